@@ -1,0 +1,29 @@
+"""detr_mini: a DETR-style object detector that learns in minutes, with attention you can read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from detr_mini.inference.detector import Detector, load
+    from detr_mini.structures import Categories, Detections
+
+__all__ = ["Categories", "Detections", "Detector", "__version__", "load"]
+
+_HOME = {
+    "load": "detr_mini.inference.detector",
+    "Detector": "detr_mini.inference.detector",
+    "Detections": "detr_mini.structures",
+    "Categories": "detr_mini.structures",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when they are first used, so that `detr-mini --help` does not wait for torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'detr_mini' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,32 @@
+"""The errors that a user can mend. The command line prints their sentence, without a traceback, and exits with 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """Something the user gave cannot be used. The message says what, where, and the mend."""
+
+
+class DataError(UserError):
+    """A data set, an image or an annotation cannot be used."""
+
+
+class ConfigError(UserError):
+    """A setting does not exist or has a value that makes no sense."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint cannot be read, or does not fit what it is used for."""
+
+
+class NonFiniteError(UserError):
+    """A loss or gradient is not finite; the message names step, images and layer."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for the known name most like `name`, or an empty string where none is near."""
+    matches = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{matches[0]}'?" if matches else ""

@@ -1,0 +1,288 @@
+"""The few objects that flow: categories, targets, batches, model outputs, detections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from detr_mini.errors import DataError
+
+
+@dataclass(frozen=True)
+class Categories:
+    """The ids and names of the data as they are, and the labels 0..K-1 that the model sees.
+
+    The only place that maps between them. The label of a category is its rank in `ids`, which are sorted:
+    the order in which a file lists its categories means nothing.
+    """
+
+    ids: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.names):
+            raise DataError(f"{len(self.ids)} category ids but {len(self.names)} names")
+        for what, values in (("id", self.ids), ("name", self.names)):
+            twice = sorted({v for v in values if values.count(v) > 1}, key=str)  # type: ignore[arg-type,type-var]
+            if twice:
+                raise DataError(f"category {what} {twice[0]!r} stands twice in the list of categories; make it unique")
+        order = sorted(range(len(self.ids)), key=lambda i: self.ids[i])
+        object.__setattr__(self, "ids", tuple(self.ids[i] for i in order))
+        object.__setattr__(self, "names", tuple(self.names[i] for i in order))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def label_of(self, category_id: int) -> int:
+        """The label (0..K-1) of a category id of the data; KeyError where there is none."""
+        return self._labels[category_id]
+
+    @property
+    def _labels(self) -> dict[int, int]:
+        return {category_id: label for label, category_id in enumerate(self.ids)}
+
+    def labels_of_names(self) -> dict[str, int]:
+        """Each name's label."""
+        return {name: label for label, name in enumerate(self.names)}
+
+    def records(self) -> list[dict[str, Any]]:
+        """COCO's `categories` list."""
+        return [{"id": i, "name": n} for i, n in zip(self.ids, self.names, strict=True)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, for a checkpoint or a JSON file."""
+        return {"ids": list(self.ids), "names": list(self.names)}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> Categories:
+        """The inverse of `to_dict`."""
+        return cls(tuple(int(i) for i in state["ids"]), tuple(str(n) for n in state["names"]))
+
+
+@dataclass(frozen=True)
+class Target:
+    """The truth of one image. Boxes are cxcywh in [0, 1] of the image without padding."""
+
+    boxes: Float[Tensor, "n 4"]
+    labels: Int[Tensor, "n"]
+    image_id: int
+    original_size: tuple[int, int]
+    """(height, width) in pixels of the upright file."""
+    is_crowd: Bool[Tensor, "n"]
+    area: Float[Tensor, "n"]
+    """In pixels of the original image, as the annotations have it."""
+    token_map: Bool[Tensor, "n t"] | None = None
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Target:
+        """A copy whose tensors lie on `device`."""
+        return _move(self, device, non_blocking)
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Token ids of C captions, their padding, and the image (row of the batch) each belongs to."""
+
+    token_ids: Int[Tensor, "c t"]
+    padding_mask: Bool[Tensor, "c t"]
+    caption_image: Int[Tensor, "c"]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Captions:
+        """A copy whose tensors lie on `device`."""
+        return _move(self, device, non_blocking)
+
+
+@dataclass(frozen=True)
+class PackedTargets:
+    """The truths of a batch as one padded block, so that losses need no loop over images. Crowd regions are left out."""
+
+    boxes: Float[Tensor, "b n 4"]
+    labels: Int[Tensor, "b n"]
+    valid: Bool[Tensor, "b n"]
+    """True where there is a truth, False on padding."""
+    counts: tuple[int, ...]
+    """Truths of each image, known on the host: no transfer is needed to ask."""
+
+    @property
+    def total(self) -> int:
+        """Truths in the batch."""
+        return sum(self.counts)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedTargets:
+        """A copy whose tensors lie on `device`."""
+        return _move(self, device, non_blocking)
+
+
+def pack_targets(targets: Sequence[Target]) -> PackedTargets:
+    """Pad the truths (without crowd regions) of a batch to the largest count, at least 1."""
+    # A loop over the images of a batch, on the host, once a step: the targets are lists of unequal length.
+    keep = [~t.is_crowd for t in targets]
+    boxes = [t.boxes[k] for t, k in zip(targets, keep, strict=True)]
+    labels = [t.labels[k] for t, k in zip(targets, keep, strict=True)]
+    counts = tuple(len(b) for b in boxes)
+    n = max((*counts, 1))
+    device = targets[0].boxes.device
+    packed_boxes = torch.zeros(len(targets), n, 4, device=device)
+    packed_labels = torch.zeros(len(targets), n, dtype=torch.long, device=device)
+    for row, (box, label) in enumerate(zip(boxes, labels, strict=True)):
+        packed_boxes[row, : len(box)] = box
+        packed_labels[row, : len(label)] = label
+    valid = torch.arange(n, device=device)[None] < torch.tensor(counts, device=device)[:, None]
+    return PackedTargets(packed_boxes, packed_labels, valid, counts)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images padded right and below to one size, and what is known of them."""
+
+    images: Float[Tensor, "b 3 h w"]
+    padding_mask: Bool[Tensor, "b h w"]
+    """True on padding."""
+    targets: tuple[Target, ...]
+    packed: PackedTargets
+    has_padding: bool
+    """Whether any pixel of `padding_mask` is True; known on the host, so that no step has to ask the device."""
+    captions: Captions | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def image_ids(self) -> tuple[int, ...]:
+        """The data's image ids, in the batch's order."""
+        return tuple(t.image_id for t in self.targets)
+
+    def mask(self) -> Bool[Tensor, "b h w"] | None:
+        """The padding mask, or None where nothing is padded: models then skip all masking."""
+        return self.padding_mask if self.has_padding else None
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """A copy whose tensors lie on `device`."""
+        moved = _move(self, device, non_blocking)
+        return replace(moved, targets=tuple(t.to(device, non_blocking) for t in self.targets))
+
+    def pin_memory(self) -> Batch:
+        """A copy in page-locked memory (the data loader calls this for `pin_memory=True`)."""
+        return replace(
+            self,
+            images=self.images.pin_memory(),
+            padding_mask=self.padding_mask.pin_memory(),
+            packed=replace(
+                self.packed,
+                **{n: getattr(self.packed, n).pin_memory() for n in ("boxes", "labels", "valid")},
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One set of guesses: class logits and boxes (cxcywh in [0, 1] of the image without padding)."""
+
+    logits: Float[Tensor, "b q k"]
+    boxes: Float[Tensor, "b q 4"]
+    visible: Bool[Tensor, "b q"] | None = None
+    """False for guesses that stand for nothing (a memory token on padding); None: all count."""
+
+
+@dataclass(frozen=True)
+class DenoisingOutput:
+    """What the decoder made of noised truths, layer by layer, and which truth each was made from."""
+
+    layers: tuple[Prediction, ...]
+    truth: Int[Tensor, "b d"]
+    """Index into the packed targets."""
+    positive: Bool[Tensor, "b d"]
+    """True: must give its truth back. False: noised so far, or padding, that it must say "nothing"."""
+    valid: Bool[Tensor, "b d"]
+    """False on padding, which no loss counts."""
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """Where each object query looked, a decoder layer: weights over the memory, mean over heads."""
+
+    cross: tuple[Float[Tensor, "b q n"], ...]
+    size: tuple[int, int]
+    """(height, width) of the memory, n = height * width."""
+
+
+@dataclass(frozen=True)
+class DetectorOutput:
+    """What a detector says of a batch. All but `logits` and `boxes` is there for training, or on request."""
+
+    logits: Float[Tensor, "b q k"]
+    boxes: Float[Tensor, "b q 4"]
+    auxiliary: tuple[Prediction, ...] = ()
+    """The decoder's earlier layers, first to last but one."""
+    proposals: Prediction | None = None
+    """Every memory token's own guess (query selection)."""
+    one_to_many: Prediction | None = None
+    denoising: DenoisingOutput | None = None
+    attention: AttentionMaps | None = None
+    query_visible: Bool[Tensor, "b q"] | None = None
+    """False for queries of an image too small to fill them all; None: all count."""
+
+    @property
+    def final(self) -> Prediction:
+        """The last layer as a `Prediction`."""
+        return Prediction(self.logits, self.boxes, self.query_visible)
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found in one image. Filters like an array: `detections[detections.scores > 0.5]`."""
+
+    boxes: Float[Tensor, "n 4"]
+    """xyxy in pixels of the original, upright image."""
+    scores: Float[Tensor, "n"]
+    labels: Int[Tensor, "n"]
+    """0..K-1; `categories` maps them to the data's ids and names."""
+    categories: Categories
+    phrases: tuple[str, ...] | None = None
+    image_size: tuple[int, int] = field(default=(0, 0))
+    """(height, width) in pixels of the original, upright image."""
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, index: Any) -> Detections:
+        """Those that `index` (a mask, a slice, a number or a list) picks."""
+        if isinstance(index, int):
+            index = [index]
+        picked = torch.arange(len(self), device=self.scores.device)[index]
+        phrases = None if self.phrases is None else tuple(self.phrases[i] for i in picked.tolist())
+        return replace(
+            self, boxes=self.boxes[picked], scores=self.scores[picked], labels=self.labels[picked], phrases=phrases
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Each detection's category name."""
+        return tuple(self.categories.names[label] for label in self.labels.tolist())
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """Each detection's category id in the data."""
+        return tuple(self.categories.ids[label] for label in self.labels.tolist())
+
+    def above(self, threshold: float) -> Detections:
+        """Those with a score of at least `threshold`."""
+        return self[self.scores >= threshold]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Detections:
+        """A copy whose tensors lie on `device`."""
+        return _move(self, device, non_blocking)
+
+
+def _move(record: Any, device: torch.device | str, non_blocking: bool) -> Any:
+    """A copy of a frozen dataclass with every tensor, and every such dataclass in it, on `device`."""
+    moved = {}
+    for entry in fields(record):
+        value = getattr(record, entry.name)
+        if isinstance(value, Tensor | PackedTargets | Captions):
+            moved[entry.name] = value.to(device, non_blocking=non_blocking)
+    return replace(record, **moved)
