@@ -1,0 +1,71 @@
+"""Many heads: the set operator run several times in parallel on learned projections."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from detr_mini.attention.core import attend, attention_weights, scaled_dot
+
+
+class MultiHeadAttention(nn.Module):
+    """Concat(head_1 .. head_H) W_O with head_i = attend(q W_i^Q, k W_i^K, v W_i^V) (Vaswani et al. 2017, sec. 3.2.2).
+
+    `key_dim` and `value_dim` are the widths of the key's and value's set where they differ from the query's `dim`.
+    `dim` must be a multiple of `heads`.
+    """
+
+    def __init__(self, dim: int, heads: int, *, key_dim: int | None = None, value_dim: int | None = None) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim {dim} is not a multiple of heads {heads}")
+        self.heads = heads
+        self.q_proj = nn.Linear(dim, dim)
+        self.k_proj = nn.Linear(key_dim or dim, dim)
+        self.v_proj = nn.Linear(value_dim or dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
+        for projection in (self.q_proj, self.k_proj, self.v_proj):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(
+        self,
+        query: Float[Tensor, "b m c"],
+        key: Float[Tensor, "b n ck"],
+        value: Float[Tensor, "b n cv"],
+        blocked: Bool[Tensor, "#b #m n"] | None = None,
+    ) -> Float[Tensor, "b m c"]:
+        """`blocked` is True where a query must not look; a padding mask (b, n) of the keys is `padding_mask[:, None]`."""
+        q, k, v = self._split(self.q_proj(query)), self._split(self.k_proj(key)), self._split(self.v_proj(value))
+        heads = attend(q, k, v, None if blocked is None else blocked[:, None])
+        return self.out_proj(heads.transpose(1, 2).flatten(2))
+
+    def weights(
+        self,
+        query: Float[Tensor, "b m c"],
+        key: Float[Tensor, "b n ck"],
+        blocked: Bool[Tensor, "#b #m n"] | None = None,
+    ) -> Float[Tensor, "b h m n"]:
+        """Where each head looks. Computed apart, so that nothing is kept when nobody asks."""
+        q, k = self._split(self.q_proj(query)), self._split(self.k_proj(key))
+        return attention_weights(scaled_dot(q, k), None if blocked is None else blocked[:, None])
+
+    def _split(self, projected: Float[Tensor, "b n c"]) -> Float[Tensor, "b h n d"]:
+        b, n, c = projected.shape
+        return projected.view(b, n, self.heads, c // self.heads).transpose(1, 2)
+
+
+def blocked_by_padding(padding_mask: Bool[Tensor, "b n"] | None) -> Bool[Tensor, "b 1 n"] | None:
+    """A padding mask of the keys as `blocked`."""
+    return None if padding_mask is None else padding_mask[:, None, :]
+
+
+def join_blocked(
+    a: Bool[Tensor, "..."] | None, b: Bool[Tensor, "..."] | None
+) -> Bool[Tensor, "..."] | None:
+    """Blocked where either mask says so."""
+    if a is None or b is None:
+        return a if b is None else b
+    return torch.logical_or(a, b)
