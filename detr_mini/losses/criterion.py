@@ -1,0 +1,155 @@
+"""What training minimises: class and box losses of every set of guesses, summed over the batch's truths.
+
+Sums, not means: the task divides the gradient once by the number of truths over all processes and over the whole
+accumulation window, so that neither changes the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from detr_mini.boxes import cxcywh_to_xyxy, iou_and_giou
+from detr_mini.losses.matcher import ClassCost, Match, assign, matching_cost
+from detr_mini.structures import DenoisingOutput, DetectorOutput, PackedTargets, Prediction
+
+ClassLoss = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+
+def matchability_loss(
+    logits: Float[Tensor, "b q k"],
+    labels: Int[Tensor, "b q"],
+    quality: Float[Tensor, "b q"],
+    counted: Bool[Tensor, "b q"] | None,
+    gamma: float = 1.5,
+) -> Float[Tensor, ""]:
+    """Matchability-aware loss (DEIM: Huang et al. 2025, eq. 4), summed: the target of a matched query's class is
+    IoU^gamma, and every "no" is weighted with p^gamma.
+
+    `labels` is -1 where a query is matched to nothing; `quality` is the matched box's IoU; only `counted` queries count.
+    """
+    matched = labels >= 0
+    target = functional.one_hot(labels.clamp(min=0), logits.shape[-1]) * matched[..., None]
+    wanted = target * quality[..., None].clamp(0, 1) ** gamma
+    weight = torch.where(target.bool(), 1.0, logits.detach().sigmoid() ** gamma)
+    loss = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none") * weight
+    return loss.sum() if counted is None else (loss * counted[..., None]).sum()
+
+
+def no_object_cross_entropy(
+    logits: Float[Tensor, "b q k"],
+    labels: Int[Tensor, "b q"],
+    quality: Float[Tensor, "b q"],
+    counted: Bool[Tensor, "b q"] | None,
+    no_object_weight: float = 0.1,
+) -> Float[Tensor, ""]:
+    """Cross-entropy with the last class "no object", weighted down (Carion et al. 2020, sec. 3.1), summed."""
+    classes = logits.shape[-1]
+    weight = logits.new_ones(classes)
+    weight[-1] = no_object_weight
+    target = torch.where(labels >= 0, labels, classes - 1)
+    loss = functional.cross_entropy(logits.transpose(1, 2), target, weight, reduction="none")
+    return loss.sum() if counted is None else (loss * counted).sum()
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Sums over the truths of a batch. Divide by `boxes` (of the window and of all processes) to train."""
+
+    total: Float[Tensor, ""]
+    terms: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
+    """The unweighted parts of the final layer, detached, for the log: class, l1, giou."""
+    boxes: int = 0
+
+
+class DetectionCriterion:
+    """Losses of a whole `DetectorOutput`.
+
+    Every decoder layer, the proposals, the one-to-many head and the denoising layers count once, each by its own number
+    of truths (a head with four copies of each truth is divided by four).
+    """
+
+    def __init__(
+        self,
+        *,
+        class_cost: ClassCost,
+        class_loss: ClassLoss,
+        cost_class: float = 2.0,
+        cost_l1: float = 5.0,
+        cost_giou: float = 2.0,
+        weight_class: float = 1.0,
+        weight_l1: float = 5.0,
+        weight_giou: float = 2.0,
+        weight_relative_l1: float = 0.0,
+        final_box_weight: float = 1.0,
+        copies: int = 4,
+    ) -> None:
+        """`final_box_weight`: what the box losses are multiplied with at the end; it grows from 1 over the second half.
+        `copies`: of each truth for the one-to-many head (Group DETR's and H-DETR's idea on dense proposals)."""
+        self.class_cost, self.class_loss = class_cost, class_loss
+        self.cost_weights = {"weight_class": cost_class, "weight_l1": cost_l1, "weight_giou": cost_giou}
+        self.weight_class, self.weight_l1, self.weight_giou = weight_class, weight_l1, weight_giou
+        self.weight_relative_l1, self.final_box_weight, self.copies = weight_relative_l1, final_box_weight, copies
+
+    def __call__(self, output: DetectorOutput, targets: PackedTargets, progress: float = 0.0) -> Losses:
+        """`progress` of the training in [0, 1]. Raises NonFiniteCostError where a guess is not finite."""
+        sets = [output.final, *output.auxiliary]
+        copies = [1] * len(sets)
+        if output.proposals is not None:
+            sets, copies = [*sets, output.proposals], [*copies, 1]
+        if output.one_to_many is not None:
+            sets, copies = [*sets, output.one_to_many], [*copies, self.copies]
+        costs = [matching_cost(s, targets, self.class_cost, **self.cost_weights) for s in sets]
+        matches = assign(costs, targets, copies)
+        box_weight = 1 + (self.final_box_weight - 1) * max(0.0, 2 * progress - 1)
+        total = output.logits.new_zeros(())
+        terms: dict[str, Tensor] = {}
+        for prediction, match, times in zip(sets, matches, copies, strict=True):
+            parts = self._set_losses(prediction, targets, match, prediction.visible)
+            total = total + self._weigh(parts, box_weight) / times
+            terms = terms or {name: value.detach() for name, value in parts.items() if name != "relative_l1"}
+        if output.denoising is not None:
+            total = total + self._denoising(output.denoising, targets, box_weight)
+        return Losses(total, terms, targets.total)
+
+    def _denoising(self, output: DenoisingOutput, targets: PackedTargets, box_weight: float) -> Tensor:
+        query = torch.arange(output.truth.shape[1], device=output.truth.device).expand_as(output.truth)
+        match = Match(query, output.truth, output.positive & output.valid)
+        total = output.layers[0].logits.new_zeros(())
+        for prediction in output.layers:
+            parts = self._set_losses(prediction, targets, match, output.valid)
+            total = total + self._weigh(parts, box_weight)
+        return total
+
+    def _weigh(self, parts: dict[str, Tensor], box_weight: float) -> Tensor:
+        boxes = self.weight_l1 * parts["l1"] + self.weight_giou * parts["giou"]
+        boxes = boxes + self.weight_relative_l1 * parts["relative_l1"]
+        return self.weight_class * parts["class"] + box_weight * boxes
+
+    def _set_losses(
+        self, prediction: Prediction, targets: PackedTargets, match: Match, counted: Bool[Tensor, "b q"] | None
+    ) -> dict[str, Tensor]:
+        """Sums over matched pairs (boxes) and over all guesses (class)."""
+        guess = prediction.boxes.float().gather(1, match.query[..., None].expand(-1, -1, 4))
+        truth = targets.boxes.gather(1, match.truth[..., None].expand(-1, -1, 4))
+        pair = match.valid.float()
+        iou, giou = iou_and_giou(cxcywh_to_xyxy(guess), cxcywh_to_xyxy(truth))
+        distance = (guess - truth).abs()
+        relative = distance / truth[..., 2:].repeat(1, 1, 2).clamp(min=1e-3)
+        b, q = prediction.logits.shape[:2]
+        # Unmatched truths write to a place past the last query, which is cut off.
+        place = torch.where(match.valid, match.query, q)
+        labels = targets.labels.new_full((b, q + 1), -1)
+        labels = labels.scatter(1, place, targets.labels.gather(1, match.truth))[:, :q]
+        quality = iou.new_zeros(b, q + 1).scatter(1, place, iou.detach())[:, :q]
+        return {
+            "class": self.class_loss(prediction.logits.float(), labels, quality, counted),
+            "l1": (distance.sum(-1) * pair).sum(),
+            "giou": ((1 - giou) * pair).sum(),
+            "relative_l1": (relative.sum(-1) * pair).sum(),
+        }

@@ -1,0 +1,124 @@
+"""Which query answers for which truth: the assignment of least cost (Carion et al. 2020, sec. 3.1).
+
+Costs are computed in float32 for the whole padded batch on the device. All sets of a step (proposals, every decoder
+layer, ...) go to the host in one transfer and the answers come back in one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from detr_mini.boxes import cxcywh_to_xyxy, generalized_box_iou
+from detr_mini.structures import PackedTargets, Prediction
+
+ClassCost = Callable[[Tensor, Tensor], Tensor]
+
+UNREACHABLE = 1e6
+"""Cost of a guess that stands for nothing (padding): finite, and dearer than any real one."""
+
+
+class NonFiniteCostError(ValueError):
+    """A matching cost is NaN or infinite. `rows` are the images of the batch, `sets` the positions of the predictions."""
+
+    def __init__(self, rows: Sequence[int], sets: Sequence[int]) -> None:
+        super().__init__(f"matching cost is not finite for images {list(rows)} of the batch, prediction sets {list(sets)}")
+        self.rows, self.sets = tuple(rows), tuple(sets)
+
+
+@dataclass(frozen=True)
+class Match:
+    """For each truth (packed, times `copies`) the query that answers for it."""
+
+    query: Int[Tensor, "b n"]
+    truth: Int[Tensor, "b n"]
+    """Index into the packed targets."""
+    valid: Bool[Tensor, "b n"]
+    """False on padding, and for truths that found no query (more truths than queries)."""
+
+
+def focal_cost(logits: Float[Tensor, "b q k"], labels: Int[Tensor, "b n"]) -> Float[Tensor, "b q n"]:
+    """Focal loss of saying "yes" minus that of saying "no", alpha 0.25, gamma 2 (Deformable DETR: Zhu et al. 2021)."""
+    p = logits.sigmoid()
+    yes = 0.25 * (1 - p) ** 2 * -torch.nn.functional.logsigmoid(logits)
+    no = 0.75 * p**2 * -torch.nn.functional.logsigmoid(-logits)
+    return _of_labels(yes - no, labels)
+
+
+def softmax_cost(logits: Float[Tensor, "b q k"], labels: Int[Tensor, "b n"]) -> Float[Tensor, "b q n"]:
+    """Minus the probability of the truth's class; the last logit is "no object" (Carion et al. 2020)."""
+    return -_of_labels(logits.softmax(-1), labels)
+
+
+def _of_labels(values: Float[Tensor, "b q k"], labels: Int[Tensor, "b n"]) -> Float[Tensor, "b q n"]:
+    return values.gather(2, labels[:, None].expand(-1, values.shape[1], -1))
+
+
+@torch.no_grad()
+def matching_cost(
+    prediction: Prediction,
+    targets: PackedTargets,
+    class_cost: ClassCost,
+    *,
+    weight_class: float,
+    weight_l1: float,
+    weight_giou: float,
+) -> Float[Tensor, "b q n"]:
+    """Weighted class cost + L1 - GIoU of every guess with every (padded) truth, in float32."""
+    boxes = prediction.boxes.float()
+    cost = weight_class * class_cost(prediction.logits.float(), targets.labels)
+    cost = cost + weight_l1 * torch.cdist(boxes, targets.boxes, p=1)
+    cost = cost - weight_giou * generalized_box_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets.boxes))
+    if prediction.visible is not None:
+        cost = cost.masked_fill(~prediction.visible[..., None], UNREACHABLE)
+    return cost
+
+
+def assign(
+    costs: Sequence[Float[Tensor, "b _ n"]], targets: PackedTargets, copies: Sequence[int]
+) -> list[Match]:
+    """Solve every set's assignment. `copies[i]`: each truth of set i may be answered for by that many queries.
+
+    Raises NonFiniteCostError before the solver sees a cost that is not finite.
+    """
+    b, _, n = costs[0].shape
+    device = costs[0].device
+    flat = torch.cat([cost.reshape(-1) for cost in costs]).cpu().numpy()  # the step's one transfer to the host
+    bounds = np.cumsum([0] + [cost.numel() for cost in costs])
+    host = [flat[lo:hi].reshape(b, -1, n) for lo, hi in zip(bounds[:-1], bounds[1:], strict=True)]
+    _check_finite(host, targets.counts)
+    answers = np.concatenate(
+        [_solve(cost, targets.counts, times) for cost, times in zip(host, copies, strict=True)], 1
+    )
+    query = torch.from_numpy(answers).to(device, non_blocking=True)
+    truth = torch.arange(n, device=device).expand(b, -1)
+    matches = []
+    for chosen, times in zip(query.split([n * times for times in copies], 1), copies, strict=True):
+        matches.append(Match(chosen.clamp(min=0), truth.repeat(1, times), chosen >= 0))
+    return matches
+
+
+def _solve(cost: np.ndarray, counts: Sequence[int], copies: int) -> np.ndarray:
+    """The query of each truth, (b, copies * n), -1 where there is none."""
+    b, _, n = cost.shape
+    answer = np.full((b, copies, n), -1, dtype=np.int64)
+    for row, count in enumerate(counts):  # the solver takes one image at a time
+        if count:
+            query, column = linear_sum_assignment(np.tile(cost[row, :, :count], (1, copies)))
+            reachable = cost[row, query, column % count] < UNREACHABLE / 2
+            query, column = query[reachable], column[reachable]
+            answer[row, column // count, column % count] = query
+    return answer.reshape(b, copies * n)
+
+
+def _check_finite(costs: Sequence[np.ndarray], counts: Sequence[int]) -> None:
+    real = np.arange(costs[0].shape[2])[None] < np.asarray(counts)[:, None]
+    bad = np.stack([(~np.isfinite(cost) & real[:, None]).any((1, 2)) for cost in costs])
+    if bad.any():
+        raise NonFiniteCostError(np.flatnonzero(bad.any(0)).tolist(), np.flatnonzero(bad.any(1)).tolist())

@@ -1,0 +1,67 @@
+"""Each query looks closely inside its own box: a grid of bilinear samples of a fine feature map.
+
+The idea is BoxeR's box attention (Nguyen et al. 2022) with fixed places and a linear layer in place of weights.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def grid_lines(
+    boxes_cxcywh: Float[Tensor, "b q 4"], points: int, spread: float
+) -> tuple[Float[Tensor, "b q p"], Float[Tensor, "b q p"]]:
+    """x and y of `points` evenly spaced lines over `spread` times the box, in the box's unit."""
+    offset = (torch.arange(points, device=boxes_cxcywh.device) + 0.5) / points - 0.5
+    offset = offset * spread
+    x = boxes_cxcywh[..., 0:1] + boxes_cxcywh[..., 2:3] * offset
+    y = boxes_cxcywh[..., 1:2] + boxes_cxcywh[..., 3:4] * offset
+    return x, y
+
+
+def sample_plain(
+    features: Float[Tensor, "b c h w"], x: Float[Tensor, "b q p"], y: Float[Tensor, "b q p"]
+) -> Float[Tensor, "b q c p p"]:
+    """Bilinear samples at every crossing (y_i, x_j), coordinates in cells (cell 0's centre is 0.5); zeros outside."""
+    b, q, p = x.shape
+    scale = x.new_tensor([2 / features.shape[3], 2 / features.shape[2]])
+    grid = torch.stack(torch.broadcast_tensors(x[:, :, None, :], y[:, :, :, None]), -1) * scale - 1
+    samples = functional.grid_sample(features, grid.reshape(b, q * p, p, 2), align_corners=False)
+    return samples.view(b, -1, q, p, p).transpose(1, 2)
+
+
+def hat_weights(coordinate: Float[Tensor, "b q p"], cells: int) -> Float[Tensor, "b q p {cells}"]:
+    """Bilinear interpolation as a matrix: max(0, 1 - |distance to each cell's centre|)."""
+    centres = torch.arange(cells, device=coordinate.device) + 0.5
+    return (1 - (coordinate[..., None] - centres).abs()).clamp(min=0)
+
+
+def sample(
+    features: Float[Tensor, "b c h w"], x: Float[Tensor, "b q p"], y: Float[Tensor, "b q p"]
+) -> Float[Tensor, "b q c p p"]:
+    """`sample_plain` as two matrix products, since a grid's samples are separable: rows first, then columns."""
+    b, c, h, w = features.shape
+    p = x.shape[-1]
+    rows = hat_weights(y, h).flatten(1, 2) @ features.permute(0, 2, 1, 3).reshape(b, h, c * w)
+    columns = hat_weights(x, w)
+    return (rows.view(b, -1, p, c, w).transpose(2, 3) @ columns.transpose(-1, -2)[:, :, None])
+
+
+class BoxAttention(nn.Module):
+    """points x points samples over `spread` times a query's box, through one linear layer."""
+
+    def __init__(self, channels: int, dim: int, *, points: int = 7, spread: float = 1.2) -> None:
+        super().__init__()
+        self.points, self.spread = points, spread
+        self.project = nn.Linear(channels * points * points, dim)
+
+    def forward(
+        self, boxes_cxcywh: Float[Tensor, "b q 4"], features: Float[Tensor, "b c h w"], cells: Float[Tensor, "b 2"]
+    ) -> Float[Tensor, "b q d"]:
+        """`cells` (width, height) is how many cells of `features` the image without padding spans."""
+        x, y = grid_lines(boxes_cxcywh, self.points, self.spread)
+        samples = sample(features, x * cells[:, None, 0:1], y * cells[:, None, 1:2])
+        return self.project(samples.flatten(2))

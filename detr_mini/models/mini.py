@@ -1,0 +1,231 @@
+"""The detector one trains: selected queries, dense cross-attention, a close look inside each query's box.
+
+image -> backbone -> one encoder layer at the coarsest stride -> memory (finer by one or two levels)
+memory tokens propose -> the best become queries -> decoder layers, each refining the queries' boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from detr_mini.attention.multihead import MultiHeadAttention, blocked_by_padding, join_blocked
+from detr_mini.attention.positions import sine_box_code, sine_code
+from detr_mini.models.box_attention import BoxAttention
+from detr_mini.models.denoising import DenoisingQueries
+from detr_mini.models.heads import sigmoid_detections
+from detr_mini.models.mlp import mlp
+from detr_mini.models.queries import PredictionHead, cell_centres, select, visible_size
+from detr_mini.structures import AttentionMaps, Categories, DenoisingOutput, Detections, DetectorOutput, Prediction
+from detr_mini.vision.convnet import StandardisedConv, hide
+from detr_mini.vision.features import Features
+from detr_mini.vision.pyramid import TopDown
+
+
+def place_code(places: Float[Tensor, "b n 2"], dim: int) -> Float[Tensor, "b n {dim}"]:
+    """Sine code of places (x, y) in [0, 1]."""
+    return sine_code(places * (2 * torch.pi), dim // 2, temperature=20.0).flatten(-2)
+
+
+class EncoderLayer(nn.Module):
+    """Pre-norm self-attention and feed-forward; positions are added to queries and keys."""
+
+    def __init__(self, dim: int, heads: int, feedforward: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attention = MultiHeadAttention(dim, heads)
+        self.feedforward = mlp([dim, feedforward, dim])
+
+    def forward(
+        self, x: Float[Tensor, "b n c"], position: Float[Tensor, "b n c"], blocked: Bool[Tensor, "b 1 n"] | None
+    ) -> Float[Tensor, "b n c"]:
+        y = self.norm1(x)
+        place = y + position
+        x = x + self.attention(place, place, y, blocked)
+        return x + self.feedforward(self.norm2(x))
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm: queries among themselves, queries over the memory, queries inside their boxes, feed-forward."""
+
+    def __init__(self, dim: int, heads: int, feedforward: int, sample_channels: int, points: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
+        self.self_attention = MultiHeadAttention(dim, heads)
+        self.cross_attention = MultiHeadAttention(dim, heads)
+        self.box_attention = BoxAttention(sample_channels, dim, points=points)
+        self.feedforward = mlp([dim, feedforward, dim])
+
+    def forward(
+        self,
+        query: Float[Tensor, "b q c"],
+        position: Float[Tensor, "b q c"],
+        boxes: Float[Tensor, "b q 4"],
+        memory: Memory,
+        blocked: Bool[Tensor, "b qq q"] | None,
+    ) -> Float[Tensor, "b q c"]:
+        y = self.norms[0](query)
+        place = y + position
+        query = query + self.self_attention(place, place, y, blocked)
+        place = self.norms[1](query) + position
+        query = query + self.cross_attention(place, memory.keys, memory.tokens, memory.blocked)
+        query = query + self.box_attention(boxes, memory.fine, memory.fine_cells)
+        return query + self.feedforward(self.norms[2](query))
+
+
+class Memory:
+    """What the decoder looks at: tokens with their places, and a fine map to look at closely."""
+
+    def __init__(
+        self,
+        tokens: Float[Tensor, "b n c"],
+        position: Float[Tensor, "b n c"],
+        blocked: Bool[Tensor, "b 1 n"] | None,
+        fine: Float[Tensor, "b s h w"],
+        fine_cells: Float[Tensor, "b 2"],
+    ) -> None:
+        self.tokens, self.keys, self.blocked = tokens, tokens + position, blocked
+        self.fine, self.fine_cells = fine, fine_cells
+
+
+class MiniDETR(nn.Module):
+    """See the module's docstring. The backbone's strides run fine to coarse, three at least: samples come from the
+    first, the memory stands at the second, the encoder works at the last."""
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        num_classes: int,
+        dim: int = 128,
+        heads: int = 4,
+        feedforward: int = 256,
+        encoder_layers: int = 1,
+        decoder_layers: int = 2,
+        queries: int = 16,
+        sample_channels: int = 32,
+        sample_points: int = 7,
+        anchor_cells: float = 3.0,
+    ) -> None:
+        super().__init__()
+        strides: Sequence[int] = backbone.strides  # type: ignore[assignment]
+        channels: Sequence[int] = backbone.channels  # type: ignore[assignment]
+        self.backbone = backbone
+        self.num_classes, self.dim, self.queries, self.anchor_cells = num_classes, dim, queries, anchor_cells
+        self.stride = strides[-1]
+        self.input_projection = nn.Conv2d(channels[-1], dim, 1)
+        self.encoder = nn.ModuleList(EncoderLayer(dim, heads, feedforward) for _ in range(encoder_layers))
+        self.top_down = TopDown(channels[1:-1], dim)
+        self.fine_projection = StandardisedConv(channels[0], sample_channels)
+        self.memory_norm = nn.LayerNorm(dim)
+        self.propose = PredictionHead(dim, num_classes)
+        self.one_to_many = PredictionHead(dim, num_classes)
+        self.content = nn.Linear(dim, dim)
+        self.label_embedding = nn.Embedding(num_classes, dim)
+        self.box_position = mlp([2 * dim, dim, dim])
+        self.decoder = nn.ModuleList(
+            DecoderLayer(dim, heads, feedforward, sample_channels, sample_points) for _ in range(decoder_layers)
+        )
+        self.decoder_norm = nn.LayerNorm(dim)
+        self.heads = nn.ModuleList(PredictionHead(dim, num_classes) for _ in range(decoder_layers))
+
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        padding_mask: Bool[Tensor, "b h w"] | None = None,
+        denoising: DenoisingQueries | None = None,
+        need_attention: bool = False,
+    ) -> DetectorOutput:
+        """`padding_mask` is True on padding, None where nothing is padded. Height and width are multiples of `stride`.
+
+        In training the output carries proposals, the one-to-many head and, with `denoising`, its layers.
+        """
+        visible = visible_size(images, padding_mask)
+        levels = self.backbone(images, padding_mask)
+        middle = levels[1]
+        memory_map = self.top_down(self._encode(levels[-1], visible), levels[1:-1])
+        size = (memory_map.shape[2], memory_map.shape[3])
+        tokens = self.memory_norm(memory_map.flatten(2).transpose(1, 2))
+        centres = cell_centres(size, middle.stride, visible)
+        anchor = (self.anchor_cells * middle.stride / visible)[:, None].expand_as(centres)
+        anchors = torch.cat([centres, anchor], -1)
+        padding = None if middle.padding_mask is None else middle.padding_mask.flatten(1)
+        token_visible = None if padding is None else ~padding
+        proposals = self._with_visible(self.propose(tokens, anchors), token_visible)
+        content, boxes, query_visible = select(proposals, tokens, self.queries)
+        fine = hide(self.fine_projection(levels[0].tensor), levels[0].padding_mask)
+        memory = Memory(
+            tokens, place_code(centres, self.dim), blocked_by_padding(padding), fine, visible / levels[0].stride
+        )
+        layers, maps = self._decode(self.content(content), boxes, query_visible, memory, denoising, need_attention)
+        q = content.shape[1]
+        matching = [Prediction(p.logits[:, :q], p.boxes[:, :q], query_visible) for p in layers]
+        return DetectorOutput(
+            logits=matching[-1].logits,
+            boxes=matching[-1].boxes,
+            auxiliary=tuple(matching[:-1]),
+            proposals=proposals if self.training else None,
+            one_to_many=self._with_visible(self.one_to_many(tokens, anchors), token_visible) if self.training else None,
+            denoising=None
+            if denoising is None
+            else DenoisingOutput(
+                tuple(Prediction(p.logits[:, q:], p.boxes[:, q:]) for p in layers),
+                denoising.truth,
+                denoising.positive,
+                denoising.valid,
+            ),
+            attention=AttentionMaps(tuple(maps), size) if need_attention else None,
+            query_visible=query_visible,
+        )
+
+    def postprocess(
+        self, output: DetectorOutput, sizes: Sequence[tuple[int, int]], categories: Categories, limit: int = 100
+    ) -> list[Detections]:
+        """Detections of each image in pixels of its original `sizes` (height, width)."""
+        return sigmoid_detections(output, sizes, categories, limit)
+
+    def _encode(self, top: Features, visible: Float[Tensor, "b 2"]) -> Float[Tensor, "b c h w"]:
+        x = self.input_projection(top.tensor)
+        b, c, h, w = x.shape
+        position = place_code(cell_centres((h, w), top.stride, visible), c).to(x.dtype)
+        blocked = None if top.padding_mask is None else blocked_by_padding(top.padding_mask.flatten(1))
+        tokens = x.flatten(2).transpose(1, 2)
+        for layer in self.encoder:
+            tokens = layer(tokens, position, blocked)
+        return hide(tokens.transpose(1, 2).reshape(b, c, h, w), top.padding_mask)
+
+    def _decode(
+        self,
+        query: Float[Tensor, "b q c"],
+        boxes: Float[Tensor, "b q 4"],
+        query_visible: Bool[Tensor, "b q"] | None,
+        memory: Memory,
+        denoising: DenoisingQueries | None,
+        need_attention: bool,
+    ) -> tuple[list[Prediction], list[Tensor]]:
+        blocked = None if query_visible is None else blocked_by_padding(~query_visible)
+        if denoising is not None:
+            q = query.shape[1]
+            query = torch.cat([query, self.label_embedding(denoising.labels)], 1)
+            boxes = torch.cat([boxes, denoising.boxes], 1)
+            if blocked is not None:
+                blocked = nn.functional.pad(blocked, (0, denoising.labels.shape[1]))
+            blocked = join_blocked(blocked, denoising.blocked(q))
+        layers, maps = [], []
+        for layer, head in zip(self.decoder, self.heads, strict=True):
+            position = self.box_position(sine_box_code(boxes, 2 * self.dim))
+            if need_attention:
+                place = layer.norms[1](query) + position
+                maps.append(layer.cross_attention.weights(place, memory.keys, memory.blocked).mean(1))
+            query = layer(query, position, boxes, memory, blocked)
+            prediction = head(self.decoder_norm(query), boxes)
+            layers.append(prediction)
+            boxes = prediction.boxes.detach()
+        return layers, maps
+
+    @staticmethod
+    def _with_visible(prediction: Prediction, visible: Bool[Tensor, "b n"] | None) -> Prediction:
+        return Prediction(prediction.logits, prediction.boxes, visible)

@@ -1,0 +1,65 @@
+"""Object queries that come from the image: every memory token proposes, the best go on (query selection)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from detr_mini.models.mlp import mlp
+from detr_mini.structures import Prediction
+
+
+def visible_size(
+    images: Float[Tensor, "b 3 h w"], padding_mask: Bool[Tensor, "b h w"] | None
+) -> Float[Tensor, "b 2"]:
+    """(width, height) in pixels of each image without its padding."""
+    if padding_mask is None:
+        return images.new_tensor([images.shape[3], images.shape[2]]).expand(len(images), 2)
+    visible = ~padding_mask
+    return torch.stack([visible[:, 0].sum(-1), visible[:, :, 0].sum(-1)], -1).float()
+
+
+def cell_centres(size: tuple[int, int], stride: int, visible: Float[Tensor, "b 2"]) -> Float[Tensor, "b n 2"]:
+    """Centres (x, y) of a feature map's cells, row by row, in [0, 1] of the image without padding."""
+    h, w = size
+    y, x = torch.meshgrid(
+        torch.arange(h, device=visible.device), torch.arange(w, device=visible.device), indexing="ij"
+    )
+    centres = (torch.stack([x, y], -1).flatten(0, 1) + 0.5) * stride
+    return (centres[None] / visible[:, None]).clamp(max=1.0)
+
+
+def refine(boxes_cxcywh: Float[Tensor, "*n 4"], delta: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
+    """The centre moves by `delta` sizes, the size is multiplied by exp(`delta`) (Ren et al. 2015, eq. 2)."""
+    centre, size = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:]
+    return torch.cat([centre + delta[..., :2] * size, size * delta[..., 2:].clamp(-6, 6).exp()], -1)
+
+
+class PredictionHead(nn.Module):
+    """Class logits and a refinement of a box, from a query's (or a token's) features."""
+
+    def __init__(self, dim: int, num_classes: int, *, prior_bias: float = -4.0) -> None:
+        super().__init__()
+        self.classify = nn.Linear(dim, num_classes)
+        self.move = mlp([dim, dim, 4], last_zero=True)
+        nn.init.normal_(self.classify.weight, std=0.01)
+        nn.init.constant_(self.classify.bias, prior_bias)
+
+    def forward(self, features: Float[Tensor, "b n c"], boxes: Float[Tensor, "b n 4"]) -> Prediction:
+        """`boxes` are refined; logits and boxes are float32 whatever the precision around."""
+        return Prediction(self.classify(features).float(), refine(boxes, self.move(features).float()))
+
+
+def select(
+    proposals: Prediction, features: Float[Tensor, "b n c"], queries: int
+) -> tuple[Float[Tensor, "b q c"], Float[Tensor, "b q 4"], Bool[Tensor, "b q"] | None]:
+    """Features, boxes and visibility of the `queries` tokens with the best class score (fewer where there are fewer)."""
+    score = proposals.logits.detach().amax(-1)
+    if proposals.visible is not None:
+        score = score.masked_fill(~proposals.visible, -torch.inf)
+    best: Int[Tensor, "b q"] = score.topk(min(queries, score.shape[1]), 1).indices
+    pick = best[..., None]
+    boxes = proposals.boxes.detach().gather(1, pick.expand(-1, -1, 4))
+    visible = None if proposals.visible is None else proposals.visible.gather(1, best)
+    return features.gather(1, pick.expand(-1, -1, features.shape[-1])), boxes, visible

@@ -1,0 +1,42 @@
+"""Which parameter follows which rule: matrices and the rest, decayed or not, backbone slower or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def is_matrix(name: str, parameter: Tensor, smallest_side: int = 12) -> bool:
+    """Whether Muon takes it: a linear layer's or convolution's weight whose smaller side is at least `smallest_side`.
+
+    Embeddings are tables, not maps, and the rows of class heads are few: both stay with AdamW.
+    """
+    if parameter.ndim < 2 or "embedding" in name or "query_embed" in name:
+        return False
+    return min(parameter.shape[0], parameter[0].numel()) >= smallest_side
+
+
+def parameter_groups(
+    model: nn.Module, *, matrices: bool = True, backbone_scale: float = 1.0, weight_decay: float = 1e-4
+) -> list[dict[str, Any]]:
+    """Groups for `Muon` (`matrices`) or for AdamW. Biases, gains and embeddings are not decayed.
+
+    The learning rate of the parameters under `backbone.` is multiplied by `backbone_scale`.
+    """
+    groups: dict[tuple[str, bool, bool], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        rule = "matrix" if matrices and is_matrix(name, parameter) else "adamw"
+        decayed = parameter.ndim >= 2 and "embed" not in name and not name.endswith("gain")
+        groups.setdefault((rule, decayed, name.startswith("backbone.")), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "rule": rule,
+            "weight_decay": weight_decay if decayed else 0.0,
+            "lr_scale": backbone_scale if in_backbone else 1.0,
+        }
+        for (rule, decayed, in_backbone), parameters in groups.items()
+    ]

@@ -1,0 +1,117 @@
+"""Muon for matrices and convolutions, AdamW for the rest, in one optimizer (one state, one schedule, one checkpoint)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalise(
+    matrices: Float[Tensor, "n rows columns"], steps: int = 4
+) -> Float[Tensor, "n rows columns"]:
+    """Each matrix's singular values pushed towards 1, by Newton-Schulz iteration in bfloat16.
+
+    With M = U S V^T the answer is near U V^T: a quintic polynomial applied `steps` times (Jordan et al. 2024, "Muon").
+    """
+    a, b, c = NEWTON_SCHULZ
+    x = matrices.bfloat16()
+    wide = x.shape[-2] <= x.shape[-1]
+    x = x if wide else x.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + torch.baddbmm(b * gram, gram, gram, alpha=c) @ x
+    return (x if wide else x.mT).to(matrices.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Parameter groups say which rule they follow: `rule="matrix"` or `rule="adamw"` (see `parameter_groups`).
+
+    matrix: W -= lr * sqrt(max(1, rows / columns)) * orthogonalise(Nesterov momentum); a convolution is a matrix of its
+    output channels by the rest. Matrices of one shape are orthogonalised together.
+    Weight decay is decoupled (W *= 1 - lr * decay) in both.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        *,
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        steps: int = 4,
+        adamw_lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 1e-4,
+    ) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "steps": steps, "betas": tuple(betas), "weight_decay": weight_decay}
+        super().__init__(params, defaults)
+        for group in self.param_groups:
+            if group["rule"] == "adamw":
+                group["lr"] = adamw_lr * group.get("lr_scale", 1.0)
+            else:
+                group["lr"] = lr * group.get("lr_scale", 1.0)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One update. `closure` recomputes the loss, as torch's optimizers have it."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                (self._matrix_step if group["rule"] == "matrix" else self._adamw_step)(group, params)
+        return loss
+
+    def _matrix_step(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        grads = [p.grad for p in params if p.grad is not None]
+        for p in params:
+            if "momentum" not in self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        momenta = [self.state[p]["momentum"] for p in params]
+        torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
+        updates = torch._foreach_lerp(grads, momenta, group["momentum"])  # Nesterov
+        by_shape: dict[tuple[int, int], list[int]] = {}
+        for index, p in enumerate(params):
+            by_shape.setdefault((p.shape[0], p[0].numel()), []).append(index)
+        if group["weight_decay"]:
+            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        for (rows, columns), members in by_shape.items():
+            stacked = torch.stack([updates[i].reshape(rows, columns) for i in members])
+            step = orthogonalise(stacked, group["steps"]) * max(1.0, rows / columns) ** 0.5
+            chosen = [params[i] for i in members]
+            torch._foreach_add_(
+                chosen, [s.view_as(p) for s, p in zip(step, chosen, strict=True)], alpha=-group["lr"]
+            )
+
+    def _adamw_step(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        for p in params:
+            if "step" not in self.state[p]:
+                self.state[p].update(
+                    step=torch.zeros((), device=p.device), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p)
+                )
+        states = [self.state[p] for p in params]
+        adamw(
+            params,
+            [p.grad for p in params if p.grad is not None],
+            [s["exp_avg"] for s in states],
+            [s["exp_avg_sq"] for s in states],
+            [],
+            [s["step"] for s in states],
+            fused=True,
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=1e-8,
+            maximize=False,
+        )

@@ -1,0 +1,99 @@
+"""A small convolutional network for training from scratch, made for speed on a CPU.
+
+No activation is normalised: weights are standardised instead (Qiao et al. 2019, with the gain of Brock et al. 2021,
+"Characterizing signal propagation", eq. 2-3), so an image's features depend on no other image of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from detr_mini.vision.features import Features
+from detr_mini.vision.padding import cells_on_padding
+
+RELU_GAIN = 1.7139588594436646  # sqrt(2 / (1 - 1 / pi)): a ReLU of unit-variance noise times this has unit variance
+
+
+class StandardisedConv(nn.Conv2d):
+    """A 3x3 or 1x1 convolution whose kernels have mean 0 and variance 1 / fan-in, times a learned gain."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1) -> None:
+        super().__init__(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
+        self.gain = nn.Parameter(torch.ones(outputs, 1, 1, 1))
+        nn.init.normal_(self.weight)
+        nn.init.zeros_(self.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d hh ww"]:
+        variance, mean = torch.var_mean(self.weight, (1, 2, 3), keepdim=True, correction=0)
+        fan_in = self.weight[0].numel()
+        weight = (self.weight - mean) * (self.gain * torch.rsqrt(variance * fan_in + 1e-6))
+        return functional.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
+def hide(x: Float[Tensor, "b c h w"], padding_mask: Bool[Tensor, "b h w"] | None) -> Float[Tensor, "b c h w"]:
+    """Zeros on padding, as a convolution sees them beyond the border of an image that stands alone."""
+    return x if padding_mask is None else x.masked_fill(padding_mask[:, None], 0.0)
+
+
+class ResidualBlock(nn.Module):
+    """x + scale * conv(relu(conv(relu(x)))): pre-activation (He et al. 2016), the branch's scale learned from 0.2."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = StandardisedConv(channels, channels)
+        self.conv2 = StandardisedConv(channels, channels)
+        self.scale = nn.Parameter(torch.tensor(0.2 * RELU_GAIN))
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], padding_mask: Bool[Tensor, "b h w"] | None
+    ) -> Float[Tensor, "b c h w"]:
+        branch = hide(self.conv1(functional.relu(x) * RELU_GAIN), padding_mask)
+        branch = hide(self.conv2(functional.relu(branch)), padding_mask)
+        return x + self.scale * branch
+
+
+class ConvNet(nn.Module):
+    """Features at strides 4, 8, 16, ... with `channels` and `blocks` residual blocks at each.
+
+    `mean` and `std` are the normalisation of images in [0, 1] that the network expects.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: Sequence[int] = (48, 96, 128),
+        blocks: Sequence[int] = (1, 2, 1),
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.25, 0.25, 0.25),
+    ) -> None:
+        super().__init__()
+        self.channels = tuple(channels)
+        self.strides = tuple(4 * 2**level for level in range(len(channels)))
+        self.mean, self.std = tuple(mean), tuple(std)
+        inputs = 12  # pixel-unshuffle by 2: four pixels of three colours
+        self.downsample = nn.ModuleList()
+        self.blocks = nn.ModuleList()
+        for width, depth in zip(channels, blocks, strict=True):
+            self.downsample.append(StandardisedConv(inputs, width, stride=2))
+            self.blocks.append(nn.ModuleList(ResidualBlock(width) for _ in range(depth)))
+            inputs = width
+
+    def forward(
+        self, images: Float[Tensor, "b 3 h w"], padding_mask: Bool[Tensor, "b h w"] | None
+    ) -> list[Features]:
+        """Height and width are multiples of the largest stride; `images` is zero on padding."""
+        x = functional.pixel_unshuffle(images, 2)
+        features = []
+        for stride, downsample, blocks in zip(self.strides, self.downsample, self.blocks, strict=True):
+            mask = None if padding_mask is None else cells_on_padding(padding_mask, stride)
+            x = downsample(x if stride == 4 else functional.relu(x) * RELU_GAIN)
+            x = hide(x, mask)
+            for block in blocks:  # type: ignore[union-attr]
+                x = block(x, mask)
+            features.append(Features(functional.relu(x) * RELU_GAIN, mask, stride))
+        return features
