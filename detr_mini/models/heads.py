@@ -1,0 +1,67 @@
+"""From what a model says of a batch to detections in pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from detr_mini.boxes import cxcywh_to_xyxy
+from detr_mini.structures import Categories, Detections, DetectorOutput
+
+
+def sigmoid_detections(
+    output: DetectorOutput, sizes: Sequence[tuple[int, int]], categories: Categories, limit: int = 100
+) -> list[Detections]:
+    """The `limit` best of all pairs (query, class) of each image, by sigmoid(logit) (Zhu et al. 2021, Deformable DETR).
+
+    `sizes` are (height, width) in pixels of the original images. No threshold on the score; best first, on the CPU.
+    """
+    scores = _hide(output.logits.detach().float().sigmoid(), output.query_visible)
+    classes = scores.shape[2]
+    best, pair = scores.flatten(1).topk(min(limit, scores.shape[1] * classes), dim=1)
+    return _detections(best, pair % classes, pair // classes, output.boxes, sizes, categories)
+
+
+def softmax_detections(
+    output: DetectorOutput, sizes: Sequence[tuple[int, int]], categories: Categories, limit: int = 100
+) -> list[Detections]:
+    """One detection a query: its best class by softmax, "no object" (the last) left out (Carion et al. 2020).
+
+    `sizes` are (height, width) in pixels of the original images. No threshold on the score; the `limit` best queries,
+    best first, on the CPU.
+    """
+    probabilities = output.logits.detach().float().softmax(-1)[..., :-1]
+    scores, labels = _hide(probabilities, output.query_visible).max(-1)
+    best, query = scores.topk(min(limit, scores.shape[1]), dim=1)
+    return _detections(best, labels.gather(1, query), query, output.boxes, sizes, categories)
+
+
+def _hide(scores: Float[Tensor, "b q k"], visible: Bool[Tensor, "b q"] | None) -> Float[Tensor, "b q k"]:
+    """Scores below any real one where a query stands for nothing."""
+    return scores if visible is None else scores.masked_fill(~visible[..., None], -1.0)
+
+
+def _detections(
+    scores: Float[Tensor, "b n"],
+    labels: Int[Tensor, "b n"],
+    query: Int[Tensor, "b n"],
+    boxes_cxcywh: Float[Tensor, "b q 4"],
+    sizes: Sequence[tuple[int, int]],
+    categories: Categories,
+) -> list[Detections]:
+    boxes = boxes_cxcywh.detach().float().gather(1, query[..., None].expand(-1, -1, 4))
+    # one transfer for the whole batch; float32 holds labels exactly up to 2^24
+    packed = torch.cat([boxes, scores[..., None], labels[..., None].float()], -1).cpu()
+    size = torch.tensor([[w, h, w, h] for h, w in sizes], dtype=torch.float32)[:, None]
+    boxes = torch.minimum((cxcywh_to_xyxy(packed[..., :4]) * size).clamp(min=0), size)
+    scores, labels = packed[..., 4], packed[..., 5].long()
+    counts = (scores >= 0).sum(1).tolist()
+    return [
+        Detections(
+            boxes[i, :n], scores[i, :n], labels[i, :n], categories, image_size=(int(sizes[i][0]), int(sizes[i][1]))
+        )
+        for i, n in enumerate(counts)
+    ]
