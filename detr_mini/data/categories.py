@@ -1,0 +1,76 @@
+"""From a COCO file's list of categories to `Categories`, and from another file's list to those of training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from detr_mini.errors import DataError, nearest
+from detr_mini.structures import Categories
+
+
+def categories_of(
+    content: Mapping[str, Any], path: Path, used: Mapping[int, int]
+) -> tuple[Categories, dict[int, int], list[str]]:
+    """The training file's categories, the label of each of its ids, and what there is to say about them.
+
+    All that are listed count, used or not, but for groups: a category without a box whose name is the
+    `supercategory` of another one (labelling services put such in front).
+    """
+    entries = _entries(content, path)
+    parents = {c.get("supercategory") for c in content["categories"] if c.get("supercategory") != c.get("name")}
+    groups = {i: name for i, name in entries if name in parents and not used.get(i)}
+    kept = [(i, name) for i, name in entries if i not in groups]
+    if not kept:
+        raise DataError(f"{path} lists no categories; add the list 'categories' with an id and a name each")
+    try:
+        categories = Categories(tuple(i for i, _ in kept), tuple(name for _, name in kept))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    notices = [f"category {i} {name!r} is a group without boxes and left out" for i, name in groups.items()]
+    return categories, {i: categories.label_of(i) for i, _ in kept}, notices
+
+
+def align(
+    content: Mapping[str, Any], path: Path, used: Mapping[int, int], categories: Categories
+) -> tuple[dict[int, int], list[str]]:
+    """The label in `categories` of each id of another file, by name, and what there is to say about it.
+
+    A name with another id than in training is remapped, with a notice. A name that training does not know is left
+    out where it has no box, else DataError: its boxes could never be found.
+    """
+    labels = categories.labels_of_names()
+    label_of: dict[int, int] = {}
+    notices: list[str] = []
+    for category_id, name in _entries(content, path):
+        if name in labels:
+            label_of[category_id] = labels[name]
+            trained = categories.ids[labels[name]]
+            if trained != category_id:
+                notices.append(f"category {name!r} has id {category_id} here and {trained} in training: mapped by name")
+        elif used.get(category_id):
+            other = dict(zip(categories.ids, categories.names, strict=True)).get(category_id)
+            there = f"there {category_id} is {other!r}" if other else "its categories lack it"
+            raise DataError(
+                f"category {category_id} {name!r} of {path} has {used[category_id]} annotations but is unknown to the "
+                f"training set ({there}{nearest(name, labels)}); give both files the same categories"
+            )
+        else:
+            notices.append(f"category {category_id} {name!r} is unknown to training and has no boxes: left out")
+    return label_of, notices
+
+
+def _entries(content: Mapping[str, Any], path: Path) -> list[tuple[int, str]]:
+    entries = []
+    for category in content["categories"]:
+        category_id, name = category.get("id"), category.get("name")
+        if not isinstance(category_id, int) or isinstance(category_id, bool) or not isinstance(name, str):
+            raise DataError(f"{path} has the category {category}; give each a whole 'id' and a 'name' (text)")
+        entries.append((category_id, name))
+    for position, what in enumerate(("id", "name")):
+        values = [entry[position] for entry in entries]
+        twice = sorted({str(v) for v in values if values.count(v) > 1})
+        if twice:
+            raise DataError(f"category {what} {twice[0]} stands twice in the categories of {path}; make it unique")
+    return entries

@@ -1,0 +1,47 @@
+"""Images and targets to one `Batch`, and how it travels from a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from detr_mini.structures import Batch, PackedTargets, Target, pack_targets
+
+
+def collate(images: Sequence[Float[Tensor, "3 _ _"]], targets: Sequence[Target], stride: int = 1) -> Batch:
+    """Pad right and below with zeros to the largest height and width, up to a multiple of `stride`."""
+    sizes = [(image.shape[1], image.shape[2]) for image in images]
+    height, width = (-(-max(side) // stride) * stride for side in zip(*sizes, strict=True))
+    has_padding = any(size != (height, width) for size in sizes)
+    mask = torch.zeros(len(images), height, width, dtype=torch.bool)
+    if not has_padding:
+        padded = torch.stack(list(images))
+    else:
+        padded = torch.zeros(len(images), 3, height, width)
+        for row, (image, (h, w)) in enumerate(zip(images, sizes, strict=True)):  # unequal sizes: one copy each
+            padded[row, :, :h, :w] = image
+            mask[row, h:] = True
+            mask[row, :, w:] = True
+    return Batch(padded, mask, tuple(targets), pack_targets(targets), has_padding)
+
+
+def _rebuild(kind: Callable[..., Any], values: tuple[Any, ...], tensors: tuple[bool, ...]) -> Any:
+    return kind(*(torch.from_numpy(v) if t else v for v, t in zip(values, tensors, strict=True)))
+
+
+def _reduce(record: Any) -> tuple[Any, ...]:
+    values = tuple(getattr(record, entry.name) for entry in fields(record))
+    tensors = tuple(isinstance(v, Tensor) for v in values)
+    return _rebuild, (type(record), tuple(v.numpy() if t else v for v, t in zip(values, tensors, strict=True)), tensors)
+
+
+# Between processes these small tensors travel as bytes: in shared memory each would cost a file descriptor,
+# some 70 a batch, and the limit on open files would end long runs.
+ForkingPickler.register(Target, _reduce)
+ForkingPickler.register(PackedTargets, _reduce)

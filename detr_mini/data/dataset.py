@@ -1,0 +1,149 @@
+"""One image of a set, decoded (or from the cache), augmented and ready for the model; and the loader around it."""
+
+from __future__ import annotations
+
+import mmap
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+
+from detr_mini.data.coco import CocoSet
+from detr_mini.data.collate import collate
+from detr_mini.data.images import load_image, to_model_input
+from detr_mini.data.samplers import Key
+from detr_mini.data.transforms import Augment
+from detr_mini.errors import DataError
+from detr_mini.structures import Batch, Target
+
+
+class ImageCache:
+    """Decoded images (uint8) of the first images of a set that fit into `megabytes`, filled as they are met.
+
+    It lies in anonymous shared memory, so forked workers share one copy. A process that was not forked has none.
+    """
+
+    def __init__(self, sizes: Sequence[tuple[int, int]], megabytes: float) -> None:
+        ends = np.cumsum([3 * height * width for height, width in sizes], dtype=np.int64)
+        self.images = int(np.searchsorted(ends, megabytes * 2**20, side="right"))
+        self.bytes = int(ends[self.images - 1]) if self.images else 0
+        self._sizes = list(sizes[: self.images])
+        self._starts = [0, *ends[: self.images].tolist()]
+        self._pixels = torch.from_numpy(np.frombuffer(mmap.mmap(-1, max(self.bytes, 1)), np.uint8))
+        self._filled = np.frombuffer(mmap.mmap(-1, max(self.images, 1)), np.uint8)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"images": 0, "bytes": 0}
+
+    def get(self, index: int) -> UInt8[Tensor, "3 h w"] | None:
+        """The decoded image, to be read only, or None where it is not there yet."""
+        if index >= self.images or not self._filled[index]:
+            return None
+        height, width = self._sizes[index]
+        return self._pixels[self._starts[index] : self._starts[index + 1]].view(3, height, width)
+
+    def put(self, index: int, image: UInt8[Tensor, "3 h w"]) -> None:
+        """Keep an image, where there is room for it. Two workers that do so at once write the same bytes."""
+        if index < self.images:
+            self._pixels[self._starts[index] : self._starts[index + 1]] = image.reshape(-1)
+            self._filled[index] = 1
+
+
+class DetectionDataset(Dataset[tuple[Tensor, Target]]):
+    """Images and targets of a `CocoSet` for keys (index, epoch)."""
+
+    def __init__(
+        self,
+        coco: CocoSet,
+        *,
+        size: int,
+        shorter_side: int | None,
+        mean: Sequence[float],
+        std: Sequence[float],
+        augment: Augment | None = None,
+        cache_megabytes: float = 0,
+    ) -> None:
+        self.coco = coco
+        self.augment = augment
+        self.cache = ImageCache([record.size for record in coco.records], cache_megabytes)
+        self._to_input = partial(to_model_input, size=size, shorter_side=shorter_side, mean=tuple(mean), std=tuple(std))
+        # one counter a process, in shared memory: the main process, then the workers
+        self._lost = np.frombuffer(mmap.mmap(-1, 8 * 129), np.int64)
+
+    def __len__(self) -> int:
+        return len(self.coco)
+
+    @property
+    def boxes_cropped_away(self) -> int:
+        """Boxes that augmentation has moved out of their image so far."""
+        return int(self._lost.sum())
+
+    def __getitem__(self, key: Key) -> tuple[Float[Tensor, "3 h w"], Target]:
+        index, epoch = key
+        image = self.decoded(index)
+        target = self.coco.target(self.coco.records[index].image_id)
+        if self.augment is not None:
+            image, target, lost = self.augment(image, target, epoch)
+            if lost:
+                worker = get_worker_info()
+                self._lost[0 if worker is None else 1 + worker.id % 128] += lost
+        return self._to_input(image), target
+
+    def decoded(self, index: int) -> UInt8[Tensor, "3 h w"]:
+        """The upright image of a record, as it is in the file; DataError where the file is broken or has changed."""
+        image = self.cache.get(index)
+        if image is None:
+            record = self.coco.records[index]
+            image = load_image(record.path)
+            if tuple(image.shape[1:]) != record.size:
+                raise DataError(f"{record.path} is {image.shape[2]} x {image.shape[1]} pixels when decoded, but its header "
+                                f"says {record.size[1]} x {record.size[0]}; save the image anew")  # fmt: skip
+            self.cache.put(index, image)
+        return image
+
+    def __getitems__(self, keys: list[Key]) -> list[tuple[Tensor, Target]] | DataError:
+        """A batch's samples; a broken file as the value, so that its one sentence survives the way out of a worker."""
+        try:
+            return [self[key] for key in keys]
+        except DataError as error:
+            return error
+
+
+def _collate(samples: list[tuple[Tensor, Target]] | DataError, stride: int) -> Batch | DataError:
+    if isinstance(samples, DataError):
+        return samples
+    images, targets = zip(*samples, strict=True)
+    return collate(images, targets, stride)
+
+
+class BatchLoader(DataLoader[Any]):
+    """A `DataLoader` of `Batch`es that leaves torch's random state alone and raises a broken file's own sentence.
+
+    Its iteration starts with the first batch, not with `iter()`: Lightning tells the epoch in between.
+    """
+
+    def __init__(
+        self, dataset: DetectionDataset, batches: Sampler[list[Key]], *, stride: int, workers: int, pin_memory: bool
+    ) -> None:
+        super().__init__(
+            dataset,
+            batch_sampler=batches,
+            num_workers=workers,
+            collate_fn=partial(_collate, stride=stride),
+            pin_memory=pin_memory,
+            persistent_workers=workers > 0,
+            multiprocessing_context="fork" if workers > 0 and sys.platform == "linux" else None,
+            generator=torch.Generator(),  # else each epoch draws a seed from the stream that dropout draws from
+        )
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch

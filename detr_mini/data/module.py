@@ -1,0 +1,203 @@
+"""A COCO data set as a LightningDataModule: from folders to batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+
+from detr_mini.data.coco import CocoSet, read_coco
+from detr_mini.data.dataset import BatchLoader, DetectionDataset
+from detr_mini.data.report import LoadReport
+from detr_mini.data.samplers import EvaluationBatches, TrainBatches
+from detr_mini.data.shapes import ensure_scenes
+from detr_mini.data.transforms import Augment
+from detr_mini.errors import ConfigError, DataError, nearest
+from detr_mini.structures import Batch, Categories
+
+Stage = Literal["fit", "validate", "test", "predict"]
+_SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+
+
+class DetectionData(pl.LightningDataModule):
+    """Train, val and test splits of a COCO data set.
+
+    `train`, `val`, `test`: {images: folder, annotations: JSON file}, under `root`, or None. `make`: parameters of
+    `ensure_scenes`, which then makes the scenes in `root`, or None. `size`, `shorter_side`: see `images.target_size`.
+    `augment`: see `transforms.Augment`. `cache_megabytes`: room for decoded training images. `limit_train`: the first
+    images only. `mean`, `std`, `stride`: what the model wants. `seed`: of order and augmentation.
+
+    After `setup`: `categories`, `report`, and the splits' `CocoSet`s in `sets`. Set `categories` (a checkpoint's)
+    before `setup` to map a data set to them; the training file is then not read for evaluation.
+    The trainer needs `use_distributed_sampler=False`: the batches are shared among ranks here.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | Path,
+        train: Mapping[str, str] | None,
+        val: Mapping[str, str] | None,
+        test: Mapping[str, str] | None = None,
+        size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        stride: int,
+        seed: int,
+        make: Mapping[str, int] | None = None,
+        shorter_side: int | None = None,
+        batch_size: int = 16,
+        eval_batch_size: int | None = None,
+        workers: int = 0,
+        augment: Sequence[Any] = (),
+        cache_megabytes: float = 0,
+        on_bad_box: Literal["drop", "refuse"] = "drop",
+        on_missing: Literal["refuse", "skip"] = "refuse",
+        on_wrong_size: Literal["refuse", "skip"] = "refuse",
+        limit_train: int | None = None,
+        pin_memory: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("size", size, 1),
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size or batch_size, 1),
+            ("workers", workers, 0),
+            ("cache_megabytes", cache_megabytes, 0),
+            ("limit_train", 1 if limit_train is None else limit_train, 1),
+        ):
+            if value < least:
+                raise ConfigError(f"data.{name} is {value}; it must be at least {least}")
+        self.root = Path(root)
+        self.splits = {"train": train, "val": val, "test": test}
+        self.make = None if make is None else dict(make)
+        self.image = {"size": size, "shorter_side": shorter_side, "mean": list(mean), "std": list(std)}
+        self.stride, self.seed, self.workers, self.pin_memory = stride, seed, workers, pin_memory
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
+        self.augment = Augment(list(augment or ()), seed)
+        self.cache_megabytes = cache_megabytes
+        self.reading = {"on_bad_box": on_bad_box, "on_missing": on_missing, "on_wrong_size": on_wrong_size}
+        self.limit_train = limit_train
+        self.categories: Categories | None = None
+        self.report = LoadReport()
+        self.sets: dict[str, CocoSet] = {}
+        self.train_batches: TrainBatches | None = None
+        self._resume = (0, 0)
+        self._train_dataset: DetectionDataset | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read what `stage` needs ("fit", "validate", "test"; None: all); what was read before stays."""
+        wanted = _SPLITS.get(stage or "", tuple(name for name, split in self.splits.items() if split))
+        if self.make is not None and not self.sets:
+            self.report.notices.append(self._made())
+        if self.categories is None and "train" not in wanted:
+            wanted = ("train", *wanted)  # only the training file knows the categories
+        for name in wanted:
+            if name not in self.sets and (self.splits[name] or name == "train" or stage in ("validate", "test")):
+                self.sets[name] = self._read(name)
+                self.report.splits[name] = self.sets[name].report
+
+    def _made(self) -> str:
+        assert self.make is not None
+        known = ("train", "val", "test", "seed", "size", "processes")
+        for key in self.make:
+            if key not in known:
+                raise ConfigError(f"data.make.{key} does not exist{nearest(key, known)}")
+        return ensure_scenes(self.root, **self.make)
+
+    def _read(self, name: str) -> CocoSet:
+        split = self.splits[name]
+        if not split:
+            raise DataError(f"there is no {name} split; set data.{name}.images and data.{name}.annotations")
+        if set(split) != {"images", "annotations"}:
+            raise ConfigError(f"data.{name} needs 'images' and 'annotations', not {', '.join(split) or 'nothing'}")
+        coco = read_coco(
+            self.root / split["annotations"],
+            self.root / split["images"],
+            split=name,
+            categories=self.categories,
+            limit=self.limit_train if name == "train" else None,
+            **self.reading,  # type: ignore[arg-type]
+        )
+        if self.categories is None:
+            self.categories = coco.categories
+        return coco
+
+    @property
+    def train_set(self) -> CocoSet:
+        """The training split, after `setup("fit")`."""
+        return self.sets["train"]
+
+    @property
+    def val_set(self) -> CocoSet:
+        """The validation split, after `setup("fit")` or `setup("validate")`."""
+        return self.sets["val"]
+
+    @property
+    def test_set(self) -> CocoSet:
+        """The test split, after `setup("test")`."""
+        return self.sets["test"]
+
+    @property
+    def boxes_cropped_away(self) -> int:
+        """Boxes that augmentation has moved out of their image so far."""
+        return 0 if self._train_dataset is None else self._train_dataset.boxes_cropped_away
+
+    def resume_at(self, epoch: int, start_batch: int) -> None:
+        """The next training goes on inside `epoch`, after its first `start_batch` batches."""
+        self._resume = (epoch, start_batch)
+        if self.train_batches is not None:
+            self.train_batches.resume_at(epoch, start_batch)
+
+    def dataset(self, name: str, *, training: bool = False) -> DetectionDataset:
+        """The split `name` as model inputs and targets; augmented and cached in training only."""
+        return DetectionDataset(
+            self.sets[name],
+            **self.image,  # type: ignore[arg-type]
+            augment=self.augment if training else None,
+            cache_megabytes=self.cache_megabytes if training else 0,
+        )
+
+    def train_dataloader(self) -> BatchLoader:
+        """Shuffled, augmented batches; this rank's share."""
+        dataset = self._train_dataset = self.dataset("train", training=True)
+        rank, world = self._rank_and_world()
+        self.train_batches = TrainBatches(len(dataset), self.batch_size, seed=self.seed, rank=rank, world=world)
+        self.train_batches.resume_at(*self._resume)
+        if self.cache_megabytes:
+            cache = dataset.cache
+            self.report.notices.append(
+                f"the cache keeps {cache.images} of {len(dataset)} decoded training images, {cache.bytes / 2**20:.0f} MiB "
+                f"(limit {self.cache_megabytes:g})"
+            )
+        return self._loader(dataset, self.train_batches)
+
+    def val_dataloader(self) -> BatchLoader:
+        """Every val image once, in order; this rank's share."""
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> BatchLoader:
+        """Every test image once, in order; this rank's share."""
+        return self._evaluation_loader("test")
+
+    def _evaluation_loader(self, name: str) -> Any:
+        if name not in self.sets:
+            return []  # Lightning's word for "no such split": training without val
+        dataset = self.dataset(name)
+        rank, world = self._rank_and_world()
+        return self._loader(dataset, EvaluationBatches(len(dataset), self.eval_batch_size, rank=rank, world=world))
+
+    def _loader(self, dataset: DetectionDataset, batches: Any) -> BatchLoader:
+        return BatchLoader(dataset, batches, stride=self.stride, workers=self.workers, pin_memory=self.pin_memory)
+
+    def _rank_and_world(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Nothing to do on a CPU; elsewhere a copy that may overlap with computing (pinned memory)."""
+        return batch if device.type == "cpu" else batch.to(device, non_blocking=self.pin_memory)

@@ -1,0 +1,119 @@
+"""What was loaded, clipped, dropped and why: nothing is lost without a line in here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+EXAMPLES = 5
+MUCH_BACKGROUND = 0.5
+
+
+@dataclass
+class SplitReport:
+    """The counts of one split; the reader adds to them, nobody else."""
+
+    split: str
+    images: int = 0
+    """Images that can be used, background among them."""
+    background: int = 0
+    """Images without any box (a crowd region is none)."""
+    boxes: int = 0
+    """Boxes that are trained on or scored (without crowd regions)."""
+    crowd: int = 0
+    """Crowd regions: no targets in training, ignored in evaluation."""
+    clipped: int = 0
+    """Boxes that stuck out of their image and were cut at its edge."""
+    turned: int = 0
+    """Images stored sideways with an EXIF orientation, which is applied."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Left out, reason: count."""
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    """The first few of each kind, by name."""
+    per_category: dict[str, int] = field(default_factory=dict)
+    """Boxes of each category that is known, zeros too."""
+    missing: list[str] = field(default_factory=list)
+    """Every image file that is listed and not there (where skipping is allowed)."""
+    notices: list[str] = field(default_factory=list)
+
+    def clip(self, example: str) -> None:
+        """Count a clipped box."""
+        self.clipped += 1
+        self._remember("clipped", example)
+
+    def drop(self, reason: str, example: str) -> None:
+        """Count something left out."""
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+        self._remember(reason, example)
+
+    def finish(self) -> None:
+        """Add the notices that follow from the counts; call once, when everything is counted."""
+        if self.images and self.background / self.images > MUCH_BACKGROUND:
+            self.notices.append(
+                f"{self.background} of {self.images} images have no box and count as background; "
+                "is an annotation file incomplete?"
+            )
+        if self.boxes == 0 and self.images:
+            self.notices.append("there is no box at all in this split")
+
+    def _remember(self, kind: str, example: str) -> None:
+        known = self.examples.setdefault(kind, [])
+        if len(known) < EXAMPLES:
+            known.append(example)
+
+
+@dataclass
+class LoadReport:
+    """What was loaded, all splits."""
+
+    splits: dict[str, SplitReport] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
+    """What concerns the whole set: scenes made or reused, the cache's size."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for data_report.json."""
+        return {"splits": {name: asdict(split) for name, split in self.splits.items()}, "notices": list(self.notices)}
+
+    def table(self) -> Any:
+        """One rich table: a row a count, a column a split; below it what was left out, by example, and the notices."""
+        from rich.table import Table
+
+        view = Table(title="What was loaded", title_justify="left", caption_justify="left")
+        view.add_column("")
+        for name in self.splits:
+            view.add_column(name, justify="right")
+        for label, values in self._rows():
+            view.add_row(label, *(f"{value:,}" for value in values))
+        remarks = [
+            f"{name}: {kind}, such as {'; '.join(examples[:2])}"
+            for name, split in self.splits.items()
+            for kind, examples in split.examples.items()
+        ]
+        remarks += [f"{name}: {notice}" for name, split in self.splits.items() for notice in split.notices]
+        view.caption = "\n".join([*remarks, *self.notices]).replace("[", "\\[") or None
+        return view
+
+    def print(self) -> None:
+        """The table, on the terminal."""
+        from rich.console import Console
+
+        Console().print(self.table())
+
+    def _rows(self) -> list[tuple[str, list[int]]]:
+        splits = list(self.splits.values())
+        counts = {
+            "images": [s.images for s in splits],
+            "  without a box": [s.background for s in splits],
+            "  turned upright": [s.turned for s in splits],
+            "boxes": [s.boxes for s in splits],
+            "  clipped at the edge": [s.clipped for s in splits],
+            "crowd regions": [s.crowd for s in splits],
+        }
+        rows = [(name, values) for name, values in counts.items() if any(values) or name in ("images", "boxes")]
+        reasons = dict.fromkeys(reason for s in splits for reason in s.dropped)
+        rows += [(f"left out: {reason}", [s.dropped.get(reason, 0) for s in splits]) for reason in reasons]
+        rows.append(("categories with boxes", [sum(v > 0 for v in s.per_category.values()) for s in splits]))
+        categories = dict.fromkeys(name for s in splits for name in s.per_category)
+        if len(categories) <= 20:
+            rows += [(f"  {name}", [s.per_category.get(name, 0) for s in splits]) for name in categories]
+        return rows

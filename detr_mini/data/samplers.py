@@ -1,0 +1,72 @@
+"""Which images make up which batch: a function of seed, epoch, rank and world size, and of nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import Sampler
+
+from detr_mini.data.transforms import image_seed
+from detr_mini.errors import DataError
+
+Key = tuple[int, int]
+"""(index of an image in its set, epoch): the epoch travels with the index, so it reaches every worker."""
+
+
+class TrainBatches(Sampler[list[Key]]):
+    """Batches of one shuffled epoch; each rank takes its stripe of the same permutation.
+
+    Every rank has equally many batches of one size: what does not fill a batch on every rank is left out of the epoch
+    (other images each time), since a short last batch weighs its few images more than the others. Only where a rank
+    has less than one batch is that one kept.
+    """
+
+    def __init__(self, images: int, batch_size: int, *, seed: int, rank: int = 0, world: int = 1) -> None:
+        if images < world:
+            raise DataError(f"{images} training images cannot be shared by {world} processes; use fewer processes")
+        self.images, self.batch_size, self.seed, self.rank, self.world = images, batch_size, seed, rank, world
+        self.epoch = 0
+        self.resumed = (0, 0)
+
+    @property
+    def sampler(self) -> TrainBatches:
+        """Itself: Lightning looks for `set_epoch` here."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch of the next iteration."""
+        self.epoch = epoch
+
+    def resume_at(self, epoch: int, start_batch: int) -> None:
+        """Go on inside `epoch`: its iteration leaves out the first `start_batch` batches; others are whole."""
+        self.epoch, self.resumed = epoch, (epoch, start_batch)
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+        return max(1, self.images // self.world // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch = self.epoch
+        generator = torch.Generator().manual_seed(image_seed(self.seed, epoch, -1))
+        order = torch.randperm(self.images, generator=generator)
+        each = self.images // self.world
+        own = order[self.rank : each * self.world : self.world].tolist()
+        start = self.resumed[1] if self.resumed[0] == epoch else 0
+        for batch in range(start, len(self)):
+            yield [(index, epoch) for index in own[batch * self.batch_size : (batch + 1) * self.batch_size]]
+
+
+class EvaluationBatches(Sampler[list[Key]]):
+    """Every image once, in order; rank r of w takes images r, r + w, ... and no image is repeated to even it out."""
+
+    def __init__(self, images: int, batch_size: int, *, rank: int = 0, world: int = 1) -> None:
+        self.own = list(range(rank, images, world))
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.own) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for start in range(0, len(self.own), self.batch_size):
+            yield [(index, 0) for index in self.own[start : start + self.batch_size]]

@@ -1,0 +1,186 @@
+"""Augmentation: torchvision v2 transforms, and the few that it lacks, as a function of (seed, epoch, image id)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from detr_mini.boxes import cxcywh_to_xyxy, scale_boxes, xyxy_to_cxcywh
+from detr_mini.errors import ConfigError
+from detr_mini.structures import Target
+
+Sample = tuple[Tensor, Tensor]
+"""uint8 image (3, h, w) and its boxes (n, 4) xyxy in pixels."""
+LEAST_SIDE = 1.0
+"""A box with a side below this, in pixels, after augmentation goes, together with its label."""
+
+
+def image_seed(seed: int, epoch: int, image_id: int) -> int:
+    """A seed in [0, 2^63) that depends on all three."""
+    return int.from_bytes(blake2b(f"{seed}/{epoch}/{image_id}".encode(), digest_size=8).digest(), "little") >> 1
+
+
+class Augment:
+    """A list of transforms, applied to one image and its target.
+
+    Each is a torchvision v2 transform, or a callable from `Sample` to `Sample` that keeps the number of boxes (those
+    below; some ten times lighter). Random numbers come from torch's generator, seeded for the image and restored
+    after: the same (seed, epoch, image id) gives the same result in any process, and no other stream moves.
+    """
+
+    def __init__(self, transforms: Sequence[Any], seed: int) -> None:
+        for transform in transforms:
+            if not callable(transform):
+                raise ConfigError(f"data.augment holds {transform!r}, which is no transform; give each a _target_")
+        self.transforms = tuple(transforms)
+        self.seed = seed
+
+    def __call__(
+        self, image: UInt8[Tensor, "3 h w"], target: Target, epoch: int
+    ) -> tuple[UInt8[Tensor, "3 h2 w2"], Target, int]:
+        """The augmented image and target, and how many boxes fell outside of it."""
+        if not self.transforms:
+            return image, target, 0
+        height, width = image.shape[1:]
+        boxes = scale_boxes(cxcywh_to_xyxy(target.boxes), width, height)
+        kept = torch.arange(len(boxes))
+        generator = torch.default_generator
+        state = generator.get_state()
+        try:
+            generator.manual_seed(image_seed(self.seed, epoch, target.image_id))
+            for transform in self.transforms:
+                if isinstance(transform, v2.Transform):
+                    image, boxes, kept = _apply_v2(transform, image, boxes, kept)
+                else:
+                    image, boxes = transform(image, boxes)
+        finally:
+            generator.set_state(state)
+        height, width = image.shape[1:]
+        limit = torch.tensor([width, height, width, height], dtype=boxes.dtype)
+        boxes = boxes.clamp(min=0).minimum(limit)
+        inside = ((boxes[:, 2:] - boxes[:, :2]) >= LEAST_SIDE).all(1)
+        if not bool(inside.all()):
+            boxes, kept = boxes[inside], kept[inside]
+        boxes = xyxy_to_cxcywh(boxes / limit)
+        lost = len(target.boxes) - len(kept)
+        if not lost:
+            return image, replace(target, boxes=boxes), 0
+        labels, is_crowd, area = target.labels[kept], target.is_crowd[kept], target.area[kept]
+        return image, replace(target, boxes=boxes, labels=labels, is_crowd=is_crowd, area=area), lost
+
+
+def _apply_v2(
+    transform: Callable[[Any], Any], image: Tensor, boxes: Tensor, kept: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A torchvision transform; `kept` goes along as labels, so that it says which boxes are left."""
+    canvas = (image.shape[1], image.shape[2])
+    format_ = tv_tensors.BoundingBoxFormat.XYXY
+    sample = {
+        "image": tv_tensors.Image(image),
+        "boxes": tv_tensors.BoundingBoxes(boxes, format=format_, canvas_size=canvas),  # type: ignore[call-arg]
+        "labels": kept,
+    }
+    out = transform(sample)
+    return out["image"].as_subclass(Tensor), out["boxes"].as_subclass(Tensor), out["labels"]
+
+
+def _chance(p: float) -> bool:
+    return float(torch.rand(())) < p
+
+
+class RandomHorizontalFlip:
+    """Left becomes right with probability `p`."""
+
+    def __init__(self, p: float = 0.5) -> None:
+        self.p = p
+
+    def __call__(self, image: UInt8[Tensor, "3 h w"], boxes: Float[Tensor, "n 4"]) -> Sample:
+        """Flip image and boxes, or give them back."""
+        if not _chance(self.p):
+            return image, boxes
+        width = image.shape[2]
+        return image.flip(2), torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1)
+
+
+class RandomVerticalFlip:
+    """Above becomes below with probability `p`."""
+
+    def __init__(self, p: float = 0.5) -> None:
+        self.p = p
+
+    def __call__(self, image: UInt8[Tensor, "3 h w"], boxes: Float[Tensor, "n 4"]) -> Sample:
+        """Flip image and boxes, or give them back."""
+        if not _chance(self.p):
+            return image, boxes
+        height = image.shape[1]
+        return image.flip(1), torch.stack([boxes[:, 0], height - boxes[:, 3], boxes[:, 2], height - boxes[:, 1]], 1)
+
+
+class RandomTranspose:
+    """Rows become columns with probability `p`; with both flips, all eight views of a square image are equally likely."""
+
+    def __init__(self, p: float = 0.5) -> None:
+        self.p = p
+
+    def __call__(self, image: UInt8[Tensor, "3 h w"], boxes: Float[Tensor, "n 4"]) -> Sample:
+        """Swap the axes of image and boxes, or give them back."""
+        return (image.transpose(1, 2), boxes[:, [1, 0, 3, 2]]) if _chance(self.p) else (image, boxes)
+
+
+class RandomChannelPermutation:
+    """Red, green and blue change places: for data where colour says nothing about the class."""
+
+    def __call__(self, image: UInt8[Tensor, "3 h w"], boxes: Float[Tensor, "n 4"]) -> Sample:
+        """The image with its channels in another order; all six orders are equally likely."""
+        return image[torch.randperm(3)], boxes
+
+
+class RandomInversion:
+    """The negative, with probability `p`: for data where colour says nothing about the class."""
+
+    def __init__(self, p: float = 0.5) -> None:
+        self.p = p
+
+    def __call__(self, image: UInt8[Tensor, "3 h w"], boxes: Float[Tensor, "n 4"]) -> Sample:
+        """255 minus the image, or the image."""
+        return (255 - image if _chance(self.p) else image), boxes
+
+
+class RandomScaleCrop:
+    """Scale jitter for a model whose input has a fixed size (Ghiasi et al. 2021, large scale jitter).
+
+    A scale s is drawn, log-uniform in [`least`, `most`]. s > 1: a window of 1/s of each side is cut out, anywhere;
+    s < 1: the image is laid somewhere on a canvas 1/s as wide and high, filled with `fill`. The later resize to the
+    model's size makes things s times as large. A box whose centre lies outside the window goes (Liu et al. 2016).
+    """
+
+    def __init__(self, least: float = 0.5, most: float = 2.0, fill: int = 118) -> None:
+        if not 0 < least <= most:
+            raise ConfigError(f"RandomScaleCrop needs 0 < least <= most, not least={least} and most={most}")
+        self.log_range = torch.tensor([least, most]).log().tolist()
+        self.fill = fill
+
+    def __call__(self, image: UInt8[Tensor, "3 h w"], boxes: Float[Tensor, "n 4"]) -> Sample:
+        """The window or the larger canvas; boxes that fall outside become empty."""
+        low, high = self.log_range
+        draw = torch.rand(3).tolist()
+        scale = float(torch.tensor(low + draw[0] * (high - low)).exp())
+        height, width = image.shape[1:]
+        new_height, new_width = max(1, round(height / scale)), max(1, round(width / scale))
+        top, left = round(draw[1] * abs(height - new_height)), round(draw[2] * abs(width - new_width))
+        if scale <= 1:
+            canvas = image.new_full((3, new_height, new_width), self.fill)
+            canvas[:, top : top + height, left : left + width] = image
+            return canvas, boxes + torch.tensor([left, top, left, top])
+        boxes = boxes - torch.tensor([left, top, left, top])
+        centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+        inside = ((centre > 0) & (centre < torch.tensor([new_width, new_height]))).all(1)
+        return image[:, top : top + new_height, left : left + new_width], boxes * inside[:, None]
