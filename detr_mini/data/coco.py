@@ -156,7 +156,7 @@ def read_coco(
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The content of a COCO JSON file with its lists `images`, `annotations` and `categories`; DataError where broken."""
+    """The content of a COCO JSON file: its lists `images`, `annotations` and `categories`. DataError where broken."""
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -186,8 +186,8 @@ def _listed_images(content: Mapping[str, Any], path: Path) -> dict[int, dict[str
         if not isinstance(name, str) or not name:
             raise DataError(f"image {image_id} of {path} has no file_name; add it")
         if image_id in listed:
-            raise DataError(f"two images of {path} have the id {image_id} ({listed[image_id]['file_name']} and {name}); "
-                            "give each its own")  # fmt: skip
+            raise DataError(f"two images of {path} have the id {image_id} ({listed[image_id]['file_name']} "
+                            f"and {name}); give each its own")  # fmt: skip
         listed[image_id] = image
     if not listed:
         raise DataError(f"{path} lists no images; give a file with some")
@@ -257,8 +257,8 @@ def _records(
         report.turned += turned
         records.append(ImageRecord(image_id, name, folder / name, size))
     if wrong and on_wrong_size == "refuse":
-        raise DataError(f"{wrong[0]} ({len(wrong)} such in {path}): its boxes would land elsewhere; annotate the upright "
-                        "image, or leave such images out with data.on_wrong_size=skip")  # fmt: skip
+        raise DataError(f"{wrong[0]} ({len(wrong)} such in {path}): its boxes would land elsewhere; annotate the "
+                        "upright image, or leave such images out with data.on_wrong_size=skip")  # fmt: skip
     for sentence in wrong:
         report.drop("image of another size than the JSON says", sentence)
     report.images = len(records)
@@ -288,9 +288,8 @@ def _with_boxes(
         original = [float(v) for v in annotation["bbox"]]
         box, fault = _clip(original, width, height)
         if fault:
-            example = (
-                f"{_where(annotation, number, path)} ({records[image].file_name}): bbox {annotation['bbox']} {fault}"
-            )
+            where = f"{_where(annotation, number, path)} ({records[image].file_name})"
+            example = f"{where}: bbox {annotation['bbox']} {fault}"
             bad.append(example)
             if box is None:
                 report.drop("box outside its image" if "outside" in fault else "box without size", example)
@@ -298,7 +297,7 @@ def _with_boxes(
             report.clip(example)
         assert box is not None
         area = annotation.get("area")
-        area = float(area) if _is_number(area) and area > 0 else box[2] * box[3]
+        area = float(area) if isinstance(area, int | float) and 0 < area < math.inf else box[2] * box[3]
         rows[image].append((box, label_of[annotation["category_id"]], bool(annotation.get("iscrowd", 0)), area))
     if bad and on_bad_box == "refuse":
         raise DataError(f"{bad[0]} ({len(bad)} such boxes in all); mend them, or set data.on_bad_box=drop")

@@ -102,8 +102,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             record = self.coco.records[index]
             image = load_image(record.path)
             if tuple(image.shape[1:]) != record.size:
-                raise DataError(f"{record.path} is {image.shape[2]} x {image.shape[1]} pixels when decoded, but its header "
-                                f"says {record.size[1]} x {record.size[0]}; save the image anew")  # fmt: skip
+                raise DataError(f"{record.path} is {image.shape[2]} x {image.shape[1]} pixels when decoded, but its "
+                                f"header says {record.size[1]} x {record.size[0]}; save the image anew")  # fmt: skip
             self.cache.put(index, image)
         return image
 

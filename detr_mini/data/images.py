@@ -136,7 +136,11 @@ def _to_rgb_tensor(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
 
 def _is_deep_colour(image: Image.Image) -> bool:
     """Whether this is a colour (or grey with alpha) PNG of 16 bits, of which Pillow reads the upper 8 only."""
-    return image.format == "PNG" and any("16" in str(tile[3]) for tile in image.tile) and not image.mode.startswith("I")
+    return (
+        image.format == "PNG"
+        and any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+        and not image.mode.startswith("I")
+    )
 
 
 def _load_deep_colour(path: str | Path, image: Image.Image) -> UInt8[Tensor, "3 h w"]:

@@ -170,8 +170,8 @@ class DetectionData(pl.LightningDataModule):
         if self.cache_megabytes:
             cache = dataset.cache
             self.report.notices.append(
-                f"the cache keeps {cache.images} of {len(dataset)} decoded training images, {cache.bytes / 2**20:.0f} MiB "
-                f"(limit {self.cache_megabytes:g})"
+                f"the cache keeps {cache.images} of {len(dataset)} decoded training images, "
+                f"{cache.bytes / 2**20:.0f} MiB (limit {self.cache_megabytes:g})"
             )
         return self._loader(dataset, self.train_batches)
 

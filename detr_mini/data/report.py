@@ -75,10 +75,11 @@ class LoadReport:
         return {"splits": {name: asdict(split) for name, split in self.splits.items()}, "notices": list(self.notices)}
 
     def table(self) -> Any:
-        """One rich table: a row a count, a column a split; below it what was left out, by example, and the notices."""
+        """For rich: a row a count, a column a split; below it what was left out, by example, and the notices."""
+        from rich.console import Group
         from rich.table import Table
 
-        view = Table(title="What was loaded", title_justify="left", caption_justify="left")
+        view = Table(title="What was loaded", title_justify="left")
         view.add_column("")
         for name in self.splits:
             view.add_column(name, justify="right")
@@ -90,8 +91,7 @@ class LoadReport:
             for kind, examples in split.examples.items()
         ]
         remarks += [f"{name}: {notice}" for name, split in self.splits.items() for notice in split.notices]
-        view.caption = "\n".join([*remarks, *self.notices]).replace("[", "\\[") or None
-        return view
+        return Group(view, *(remark.replace("[", "\\[") for remark in [*remarks, *self.notices]))
 
     def print(self) -> None:
         """The table, on the terminal."""

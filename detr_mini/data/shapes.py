@@ -178,7 +178,7 @@ def _tight(mask: np.ndarray) -> tuple[float, float, float, float]:
 def _paint(
     rng: np.random.Generator, image: np.ndarray, left: int, top: int, mask: np.ndarray, scale: float
 ) -> np.ndarray:
-    """Draw a thing into `image` (in place), in colours that differ from what lies around its edge; its RGB, 0 to 255."""
+    """Draw a thing into `image`, in place, in colours unlike what lies around its edge; its RGB, 0 to 255."""
     height, width = mask.shape[0] // FINE, mask.shape[1] // FINE
     cover = mask.reshape(height, FINE, width, FINE).mean((1, 3), dtype=np.float32)
     crop = image[top : top + height, left : left + width]

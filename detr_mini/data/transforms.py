@@ -85,7 +85,7 @@ def _apply_v2(
     format_ = tv_tensors.BoundingBoxFormat.XYXY
     sample = {
         "image": tv_tensors.Image(image),
-        "boxes": tv_tensors.BoundingBoxes(boxes, format=format_, canvas_size=canvas),  # type: ignore[call-arg]
+        "boxes": tv_tensors.BoundingBoxes(boxes, format=format_, canvas_size=canvas),
         "labels": kept,
     }
     out = transform(sample)
@@ -125,7 +125,7 @@ class RandomVerticalFlip:
 
 
 class RandomTranspose:
-    """Rows become columns with probability `p`; with both flips, all eight views of a square image are equally likely."""
+    """Rows become columns with probability `p`; with both flips, all eight views of a square are equally likely."""
 
     def __init__(self, p: float = 0.5) -> None:
         self.p = p
