@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -119,9 +119,9 @@ def read_coco(
     *,
     split: str = "train",
     categories: Categories | None = None,
-    on_bad_box: Literal["drop", "refuse"] = "drop",
-    on_missing: Literal["refuse", "skip"] = "refuse",
-    on_wrong_size: Literal["refuse", "skip"] = "refuse",
+    on_bad_box: str = "drop",
+    on_missing: str = "refuse",
+    on_wrong_size: str = "refuse",
     limit: int | None = None,
 ) -> CocoSet:
     """Read the COCO JSON `annotations` of the image files under `images`.

@@ -73,7 +73,7 @@ def target_size(image_size: tuple[int, int], size: int, shorter_side: int | None
     """(height, width) that an image of `image_size` (height, width) has in the model.
 
     Its longest side becomes `size`. With `shorter_side`, DETR's rule (Carion et al. 2020, appendix A.4): the shorter
-    side becomes `shorter_side`, or less where the longest would pass `size`.
+    side becomes `shorter_side`, or less where the longest would pass `size` (by more than the rounding of the shorter).
     """
     height, width = image_size
     short, long = min(height, width), max(height, width)
@@ -136,11 +136,8 @@ def _to_rgb_tensor(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
 
 def _is_deep_colour(image: Image.Image) -> bool:
     """Whether this is a colour (or grey with alpha) PNG of 16 bits, of which Pillow reads the upper 8 only."""
-    return (
-        image.format == "PNG"
-        and any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
-        and not image.mode.startswith("I")
-    )
+    raw_modes = [str(tile[3]) for tile in getattr(image, "tile", ())]
+    return image.format == "PNG" and any("16" in raw for raw in raw_modes) and not image.mode.startswith("I")
 
 
 def _load_deep_colour(path: str | Path, image: Image.Image) -> UInt8[Tensor, "3 h w"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -18,7 +18,6 @@ from detr_mini.data.transforms import Augment
 from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.structures import Batch, Categories
 
-Stage = Literal["fit", "validate", "test", "predict"]
 _SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 
 
@@ -54,9 +53,9 @@ class DetectionData(pl.LightningDataModule):
         workers: int = 0,
         augment: Sequence[Any] = (),
         cache_megabytes: float = 0,
-        on_bad_box: Literal["drop", "refuse"] = "drop",
-        on_missing: Literal["refuse", "skip"] = "refuse",
-        on_wrong_size: Literal["refuse", "skip"] = "refuse",
+        on_bad_box: str = "drop",
+        on_missing: str = "refuse",
+        on_wrong_size: str = "refuse",
         limit_train: int | None = None,
         pin_memory: bool = False,
     ) -> None:
@@ -120,7 +119,7 @@ class DetectionData(pl.LightningDataModule):
             split=name,
             categories=self.categories,
             limit=self.limit_train if name == "train" else None,
-            **self.reading,  # type: ignore[arg-type]
+            **self.reading,
         )
         if self.categories is None:
             self.categories = coco.categories

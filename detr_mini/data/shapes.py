@@ -267,7 +267,8 @@ def ensure_scenes(
         raise DataError(f"made scenes of {size} pixels are not possible; give a size from 48 to 4096")
     if _same(root, wanted):
         return f"the made scenes in {root} are there already and are used as they are"
-    temporary = root.with_name(f".{root.name}.making-{os.getpid()}")
+    absolute = Path(os.path.abspath(root))
+    temporary = absolute.with_name(f".{absolute.name}.making-{os.getpid()}")
     try:
         _write_all(temporary, wanted, processes)
         try:

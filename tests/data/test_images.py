@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import ExifTags, Image, ImageOps
+
+from detr_mini.data.images import image_size, load_image, target_size, to_model_input
+from detr_mini.errors import DataError
+
+RED = np.zeros((4, 6, 3), np.uint8)
+RED[..., 0] = 255
+RED[0, 0] = 0, 0, 255
+
+
+def saved(path: Path, image: Image.Image, **options: object) -> Path:
+    image.save(path, **options)  # type: ignore[arg-type]
+    return path
+
+
+def pixels(path: Path) -> np.ndarray:
+    return load_image(path).permute(1, 2, 0).numpy()
+
+
+def test_rgb_is_read_as_it_is(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(pixels(saved(tmp_path / "a.png", Image.fromarray(RED))), RED)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied_once(tmp_path: Path, orientation: int) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (4, 6, 3), np.uint8))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = saved(tmp_path / "a.png", image, exif=exif)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(path)))
+    np.testing.assert_array_equal(pixels(path), upright)
+    assert image_size(path) == (upright.shape[:2], orientation >= 5)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_deep_colour_is_turned_like_any_other(tmp_path: Path, orientation: int) -> None:
+    from detr_mini.data.images import _upright
+
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (4, 6, 3), np.uint8))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    image.info["exif"] = exif.tobytes()
+    turned = _upright(torch.from_numpy(np.array(image)).permute(2, 0, 1), orientation)
+    expected = np.asarray(ImageOps.exif_transpose(saved_and_opened(tmp_path / "a.png", image, exif)))
+    np.testing.assert_array_equal(turned.permute(1, 2, 0).numpy(), expected)
+
+
+def saved_and_opened(path: Path, image: Image.Image, exif: Image.Exif) -> Image.Image:
+    image.save(path, exif=exif)
+    return Image.open(path)
+
+
+def test_grey_becomes_three_equal_channels(tmp_path: Path) -> None:
+    grey = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    path = saved(tmp_path / "a.png", Image.fromarray(grey))
+    np.testing.assert_array_equal(pixels(path), np.repeat(grey[..., None], 3, 2))
+
+
+def test_one_bit_becomes_black_and_white(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", Image.fromarray(RED).convert("1"))
+    assert set(np.unique(pixels(path))) <= {0, 255}
+
+
+def test_a_palette_is_looked_up(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", Image.fromarray(RED).quantize(2))
+    np.testing.assert_array_equal(pixels(path), RED)
+
+
+def test_transparent_parts_lie_on_white(tmp_path: Path) -> None:
+    rgba = np.dstack([RED, np.full((4, 6), 255, np.uint8)])
+    rgba[0, 0, 3] = 0
+    expected = RED.copy()
+    expected[0, 0] = 255
+    np.testing.assert_array_equal(pixels(saved(tmp_path / "a.png", Image.fromarray(rgba))), expected)
+
+
+def test_a_transparent_palette_entry_lies_on_white(tmp_path: Path) -> None:
+    palette = Image.fromarray(RED).quantize(2)
+    blue = int(np.asarray(palette)[0, 0])
+    expected = RED.copy()
+    expected[0, 0] = 255
+    np.testing.assert_array_equal(pixels(saved(tmp_path / "a.png", palette, transparency=blue)), expected)
+
+
+def test_cmyk_is_converted(tmp_path: Path) -> None:
+    flat = np.zeros((16, 16, 3), np.uint8)
+    flat[..., 0] = 255
+    path = saved(tmp_path / "a.jpg", Image.fromarray(flat).convert("CMYK"), quality=100)
+    assert Image.open(path).mode == "CMYK"
+    assert np.abs(pixels(path).astype(int) - flat).max() <= 4
+
+
+def test_sixteen_bits_are_stretched_over_the_file_s_own_range(tmp_path: Path) -> None:
+    values = np.linspace(1000, 4000, 24).astype(np.uint16).reshape(4, 6)
+    loaded = pixels(saved(tmp_path / "a.png", Image.fromarray(values)))
+    assert (loaded[0, 0] == 0).all()
+    assert (loaded[-1, -1] == 255).all()
+    assert (np.diff(loaded[..., 0].ravel().astype(int)) > 0).all()
+
+
+def test_sixteen_bit_tiff_is_read_like_png(tmp_path: Path) -> None:
+    values = np.linspace(1000, 4000, 24).astype(np.uint16).reshape(4, 6)
+    png = pixels(saved(tmp_path / "a.png", Image.fromarray(values)))
+    np.testing.assert_array_equal(png, pixels(saved(tmp_path / "a.tiff", Image.fromarray(values))))
+
+
+def test_sixteen_bit_colour_is_not_cut_to_its_upper_bytes(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(1000, 4000, (3, 4, 6)).astype(np.uint16)
+    path = tmp_path / "a.png"
+    path.write_bytes(png16(values))
+    loaded = load_image(path).numpy()
+    expected = (values.astype(float) - values.min()) / np.ptp(values.astype(float)) * 255
+    assert np.abs(loaded - expected).max() <= 0.51
+
+
+def png16(values: np.ndarray) -> bytes:
+    """A PNG file of 16 bit RGB, which Pillow cannot write."""
+    import struct
+    import zlib
+
+    height, width = values.shape[1:]
+    rows = values.transpose(1, 2, 0).astype(">u2").reshape(height, -1)
+    raw = b"".join(b"\0" + row.tobytes() for row in rows)
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+
+
+def test_an_image_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no image file .*gone\.png"):
+        load_image(tmp_path / "gone.png")
+
+
+def test_a_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("hello")
+    for read in (load_image, image_size):
+        with pytest.raises(DataError, match=r"a\.png is not an image that can be read"):
+            read(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_a_file_that_is_cut_off_is_refused(tmp_path: Path, name: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    path = saved(tmp_path / name, Image.fromarray(noise))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError, match=rf"{name} cannot be decoded .* cut off") as caught:
+        load_image(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("limit", [10_000, 30_000])
+def test_a_file_that_claims_too_many_pixels_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    path = saved(tmp_path / "a.png", Image.new("L", (200, 200)))
+    monkeypatch.setattr("detr_mini.data.images.MAX_PIXELS", 30_000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)  # 10,000: Pillow's own guard comes first
+    with pytest.raises(DataError, match=r"over the limit of 30,000 pixels"):
+        load_image(path)
+
+
+sides = st.integers(1, 2000)
+
+
+@given(sides, sides, st.integers(1, 1500))
+def test_the_longest_side_becomes_size_and_the_shape_stays(height: int, width: int, size: int) -> None:
+    new = target_size((height, width), size)
+    assert max(new) == size
+    exact = min(height, width) * size / max(height, width)
+    assert min(new) == max(1, round(exact))
+    assert (new[0] >= new[1]) == (height >= width) or new[0] == new[1]
+
+
+@given(sides, sides)
+def test_shorter_side_follows_detr_s_rule(height: int, width: int) -> None:
+    new = target_size((height, width), size=1333, shorter_side=800)
+    aspect = max(height, width) / min(height, width)
+    assert min(new) == min(800, max(1, round(1333 / aspect)))
+    assert max(new) == int(min(new) * aspect) or (height, width) == new
+
+
+def test_an_image_of_the_right_size_is_not_resampled() -> None:
+    image = torch.randint(0, 256, (3, 8, 12), dtype=torch.uint8)
+    out = to_model_input(image, 12, None, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    torch.testing.assert_close(out, image.float() / 255)
+
+
+def test_model_input_is_normalised() -> None:
+    image = torch.full((3, 10, 20), 255, dtype=torch.uint8)
+    out = to_model_input(image, 10, None, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 2.0))
+    assert out.shape == (3, 5, 10)
+    torch.testing.assert_close(out[:, 0, 0], torch.tensor([1.0, 3.0, 0.5]))
