@@ -1,0 +1,52 @@
+"""A model's detections of every image that a loader gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+
+import torch
+from rich.progress import track
+from torch import nn
+
+from detr_mini.structures import Batch, Categories, Detections
+
+
+def detect_batches(
+    model: nn.Module,
+    loader: Iterable[Batch],
+    categories: Categories,
+    device: torch.device | str = "cpu",
+    limit: int = 100,
+    progress: bool = True,
+    title: str = "detecting",
+) -> dict[int, Detections]:
+    """The `limit` best detections of each image, by image id, on the CPU; no threshold on the score.
+
+    The model's parameters must lie on `device`. It runs in evaluation mode, without gradients, and is left in the mode
+    it was in. `progress`: a bar on the terminal (no other may be active).
+    """
+    total = len(loader) if isinstance(loader, Sized) else None
+    batches = track(loader, title, total=total, transient=True) if progress else loader
+    found: dict[int, Detections] = {}
+    with evaluating(model):
+        for batch in batches:
+            moved = batch.to(device, non_blocking=True)
+            output = model(moved.images, moved.mask())
+            sizes = [target.original_size for target in batch.targets]
+            per_image = model.postprocess(output, sizes, categories, limit)  # type: ignore[operator]
+            found.update(zip(batch.image_ids, per_image, strict=True))
+    return found
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and inference mode inside, the former mode of every submodule afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module in training:
+            module.training = True

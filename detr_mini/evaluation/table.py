@@ -1,0 +1,71 @@
+"""The numbers on the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from detr_mini.evaluation.coco import Scores
+
+MANY = 100
+"""Of more categories than this only the ten best and the ten worst are shown."""
+
+
+def table(scores: Scores, title: str = "", console: Console | None = None) -> None:
+    """Print the twelve numbers, one row a category, and over what the means were taken."""
+    (console or Console()).print(render(scores, title))
+
+
+def render(scores: Scores, title: str = "") -> Group:
+    """What `table` prints."""
+    metrics = scores.metrics
+    limit = metrics["detection_limit"]
+    heads = ("", "all", "small", "medium", "large")
+    numbers = Table(*heads, title=title or None, title_justify="left", title_style="bold")
+    for column in numbers.columns[1:]:
+        column.justify = "right"
+    for kind, name in (("AP", "AP"), ("AR", f"AR, {limit} detections")):
+        whole = metrics["AP"] if kind == "AP" else metrics[f"AR{limit}"]
+        numbers.add_row(name, number(whole), *(number(metrics[f"{kind}{size}"]) for size in "sml"))
+        if kind == "AP":
+            for at in ("AP50", "AP75"):
+                numbers.add_row(f"{kind} at IoU 0.{at[2:]}", number(metrics[at]))
+    for few, name in ((1, "AR, 1 detection"), (10, "AR, 10 detections")):
+        numbers.add_row(name, number(metrics[f"AR{few}"]))
+    classes = Table("category", "images", "objects", "detections", "AP", "AP50")
+    for column in classes.columns[1:]:
+        column.justify = "right"
+    rows = scores.classes
+    if len(rows) > MANY:
+        scored = sorted((r for r in rows if r.AP is not None), key=lambda r: -(r.AP or 0.0))
+        rows = tuple(scored[:10] + scored[-10:])
+    for row in rows:
+        classes.add_row(
+            row.name, str(row.images), str(row.truths), str(row.detections), number(row.AP), number(row.AP50)
+        )
+    return Group(numbers, classes, Text(summary(scores)))
+
+
+def number(value: float | None) -> str:
+    """Three decimals, or "n/a" where the number is undefined."""
+    return "n/a" if value is None else f"{value:.3f}"
+
+
+def summary(scores: Scores) -> str:
+    """One sentence: over what the means were taken, and what no number shows."""
+    metrics = scores.metrics
+    total = len(scores.classes)
+    text = (
+        f"{metrics['images']} images; means over {metrics['categories_scored']} of {total} categories; "
+        f"at most {metrics['detection_limit']} detections an image and category."
+    )
+    silent = [row for row in scores.classes if row.AP is None and row.detections]
+    if silent:
+        shown = ", ".join(row.name for row in silent[:5]) + (", ..." if len(silent) > 5 else "")
+        count = sum(row.detections for row in silent)
+        text += f" {count} detections of categories without any object ({shown}) count in no AP."
+    return text

@@ -1,0 +1,33 @@
+"""What a person reads on the terminal."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from detr_mini.evaluation.coco import score
+from detr_mini.evaluation.table import table
+from detr_mini.structures import Categories
+
+
+def shown(categories: Categories, results: list[dict]) -> str:
+    truth = {
+        "images": [{"id": 1}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "area": 100, "iscrowd": 0}],
+    }
+    console = Console(file=io.StringIO(), width=100)
+    table(score(truth, results, categories), "val", console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_an_undefined_number_reads_as_not_available() -> None:
+    text = shown(Categories((1, 2), ("bolt", "nut")), [])
+    assert "n/a" in text
+    assert "-1" not in text
+    assert "means over 1 of 2 categories" in text
+
+
+def test_thousands_of_categories_fit_on_a_screen() -> None:
+    many = Categories(tuple(range(1, 1001)), tuple(f"kind {i}" for i in range(1, 1001)))
+    assert len(shown(many, []).splitlines()) < 60
