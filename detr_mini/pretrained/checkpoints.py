@@ -1,0 +1,115 @@
+"""The one place that reads a checkpoint. Tensors and plain values only: a file that holds code is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detr_mini.errors import CheckpointError
+from detr_mini.structures import Categories
+
+REQUIRED = ("state_dict", "categories", "image", "config")
+"""Keys without which a checkpoint cannot be used. DESIGN's others are there for resuming."""
+PREFIX = "model."
+_LISTED = 10
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint file of ours, or of a run folder's best.ckpt (last.ckpt where there is no best).
+
+    Tensors are on the CPU. CheckpointError where nothing is there, where the file is cut off, and where it is no
+    checkpoint of detr-mini.
+    """
+    file = checkpoint_file(path)
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read ({error.strerror or error}); check the file's rights") from error
+    except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, KeyError, ...
+        raise CheckpointError(_unreadable(file)) from error
+    missing = [key for key in REQUIRED if not isinstance(content, Mapping) or key not in content]
+    if missing:
+        raise CheckpointError(
+            f"{file} is no checkpoint of detr-mini (it has no '{missing[0]}'); give a best.ckpt or last.ckpt of a run"
+        )
+    return dict(content)
+
+
+def checkpoint_file(path: str | Path) -> Path:
+    """The file that `path` means: itself, or the best.ckpt, else the last.ckpt, of the run folder it is."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        for name in ("best.ckpt", "last.ckpt"):
+            if (path / name).is_file():
+                return path / name
+        raise CheckpointError(f"the folder {path} holds neither best.ckpt nor last.ckpt; give a run folder or a file")
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}; check the path")
+    return path
+
+
+def _unreadable(file: Path) -> str:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        begins_as_archive = stream.read(4) == b"PK\x03\x04"
+    if not size:
+        return f"{file} is empty; the writing of this checkpoint was cut off, use another one"
+    if begins_as_archive and not _ends_as_archive(file):
+        return f"{file} is cut off after {size:,} bytes; copy it again, or use another checkpoint"
+    return f"{file} is no checkpoint of detr-mini: it is damaged, or holds more than tensors and plain values"
+
+
+def _ends_as_archive(file: Path) -> bool:
+    """Whether a zip file's directory is there, which stands at its end."""
+    with file.open("rb") as stream:
+        stream.seek(max(0, file.stat().st_size - 66_000))
+        return b"PK\x05\x06" in stream.read()
+
+
+def averaged_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The averaged weights by the model's own names, or the plain ones where no average was kept."""
+    averaged = checkpoint.get("averaged") or {}
+    if averaged.get("weights"):
+        return dict(averaged["weights"])
+    return model_weights(checkpoint)
+
+
+def model_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The plain weights by the model's own names."""
+    return {name[len(PREFIX) :]: v for name, v in checkpoint["state_dict"].items() if name.startswith(PREFIX)}
+
+
+def check_categories(checkpoint_categories: Categories, data_categories: Categories) -> None:
+    """CheckpointError, naming what differs, unless both have the same names. Ids are the data's own business."""
+    known, wanted = set(checkpoint_categories.names), set(data_categories.names)
+    if known == wanted:
+        return
+    parts = []
+    if wanted - known:
+        parts.append(f"it does not know {_listed(wanted - known)}")
+    if known - wanted:
+        parts.append(f"the data lack its {_listed(known - wanted)}")
+    raise CheckpointError(
+        f"the checkpoint was trained for {len(known)} other categories than the data's {len(wanted)}: "
+        f"{'; '.join(parts)}; use a checkpoint of these data, or train one"
+    )
+
+
+def check_knows(checkpoint_categories: Categories, names: Iterable[str]) -> None:
+    """CheckpointError, naming them, where `names` (categories with objects) are unknown to the checkpoint."""
+    unknown = set(names) - set(checkpoint_categories.names)
+    if unknown:
+        raise CheckpointError(
+            f"the data have objects of {_listed(unknown)}, which the checkpoint was not trained for (it knows "
+            f"{_listed(checkpoint_categories.names)}); use a checkpoint of these data, or train one"
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    more = f" and {len(ordered) - _LISTED} more" if len(ordered) > _LISTED else ""
+    return ", ".join(repr(name) for name in ordered[:_LISTED]) + more
