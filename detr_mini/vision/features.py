@@ -1,0 +1,17 @@
+"""What a backbone returns for each stride."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Features:
+    """A feature map, which of its cells are padding (None: none is), and how many pixels a cell is wide."""
+
+    tensor: Float[Tensor, "b c h w"]
+    padding_mask: Bool[Tensor, "b h w"] | None
+    stride: int

@@ -1,0 +1,86 @@
+"""Padding must not leak: an image in a padded batch gets exactly what it gets alone.
+
+Beyond the border of an image that stands alone a convolution sees zeros. `PaddingGuard` shows it the same zeros on
+padding, in a network that knows nothing of padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+def cells_on_padding(padding_mask: Bool[Tensor, "b h w"], stride: int) -> Bool[Tensor, "b hh ww"]:
+    """Which cells of a map with this stride are padding: those whose pixels all are.
+
+    So every image keeps at least one visible cell. Height and width must be multiples of `stride`.
+    """
+    b, h, w = padding_mask.shape
+    return padding_mask.reshape(b, h // stride, stride, w // stride, stride).all(4).all(2)
+
+
+class PaddingGuard:
+    """Hides the padding from every layer of a network that looks further than its own cell.
+
+    Convolutions with a kernel above 1 and poolings get zeros there (a max pooling must follow a ReLU: zero is then as
+    low as the border's minus infinity); global average pooling counts visible cells only. Layers find their mask by the
+    size of what they are given, so the canvas must be a multiple of the network's stride. Batch norms that still learn
+    their statistics count padding too: freeze them, or train on images of one size.
+
+    The mask is kept here during a forward pass: one network serves one thread at a time.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._masks: dict[tuple[int, int], Bool[Tensor, "b h w"]] = {}
+        self._padding_mask: Bool[Tensor, "b h w"] | None = None
+        # bound methods, so that a deep copy of the network comes with a guard of its own
+        for layer in network.modules():
+            if isinstance(layer, nn.AdaptiveAvgPool2d):
+                layer.register_forward_hook(self._average_visible)
+            elif isinstance(layer, nn.MaxPool2d) or (isinstance(layer, nn.Conv2d) and max(layer.kernel_size) > 1):
+                layer.register_forward_pre_hook(self._hide)
+
+    @contextmanager
+    def guarding(self, padding_mask: Bool[Tensor, "b h w"] | None) -> Iterator[None]:
+        """Within it, the network's input is padded where `padding_mask` says; None guards nothing and costs nothing."""
+        self._padding_mask = padding_mask
+        try:
+            yield
+        finally:
+            self._padding_mask = None
+            self._masks = {}
+
+    def cells(self, height: int, width: int) -> Bool[Tensor, "b {height} {width}"] | None:
+        """Which cells of a map of this size are padding, while guarding."""
+        mask = self._padding_mask
+        if mask is None:
+            return None
+        if (height, width) not in self._masks:
+            stride = mask.shape[1] // height
+            if (height * stride, width * stride) != tuple(mask.shape[1:]):
+                raise ValueError(
+                    f"a map of {height} x {width} cells does not divide an image of {mask.shape[1]} x {mask.shape[2]} "
+                    "pixels; pad images to a multiple of the model's stride"
+                )
+            self._masks[height, width] = cells_on_padding(mask, stride)
+        return self._masks[height, width]
+
+    def hide(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Zeros on padding."""
+        mask = self.cells(*x.shape[-2:])
+        return x if mask is None else x.masked_fill(mask[:, None], 0.0)
+
+    def _hide(self, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        return None if self._padding_mask is None else (self.hide(args[0]), *args[1:])
+
+    def _average_visible(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        if self._padding_mask is None:
+            return None
+        mask = self.cells(*args[0].shape[-2:])
+        assert mask is not None
+        visible = (~mask).sum((1, 2)).to(output.dtype)
+        return self.hide(args[0]).sum((2, 3), keepdim=True) / visible[:, None, None, None]
