@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     file = checkpoint_file(path)
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"{file} cannot be read ({error.strerror or error}); check the file's rights") from error
-    except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, KeyError, ...
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about foreign files, which the error speaks of
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise CheckpointError(f"{file} cannot be read; check the file's rights") from error
+    except Exception as error:  # torch raises RuntimeError, OSError, EOFError, UnpicklingError, KeyError, ...
         raise CheckpointError(_unreadable(file)) from error
     missing = [key for key in REQUIRED if not isinstance(content, Mapping) or key not in content]
     if missing:
