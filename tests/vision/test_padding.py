@@ -1,0 +1,101 @@
+"""Padding must not leak into any network."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from detr_mini.vision.padding import PaddingGuard, cells_on_padding
+
+SIZES = st.integers(1, 32)
+
+
+def padding_of(sizes: list[tuple[int, int]], height: int, width: int) -> torch.Tensor:
+    mask = torch.ones(len(sizes), height, width, dtype=torch.bool)
+    for row, (h, w) in enumerate(sizes):
+        mask[row, :h, :w] = False
+    return mask
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(SIZES, SIZES), min_size=1, max_size=3), st.sampled_from([1, 2, 4, 8, 16, 32]))
+def test_a_cell_is_padding_only_where_all_its_pixels_are(sizes: list[tuple[int, int]], stride: int) -> None:
+    cells = cells_on_padding(padding_of(sizes, 32, 32), stride)
+    up = -(-torch.tensor(sizes) // stride)
+    assert torch.equal((~cells[:, :, 0]).sum(1), up[:, 0])
+    assert torch.equal((~cells[:, 0]).sum(1), up[:, 1])
+
+
+@settings(deadline=None)
+@given(SIZES, SIZES)
+def test_cells_of_cells_are_cells(h: int, w: int) -> None:
+    mask = padding_of([(h, w)], 32, 32)
+    assert torch.equal(cells_on_padding(cells_on_padding(mask, 4), 8), cells_on_padding(mask, 32))
+
+
+def test_one_visible_pixel_keeps_one_cell_visible() -> None:
+    cells = cells_on_padding(padding_of([(1, 1)], 64, 96), 32)
+    assert (~cells).sum() == 1
+    assert not cells[0, 0, 0]
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2, 1),
+        nn.Conv2d(4, 4, 5, padding=4, dilation=2),
+        nn.AdaptiveAvgPool2d(1),
+    )
+
+
+@settings(deadline=None, max_examples=30)
+@given(SIZES, SIZES, st.integers(0, 2**31))
+def test_a_guarded_network_averages_what_it_sees_of_the_image_alone(h: int, w: int, seed: int) -> None:
+    net = network()
+    guard = PaddingGuard(net)
+    image = torch.randn(1, 3, h, w, generator=torch.Generator().manual_seed(seed))
+    padded = torch.full((2, 3, 32, 32), 7.0)  # what stands on padding does not matter
+    padded[:1, :, :h, :w] = image
+    alone = net(image)  # torch's own padding at its border, on an image of any size
+    with guard.guarding(padding_of([(h, w), (32, 32)], 32, 32)):
+        torch.testing.assert_close(net(padded)[:1], alone, rtol=1e-5, atol=1e-6)
+
+
+def test_a_guard_that_does_not_guard_changes_nothing() -> None:
+    x = torch.randn(2, 3, 32, 32)
+    plain, guarded = network(), network()
+    guard = PaddingGuard(guarded)
+    assert torch.equal(plain(x), guarded(x))
+    with guard.guarding(None):
+        assert torch.equal(plain(x), guarded(x))
+
+
+def test_a_deep_copy_has_a_guard_of_its_own() -> None:
+    class Guarded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network()
+            self.guard = PaddingGuard(self.net)
+
+        def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            with self.guard.guarding(mask):
+                return self.net(x)
+
+    first = Guarded()
+    second = copy.deepcopy(first)
+    x, mask = torch.randn(1, 3, 32, 32), padding_of([(20, 9)], 32, 32)
+    assert torch.equal(first(x, mask), second(x, mask))
+    assert not torch.equal(second(x, mask), second.net(x))
+
+
+def test_a_canvas_that_is_no_multiple_of_the_stride_is_refused() -> None:
+    net = network()
+    with PaddingGuard(net).guarding(padding_of([(20, 20)], 30, 30)), pytest.raises(ValueError, match="multiple of"):
+        net(torch.randn(1, 3, 30, 30))
