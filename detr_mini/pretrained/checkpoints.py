@@ -1,17 +1,18 @@
-"""The one place that reads a checkpoint. Tensors and plain values only: a file that holds code is refused."""
+"""The one reader of checkpoints. Tensors and plain values only: a file that holds code is refused, never run."""
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from detr_mini.errors import CheckpointError
 from detr_mini.structures import Categories
+from detr_mini.weights import load_weights
 
 REQUIRED = ("state_dict", "categories", "image", "config")
 """Keys without which a checkpoint cannot be used. DESIGN's others are there for resuming."""
@@ -29,10 +30,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about foreign files, which the error speaks of
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except PermissionError as error:
-        raise CheckpointError(f"{file} cannot be read; check the file's rights") from error
-    except Exception as error:  # torch raises RuntimeError, OSError, EOFError, UnpicklingError, KeyError, ...
+            content = load_weights(file)
+    except CheckpointError as error:
         raise CheckpointError(_unreadable(file)) from error
     missing = [key for key in REQUIRED if not isinstance(content, Mapping) or key not in content]
     if missing:
@@ -56,6 +55,8 @@ def checkpoint_file(path: str | Path) -> Path:
 
 
 def _unreadable(file: Path) -> str:
+    if not os.access(file, os.R_OK):
+        return f"{file} may not be read; check the file's rights"
     size = file.stat().st_size
     with file.open("rb") as stream:
         begins_as_archive = stream.read(4) == b"PK\x03\x04"

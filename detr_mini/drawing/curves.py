@@ -1,0 +1,135 @@
+"""How a training went, as one picture."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Series = tuple[list[float], list[float]]
+RATES = ("lr", "learning_rate", "rate")
+QUALITIES = ("AP", "AP50", "AP75")
+
+
+def curves(history_csv: str | Path, path: str | Path, title: str = "") -> None:
+    """Write one PNG from a history: losses (log scale), AP, learning rates, over the column `step` (else `epoch`).
+
+    A row holds what was measured at its step; empty fields are skipped. Columns are known by their names' last part
+    ("train/loss_box", "val/AP50", "lr/muon"). A panel without data says so.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg", force=False)
+    from matplotlib.figure import Figure
+
+    series = read_history(history_csv)
+    figure = Figure(figsize=(15, 4.6), dpi=110, layout="constrained", facecolor="white")
+    loss, quality, rate = figure.subplots(1, 3)
+    _panel(loss, "loss", _losses(series), log=True)
+    _panel(quality, "AP on val", {n: s for n, s in series.items() if _last(n) in QUALITIES}, points=True, least_top=1.0)
+    _panel(rate, "learning rate", {n: s for n, s in series.items() if _is_rate(n)}, log=True, smooth=False)
+    if title:
+        figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
+    figure.savefig(str(path), format="png")
+
+
+def read_history(history_csv: str | Path) -> dict[str, Series]:
+    """Each column that holds numbers: its steps and its values."""
+    with Path(history_csv).open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    names = list(rows[0]) if rows else []
+    axis = "step" if "step" in names else "epoch"
+    series: dict[str, Series] = {}
+    for name in names:
+        pairs = [(_number(row.get(axis)), _number(row.get(name))) for row in rows]
+        known = [(x, y) for x, y in pairs if x is not None and y is not None]
+        if known and name != axis:
+            series[name] = ([x for x, _ in known], [y for _, y in known])
+    return series
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _last(name: str) -> str:
+    return name.rsplit("/", 1)[-1]
+
+
+def _is_rate(name: str) -> bool:
+    return any(part.split("-")[0] in RATES for part in name.split("/"))
+
+
+def _losses(series: Mapping[str, Series]) -> dict[str, Series]:
+    """Losses above zero; the whole first, then its parts by their last values, the largest first, eight at most."""
+    found = {
+        n: s for n, s in series.items() if "loss" in n.lower() and max(s[1]) > 0 and not _last(n).endswith("_step")
+    }
+    whole = [n for n in found if _last(n) in ("loss", "total_loss", "loss_epoch")]
+    parts = sorted((n for n in found if n not in whole), key=lambda n: -found[n][1][-1])
+    return {n: found[n] for n in [*whole, *parts][:9]}
+
+
+def _panel(
+    axes: Any,
+    title: str,
+    series: Mapping[str, Series],
+    *,
+    log: bool = False,
+    smooth: bool = True,
+    points: bool = False,
+    least_top: float | None = None,
+) -> None:
+    axes.set_title(title, fontsize=11, loc="left", fontweight="bold")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.tick_params(labelsize=9)
+    if not series:
+        axes.text(0.5, 0.5, "nothing was recorded", ha="center", va="center", color="grey", transform=axes.transAxes)
+        axes.set(xticks=[], yticks=[])
+        return
+    for rank, (name, (x, y)) in enumerate(series.items()):
+        colour = f"C{rank % 10}"
+        main = rank == 0 or not log or not smooth
+        noisy = log and smooth and len(y) > 60
+        if noisy:
+            axes.plot(x, y, color=colour, alpha=0.18, linewidth=0.8)
+        axes.plot(
+            x, _smooth(y) if noisy else y, label=name, color=colour, linewidth=2.0 if main else 1.2,
+            marker="o" if (points and len(x) <= 40) or len(x) == 1 else None, markersize=3.5,
+        )  # fmt: skip
+        if points and len(y) > 1:
+            axes.annotate(f"{y[-1]:.3f}", (x[-1], y[-1]), xytext=(5, 0), textcoords="offset points", fontsize=8,
+                          color=colour, va="center", annotation_clip=False)  # fmt: skip
+    highest = max(max(y) for _, y in series.values())
+    if log and highest > 0:
+        _log_scale(axes, [v for _, y in series.values() for v in y if v > highest * 1e-4])
+    else:
+        axes.set_ylim(0, least_top or 1.08 * highest or 1)
+    axes.set_xlabel("step", fontsize=9)
+    axes.legend(fontsize=8, framealpha=0.7, edgecolor="none", ncols=2 if len(series) > 5 else 1)
+
+
+def _log_scale(axes: Any, values: Sequence[float]) -> None:
+    """Plain numbers at the ticks; zeros (a warm-up's start) do not stretch the scale."""
+    axes.set_yscale("log")
+    axes.set_ylim(min(values) / 1.2, max(values) * 1.2)
+    few = max(values) / min(values) < 50
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if few and f"{value:.0e}"[0] in "25" else "")
+
+
+def _smooth(values: Sequence[float], share: float = 0.04) -> list[float]:
+    """Running mean over the last `share` of all points, with fewer at the start."""
+    width = max(1, round(share * len(values)))
+    sums, smooth = 0.0, []
+    for i, value in enumerate(values):
+        sums += value - (values[i - width] if i >= width else 0.0)
+        smooth.append(sums / min(i + 1, width))
+    return smooth

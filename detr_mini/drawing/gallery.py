@@ -1,0 +1,84 @@
+"""One picture to judge a detector by: predictions beside the truth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from detr_mini.drawing.boxes import draw_detections, draw_truth
+from detr_mini.drawing.text import font, shortened
+from detr_mini.structures import Detections, Target
+
+PAPER, INK, FAINT, CARD = (246, 247, 249), (28, 32, 38), (108, 116, 128), (255, 255, 255)
+CELL, TALLEST = 400, 440
+"""Pixels of one picture's width, or of its height where that is reached first."""
+GAP, EDGE, CAPTION, HEADER = 14, 8, 26, 64
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image, what was found in it, and the truth."""
+
+    image: UInt8[Tensor, "3 h w"]
+    detections: Detections
+    target: Target
+    name: str
+
+
+def gallery(pairs: Sequence[Pair], path: str | Path, threshold: float = 0.5, title: str = "") -> None:
+    """Write one PNG: for each pair the truth at the left, the detections of at least `threshold` at the right."""
+    cards = [_card(pair, threshold) for pair in pairs] or [_text_card("no images")]
+    width = cards[0].width
+    columns = _columns(cards)
+    ends = [HEADER + GAP] * columns
+    places = []
+    for card in cards:  # each card goes under the shortest column
+        column = ends.index(min(ends))
+        places.append((GAP + column * (width + GAP), ends[column]))
+        ends[column] += card.height + GAP
+    sheet = Image.new("RGB", (columns * (width + GAP) + GAP, max(ends)), PAPER)
+    for card, place in zip(cards, places, strict=True):
+        sheet.paste(card, place)
+    pen = ImageDraw.Draw(sheet)
+    room = sheet.width - 2 * GAP
+    pen.text((GAP + 2, 26), shortened(title or "Predictions beside the truth", font(22), room), INK, font(22), "lm")
+    legend = f"left: truth · right: predictions with a score of at least {threshold:g}"
+    pen.text((GAP + 2, 52), shortened(legend, font(14), room), FAINT, font(14), "lm")
+    sheet.save(path, format="PNG")
+
+
+def _columns(cards: Sequence[Image.Image]) -> int:
+    """As many, up to 4, as bring the sheet nearest to 4:3."""
+    width, height = cards[0].width, sum(card.height for card in cards)
+    return min(range(1, min(4, len(cards)) + 1), key=lambda n: abs(math.log(n * n * width / height * 3 / 4)))
+
+
+def _card(pair: Pair, threshold: float) -> Image.Image:
+    found = pair.detections.above(threshold)
+    height, width = pair.image.shape[1:]
+    longest = round(min(CELL / width, TALLEST / height) * max(width, height))
+    left = draw_truth(pair.image, pair.target, found.categories, longest)
+    right = draw_detections(pair.image, found, longest)
+    card = Image.new("RGB", (2 * CELL + 3 * EDGE, left.height + 2 * EDGE + CAPTION), CARD)
+    card.paste(left, (EDGE + (CELL - left.width) // 2, EDGE))
+    card.paste(right, (2 * EDGE + CELL + (CELL - right.width) // 2, EDGE))
+    pen = ImageDraw.Draw(card)
+    objects = int((~pair.target.is_crowd).sum())
+    counts = f"{objects} true · {len(found)} found"
+    line = left.height + EDGE + CAPTION // 2 + 3
+    room = card.width - 24 - font(14).getlength(counts) - 12
+    pen.text((10, line), shortened(pair.name, font(14), room), INK, font(14), "lm")
+    pen.text((card.width - 10, line), shortened(counts, font(14), card.width - 20), FAINT, font(14), "rm")
+    return card
+
+
+def _text_card(text: str) -> Image.Image:
+    card = Image.new("RGB", (2 * CELL + 3 * EDGE, 60), CARD)
+    ImageDraw.Draw(card).text((CELL, 30), text, FAINT, font(16), "mm")
+    return card

@@ -1,0 +1,25 @@
+"""Letters for pictures."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import matplotlib
+from PIL import ImageFont
+
+
+@lru_cache(maxsize=64)
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic and many signs. `size` in pixels."""
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+
+
+def shortened(text: str, letters: ImageFont.FreeTypeFont, width: int | float) -> str:
+    """`text` on one line, or as much of it as fits into `width` pixels, with an ellipsis; empty where nothing fits."""
+    text = " ".join(text.split())
+    if letters.getlength(text) <= width:
+        return text
+    while text and letters.getlength(f"{text}…") > width:
+        text = text[:-1]
+    return f"{text.rstrip()}…" if text else ""
