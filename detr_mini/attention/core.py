@@ -13,9 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def scaled_dot(
-    query: Float[Tensor, "*batch m c"], key: Float[Tensor, "*batch n c"]
-) -> Float[Tensor, "*batch m n"]:
+def scaled_dot(query: Float[Tensor, "*batch m c"], key: Float[Tensor, "*batch n c"]) -> Float[Tensor, "*batch m n"]:
     """Similarity q k^T / sqrt(c) (Vaswani et al. 2017, eq. 1), in float32 at least: half precision overflows."""
     precise = torch.promote_types(query.dtype, torch.float32)
     query, key = query.to(precise) / math.sqrt(max(query.shape[-1], 1)), key.to(precise)
@@ -53,17 +51,19 @@ def attend(
     key: Float[Tensor, "*batch n c"],
     value: Float[Tensor, "*batch n d"],
     blocked: Bool[Tensor, "..."] | None = None,
+    dropout: float = 0.0,
 ) -> Float[Tensor, "*batch m d"]:
     """`attend_plain` through torch's fused kernel: no m x n matrix is kept.
 
-    `blocked` is True where a query must not look. A query that may look nowhere gets zeros, not NaN.
+    `blocked` is True where a query must not look. A query that may look nowhere gets zeros, not NaN. `dropout` is the
+    probability that a weight is set to zero (the others grow in turn), by torch's random state.
     """
     if key.shape[-2] == 0:
-        return query.new_zeros(*query.shape[:-1], value.shape[-1])
+        return attend_plain(query, key, value)
     if blocked is None:
-        return functional.scaled_dot_product_attention(query, key, value)
+        return functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
     blocked = blocked.expand(*query.shape[:-1], key.shape[-2])
     # A row of -inf has no softmax. Such a query looks everywhere instead, and its answer is taken back.
     nowhere = blocked.all(-1, keepdim=True)
-    answer = functional.scaled_dot_product_attention(query, key, value, attn_mask=~blocked | nowhere)
+    answer = functional.scaled_dot_product_attention(query, key, value, attn_mask=~blocked | nowhere, dropout_p=dropout)
     return answer.masked_fill(nowhere, 0.0)

@@ -13,14 +13,22 @@ class MultiHeadAttention(nn.Module):
     """Concat(head_1 .. head_H) W_O with head_i = attend(q W_i^Q, k W_i^K, v W_i^V) (Vaswani et al. 2017, sec. 3.2.2).
 
     `key_dim` and `value_dim` are the widths of the key's and value's set where they differ from the query's `dim`.
-    `dim` must be a multiple of `heads`.
+    `dim` must be a multiple of `heads`. `dropout`: in training, the probability that a weight is set to zero.
     """
 
-    def __init__(self, dim: int, heads: int, *, key_dim: int | None = None, value_dim: int | None = None) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        key_dim: int | None = None,
+        value_dim: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"dim {dim} is not a multiple of heads {heads}")
-        self.heads = heads
+        self.heads, self.dropout = heads, dropout
         self.q_proj = nn.Linear(dim, dim)
         self.k_proj = nn.Linear(key_dim or dim, dim)
         self.v_proj = nn.Linear(value_dim or dim, dim)
@@ -37,9 +45,10 @@ class MultiHeadAttention(nn.Module):
         value: Float[Tensor, "b n cv"],
         blocked: Bool[Tensor, "#b #m n"] | None = None,
     ) -> Float[Tensor, "b m c"]:
-        """`blocked` is True where a query must not look; a padding mask (b, n) of the keys is `padding_mask[:, None]`."""
+        """`blocked` is True where a query must not look; for a padding mask of the keys see `blocked_by_padding`."""
         q, k, v = self._split(self.q_proj(query)), self._split(self.k_proj(key)), self._split(self.v_proj(value))
-        heads = attend(q, k, v, None if blocked is None else blocked[:, None])
+        dropout = self.dropout if self.training else 0.0
+        heads = attend(q, k, v, None if blocked is None else blocked[:, None], dropout)
         return self.out_proj(heads.transpose(1, 2).flatten(2))
 
     def weights(
@@ -62,9 +71,7 @@ def blocked_by_padding(padding_mask: Bool[Tensor, "b n"] | None) -> Bool[Tensor,
     return None if padding_mask is None else padding_mask[:, None, :]
 
 
-def join_blocked(
-    a: Bool[Tensor, "..."] | None, b: Bool[Tensor, "..."] | None
-) -> Bool[Tensor, "..."] | None:
+def join_blocked(a: Bool[Tensor, "..."] | None, b: Bool[Tensor, "..."] | None) -> Bool[Tensor, "..."] | None:
     """Blocked where either mask says so."""
     if a is None or b is None:
         return a if b is None else b

@@ -9,9 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 
-def sine_code(
-    coordinate: Float[Tensor, "*n"], dim: int, temperature: float = 10000.0
-) -> Float[Tensor, "*n {dim}"]:
+def sine_code(coordinate: Float[Tensor, "*n"], dim: int, temperature: float = 10000.0) -> Float[Tensor, "*n {dim}"]:
     """sin and cos, interleaved, of `coordinate` at dim / 2 wavelengths (Vaswani et al. 2017, sec. 3.5). `dim` is even.
 
     Wavelengths run from 2 pi to 2 pi `temperature`, in units of the coordinate.
