@@ -29,7 +29,7 @@ class ImageCache:
     It lies in anonymous shared memory, so forked workers share one copy. A process that was not forked has none.
     """
 
-    def __init__(self, sizes: Sequence[tuple[int, int]], megabytes: float) -> None:
+    def __init__(self, sizes: Sequence[tuple[int, int]], megabytes: int | float) -> None:
         ends = np.cumsum([3 * height * width for height, width in sizes], dtype=np.int64)
         self.images = int(np.searchsorted(ends, megabytes * 2**20, side="right"))
         self.bytes = int(ends[self.images - 1]) if self.images else 0
@@ -67,7 +67,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         mean: Sequence[float],
         std: Sequence[float],
         augment: Augment | None = None,
-        cache_megabytes: float = 0,
+        cache_megabytes: int | float = 0,
     ) -> None:
         self.coco = coco
         self.augment = augment

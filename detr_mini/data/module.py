@@ -52,7 +52,7 @@ class DetectionData(pl.LightningDataModule):
         eval_batch_size: int | None = None,
         workers: int = 0,
         augment: Sequence[Any] = (),
-        cache_megabytes: float = 0,
+        cache_megabytes: int | float = 0,
         on_bad_box: str = "drop",
         on_missing: str = "refuse",
         on_wrong_size: str = "refuse",
@@ -174,15 +174,15 @@ class DetectionData(pl.LightningDataModule):
             )
         return self._loader(dataset, self.train_batches)
 
-    def val_dataloader(self) -> BatchLoader:
+    def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """Every val image once, in order; this rank's share."""
         return self._evaluation_loader("val")
 
-    def test_dataloader(self) -> BatchLoader:
+    def test_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """Every test image once, in order; this rank's share."""
         return self._evaluation_loader("test")
 
-    def _evaluation_loader(self, name: str) -> Any:
+    def _evaluation_loader(self, name: str) -> BatchLoader | list[BatchLoader]:
         if name not in self.sets:
             return []  # Lightning's word for "no such split": training without val
         dataset = self.dataset(name)

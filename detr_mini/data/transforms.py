@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from detr_mini.boxes import cxcywh_to_xyxy, scale_boxes, xyxy_to_cxcywh
+from detr_mini.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from detr_mini.errors import ConfigError
 from detr_mini.structures import Target
 
@@ -49,8 +49,7 @@ class Augment:
         """The augmented image and target, and how many boxes fell outside of it."""
         if not self.transforms:
             return image, target, 0
-        height, width = image.shape[1:]
-        boxes = scale_boxes(cxcywh_to_xyxy(target.boxes), width, height)
+        boxes = cxcywh_to_xyxy(target.boxes) * _corners(image)
         kept = torch.arange(len(boxes))
         generator = torch.default_generator
         state = generator.get_state()
@@ -63,8 +62,7 @@ class Augment:
                     image, boxes = transform(image, boxes)
         finally:
             generator.set_state(state)
-        height, width = image.shape[1:]
-        limit = torch.tensor([width, height, width, height], dtype=boxes.dtype)
+        limit = _corners(image)
         boxes = boxes.clamp(min=0).minimum(limit)
         inside = ((boxes[:, 2:] - boxes[:, :2]) >= LEAST_SIDE).all(1)
         if not bool(inside.all()):
@@ -92,6 +90,12 @@ def _apply_v2(
     return out["image"].as_subclass(Tensor), out["boxes"].as_subclass(Tensor), out["labels"]
 
 
+def _corners(image: Tensor) -> Float[Tensor, "4"]:
+    """(width, height, width, height)."""
+    height, width = image.shape[1:]
+    return torch.tensor([width, height, width, height], dtype=torch.float32)
+
+
 def _chance(p: float) -> bool:
     return float(torch.rand(())) < p
 
@@ -99,7 +103,7 @@ def _chance(p: float) -> bool:
 class RandomHorizontalFlip:
     """Left becomes right with probability `p`."""
 
-    def __init__(self, p: float = 0.5) -> None:
+    def __init__(self, p: int | float = 0.5) -> None:
         self.p = p
 
     def __call__(self, image: UInt8[Tensor, "3 h w"], boxes: Float[Tensor, "n 4"]) -> Sample:
@@ -113,7 +117,7 @@ class RandomHorizontalFlip:
 class RandomVerticalFlip:
     """Above becomes below with probability `p`."""
 
-    def __init__(self, p: float = 0.5) -> None:
+    def __init__(self, p: int | float = 0.5) -> None:
         self.p = p
 
     def __call__(self, image: UInt8[Tensor, "3 h w"], boxes: Float[Tensor, "n 4"]) -> Sample:
@@ -127,7 +131,7 @@ class RandomVerticalFlip:
 class RandomTranspose:
     """Rows become columns with probability `p`; with both flips, all eight views of a square are equally likely."""
 
-    def __init__(self, p: float = 0.5) -> None:
+    def __init__(self, p: int | float = 0.5) -> None:
         self.p = p
 
     def __call__(self, image: UInt8[Tensor, "3 h w"], boxes: Float[Tensor, "n 4"]) -> Sample:
@@ -146,7 +150,7 @@ class RandomChannelPermutation:
 class RandomInversion:
     """The negative, with probability `p`: for data where colour says nothing about the class."""
 
-    def __init__(self, p: float = 0.5) -> None:
+    def __init__(self, p: int | float = 0.5) -> None:
         self.p = p
 
     def __call__(self, image: UInt8[Tensor, "3 h w"], boxes: Float[Tensor, "n 4"]) -> Sample:
@@ -162,7 +166,7 @@ class RandomScaleCrop:
     model's size makes things s times as large. A box whose centre lies outside the window goes (Liu et al. 2016).
     """
 
-    def __init__(self, least: float = 0.5, most: float = 2.0, fill: int = 118) -> None:
+    def __init__(self, least: int | float = 0.5, most: int | float = 2.0, fill: int = 118) -> None:
         if not 0 < least <= most:
             raise ConfigError(f"RandomScaleCrop needs 0 < least <= most, not least={least} and most={most}")
         self.log_range = torch.tensor([least, most]).log().tolist()

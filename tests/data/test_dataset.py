@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from detr_mini.data.coco import CocoSet, read_coco
+from detr_mini.data.dataset import BatchLoader, DetectionDataset, ImageCache
+from detr_mini.data.samplers import EvaluationBatches, TrainBatches
+from detr_mini.data.transforms import Augment, RandomHorizontalFlip, RandomInversion, RandomScaleCrop
+from detr_mini.errors import DataError
+from detr_mini.structures import Batch
+
+INPUT = {"size": 64, "shorter_side": None, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+
+
+@pytest.fixture
+def coco(scenes_root: Path) -> CocoSet:
+    return read_coco(scenes_root / "annotations" / "train.json", scenes_root / "train")
+
+
+def batches_of(coco: CocoSet, workers: int, epochs: tuple[int, ...], cache: float = 1) -> list[Batch]:
+    augment = Augment([RandomHorizontalFlip(), RandomInversion(), RandomScaleCrop(0.5, 2.0)], seed=4)
+    dataset = DetectionDataset(coco, **INPUT, augment=augment, cache_megabytes=cache)  # type: ignore[arg-type]
+    sampler = TrainBatches(len(dataset), 5, seed=4)
+    loader = BatchLoader(dataset, sampler, stride=32, workers=workers, pin_memory=False)
+    batches = []
+    for epoch in epochs:
+        sampler.set_epoch(epoch)
+        batches += list(loader)
+    return batches
+
+
+def assert_same(a: list[Batch], b: list[Batch]) -> None:
+    assert [x.image_ids for x in a] == [x.image_ids for x in b]
+    for x, y in zip(a, b, strict=True):
+        assert torch.equal(x.images, y.images)
+        assert torch.equal(x.padding_mask, y.padding_mask)
+        assert torch.equal(x.packed.boxes, y.packed.boxes)
+        assert torch.equal(x.packed.labels, y.packed.labels)
+        assert x.packed.counts == y.packed.counts
+
+
+def test_the_number_of_workers_changes_nothing(coco: CocoSet) -> None:
+    assert_same(batches_of(coco, 0, (0, 1, 2)), batches_of(coco, 2, (0, 1, 2)))
+
+
+def test_the_cache_changes_nothing(coco: CocoSet) -> None:
+    assert_same(batches_of(coco, 0, (0, 1), cache=0), batches_of(coco, 0, (0, 1), cache=0.05))
+
+
+def test_an_epoch_does_not_depend_on_those_before(coco: CocoSet) -> None:
+    assert_same(batches_of(coco, 0, (0, 1))[3:], batches_of(coco, 0, (1,)))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_loading_leaves_torch_s_random_state_alone(coco: CocoSet, workers: int) -> None:
+    before = torch.get_rng_state()
+    batches_of(coco, workers, (0,))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_cache_stops_at_its_limit() -> None:
+    sizes = [(100, 100)] * 10
+    cache = ImageCache(sizes, 4 * 30_000 / 2**20)
+    assert (cache.images, cache.bytes) == (4, 120_000)
+    image = torch.randint(0, 256, (3, 100, 100), dtype=torch.uint8)
+    for index in range(10):
+        assert cache.get(index) is None
+        cache.put(index, image)
+    assert [cache.get(index) is not None for index in range(10)] == [True] * 4 + [False] * 6
+    kept = cache.get(3)
+    assert kept is not None
+    assert torch.equal(kept, image)
+    assert ImageCache(sizes, 0).images == 0
+
+
+def test_a_cache_that_is_sent_elsewhere_is_empty() -> None:
+    cache = pickle.loads(pickle.dumps(ImageCache([(2, 2)], 1)))
+    assert cache.get(0) is None
+    cache.put(0, torch.zeros(3, 2, 2, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.timeout(60)
+def test_a_file_that_breaks_while_training_is_named_in_one_sentence(
+    tmp_path: Path, coco: CocoSet, workers: int
+) -> None:
+    from dataclasses import replace
+
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(coco.records[2].path.read_bytes()[:2000])
+    records = tuple(replace(r, path=broken) if i == 2 else r for i, r in enumerate(coco.records))
+    dataset = DetectionDataset(replace(coco, records=records), **INPUT)  # type: ignore[arg-type]
+    loader = BatchLoader(dataset, EvaluationBatches(16, 4), stride=1, workers=workers, pin_memory=False)
+    with pytest.raises(DataError, match=r"broken\.png cannot be decoded") as error:
+        list(loader)
+    assert "\n" not in str(error.value)
+
+
+def test_boxes_that_a_crop_loses_are_counted_in_every_process(coco: CocoSet) -> None:
+    counts = []
+    for workers in (0, 2):
+        dataset = DetectionDataset(coco, **INPUT, augment=Augment([RandomScaleCrop(3, 4)], 0))  # type: ignore[arg-type]
+        for _ in BatchLoader(dataset, TrainBatches(16, 4, seed=0), stride=1, workers=workers, pin_memory=False):
+            pass
+        counts.append(dataset.boxes_cropped_away)
+    assert counts[0] == counts[1] > 0

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detr_mini.data.samplers import EvaluationBatches, TrainBatches
+from detr_mini.errors import DataError
+
+images, batch_sizes, worlds = st.integers(4, 60), st.integers(1, 20), st.integers(1, 4)
+
+
+def epoch_of(batches: TrainBatches, epoch: int) -> list[list[int]]:
+    batches.set_epoch(epoch)
+    keys = list(batches)
+    assert all(e == epoch for batch in keys for _, e in batch)
+    return [[index for index, _ in batch] for batch in keys]
+
+
+@given(images, batch_sizes, worlds)
+def test_ranks_share_an_epoch_without_repeating_an_image(images: int, batch_size: int, world: int) -> None:
+    ranks = [TrainBatches(images, batch_size, seed=1, rank=r, world=world) for r in range(world)]
+    epochs = [epoch_of(rank, 3) for rank in ranks]
+    flat = [index for epoch in epochs for batch in epoch for index in batch]
+    assert len(set(flat)) == len(flat)
+    assert len({len(epoch) for epoch in epochs}) == 1
+    assert all(len(rank) == len(epoch) for rank, epoch in zip(ranks, epochs, strict=True))
+    assert len({len(batch) for epoch in epochs for batch in epoch}) == 1
+    assert images - len(flat) < world * batch_size
+
+
+@given(images, batch_sizes, st.integers(0, 5), st.integers(0, 5))
+def test_a_resumed_epoch_is_the_rest_of_the_whole_one(images: int, batch_size: int, epoch: int, start: int) -> None:
+    whole = epoch_of(TrainBatches(images, batch_size, seed=1), epoch)
+    resumed = TrainBatches(images, batch_size, seed=1)
+    resumed.resume_at(epoch, start)
+    assert epoch_of(resumed, epoch) == whole[start:]
+    assert len(resumed) == len(whole)
+    assert epoch_of(resumed, epoch + 1) == epoch_of(TrainBatches(images, batch_size, seed=1), epoch + 1)
+
+
+def test_the_order_is_a_function_of_seed_and_epoch() -> None:
+    batches = TrainBatches(50, 5, seed=1)
+    assert epoch_of(batches, 2) == epoch_of(TrainBatches(50, 5, seed=1), 2)
+    assert epoch_of(batches, 2) != epoch_of(batches, 3)
+    assert epoch_of(batches, 2) != epoch_of(TrainBatches(50, 5, seed=2), 2)
+
+
+def test_what_is_left_out_changes_with_the_epoch() -> None:
+    batches = TrainBatches(10, 4, seed=0)
+    seen = [{i for batch in epoch_of(batches, epoch) for i in batch} for epoch in range(8)]
+    assert set.union(*seen) == set(range(10))
+
+
+def test_two_ranks_make_the_batch_of_one() -> None:
+    one = epoch_of(TrainBatches(64, 8, seed=0), 1)
+    two = [epoch_of(TrainBatches(64, 4, seed=0, rank=r, world=2), 1) for r in range(2)]
+    assert [set(batch) for batch in one] == [set(a) | set(b) for a, b in zip(*two, strict=True)]
+
+
+def test_fewer_images_than_a_batch_make_one_batch() -> None:
+    assert [sorted(batch) for batch in epoch_of(TrainBatches(3, 16, seed=0), 0)] == [[0, 1, 2]]
+
+
+def test_fewer_images_than_processes_are_refused() -> None:
+    with pytest.raises(DataError, match="cannot be shared by 4 processes"):
+        TrainBatches(3, 1, seed=0, world=4)
+
+
+@given(st.integers(1, 60), batch_sizes, worlds)
+def test_evaluation_sees_every_image_once(images: int, batch_size: int, world: int) -> None:
+    ranks = [EvaluationBatches(images, batch_size, rank=r, world=world) for r in range(world)]
+    keys = [list(rank) for rank in ranks]
+    assert sorted(index for rank in keys for batch in rank for index, _ in batch) == list(range(images))
+    assert [len(rank) for rank in ranks] == [len(k) for k in keys]
