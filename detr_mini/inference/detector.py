@@ -1,0 +1,171 @@
+"""The public face: a trained detector that takes any kind of image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, overload
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+from detr_mini.data.collate import collate
+from detr_mini.data.images import _to_rgb_tensor, load_image, to_model_input
+from detr_mini.errors import CheckpointError, ConfigError, DataError, UserError
+from detr_mini.evaluation.predict import detect_batches
+from detr_mini.models.build import build_model
+from detr_mini.pretrained.checkpoints import averaged_weights, checkpoint_file, read_checkpoint
+from detr_mini.structures import Batch, Categories, Detections, Target
+
+ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
+"""A file; a PIL image; uint8 (H, W, 3) or (H, W); uint8 (3, H, W), or float (3, H, W) in [0, 1]. RGB throughout."""
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> Detector:
+    """The detector in a checkpoint (best.ckpt, last.ckpt, or a run folder), with its averaged weights, on `device`.
+
+    CheckpointError where it cannot be read or its weights do not fit its own config. Nothing is downloaded.
+    """
+    return from_checkpoint(read_checkpoint(path), str(checkpoint_file(path)), device)
+
+
+def from_checkpoint(checkpoint: Mapping[str, Any], name: str, device: str | torch.device = "cpu") -> Detector:
+    """The detector in a checkpoint that was read; `name` stands in errors. See `load`."""
+    categories = Categories.from_dict(checkpoint["categories"])
+    config = checkpoint["config"]
+    try:
+        backbone = {**config["backbone"]}
+        if "weights" in backbone:
+            backbone["weights"] = "none"  # they are replaced in a moment
+        model = build_model(config["model"], backbone, len(categories))
+        model.load_state_dict(averaged_weights(checkpoint))
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"the config in {name} has no part {error}; train anew with this version") from error
+    except ConfigError as error:
+        raise CheckpointError(f"{name} cannot be used: {error}") from error
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()
+        raise CheckpointError(
+            f"the weights in {name} do not fit the model of its config ({reason[1 % len(reason)].strip()[:200]}); "
+            "was it written by another version?"
+        ) from error
+    return Detector(model, categories, checkpoint["image"], device)
+
+
+class Detector:
+    """A model with all that it needs to take images: categories, size, normalisation."""
+
+    def __init__(
+        self, model: nn.Module, categories: Categories, image: Mapping[str, Any], device: str | torch.device = "cpu"
+    ) -> None:
+        """`image`: size, shorter_side, mean and std, as in a checkpoint (`data.images.to_model_input`)."""
+        self.device = usable_device(device)
+        self.model = model.eval().to(self.device)
+        self.categories = categories
+        self.image = {key: image[key] for key in ("size", "shorter_side", "mean", "std")}
+
+    @overload
+    def detect(
+        self,
+        images: ImageLike,
+        caption: str | None = None,
+        threshold: float | int = 0.5,
+        limit: int = 100,
+        batch_size: int = 8,
+    ) -> Detections: ...
+    @overload
+    def detect(
+        self,
+        images: list[Any] | tuple[Any, ...],
+        caption: str | None = None,
+        threshold: float | int = 0.5,
+        limit: int = 100,
+        batch_size: int = 8,
+    ) -> list[Detections]: ...
+    def detect(
+        self,
+        images: ImageLike | list[Any] | tuple[Any, ...],
+        caption: str | None = None,
+        threshold: float | int = 0.5,
+        limit: int = 100,
+        batch_size: int = 8,
+    ) -> Detections | list[Detections]:
+        """What is in an image, or in each of a list: boxes in its own upright pixels, best first.
+
+        `threshold`: the least score. `limit`: so many an image at most. `batch_size`: images that go through the model
+        together; it changes nothing in the result. DataError where an image cannot be used; UserError for a `caption`,
+        which needs a detector trained with captions.
+        """
+        if caption is not None:
+            raise UserError("this detector was trained without captions; leave the caption out")
+        one = not isinstance(images, list | tuple)
+        given = list(images) if isinstance(images, list | tuple) else [images]
+        found = detect_batches(
+            self.model, self._batches(given, batch_size), self.categories, self.device, limit, progress=False
+        )
+        kept = [found[i].above(float(threshold)) for i in range(len(given))]
+        return kept[0] if one else kept
+
+    def _batches(self, images: Sequence[ImageLike], batch_size: int) -> Iterator[Batch]:
+        stride = int(self.model.stride)  # type: ignore[arg-type]
+        for start in range(0, len(images), max(1, batch_size)):
+            pixels = [as_tensor(image) for image in images[start : start + max(1, batch_size)]]
+            inputs = [to_model_input(image, **self.image) for image in pixels]
+            targets = [_no_truth(start + i, image.shape[1], image.shape[2]) for i, image in enumerate(pixels)]
+            yield collate(inputs, targets, stride)
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """`device`, or a UserError where this machine has no such device."""
+    try:
+        wanted = torch.device(device)
+        torch.empty(1, device=wanted)
+    except Exception as error:  # torch raises RuntimeError, AssertionError, NotImplementedError
+        raise UserError(f"the device '{device}' cannot be used on this machine; use cpu") from error
+    return wanted
+
+
+def as_tensor(image: ImageLike) -> UInt8[Tensor, "3 h w"]:
+    """Any kind of image as upright RGB. DataError where it is none."""
+    if isinstance(image, str | Path):
+        return load_image(image)
+    if isinstance(image, Image.Image):
+        try:
+            return _to_rgb_tensor(ImageOps.exif_transpose(image))
+        except OSError as error:
+            raise DataError(f"the image {getattr(image, 'filename', '')} cannot be decoded ({error})") from error
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    if isinstance(image, Tensor):
+        return _from_tensor(image)
+    raise DataError(f"an image is a path, a PIL image, an array (H, W, 3) or a tensor (3, H, W), not {type(image)}")
+
+
+def _from_array(image: np.ndarray) -> UInt8[Tensor, "3 h w"]:
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+        raise DataError(f"an array image is uint8 (H, W, 3) in RGB or (H, W), not {image.dtype} {image.shape}")
+    if image.size == 0:
+        raise DataError(f"an image of {image.shape} has no pixels")
+    grey_or_rgb = torch.tensor(image)  # a copy: the array may be read-only, or turned
+    if image.ndim == 2:
+        return grey_or_rgb.expand(3, -1, -1).contiguous()
+    return grey_or_rgb.permute(2, 0, 1).contiguous()
+
+
+def _from_tensor(image: Tensor) -> UInt8[Tensor, "3 h w"]:
+    if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
+        raise DataError(f"a tensor image is (3, H, W), not {tuple(image.shape)}")
+    image = image.detach().cpu()
+    if image.dtype == torch.uint8:
+        return image
+    if not image.is_floating_point() or not bool(((image >= 0) & (image <= 1)).all()):
+        raise DataError(f"a tensor image is uint8, or float in [0, 1] and not normalised; this one is {image.dtype}")
+    return (image * 255).round().to(torch.uint8)
+
+
+def _no_truth(image_id: int, height: int, width: int) -> Target:
+    none: Float[Tensor, "0"] = torch.zeros(0)
+    return Target(none.reshape(0, 4), none.long(), image_id, (height, width), none.bool(), none)

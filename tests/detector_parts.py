@@ -1,0 +1,38 @@
+"""An untrained detector, and a checkpoint of it as training writes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from detr_mini.models.build import build_model
+from detr_mini.structures import Categories
+
+CATEGORIES = Categories((3, 7, 20), ("bolt", "nut", "washer"))
+IMAGE: dict[str, Any] = {"size": 64, "shorter_side": None, "mean": [0.5] * 3, "std": [0.25] * 3}
+MODEL = {"_target_": "detr_mini.models.mini.MiniDETR", "dim": 32, "heads": 2, "feedforward": 32, "queries": 8,
+         "sample_channels": 8}  # fmt: skip
+BACKBONE = {"_target_": "detr_mini.vision.convnet.ConvNet", "channels": [8, 16, 32], "blocks": [1, 1, 1]}
+
+
+def untrained() -> nn.Module:
+    torch.manual_seed(0)
+    model = build_model(MODEL, BACKBONE, len(CATEGORIES))
+    with torch.no_grad():  # an untrained model says nearly the same of everything: make it speak up
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def checkpoint_of(model: nn.Module, categories: Categories = CATEGORIES, **config: Any) -> dict[str, Any]:
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    return {
+        "state_dict": {f"model.{name}": torch.zeros_like(value) for name, value in weights.items()},
+        "averaged": {"weights": weights, "updates": 1},
+        "categories": categories.to_dict(),
+        "image": IMAGE,
+        "recipe": "test",
+        "config": {"model": MODEL, "backbone": BACKBONE, **config},
+    }
