@@ -1,0 +1,92 @@
+"""DETR as published (Carion et al. 2020, "End-to-end object detection with transformers").
+
+image -> backbone -> encoder over the deepest feature map -> decoder with learned object queries -> classes and boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from detr_mini.attention.multihead import blocked_by_padding
+from detr_mini.attention.positions import sine_positions_2d
+from detr_mini.models.denoising import DenoisingQueries
+from detr_mini.models.heads import softmax_detections
+from detr_mini.models.layers import BoxMLP, Transformer
+from detr_mini.structures import AttentionMaps, Categories, Detections, DetectorOutput, Prediction
+
+
+class DETR(nn.Module):
+    """The model of 2020; the defaults are its sizes. Uses the backbone's deepest stride only.
+
+    A backbone with a dilated last stage makes it DETR-DC5. Class `num_classes` (the last) is "no object".
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        num_classes: int,
+        dim: int = 256,
+        heads: int = 8,
+        feedforward: int = 2048,
+        encoder_layers: int = 6,
+        decoder_layers: int = 6,
+        queries: int = 100,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        strides: Sequence[int] = backbone.strides  # type: ignore[assignment]
+        channels: Sequence[int] = backbone.channels  # type: ignore[assignment]
+        self.num_classes, self.dim, self.queries = num_classes, dim, queries
+        self.stride = strides[-1]
+        self.backbone = backbone
+        self.input_proj = nn.Conv2d(channels[-1], dim, 1)
+        self.transformer = Transformer(dim, heads, feedforward, encoder_layers, decoder_layers, dropout)
+        self.query_embed = nn.Embedding(queries, dim)
+        self.class_embed = nn.Linear(dim, num_classes + 1)
+        self.bbox_embed = BoxMLP(dim)
+
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        padding_mask: Bool[Tensor, "b h w"] | None = None,
+        denoising: DenoisingQueries | None = None,
+        need_attention: bool = False,
+    ) -> DetectorOutput:
+        """Logits (b, queries, num_classes + 1) and boxes (cxcywh in [0, 1] of each image without its padding).
+
+        `padding_mask` is True on padding, None where nothing is padded. Height and width are multiples of `stride`.
+        ValueError where `denoising` is given: this model has none.
+        """
+        if denoising is not None:
+            raise ValueError("DETR of 2020 has no denoising queries; give None")
+        top = self.backbone(images, padding_mask)[-1]
+        x = self.input_proj(top.tensor)
+        b, _, h, w = x.shape
+        cells = x.new_zeros(b, h, w, dtype=torch.bool) if top.padding_mask is None else top.padding_mask
+        position = sine_positions_2d(cells, self.dim).flatten(1, 2).to(self.query_embed.weight.dtype)
+        blocked = None if top.padding_mask is None else blocked_by_padding(cells.flatten(1))
+        memory = self.transformer.encoder(x.flatten(2).transpose(1, 2), position, blocked)
+        query_position = self.query_embed.weight.expand(b, -1, -1)
+        content = torch.zeros_like(query_position)
+        layers, maps = self.transformer.decoder(content, query_position, memory, position, blocked, need_attention)
+        predictions = [self._predict(features) for features in layers]
+        return DetectorOutput(
+            logits=predictions[-1].logits,
+            boxes=predictions[-1].boxes,
+            auxiliary=tuple(predictions[:-1]),
+            attention=AttentionMaps(tuple(maps), (h, w)) if need_attention else None,
+        )
+
+    def postprocess(
+        self, output: DetectorOutput, sizes: Sequence[tuple[int, int]], categories: Categories, limit: int = 100
+    ) -> list[Detections]:
+        """Detections of each image in pixels of its original `sizes` (height, width)."""
+        return softmax_detections(output, sizes, categories, limit)
+
+    def _predict(self, features: Float[Tensor, "b q c"]) -> Prediction:
+        return Prediction(self.class_embed(features).float(), self.bbox_embed(features).float().sigmoid())

@@ -1,0 +1,67 @@
+"""Sine codes: the published numbers, and that padding moves nothing."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detr_mini.attention.positions import sine_box_code, sine_code, sine_positions_2d
+
+QUICK = settings(deadline=None, max_examples=40)
+SIZES = st.integers(1, 12)
+
+
+@QUICK
+@given(SIZES, SIZES, st.integers(0, 9), st.integers(0, 9))
+def test_a_padded_image_has_the_positions_of_the_image_alone(h: int, w: int, below: int, right: int) -> None:
+    mask = torch.ones(2, h + below, w + right, dtype=torch.bool)
+    mask[:, :h, :w] = False
+    mask[1] = False
+    alone = sine_positions_2d(torch.zeros(1, h, w, dtype=torch.bool), 16)
+    torch.testing.assert_close(sine_positions_2d(mask, 16)[0, :h, :w], alone[0], rtol=0, atol=1e-6)
+
+
+def published_positions(padding_mask: torch.Tensor, features: int) -> torch.Tensor:
+    """The original DETR's PositionEmbeddingSine, with its loops and its layout (b, 2 features, h, w)."""
+    b, h, w = padding_mask.shape
+    out = torch.zeros(b, 2 * features, h, w)
+    visible = (~padding_mask).float()
+    for part, axis in enumerate((1, 2)):
+        count = visible.cumsum(axis)
+        last = count[:, -1:, :] if axis == 1 else count[:, :, -1:]
+        place = count / (last + 1e-6) * 2 * math.pi
+        for i in range(features):
+            angle = place / 10000 ** (2 * (i // 2) / features)
+            out[:, part * features + i] = angle.sin() if i % 2 == 0 else angle.cos()
+    return out
+
+
+def test_positions_are_the_published_ones() -> None:
+    mask = torch.zeros(2, 5, 7, dtype=torch.bool)
+    mask[1, 3:], mask[1, :, 4:] = True, True
+    ours = sine_positions_2d(mask, 32).permute(0, 3, 1, 2)
+    torch.testing.assert_close(ours, published_positions(mask, 16), rtol=0, atol=1e-5)
+
+
+@QUICK
+@given(st.floats(-50, 50), st.floats(-50, 50), st.floats(-50, 50))
+def test_the_similarity_of_two_codes_depends_on_their_distance_only(a: float, b: float, shift: float) -> None:
+    codes = sine_code(torch.tensor([a, b, a + shift, b + shift], dtype=torch.float64), 32)
+    torch.testing.assert_close(codes[0] @ codes[1], codes[2] @ codes[3], rtol=0, atol=1e-4)
+    torch.testing.assert_close(codes[0] @ codes[0], codes.new_tensor(16.0), rtol=0, atol=1e-6)
+
+
+def test_sine_and_cosine_take_turns() -> None:
+    code = sine_code(torch.tensor([0.0, 2.0]), 4, temperature=100.0)
+    expected = [[0, 1, 0, 1], [math.sin(2), math.cos(2), math.sin(0.2), math.cos(0.2)]]
+    torch.testing.assert_close(code, torch.tensor(expected))
+
+
+def test_a_box_code_is_the_codes_of_its_four_numbers() -> None:
+    boxes = torch.rand(2, 3, 4)
+    code = sine_box_code(boxes, 32)
+    assert code.shape == (2, 3, 32)
+    torch.testing.assert_close(code[..., 8:16], sine_code(boxes[..., 1] * 2 * math.pi, 8, temperature=20.0))
