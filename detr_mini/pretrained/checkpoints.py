@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,13 +103,13 @@ def check_categories(checkpoint_categories: Categories, data_categories: Categor
     )
 
 
-def check_knows(checkpoint_categories: Categories, names: Iterable[str]) -> None:
-    """CheckpointError, naming them, where `names` (categories with objects) are unknown to the checkpoint."""
-    unknown = set(names) - set(checkpoint_categories.names)
+def check_knows(known: Sequence[str], names: Iterable[str]) -> None:
+    """CheckpointError where `names` (of categories with objects) are not among a checkpoint's `known` ones."""
+    unknown = set(names) - set(known)
     if unknown:
         raise CheckpointError(
             f"the data have objects of {_listed(unknown)}, which the checkpoint was not trained for (it knows "
-            f"{_listed(checkpoint_categories.names)}); use a checkpoint of these data, or train one"
+            f"{_listed(known)}); use a checkpoint of these data, or train one"
         )
 
 

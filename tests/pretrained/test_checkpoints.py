@@ -124,6 +124,6 @@ def test_other_categories_are_named() -> None:
 
 
 def test_objects_of_unknown_categories_are_named_and_a_part_of_the_known_is_enough() -> None:
-    check_knows(BOLTS, ["nut"])
+    check_knows(BOLTS.names, ["nut"])
     with pytest.raises(CheckpointError, match="objects of 'washer'"):
-        check_knows(BOLTS, ["nut", "washer"])
+        check_knows(BOLTS.names, ["nut", "washer"])

@@ -1,0 +1,159 @@
+"""The verb `evaluate`: a checkpoint's numbers on the data it was made for, or on others."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from detr_mini.convert import to_coco_records
+from detr_mini.data.coco import CocoSet, read_json
+from detr_mini.data.images import load_image
+from detr_mini.drawing.gallery import Pair, gallery
+from detr_mini.errors import CheckpointError, ConfigError, UserError
+from detr_mini.evaluation.coco import score
+from detr_mini.evaluation.predict import detect_batches
+from detr_mini.evaluation.table import number, table
+from detr_mini.inference.detector import from_checkpoint
+from detr_mini.models.build import build_part
+from detr_mini.pretrained.checkpoints import check_knows, checkpoint_file, read_checkpoint
+from detr_mini.structures import Detections
+
+SPLITS = {"val": "validate", "test": "test"}
+FROM_TRAINING = ("mean", "std", "stride", "seed", "size", "shorter_side")
+"""What the data module is told by the checkpoint, whatever the data's config says."""
+
+
+def evaluate(config: DictConfig) -> Path:
+    """Measure `config.checkpoint` on a split, print the table, write metrics.json, predictions.json and gallery.png.
+
+    They go into a new folder, which is returned. Model, image size and normalisation are the checkpoint's; the data
+    are, too, unless `config.data` says otherwise. Every detection counts, whatever its score.
+    """
+    _check(config)
+    checkpoint = read_checkpoint(config.checkpoint)
+    file = checkpoint_file(config.checkpoint)
+    detector = from_checkpoint(checkpoint, str(file), config.device)
+    image = dict(checkpoint["image"])
+    image |= {key: config[key] for key in ("size", "shorter_side") if config[key] is not None}
+    settings = data_settings(OmegaConf.to_container(config.data, resolve=True), checkpoint["config"].get("data"))
+    stride = int(detector.model.stride)  # type: ignore[arg-type]
+    data = build_part("data", settings, ("detr_mini.data",), **image, stride=stride, seed=0)
+    _check_split(data, config.split, detector.categories.names)
+    data.categories = detector.categories
+    data.setup(SPLITS[config.split])
+    truth: CocoSet = data.sets[config.split]
+    name = file.resolve().parent.name
+    output = _new_folder(config.output, f"{name}-{config.split}")
+    try:
+        loader = data.val_dataloader() if config.split == "val" else data.test_dataloader()
+        started = time.perf_counter()
+        found = detect_batches(detector.model, loader, detector.categories, detector.device, config.detection_limit)
+        seconds = time.perf_counter() - started
+        records = [record for image_id in truth.image_ids for record in to_coco_records(found[image_id], image_id)]
+        scores = score(truth.truth, records, detector.categories, detection_limit=config.detection_limit)
+        metrics = scores.metrics | {
+            "images_per_second": len(truth) / seconds,
+            "parameters": sum(parameter.numel() for parameter in detector.model.parameters()),
+            "recipe": checkpoint.get("recipe"),
+            "seed": checkpoint["config"].get("seed"),
+            "split": config.split,
+            "checkpoint": str(config.checkpoint),
+        }
+        (output / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+        (output / "predictions.json").write_text(json.dumps(records), encoding="utf-8")
+        title = f"{name} · {config.split} · AP {number(metrics['AP'])}, AP50 {number(metrics['AP50'])}"
+        gallery(pairs(truth, found, config.gallery), output / "gallery.png", float(config.threshold), title)
+    except OSError as error:
+        raise UserError(f"cannot write to {output} ({error.strerror or error})") from error
+    finally:
+        if not any(output.iterdir()):
+            output.rmdir()
+    table(scores, f"{config.checkpoint} on {config.split}")
+    print(f"written to {output}")
+    return output
+
+
+def data_settings(given: Any, trained: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The data module's settings: those of training, with what is `given` (not None) in their place.
+
+    Where `given` names a kind of data (`_target_`), it stands for itself. Other images than those of training are
+    never made (`make`). Augmentation and what the model decides are left out.
+    """
+    said = {key: _said(value) for key, value in (given or {}).items()}
+    said = {key: value for key, value in said.items() if value is not None}
+    if "_target_" in said:
+        settings = {"train": None, "val": None, **said}
+    elif trained is None:
+        raise CheckpointError("the checkpoint holds no data config; choose the data with data=coco data.root=...")
+    else:
+        settings = {**trained}
+        for key, value in said.items():
+            old = settings.get(key)
+            settings[key] = {**old, **value} if isinstance(value, dict) and isinstance(old, dict) else value
+        if "root" in said:
+            settings["make"] = None
+    return {key: value for key, value in settings.items() if key not in (*FROM_TRAINING, "augment")}
+
+
+def _said(value: Any) -> Any:
+    """`value` without the Nones in it; None where nothing is left."""
+    if isinstance(value, dict):
+        return {k: v for k, v in value.items() if v is not None} or None
+    return value
+
+
+def pairs(truth: CocoSet, found: Mapping[int, Detections], count: int) -> list[Pair]:
+    """At most `count` images, evenly spread over the set, with truth and detections."""
+    n = min(count, len(truth))
+    chosen = [truth.records[i * len(truth) // n] for i in range(n)]
+    return [
+        Pair(load_image(record.path), found[record.image_id], truth.target(record.image_id), record.file_name)
+        for record in chosen
+    ]
+
+
+def _check(config: DictConfig) -> None:
+    if OmegaConf.is_missing(config, "checkpoint") or config.checkpoint is None:
+        raise ConfigError("checkpoint is not set; say checkpoint=outputs/RUN (see 'detr-mini evaluate --help')")
+    if config.split not in SPLITS:
+        raise ConfigError(f"split is '{config.split}'; choose one of {', '.join(SPLITS)}")
+    if config.detection_limit < 1:
+        raise ConfigError(f"detection_limit is {config.detection_limit}; it must be at least 1")
+    if config.output is not None and Path(config.output).expanduser().exists():
+        raise UserError(f"the output {config.output} exists already; choose a new folder")
+
+
+def _check_split(data: Any, split: str, names: Sequence[str]) -> None:
+    """CheckpointError where the split has objects of categories that the checkpoint does not know."""
+    paths = data.splits[split]
+    if not paths or "annotations" not in paths:
+        raise ConfigError(f"the data have no {split} split; set data.{split}.images and data.{split}.annotations")
+    file = data.root / paths["annotations"]
+    if data.make is not None and not file.exists():
+        return
+    content = read_json(file)
+    used = {annotation.get("category_id") for annotation in content["annotations"]}
+    there = {c.get("name") for c in content["categories"] if c.get("id") in used}
+    check_knows(names, (name for name in there if isinstance(name, str)))
+
+
+def _new_folder(wanted: str | None, name: str) -> Path:
+    """A folder that did not exist before: `wanted`, or a free one in outputs/evaluate."""
+    count = 1
+    while True:
+        free = Path("outputs") / "evaluate" / (name if count == 1 else f"{name}-{count}")
+        folder = free if wanted is None else Path(wanted).expanduser()
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            if wanted is not None:
+                raise UserError(f"the output {wanted} exists already; choose a new folder") from None
+            count += 1
+        except OSError as error:
+            raise UserError(f"cannot make the folder {folder} ({error.strerror or error})") from error

@@ -1,0 +1,181 @@
+"""The verb `predict`: pictures in, records and drawn pictures out, nothing of the user's touched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from detector_parts import CATEGORIES
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+import detr_mini.inference.predict as verb
+from detr_mini.errors import CheckpointError, ConfigError, DataError, UserError
+from detr_mini.inference.detector import load
+from detr_mini.inference.predict import predict
+from detr_mini.inference.sources import find_pictures
+
+CONFIG = Path(__file__).parents[2] / "configs" / "predict.yaml"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    for i, name in enumerate(["a.jpg", "deep/er/b.png", "deep/50% off #2 +a.bmp", "deep/er/c.tif"]):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(i).integers(0, 256, (40, 60, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    (folder / "notes.txt").write_text("no picture")
+    (folder / ".hidden.jpg").write_bytes(b"")
+    return folder
+
+
+def config(checkpoint: Path, source: object, output: Path, **other: Any) -> DictConfig:
+    defaults = OmegaConf.load(CONFIG)
+    for key in ("defaults", "hydra"):
+        defaults.pop(key)
+    said = {"checkpoint": str(checkpoint), "source": source, "output": str(output), "threshold": 0.0, **other}
+    merged = OmegaConf.merge(defaults, said)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def names(source: str | list[str], *written: Path) -> list[str]:
+    return [found.name for found in find_pictures(source, written)]
+
+
+def test_a_folder_is_searched_to_its_depths_and_names_keep_the_folders(photos: Path) -> None:
+    assert names(str(photos)) == ["a.jpg", "deep/50% off #2 +a.bmp", "deep/er/b.png", "deep/er/c.tif"]
+
+
+def test_files_patterns_and_lists_work(photos: Path) -> None:
+    assert names(str(photos / "a.jpg")) == ["a.jpg"]
+    assert names(f"{photos}/**/*.png") == ["deep/er/b.png"]
+    assert names([str(photos / "a.jpg"), str(photos / "deep"), str(photos / "deep/er")]) == names(str(photos))
+
+
+def test_what_is_not_there_is_refused(photos: Path) -> None:
+    for nothing in (photos / "x", photos / "*.webp"):
+        with pytest.raises(DataError, match="check the path"):
+            find_pictures(str(nothing))
+    (photos / "empty").mkdir()
+    with pytest.raises(DataError, match="no picture"):
+        find_pictures(str(photos / "empty"))
+
+
+def test_records_say_what_detect_says(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+    output = predict(config(checkpoint, str(photos), tmp_path / "out"))
+    index = json.loads((output / "images.json").read_text())
+    records = json.loads((output / "predictions.json").read_text())
+    assert [image["file_name"] for image in index["images"]] == names(str(photos))
+    assert index["categories"] == CATEGORIES.records()
+    detector = load(checkpoint)
+    for image in index["images"]:
+        assert (image["width"], image["height"]) == (60, 40)
+        mine = [r for r in records if r["image_id"] == image["id"]]
+        found = detector.detect(photos / image["file_name"], threshold=0)
+        assert [r["score"] for r in mine] == pytest.approx(found.scores.tolist(), abs=1e-4)
+        alone = json.loads((output / "results" / f"{image['file_name']}.json").read_text())
+        assert [r["bbox"] for r in alone["detections"]] == [r["bbox"] for r in mine]
+        assert {r["name"] for r in alone["detections"]} <= set(CATEGORIES.names)
+
+
+def test_pictures_are_drawn_where_asked(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+    output = predict(config(checkpoint, str(photos), tmp_path / "out"))
+    drawn = sorted(p.relative_to(output / "drawn").as_posix() for p in (output / "drawn").rglob("*.*"))
+    assert drawn == ["a.jpg", "deep/50% off #2 +a.bmp.drawn.png", "deep/er/b.png", "deep/er/c.tif.drawn.png"]
+    assert not (predict(config(checkpoint, str(photos), tmp_path / "plain", draw=False)) / "drawn").exists()
+
+
+def test_a_second_run_replaces_the_first_and_leaves_other_files_alone(
+    checkpoint: Path, photos: Path, tmp_path: Path
+) -> None:
+    output = predict(config(checkpoint, str(photos), tmp_path / "out"))
+    (output / "mine.txt").write_text("mine")
+    predict(config(checkpoint, str(photos / "a.jpg"), output))
+    assert sorted(p.name for p in output.iterdir()) == [
+        "drawn",
+        "images.json",
+        "mine.txt",
+        "predictions.json",
+        "results",
+    ]
+    assert [p.name for p in (output / "results").iterdir()] == ["a.jpg.json"]
+
+
+def test_an_output_inside_the_pictures_is_not_taken_for_pictures(checkpoint: Path, photos: Path) -> None:
+    for _ in range(2):
+        output = predict(config(checkpoint, str(photos), photos))
+        assert len(json.loads((output / "images.json").read_text())["images"]) == 4
+
+
+def test_a_folder_that_predict_did_not_make_is_not_written_over(checkpoint: Path, photos: Path) -> None:
+    (photos / "results").mkdir()
+    for stray in (None, "{}", "not json"):
+        if stray is not None:
+            (photos / "images.json").write_text(stray)
+        with pytest.raises(UserError, match="did not write"):
+            predict(config(checkpoint, str(photos / "deep"), photos))
+
+
+def test_pictures_in_the_place_of_results_are_refused(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+    output = predict(config(checkpoint, str(photos), tmp_path / "out"))
+    before = sorted(output.rglob("*"))
+    with pytest.raises(UserError, match="choose another output"):
+        predict(config(checkpoint, str(output / "drawn"), output))
+    assert sorted(output.rglob("*")) == before
+
+
+def test_a_broken_picture_is_named_and_the_others_go_on(
+    checkpoint: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "broken.jpg").write_bytes((photos / "a.jpg").read_bytes()[:200])
+    output = predict(config(checkpoint, str(photos), tmp_path / "out"))
+    index = json.loads((output / "images.json").read_text())
+    assert [entry["file_name"] for entry in index["unreadable"]] == ["broken.jpg"]
+    assert len(index["images"]) == 4
+    assert "broken.jpg" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_nothing_is_left_behind_where_nothing_can_be_read(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"x\.jpg"):
+        predict(config(checkpoint, str(tmp_path / "x.jpg"), tmp_path / "out"))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_failed_run_leaves_the_former_results(
+    checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = predict(config(checkpoint, str(photos), tmp_path / "out"))
+    before = (output / "predictions.json").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(verb, "_write", full)
+    with pytest.raises(UserError, match="No space left"):
+        predict(config(checkpoint, str(photos / "a.jpg"), output))
+    assert (output / "predictions.json").read_bytes() == before
+    assert not [p for p in output.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"threshold": 1.5}, ConfigError),
+        ({"batch_size": 0}, ConfigError),
+        ({"checkpoint": "no/such.ckpt"}, CheckpointError),
+        ({"source": None}, ConfigError),
+        ({"device": "toaster"}, UserError),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(
+    checkpoint: Path, photos: Path, tmp_path: Path, wrong: dict, error: type[UserError]
+) -> None:
+    with pytest.raises(error):
+        predict(OmegaConf.merge(config(checkpoint, str(photos), tmp_path / "out"), wrong))
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,45 @@
+"""From configs to models: only our own parts, and mistakes named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from detector_parts import BACKBONE, MODEL
+from omegaconf import OmegaConf
+
+from detr_mini.errors import ConfigError
+from detr_mini.models.build import build_model, build_part
+from detr_mini.models.mini import MiniDETR
+
+
+def test_plain_and_hydra_configs_build_the_same() -> None:
+    for wrap in (dict, OmegaConf.create):
+        model = build_model(wrap(MODEL), wrap(BACKBONE), 5)
+        assert isinstance(model, MiniDETR)
+        assert model.num_classes == 5
+        assert model.stride == 16
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["os.system", "torch.load", "detr_mini.models.mini.torch.load", "detr_mini.models.mini.nn", "detr_mini.models.nope",
+     "detr_mini.models.build.instantiate", "detr_mini.data.shapes.make", "detr_mini.modelsx.y", ""],
+)  # fmt: skip
+def test_a_target_of_others_is_refused_at_any_depth(target: str, tmp_path: Path) -> None:
+    bad = {"_target_": target, "path": str(tmp_path)}
+    for model, backbone in ((bad, BACKBONE), (MODEL, bad), ({**MODEL, "dim": [{"x": bad}]}, BACKBONE)):
+        with pytest.raises(ConfigError, match="_target_"):
+            build_model(model, backbone, 3)
+
+
+def test_an_unknown_setting_is_named_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"model\.hed .* did you mean 'heads'"):
+        build_model({**MODEL, "hed": 3}, BACKBONE, 3)
+
+
+def test_a_value_that_cannot_be_is_a_sentence() -> None:
+    with pytest.raises(ConfigError, match="cannot be built"):
+        build_model(MODEL, {**BACKBONE, "channels": 3}, 3)
+    with pytest.raises(ConfigError, match="no _target_"):
+        build_part("model", {}, ("detr_mini.models",))
