@@ -47,7 +47,7 @@ def render(scores: Scores, title: str = "") -> Group:
         classes.add_row(
             row.name, str(row.images), str(row.truths), str(row.detections), number(row.AP), number(row.AP50)
         )
-    return Group(numbers, classes, Text(summary(scores)))
+    return Group(classes, numbers, Text(summary(scores)))
 
 
 def number(value: float | None) -> str:
