@@ -25,7 +25,8 @@ class StandardisedConv(nn.Conv2d):
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1) -> None:
         super().__init__(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
         self.gain = nn.Parameter(torch.ones(outputs, 1, 1, 1))
-        nn.init.normal_(self.weight)
+        # the scale means nothing to the output, but a step of the optimizer is measured against it
+        nn.init.normal_(self.weight, std=self.weight[0].numel() ** -0.5)
         nn.init.zeros_(self.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d hh ww"]:
