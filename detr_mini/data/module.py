@@ -57,6 +57,7 @@ class DetectionData(pl.LightningDataModule):
         on_missing: str = "refuse",
         on_wrong_size: str = "refuse",
         limit_train: int | None = None,
+        limit_val: int | None = None,
         pin_memory: bool = False,
     ) -> None:
         super().__init__()
@@ -67,6 +68,7 @@ class DetectionData(pl.LightningDataModule):
             ("workers", workers, 0),
             ("cache_megabytes", cache_megabytes, 0),
             ("limit_train", 1 if limit_train is None else limit_train, 1),
+            ("limit_val", 1 if limit_val is None else limit_val, 1),
         ):
             if value < least:
                 raise ConfigError(f"data.{name} is {value}; it must be at least {least}")
@@ -79,7 +81,7 @@ class DetectionData(pl.LightningDataModule):
         self.augment = Augment(list(augment or ()), seed)
         self.cache_megabytes = cache_megabytes
         self.reading = {"on_bad_box": on_bad_box, "on_missing": on_missing, "on_wrong_size": on_wrong_size}
-        self.limit_train = limit_train
+        self.limits = {"train": limit_train, "val": limit_val, "test": None}
         self.categories: Categories | None = None
         self.report = LoadReport()
         self.sets: dict[str, CocoSet] = {}
@@ -118,7 +120,7 @@ class DetectionData(pl.LightningDataModule):
             self.root / split["images"],
             split=name,
             categories=self.categories,
-            limit=self.limit_train if name == "train" else None,
+            limit=self.limits[name],
             **self.reading,
         )
         if self.categories is None:

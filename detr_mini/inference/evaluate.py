@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from detr_mini.convert import to_coco_records
 from detr_mini.data.coco import CocoSet, read_json
-from detr_mini.data.images import load_image
-from detr_mini.drawing.gallery import Pair, gallery
 from detr_mini.errors import CheckpointError, ConfigError, UserError
-from detr_mini.evaluation.coco import score
-from detr_mini.evaluation.predict import detect_batches
-from detr_mini.evaluation.table import number, table
+from detr_mini.evaluation.measure import measure, write_measured
+from detr_mini.evaluation.table import table
 from detr_mini.inference.detector import from_checkpoint
 from detr_mini.models.build import build_part
 from detr_mini.pretrained.checkpoints import check_knows, checkpoint_file, read_checkpoint
-from detr_mini.structures import Detections
 
 SPLITS = {"val": "validate", "test": "test"}
 FROM_TRAINING = ("mean", "std", "stride", "seed", "size", "shorter_side")
@@ -51,29 +44,25 @@ def evaluate(config: DictConfig) -> Path:
     output = _new_folder(config.output, f"{name}-{config.split}")
     try:
         loader = data.val_dataloader() if config.split == "val" else data.test_dataloader()
-        started = time.perf_counter()
-        found = detect_batches(detector.model, loader, detector.categories, detector.device, config.detection_limit)
-        seconds = time.perf_counter() - started
-        records = [record for image_id in truth.image_ids for record in to_coco_records(found[image_id], image_id)]
-        scores = score(truth.truth, records, detector.categories, detection_limit=config.detection_limit)
-        metrics = scores.metrics | {
-            "images_per_second": len(truth) / seconds,
+        measured = measure(
+            detector.model, loader, truth, detector.categories, detector.device, config.detection_limit
+        )
+        about = {
+            "images_per_second": measured.images_per_second,
             "parameters": sum(parameter.numel() for parameter in detector.model.parameters()),
             "recipe": checkpoint.get("recipe"),
             "seed": checkpoint["config"].get("seed"),
             "split": config.split,
             "checkpoint": str(config.checkpoint),
         }
-        (output / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
-        (output / "predictions.json").write_text(json.dumps(records), encoding="utf-8")
-        title = f"{name} · {config.split} · AP {number(metrics['AP'])}, AP50 {number(metrics['AP50'])}"
-        gallery(pairs(truth, found, config.gallery), output / "gallery.png", float(config.threshold), title)
-    except OSError as error:
-        raise UserError(f"cannot write to {output} ({error.strerror or error})") from error
+        write_measured(
+            output, measured, about, f"{name} · {config.split}",
+            pictures=config.gallery, threshold=float(config.threshold),
+        )  # fmt: skip
     finally:
         if not any(output.iterdir()):
             output.rmdir()
-    table(scores, f"{config.checkpoint} on {config.split}")
+    table(measured.scores, f"{config.checkpoint} on {config.split}")
     print(f"written to {output}")
     return output
 
@@ -105,16 +94,6 @@ def _said(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: v for k, v in value.items() if v is not None} or None
     return value
-
-
-def pairs(truth: CocoSet, found: Mapping[int, Detections], count: int) -> list[Pair]:
-    """At most `count` images, evenly spread over the set, with truth and detections."""
-    n = min(count, len(truth))
-    chosen = [truth.records[i * len(truth) // n] for i in range(n)]
-    return [
-        Pair(load_image(record.path), found[record.image_id], truth.target(record.image_id), record.file_name)
-        for record in chosen
-    ]
 
 
 def _check(config: DictConfig) -> None:

@@ -39,9 +39,9 @@ def counter_noise(seed: int, step: int, image_ids: Sequence[int], count: int, de
 
     A counter is hashed with the finaliser of MurmurHash3 (Appleby 2011), 32 bits in 64-bit integers.
     """
-    ids = torch.tensor([i & 0x7FFFFFFF for i in image_ids], dtype=torch.int64)[:, None].to(device)
+    ids = torch.tensor([i & 0x7FFFFFFF for i in image_ids], dtype=torch.int64)[:, None].to(device, non_blocking=True)
     index = torch.arange(count, dtype=torch.int64, device=device)[None]
-    value = _mix(ids ^ _mix_number(seed * 0x9E3779B1 + step))
+    value = _mix(ids ^ mix_numbers(seed, step))
     return _mix(value + index * 0x9E3779B1 & 0xFFFFFFFF).double().mul(2.0**-32).float().clamp(max=1 - 2**-24)
 
 
@@ -51,8 +51,15 @@ def _mix(value: Tensor) -> Tensor:
     return value ^ (value >> 16)
 
 
-def _mix_number(value: int) -> int:
-    return int(_mix(torch.tensor(value & 0xFFFFFFFF)))
+def mix_numbers(*numbers: int) -> int:
+    """One number in [0, 2^32) that depends on all of `numbers`: a seed made of seed, step, rank, ..."""
+    value = 0
+    for number in numbers:
+        value = (value * 0x9E3779B1 + number) & 0xFFFFFFFF
+        value = ((value ^ (value >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
+        value = ((value ^ (value >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
+        value ^= value >> 16
+    return value
 
 
 def make_denoising(
@@ -64,16 +71,17 @@ def make_denoising(
     step: int,
     box_noise: float = 0.4,
     label_noise: float = 0.2,
-) -> DenoisingQueries | None:
-    """Noised copies of the truths; None where no image of the batch has any.
+) -> DenoisingQueries:
+    """Noised copies of the truths. A batch without any gets queries that no loss counts, so that every process of a
+    distributed training uses the same weights.
 
     Corners move by up to `box_noise` half-sizes (negatives by one to two times that), labels are redrawn for a share
     `label_noise`.
     """
-    if not targets.total:
-        return None
     b, n = targets.valid.shape
-    noise = counter_noise(seed, step, image_ids, 2 * n * 10, targets.boxes.device).view(b, 2 * n, 10)
+    # ten numbers for each truth's positive, ten for its negative, whatever n the batch has
+    noise = counter_noise(seed, step, image_ids, n * 20, targets.boxes.device).view(b, n, 2, 10)
+    noise = noise.transpose(1, 2).flatten(1, 2)
     truth = torch.arange(n, device=targets.boxes.device).repeat(2).expand(b, -1)
     positive = torch.arange(2 * n, device=targets.boxes.device).expand(b, -1) < n
     boxes = targets.boxes.repeat(1, 2, 1)

@@ -15,11 +15,19 @@ from torch import Tensor, nn
 from detr_mini.attention.multihead import MultiHeadAttention, blocked_by_padding, join_blocked
 from detr_mini.attention.positions import sine_box_code, sine_code
 from detr_mini.models.box_attention import BoxAttention
-from detr_mini.models.denoising import DenoisingQueries
+from detr_mini.models.denoising import DenoisingQueries, make_denoising
 from detr_mini.models.heads import sigmoid_detections
 from detr_mini.models.mlp import mlp
 from detr_mini.models.queries import PredictionHead, cell_centres, select, visible_size
-from detr_mini.structures import AttentionMaps, Categories, DenoisingOutput, Detections, DetectorOutput, Prediction
+from detr_mini.structures import (
+    AttentionMaps,
+    Categories,
+    DenoisingOutput,
+    Detections,
+    DetectorOutput,
+    PackedTargets,
+    Prediction,
+)
 from detr_mini.vision.convnet import StandardisedConv, hide
 from detr_mini.vision.features import Features
 from detr_mini.vision.pyramid import TopDown
@@ -109,12 +117,16 @@ class MiniDETR(nn.Module):
         sample_channels: int = 32,
         sample_points: int = 7,
         anchor_cells: float = 3.0,
+        box_noise: float = 0.4,
+        label_noise: float = 0.2,
     ) -> None:
+        """`box_noise`, `label_noise`: of the denoising queries, see `make_denoising`."""
         super().__init__()
         strides: Sequence[int] = backbone.strides  # type: ignore[assignment]
         channels: Sequence[int] = backbone.channels  # type: ignore[assignment]
         self.backbone = backbone
         self.num_classes, self.dim, self.queries, self.anchor_cells = num_classes, dim, queries, anchor_cells
+        self.noise = {"box_noise": box_noise, "label_noise": label_noise}
         self.stride = strides[-1]
         self.input_projection = nn.Conv2d(channels[-1], dim, 1)
         self.encoder = nn.ModuleList(EncoderLayer(dim, heads, feedforward) for _ in range(encoder_layers))
@@ -180,6 +192,12 @@ class MiniDETR(nn.Module):
             attention=AttentionMaps(tuple(maps), size) if need_attention else None,
             query_visible=query_visible,
         )
+
+    def noised_truths(
+        self, targets: PackedTargets, image_ids: Sequence[int], *, seed: int, step: int
+    ) -> DenoisingQueries:
+        """Denoising queries for a step of training: a function of seed, step and image ids."""
+        return make_denoising(targets, image_ids, num_classes=self.num_classes, seed=seed, step=step, **self.noise)
 
     def postprocess(
         self, output: DetectorOutput, sizes: Sequence[tuple[int, int]], categories: Categories, limit: int = 100

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -40,3 +42,18 @@ def parameter_groups(
         }
         for (rule, decayed, in_backbone), parameters in groups.items()
     ]
+
+
+def adamw(
+    model: nn.Module,
+    *,
+    lr: float = 1e-4,
+    betas: Sequence[float] = (0.9, 0.999),
+    weight_decay: float = 1e-4,
+    backbone_scale: float = 0.1,
+) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019) over a model, its backbone slower by `backbone_scale`, as DETR of 2020 has it."""
+    groups = parameter_groups(model, matrices=False, backbone_scale=backbone_scale, weight_decay=weight_decay)
+    for group in groups:
+        group["lr"] = lr * group["lr_scale"]
+    return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), foreach=True)

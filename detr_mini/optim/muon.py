@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.adamw import adamw
+
+from detr_mini.optim.groups import parameter_groups
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
@@ -115,3 +117,19 @@ class Muon(torch.optim.Optimizer):
             eps=1e-8,
             maximize=False,
         )
+
+
+def muon(
+    model: nn.Module,
+    *,
+    lr: float = 0.02,
+    momentum: float = 0.95,
+    steps: int = 4,
+    adamw_lr: float = 1e-3,
+    betas: Sequence[float] = (0.9, 0.99),
+    weight_decay: float = 1e-4,
+    backbone_scale: float = 1.0,
+) -> Muon:
+    """`Muon` over a model: matrices and convolutions by the matrix rule, the rest by AdamW (see `parameter_groups`)."""
+    groups = parameter_groups(model, backbone_scale=backbone_scale, weight_decay=weight_decay)
+    return Muon(groups, lr=lr, momentum=momentum, steps=steps, adamw_lr=adamw_lr, betas=(betas[0], betas[1]))

@@ -1,0 +1,88 @@
+"""A detector measured on a split: its numbers, its detections, and the files that hold them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from detr_mini.convert import to_coco_records
+from detr_mini.data.coco import CocoSet
+from detr_mini.data.images import load_image
+from detr_mini.drawing.gallery import Pair, gallery
+from detr_mini.errors import UserError
+from detr_mini.evaluation.coco import Scores, score
+from detr_mini.evaluation.predict import detect_batches
+from detr_mini.evaluation.table import number
+from detr_mini.structures import Batch, Categories, Detections
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A split's scores, and all that was found in it."""
+
+    scores: Scores
+    records: list[dict[str, Any]]
+    """COCO results records of every detection, whatever its score."""
+    found: dict[int, Detections]
+    truth: CocoSet
+    images_per_second: float
+
+
+def measure(
+    model: nn.Module,
+    loader: Iterable[Batch],
+    truth: CocoSet,
+    categories: Categories,
+    device: torch.device | str = "cpu",
+    limit: int = 100,
+    progress: bool = True,
+) -> Measured:
+    """Detect in every image of `truth`, which `loader` gives, and score it with COCO's metric."""
+    started = time.perf_counter()
+    found = detect_batches(model, loader, categories, device, limit, progress)
+    seconds = time.perf_counter() - started
+    records = [record for image_id in truth.image_ids for record in to_coco_records(found[image_id], image_id)]
+    scores = score(truth.truth, records, categories, detection_limit=limit)
+    return Measured(scores, records, found, truth, len(truth) / seconds)
+
+
+def write_measured(
+    folder: Path,
+    measured: Measured,
+    metrics: Mapping[str, Any],
+    name: str,
+    *,
+    pictures: int = 12,
+    threshold: float = 0.5,
+) -> None:
+    """Write metrics.json (the scores and `metrics`), predictions.json and gallery.png into `folder`.
+
+    `name` heads the gallery, which shows at most `pictures` images, evenly spread, with detections of at least
+    `threshold`; no number depends on it. UserError where nothing can be written.
+    """
+    numbers = {**measured.scores.metrics, **metrics}
+    title = f"{name} · AP {number(numbers['AP'])}, AP50 {number(numbers['AP50'])}"
+    try:
+        (folder / "metrics.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")
+        (folder / "predictions.json").write_text(json.dumps(measured.records), encoding="utf-8")
+        gallery(pairs(measured, pictures), folder / "gallery.png", threshold, title)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror or error})") from error
+
+
+def pairs(measured: Measured, count: int) -> list[Pair]:
+    """At most `count` images, evenly spread over the set, with truth and detections."""
+    truth = measured.truth
+    n = min(count, len(truth))
+    chosen = [truth.records[i * len(truth) // n] for i in range(n)]
+    return [
+        Pair(load_image(record.path), measured.found[record.image_id], truth.target(record.image_id), record.file_name)
+        for record in chosen
+    ]

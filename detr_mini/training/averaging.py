@@ -1,0 +1,53 @@
+"""Averaged weights: the model that is evaluated and kept."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class AveragedModel:
+    """A copy of a model whose weights follow it slowly: w_avg += (1 - decay) (w - w_avg) after each step.
+
+    Early on the decay is smaller, (1 + n) / (10 + n) at update n, so that the start is soon forgotten (as TensorFlow's
+    ExponentialMovingAverage has it). No submodule of anything: the average is neither trained nor wrapped.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.source, self.decay, self.updates = model, decay, 0
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._pairs()
+
+    def _pairs(self) -> None:
+        own, new = self.model.state_dict(), self.source.state_dict()
+        self._floats = [(own[n], new[n]) for n in own if own[n].is_floating_point()]
+        self._counters = [(own[n], new[n]) for n in own if not own[n].is_floating_point()]
+
+    def to(self, device: torch.device) -> None:
+        """Move the average to where the model is."""
+        self.model.to(device)
+        self._pairs()
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the model's present weights in."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        averages, news = zip(*self._floats, strict=True)
+        torch._foreach_lerp_(averages, news, 1 - decay)
+        for counter, new in self._counters:
+            counter.copy_(new)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the weights by name, and the number of updates."""
+        return {"weights": self.model.state_dict(), "updates": self.updates}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`."""
+        weights: dict[str, Tensor] = dict(state["weights"])
+        self.model.load_state_dict(weights)
+        self.updates = int(state["updates"])

@@ -1,0 +1,51 @@
+"""How much of a training is done: counted in steps of the optimizer, or in seconds of training."""
+
+from __future__ import annotations
+
+import time
+
+
+class Budget:
+    """A training's length, in `steps` or in `seconds`; exactly one of them.
+
+    The clock runs between `start` and `pause` only, so evaluation costs nothing of it. `elapsed` goes into the
+    checkpoint: a resumed training goes on where it stood.
+    """
+
+    def __init__(self, *, steps: int | None = None, seconds: float | None = None) -> None:
+        if (steps is None) == (seconds is None):
+            raise ValueError("a budget is counted in steps or in seconds")
+        self.steps, self.seconds = steps, seconds
+        self._elapsed = 0.0
+        self._since: float | None = None
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training so far."""
+        return self._elapsed + (0.0 if self._since is None else time.perf_counter() - self._since)
+
+    def start(self) -> None:
+        """Let the clock run."""
+        if self._since is None:
+            self._since = time.perf_counter()
+
+    def pause(self) -> None:
+        """Stop the clock."""
+        self._elapsed, self._since = self.elapsed, None
+
+    def set_elapsed(self, seconds: float) -> None:
+        """What a checkpoint, or the mean over processes, says instead of the own clock."""
+        self._elapsed = seconds
+        if self._since is not None:
+            self._since = time.perf_counter()
+
+    def progress(self, step: int) -> float:
+        """The share of the training, in [0, 1], that is done when `step` steps are."""
+        if self.steps is not None:
+            return min(1.0, step / self.steps)
+        assert self.seconds is not None
+        return min(1.0, self.elapsed / self.seconds)
+
+    def over(self, step: int) -> bool:
+        """Whether the training ends after `step` steps."""
+        return self.progress(step) >= 1.0

@@ -1,0 +1,226 @@
+"""What happens beside the steps of a training: checkpoints, history, the bar, Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from detr_mini.errors import UserError
+from detr_mini.training.history import History
+from detr_mini.training.task import LOGGED, DetectionTask
+
+
+class Interrupted(Exception):
+    """The user, or the machine's scheduler, asked the training to stop; its state is in last.ckpt."""
+
+
+class Logging(pl.Callback):
+    """A row of history.csv every `every` steps and after each evaluation; the same numbers to the trainer's loggers."""
+
+    def __init__(self, history: History, every: int) -> None:
+        self.history, self.every = history, every
+        self.latest: dict[str, Any] = {}
+        """The latest value of each column, for the bar."""
+        self._mark = (0.0, 0)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, DetectionTask)
+        if trainer.is_global_zero:
+            self.history.begin(trainer.global_step)
+        self._mark = (pl_module.budget.elapsed, pl_module.images_seen)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if stepped(trainer) and trainer.global_step % self.every == 0:
+            self._training_row(trainer, pl_module)
+
+    def _training_row(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        assert isinstance(task, DetectionTask)
+        *sums, boxes = task.share_sums().tolist()
+        task.sums.zero_()
+        seconds, images = task.budget.elapsed, task.images_seen
+        speed = (images - self._mark[1]) * trainer.world_size / max(seconds - self._mark[0], 1e-9)
+        self._mark = (seconds, images)
+        row: dict[str, Any] = {f"train/{name}": value / max(boxes, 1) for name, value in zip(LOGGED, sums, strict=True)}
+        row |= {"lr": float(trainer.optimizers[0].param_groups[0]["lr"]), "images_per_second": speed}
+        self._add(trainer, task, row)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, DetectionTask)
+        if trainer.sanity_checking or pl_module.scores is None:
+            return
+        metrics = pl_module.scores.metrics
+        row = {f"val/{name}": metrics[name] for name in ("AP", "AP50", "AP75") if metrics[name] is not None}
+        self._add(trainer, pl_module, {"val/loss": pl_module.val_loss, **row})
+
+    def _add(self, trainer: pl.Trainer, task: DetectionTask, row: dict[str, Any]) -> None:
+        self.latest |= row
+        if trainer.is_global_zero:
+            place = {"step": trainer.global_step, "epoch": trainer.current_epoch}
+            writing(self.history.path, self.history.add, {**place, "seconds": round(task.budget.elapsed, 2), **row})
+            for logger in trainer.loggers:
+                logger.log_metrics({k: v for k, v in row.items() if v is not None}, trainer.global_step)
+
+
+class Checkpoints(pl.Callback):
+    """last.ckpt after each epoch, and every `minutes` inside a long one; best.ckpt is the last one with a better val AP.
+
+    Files are written beside and then renamed: what is there is whole. Where nothing is measured, best is last.
+    Ctrl-C and SIGTERM are waited for until a step is done (or an evaluation), then the state is written and
+    `Interrupted` raised; a second Ctrl-C stops at once, and what was written before stays.
+    """
+
+    def __init__(self, folder: Path, minutes: float) -> None:
+        self.folder, self.seconds = folder, minutes * 60
+        self.interrupted = False
+        self._saved = time.monotonic()
+        self._better = False
+        self._former: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._former = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+        print("\nstopping: the state is written after this step; once more stops at once", flush=True)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, DetectionTask)
+        if trainer.sanity_checking or pl_module.scores is None:
+            return
+        score, best = pl_module.scores.metrics["AP"], pl_module.best["score"]
+        if best is None or (score is not None and score >= best):
+            pl_module.best = {"score": score, "epoch": trainer.current_epoch, "step": trainer.global_step}
+            self._better = True
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # between two steps of one epoch; after its last batch there is the evaluation to come, then the epoch's end
+        if not stepped(trainer) or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            return
+        if self.interrupted or time.monotonic() - self._saved > self.seconds:
+            self.save(trainer)
+            self._stop_if_asked()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.save(trainer)
+        self._stop_if_asked()
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Write last.ckpt, and best.ckpt where it is the best so far."""
+        last, best = self.folder / "last.ckpt", self.folder / "best.ckpt"
+        temporary = self.folder / ".last.tmp"
+        writing(last, trainer.save_checkpoint, temporary)
+        if trainer.is_global_zero:
+            writing(last, os.replace, temporary, last)
+            task = trainer.lightning_module
+            assert isinstance(task, DetectionTask)
+            if self._better or task.truth is None:
+                temporary = self.folder / ".best.tmp"
+                writing(best, shutil.copyfile, last, temporary)
+                writing(best, os.replace, temporary, best)
+        self._better = False
+        self._saved = time.monotonic()
+
+    def _stop_if_asked(self) -> None:
+        if self.interrupted:
+            raise Interrupted
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+        self._former = {}
+
+
+class Bar(pl.Callback):
+    """One bar for the whole training: images a second, loss, the last AP, the time left."""
+
+    def __init__(self, logging: Logging, console: Console) -> None:
+        self.logging, self.console = logging, console
+        self.progress: Progress | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
+        self.progress = Progress(*columns, console=self.console, refresh_per_second=4, transient=True)
+        self.bar = self.progress.add_task("training", total=1.0, state="")
+        self.progress.start()
+        self._show(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._show(trainer, pl_module)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.progress is not None:
+            self.progress.update(self.bar, description="measuring")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.progress is None:
+            return
+        self.progress.update(self.bar, description="training")
+        latest = self.logging.latest
+        shown = ", ".join(f"{name[4:]} {latest[name]:.3f}" for name in ("val/AP", "val/AP50") if name in latest)
+        self.console.print(f"step {trainer.global_step:6d}  epoch {trainer.current_epoch + 1:3d}  val: {shown or 'n/a'}")
+
+    def _show(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        if self.progress is None:
+            return
+        assert isinstance(task, DetectionTask)
+        done, latest = task.budget.progress(trainer.global_step), self.logging.latest
+        seconds = task.budget.elapsed
+        parts = [f"step {trainer.global_step}"]
+        if "images_per_second" in latest:
+            parts.append(f"{latest['images_per_second']:.0f} images/s")
+        if "train/loss" in latest:
+            parts.append(f"loss {latest['train/loss']:.2f}")
+        if "val/AP" in latest:
+            parts.append(f"AP {latest['val/AP']:.3f}")
+        if done > 0:
+            left = seconds / done * (1 - done)
+            parts.append(f"{int(left // 60)}:{int(left % 60):02d} left")
+        self.progress.update(self.bar, completed=done, state="  ".join(parts))
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.teardown(trainer, pl_module, "fit")
+
+
+def stepped(trainer: pl.Trainer) -> bool:
+    """Whether the batch that has just ended made a step of the optimizer (and did not only add to its gradient)."""
+    return not trainer.fit_loop._should_accumulate()
+
+
+def writing(path: Path, action: Any, *arguments: Any) -> None:
+    """`action(*arguments)`, its trouble with the file system as one sentence; a half-written file is removed."""
+    try:
+        action(*arguments)
+    except OSError as error:
+        for argument in arguments:
+            if isinstance(argument, Path) and argument.suffix == ".tmp":
+                argument.unlink(missing_ok=True)
+        raise UserError(
+            f"cannot write {path} ({error.strerror or error}); free some space or check the folder's rights, then go on "
+            f"with resume={path.parent} (what was written there before is whole)"
+        ) from error

@@ -1,0 +1,77 @@
+"""Which layer made the first value that is not finite, and whether precision is to blame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from detr_mini.errors import NonFiniteError
+from detr_mini.structures import Batch
+
+
+def explain(model: nn.Module, batch: Batch, step: int, precision: str, what: str) -> NonFiniteError:
+    """The error for a step in which `what` was not finite: names the images, the first layer, and the mend.
+
+    The forward pass is run again as it was, and once more in float32.
+    """
+    ids = ", ".join(str(i) for i in batch.image_ids)
+    story = f"{what} is not finite at step {step}, images [{ids}]"
+    bad = [name for name, tensor in model.named_parameters() if not _finite(tensor)]
+    if bad:
+        return NonFiniteError(f"{story}: the weights '{bad[0]}' already were not; the step before ruined them; {MEND}")
+    if not _finite(batch.images):
+        return NonFiniteError(f"{story}: the images themselves hold values that are not finite; check the augmentation")
+    layer = first_bad_layer(model, batch)
+    grads = [name for name, p in model.named_parameters() if p.grad is not None and not _finite(p.grad)]
+    if layer is None and not grads:
+        return NonFiniteError(f"{story}, though every layer's output is: the loss itself overflowed; {MEND}")
+    where = f"layer '{layer}'" if layer is not None else f"the gradient of '{grads[-1]}'"
+    story = f"{story}: the first to make it was {where}"
+    if layer is not None and precision != "32-true":
+        with torch.autocast(batch.images.device.type, enabled=False):
+            clean = first_bad_layer(model, batch) is None
+        if clean:
+            return NonFiniteError(
+                f"{story}; in float32 it is finite, so the precision '{precision}' is to blame: "
+                "set trainer.precision=32-true"
+            )
+    return NonFiniteError(f"{story}; {MEND}")
+
+
+MEND = "lower the learning rate (optim.optimizer.lr) or check the boxes of these images"
+
+
+@torch.no_grad()
+def first_bad_layer(model: nn.Module, batch: Batch) -> str | None:
+    """The name of the first layer, in the order of computing, whose output is not finite; None where all are."""
+    found: list[str] = []
+    with _watching(model, found):
+        model(batch.images, batch.mask())
+    return found[0] if found else None
+
+
+@contextmanager
+def _watching(model: nn.Module, found: list[str]) -> Iterator[None]:
+    def watch(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if not all(_finite(t) for t in pytree.tree_leaves(output) if isinstance(t, Tensor)):
+                found.append(name)
+
+        return hook
+
+    leaves = [(n, m) for n, m in model.named_modules() if n and not any(True for _ in m.children())]
+    handles = [module.register_forward_hook(watch(name)) for name, module in leaves]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _finite(tensor: Tensor) -> bool:
+    return bool(tensor.isfinite().all())

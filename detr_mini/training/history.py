@@ -1,0 +1,47 @@
+"""history.csv: one row for each logged step and each evaluation, in a file that outlives the process."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+COLUMNS = (
+    "step", "epoch", "seconds", "lr", "train/loss", "train/loss_class", "train/loss_l1", "train/loss_giou",
+    "images_per_second", "val/loss", "val/AP", "val/AP50", "val/AP75",
+)  # fmt: skip
+
+
+class History:
+    """Rows are appended and flushed. Fields a row does not speak of stay empty."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def begin(self, step: int) -> None:
+        """Start the file, or keep of an earlier one the rows up to `step`: what came later is trained again."""
+        rows = [row for row in self.rows() if int(row["step"]) <= step]
+        temporary = self.path.with_suffix(".tmp")
+        with temporary.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        temporary.replace(self.path)
+
+    def rows(self) -> list[dict[str, str]]:
+        """The rows so far, as text."""
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="", encoding="utf-8") as stream:
+            # the last row of a killed process may be cut off
+            return [row for row in csv.DictReader(stream) if all(row.get(c) is not None for c in COLUMNS)]
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append one row."""
+        with self.path.open("a", newline="", encoding="utf-8") as stream:
+            csv.DictWriter(stream, COLUMNS).writerow({name: _text(row[name]) for name in row})
+
+
+def _text(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value

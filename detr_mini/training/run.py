@@ -1,0 +1,291 @@
+"""The verb `train`: from a config to a run folder with everything in it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import subprocess
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from torch import nn
+
+import detr_mini
+from detr_mini.config import new_run_folder
+from detr_mini.data.module import DetectionData
+from detr_mini.drawing.curves import curves
+from detr_mini.errors import CheckpointError, ConfigError, UserError, nearest
+from detr_mini.evaluation.measure import measure, write_measured
+from detr_mini.evaluation.table import table
+from detr_mini.models.build import ALLOWED, build_part
+from detr_mini.pretrained.checkpoints import averaged_weights, check_categories, read_checkpoint
+from detr_mini.structures import Categories
+from detr_mini.training.budget import Budget
+from detr_mini.training.callbacks import Bar, Checkpoints, Interrupted, Logging, writing
+from detr_mini.training.history import History
+from detr_mini.training.options import TrainerOptions
+from detr_mini.training.task import DetectionTask
+
+log = logging.getLogger("detr_mini")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a config builds, before anything is trained."""
+
+    task: DetectionTask
+    data: DetectionData
+    options: TrainerOptions
+
+
+def train(config: DictConfig) -> Path:
+    """Train as `config` says (configs/train.yaml), measure the best checkpoint, fill the run folder, and return it.
+
+    `config.resume`: go on in that run folder, where its last.ckpt stands. Raises KeyboardInterrupt after Ctrl-C, when
+    last.ckpt is written. On processes other than the first nothing is written.
+    """
+    checkpoint = None if config.resume is None else read_checkpoint(last_checkpoint(config.resume))
+    parts = build(config)  # a mistake in the config leaves no folder behind
+    if checkpoint is not None:
+        check_categories(Categories.from_dict(checkpoint["categories"]), parts.task.categories)
+    folder = Path(config.resume) if checkpoint else new_run_folder("outputs", config.name, config.run_folder)
+    console = Console()
+    with _logging_to(folder / "run.log"):
+        trainer, first = _trainer(parts, folder, console, config), checkpoint is None
+        if trainer.is_global_zero:
+            writing(folder / "config.yaml", OmegaConf.save, config, folder / "config.yaml", True)
+            _report(parts.data, folder, console)
+            log.info("%s, torch %s, run folder %s", platform.platform(), torch.__version__, folder)
+        if not (checkpoint and parts.task.budget.over(_resume(parts, checkpoint))):
+            _fit(trainer, parts, None if first else last_checkpoint(folder))
+        if trainer.is_global_zero:
+            _finish(parts, folder, console, config, trainer.world_size)
+    return folder
+
+
+def build(config: DictConfig) -> Parts:
+    """Seeds everything, then builds backbone, data, model, criterion and optimizer from `config`.
+
+    The number of classes comes from the annotations, normalisation from the backbone, the stride from the model.
+    """
+    options = trainer_options(config.trainer)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
+    pl.seed_everything(config.seed, verbose=False)
+    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    backbone = build_part("backbone", plain["backbone"], ALLOWED)
+    data = build_part(
+        "data", plain["data"], ("detr_mini.data", "torchvision.transforms"), mean=backbone.mean, std=backbone.std,
+        stride=backbone.strides[-1], seed=config.seed,
+    )  # fmt: skip
+    data.setup("fit")
+    model = build_part("model", plain["model"], ALLOWED, backbone=backbone, num_classes=len(data.categories))
+    if options.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    if options.compile:
+        model.compile()
+    optim = plain["optim"]
+    task = DetectionTask(
+        model=model,
+        criterion=build_part("criterion", plain["criterion"], ("detr_mini.losses",)),
+        make_optimizer=lambda m: build_part("optim.optimizer", optim["optimizer"], ("detr_mini.optim",), model=m),
+        categories=data.categories,
+        budget=_budget(options, data),
+        seed=config.seed,
+        warmup_steps=optim["warmup_steps"],
+        clip=optim["clip"],
+        average=optim["average"],
+        accumulate=options.accumulate,
+        card={"image": data.image, "tokeniser": None, "recipe": plain["recipe"], "config": plain},
+    )
+    task.truth = data.sets.get("val")
+    return Parts(task, data, options)
+
+
+def trainer_options(section: DictConfig) -> TrainerOptions:
+    """The `trainer` section as checked options."""
+    known = list(TrainerOptions.__dataclass_fields__)
+    for key in section:
+        if key not in known:
+            raise ConfigError(f"trainer.{key} does not exist{nearest(str(key), known)}")
+    return TrainerOptions(**cast(dict[str, Any], OmegaConf.to_container(section, resolve=True)))
+
+
+def last_checkpoint(folder: str | Path) -> Path:
+    """The last.ckpt of a run folder; CheckpointError where there is none."""
+    path = Path(folder).expanduser() / "last.ckpt"
+    if not path.is_file():
+        raise CheckpointError(f"there is no {path}; resume=RUN takes the folder of a run that has saved a checkpoint")
+    return path
+
+
+def _budget(options: TrainerOptions, data: DetectionData) -> Budget:
+    if options.max_minutes is not None:
+        return Budget(seconds=options.max_minutes * 60)
+    if options.max_steps is not None:
+        return Budget(steps=options.max_steps)
+    assert options.max_epochs is not None
+    processes = options.devices * options.num_nodes
+    batches = max(1, len(data.train_set) // processes // data.batch_size)
+    return Budget(steps=options.max_epochs * -(-batches // options.accumulate))
+
+
+def _resume(parts: Parts, checkpoint: dict[str, Any]) -> int:
+    """Tell data and budget where the checkpoint stands; its step."""
+    epoch_loop = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+    epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+    if epoch["processed"] < epoch["started"]:  # inside an epoch
+        parts.data.resume_at(epoch["processed"], epoch_loop["ready"])
+    else:
+        parts.data.resume_at(epoch["processed"], 0)
+    parts.task.budget.set_elapsed(checkpoint["progress"]["elapsed"])
+    return int(checkpoint["global_step"])
+
+
+def _trainer(parts: Parts, folder: Path, console: Console, config: DictConfig) -> pl.Trainer:
+    options = parts.options
+    logging_callback = Logging(History(folder / "history.csv"), options.log_every_steps)
+    callbacks: list[pl.Callback] = [logging_callback, Checkpoints(folder, options.save_every_minutes)]
+    if options.progress:
+        callbacks.append(Bar(logging_callback, console))
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+    try:
+        return pl.Trainer(
+            accelerator=options.accelerator,
+            devices=options.devices,
+            num_nodes=options.num_nodes,
+            strategy=options.strategy,
+            precision=precision(options),  # type: ignore[arg-type]
+            max_epochs=-1,  # the task's budget says when it is over
+            accumulate_grad_batches=options.accumulate,
+            check_val_every_n_epoch=options.validate_every_epochs,
+            num_sanity_val_steps=0,  # the loaders were read already; a part of val says nothing
+            use_distributed_sampler=False,  # the data module shares the batches
+            logger=_loggers(config, folder),
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=callbacks,
+            default_root_dir=folder,
+        )
+    except (pl.utilities.exceptions.MisconfigurationException, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"the trainer section cannot be used on this machine: {reason}") from error
+
+
+def precision(options: TrainerOptions) -> str:
+    """`options.precision`, auto resolved: bf16-mixed where the device computes in bfloat16."""
+    if options.precision != "auto":
+        return options.precision
+    if options.accelerator == "cpu":
+        fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    else:
+        fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16-mixed" if fast else "32-true"
+
+
+def _loggers(config: DictConfig, folder: Path) -> Any:
+    if not config.logger.tensorboard:
+        return False
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError:
+        return False
+    from pytorch_lightning.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(folder, name="tensorboard", version="")
+
+
+def _report(data: DetectionData, folder: Path, console: Console) -> None:
+    path = folder / "data_report.json"
+    writing(path, lambda: path.write_text(json.dumps(data.report.to_dict(), indent=1), encoding="utf-8"))
+    console.print(data.report.table())
+
+
+def _fit(trainer: pl.Trainer, parts: Parts, checkpoint: Path | None) -> None:
+    try:
+        trainer.fit(parts.task, parts.data, ckpt_path=checkpoint, weights_only=True)
+    except Interrupted:
+        raise KeyboardInterrupt from None
+    except SystemExit:  # Lightning's answer to a second Ctrl-C
+        raise KeyboardInterrupt from None
+
+
+def _finish(parts: Parts, folder: Path, console: Console, config: DictConfig, world: int) -> None:
+    """Measure best.ckpt once, on test where the data has one, else on val; write the rest of the run folder."""
+    task, data = parts.task, parts.data
+    writing(folder / "curves.png", curves, folder / "history.csv", folder / "curves.png", folder.name)
+    best = read_checkpoint(folder / "best.ckpt")
+    about = {
+        "split": None,
+        "val/AP": best["best"]["score"],
+        "best_epoch": best["best"]["epoch"],
+        "train_seconds": round(task.budget.elapsed, 2),
+        "images_per_second": task.images_seen * world / max(task.budget.elapsed, 1e-9),
+        "parameters": sum(parameter.numel() for parameter in task.model.parameters()),
+        "seed": config.seed,
+        "recipe": config.recipe,
+        "git_commit": _git_commit(),
+    }
+    split = next((name for name in ("test", "val") if data.splits[name]), None)
+    if split is None:
+        log.info("the data have neither val nor test: nothing is measured")
+        return
+    data.setup({"test": "test", "val": "validate"}[split])
+    model: nn.Module = task.averaged.model
+    model.load_state_dict(averaged_weights(best))
+    loader = data.test_dataloader() if split == "test" else data.val_dataloader()
+    measured = measure(
+        model, loader, data.sets[split], task.categories, task.device, progress=parts.options.progress
+    )  # type: ignore[arg-type]
+    write_measured(folder, measured, {**about, "split": split}, f"{folder.name} · {split}")
+    table(measured.scores, f"{folder} on {split}", console)
+    console.print(f"written to {folder}")
+    log.info("AP %s, AP50 %s on %s", measured.scores.metrics["AP"], measured.scores.metrics["AP50"], split)
+
+
+def _git_commit() -> str | None:
+    """The commit of the code, where it lies in a git checkout."""
+    here = Path(detr_mini.__file__).resolve().parent
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """What is logged inside goes to `path`, too; so does what ends it."""
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror or error}); check the folder's rights") from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    loggers = [log, logging.getLogger("pytorch_lightning")]
+    log.setLevel(logging.INFO)
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    except BaseException as error:
+        log.error("ended by %s: %s", type(error).__name__, error)
+        raise
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,213 @@
+"""A detector, its losses and its optimizer as one LightningModule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from detr_mini.convert import to_coco_records
+from detr_mini.data.coco import CocoSet
+from detr_mini.evaluation.coco import Scores, score
+from detr_mini.losses.criterion import DetectionCriterion, Losses
+from detr_mini.losses.matcher import NonFiniteCostError
+from detr_mini.models.denoising import mix_numbers
+from detr_mini.optim.schedule import warmup_cosine
+from detr_mini.structures import Batch, Categories
+from detr_mini.training.averaging import AveragedModel
+from detr_mini.training.budget import Budget
+from detr_mini.training.diagnosis import explain
+
+LOGGED = ("loss", "loss_class", "loss_l1", "loss_giou")
+
+
+class DetectionTask(pl.LightningModule):
+    """Training: losses are sums, the gradient is divided once by the boxes of the whole window and of all processes.
+
+    `make_optimizer(model)`; `budget`: the training's length, over which the learning rate falls along a cosine to zero
+    after `warmup_steps`; `clip`: largest norm of the gradient; `average`: decay of the averaged weights, which are what
+    is evaluated; `seed`: of dropout and denoising; `card`: what a checkpoint says besides (image, config, recipe, ...).
+    Validation measures the averaged weights, in float32 whatever the training's precision.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        criterion: DetectionCriterion,
+        make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+        categories: Categories,
+        budget: Budget,
+        seed: int,
+        warmup_steps: int = 100,
+        clip: float = 5.0,
+        average: float = 0.998,
+        accumulate: int = 1,
+        card: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.criterion, self.make_optimizer = model, criterion, make_optimizer
+        self.categories, self.budget, self.seed = categories, budget, seed
+        self.warmup_steps, self.clip, self.accumulate, self.card = warmup_steps, clip, accumulate, dict(card or {})
+        self.averaged = AveragedModel(model, average)
+        self.truth: CocoSet | None = None
+        """The val split, for its metric."""
+        self.scores: Scores | None = None
+        """Of the latest validation."""
+        self.val_loss: float | None = None
+        self.best: dict[str, Any] = {"score": None, "epoch": None}
+        self.images_seen = 0
+        self.sums = torch.zeros(len(LOGGED) + 1, dtype=torch.float64)
+        """Since the last logged row: the losses, and the boxes they are divided by."""
+        self._window_boxes = 0
+        self._records: dict[int, list[dict[str, Any]]] = {}
+        self._val_sums = (0.0, 0)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """No scheduler: the learning rate is a function of the step (`on_before_optimizer_step`)."""
+        optimizer = self.make_optimizer(self.model)
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        return optimizer
+
+    def on_fit_start(self) -> None:
+        self.averaged.to(self.device)
+        self.sums = self.sums.to(self.device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
+        step = self.global_step
+        torch.manual_seed(mix_numbers(self.seed, step, batch_idx, self.global_rank))  # dropout: f(seed, step)
+        try:
+            losses = self.losses(batch, step)
+        except NonFiniteCostError:
+            raise explain(self.model, batch, step, self._precision, "a matching cost") from None
+        parts = [losses.total.detach(), *(losses.terms[name] for name in ("class", "l1", "giou"))]
+        self.sums += torch.stack([*parts, parts[0].new_tensor(losses.boxes)])
+        self._window_boxes += losses.boxes
+        self.images_seen += len(batch)
+        self._batch = batch
+        return losses.total * self.accumulate  # Lightning divides by it, and the boxes of the window do already
+
+    def losses(self, batch: Batch, step: int) -> Losses:
+        """The losses of one batch, as sums over its boxes."""
+        noised = getattr(self.model, "noised_truths", None)
+        denoising = noised(batch.packed, batch.image_ids, seed=self.seed, step=step) if noised else None
+        output = self.model(batch.images, batch.mask(), denoising)
+        with torch.autocast(self.device.type, enabled=False):
+            return self.criterion(output, batch.packed, self.budget.progress(step))
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Divide the gradient by the boxes of the window and of all processes, clip it, set the learning rate."""
+        boxes, world = float(self._window_boxes), self.trainer.world_size
+        if world > 1:
+            # the processes also agree on the time, so that a training by minutes ends everywhere at the same step
+            shared = torch.tensor([boxes, self.budget.elapsed], dtype=torch.float64, device=self.device)
+            torch.distributed.all_reduce(shared)
+            boxes, elapsed = shared.tolist()
+            self.budget.set_elapsed(elapsed / world)
+        self._window_boxes = 0
+        scale = world / max(boxes, 1.0)  # DDP has divided by the number of processes
+        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(grads) * scale
+        if self.device.type == "cpu":  # elsewhere asking would hold the device up: the next matching cost tells
+            self._check(norm)
+        torch._foreach_mul_(grads, scale * (self.clip / norm.clamp(min=self.clip)))
+        step = self.global_step
+        factor = warmup_cosine(step, self.budget.progress(step), warmup_steps=self.warmup_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+    def _check(self, norm: Tensor) -> None:
+        if not norm.isfinite():
+            raise explain(self.model, self._batch, self.global_step, self._precision, "the gradient")
+
+    @property
+    def _precision(self) -> str:
+        return str(self.trainer.precision)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.averaged.update()
+
+    def on_train_start(self) -> None:
+        self.budget.start()
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if self.budget.over(self.global_step):
+            self.trainer.should_stop = True
+            self.trainer.check_val_every_n_epoch = 1  # the end is measured, whatever the rhythm was
+
+    def on_validation_start(self) -> None:
+        self.budget.pause()
+        self._records, self._val_sums = {}, (0.0, 0)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        with torch.autocast(self.device.type, enabled=False):
+            output = self.averaged.model(batch.images, batch.mask())
+            losses = self.criterion(output, batch.packed, 1.0)
+        self._val_sums = (self._val_sums[0] + float(losses.total), self._val_sums[1] + losses.boxes)
+        sizes = [target.original_size for target in batch.targets]
+        for image_id, found in zip(
+            batch.image_ids, self.averaged.model.postprocess(output, sizes, self.categories), strict=True
+        ):
+            self._records[image_id] = to_coco_records(found.to("cpu"), image_id)
+
+    def on_validation_epoch_end(self) -> None:
+        """All processes' detections together, by image id: the numbers do not depend on how many there were."""
+        shares: list[Any] = [(self._records, self._val_sums)]
+        if self.trainer.world_size > 1:
+            shares = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(shares, (self._records, self._val_sums))
+        records = {image_id: found for share, _ in shares for image_id, found in share.items()}
+        boxes = sum(sums[1] for _, sums in shares)
+        self.val_loss = sum(sums[0] for _, sums in shares) / max(boxes, 1)
+        assert self.truth is not None
+        # a sanity pass sees part of the images only: it is measured on those
+        ids = [image_id for image_id in self.truth.image_ids if image_id in records]
+        self.scores = score(
+            self.truth.truth, [r for i in ids for r in records[i]], self.categories, None if len(ids) == len(self.truth) else ids
+        )
+        for name in ("AP", "AP50", "AP75"):
+            if self.scores.metrics[name] is not None:
+                self.log(f"val/{name}", self.scores.metrics[name], rank_zero_only=True)
+
+    def on_validation_end(self) -> None:
+        if not self.trainer.sanity_checking:
+            self.budget.start()
+
+    def share_sums(self) -> Tensor:
+        """The running sums over all processes, on rank 0; zeros elsewhere. All processes call it at the same step."""
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(self.sums)
+            if not self.trainer.is_global_zero:
+                self.sums.zero_()
+        return self.sums
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint |= {
+            "averaged": self.averaged.state(),
+            "best": dict(self.best),
+            "categories": self.categories.to_dict(),
+            "random_state": {"torch": torch.get_rng_state()},
+            "progress": {
+                "elapsed": self.budget.elapsed,
+                "images_seen": self.images_seen,
+                "sums": self.share_sums().tolist(),
+                "scores": None if self.scores is None else dict(self.scores.metrics),
+            },
+            **self.card,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.averaged.load(checkpoint["averaged"])
+        self.best = dict(checkpoint["best"])
+        torch.set_rng_state(checkpoint["random_state"]["torch"])
+        progress = checkpoint["progress"]
+        self.budget.set_elapsed(progress["elapsed"])
+        self.images_seen = progress["images_seen"]
+        if self.trainer.is_global_zero:
+            self.sums = torch.tensor(progress["sums"], dtype=torch.float64)
