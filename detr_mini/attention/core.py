@@ -67,3 +67,22 @@ def attend(
     nowhere = blocked.all(-1, keepdim=True)
     answer = functional.scaled_dot_product_attention(query, key, value, attn_mask=~blocked | nowhere, dropout_p=dropout)
     return answer.masked_fill(nowhere, 0.0)
+
+
+def attend_small(
+    query: Float[Tensor, "*batch m c"],
+    key: Float[Tensor, "*batch n c"],
+    value: Float[Tensor, "*batch n d"],
+    blocked: Bool[Tensor, "..."] | None = None,
+) -> Float[Tensor, "*batch m d"]:
+    """`attend_plain` in the inputs' own precision throughout.
+
+    For few queries and keys in bfloat16 on a CPU, where the fused kernel costs more than the products (docs/results.md).
+    """
+    similarity = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    return attention_weights(similarity, blocked) @ value
+
+
+def small_is_faster(query: Tensor, key: Tensor) -> bool:
+    """Whether `attend_small` beats `attend` (measured up to 256 queries by 256 keys)."""
+    return query.dtype == torch.bfloat16 and query.device.type == "cpu" and query.shape[-2] * key.shape[-2] <= 2**16

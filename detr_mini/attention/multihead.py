@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from detr_mini.attention.core import attend, attention_weights, scaled_dot
+from detr_mini.attention.core import attend, attend_small, attention_weights, scaled_dot, small_is_faster
 
 
 class MultiHeadAttention(nn.Module):
@@ -48,7 +48,11 @@ class MultiHeadAttention(nn.Module):
         """`blocked` is True where a query must not look; for a padding mask of the keys see `blocked_by_padding`."""
         q, k, v = self._split(self.q_proj(query)), self._split(self.k_proj(key)), self._split(self.v_proj(value))
         dropout = self.dropout if self.training else 0.0
-        heads = attend(q, k, v, None if blocked is None else blocked[:, None], dropout)
+        blocked = None if blocked is None else blocked[:, None]
+        if small_is_faster(q, k) and not dropout:
+            heads = attend_small(q, k, v, blocked)
+        else:
+            heads = attend(q, k, v, blocked, dropout)
         return self.out_proj(heads.transpose(1, 2).flatten(2))
 
     def weights(

@@ -6,8 +6,8 @@ accumulation window, so that neither changes the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from detr_mini.boxes import cxcywh_to_xyxy, iou_and_giou
-from detr_mini.losses.matcher import ClassCost, Match, assign, matching_cost
+from detr_mini.losses.matcher import ClassCost, Match, NonFiniteCostError, assign, matching_cost
 from detr_mini.structures import DenoisingOutput, DetectorOutput, PackedTargets, Prediction
 
 ClassLoss = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -27,8 +27,8 @@ def matchability_loss(
     quality: Float[Tensor, "b q"],
     counted: Bool[Tensor, "b q"] | None,
     gamma: float = 1.5,
-) -> Float[Tensor, ""]:
-    """Matchability-aware loss (DEIM: Huang et al. 2025, eq. 4), summed: the target of a matched query's class is
+) -> Float[Tensor, "b"]:
+    """Matchability-aware loss (DEIM: Huang et al. 2025, eq. 4), summed for each image: the target of a matched query's class is
     IoU^gamma, and every "no" is weighted with p^gamma.
 
     `labels` is -1 where a query is matched to nothing; `quality` is the matched box's IoU; only `counted` queries count.
@@ -38,7 +38,7 @@ def matchability_loss(
     wanted = target * quality[..., None].clamp(0, 1) ** gamma
     weight = torch.where(target.bool(), 1.0, logits.detach().sigmoid() ** gamma)
     loss = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none") * weight
-    return loss.sum() if counted is None else (loss * counted[..., None]).sum()
+    return (loss if counted is None else loss * counted[..., None]).sum((1, 2))
 
 
 def no_object_cross_entropy(
@@ -47,14 +47,14 @@ def no_object_cross_entropy(
     quality: Float[Tensor, "b q"],
     counted: Bool[Tensor, "b q"] | None,
     no_object_weight: float = 0.1,
-) -> Float[Tensor, ""]:
-    """Cross-entropy with the last class "no object", weighted down (Carion et al. 2020, sec. 3.1), summed."""
+) -> Float[Tensor, "b"]:
+    """Cross-entropy with the last class "no object", weighted down (Carion et al. 2020, sec. 3.1), summed for each image."""
     classes = logits.shape[-1]
     weight = logits.new_ones(classes)
     weight[-1] = no_object_weight
     target = torch.where(labels >= 0, labels, classes - 1)
     loss = functional.cross_entropy(logits.transpose(1, 2), target, weight, reduction="none")
-    return loss.sum() if counted is None else (loss * counted).sum()
+    return (loss if counted is None else loss * counted).sum(1)
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,27 @@ class Losses:
     terms: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
     """The unweighted parts of the final layer, detached, for the log: class, l1, giou."""
     boxes: int = 0
+
+
+def stack(predictions: Sequence[Prediction]) -> Prediction:
+    """Several predictions of one shape as one, along the batch: losses then run once and not once a layer."""
+    visible = [p.visible for p in predictions if p.visible is not None]
+    return Prediction(
+        torch.cat([p.logits for p in predictions]),
+        torch.cat([p.boxes for p in predictions]),
+        torch.cat(visible) if visible else None,
+    )
+
+
+def repeat(targets: PackedTargets, times: int) -> PackedTargets:
+    """The truths again for each of `times` stacked predictions."""
+    return replace(
+        targets,
+        boxes=targets.boxes.repeat(times, 1, 1),
+        labels=targets.labels.repeat(times, 1),
+        valid=targets.valid.repeat(times, 1),
+        counts=targets.counts * times,
+    )
 
 
 class DetectionCriterion:
@@ -98,43 +119,44 @@ class DetectionCriterion:
 
     def __call__(self, output: DetectorOutput, targets: PackedTargets, progress: float = 0.0) -> Losses:
         """`progress` of the training in [0, 1]. Raises NonFiniteCostError where a guess is not finite."""
-        sets = [output.final, *output.auxiliary]
-        copies = [1] * len(sets)
-        if output.proposals is not None:
-            sets, copies = [*sets, output.proposals], [*copies, 1]
-        if output.one_to_many is not None:
-            sets, copies = [*sets, output.one_to_many], [*copies, self.copies]
-        costs = [matching_cost(s, targets, self.class_cost, **self.cost_weights) for s in sets]
-        matches = assign(costs, targets, copies)
+        layers = [output.final, *output.auxiliary]
+        dense = [(output.proposals, 1), (output.one_to_many, self.copies)]
+        groups = [(stack(layers), repeat(targets, len(layers)), 1)]
+        groups += [(prediction, targets, copies) for prediction, copies in dense if prediction is not None]
+        costs = [matching_cost(p, t, self.class_cost, **self.cost_weights) for p, t, _ in groups]
+        try:
+            matches = assign(costs, [t.counts for _, t, _ in groups], [copies for *_, copies in groups])
+        except NonFiniteCostError as error:
+            raise NonFiniteCostError(sorted({row % len(targets.counts) for row in error.rows}), error.sets) from None
         box_weight = 1 + (self.final_box_weight - 1) * max(0.0, 2 * progress - 1)
         total = output.logits.new_zeros(())
         terms: dict[str, Tensor] = {}
-        for prediction, match, times in zip(sets, matches, copies, strict=True):
-            parts = self._set_losses(prediction, targets, match, prediction.visible)
-            total = total + self._weigh(parts, box_weight) / times
-            terms = terms or {name: value.detach() for name, value in parts.items() if name != "relative_l1"}
+        for (prediction, truths, copies), match in zip(groups, matches, strict=True):
+            parts = self._set_losses(prediction, truths, match, prediction.visible)
+            total = total + self._weigh(parts, box_weight) / copies
+            if not terms:  # of the final layer alone: it stands first in the stack
+                b = len(targets.counts)
+                terms = {name: parts[name][:b].detach().sum() for name in ("class", "l1", "giou")}
         if output.denoising is not None:
             total = total + self._denoising(output.denoising, targets, box_weight)
         return Losses(total, terms, targets.total)
 
     def _denoising(self, output: DenoisingOutput, targets: PackedTargets, box_weight: float) -> Tensor:
-        query = torch.arange(output.truth.shape[1], device=output.truth.device).expand_as(output.truth)
-        match = Match(query, output.truth, output.positive & output.valid)
-        total = output.layers[0].logits.new_zeros(())
-        for prediction in output.layers:
-            parts = self._set_losses(prediction, targets, match, output.valid)
-            total = total + self._weigh(parts, box_weight)
-        return total
+        layers = len(output.layers)
+        truth, valid = output.truth.repeat(layers, 1), output.valid.repeat(layers, 1)
+        query = torch.arange(truth.shape[1], device=truth.device).expand_as(truth)
+        match = Match(query, truth, output.positive.repeat(layers, 1) & valid)
+        return self._weigh(self._set_losses(stack(output.layers), repeat(targets, layers), match, valid), box_weight)
 
     def _weigh(self, parts: dict[str, Tensor], box_weight: float) -> Tensor:
         boxes = self.weight_l1 * parts["l1"] + self.weight_giou * parts["giou"]
         boxes = boxes + self.weight_relative_l1 * parts["relative_l1"]
-        return self.weight_class * parts["class"] + box_weight * boxes
+        return (self.weight_class * parts["class"] + box_weight * boxes).sum()
 
     def _set_losses(
         self, prediction: Prediction, targets: PackedTargets, match: Match, counted: Bool[Tensor, "b q"] | None
     ) -> dict[str, Tensor]:
-        """Sums over matched pairs (boxes) and over all guesses (class)."""
+        """Sums over matched pairs (boxes) and over all guesses (class), for each row of the batch."""
         guess = prediction.boxes.float().gather(1, match.query[..., None].expand(-1, -1, 4))
         truth = targets.boxes.gather(1, match.truth[..., None].expand(-1, -1, 4))
         pair = match.valid.float()
@@ -149,7 +171,7 @@ class DetectionCriterion:
         quality = iou.new_zeros(b, q + 1).scatter(1, place, iou.detach())[:, :q]
         return {
             "class": self.class_loss(prediction.logits.float(), labels, quality, counted),
-            "l1": (distance.sum(-1) * pair).sum(),
-            "giou": ((1 - giou) * pair).sum(),
-            "relative_l1": (relative.sum(-1) * pair).sum(),
+            "l1": (distance.sum(-1) * pair).sum(-1),
+            "giou": ((1 - giou) * pair).sum(-1),
+            "relative_l1": (relative.sum(-1) * pair).sum(-1),
         }

@@ -81,26 +81,25 @@ def matching_cost(
 
 
 def assign(
-    costs: Sequence[Float[Tensor, "b _ n"]], targets: PackedTargets, copies: Sequence[int]
+    costs: Sequence[Float[Tensor, "_ _ n"]], counts: Sequence[Sequence[int]], copies: Sequence[int]
 ) -> list[Match]:
-    """Solve every set's assignment. `copies[i]`: each truth of set i may be answered for by that many queries.
+    """Solve every set's assignment. `counts[i]`: real truths of each of its rows, the rest is padding. `copies[i]`:
+    each truth of set i may be answered for by that many queries.
 
     Raises NonFiniteCostError before the solver sees a cost that is not finite.
     """
-    b, _, n = costs[0].shape
-    device = costs[0].device
+    n, device = costs[0].shape[2], costs[0].device
     flat = torch.cat([cost.reshape(-1) for cost in costs]).cpu().numpy()  # the step's one transfer to the host
     bounds = np.cumsum([0] + [cost.numel() for cost in costs])
-    host = [flat[lo:hi].reshape(b, -1, n) for lo, hi in zip(bounds[:-1], bounds[1:], strict=True)]
-    _check_finite(host, targets.counts)
-    answers = np.concatenate(
-        [_solve(cost, targets.counts, times) for cost, times in zip(host, copies, strict=True)], 1
-    )
-    query = torch.from_numpy(answers).to(device, non_blocking=True)
-    truth = torch.arange(n, device=device).expand(b, -1)
+    host = [flat[lo:hi].reshape(c.shape) for lo, hi, c in zip(bounds[:-1], bounds[1:], costs, strict=True)]
+    _check_finite(host, counts)
+    answers = [_solve(*set_, times) for *set_, times in zip(host, counts, copies, strict=True)]
+    queries = torch.from_numpy(np.concatenate([answer.reshape(-1) for answer in answers])).to(device, non_blocking=True)
     matches = []
-    for chosen, times in zip(query.split([n * times for times in copies], 1), copies, strict=True):
-        matches.append(Match(chosen.clamp(min=0), truth.repeat(1, times), chosen >= 0))
+    for chosen, answer, times in zip(queries.split([a.size for a in answers]), answers, copies, strict=True):
+        chosen = chosen.view(answer.shape)
+        truth = torch.arange(n, device=device).repeat(times).expand(len(chosen), -1)
+        matches.append(Match(chosen.clamp(min=0), truth, chosen >= 0))
     return matches
 
 
@@ -117,8 +116,12 @@ def _solve(cost: np.ndarray, counts: Sequence[int], copies: int) -> np.ndarray:
     return answer.reshape(b, copies * n)
 
 
-def _check_finite(costs: Sequence[np.ndarray], counts: Sequence[int]) -> None:
-    real = np.arange(costs[0].shape[2])[None] < np.asarray(counts)[:, None]
-    bad = np.stack([(~np.isfinite(cost) & real[:, None]).any((1, 2)) for cost in costs])
-    if bad.any():
-        raise NonFiniteCostError(np.flatnonzero(bad.any(0)).tolist(), np.flatnonzero(bad.any(1)).tolist())
+def _check_finite(costs: Sequence[np.ndarray], counts: Sequence[Sequence[int]]) -> None:
+    rows, sets = set(), []
+    for index, (cost, count) in enumerate(zip(costs, counts, strict=True)):
+        real = np.arange(cost.shape[2])[None] < np.asarray(count)[:, None]
+        bad = (~np.isfinite(cost) & real[:, None]).any((1, 2))
+        rows |= set(np.flatnonzero(bad).tolist())
+        sets += [index] * bool(bad.any())
+    if sets:
+        raise NonFiniteCostError(sorted(rows), sets)

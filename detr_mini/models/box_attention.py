@@ -24,13 +24,13 @@ def grid_lines(
 
 def sample_plain(
     features: Float[Tensor, "b c h w"], x: Float[Tensor, "b q p"], y: Float[Tensor, "b q p"]
-) -> Float[Tensor, "b q c p p"]:
+) -> Float[Tensor, "b q p p c"]:
     """Bilinear samples at every crossing (y_i, x_j), coordinates in cells (cell 0's centre is 0.5); zeros outside."""
     b, q, p = x.shape
     scale = x.new_tensor([2 / features.shape[3], 2 / features.shape[2]])
     grid = torch.stack(torch.broadcast_tensors(x[:, :, None, :], y[:, :, :, None]), -1) * scale - 1
     samples = functional.grid_sample(features, grid.reshape(b, q * p, p, 2), align_corners=False)
-    return samples.view(b, -1, q, p, p).transpose(1, 2)
+    return samples.view(b, -1, q, p, p).permute(0, 2, 3, 4, 1)
 
 
 def hat_weights(coordinate: Float[Tensor, "b q p"], cells: int) -> Float[Tensor, "b q p {cells}"]:
@@ -41,13 +41,12 @@ def hat_weights(coordinate: Float[Tensor, "b q p"], cells: int) -> Float[Tensor,
 
 def sample(
     features: Float[Tensor, "b c h w"], x: Float[Tensor, "b q p"], y: Float[Tensor, "b q p"]
-) -> Float[Tensor, "b q c p p"]:
+) -> Float[Tensor, "b q p p c"]:
     """`sample_plain` as two matrix products, since a grid's samples are separable: rows first, then columns."""
     b, c, h, w = features.shape
-    p = x.shape[-1]
-    rows = hat_weights(y, h).flatten(1, 2) @ features.permute(0, 2, 1, 3).reshape(b, h, c * w)
-    columns = hat_weights(x, w)
-    return (rows.view(b, -1, p, c, w).transpose(2, 3) @ columns.transpose(-1, -2)[:, :, None])
+    q, p = x.shape[1:]
+    rows = hat_weights(y, h).flatten(1, 2) @ features.permute(0, 2, 3, 1).reshape(b, h, w * c)
+    return hat_weights(x, w)[:, :, None] @ rows.view(b, q, p, w, c)
 
 
 class BoxAttention(nn.Module):

@@ -32,6 +32,7 @@ from detr_mini.structures import Categories
 from detr_mini.training.budget import Budget
 from detr_mini.training.callbacks import Bar, Checkpoints, Interrupted, Logging, writing
 from detr_mini.training.history import History
+from detr_mini.training.memory import keep_freed_memory
 from detr_mini.training.options import TrainerOptions
 from detr_mini.training.task import DetectionTask
 
@@ -81,6 +82,7 @@ def build(config: DictConfig) -> Parts:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
+    keep_freed_memory()
     pl.seed_everything(config.seed, verbose=False)
     plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     backbone = build_part("backbone", plain["backbone"], ALLOWED)

@@ -1,0 +1,203 @@
+"""The verb `benchmark step`: where a step of training spends its time, and how near to the machine's rate it comes."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import chain, repeat
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from detr_mini.losses import criterion as criterion_module
+from detr_mini.structures import Batch
+from detr_mini.training.run import Parts, build, precision
+
+PARTS = {
+    "backbone": ("backbone",),
+    "encoder": ("encoder", "transformer.encoder", "top_down"),
+    "decoder": ("decoder", "transformer.decoder"),
+}
+"""Rows of the table and the submodules whose forward they are, for either model."""
+
+
+class Stopwatch:
+    """Seconds by name, step by step; on a GPU it waits for the device, so the parts add up to more than a free step."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.step: dict[str, float] = defaultdict(float)
+        self.steps: list[dict[str, float]] = []
+
+    def now(self) -> float:
+        """The present second, when the device is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    @contextmanager
+    def measuring(self, name: str) -> Iterator[None]:
+        """What runs inside counts as `name`."""
+        started = self.now()
+        yield
+        self.step[name] += self.now() - started
+
+    def next_step(self) -> None:
+        """The step is over."""
+        self.steps.append(dict(self.step))
+        self.step.clear()
+
+    def medians(self) -> dict[str, float]:
+        """Milliseconds of each name, median over the steps."""
+        names = dict.fromkeys(name for step in self.steps for name in step)
+        return {n: statistics.median(step.get(n, 0.0) for step in self.steps) * 1e3 for n in names}
+
+
+def benchmark_step(config: DictConfig) -> dict[str, Any]:
+    """Time `config.steps` steps of the training that `config` describes; print and return the table.
+
+    Milliseconds are medians. `rate` is the step's floating-point operations (matrix products and convolutions, counted
+    by torch) a second; `matrix_rate` that of one large product on the same threads, in the training's precision.
+    """
+    parts = build(config)
+    device = torch.device("cuda" if parts.options.accelerator in ("gpu", "cuda") else "cpu")
+    parts.task.model.to(device).train()
+    kind = precision(parts.options)
+    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(kind, torch.float32)
+    watch = Stopwatch(device)
+    run = _stepper(parts, watch, device, dtype)
+    with _timed(parts.task.model, watch):
+        for _ in range(config.warmup):
+            run(nullcontext())
+        watch.steps.clear()
+        for _ in range(config.steps):
+            run(nullcontext())
+    counter = FlopCounterMode(display=False)
+    run(counter)
+    medians = watch.medians()
+    whole = medians.pop("step")
+    table = _table(medians, whole)
+    rate, matrix_rate = counter.get_total_flops() / whole * 1e-6, _matrix_rate(config.matrix, dtype, watch)
+    result = {
+        "milliseconds": table, "step": whole, "images_per_second": parts.data.batch_size / whole * 1e3,
+        "gflops": rate, "matrix_gflops": matrix_rate, "threads": torch.get_num_threads(), "precision": kind,
+    }  # fmt: skip
+    _print(result)
+    return result
+
+
+def _stepper(
+    parts: Parts, watch: Stopwatch, device: torch.device, dtype: torch.dtype
+) -> Callable[[AbstractContextManager[Any]], None]:
+    task = parts.task
+    optimizer = task.make_optimizer(task.model)
+    batches: Iterator[Batch] = chain.from_iterable(map(iter, repeat(parts.data.train_dataloader())))
+    count = iter(range(1_000_000))
+
+    def run(around: AbstractContextManager[Any]) -> None:
+        with watch.measuring("step"), around:
+            with watch.measuring("data"):
+                batch = next(batches).to(device)
+            noised = getattr(task.model, "noised_truths", None)
+            with watch.measuring("denoising queries"):
+                step = next(count)
+                noise = noised(batch.packed, batch.image_ids, seed=0, step=step) if noised else None
+            with watch.measuring("forward"), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                output = task.model(batch.images, batch.mask(), noise)
+            with watch.measuring("loss"):
+                losses = task.criterion(output, batch.packed, 0.0)
+                loss = losses.total / max(losses.boxes, 1)
+            with watch.measuring("backward"):
+                loss.backward()
+            with watch.measuring("optimizer"):
+                torch.nn.utils.clip_grad_norm_(task.model.parameters(), task.clip, foreach=True)
+                optimizer.step()
+                optimizer.zero_grad()
+            with watch.measuring("averaging"):
+                task.averaged.update()
+        watch.next_step()
+
+    task.averaged.to(device)
+    return run
+
+
+@contextmanager
+def _timed(model: nn.Module, watch: Stopwatch) -> Iterator[None]:
+    """Times the model's parts by hooks, and matching inside the losses."""
+    handles, started = [], {}
+    modules = dict(model.named_modules())
+    for row, names in PARTS.items():
+        for name in (n for n in names if n in modules):
+            module = modules[name]
+            for layer in module if isinstance(module, nn.ModuleList) else [module]:
+
+                def before(m: nn.Module, _: Any) -> None:
+                    started[m] = watch.now()
+
+                def after(m: nn.Module, _: Any, __: Any, row: str = row) -> None:
+                    watch.step[row] += watch.now() - started[m]
+
+                handles += [layer.register_forward_pre_hook(before), layer.register_forward_hook(after)]
+    originals = {name: getattr(criterion_module, name) for name in ("assign", "matching_cost")}
+
+    def timing(function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with watch.measuring("matching"):
+                return function(*args, **kwargs)
+
+        return timed
+
+    for name, function in originals.items():
+        setattr(criterion_module, name, timing(function))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for name, function in originals.items():
+            setattr(criterion_module, name, function)
+
+
+def _table(medians: dict[str, float], whole: float) -> dict[str, float]:
+    rest = medians["forward"] - sum(medians.get(name, 0.0) for name in PARTS)
+    rows = {"data": medians["data"], "denoising queries": medians["denoising queries"]}
+    rows |= {name: medians[name] for name in PARTS if name in medians}
+    rows |= {"rest of the model": rest, "matching": medians["matching"], "loss": medians["loss"] - medians["matching"]}
+    rows |= {name: medians[name] for name in ("backward", "optimizer", "averaging")}
+    return rows | {"between": whole - sum(rows.values())}
+
+
+def _matrix_rate(side: int, dtype: torch.dtype, watch: Stopwatch) -> float:
+    a, b = (torch.randn(side, side, device=watch.device).to(dtype) for _ in range(2))
+    times = []
+    for _ in range(10):
+        started = watch.now()
+        a @ b
+        times.append(watch.now() - started)
+    return 2 * side**3 / statistics.median(times) * 1e-9
+
+
+def _print(result: dict[str, Any]) -> None:
+    view = Table("part of a step", "ms", "share")
+    for column in view.columns[1:]:
+        column.justify = "right"
+    for name, milliseconds in result["milliseconds"].items():
+        view.add_row(name, f"{milliseconds:.1f}", f"{milliseconds / result['step']:.0%}")
+    view.add_row("step", f"{result['step']:.1f}", "", style="bold")
+    console = Console()
+    console.print(view)
+    console.print(
+        f"{result['images_per_second']:.0f} images a second; {result['gflops']:.0f} GFLOP/s in the step, "
+        f"{result['matrix_gflops']:.0f} GFLOP/s in a large matrix product ({result['precision']}, "
+        f"{result['threads']} threads)"
+    )
+    console.print(json.dumps({k: v for k, v in result.items() if k != "milliseconds"}), soft_wrap=True)
