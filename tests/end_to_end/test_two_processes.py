@@ -1,0 +1,62 @@
+"""Two processes (gloo, CPU) compute what one does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = """
+import sys, json, torch, pytorch_lightning as pl
+from pathlib import Path
+from detr_mini.training.run import build
+from training_parts import small_config
+
+class Keep(pl.Callback):
+    def on_before_zero_grad(self, trainer, task, optimizer):
+        if any(p.grad is not None for p in task.parameters()) and trainer.is_global_zero and not out.exists():
+            torch.save({n: p.grad.clone() for n, p in task.named_parameters() if p.grad is not None}, out)
+
+out, root, devices, batch = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+config = small_config(root, "trainer=ddp" if devices > 1 else "trainer=cpu", f"trainer.devices={devices}",
+    f"data.batch_size={batch}", "trainer.max_steps=1", "optim.clip=1e9", "data.limit_val=7", "data.eval_batch_size=2",
+    "data.augment=[]", "trainer.precision=32-true", "trainer.threads=1")
+parts = build(config)
+trainer = pl.Trainer(accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_epochs=-1,
+    logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    num_sanity_val_steps=0, use_distributed_sampler=False, callbacks=[Keep()])
+trainer.fit(parts.task, parts.data)
+if trainer.is_global_zero:
+    out.with_suffix(".json").write_text(json.dumps([parts.task.scores.metrics, parts.task.val_loss]))
+"""
+
+
+def run(tmp_path: Path, root: Path, devices: int, batch: int) -> tuple[dict[str, torch.Tensor], list]:
+    tests = Path(__file__).parents[1]
+    script = tmp_path / "step.py"
+    script.write_text(SCRIPT)
+    out = tmp_path / f"{devices}.pt"
+    done = subprocess.run(
+        [sys.executable, str(script), str(out), str(root), str(devices), str(batch)],
+        env={"PYTHONPATH": f"{tests}:{tests.parent}", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(out, weights_only=True), json.loads(out.with_suffix(".json").read_text())
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_gradient_and_the_numbers_of_one(scenes_root: Path, tmp_path: Path) -> None:
+    one, (one_metrics, one_loss) = run(tmp_path, scenes_root, 1, 8)
+    two, (two_metrics, two_loss) = run(tmp_path, scenes_root, 2, 4)
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5)
+    assert one_metrics["images"] == two_metrics["images"] == 7
+    for name, value in one_metrics.items():
+        assert two_metrics[name] == pytest.approx(value, abs=1e-9), name
+    assert two_loss == pytest.approx(one_loss, rel=1e-6)

@@ -1,0 +1,144 @@
+"""One step of training: what it divides by, what it depends on, and what it says when numbers break."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from detr_mini.data.collate import collate
+from detr_mini.errors import NonFiniteError
+from detr_mini.structures import Batch
+from detr_mini.training.run import Parts, build
+from training_parts import small_config
+
+
+class Gradients(pl.Callback):
+    """Keeps the gradient of each step as the optimizer sees it."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, Tensor]] = []
+        self.rates: list[float] = []
+
+    def on_before_zero_grad(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: object) -> None:
+        grads = {n: p.grad.clone() for n, p in pl_module.named_parameters() if p.grad is not None}
+        if grads:
+            self.seen.append(grads)
+            self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def steps(parts: Parts, loader: object, count: int, **settings: object) -> Gradients:
+    """Train `count` steps on `loader` and keep the gradients."""
+    gradients = Gradients()
+    trainer = pl.Trainer(
+        max_steps=count, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, limit_val_batches=0,
+        enable_progress_bar=False, enable_model_summary=False, callbacks=[gradients], num_sanity_val_steps=0,
+        use_distributed_sampler=False, **settings,
+    )  # fmt: skip
+    trainer.fit(parts.task, train_dataloaders=loader)
+    return gradients
+
+
+def images_of(parts: Parts, indices: list[int]) -> Batch:
+    dataset = parts.data.dataset("train")
+    pairs = [dataset[(i, 0)] for i in indices]
+    return collate([image for image, _ in pairs], [target for _, target in pairs], parts.data.stride)
+
+
+def test_T_01_accumulation_and_one_big_batch_give_the_same_gradient(scenes_root: Path) -> None:
+    config = small_config(scenes_root, "trainer.max_steps=1", "optim.clip=1e9")
+    parts = build(config)
+    whole = steps(parts, [images_of(parts, [0, 1, 2, 3])], 1).seen[0]
+    config.trainer.accumulate = 4
+    parts = build(config)
+    counts = {int(images_of(parts, [i]).packed.total) for i in range(4)}
+    assert len(counts) > 1, "the images must differ in their number of boxes for this to mean anything"
+    split = steps(parts, [images_of(parts, [i]) for i in range(4)], 1, accumulate_grad_batches=4).seen[0]
+    assert whole.keys() == split.keys()
+    for name in whole:
+        torch.testing.assert_close(split[name], whole[name], rtol=1e-4, atol=1e-5)
+
+
+def test_gradient_is_clipped_to_the_norm_asked_for(scenes_root: Path) -> None:
+    parts = build(small_config(scenes_root, "trainer.max_steps=1", "optim.clip=0.5"))
+    grads = steps(parts, [images_of(parts, [0, 1])], 1).seen[0]
+    norm = torch.stack([g.norm() for g in grads.values()]).norm()
+    torch.testing.assert_close(norm, torch.tensor(0.5), rtol=1e-3, atol=0.0)
+
+
+def test_learning_rate_warms_up_and_ends_near_zero(scenes_root: Path) -> None:
+    parts = build(small_config(scenes_root, "trainer.max_steps=12", "optim.warmup_steps=3"))
+    rates = steps(parts, [images_of(parts, [0, 1])] * 12, 12).rates
+    assert rates[0] == pytest.approx(0.02 / 3)
+    assert max(rates) == rates[2] and rates[2] > 0.9 * 0.02
+    assert all(a > b for a, b in zip(rates[2:], rates[3:], strict=False)) and rates[-1] < 0.1 * 0.02
+
+
+def test_T_05_a_batch_without_any_box_trains_and_harms_no_later_step(scenes_root: Path) -> None:
+    parts = build(small_config(scenes_root, "trainer.max_steps=2"))
+    full = images_of(parts, [0, 1])
+    empty_targets = [
+        type(t)(t.boxes[:0], t.labels[:0], t.image_id, t.original_size, t.is_crowd[:0], t.area[:0])
+        for t in full.targets
+    ]
+    empty = collate(list(full.images), empty_targets, parts.data.stride)
+    grads = steps(parts, [empty, full], 2).seen
+    assert len(grads) == 2
+    assert all(g.isfinite().all() for step in grads for g in step.values())
+    assert all(p.isfinite().all() for p in parts.task.model.parameters())
+
+
+def test_a_layer_that_breaks_is_named_with_step_and_images(scenes_root: Path) -> None:
+    parts = build(small_config(scenes_root, "trainer.max_steps=2"))
+    batch = images_of(parts, [2, 5])
+
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x / torch.zeros(())
+
+    parts.task.model.content = nn.Sequential(parts.task.model.content, Broken())
+    parts.task.averaged.model = parts.task.model
+    with pytest.raises(NonFiniteError, match=r"step 0, images \[3, 6\].*'content\.1'") as caught:
+        steps(parts, [batch], 1)
+    assert "precision" not in str(caught.value)
+
+
+def test_precision_is_blamed_where_float32_stays_finite(scenes_root: Path) -> None:
+    parts = build(small_config(scenes_root, "trainer.max_steps=2"))
+
+    class Fragile(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            answer = super().forward(x)
+            return answer / (0.0 if answer.dtype != torch.float32 else 1.0)
+
+    parts.task.model.content = Fragile(32, 32)
+    with pytest.raises(NonFiniteError, match=r"'content'; in float32 it is finite.*trainer.precision=32-true"):
+        steps(parts, [images_of(parts, [0, 1])], 1, precision="bf16-mixed")
+
+
+def test_a_gradient_that_breaks_is_found_before_the_weights_are_touched(scenes_root: Path) -> None:
+    parts = build(small_config(scenes_root, "trainer.max_steps=2"))
+    before = {n: p.clone() for n, p in parts.task.model.named_parameters()}
+    weight = parts.task.model.input_projection.weight
+    weight.register_hook(lambda grad: grad * float("nan"))
+    with pytest.raises(NonFiniteError, match=r"the gradient is not finite at step 0.*input_projection\.weight"):
+        steps(parts, [images_of(parts, [0, 1])], 1)
+    assert all(torch.equal(before[n], p) for n, p in parts.task.model.named_parameters())
+
+
+def test_T_02_validation_loss_does_not_depend_on_the_batch_size(scenes_root: Path) -> None:
+    losses, aps = [], []
+    for size in (1, 2, 3):
+        parts = build(small_config(scenes_root, "trainer.max_steps=1", f"data.eval_batch_size={size}"))
+        trainer = pl.Trainer(
+            accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            use_distributed_sampler=False,
+        )  # fmt: skip
+        trainer.validate(parts.task, parts.data, verbose=False)
+        losses.append(parts.task.val_loss)
+        aps.append(parts.task.scores.metrics["AR100"])
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
+    assert aps == pytest.approx([aps[0]] * 3, abs=1e-6)
