@@ -17,7 +17,7 @@ class AveragedModel:
     ExponentialMovingAverage has it). No submodule of anything: the average is neither trained nor wrapped.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float | int) -> None:
         self.source, self.decay, self.updates = model, decay, 0
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self._pairs()

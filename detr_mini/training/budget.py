@@ -12,7 +12,7 @@ class Budget:
     checkpoint: a resumed training goes on where it stood.
     """
 
-    def __init__(self, *, steps: int | None = None, seconds: float | None = None) -> None:
+    def __init__(self, *, steps: int | None = None, seconds: float | int | None = None) -> None:
         if (steps is None) == (seconds is None):
             raise ValueError("a budget is counted in steps or in seconds")
         self.steps, self.seconds = steps, seconds
@@ -33,7 +33,7 @@ class Budget:
         """Stop the clock."""
         self._elapsed, self._since = self.elapsed, None
 
-    def set_elapsed(self, seconds: float) -> None:
+    def set_elapsed(self, seconds: float | int) -> None:
         """What a checkpoint, or the mean over processes, says instead of the own clock."""
         self._elapsed = seconds
         if self._since is not None:

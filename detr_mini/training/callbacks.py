@@ -81,7 +81,7 @@ class Checkpoints(pl.Callback):
     `Interrupted` raised; a second Ctrl-C stops at once, and what was written before stays.
     """
 
-    def __init__(self, folder: Path, minutes: float) -> None:
+    def __init__(self, folder: Path, minutes: float | int) -> None:
         self.folder, self.seconds = folder, minutes * 60
         self.interrupted = False
         self._saved = time.monotonic()

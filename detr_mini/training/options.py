@@ -19,10 +19,10 @@ class TrainerOptions:
     max_epochs: int | None = None
     max_steps: int | None = None
     """Steps of the optimizer."""
-    max_minutes: float | None = None
+    max_minutes: float | int | None = None
     """Minutes of training; evaluation is not counted. Where such a run ends depends on the machine's speed."""
     validate_every_epochs: int = 1
-    save_every_minutes: float = 10.0
+    save_every_minutes: float | int = 10.0
     """`last.ckpt` is written after each epoch, and this often inside a long one."""
     accelerator: str = "cpu"
     devices: int = 1

@@ -44,8 +44,8 @@ class DetectionTask(pl.LightningModule):
         budget: Budget,
         seed: int,
         warmup_steps: int = 100,
-        clip: float = 5.0,
-        average: float = 0.998,
+        clip: float | int = 5.0,
+        average: float | int = 0.998,
         accumulate: int = 1,
         card: Mapping[str, Any] | None = None,
     ) -> None:

@@ -17,8 +17,8 @@ from detr_mini.training.run import build
 from training_parts import small_config
 
 class Keep(pl.Callback):
-    def on_before_zero_grad(self, trainer, task, optimizer):
-        if any(p.grad is not None for p in task.parameters()) and trainer.is_global_zero and not out.exists():
+    def on_train_batch_end(self, trainer, task, *_):
+        if trainer.is_global_zero:
             torch.save({n: p.grad.clone() for n, p in task.named_parameters() if p.grad is not None}, out)
 
 out, root, devices, batch = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])

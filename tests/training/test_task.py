@@ -8,6 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from detr_mini.data.collate import collate
 from detr_mini.errors import NonFiniteError
@@ -23,22 +24,22 @@ class Gradients(pl.Callback):
         self.seen: list[dict[str, Tensor]] = []
         self.rates: list[float] = []
 
-    def on_before_zero_grad(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: object) -> None:
-        grads = {n: p.grad.clone() for n, p in pl_module.named_parameters() if p.grad is not None}
-        if grads:
-            self.seen.append(grads)
-            self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+    def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, *_: object) -> None:
+        if trainer.global_step > len(self.seen):  # a step was made: its gradient lies there until the next batch
+            self.seen.append({n: p.grad.clone() for n, p in task.named_parameters() if p.grad is not None})
+            matrices = next(g for g in trainer.optimizers[0].param_groups if g["rule"] == "matrix")
+            self.rates.append(matrices["lr"])
 
 
-def steps(parts: Parts, loader: object, count: int, **settings: object) -> Gradients:
-    """Train `count` steps on `loader` and keep the gradients."""
+def steps(parts: Parts, batches: list[Batch], count: int, **settings: object) -> Gradients:
+    """Train `count` steps on `batches` and keep the gradients."""
     gradients = Gradients()
     trainer = pl.Trainer(
         max_steps=count, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, limit_val_batches=0,
         enable_progress_bar=False, enable_model_summary=False, callbacks=[gradients], num_sanity_val_steps=0,
         use_distributed_sampler=False, **settings,
     )  # fmt: skip
-    trainer.fit(parts.task, train_dataloaders=loader)
+    trainer.fit(parts.task, train_dataloaders=DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
     return gradients
 
 
