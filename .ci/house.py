@@ -1,4 +1,4 @@
-"""House rules that no linter knows: line budgets, one reader of pickled files, no machine's paths. Exit 1 where broken."""
+"""House rules that no linter knows: line budgets, one reader of pickled files, no machine's paths."""
 
 from __future__ import annotations
 

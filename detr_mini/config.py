@@ -219,7 +219,7 @@ def rank() -> int:
 
 
 def new_run_folder(root: str | Path, name: str, fixed: str | Path | None = None) -> Path:
-    """A folder that did not exist, made at once so that no other run can have it: root/name/<date and time>, or `fixed`.
+    """A folder that did not exist, made at once so that no other run can have it: root/name/<date, time>, or `fixed`.
 
     Where it is taken, a number is put behind it. An empty folder counts as new. Processes other than the first of a
     training write nothing and make none.

@@ -28,7 +28,7 @@ class Categories:
         if len(self.ids) != len(self.names):
             raise DataError(f"{len(self.ids)} category ids but {len(self.names)} names")
         for what, values in (("id", self.ids), ("name", self.names)):
-            twice = sorted({v for v in values if values.count(v) > 1}, key=str)  # type: ignore[arg-type,type-var]
+            twice = sorted({v for v in values if values.count(v) > 1}, key=str)
             if twice:
                 raise DataError(f"category {what} {twice[0]!r} stands twice in the list of categories; make it unique")
         order = sorted(range(len(self.ids)), key=lambda i: self.ids[i])
@@ -98,7 +98,7 @@ class Captions:
 
 @dataclass(frozen=True)
 class PackedTargets:
-    """The truths of a batch as one padded block, so that losses need no loop over images. Crowd regions are left out."""
+    """The truths of a batch as one padded block, so that losses need no loop over images. Without crowd regions."""
 
     boxes: Float[Tensor, "b n 4"]
     labels: Int[Tensor, "b n"]

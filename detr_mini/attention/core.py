@@ -77,7 +77,8 @@ def attend_small(
 ) -> Float[Tensor, "*batch m d"]:
     """`attend_plain` in the inputs' own precision throughout.
 
-    For few queries and keys in bfloat16 on a CPU, where the fused kernel costs more than the products (docs/results.md).
+    For few queries and keys in bfloat16 on a CPU, where the fused kernel costs more than the products
+    (docs/results.md).
     """
     similarity = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     return attention_weights(similarity, blocked) @ value

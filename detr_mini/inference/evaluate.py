@@ -44,9 +44,7 @@ def evaluate(config: DictConfig) -> Path:
     output = _new_folder(config.output, f"{name}-{config.split}")
     try:
         loader = data.val_dataloader() if config.split == "val" else data.test_dataloader()
-        measured = measure(
-            detector.model, loader, truth, detector.categories, detector.device, config.detection_limit
-        )
+        measured = measure(detector.model, loader, truth, detector.categories, detector.device, config.detection_limit)
         about = {
             "images_per_second": measured.images_per_second,
             "parameters": sum(parameter.numel() for parameter in detector.model.parameters()),

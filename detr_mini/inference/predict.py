@@ -121,7 +121,7 @@ def _readable(sources: Sequence[Source], written: Written) -> Iterator[tuple[Sou
     for source in sources:
         try:
             yield source, load_image(source.path)
-        except DataError as error:  # noqa: PERF203 - one broken picture must not stop thousands
+        except DataError as error:
             written.unreadable.append({"file_name": source.name, "reason": str(error)})
 
 

@@ -28,10 +28,11 @@ def matchability_loss(
     counted: Bool[Tensor, "b q"] | None,
     gamma: float = 1.5,
 ) -> Float[Tensor, "b"]:
-    """Matchability-aware loss (DEIM: Huang et al. 2025, eq. 4), summed for each image: the target of a matched query's class is
-    IoU^gamma, and every "no" is weighted with p^gamma.
+    """Matchability-aware loss (DEIM: Huang et al. 2025, eq. 4), summed for each image.
 
-    `labels` is -1 where a query is matched to nothing; `quality` is the matched box's IoU; only `counted` queries count.
+    The target of a matched query's class is IoU^gamma, and every "no" is weighted with p^gamma.
+
+    `labels` is -1 where a query is matched to nothing; `quality` is the matched box's IoU; only the `counted` count.
     """
     matched = labels >= 0
     target = functional.one_hot(labels.clamp(min=0), logits.shape[-1]) * matched[..., None]
@@ -48,7 +49,7 @@ def no_object_cross_entropy(
     counted: Bool[Tensor, "b q"] | None,
     no_object_weight: float = 0.1,
 ) -> Float[Tensor, "b"]:
-    """Cross-entropy with the last class "no object", weighted down (Carion et al. 2020, sec. 3.1), summed for each image."""
+    """Cross-entropy with the last class "no object", weighted down (Carion et al. 2020, sec. 3.1), summed an image."""
     classes = logits.shape[-1]
     weight = logits.new_ones(classes)
     weight[-1] = no_object_weight

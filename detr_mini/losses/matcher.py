@@ -25,10 +25,12 @@ UNREACHABLE = 1e6
 
 
 class NonFiniteCostError(ValueError):
-    """A matching cost is NaN or infinite. `rows` are the images of the batch, `sets` the positions of the predictions."""
+    """A matching cost is NaN or infinite. `rows` are the images of the batch, `sets` places of predictions."""
 
     def __init__(self, rows: Sequence[int], sets: Sequence[int]) -> None:
-        super().__init__(f"matching cost is not finite for images {list(rows)} of the batch, prediction sets {list(sets)}")
+        super().__init__(
+            f"matching cost is not finite for images {list(rows)} of the batch, prediction sets {list(sets)}"
+        )
         self.rows, self.sets = tuple(rows), tuple(sets)
 
 
@@ -93,7 +95,7 @@ def assign(
     bounds = np.cumsum([0] + [cost.numel() for cost in costs])
     host = [flat[lo:hi].reshape(c.shape) for lo, hi, c in zip(bounds[:-1], bounds[1:], costs, strict=True)]
     _check_finite(host, counts)
-    answers = [_solve(*set_, times) for *set_, times in zip(host, counts, copies, strict=True)]
+    answers = [_solve(cost, count, times) for cost, count, times in zip(host, counts, copies, strict=True)]
     queries = torch.from_numpy(np.concatenate([answer.reshape(-1) for answer in answers])).to(device, non_blocking=True)
     matches = []
     for chosen, answer, times in zip(queries.split([a.size for a in answers]), answers, copies, strict=True):

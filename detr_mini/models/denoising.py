@@ -34,7 +34,9 @@ class DenoisingQueries:
         return blocked
 
 
-def counter_noise(seed: int, step: int, image_ids: Sequence[int], count: int, device: torch.device) -> Float[Tensor, "b n"]:
+def counter_noise(
+    seed: int, step: int, image_ids: Sequence[int], count: int, device: torch.device
+) -> Float[Tensor, "b n"]:
     """Uniform noise in [0, 1) that is a function of (seed, step, image id, index): no generator, no state.
 
     A counter is hashed with the finaliser of MurmurHash3 (Appleby 2011), 32 bits in 64-bit integers.

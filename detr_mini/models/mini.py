@@ -75,13 +75,29 @@ class DecoderLayer(nn.Module):
         memory: Memory,
         blocked: Bool[Tensor, "b qq q"] | None,
     ) -> Float[Tensor, "b q c"]:
-        y = self.norms[0](query)
-        place = y + position
-        query = query + self.self_attention(place, place, y, blocked)
+        query = self._among_themselves(query, position, blocked)
         place = self.norms[1](query) + position
         query = query + self.cross_attention(place, memory.keys, memory.tokens, memory.blocked)
         query = query + self.box_attention(boxes, memory.fine, memory.fine_cells)
         return query + self.feedforward(self.norms[2](query))
+
+    def where(
+        self,
+        query: Float[Tensor, "b q c"],
+        position: Float[Tensor, "b q c"],
+        memory: Memory,
+        blocked: Bool[Tensor, "b qq q"] | None,
+    ) -> Float[Tensor, "b q n"]:
+        """Where in the memory each query looks in `forward`, mean over the heads."""
+        query = self._among_themselves(query, position, blocked)
+        return self.cross_attention.weights(self.norms[1](query) + position, memory.keys, memory.blocked).mean(1)
+
+    def _among_themselves(
+        self, query: Float[Tensor, "b q c"], position: Float[Tensor, "b q c"], blocked: Bool[Tensor, "b qq q"] | None
+    ) -> Float[Tensor, "b q c"]:
+        y = self.norms[0](query)
+        place = y + position
+        return query + self.self_attention(place, place, y, blocked)
 
 
 class Memory:
@@ -234,10 +250,10 @@ class MiniDETR(nn.Module):
             blocked = join_blocked(blocked, denoising.blocked(q))
         layers, maps = [], []
         for layer, head in zip(self.decoder, self.heads, strict=True):
+            assert isinstance(layer, DecoderLayer)
             position = self.box_position(sine_box_code(boxes, 2 * self.dim))
             if need_attention:
-                place = layer.norms[1](query) + position
-                maps.append(layer.cross_attention.weights(place, memory.keys, memory.blocked).mean(1))
+                maps.append(layer.where(query, position, memory, blocked))
             query = layer(query, position, boxes, memory, blocked)
             prediction = head(self.decoder_norm(query), boxes)
             layers.append(prediction)

@@ -10,9 +10,7 @@ from detr_mini.models.mlp import mlp
 from detr_mini.structures import Prediction
 
 
-def visible_size(
-    images: Float[Tensor, "b 3 h w"], padding_mask: Bool[Tensor, "b h w"] | None
-) -> Float[Tensor, "b 2"]:
+def visible_size(images: Float[Tensor, "b 3 h w"], padding_mask: Bool[Tensor, "b h w"] | None) -> Float[Tensor, "b 2"]:
     """(width, height) in pixels of each image without its padding."""
     if padding_mask is None:
         return images.new_tensor([images.shape[3], images.shape[2]]).expand(len(images), 2)
@@ -23,9 +21,7 @@ def visible_size(
 def cell_centres(size: tuple[int, int], stride: int, visible: Float[Tensor, "b 2"]) -> Float[Tensor, "b n 2"]:
     """Centres (x, y) of a feature map's cells, row by row, in [0, 1] of the image without padding."""
     h, w = size
-    y, x = torch.meshgrid(
-        torch.arange(h, device=visible.device), torch.arange(w, device=visible.device), indexing="ij"
-    )
+    y, x = torch.meshgrid(torch.arange(h, device=visible.device), torch.arange(w, device=visible.device), indexing="ij")
     centres = (torch.stack([x, y], -1).flatten(0, 1) + 0.5) * stride
     return (centres[None] / visible[:, None]).clamp(max=1.0)
 
@@ -54,7 +50,7 @@ class PredictionHead(nn.Module):
 def select(
     proposals: Prediction, features: Float[Tensor, "b n c"], queries: int
 ) -> tuple[Float[Tensor, "b q c"], Float[Tensor, "b q 4"], Bool[Tensor, "b q"] | None]:
-    """Features, boxes and visibility of the `queries` tokens with the best class score (fewer where there are fewer)."""
+    """Features, boxes and visibility of the `queries` tokens with the best class score (or of all, if fewer)."""
     score = proposals.logits.detach().amax(-1)
     if proposals.visible is not None:
         score = score.masked_fill(~proposals.visible, -torch.inf)

@@ -52,7 +52,7 @@ def adamw(
     weight_decay: float = 1e-4,
     backbone_scale: float = 0.1,
 ) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019) over a model, its backbone slower by `backbone_scale`, as DETR of 2020 has it."""
+    """AdamW (Loshchilov & Hutter 2019) over a model, its backbone slower by `backbone_scale`, as in DETR of 2020."""
     groups = parameter_groups(model, matrices=False, backbone_scale=backbone_scale, weight_decay=weight_decay)
     for group in groups:
         group["lr"] = lr * group["lr_scale"]

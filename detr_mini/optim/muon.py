@@ -1,4 +1,4 @@
-"""Muon for matrices and convolutions, AdamW for the rest, in one optimizer (one state, one schedule, one checkpoint)."""
+"""Muon for matrices and convolutions, AdamW for the rest, in one optimizer: one state, one schedule."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from detr_mini.optim.groups import parameter_groups
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalise(
-    matrices: Float[Tensor, "n rows columns"], steps: int = 4
-) -> Float[Tensor, "n rows columns"]:
+def orthogonalise(matrices: Float[Tensor, "n rows columns"], steps: int = 4) -> Float[Tensor, "n rows columns"]:
     """Each matrix's singular values pushed towards 1, by Newton-Schulz iteration in bfloat16.
 
     With M = U S V^T the answer is near U V^T: a quintic polynomial applied `steps` times (Jordan et al. 2024, "Muon").
@@ -61,7 +59,7 @@ class Muon(torch.optim.Optimizer):
                 group["lr"] = lr * group.get("lr_scale", 1.0)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update. `closure` recomputes the loss, as torch's optimizers have it."""
         loss = None
         if closure is not None:
@@ -90,9 +88,7 @@ class Muon(torch.optim.Optimizer):
             stacked = torch.stack([updates[i].reshape(rows, columns) for i in members])
             step = orthogonalise(stacked, group["steps"]) * max(1.0, rows / columns) ** 0.5
             chosen = [params[i] for i in members]
-            torch._foreach_add_(
-                chosen, [s.view_as(p) for s, p in zip(step, chosen, strict=True)], alpha=-group["lr"]
-            )
+            torch._foreach_add_(chosen, [s.view_as(p) for s, p in zip(step, chosen, strict=True)], alpha=-group["lr"])
 
     def _adamw_step(self, group: dict[str, Any], params: list[Tensor]) -> None:
         for p in params:

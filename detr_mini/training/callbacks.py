@@ -74,7 +74,7 @@ class Logging(pl.Callback):
 
 
 class Checkpoints(pl.Callback):
-    """last.ckpt after each epoch, and every `minutes` inside a long one; best.ckpt is the last one with a better val AP.
+    """last.ckpt after each epoch, and every `minutes` inside a long one; best.ckpt is the one with the best val AP.
 
     Files are written beside and then renamed: what is there is whole. Where nothing is measured, best is last.
     Ctrl-C and SIGTERM are waited for until a step is done (or an evaluation), then the state is written and
@@ -178,7 +178,9 @@ class Bar(pl.Callback):
         self.progress.update(self.bar, description="training")
         latest = self.logging.latest
         shown = ", ".join(f"{name[4:]} {latest[name]:.3f}" for name in ("val/AP", "val/AP50") if name in latest)
-        self.console.print(f"step {trainer.global_step:6d}  epoch {trainer.current_epoch + 1:3d}  val: {shown or 'n/a'}")
+        self.console.print(
+            f"step {trainer.global_step:6d}  epoch {trainer.current_epoch + 1:3d}  val: {shown or 'n/a'}"
+        )
 
     def _show(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         if self.progress is None:
@@ -221,6 +223,6 @@ def writing(path: Path, action: Any, *arguments: Any) -> None:
             if isinstance(argument, Path) and argument.suffix == ".tmp":
                 argument.unlink(missing_ok=True)
         raise UserError(
-            f"cannot write {path} ({error.strerror or error}); free some space or check the folder's rights, then go on "
+            f"cannot write {path} ({error.strerror or error}); free some space or check its rights, then go on "
             f"with resume={path.parent} (what was written there before is whole)"
         ) from error

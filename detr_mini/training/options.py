@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from detr_mini.errors import ConfigError
 
@@ -41,7 +42,7 @@ class TrainerOptions:
 
     def __post_init__(self) -> None:
         limits = {name: getattr(self, name) for name in ("max_epochs", "max_steps", "max_minutes")}
-        given = [name for name, value in limits.items() if value is not None]
+        given = [name for name, limit in limits.items() if limit is not None]
         if len(given) != 1:
             said = " and ".join(f"trainer.{name}" for name in given) or "none of them"
             raise ConfigError(
@@ -52,7 +53,7 @@ class TrainerOptions:
             *given,
             *("validate_every_epochs", "save_every_minutes", "devices", "num_nodes", "accumulate", "log_every_steps"),
         ):
-            value = getattr(self, name)
+            value: Any = getattr(self, name)
             kind: tuple[type, ...] = (int, float) if name.endswith("minutes") else (int,)
             if not isinstance(value, kind) or isinstance(value, bool) or value <= 0:
                 whole = "a number" if float in kind else "a whole number"

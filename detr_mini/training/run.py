@@ -19,7 +19,6 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
 
-
 from detr_mini.config import new_run_folder
 from detr_mini.data.module import DetectionData
 from detr_mini.drawing.curves import curves
@@ -119,7 +118,7 @@ def trainer_options(section: DictConfig) -> TrainerOptions:
     known = list(TrainerOptions.__dataclass_fields__)
     for key in section:
         if key not in known:
-            raise ConfigError(f"trainer.{key} does not exist{nearest(str(key), known)}")
+            raise ConfigError(f"trainer.{key!s} does not exist{nearest(str(key), known)}")
     return TrainerOptions(**cast(dict[str, Any], OmegaConf.to_container(section, resolve=True)))
 
 
@@ -249,9 +248,7 @@ def _finish(parts: Parts, folder: Path, console: Console, config: DictConfig, wo
     model: nn.Module = task.averaged.model
     model.load_state_dict(averaged_weights(best))
     loader = data.test_dataloader() if split == "test" else data.val_dataloader()
-    measured = measure(
-        model, loader, data.sets[split], task.categories, task.device, progress=parts.options.progress
-    )  # type: ignore[arg-type]
+    measured = measure(model, loader, data.sets[split], task.categories, task.device, progress=parts.options.progress)  # type: ignore[arg-type]
     write_measured(folder, measured, {**about, "split": split}, f"{folder.name} · {split}")
     table(measured.scores, f"{folder} on {split}", console)
     console.print(f"written to {folder}")

@@ -151,9 +151,8 @@ class DetectionTask(pl.LightningModule):
             losses = self.criterion(output, batch.packed, 1.0)
         self._val_sums = (self._val_sums[0] + float(losses.total), self._val_sums[1] + losses.boxes)
         sizes = [target.original_size for target in batch.targets]
-        for image_id, found in zip(
-            batch.image_ids, self.averaged.model.postprocess(output, sizes, self.categories), strict=True
-        ):
+        detections = self.averaged.model.postprocess(output, sizes, self.categories)  # type: ignore[operator]
+        for image_id, found in zip(batch.image_ids, detections, strict=True):
             self._records[image_id] = to_coco_records(found.to("cpu"), image_id)
 
     def on_validation_epoch_end(self) -> None:
@@ -169,7 +168,10 @@ class DetectionTask(pl.LightningModule):
         # a sanity pass sees part of the images only: it is measured on those
         ids = [image_id for image_id in self.truth.image_ids if image_id in records]
         self.scores = score(
-            self.truth.truth, [r for i in ids for r in records[i]], self.categories, None if len(ids) == len(self.truth) else ids
+            self.truth.truth,
+            [r for i in ids for r in records[i]],
+            self.categories,
+            None if len(ids) == len(self.truth) else ids,
         )
         for name in ("AP", "AP50", "AP75"):
             if self.scores.metrics[name] is not None:

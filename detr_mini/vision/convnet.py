@@ -7,6 +7,7 @@ No activation is normalised: weights are standardised instead (Qiao et al. 2019,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -87,9 +88,7 @@ class ConvNet(nn.Module):
             self.blocks.append(nn.ModuleList(ResidualBlock(width) for _ in range(depth)))
             inputs = width
 
-    def forward(
-        self, images: Float[Tensor, "b 3 h w"], padding_mask: Bool[Tensor, "b h w"] | None
-    ) -> list[Features]:
+    def forward(self, images: Float[Tensor, "b 3 h w"], padding_mask: Bool[Tensor, "b h w"] | None) -> list[Features]:
         """Height and width are multiples of the largest stride; `images` is zero on padding."""
         x = functional.pixel_unshuffle(images, 2)
         features = []
@@ -97,7 +96,7 @@ class ConvNet(nn.Module):
             mask = None if padding_mask is None else cells_on_padding(padding_mask, stride)
             x = downsample(x if stride == 4 else functional.relu(x) * RELU_GAIN)
             x = hide(x, mask)
-            for block in blocks:  # type: ignore[union-attr]
+            for block in cast(nn.ModuleList, blocks):
                 x = block(x, mask)
             features.append(Features(functional.relu(x) * RELU_GAIN, mask, stride))
         return features

@@ -21,7 +21,9 @@ from detr_mini.training.run import build, train
 from training_parts import small_config
 
 
-def test_T_04_trained_with_batches_of_one_detects_the_same_in_batches_of_four(scenes_root: Path, tmp_path: Path) -> None:
+def test_T_04_trained_with_batches_of_one_detects_the_same_in_batches_of_four(
+    scenes_root: Path, tmp_path: Path
+) -> None:
     config = small_config(scenes_root, "data.batch_size=1", "trainer.max_steps=12", f"run_folder={tmp_path / 'run'}")
     train(config)
     from detr_mini.inference.detector import load
@@ -68,7 +70,9 @@ def test_C_02_the_learning_rate_after_resuming_is_that_of_the_unbroken_run(
     assert len(rates("whole")) == 24
 
 
-def test_C_03_a_sanity_pass_never_counts_as_best(scenes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_C_03_a_sanity_pass_never_counts_as_best(
+    scenes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answers = iter((1.0, 0.4, 0.5))
 
     def scored(*_: Any) -> Any:
@@ -95,7 +99,9 @@ def test_T_03_boxes_are_relative_to_each_image_without_its_padding() -> None:
         pixels = torch.zeros(3, height, width, dtype=torch.uint8)
         images.append(to_model_input(pixels, 800, None, (0.5,) * 3, (0.25,) * 3))
         box = torch.tensor([[0.5, 0.5, 1.0, 1.0]])
-        targets.append(Target(box, torch.zeros(1, dtype=torch.long), k, (height, width), torch.zeros(1).bool(), torch.ones(1)))
+        targets.append(
+            Target(box, torch.zeros(1, dtype=torch.long), k, (height, width), torch.zeros(1).bool(), torch.ones(1))
+        )
     batch = collate(images, targets, 32)
     for target, (height, width) in zip(batch.targets, sizes, strict=True):
         cx, cy, w, h = (target.boxes * torch.tensor([width, height, width, height]))[0].tolist()
@@ -106,6 +112,9 @@ def test_T_03_boxes_are_relative_to_each_image_without_its_padding() -> None:
 def test_detections_are_found_for_every_image_of_a_loader(scenes_root: Path) -> None:
     parts = build(small_config(scenes_root, "trainer.max_steps=1", "data.eval_batch_size=3"))
     found = detect_batches(
-        parts.task.model, parts.data.val_dataloader(), parts.task.categories, progress=False  # type: ignore[arg-type]
+        parts.task.model,
+        parts.data.val_dataloader(),
+        parts.task.categories,
+        progress=False,  # type: ignore[arg-type]
     )
     assert sorted(found) == sorted(parts.data.val_set.image_ids)

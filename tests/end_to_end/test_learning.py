@@ -42,4 +42,4 @@ def test_photographs_run_as_the_experiment_is_written(shared_data, tmp_path: Pat
          "data.limit_val=4", "data.size=192", "data.workers=0", "trainer.progress=false", f"run_folder={run}"],
     )  # fmt: skip
     train(config)
-    assert RUN_FILES <= {path.name for path in run.iterdir()}
+    assert {path.name for path in run.iterdir()} >= RUN_FILES

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from detector_parts import CATEGORIES, IMAGE, checkpoint_of, untrained
 
+from detector_parts import CATEGORIES, IMAGE, checkpoint_of, untrained
 from detr_mini.inference.detector import Detector
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detector_parts import CATEGORIES, checkpoint_of, untrained
 from PIL import Image
 from torch import Tensor
 
 import detr_mini
+from detector_parts import CATEGORIES, checkpoint_of, untrained
 from detr_mini.errors import CheckpointError, DataError, UserError
 from detr_mini.inference.detector import Detector, load
 from detr_mini.structures import Detections

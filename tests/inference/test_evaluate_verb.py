@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from detector_parts import BACKBONE, MODEL, checkpoint_of
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
+from detector_parts import BACKBONE, MODEL, checkpoint_of
 from detr_mini.data.coco import read_coco
 from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.evaluation.coco import evaluate as coco_metric

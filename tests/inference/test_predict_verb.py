@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from detector_parts import CATEGORIES
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 import detr_mini.inference.predict as verb
+from detector_parts import CATEGORIES
 from detr_mini.errors import CheckpointError, ConfigError, DataError, UserError
 from detr_mini.inference.detector import load
 from detr_mini.inference.predict import predict

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from detector_parts import BACKBONE, MODEL
 from omegaconf import OmegaConf
 
+from detector_parts import BACKBONE, MODEL
 from detr_mini.errors import ConfigError
 from detr_mini.models.build import build_model, build_part
 from detr_mini.models.mini import MiniDETR

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def test_learning_rate_warms_up_and_ends_near_zero(scenes_root: Path) -> None:
     rates = steps(parts, [images_of(parts, [0, 1])] * 12, 12).rates
     assert rates[0] == pytest.approx(0.02 / 3)
     assert max(rates) == rates[2] and rates[2] > 0.9 * 0.02
-    assert all(a > b for a, b in zip(rates[2:], rates[3:], strict=False)) and rates[-1] < 0.1 * 0.02
+    assert all(a > b for a, b in pairwise(rates[2:])) and rates[-1] < 0.1 * 0.02
 
 
 def test_T_05_a_batch_without_any_box_trains_and_harms_no_later_step(scenes_root: Path) -> None:
