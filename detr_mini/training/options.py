@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
-from detr_mini.errors import ConfigError
+from detr_mini.errors import ConfigError, nearest
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true")
 
 
 @dataclass(frozen=True)
 class TrainerOptions:
-    """Exactly one of `max_epochs`, `max_steps` and `max_minutes` is set; the learning rate falls to zero over it.
-
-    ConfigError where a value makes no sense.
-    """
+    """Exactly one of `max_epochs`, `max_steps` and `max_minutes` is set; the learning rate falls to zero over it."""
 
     max_epochs: int | None = None
     max_steps: int | None = None
@@ -40,23 +38,29 @@ class TrainerOptions:
     log_every_steps: int = 50
     progress: bool = True
 
-    def __post_init__(self) -> None:
-        limits = {name: getattr(self, name) for name in ("max_epochs", "max_steps", "max_minutes")}
-        given = [name for name, limit in limits.items() if limit is not None]
+    @classmethod
+    def of(cls, section: Mapping[str, Any]) -> TrainerOptions:
+        """The options that a config's section says. ConfigError for a key that does not exist and for a bad value."""
+        known = {entry.name: entry.default for entry in fields(cls)}
+        for key in section:
+            if key not in known:
+                raise ConfigError(f"trainer.{key} does not exist{nearest(str(key), known)}")
+        values = {**known, **section}
+        lengths = ("max_epochs", "max_steps", "max_minutes")
+        given = [name for name in lengths if values[name] is not None]
         if len(given) != 1:
             said = " and ".join(f"trainer.{name}" for name in given) or "none of them"
             raise ConfigError(
                 f"a training ends by trainer.max_epochs, trainer.max_steps or trainer.max_minutes, but {said} is set; "
                 "set one and the others to null"
             )
-        for name in (
-            *given,
-            *("validate_every_epochs", "save_every_minutes", "devices", "num_nodes", "accumulate", "log_every_steps"),
-        ):
-            value: Any = getattr(self, name)
-            kind: tuple[type, ...] = (int, float) if name.endswith("minutes") else (int,)
-            if not isinstance(value, kind) or isinstance(value, bool) or value <= 0:
-                whole = "a number" if float in kind else "a whole number"
-                raise ConfigError(f"trainer.{name} is {value!r}; it must be {whole} greater than 0")
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"trainer.precision is '{self.precision}'; choose one of {', '.join(PRECISIONS)}")
+        counts = ["validate_every_epochs", "save_every_minutes", "devices", "num_nodes", "accumulate", "log_every_steps"]
+        for name in (*given, *counts, *(["threads"] if values["threads"] is not None else [])):
+            value, fraction = values[name], name.endswith("minutes")
+            fits = isinstance(value, int | float) if fraction else isinstance(value, int)
+            if not fits or isinstance(value, bool) or value <= 0:
+                kind = "a number" if fraction else "a whole number"
+                raise ConfigError(f"trainer.{name} is {value!r}; it must be {kind} greater than 0")
+        if values["precision"] not in PRECISIONS:
+            raise ConfigError(f"trainer.precision is '{values['precision']}'; choose one of {', '.join(PRECISIONS)}")
+        return cls(**values)

@@ -22,7 +22,7 @@ from torch import nn
 from detr_mini.config import new_run_folder
 from detr_mini.data.module import DetectionData
 from detr_mini.drawing.curves import curves
-from detr_mini.errors import CheckpointError, ConfigError, UserError, nearest
+from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.evaluation.measure import measure, write_measured
 from detr_mini.evaluation.table import table
 from detr_mini.models.build import ALLOWED, build_part
@@ -77,13 +77,13 @@ def build(config: DictConfig) -> Parts:
 
     The number of classes comes from the annotations, normalisation from the backbone, the stride from the model.
     """
-    options = trainer_options(config.trainer)
+    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    options = TrainerOptions.of(plain["trainer"])
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     keep_freed_memory()
     pl.seed_everything(config.seed, verbose=False)
-    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     backbone = build_part("backbone", plain["backbone"], ALLOWED)
     data = build_part(
         "data", plain["data"], ("detr_mini.data", "torchvision.transforms"), mean=backbone.mean, std=backbone.std,
@@ -111,15 +111,6 @@ def build(config: DictConfig) -> Parts:
     )
     task.truth = data.sets.get("val")
     return Parts(task, data, options)
-
-
-def trainer_options(section: DictConfig) -> TrainerOptions:
-    """The `trainer` section as checked options."""
-    known = list(TrainerOptions.__dataclass_fields__)
-    for key in section:
-        if key not in known:
-            raise ConfigError(f"trainer.{key!s} does not exist{nearest(str(key), known)}")
-    return TrainerOptions(**cast(dict[str, Any], OmegaConf.to_container(section, resolve=True)))
 
 
 def last_checkpoint(folder: str | Path) -> Path:

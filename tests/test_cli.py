@@ -1,0 +1,142 @@
+"""The command line: help at once, one sentence for a mistake, honest exit statuses."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from detr_mini import cli
+
+
+def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "detr_mini", *words], capture_output=True, text=True, cwd=cwd, timeout=120)
+
+
+@pytest.mark.parametrize("words", [["--help"], [], ["train", "--help"], ["data", "--help"], ["benchmark", "step", "-h"]])
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    code = (
+        "import sys; from detr_mini.cli import main\n"
+        f"try: status = main({words!r})\n"
+        "except SystemExit as stop: status = stop.code\n"
+        "heavy = {'torch', 'hydra', 'omegaconf', 'numpy', 'pytorch_lightning'} & set(sys.modules)\n"
+        "assert status == 0 and not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "detr-mini" in done.stdout
+
+
+def test_help_takes_less_than_a_third_of_importing_torch() -> None:
+    def seconds(*command: str) -> float:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, *command], check=True, capture_output=True)
+        return time.perf_counter() - started
+
+    helps = sorted(seconds("-m", "detr_mini", "--help") for _ in range(3))[1]
+    torch = sorted(seconds("-c", "import torch") for _ in range(3))[1]
+    assert helps < torch / 3
+
+
+@pytest.mark.parametrize("name", cli.VERBS)
+def test_every_verb_has_help_with_an_example_and_a_config_and_a_function(name: str) -> None:
+    text = cli._help(name)
+    assert f"detr-mini {name}" in text
+    assert (cli.config_folder() / f"{cli.VERBS[name].config}.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trian"], "did you mean 'train'?"),
+        (["data"], "say one of: data shapes"),
+        (["train", "data.sise=3"], "data.sise does not exist; did you mean 'data.size'?"),
+        (["train", "model=mimi"], "did you mean 'mini'?"),
+        (["train", "--fast"], "there is no option --fast"),
+        (["train", "fast"], "'fast' is no setting; write key=value"),
+        (["predict", "checkpoint=nowhere", "source=nothing"], "there is no file or folder nothing"),
+        (["train", "resume=nowhere"], "there is no nowhere/config.yaml"),
+    ],
+)
+def test_a_mistake_is_one_sentence_on_standard_error_and_exit_2(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("detr-mini: ")
+    assert said in error
+    assert len(error.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir()), "a mistake leaves nothing behind"
+
+
+def _raising(error: BaseException) -> object:
+    def call(*_: object) -> None:
+        raise error
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "x.ckpt"), 2, "the disk is full: cannot write x.ckpt"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, "no right to use /x"),
+        (KeyboardInterrupt(), 130, "stopped"),
+        (RuntimeError("operator torchvision::nms does not exist"), 2, "torch and torchvision are of different builds"),
+        (ModuleNotFoundError("No module named 'timm'", name="timm"), 2, "pip install 'detr-mini[timm]'"),
+    ],
+)
+def test_what_the_machine_refuses_is_a_sentence_with_its_mend(
+    error: BaseException, status: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "_call", _raising(error))
+    assert cli.main(["train"]) == status
+    assert said in capsys.readouterr().err
+
+
+def test_a_fault_of_our_own_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_call", _raising(RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main(["train"])
+
+
+def test_a_sweep_runs_every_combination_and_a_failure_does_not_stop_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = []
+
+    def call(name: str, overrides: list[str]) -> None:
+        seen.append((name, overrides, sys.argv[1:]))
+        if "seed=1" in overrides:
+            raise cli.ConfigError("this one is wrong")
+
+    monkeypatch.setattr(cli, "_call", call)
+    assert cli.main(["train", "-m", "seed=0,1,2", "optim.clip=1,5"]) == 2
+    assert [overrides for _, overrides, _ in seen] == [
+        [f"seed={seed}", f"optim.clip={clip}"] for seed in (0, 1, 2) for clip in (1, 5)
+    ]
+    assert seen[0][2] == ["train", "seed=0", "optim.clip=1"], "further processes start this run, not the sweep"
+    assert "2 of 6 runs failed" in capsys.readouterr().err
+
+
+def test_the_config_can_be_looked_at_without_running(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--config", "experiment=quickstart", "seed=7"]) == 0
+    shown = capsys.readouterr().out
+    assert "seed: 7" in shown
+    assert "max_minutes: 5" in shown
+
+
+@pytest.mark.parametrize("script", sorted((Path(__file__).parents[1] / "scripts").glob("*.py")), ids=lambda p: p.stem)
+def test_each_script_is_its_verb(script: Path) -> None:
+    done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert f"detr-mini {script.stem}" in done.stdout
+
+
+def test_the_module_runs_as_the_command_does() -> None:
+    assert run("--version").stdout == f"detr-mini {cli.__version__}\n"

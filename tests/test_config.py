@@ -1,0 +1,125 @@
+"""Configs: every key exists, every file composes, every run has its own folder."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from detr_mini import config as config_module
+from detr_mini.config import compose, config_folder, new_run_folder, sweep
+from detr_mini.errors import CheckpointError, ConfigError, UserError
+from detr_mini.training.options import TrainerOptions
+
+GROUPS = {
+    "data": "train", "backbone": "train", "model": "train", "optim": "train", "trainer": "train", "logger": "train",
+    "experiment": "train", "debug": "train",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [f"{group}={option.stem}" for group in GROUPS for option in sorted((config_folder() / group).glob("*.yaml"))],
+)
+def test_every_choice_of_every_group_composes_and_passes_the_check(choice: str) -> None:
+    assert compose("train", [choice]).name
+
+
+def test_every_group_of_the_folder_is_tested() -> None:
+    assert {path.name for path in config_folder().iterdir() if path.is_dir()} == set(GROUPS)
+
+
+@pytest.mark.parametrize("experiment", sorted((config_folder() / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
+def test_an_experiment_fits_a_screen(experiment: Path) -> None:
+    assert len(experiment.read_text().splitlines()) <= 40
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["data.sise=3"], "data.sise does not exist; did you mean 'data.size'?"),
+        (["+data.sise=3"], "data.sise does not exist; did you mean 'size'?"),
+        (["+new=1"], "new does not exist"),
+        (["trainer.max_epoch=3"], "did you mean 'trainer.max_epochs'?"),
+        (["+trainer.max_epoch=3"], "trainer.max_epoch does not exist; did you mean 'max_epochs'?"),
+        (["modle=mini"], "modle does not exist; did you mean 'model'?"),
+        (["experiment=quikstart"], "did you mean 'quickstart'?"),
+        (["+model.dmi=3"], "model.dmi does not exist; did you mean 'dim'?"),
+        (["+criterion.class_loss.gama=2"], "criterion.class_loss.gama does not exist; did you mean 'gamma'?"),
+        (["data.size=large"], "data.size is 'large'; it must be a number"),
+        (["trainer.compile=3"], "trainer.compile is 3; it must be true or false"),
+        (["data.train=3"], "data.train is 3; it must be a section"),
+        (["seed"], "'seed' is no setting"),
+        (["data.size=[1"], "the settings cannot be read"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_the_nearest_that_exists(words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose("train", words)
+    assert said in str(caught.value)
+
+
+def test_a_slip_inside_an_experiment_file_is_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "configs"
+    for path in config_folder().rglob("*.yaml"):
+        target = copy / path.relative_to(config_folder())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(path.read_text())
+    (copy / "experiment" / "own.yaml").write_text("# @package _global_\ntrainer: {max_epoch: 3}\n")
+    monkeypatch.setattr(config_module, "config_folder", lambda: copy)
+    with pytest.raises(ConfigError, match=r"trainer\.max_epoch does not exist; did you mean 'max_epochs'"):
+        compose("train", ["experiment=own"])
+
+
+@pytest.mark.parametrize("value", ["abc", "-1", "0", "1.5", "true"])
+def test_a_length_of_training_that_is_no_whole_number_is_refused(value: str) -> None:
+    with pytest.raises(ConfigError, match="trainer.max_epochs is .* must be a whole number greater than 0"):
+        TrainerOptions.of(compose("train", [f"trainer.max_epochs={value}"]).trainer)
+
+
+@pytest.mark.parametrize("words", [[], ["trainer.max_epochs=1", "trainer.max_minutes=2"]])
+def test_a_training_needs_exactly_one_end(words: list[str]) -> None:
+    with pytest.raises(ConfigError, match="set one and the others to null"):
+        TrainerOptions.of(compose("train", words).trainer)
+
+
+def test_resuming_takes_the_runs_own_config_with_overrides_on_top(tmp_path: Path) -> None:
+    OmegaConf.save(compose("train", ["seed=7", "trainer.max_epochs=3"]), tmp_path / "config.yaml")
+    config = compose("train", [f"resume={tmp_path}", "trainer.max_epochs=5"])
+    assert (config.seed, config.trainer.max_epochs, config.resume) == (7, 5, str(tmp_path))
+    with pytest.raises(ConfigError, match=r"trainer\.max_epoch does not exist.*did you mean 'trainer\.max_epochs'"):
+        compose("train", [f"resume={tmp_path}", "trainer.max_epoch=5"])
+    with pytest.raises(CheckpointError, match="resume=RUN takes the folder of a run"):
+        compose("train", [f"resume={tmp_path / 'none'}"])
+
+
+def test_sweeps_read_hydras_syntax() -> None:
+    assert sweep(["seed=0,1", "model=mini"]) == [["seed=0", "model=mini"], ["seed=1", "model=mini"]]
+    assert sweep(["seed=range(0,3)"]) == [["seed=0"], ["seed=1"], ["seed=2"]]
+
+
+def test_run_folders_never_repeat_and_an_empty_fixed_one_is_used(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: new_run_folder(tmp_path, "x"), range(32)))
+    assert len(set(folders)) == 32
+    fixed = tmp_path / "mine"
+    fixed.mkdir()
+    assert new_run_folder(tmp_path, "x", fixed) == fixed
+    (fixed / "config.yaml").write_text("")
+    assert new_run_folder(tmp_path, "x", fixed) == tmp_path / "mine-2"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_no_right_to_write_is_a_sentence(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="cannot make the run folder"):
+        new_run_folder(tmp_path, "x")
+
+
+def test_a_run_folder_below_a_file_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot make the run folder .*run_folder="):
+        new_run_folder(tmp_path / "file", "x")
