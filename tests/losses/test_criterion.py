@@ -1,0 +1,181 @@
+"""The losses: sums that padding and company do not change, finite where there is nothing to find."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from detr_mini.losses.criterion import DetectionCriterion, matchability_loss, no_object_cross_entropy
+from detr_mini.losses.matcher import NonFiniteCostError, focal_cost, softmax_cost
+from detr_mini.models.denoising import make_denoising
+from detr_mini.structures import DenoisingOutput, DetectorOutput, PackedTargets, Prediction, Target, pack_targets
+
+CLASSES = 3
+
+
+def criterion(**settings: float) -> DetectionCriterion:
+    return DetectionCriterion(
+        class_cost=focal_cost, class_loss=matchability_loss, weight_relative_l1=0.1, final_box_weight=1.5, **settings
+    )
+
+
+def target(n: int, image_id: int, crowd: int = 0) -> Target:
+    generator = torch.Generator().manual_seed(image_id)
+    is_crowd = torch.arange(n) >= n - crowd
+    boxes = torch.rand(n, 4, generator=generator) * 0.3 + 0.2
+    return Target(boxes, torch.randint(0, CLASSES, (n,), generator=generator), image_id, (64, 64), is_crowd, torch.ones(n))
+
+
+def guess(image_id: int, queries: int, salt: int) -> Prediction:
+    generator = torch.Generator().manual_seed(1000 * salt + image_id)
+    logits = torch.randn(1, queries, CLASSES, generator=generator)
+    return Prediction(logits, torch.rand(1, queries, 4, generator=generator) * 0.3 + 0.2)
+
+
+def join(predictions: list[Prediction]) -> Prediction:
+    return Prediction(torch.cat([p.logits for p in predictions]), torch.cat([p.boxes for p in predictions]))
+
+
+def output(ids: list[int], packed: PackedTargets) -> DetectorOutput:
+    """Something for every loss to count; an image's guesses depend on its id alone."""
+    noised = make_denoising(packed, ids, num_classes=CLASSES, seed=0, step=0)
+    n = packed.boxes.shape[1]
+
+    def denoised(salt: int) -> Prediction:  # truth j's queries are at j and n + j, whatever n is
+        rows = [guess(i, 40, salt) for i in ids]
+        pick = torch.cat([torch.arange(n), torch.arange(n) + 20])
+        return Prediction(join(rows).logits[:, pick], join(rows).boxes[:, pick])
+
+    final = join([guess(i, 10, 0) for i in ids])
+    return DetectorOutput(
+        final.logits, final.boxes, auxiliary=(join([guess(i, 10, 1) for i in ids]),),
+        proposals=join([guess(i, 30, 2) for i in ids]), one_to_many=join([guess(i, 30, 3) for i in ids]),
+        denoising=DenoisingOutput((denoised(4), denoised(5)), noised.truth, noised.positive, noised.valid),
+    )  # fmt: skip
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(0, 6), min_size=2, max_size=4), st.floats(0, 1))
+def test_a_batch_costs_the_sum_of_its_images(counts: list[int], progress: float) -> None:
+    targets = [target(n, i) for i, n in enumerate(counts)]
+    packed = pack_targets(targets)
+    whole = criterion()(output(list(range(len(counts))), packed), packed, progress)
+    parts = []
+    for i, t in enumerate(targets):
+        one = pack_targets([t])
+        parts.append(criterion()(output([i], one), one, progress))
+    torch.testing.assert_close(whole.total, torch.stack([p.total for p in parts]).sum(), rtol=1e-4, atol=1e-4)
+    assert whole.boxes == sum(p.boxes for p in parts) == sum(counts)
+    for name in ("class", "l1", "giou"):
+        torch.testing.assert_close(whole.terms[name], torch.stack([p.terms[name] for p in parts]).sum())
+
+
+def test_crowd_regions_are_no_targets() -> None:
+    with_crowd, without = pack_targets([target(5, 0, crowd=2)]), pack_targets([target(3, 0)])
+    torch.testing.assert_close(with_crowd.boxes, pack_targets([target(5, 0)]).boxes[:, :3])
+    assert criterion()(output([0], with_crowd), with_crowd).boxes == without.total == 3
+
+
+def test_T_05_background_images_alone_give_a_finite_loss_from_the_class_only() -> None:
+    packed = pack_targets([target(0, 0), target(0, 1)])
+    assert packed.labels.dtype == torch.long
+    given = output([0, 1], packed)
+    logits, boxes = given.logits.requires_grad_(), given.boxes.requires_grad_()
+    losses = criterion()(given, packed)
+    losses.total.backward()
+    assert losses.total.isfinite()
+    assert losses.total > 0
+    assert losses.terms["l1"] == losses.terms["giou"] == 0
+    assert logits.grad is not None
+    assert logits.grad.abs().sum() > 0
+    assert boxes.grad is None or boxes.grad.abs().sum() == 0
+
+
+def test_the_truth_itself_costs_less_than_a_shifted_box_or_a_wrong_class() -> None:
+    packed = pack_targets([target(4, 3)])
+    right = functional.one_hot(packed.labels, CLASSES).float() * 12 - 6
+    wrong = functional.one_hot((packed.labels + 1) % CLASSES, CLASSES).float() * 12 - 6
+
+    def total(logits: torch.Tensor, boxes: torch.Tensor) -> float:
+        return float(criterion()(DetectorOutput(logits, boxes), packed).total)
+
+    best = total(right, packed.boxes)
+    assert best < 0.1
+    assert total(right, packed.boxes + 0.02) > best + 0.1
+    assert total(wrong, packed.boxes) > best + 1
+
+
+def test_box_losses_grow_over_the_second_half_only() -> None:
+    packed = pack_targets([target(4, 3)])
+    given = DetectorOutput(*(lambda p: (p.logits, p.boxes))(guess(0, 8, 0)))
+
+    def total(progress: float) -> float:
+        return float(criterion()(given, packed, progress).total)
+
+    assert total(0.0) == total(0.3) == total(0.5) < total(0.75) < total(1.0)
+    boxes_alone = criterion(weight_class=0.0)
+    ratio = boxes_alone(given, packed, 1.0).total / boxes_alone(given, packed, 0.0).total
+    torch.testing.assert_close(ratio, torch.tensor(1.5))
+
+
+def test_matchability_loss_is_the_formula() -> None:
+    logits, quality = torch.randn(1, 4, CLASSES), torch.rand(1, 4)
+    labels = torch.tensor([[2, -1, 0, -1]])
+    expected = 0.0
+    for q in range(4):
+        for k in range(CLASSES):
+            p = logits[0, q, k].sigmoid()
+            if labels[0, q] == k:
+                y = quality[0, q] ** 1.5
+                expected -= y * p.log() + (1 - y) * (1 - p).log()
+            else:
+                expected -= p**1.5 * (1 - p).log()
+    torch.testing.assert_close(matchability_loss(logits, labels, quality, None).sum(), torch.as_tensor(expected))
+    counted = torch.tensor([[True, False, False, False]])
+    assert matchability_loss(logits, labels, quality, counted).sum() < expected
+
+
+def test_no_gradient_flows_into_the_quality_that_is_the_class_target() -> None:
+    packed = pack_targets([target(3, 1)])
+    p = guess(0, 6, 0)
+    boxes = p.boxes.clone().requires_grad_()
+    only_class = criterion(weight_l1=0.0, weight_giou=0.0)
+    only_class.weight_relative_l1 = 0.0
+    only_class(DetectorOutput(p.logits.requires_grad_(), boxes), packed).total.backward()
+    assert boxes.grad is None or boxes.grad.abs().max() == 0
+
+
+def test_no_object_cross_entropy_is_torchs_with_the_last_class_weighted_down() -> None:
+    logits, labels = torch.randn(2, 5, CLASSES + 1), torch.tensor([[0, -1, 2, -1, 1], [-1] * 5])
+    found = no_object_cross_entropy(logits, labels, torch.ones(2, 5), None, no_object_weight=0.1)
+    target_ = torch.where(labels < 0, CLASSES, labels)
+    weight = torch.tensor([1.0, 1.0, 1.0, 0.1])
+    for row in range(2):
+        expected = functional.cross_entropy(logits[row], target_[row], weight, reduction="sum")
+        torch.testing.assert_close(found[row], expected)
+
+
+def test_detr_of_2020_has_its_own_losses() -> None:
+    packed = pack_targets([target(3, 1), target(0, 2)])
+    given = DetectorOutput(torch.randn(2, 6, CLASSES + 1), torch.rand(2, 6, 4) * 0.5 + 0.2)
+    detr = DetectionCriterion(
+        class_cost=softmax_cost, class_loss=partial(no_object_cross_entropy, no_object_weight=0.1), cost_class=1.0
+    )
+    assert detr(given, packed).total.isfinite()
+
+
+def test_a_guess_that_is_no_number_names_its_image_whatever_the_layer() -> None:
+    packed = pack_targets([target(2, 0), target(2, 1), target(1, 2)])
+    given = output([0, 1, 2], packed)
+    boxes = given.auxiliary[0].boxes.clone()
+    boxes[1, 4] = float("nan")
+    broken = replace(given, auxiliary=(Prediction(given.auxiliary[0].logits, boxes),))
+    with pytest.raises(NonFiniteCostError) as caught:
+        criterion()(broken, packed)
+    assert caught.value.rows == (1,)

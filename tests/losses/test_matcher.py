@@ -1,0 +1,144 @@
+"""The assignment: least cost, whatever the order; never a cost that is no number."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from detr_mini.losses import matcher
+from detr_mini.losses.matcher import NonFiniteCostError, assign, focal_cost, matching_cost, softmax_cost
+from detr_mini.structures import PackedTargets, Prediction, Target, pack_targets
+
+WEIGHTS = {"weight_class": 2.0, "weight_l1": 5.0, "weight_giou": 2.0}
+
+
+def truths(counts: list[int], classes: int = 4, seed: int = 0) -> PackedTargets:
+    generator = torch.Generator().manual_seed(seed)
+    return pack_targets(
+        [
+            Target(
+                torch.rand(n, 4, generator=generator) * 0.3 + 0.2,
+                torch.randint(0, classes, (n,), generator=generator),
+                k, (64, 64), torch.zeros(n, dtype=torch.bool), torch.ones(n),
+            )  # fmt: skip
+            for k, n in enumerate(counts)
+        ]
+    )
+
+
+def guesses(images: int, queries: int, classes: int = 4, seed: int = 1) -> Prediction:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(images, queries, classes, generator=generator)
+    return Prediction(logits, torch.rand(images, queries, 4, generator=generator) * 0.3 + 0.2)
+
+
+def cost_of(prediction: Prediction, targets: PackedTargets) -> Tensor:
+    return matching_cost(prediction, targets, focal_cost, **WEIGHTS)
+
+
+counts_strategy = st.lists(st.integers(0, 6), min_size=1, max_size=4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(counts_strategy, st.integers(1, 8), st.integers(0, 1000))
+def test_each_image_gets_the_answer_of_the_solver_on_its_own_costs(counts: list[int], queries: int, seed: int) -> None:
+    targets, prediction = truths(counts, seed=seed), guesses(len(counts), queries, seed=seed + 1)
+    cost = cost_of(prediction, targets)
+    match = assign([cost], [targets.counts], [1])[0]
+    for row, count in enumerate(counts):
+        query, truth = linear_sum_assignment(cost[row, :, :count].numpy())
+        answer = {int(t): int(q) for q, t in zip(query, truth, strict=True)}
+        found = {t: int(match.query[row, t]) for t in range(match.query.shape[1]) if match.valid[row, t]}
+        assert found == answer
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations(range(7)), st.permutations(range(4)))
+def test_the_order_of_queries_and_of_truths_means_nothing(queries: list[int], order: list[int]) -> None:
+    targets, prediction = truths([4]), guesses(1, 7)
+    cost = cost_of(prediction, targets)
+    plain = assign([cost], [(4,)], [1])[0].query[0]
+    shuffled = assign([cost[:, queries][:, :, order]], [(4,)], [1])[0].query[0]
+    assert [queries[int(q)] for q in shuffled] == [int(plain[t]) for t in order]
+
+
+@settings(max_examples=20, deadline=None)
+@given(counts_strategy, st.integers(2, 5))
+def test_copies_give_each_truth_so_many_queries_none_of_them_twice(counts: list[int], copies: int) -> None:
+    targets, prediction = truths(counts), guesses(len(counts), 40)
+    match = assign([cost_of(prediction, targets)], [targets.counts], [copies])[0]
+    for row, count in enumerate(counts):
+        chosen = match.query[row][match.valid[row]]
+        assert len(chosen) == len(chosen.unique()) == copies * count
+        served = match.truth[row][match.valid[row]].bincount(minlength=count)
+        assert served.tolist() == [copies] * count
+
+
+def test_more_truths_than_queries_leaves_some_truths_without_an_answer() -> None:
+    match = assign([cost_of(guesses(1, 3), truths([5]))], [(5,)], [1])[0]
+    assert int(match.valid.sum()) == 3
+
+
+def test_a_guess_on_padding_is_never_chosen() -> None:
+    prediction = guesses(2, 6)
+    visible = torch.ones(2, 6, dtype=torch.bool)
+    visible[0, 2:] = False
+    targets = truths([4, 4])
+    match = assign([cost_of(Prediction(prediction.logits, prediction.boxes, visible), targets)], [targets.counts], [1])[0]
+    assert set(match.query[0][match.valid[0]].tolist()) == {0, 1}
+    assert int(match.valid[1].sum()) == 4
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_cost_that_is_no_number_is_named_and_never_reaches_the_solver(
+    bad: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    targets = truths([2, 1, 3])
+    costs = [cost_of(guesses(3, 6, seed=s), targets) for s in (1, 2)]
+    costs[1][2, 4, 0] = bad
+    costs[0][1, 0, 2] = bad  # a padded truth of image 1: nobody asks
+    monkeypatch.setattr(matcher, "linear_sum_assignment", lambda _: pytest.fail("the solver saw it"))
+    with pytest.raises(NonFiniteCostError) as caught:
+        assign(costs, [targets.counts] * 2, [1, 1])
+    assert (caught.value.rows, caught.value.sets) == ((2,), (1,))
+
+
+def test_one_transfer_brings_all_costs_to_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    original = Tensor.cpu
+    monkeypatch.setattr(Tensor, "cpu", lambda self: (calls.append(1), original(self))[1])
+    targets = truths([2, 1])
+    assign([cost_of(guesses(2, n), targets) for n in (5, 6, 7)], [targets.counts] * 3, [1, 1, 4])
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_costs_are_float32_and_finite_for_logits_of_any_size_in_half_precision(dtype: torch.dtype) -> None:
+    prediction = guesses(1, 4)
+    half = Prediction((prediction.logits * 1e4).to(dtype), prediction.boxes.to(dtype))
+    for class_cost in (focal_cost, softmax_cost):
+        cost = matching_cost(half, truths([3]), class_cost, **WEIGHTS)
+        assert cost.dtype == torch.float32
+        assert cost.isfinite().all()
+
+
+def test_a_better_class_and_a_better_box_cost_less() -> None:
+    targets = truths([1], classes=1)
+    box = targets.boxes[0, 0]
+    boxes = torch.stack([box, box + torch.tensor([0.1, 0.0, 0.0, 0.0])])[None]
+    cost = cost_of(Prediction(torch.zeros(1, 2, 1), boxes), targets)[0, :, 0]
+    assert cost[0] < cost[1]
+    cost = cost_of(Prediction(torch.tensor([[[2.0], [-2.0]]]), box.expand(1, 2, 4)), targets)[0, :, 0]
+    assert cost[0] < cost[1]
+
+
+def test_focal_cost_is_the_formula() -> None:
+    logits, labels = torch.randn(1, 3, 2), torch.tensor([[1, 0]])
+    p = np.asarray(logits.sigmoid(), np.float64)
+    expected = 0.25 * (1 - p) ** 2 * -np.log(p) - 0.75 * p**2 * -np.log(1 - p)
+    np.testing.assert_allclose(focal_cost(logits, labels)[0], expected[0][:, [1, 0]], rtol=1e-4, atol=1e-5)
