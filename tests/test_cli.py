@@ -14,10 +14,14 @@ from detr_mini import cli
 
 
 def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "detr_mini", *words], capture_output=True, text=True, cwd=cwd, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "detr_mini", *words], capture_output=True, text=True, cwd=cwd, timeout=120
+    )
 
 
-@pytest.mark.parametrize("words", [["--help"], [], ["train", "--help"], ["data", "--help"], ["benchmark", "step", "-h"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], [], ["train", "--help"], ["data", "--help"], ["benchmark", "step", "-h"]]
+)
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     code = (
         "import sys; from detr_mini.cli import main\n"

@@ -188,3 +188,18 @@ class RandomScaleCrop:
         centre = (boxes[:, :2] + boxes[:, 2:]) / 2
         inside = ((centre > 0) & (centre < torch.tensor([new_width, new_height]))).all(1)
         return image[:, top : top + new_height, left : left + new_width], boxes * inside[:, None]
+
+
+class RandomColorRotation:
+    """Colours turned (or mirrored) about middle grey by a random rotation of RGB, which keeps their distances.
+
+    For data where colour says nothing about the class. All rotations and reflections are equally likely; what falls
+    outside the cube of colours is clipped.
+    """
+
+    def __call__(self, image: UInt8[Tensor, "3 h w"], boxes: Float[Tensor, "n 4"]) -> Sample:
+        """The image in other colours."""
+        q, r = torch.linalg.qr(torch.randn(3, 3))
+        turn = q * r.diagonal().sign()  # without this the choice would not be uniform (Mezzadri 2007)
+        turned = turn @ (image.flatten(1).float() - 127.5) + 127.5
+        return turned.round_().clamp_(0, 255).to(torch.uint8).view_as(image), boxes

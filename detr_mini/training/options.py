@@ -54,7 +54,14 @@ class TrainerOptions:
                 f"a training ends by trainer.max_epochs, trainer.max_steps or trainer.max_minutes, but {said} is set; "
                 "set one and the others to null"
             )
-        counts = ["validate_every_epochs", "save_every_minutes", "devices", "num_nodes", "accumulate", "log_every_steps"]
+        counts = [
+            "validate_every_epochs",
+            "save_every_minutes",
+            "devices",
+            "num_nodes",
+            "accumulate",
+            "log_every_steps",
+        ]
         for name in (*given, *counts, *(["threads"] if values["threads"] is not None else [])):
             value, fraction = values[name], name.endswith("minutes")
             fits = isinstance(value, int | float) if fraction else isinstance(value, int)

@@ -18,9 +18,12 @@ def test_C_01_two_runs_started_at_once_get_two_whole_folders(scenes_root: Path, 
     words = overrides(scenes_root, "trainer.max_steps=2", "name=twin")
     runs = [
         subprocess.Popen(
-            [sys.executable, "-m", "detr_mini", "train", *words, f"seed={seed}"], cwd=tmp_path,
+            [sys.executable, "-m", "detr_mini", "train", *words, f"seed={seed}"],
+            cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )  # fmt: skip
         for seed in (0, 1)
     ]

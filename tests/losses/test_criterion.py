@@ -29,7 +29,9 @@ def target(n: int, image_id: int, crowd: int = 0) -> Target:
     generator = torch.Generator().manual_seed(image_id)
     is_crowd = torch.arange(n) >= n - crowd
     boxes = torch.rand(n, 4, generator=generator) * 0.3 + 0.2
-    return Target(boxes, torch.randint(0, CLASSES, (n,), generator=generator), image_id, (64, 64), is_crowd, torch.ones(n))
+    return Target(
+        boxes, torch.randint(0, CLASSES, (n,), generator=generator), image_id, (64, 64), is_crowd, torch.ones(n)
+    )
 
 
 def guess(image_id: int, queries: int, salt: int) -> Prediction:

@@ -24,7 +24,10 @@ def truths(counts: list[int], classes: int = 4, seed: int = 0) -> PackedTargets:
             Target(
                 torch.rand(n, 4, generator=generator) * 0.3 + 0.2,
                 torch.randint(0, classes, (n,), generator=generator),
-                k, (64, 64), torch.zeros(n, dtype=torch.bool), torch.ones(n),
+                k,
+                (64, 64),
+                torch.zeros(n, dtype=torch.bool),
+                torch.ones(n),
             )  # fmt: skip
             for k, n in enumerate(counts)
         ]
@@ -89,7 +92,9 @@ def test_a_guess_on_padding_is_never_chosen() -> None:
     visible = torch.ones(2, 6, dtype=torch.bool)
     visible[0, 2:] = False
     targets = truths([4, 4])
-    match = assign([cost_of(Prediction(prediction.logits, prediction.boxes, visible), targets)], [targets.counts], [1])[0]
+    match = assign([cost_of(Prediction(prediction.logits, prediction.boxes, visible), targets)], [targets.counts], [1])[
+        0
+    ]
     assert set(match.query[0][match.valid[0]].tolist()) == {0, 1}
     assert int(match.valid[1].sum()) == 4
 

@@ -1,0 +1,169 @@
+"""The mini model: an image alone is an image in company; queries from the image; training's extras."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from detr_mini.data.collate import collate
+from detr_mini.losses.criterion import DetectionCriterion, matchability_loss
+from detr_mini.losses.matcher import focal_cost
+from detr_mini.models.mini import MiniDETR
+from detr_mini.structures import Batch, Categories, Target, pack_targets
+from detr_mini.vision.convnet import ConvNet
+
+CATEGORIES = Categories((1, 2, 5), ("a", "b", "c"))
+
+
+@pytest.fixture(scope="module")
+def model() -> MiniDETR:
+    return make()
+
+
+def make(classes: int = 3, queries: int = 8) -> MiniDETR:
+    torch.manual_seed(0)
+    backbone = ConvNet(channels=(8, 16, 32), blocks=(1, 1, 1))
+    model = MiniDETR(
+        backbone=backbone, num_classes=classes, dim=32, heads=2, feedforward=48, queries=queries, sample_channels=8
+    )
+    with torch.no_grad():  # an untrained model says nearly the same of everything
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def target(n: int, image_id: int, size: tuple[int, int]) -> Target:
+    generator = torch.Generator().manual_seed(image_id)
+    boxes = torch.rand(n, 4, generator=generator) * 0.3 + 0.3
+    labels = torch.randint(0, 3, (n,), generator=generator)
+    return Target(boxes, labels, image_id, size, torch.zeros(n, dtype=torch.bool), torch.ones(n))
+
+
+def batch(sizes: list[tuple[int, int]], counts: list[int] | None = None) -> Batch:
+    images = [torch.randn(3, *s, generator=torch.Generator().manual_seed(i)) for i, s in enumerate(sizes)]
+    counts = counts or [0] * len(sizes)
+    return collate(images, [target(n, i, s) for i, (n, s) in enumerate(zip(counts, sizes, strict=True))], 16)
+
+
+sides = st.integers(8, 80)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(st.tuples(sides, sides), min_size=2, max_size=4))
+def test_an_image_alone_and_padded_among_others_gives_the_same_detections(
+    model: MiniDETR, sizes: list[tuple[int, int]]
+) -> None:
+    whole = batch(sizes)
+    with torch.no_grad():
+        together = model.postprocess(model(whole.images, whole.mask()), sizes, CATEGORIES)
+        for i, size in enumerate(sizes):
+            image = whole.images[i : i + 1, :, : size[0], : size[1]]
+            one = collate([image[0]], [target(0, 0, size)], 16)
+            alone = model.postprocess(model(one.images, one.mask()), [size], CATEGORIES)[0]
+            n = len(alone)
+            torch.testing.assert_close(together[i].scores[:n], alone.scores, rtol=1e-4, atol=1e-5)
+            # equal scores may stand in either order: compare the boxes of each detection with its nearest twin
+            distance = torch.cdist(alone.boxes, together[i].boxes[:n]).min(1).values
+            assert distance.max() < 1e-4 * max(size) + 1e-3
+
+
+def test_the_order_of_the_batch_means_nothing(model: MiniDETR) -> None:
+    given_batch = batch([(48, 64), (64, 32), (32, 32)])
+    mask = given_batch.mask()
+    assert mask is not None
+    with torch.no_grad():
+        one = model(given_batch.images, mask)
+        other = model(given_batch.images.flip(0), mask.flip(0))
+    torch.testing.assert_close(other.logits.flip(0), one.logits, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_maps_are_weights_over_visible_tokens(model: MiniDETR) -> None:
+    given_batch = batch([(64, 64), (32, 48)])
+    output = model(given_batch.images, given_batch.mask(), need_attention=True)
+    assert output.attention is not None
+    height, width = output.attention.size
+    assert len(output.attention.cross) == len(model.decoder)
+    for weights in output.attention.cross:
+        torch.testing.assert_close(weights.sum(-1), torch.ones(2, weights.shape[1]))
+        small = weights[1].reshape(-1, height, width)
+        assert small[:, 4:].abs().max() == small[:, :, 6:].abs().max() == 0
+    plain = model(given_batch.images, given_batch.mask())
+    assert plain.attention is None
+    torch.testing.assert_close(plain.logits, output.logits)
+
+
+def test_an_image_with_fewer_tokens_than_queries_works(model: MiniDETR) -> None:
+    tiny = batch([(8, 8), (64, 64)])
+    found = model.postprocess(model(tiny.images, tiny.mask()), [(8, 8), (64, 64)], CATEGORIES)
+    assert all(d.boxes.isfinite().all() for d in found)
+    alone = batch([(8, 8)])
+    assert model(alone.images, alone.mask()).logits.shape[1] <= 8
+
+
+def test_one_class_is_enough() -> None:
+    model = make(classes=1)
+    assert model(torch.randn(1, 3, 32, 32)).logits.shape == (1, 8, 1)
+
+
+def test_training_alone_carries_proposals_and_denoising() -> None:
+    model = make()
+    given_batch = batch([(32, 32), (32, 32)], [2, 0])
+    assert model(given_batch.images).proposals is None
+    model.train()
+    noised = model.noised_truths(given_batch.packed, given_batch.image_ids, seed=0, step=0)
+    output = model(given_batch.images, None, noised)
+    assert output.proposals is not None
+    assert output.one_to_many is not None
+    assert output.denoising is not None
+    assert len(output.denoising.layers) == 2
+
+
+def test_no_matching_query_sees_a_denoising_query() -> None:
+    model = make().train()
+    given_batch = batch([(32, 32), (48, 32)], [2, 3])
+    answers = []
+    for step in (0, 1):
+        noised = model.noised_truths(given_batch.packed, given_batch.image_ids, seed=0, step=step)
+        answers.append(model(given_batch.images, given_batch.mask(), noised))
+    torch.testing.assert_close(answers[0].logits, answers[1].logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(answers[0].boxes, answers[1].boxes, rtol=1e-5, atol=1e-6)
+    plain = model(given_batch.images, given_batch.mask())
+    torch.testing.assert_close(answers[0].logits, plain.logits, rtol=1e-5, atol=1e-5)
+
+
+def test_every_parameter_gets_a_gradient_even_without_any_box() -> None:
+    model = make().train()
+    given_batch = batch([(32, 32)], [0])
+    noised = model.noised_truths(given_batch.packed, given_batch.image_ids, seed=0, step=0)
+    losses = criterion()(model(given_batch.images, None, noised), given_batch.packed)
+    losses.total.backward()
+    missing = [n for n, p in model.named_parameters() if p.grad is None]
+    assert not missing, "DDP would wait for these"
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def criterion() -> DetectionCriterion:
+    return DetectionCriterion(class_cost=focal_cost, class_loss=matchability_loss)
+
+
+def test_two_images_are_learned_in_sixty_steps() -> None:
+    model = make().train()
+    given_batch = batch([(48, 48), (48, 48)], [2, 3])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    totals: list[Tensor] = []
+    for step in range(60):
+        noised = model.noised_truths(given_batch.packed, given_batch.image_ids, seed=0, step=step)
+        total = criterion()(model(given_batch.images, None, noised), given_batch.packed).total
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        totals.append(total.detach())
+    assert totals[-1] < 0.5 * totals[0]
+
+
+def test_packed_truths_of_the_batch_are_those_of_its_targets() -> None:
+    given_batch = batch([(32, 32), (32, 32)], [2, 1])
+    assert pack_targets(given_batch.targets).counts == given_batch.packed.counts == (2, 1)

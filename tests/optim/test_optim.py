@@ -1,0 +1,150 @@
+"""Muon, AdamW, their groups, and the learning rate's curve."""
+
+from __future__ import annotations
+
+import copy
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from detr_mini.models.mini import MiniDETR
+from detr_mini.optim.groups import adamw, parameter_groups
+from detr_mini.optim.muon import Muon, muon, orthogonalise
+from detr_mini.optim.schedule import warmup_cosine
+from detr_mini.vision.convnet import ConvNet
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(4, 48), st.integers(4, 48), st.integers(0, 100))
+def test_orthogonalising_brings_singular_values_near_one_and_keeps_the_directions(
+    rows: int, columns: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    u = torch.linalg.qr(torch.randn(rows, rows, generator=generator))[0][:, : min(rows, columns)]
+    v = torch.linalg.qr(torch.randn(columns, columns, generator=generator))[0][:, : min(rows, columns)]
+    values = torch.rand(min(rows, columns), generator=generator) + 0.2
+    found = orthogonalise((u * values @ v.mT)[None], steps=5)[0]
+    singular = torch.linalg.svdvals(found)
+    assert singular.min() > 0.6
+    assert singular.max() < 1.3
+    # the same left and right directions: u^T M v stays diagonal, up to bfloat16
+    inner = u.mT @ found @ v
+    assert (inner - inner.diagonal().diag()).abs().max() < 0.08
+
+
+def test_matrices_are_orthogonalised_together_as_one_by_one() -> None:
+    matrices = torch.randn(3, 8, 20)
+    for i in range(3):
+        torch.testing.assert_close(
+            orthogonalise(matrices)[i], orthogonalise(matrices[i : i + 1])[0], rtol=0.02, atol=0.02
+        )
+
+
+def test_the_adamw_rule_is_torchs_adamw() -> None:
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(3, 2), nn.Linear(3, 2)
+    theirs.load_state_dict(ours.state_dict())
+    group = {"params": list(ours.parameters()), "rule": "adamw", "weight_decay": 0.1}
+    mine = Muon([group], adamw_lr=1e-2, betas=(0.9, 0.99))
+    reference = torch.optim.AdamW(theirs.parameters(), lr=1e-2, betas=(0.9, 0.99), weight_decay=0.1)
+    for _ in range(5):
+        x = torch.randn(4, 3)
+        for model, optimizer in ((ours, mine), (theirs, reference)):
+            optimizer.zero_grad()
+            model(x).square().sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-6, atol=1e-7)
+
+
+def test_a_matrix_moves_by_the_learning_rate_in_every_direction_whatever_its_gradients_size() -> None:
+    for scale in (1e-4, 1e3):
+        weight = nn.Parameter(torch.randn(32, 16))
+        before = weight.detach().clone()
+        optimizer = Muon([{"params": [weight], "rule": "matrix", "weight_decay": 0.0}], lr=0.02)
+        weight.grad = torch.randn(32, 16, generator=torch.Generator().manual_seed(0)) * scale
+        optimizer.step()
+        moved = torch.linalg.svdvals(weight.detach() - before) / (0.02 * math.sqrt(2))
+        assert moved.min() > 0.5
+        assert moved.max() < 1.35
+
+
+def test_a_convolution_is_a_matrix_of_its_output_channels() -> None:
+    kernel = torch.randn(16, 4, 3, 3)
+    steps = []
+    for shape in ((16, 4, 3, 3), (16, 36)):
+        weight = nn.Parameter(torch.zeros(shape))
+        weight.grad = kernel.reshape(shape)
+        Muon([{"params": [weight], "rule": "matrix", "weight_decay": 0.0}]).step()
+        steps.append(weight.detach().reshape(16, 36))
+    torch.testing.assert_close(*steps)
+
+
+def test_a_restored_optimizer_makes_the_next_step_in_the_same_bits() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16), nn.LayerNorm(16))
+    optimizer = muon(model)
+    x = torch.randn(3, 8, 16)
+
+    def step(m: nn.Module, o: torch.optim.Optimizer, k: int) -> None:
+        o.zero_grad()
+        m(x[k]).square().sum().backward()
+        o.step()
+
+    step(model, optimizer, 0)
+    other = nn.Sequential(nn.Linear(16, 16), nn.LayerNorm(16))
+    other.load_state_dict(model.state_dict())
+    restored = muon(other)
+    restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # as a file would hold it
+    for k in (1, 2):
+        step(model, optimizer, k)
+        step(other, restored, k)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("matrices", [True, False])
+def test_groups_hold_every_parameter_once_and_decay_no_bias_gain_or_embedding(matrices: bool) -> None:
+    model = MiniDETR(backbone=ConvNet(channels=(8, 16, 32), blocks=(1, 1, 1)), num_classes=3, dim=32)
+    model.backbone.blocks.requires_grad_(False)
+    groups = parameter_groups(model, matrices=matrices, backbone_scale=0.1, weight_decay=0.05)
+    grouped = [p for g in groups for p in g["params"]]
+    assert len({id(p) for p in grouped}) == len(grouped)
+    assert {id(p) for p in grouped} == {id(p) for p in model.parameters() if p.requires_grad}
+    names = {id(p): n for n, p in model.named_parameters()}
+    for group in groups:
+        for p in group["params"]:
+            name = names[id(p)]
+            plain = p.ndim < 2 or "embedding" in name or name.endswith("gain")
+            assert group["weight_decay"] == (0.0 if plain else 0.05), name
+            assert group["lr_scale"] == (0.1 if name.startswith("backbone.") else 1.0), name
+            if group["rule"] == "matrix":
+                assert matrices
+                assert min(p.shape[0], p[0].numel()) >= 12
+                assert "embedding" not in name
+
+
+def test_the_backbone_learns_slower_by_its_scale() -> None:
+    model = MiniDETR(backbone=ConvNet(channels=(8, 16, 32), blocks=(1, 1, 1)), num_classes=3, dim=32)
+    names = {id(p): n for n, p in model.named_parameters()}
+    for optimizer, base in (
+        (muon(model, lr=0.02, adamw_lr=1e-3, backbone_scale=0.1), None),
+        (adamw(model, lr=1e-4), 1e-4),
+    ):
+        for group in optimizer.param_groups:
+            full = base or (0.02 if group["rule"] == "matrix" else 1e-3)
+            in_backbone = names[id(group["params"][0])].startswith("backbone.")
+            assert group["lr"] == pytest.approx(full * (0.1 if in_backbone else 1.0))
+
+
+@given(st.integers(1, 500), st.floats(0, 0.5))
+def test_the_rate_rises_in_a_line_then_falls_to_its_end(warmup: int, final: float) -> None:
+    rise = [warmup_cosine(step, 0.0, warmup_steps=warmup, final=final) for step in range(warmup)]
+    assert rise == pytest.approx([(step + 1) / warmup for step in range(warmup)])
+    fall = [warmup_cosine(warmup, k / 50, warmup_steps=warmup, final=final) for k in range(51)]
+    assert all(a >= b for a, b in pairwise(fall))
+    assert fall[0] == pytest.approx(1.0)
+    assert fall[-1] == pytest.approx(final)
