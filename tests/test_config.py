@@ -76,14 +76,13 @@ def test_a_slip_inside_an_experiment_file_is_met(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("value", ["abc", "-1", "0", "1.5", "true"])
 def test_a_length_of_training_that_is_no_whole_number_is_refused(value: str) -> None:
-    with pytest.raises(ConfigError, match="trainer.max_epochs is .* must be a whole number greater than 0"):
+    with pytest.raises(ConfigError, match=r"trainer\.max_epochs is .* must be a whole number greater than 0"):
         TrainerOptions.of(compose("train", [f"trainer.max_epochs={value}"]).trainer)
 
 
-@pytest.mark.parametrize("words", [[], ["trainer.max_epochs=1", "trainer.max_minutes=2"]])
-def test_a_training_needs_exactly_one_end(words: list[str]) -> None:
-    with pytest.raises(ConfigError, match="set one and the others to null"):
-        TrainerOptions.of(compose("train", words).trainer)
+def test_a_training_needs_an_end() -> None:
+    with pytest.raises(ConfigError, match="nothing says when the training ends"):
+        TrainerOptions.of(compose("train").trainer)
 
 
 def test_resuming_takes_the_runs_own_config_with_overrides_on_top(tmp_path: Path) -> None:

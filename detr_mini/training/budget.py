@@ -1,4 +1,4 @@
-"""How much of a training is done: counted in steps of the optimizer, or in seconds of training."""
+"""How much of a training is done: counted in steps of the optimizer, in seconds of training, or in both."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import time
 
 
 class Budget:
-    """A training's length, in `steps` or in `seconds`; exactly one of them.
+    """A training's length, in `steps` or in `seconds`; of both, the one that is nearer to its end counts.
 
     The clock runs between `start` and `pause` only, so evaluation costs nothing of it. `elapsed` goes into the
     checkpoint: a resumed training goes on where it stood.
     """
 
     def __init__(self, *, steps: int | None = None, seconds: float | int | None = None) -> None:
-        if (steps is None) == (seconds is None):
-            raise ValueError("a budget is counted in steps or in seconds")
+        if steps is None and seconds is None:
+            raise ValueError("a budget is counted in steps, in seconds, or in both")
         self.steps, self.seconds = steps, seconds
         self._elapsed = 0.0
         self._since: float | None = None
@@ -41,10 +41,9 @@ class Budget:
 
     def progress(self, step: int) -> float:
         """The share of the training, in [0, 1], that is done when `step` steps are."""
-        if self.steps is not None:
-            return min(1.0, step / self.steps)
-        assert self.seconds is not None
-        return min(1.0, self.elapsed / self.seconds)
+        by_steps = 0.0 if self.steps is None else step / self.steps
+        by_time = 0.0 if self.seconds is None else self.elapsed / self.seconds
+        return min(1.0, max(by_steps, by_time))
 
     def over(self, step: int) -> bool:
         """Whether the training ends after `step` steps."""

@@ -13,7 +13,8 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true")
 
 @dataclass(frozen=True)
 class TrainerOptions:
-    """Exactly one of `max_epochs`, `max_steps` and `max_minutes` is set; the learning rate falls to zero over it."""
+    """At least one of `max_epochs`, `max_steps` and `max_minutes` is set. Where several are, the first that is reached
+    ends the training; the learning rate falls to zero over it."""
 
     max_epochs: int | None = None
     max_steps: int | None = None
@@ -48,11 +49,10 @@ class TrainerOptions:
         values = {**known, **section}
         lengths = ("max_epochs", "max_steps", "max_minutes")
         given = [name for name in lengths if values[name] is not None]
-        if len(given) != 1:
-            said = " and ".join(f"trainer.{name}" for name in given) or "none of them"
+        if not given:
             raise ConfigError(
-                f"a training ends by trainer.max_epochs, trainer.max_steps or trainer.max_minutes, but {said} is set; "
-                "set one and the others to null"
+                "nothing says when the training ends; set trainer.max_epochs, trainer.max_steps or trainer.max_minutes, "
+                "or choose an experiment=... (see 'detr-mini train --help')"
             )
         counts = [
             "validate_every_epochs",
@@ -62,7 +62,7 @@ class TrainerOptions:
             "accumulate",
             "log_every_steps",
         ]
-        for name in (*given, *counts, *(["threads"] if values["threads"] is not None else [])):
+        for name in (*given, *counts):
             value, fraction = values[name], name.endswith("minutes")
             fits = isinstance(value, int | float) if fraction else isinstance(value, int)
             if not fits or isinstance(value, bool) or value <= 0:

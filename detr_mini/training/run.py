@@ -122,14 +122,13 @@ def last_checkpoint(folder: str | Path) -> Path:
 
 
 def _budget(options: TrainerOptions, data: DetectionData) -> Budget:
-    if options.max_minutes is not None:
-        return Budget(seconds=options.max_minutes * 60)
-    if options.max_steps is not None:
-        return Budget(steps=options.max_steps)
-    assert options.max_epochs is not None
-    processes = options.devices * options.num_nodes
-    batches = max(1, len(data.train_set) // processes // data.batch_size)
-    return Budget(steps=options.max_epochs * -(-batches // options.accumulate))
+    steps = [] if options.max_steps is None else [options.max_steps]
+    if options.max_epochs is not None:
+        processes = options.devices * options.num_nodes
+        batches = max(1, len(data.train_set) // processes // data.batch_size)
+        steps.append(options.max_epochs * -(-batches // options.accumulate))
+    seconds = None if options.max_minutes is None else options.max_minutes * 60
+    return Budget(steps=min(steps, default=None), seconds=seconds)
 
 
 def _resume(parts: Parts, checkpoint: dict[str, Any]) -> int:

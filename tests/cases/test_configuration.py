@@ -24,7 +24,7 @@ def test_C_01_two_runs_started_at_once_get_two_whole_folders(scenes_root: Path, 
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-        )  # fmt: skip
+        )
         for seed in (0, 1)
     ]
     for run in runs:

@@ -28,7 +28,7 @@ def truths(counts: list[int], classes: int = 4, seed: int = 0) -> PackedTargets:
                 (64, 64),
                 torch.zeros(n, dtype=torch.bool),
                 torch.ones(n),
-            )  # fmt: skip
+            )
             for k, n in enumerate(counts)
         ]
     )

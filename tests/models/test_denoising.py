@@ -22,7 +22,7 @@ def packed(counts: list[int], classes: int = 5) -> PackedTargets:
                 (64, 64),
                 torch.zeros(n, dtype=torch.bool),
                 torch.ones(n),
-            )  # fmt: skip
+            )
             for i, n in enumerate(counts)
         ]
     )

@@ -27,7 +27,14 @@ def test_time_counts_between_start_and_pause_only() -> None:
     assert 0.5 <= budget.progress(0) < 0.51
 
 
-def test_a_budget_is_of_one_kind() -> None:
-    for wrong in ({}, {"steps": 1, "seconds": 1.0}):
-        with pytest.raises(ValueError, match="steps or in seconds"):
-            Budget(**wrong)
+def test_of_two_limits_the_nearer_one_counts() -> None:
+    budget = Budget(steps=10, seconds=100)
+    budget.set_elapsed(30.0)
+    assert budget.progress(2) == 0.3
+    assert budget.progress(6) == 0.6
+    assert budget.over(10)
+
+
+def test_a_budget_has_an_end() -> None:
+    with pytest.raises(ValueError, match="in steps, in seconds, or in both"):
+        Budget()
