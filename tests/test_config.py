@@ -81,7 +81,7 @@ def test_a_length_of_training_that_is_no_whole_number_is_refused(value: str) -> 
 
 
 def test_a_training_needs_an_end() -> None:
-    with pytest.raises(ConfigError, match="nothing says when the training ends"):
+    with pytest.raises(ConfigError, match="nothing says when training ends"):
         TrainerOptions.of(compose("train").trainer)
 
 

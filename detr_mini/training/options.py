@@ -51,7 +51,7 @@ class TrainerOptions:
         given = [name for name in lengths if values[name] is not None]
         if not given:
             raise ConfigError(
-                "nothing says when the training ends; set trainer.max_epochs, trainer.max_steps or trainer.max_minutes, "
+                "nothing says when training ends; set trainer.max_epochs, trainer.max_steps or trainer.max_minutes, "
                 "or choose an experiment=... (see 'detr-mini train --help')"
             )
         counts = [
