@@ -79,9 +79,80 @@ def test_a_batch_costs_the_sum_of_its_images(counts: list[int], progress: float)
 
 
 def test_crowd_regions_are_no_targets() -> None:
-    with_crowd, without = pack_targets([target(5, 0, crowd=2)]), pack_targets([target(3, 0)])
-    torch.testing.assert_close(with_crowd.boxes, pack_targets([target(5, 0)]).boxes[:, :3])
-    assert criterion()(output([0], with_crowd), with_crowd).boxes == without.total == 3
+    whole = target(5, 0)
+    without = replace(whole, **{name: getattr(whole, name)[:3] for name in ("boxes", "labels", "is_crowd", "area")})
+    with_crowd = pack_targets([target(5, 0, crowd=2)])
+    losses = criterion()(output([0], with_crowd), with_crowd)
+    assert losses.boxes == 3
+    packed = pack_targets([without])
+    assert torch.equal(losses.total, criterion()(output([0], packed), packed).total)
+
+
+def test_the_sum_is_not_divided_by_anything() -> None:
+    """That is the caller's: a batch of the same image three times costs three times as much."""
+    once, thrice = pack_targets([target(4, 7)]), pack_targets([target(4, 7)] * 3)
+    one, three = criterion()(output([7], once), once), criterion()(output([7, 7, 7], thrice), thrice)
+    torch.testing.assert_close(three.total, 3 * one.total)
+    assert three.boxes == 3 * one.boxes == 12
+
+
+def test_every_part_of_an_output_counts_once_and_copies_of_truths_are_averaged() -> None:
+    packed = pack_targets([target(3, 0), target(5, 1)])
+    whole = output([0, 1], packed)
+    final = DetectorOutput(whole.logits, whole.boxes)
+
+    def total(given: DetectorOutput, **settings: float) -> torch.Tensor:
+        return criterion(**settings)(given, packed).total
+
+    def alone(part: Prediction, **settings: float) -> torch.Tensor:
+        return total(DetectorOutput(part.logits, part.boxes), **settings)
+
+    assert whole.proposals is not None
+    assert whole.one_to_many is not None
+    assert whole.denoising is not None
+    denoised = total(replace(final, denoising=whole.denoising)) - total(final)
+    parts = [alone(whole.final), alone(whole.auxiliary[0]), alone(whole.proposals), denoised]
+    once = total(replace(whole, one_to_many=None))
+    torch.testing.assert_close(once, torch.stack(parts).sum(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(total(whole, copies=1) - once, alone(whole.one_to_many), rtol=1e-4, atol=1e-3)
+    # four queries that say the truth, four copies of it: a quarter each
+    easy = Prediction(*(x.repeat_interleave(4, 1) for x in (whole.logits, whole.boxes)))
+    copied = total(replace(final, one_to_many=easy), copies=4) - total(final)
+    torch.testing.assert_close(copied, total(final), rtol=1e-4, atol=1e-3)
+
+
+def test_guesses_on_padding_cost_nothing_and_get_no_gradient() -> None:
+    packed = pack_targets([target(3, 0), target(0, 1)])
+    given = output([0, 1], packed)
+    assert given.proposals is not None
+    extra = join([guess(i, 6, 9) for i in (0, 1)])
+    logits = torch.cat([given.proposals.logits, extra.logits], 1).requires_grad_()
+    boxes = torch.cat([given.proposals.boxes, extra.boxes], 1).requires_grad_()
+    visible = torch.arange(36).expand(2, -1) < 30
+    padded = Prediction(logits, boxes, visible)
+    total = criterion()(replace(given, proposals=padded), packed).total
+    torch.testing.assert_close(total, criterion()(given, packed).total, rtol=1e-5, atol=1e-5)
+    total.backward()
+    assert logits.grad is not None
+    assert boxes.grad is not None
+    assert logits.grad[:, 30:].abs().max() == boxes.grad[:, 30:].abs().max() == 0
+    assert logits.grad[:, :30].abs().min() > 0
+
+
+def test_denoising_is_for_boxes_from_positives_and_for_no_from_negatives() -> None:
+    packed = pack_targets([target(2, 0), target(1, 1)])
+    given = output([0, 1], packed)
+    assert given.denoising is not None
+    boxes = given.denoising.layers[0].boxes.clone().requires_grad_()
+    logits = given.denoising.layers[0].logits.clone().requires_grad_()
+    layers = (Prediction(logits, boxes), *given.denoising.layers[1:])
+    criterion()(replace(given, denoising=replace(given.denoising, layers=layers)), packed).total.backward()
+    assert boxes.grad is not None
+    assert logits.grad is not None
+    # rows: two truths, one truth and one of padding; columns: positives, then negatives
+    assert (boxes.grad.abs().sum(-1) > 0).tolist() == [[True, True, False, False], [True, False, False, False]]
+    assert (logits.grad.abs().sum(-1) > 0).tolist() == [[True] * 4, [True, False, True, False]]
+    assert (logits.grad[0, 2:] > 0).all(), "every negative's logits must fall"
 
 
 def test_T_05_background_images_alone_give_a_finite_loss_from_the_class_only() -> None:

@@ -87,10 +87,32 @@ def test_more_truths_than_queries_leaves_some_truths_without_an_answer() -> None
     assert int(match.valid.sum()) == 3
 
 
-def test_a_guess_on_padding_is_never_chosen() -> None:
+def test_more_copies_than_queries_leave_no_query_idle_and_none_answers_twice() -> None:
+    match = assign([cost_of(guesses(1, 7), truths([3]))], [(3,)], [4])[0]
+    assert sorted(match.query[0][match.valid[0]].tolist()) == list(range(7))
+
+
+@pytest.mark.parametrize("copies", [1, 4])
+def test_a_batch_without_any_box_matches_nothing(copies: int) -> None:
+    targets = truths([0, 0])
+    match = assign([cost_of(guesses(2, 5), targets)], [targets.counts], [copies])[0]
+    assert not match.valid.any()
+    assert match.query.dtype == match.truth.dtype == torch.long
+
+
+@pytest.mark.parametrize("size", [1.0, 1e3, 1e5, 1e7])
+def test_each_truth_gets_an_answer_however_large_the_guessed_boxes(size: float) -> None:
+    """A truth without an answer has no box loss: nothing would pull guesses back that have run away."""
+    prediction = guesses(1, 6)
+    match = assign([cost_of(Prediction(prediction.logits, prediction.boxes * size), truths([3]))], [(3,)], [1])[0]
+    assert match.valid.all()
+
+
+def test_a_guess_on_padding_is_never_chosen_and_may_be_no_number() -> None:
     prediction = guesses(2, 6)
     visible = torch.ones(2, 6, dtype=torch.bool)
     visible[0, 2:] = False
+    prediction.boxes[0, 3], prediction.logits[0, 4] = float("nan"), float("inf")
     targets = truths([4, 4])
     match = assign([cost_of(Prediction(prediction.logits, prediction.boxes, visible), targets)], [targets.counts], [1])[
         0

@@ -6,9 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detr_mini.models.box_attention import BoxAttention, sample, sample_plain
-from detr_mini.models.queries import cell_centres, refine, select
-from detr_mini.structures import Prediction
+from detr_mini.models.box_attention import BoxAttention, grid_lines, sample, sample_plain
 
 
 @settings(max_examples=20, deadline=None)
@@ -36,31 +34,23 @@ def test_moving_the_image_and_the_box_together_changes_nothing() -> None:
     torch.testing.assert_close(moved, attention(box, features, cells), rtol=1e-4, atol=1e-5)
 
 
-@given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 2), st.integers(0, 2))
-def test_cells_are_counted_from_the_image_without_its_padding(h: int, w: int, more_h: int, more_w: int) -> None:
-    alone = cell_centres((h, w), 8, torch.tensor([[w * 8.0, h * 8.0]])).view(1, h, w, 2)
-    padded = cell_centres((h + more_h, w + more_w), 8, torch.tensor([[w * 8.0, h * 8.0]]))
-    padded = padded.view(1, h + more_h, w + more_w, 2)
-    torch.testing.assert_close(padded[:, :h, :w], alone)
-    assert padded.min() > 0
-    assert padded.max() <= 1
+def test_a_grid_spans_the_box_times_its_spread_centre_and_all() -> None:
+    x, y = grid_lines(torch.tensor([[[0.5, 0.25, 0.4, 0.2]]]), 4, 1.5)
+    torch.testing.assert_close(x, torch.tensor([[[0.275, 0.425, 0.575, 0.725]]]))
+    torch.testing.assert_close(y, torch.tensor([[[0.1375, 0.2125, 0.2875, 0.3625]]]))
 
 
-def test_refining_by_nothing_keeps_the_box_and_its_inverse_undoes_it() -> None:
-    boxes = torch.rand(4, 4) + 0.1
-    torch.testing.assert_close(refine(boxes, torch.zeros(4, 4)), boxes)
-    delta = torch.randn(4, 4) * 0.3
-    there = refine(boxes, delta)
-    back = torch.cat([-delta[:, :2] / delta[:, 2:].exp(), -delta[:, 2:]], -1)
-    torch.testing.assert_close(refine(there, back), boxes, rtol=1e-4, atol=1e-5)
+def test_a_sample_at_a_cells_centre_is_the_cell_and_rows_come_before_columns() -> None:
+    features = torch.arange(12.0).view(1, 1, 3, 4)
+    lines = torch.tensor([[[0.5, 2.5]]])
+    for form in (sample, sample_plain):
+        torch.testing.assert_close(form(features, lines, lines)[0, 0, ..., 0], torch.tensor([[0.0, 2.0], [8.0, 10.0]]))
 
 
-def test_selection_takes_the_best_visible_tokens() -> None:
-    logits = torch.tensor([[[0.0], [5.0], [9.0], [3.0]]])
-    visible = torch.tensor([[True, True, False, True]])
-    features = torch.arange(4.0).view(1, 4, 1)
-    chosen, boxes, seen = select(Prediction(logits, torch.rand(1, 4, 4), visible), features, 2)
-    assert chosen.flatten().tolist() == [1.0, 3.0]
-    assert boxes.shape == (1, 2, 4)
-    assert seen is not None
-    assert seen.all()
+def test_padding_moves_no_sample() -> None:
+    torch.manual_seed(0)
+    attention = BoxAttention(4, 8)
+    features, boxes = torch.randn(1, 4, 6, 9), torch.rand(1, 5, 4)
+    cells = torch.tensor([[8.5, 6.0]])  # the image ends within its last column of cells
+    padded = torch.nn.functional.pad(features, (0, 4, 0, 3))
+    torch.testing.assert_close(attention(boxes, padded, cells), attention(boxes, features, cells), rtol=1e-5, atol=1e-5)

@@ -28,6 +28,13 @@ def packed(counts: list[int], classes: int = 5) -> PackedTargets:
     )
 
 
+def inside(counts: list[int]) -> PackedTargets:
+    """Boxes so small that none of them, noised, reaches the image's border."""
+    targets = packed(counts)
+    targets.boxes[..., 2:] *= 0.35
+    return targets
+
+
 def row(targets: PackedTargets, index: int) -> PackedTargets:
     n = targets.counts[index]
     pick = slice(index, index + 1)
@@ -79,6 +86,62 @@ def test_positives_stay_near_their_truth_and_negatives_are_noised_further() -> N
     assert corners.max() <= 1 + 1e-3
     changed = (noised.labels != targets.labels.gather(1, noised.truth)).float().mean()
     assert abs(changed - 0.2 * 4 / 5) < 0.04
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0.05, 0.5), st.integers(0, 10**6))
+def test_corners_move_by_the_noise_at_most_and_those_of_negatives_further(noise: float, step: int) -> None:
+    targets = inside([6, 3])
+    noised = make_denoising(targets, [4, 9], num_classes=5, seed=0, step=step, box_noise=noise)
+    truth = targets.boxes.gather(1, noised.truth[..., None].expand(-1, -1, 4))
+    corners = cxcywh_to_xyxy(noised.boxes) - cxcywh_to_xyxy(truth)
+    moved = (corners / (truth[..., 2:] / 2).repeat(1, 1, 2)).abs()  # in half sizes
+    near, far = noised.valid & noised.positive, noised.valid & ~noised.positive
+    assert near.sum() == far.sum() == 9
+    assert moved[near].max() <= noise + 1e-4
+    assert moved[far].min() >= noise - 1e-4
+    assert moved[far].max() <= 2 * noise + 1e-4
+
+
+def test_corners_move_in_and_out_alike() -> None:
+    targets = inside([6] * 50)
+    noised = make_denoising(targets, list(range(50)), num_classes=5, seed=0, step=0)
+    moved = cxcywh_to_xyxy(noised.boxes) - cxcywh_to_xyxy(targets.boxes.repeat(1, 2, 1))
+    for negatives in (False, True):
+        outwards = (moved[noised.positive != negatives] > 0).float().mean(0)
+        assert (outwards - 0.5).abs().max() < 0.12, "300 fair coins"
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_noised_boxes_have_a_size_and_stay_in_the_image(cx: float, cy: float, w: float, h: float) -> None:
+    targets = packed([1])
+    targets.boxes[0, 0] = torch.tensor([cx, cy, w, h])
+    noised = make_denoising(targets, [0], num_classes=5, seed=0, step=0)
+    assert noised.boxes[..., 2:].min() > 0
+    assert noised.boxes[..., :2].min() >= 0
+    corners = cxcywh_to_xyxy(noised.boxes)
+    assert corners.min() >= -1e-3
+    assert corners.max() <= 1 + 1e-3
+
+
+def test_labels_are_redrawn_among_all_classes_and_the_truth_is_kept() -> None:
+    targets = inside([6] * 50)
+    noised = make_denoising(targets, list(range(50)), num_classes=5, seed=0, step=0, label_noise=1.0)
+    assert (noised.labels.flatten().bincount(minlength=5) - 120).abs().max() < 50
+    assert noised.labels.max() < 5
+    kept = make_denoising(targets, list(range(50)), num_classes=5, seed=0, step=0, label_noise=0.0, box_noise=0.0)
+    assert torch.equal(kept.labels, targets.labels.repeat(1, 2))
+    torch.testing.assert_close(kept.boxes, targets.boxes.repeat(1, 2, 1))
+
+
+def test_nobody_looks_at_padding_and_no_matching_query_at_noise() -> None:
+    noised = make_denoising(packed([1, 2]), [0, 1], num_classes=5, seed=0, step=0)
+    blocked = noised.blocked(3)
+    assert blocked.shape == (2, 7, 7)
+    assert blocked[:, :3, 3:].all()
+    assert not blocked[:, :, :3].any()
+    assert blocked[0, 3:, 3:].any(0).tolist() == [False, True, False, True]
+    assert not blocked[1, 3:, 3:].any()
 
 
 def test_a_batch_without_truths_gets_queries_that_do_not_count() -> None:

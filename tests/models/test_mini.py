@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from detr_mini.data.collate import collate
 from detr_mini.losses.criterion import DetectionCriterion, matchability_loss
 from detr_mini.losses.matcher import focal_cost
+from detr_mini.models.denoising import DenoisingQueries
 from detr_mini.models.mini import MiniDETR
 from detr_mini.structures import Batch, Categories, Target, pack_targets
 from detr_mini.vision.convnet import ConvNet
@@ -53,6 +56,8 @@ sides = st.integers(8, 80)
 
 @settings(max_examples=12, deadline=None)
 @given(st.lists(st.tuples(sides, sides), min_size=2, max_size=4))
+@example([(64, 32), (32, 64)])  # alone, these need no mask at all
+@example([(3, 5), (64, 64)])  # alone, fewer tokens than queries
 def test_an_image_alone_and_padded_among_others_gives_the_same_detections(
     model: MiniDETR, sizes: list[tuple[int, int]]
 ) -> None:
@@ -78,6 +83,36 @@ def test_the_order_of_the_batch_means_nothing(model: MiniDETR) -> None:
         one = model(given_batch.images, mask)
         other = model(given_batch.images.flip(0), mask.flip(0))
     torch.testing.assert_close(other.logits.flip(0), one.logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(other.boxes.flip(0), one.boxes, rtol=1e-4, atol=1e-5)
+
+
+def test_evaluation_is_deterministic_and_different_images_differ(model: MiniDETR) -> None:
+    given_batch = batch([(48, 64), (48, 64)])
+    with torch.no_grad():
+        first, second = model(given_batch.images), model(given_batch.images)
+    assert torch.equal(first.logits, second.logits)
+    assert torch.equal(first.boxes, second.boxes)
+    assert not torch.allclose(first.logits[0], first.logits[1], atol=1e-3)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.lists(st.tuples(sides, sides, st.integers(0, 4)), min_size=2, max_size=3), st.integers(0, 10**6))
+@example([(64, 32, 2), (32, 64, 1)], 0)
+@example([(64, 64, 3), (32, 32, 0), (9, 17, 2)], 1)
+def test_a_padded_batch_costs_the_sum_of_its_images_alone(images: list[tuple[int, int, int]], step: int) -> None:
+    """Model and losses together, in training: proposals, one-to-many head, denoising, every layer."""
+    model = make().train()
+    whole = batch([(h, w) for h, w, _ in images], [n for *_, n in images])
+
+    def total(given_batch: Batch) -> Tensor:
+        noised = model.noised_truths(given_batch.packed, given_batch.image_ids, seed=0, step=step)
+        return criterion()(model(given_batch.images, given_batch.mask(), noised), given_batch.packed).total
+
+    with torch.no_grad():
+        alone = [
+            total(collate([whole.images[i, :, :h, :w]], [whole.targets[i]], 16)) for i, (h, w, _) in enumerate(images)
+        ]
+        torch.testing.assert_close(total(whole), torch.stack(alone).sum(), rtol=1e-4, atol=1e-3)
 
 
 def test_attention_maps_are_weights_over_visible_tokens(model: MiniDETR) -> None:
@@ -106,19 +141,70 @@ def test_an_image_with_fewer_tokens_than_queries_works(model: MiniDETR) -> None:
 def test_one_class_is_enough() -> None:
     model = make(classes=1)
     assert model(torch.randn(1, 3, 32, 32)).logits.shape == (1, 8, 1)
+    given_batch = batch([(32, 32)], [0])
+    found = model.postprocess(model(given_batch.images), [(320, 640)], Categories((9,), ("only",)))[0]
+    assert found.names == ("only",) * 8
+    assert (found.scores.diff() <= 0).all()
+    one = Target(torch.tensor([[0.5, 0.5, 0.2, 0.2]]), torch.zeros(1).long(), 0, (32, 32), torch.zeros(1).bool(),
+                 torch.ones(1))  # fmt: skip
+    packed = pack_targets([one])
+    noised = model.noised_truths(packed, [0], seed=0, step=0)
+    total = criterion()(model.train()(given_batch.images, None, noised), packed).total
+    total.backward()
+    assert total.isfinite()
 
 
 def test_training_alone_carries_proposals_and_denoising() -> None:
     model = make()
     given_batch = batch([(32, 32), (32, 32)], [2, 0])
-    assert model(given_batch.images).proposals is None
+    in_evaluation = model(given_batch.images)
+    assert in_evaluation.proposals is in_evaluation.one_to_many is in_evaluation.denoising is None
     model.train()
+    assert model(given_batch.images).denoising is None
     noised = model.noised_truths(given_batch.packed, given_batch.image_ids, seed=0, step=0)
     output = model(given_batch.images, None, noised)
     assert output.proposals is not None
     assert output.one_to_many is not None
     assert output.denoising is not None
     assert len(output.denoising.layers) == 2
+    assert output.logits.shape == in_evaluation.logits.shape
+    assert output.denoising.layers[0].logits.shape == (2, 4, 3)
+    # the two heads on the memory are two: each learns from its own matching
+    assert not torch.allclose(output.proposals.logits, output.one_to_many.logits)
+
+
+def test_training_and_evaluation_say_the_same_of_an_image() -> None:
+    model = make()
+    given_batch = batch([(32, 48), (48, 32)])
+    in_evaluation = model(given_batch.images, given_batch.mask())
+    in_training = model.train()(given_batch.images, given_batch.mask())
+    assert torch.equal(in_evaluation.logits, in_training.logits)
+    assert torch.equal(in_evaluation.boxes, in_training.boxes)
+
+
+def test_a_denoising_query_sees_the_other_denoising_queries_and_not_padding() -> None:
+    model = make().train()
+    given_batch = batch([(32, 32), (32, 32)], [1, 3])
+    noised = model.noised_truths(given_batch.packed, given_batch.image_ids, seed=0, step=0)
+    boxes = noised.boxes.clone()
+    boxes[0, 1] = boxes[1, 1] = torch.tensor([0.8, 0.8, 0.1, 0.3])  # padding in the first image, a truth in the second
+
+    def denoised(queries: DenoisingQueries) -> Tensor:
+        output = model(given_batch.images, None, queries).denoising
+        assert output is not None
+        return output.layers[-1].logits[:, 0]
+
+    change = (denoised(noised) - denoised(replace(noised, boxes=boxes))).abs().amax(-1)
+    assert change[0] < 1e-6
+    assert change[1] > 1e-4
+
+
+def test_an_earlier_layer_gets_no_gradient_from_a_later_layers_boxes() -> None:
+    model = make().train()
+    model(batch([(32, 32)]).images).boxes.sum().backward()
+    assert model.heads[0].move[0].weight.grad is None
+    assert model.heads[1].move[0].weight.grad.any()
+    assert model.propose.move[0].weight.grad is None
 
 
 def test_no_matching_query_sees_a_denoising_query() -> None:

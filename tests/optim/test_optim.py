@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import math
 from itertools import pairwise
 
@@ -12,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from detr_mini.models.detr import DETR
 from detr_mini.models.mini import MiniDETR
-from detr_mini.optim.groups import adamw, parameter_groups
+from detr_mini.optim.groups import adamw, is_matrix, parameter_groups
 from detr_mini.optim.muon import Muon, muon, orthogonalise
 from detr_mini.optim.schedule import warmup_cosine
 from detr_mini.vision.convnet import ConvNet
@@ -127,6 +129,96 @@ def test_groups_hold_every_parameter_once_and_decay_no_bias_gain_or_embedding(ma
                 assert "embedding" not in name
 
 
+@pytest.mark.parametrize("matrices", [True, False])
+@pytest.mark.parametrize("kind", ["mini", "detr"])
+def test_weights_of_linear_layers_and_convolutions_are_decayed_and_nothing_else(kind: str, matrices: bool) -> None:
+    backbone = ConvNet(channels=(8, 16, 32), blocks=(1, 1, 1))
+    model: nn.Module = MiniDETR(backbone=backbone, num_classes=3, dim=32)
+    if kind == "detr":
+        model = DETR(backbone=backbone, num_classes=3, dim=32, heads=4, feedforward=32)
+    maps = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
+    names = {id(p): n for n, p in model.named_parameters()}
+    groups = parameter_groups(model, matrices=matrices, weight_decay=0.05)
+    decayed = {names[id(p)] for g in groups if g["weight_decay"] for p in g["params"]}
+    assert decayed == maps
+
+
+def test_a_restored_state_lies_where_its_parameter_lies() -> None:
+    """Checkpoints are read to the CPU; the fused AdamW wants its step count beside the parameter. `meta` stands for
+    any other device."""
+    trained = nn.Linear(16, 16)
+    optimizer = muon(trained)
+    trained(torch.randn(2, 16)).sum().backward()
+    optimizer.step()
+    restored = muon(nn.Linear(16, 16, device="meta"))
+    restored.load_state_dict(optimizer.state_dict())
+    places = {name: value.device.type for state in restored.state.values() for name, value in state.items()}
+    assert places == dict.fromkeys(places, "meta")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_an_optimizer_restored_from_the_cpu_goes_on_on_a_gpu() -> None:
+    model = nn.Sequential(nn.Linear(16, 16), nn.LayerNorm(16)).cuda()
+    first, second = muon(model), muon(model)
+    model(torch.randn(4, 16, device="cuda")).square().sum().backward()
+    first.step()
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    second.step()
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_decay_shrinks_a_matrix_by_rate_times_decay_apart_from_its_gradient() -> None:
+    weight = nn.Parameter(torch.randn(16, 16))
+    before = weight.detach().clone()
+    weight.grad = torch.zeros(16, 16)
+    Muon([{"params": [weight], "rule": "matrix", "weight_decay": 0.1}], lr=0.02).step()
+    torch.testing.assert_close(weight.detach(), before * (1 - 0.02 * 0.1))
+
+
+def test_the_momentum_is_nesterovs() -> None:
+    """Second step by hand: m = 0.95 m + 0.05 g, the direction 0.95 m + 0.05 g."""
+    weight = nn.Parameter(torch.zeros(16, 24))
+    optimizer = Muon([{"params": [weight], "rule": "matrix", "weight_decay": 0.0}], lr=1.0, steps=5)
+    momentum = torch.zeros(16, 24)
+    for seed in (0, 1):
+        gradient = torch.randn(16, 24, generator=torch.Generator().manual_seed(seed))
+        weight.grad = gradient.clone()
+        before = weight.detach().clone()
+        optimizer.step()
+        momentum = 0.95 * momentum + 0.05 * gradient
+        direction = orthogonalise((0.95 * momentum + 0.05 * gradient)[None], steps=5)[0]
+        torch.testing.assert_close(before - weight.detach(), direction, rtol=0.05, atol=0.03)
+
+
+def test_parameters_without_a_gradient_stay_and_the_closures_loss_comes_back() -> None:
+    used, unused = nn.Linear(16, 16), nn.Linear(16, 16)
+    optimizer = muon(nn.ModuleList([used, unused]))
+    before = [p.detach().clone() for p in unused.parameters()]
+
+    def closure() -> torch.Tensor:
+        loss = used(torch.ones(1, 16)).square().sum()
+        loss.backward()
+        return loss
+
+    first = optimizer.step(closure)
+    assert all(torch.equal(a, b) for a, b in zip(before, unused.parameters(), strict=True))
+    assert 0 < used(torch.ones(1, 16)).square().sum() < first
+
+
+def test_tables_vectors_and_narrow_maps_are_no_matrices() -> None:
+    assert not is_matrix("label_embedding.weight", torch.zeros(80, 128))
+    assert not is_matrix("query_embed.weight", torch.zeros(100, 256))
+    assert not is_matrix("norm.weight", torch.zeros(128))
+    assert not is_matrix("classify.weight", torch.zeros(3, 128))
+    assert is_matrix("linear.weight", torch.zeros(12, 128))
+    assert is_matrix("conv.weight", torch.zeros(16, 2, 3, 3))
+    assert not is_matrix("conv.weight", torch.zeros(16, 1, 3, 3))
+
+
 def test_the_backbone_learns_slower_by_its_scale() -> None:
     model = MiniDETR(backbone=ConvNet(channels=(8, 16, 32), blocks=(1, 1, 1)), num_classes=3, dim=32)
     names = {id(p): n for n, p in model.named_parameters()}
@@ -148,3 +240,9 @@ def test_the_rate_rises_in_a_line_then_falls_to_its_end(warmup: int, final: floa
     assert all(a >= b for a, b in pairwise(fall))
     assert fall[0] == pytest.approx(1.0)
     assert fall[-1] == pytest.approx(final)
+    assert warmup_cosine(warmup, 1.7, warmup_steps=warmup, final=final) == fall[-1], "a training by minutes overruns"
+    assert warmup_cosine(warmup, 0.5, warmup_steps=warmup, final=final) == pytest.approx((1 + final) / 2)
+
+
+def test_no_warmup_starts_at_the_full_rate() -> None:
+    assert warmup_cosine(0, 0.0, warmup_steps=0) == 1.0

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from detr_mini.data.collate import collate
-from detr_mini.structures import Target
-from detr_mini.vision.convnet import ConvNet, StandardisedConv
-from detr_mini.vision.pyramid import TopDown
+from detr_mini.structures import Batch, Target
+from detr_mini.vision.convnet import RELU_GAIN, ConvNet, StandardisedConv
+
+
+def padded(images: list[torch.Tensor], stride: int) -> Batch:
+    empty = torch.zeros(0)
+    none = [Target(empty.view(0, 4), empty.long(), 0, (1, 1), empty.bool(), empty) for _ in images]
+    return collate(images, none, stride)
 
 
 def standardised(conv: StandardisedConv) -> torch.Tensor:
@@ -48,27 +53,46 @@ def test_features_have_the_strides_and_channels_they_say_and_keep_their_size() -
         assert 0.3 < level.tensor.square().mean() < 6
 
 
+def test_a_kernel_and_a_relu_keep_the_size_of_noise() -> None:
+    torch.manual_seed(0)
+    conv, noise = StandardisedConv(32, 64), torch.randn(4, 32, 16, 16)
+    inside = conv(noise)[..., 1:-1, 1:-1]  # at the border a kernel sees zeros
+    assert 0.9 < inside.var() < 1.1
+    assert 0.95 < (torch.relu(torch.randn(10**5)) * RELU_GAIN).var() < 1.05
+
+
+def test_a_kernel_of_one_number_repeated_gives_zeros_and_finite_gradients() -> None:
+    conv = StandardisedConv(3, 4)
+    with torch.no_grad():
+        conv.weight.fill_(0.7)
+    answer = conv(torch.randn(1, 3, 8, 8))
+    answer.square().sum().backward()
+    assert answer.abs().max() < 1e-3
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in conv.parameters())
+
+
+def test_a_gain_scales_its_own_channel_only() -> None:
+    torch.manual_seed(0)
+    conv, x = StandardisedConv(3, 4), torch.randn(1, 3, 8, 8)
+    before = conv(x)
+    with torch.no_grad():
+        conv.gain[2] = 3.0
+    torch.testing.assert_close(conv(x), before * torch.tensor([1.0, 1, 3, 1]).view(1, 4, 1, 1))
+
+
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.tuples(st.integers(5, 70), st.integers(5, 70)), min_size=2, max_size=3))
+@example([(64, 32), (32, 64)])  # alone, these need no mask at all
+@example([(1, 1), (48, 48)])
 def test_an_image_alone_and_padded_has_the_same_features_on_every_level(sizes: list[tuple[int, int]]) -> None:
     torch.manual_seed(0)
-    net, top_down = ConvNet(channels=(8, 12, 16), blocks=(1, 1, 1)), TopDown((12,), 16)
-    empty = torch.zeros(0)
-
-    def collated(indices: range | list[int]):
-        images = [torch.randn(3, *sizes[i], generator=torch.Generator().manual_seed(i)) for i in indices]
-        none = [Target(empty.view(0, 4), empty.long(), i, sizes[i], empty.bool(), empty) for i in indices]
-        return collate(images, none, 16)
-
-    whole = collated(range(len(sizes)))
+    net = ConvNet(channels=(8, 12, 16), blocks=(1, 1, 1))
+    images = [torch.randn(3, *size) for size in sizes]
+    whole = padded(images, 16)
     together = net(whole.images, whole.mask())
-    fine = top_down(together[-1].tensor, together[1:-1])
-    for i in range(len(sizes)):
-        one = collated([i])
-        alone = net(one.images, one.mask())
-        for a, b in zip(alone, together, strict=True):
+    for i, image in enumerate(images):
+        one = padded([image], 16)
+        for a, b in zip(net(one.images, one.mask()), together, strict=True):
             h, w = a.tensor.shape[-2:]
-            torch.testing.assert_close(b.tensor[i : i + 1, :, :h, :w], a.tensor, rtol=1e-4, atol=1e-5)
-        own = top_down(alone[-1].tensor, alone[1:-1])
-        h, w = own.shape[-2:]
-        torch.testing.assert_close(fine[i : i + 1, :, :h, :w], own, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(b.tensor[i : i + 1, :, :h, :w], a.tensor, rtol=1e-5, atol=1e-5)
+            assert b.tensor[i, :, h:].abs().sum() == b.tensor[i, :, :, w:].abs().sum() == 0
