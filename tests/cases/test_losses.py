@@ -50,6 +50,8 @@ def test_T_03_targets_positions_and_outputs_share_the_canvas_of_the_image_withou
     assert proposals.visible is not None
     for row, (h, w) in enumerate(SIZES):
         centres = (proposals.boxes[row, :, :2] * torch.tensor([w, h])).view(8, 10, 2)
+        sides = proposals.boxes[row, :, 2:] * torch.tensor([w, h])  # squares of three tokens' width, in pixels
+        torch.testing.assert_close(sides, torch.full((80, 2), 24.0), rtol=0, atol=1e-3)
         seen = proposals.visible[row].view(8, 10)
         assert seen.sum() == -(-h // 8) * -(-w // 8)
         for i, j in ((0, 0), (3, 4), (6, 2)):

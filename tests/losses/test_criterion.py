@@ -214,6 +214,54 @@ def test_matchability_loss_is_the_formula() -> None:
     assert matchability_loss(logits, labels, quality, counted).sum() < expected
 
 
+def test_the_weight_of_a_no_is_a_number_and_not_a_thing_to_learn() -> None:
+    """So its gradient is p^1.5 times that of the cross-entropy, p."""
+    logits = torch.randn(1, 4, CLASSES, requires_grad=True)
+    matchability_loss(logits, torch.full((1, 4), -1), torch.zeros(1, 4), None).sum().backward()
+    torch.testing.assert_close(logits.grad, logits.detach().sigmoid() ** 2.5)
+
+
+def test_box_losses_are_weighted_sums_of_distance_overlap_and_distance_in_sizes() -> None:
+    truth = Target(
+        torch.tensor([[0.5, 0.5, 0.2, 0.4]]), torch.tensor([1]), 0, (64, 64), torch.tensor([False]), torch.ones(1)
+    )
+    boxes = torch.tensor([[[0.52, 0.46, 0.1, 0.4], [0.1, 0.1, 0.1, 0.1]]])
+    given = DetectorOutput(torch.zeros(1, 2, CLASSES), boxes)
+    rule = DetectionCriterion(
+        class_cost=focal_cost, class_loss=matchability_loss, weight_class=0.0, weight_l1=3.0, weight_giou=0.7,
+        weight_relative_l1=0.25,
+    )  # fmt: skip
+    losses = rule(given, pack_targets([truth]))
+    distance, in_sizes = 0.02 + 0.04 + 0.1, 0.02 / 0.2 + 0.04 / 0.4 + 0.1 / 0.2
+    inter, hull = 0.1 * 0.36, 0.2 * 0.44  # the guess is narrower, inside in x, and 0.04 higher
+    union = 0.1 * 0.4 + 0.2 * 0.4 - inter
+    giou = inter / union - (hull - union) / hull
+    expected = 3 * distance + 0.7 * (1 - giou) + 0.25 * in_sizes
+    torch.testing.assert_close(losses.total, torch.tensor(expected), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(losses.terms["l1"], torch.tensor(distance), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(losses.terms["giou"], torch.tensor(1 - giou), rtol=1e-4, atol=1e-5)
+
+
+def test_a_truth_almost_without_size_has_a_bounded_relative_distance() -> None:
+    packed = PackedTargets(
+        torch.tensor([[[0.5, 0.5, 0.0, 0.0]]]), torch.zeros(1, 1).long(), torch.ones(1, 1).bool(), (1,)
+    )
+    losses = criterion()(DetectorOutput(torch.zeros(1, 1, CLASSES), torch.full((1, 1, 4), 0.5)), packed)
+    assert losses.total.isfinite()
+    assert losses.total < 1e3
+
+
+def test_what_is_logged_is_of_the_last_layer_alone() -> None:
+    packed = pack_targets([target(3, 0), target(2, 1)])
+    whole = output([0, 1], packed)
+    final = DetectorOutput(whole.logits, whole.boxes)
+    terms, expected = criterion()(whole, packed).terms, criterion()(final, packed).terms
+    assert set(terms) == {"class", "l1", "giou"}
+    for name in terms:
+        torch.testing.assert_close(terms[name], expected[name])
+        assert not terms[name].requires_grad
+
+
 def test_no_gradient_flows_into_the_quality_that_is_the_class_target() -> None:
     packed = pack_targets([target(3, 1)])
     p = guess(0, 6, 0)

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from detr_mini.boxes import cxcywh_to_xyxy, generalized_box_iou
 from detr_mini.losses import matcher
-from detr_mini.losses.matcher import NonFiniteCostError, assign, focal_cost, matching_cost, softmax_cost
+from detr_mini.losses.matcher import ClassCost, NonFiniteCostError, assign, focal_cost, matching_cost, softmax_cost
 from detr_mini.structures import PackedTargets, Prediction, Target, pack_targets
 
 WEIGHTS = {"weight_class": 2.0, "weight_l1": 5.0, "weight_giou": 2.0}
@@ -144,6 +145,32 @@ def test_one_transfer_brings_all_costs_to_the_host(monkeypatch: pytest.MonkeyPat
     assert len(calls) == 1
 
 
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from([focal_cost, softmax_cost]), st.integers(1, 3))
+def test_a_cost_is_the_weighted_sum_of_class_distance_and_overlap(
+    seed: int, class_cost: ClassCost, weight: int
+) -> None:
+    targets, prediction = truths([3, 2], seed=seed), guesses(2, 5, seed=seed + 1)
+    weights = {"weight_class": 1.0 * weight, "weight_l1": 2.0 + weight, "weight_giou": 0.5 * weight}
+    cost = matching_cost(prediction, targets, class_cost, **weights)
+    for row, query, column in ((0, 4, 2), (1, 0, 1), (1, 3, 0)):
+        guess, truth = prediction.boxes[row, query], targets.boxes[row, column]
+        overlap = generalized_box_iou(cxcywh_to_xyxy(guess)[None], cxcywh_to_xyxy(truth)[None])[0, 0]
+        of_class = class_cost(prediction.logits[row : row + 1], targets.labels[row : row + 1])[0, query, column]
+        expected = weight * of_class + (2 + weight) * (guess - truth).abs().sum() - 0.5 * weight * overlap
+        torch.testing.assert_close(cost[row, query, column], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("class_cost", [focal_cost, softmax_cost])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_left_before_anything_is_computed(dtype: torch.dtype, class_cost: ClassCost) -> None:
+    prediction = guesses(2, 5)
+    half = Prediction(prediction.logits.to(dtype), prediction.boxes.to(dtype))
+    full = Prediction(half.logits.float(), half.boxes.float())
+    costs = [matching_cost(p, truths([3, 2]), class_cost, **WEIGHTS) for p in (half, full)]
+    assert torch.equal(*costs)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_costs_are_float32_and_finite_for_logits_of_any_size_in_half_precision(dtype: torch.dtype) -> None:
     prediction = guesses(1, 4)
@@ -162,6 +189,11 @@ def test_a_better_class_and_a_better_box_cost_less() -> None:
     assert cost[0] < cost[1]
     cost = cost_of(Prediction(torch.tensor([[[2.0], [-2.0]]]), box.expand(1, 2, 4)), targets)[0, :, 0]
     assert cost[0] < cost[1]
+
+
+def test_softmax_cost_is_minus_the_probability_of_the_truths_class() -> None:
+    logits, labels = torch.randn(1, 3, 4), torch.tensor([[1, 0]])
+    torch.testing.assert_close(softmax_cost(logits, labels), -logits.softmax(-1)[..., [1, 0]])
 
 
 def test_focal_cost_is_the_formula() -> None:

@@ -47,6 +47,17 @@ def test_a_sample_at_a_cells_centre_is_the_cell_and_rows_come_before_columns() -
         torch.testing.assert_close(form(features, lines, lines)[0, 0, ..., 0], torch.tensor([[0.0, 2.0], [8.0, 10.0]]))
 
 
+def test_a_query_reads_its_own_box_on_a_map_that_is_no_square() -> None:
+    attention = BoxAttention(2, 8, points=3)
+    features = torch.randn(1, 2, 8, 16, requires_grad=True)
+    box = torch.tensor([[[0.75, 0.25, 0.125, 0.25]]])  # columns 11 to 13, rows 1 to 3; a fifth more is looked at
+    attention(box, features, torch.tensor([[16.0, 8.0]])).sum().backward()
+    assert features.grad is not None
+    read = features.grad[0].abs().sum(0) > 0
+    assert read.any(0).nonzero().flatten().tolist() == [10, 11, 12, 13]
+    assert read.any(1).nonzero().flatten().tolist() == [0, 1, 2, 3]
+
+
 def test_padding_moves_no_sample() -> None:
     torch.manual_seed(0)
     attention = BoxAttention(4, 8)

@@ -129,6 +129,9 @@ def test_labels_are_redrawn_among_all_classes_and_the_truth_is_kept() -> None:
     noised = make_denoising(targets, list(range(50)), num_classes=5, seed=0, step=0, label_noise=1.0)
     assert (noised.labels.flatten().bincount(minlength=5) - 120).abs().max() < 50
     assert noised.labels.max() < 5
+    some = make_denoising(targets, list(range(50)), num_classes=5, seed=0, step=0, label_noise=0.3)
+    redrawn = some.labels[some.labels != targets.labels.repeat(1, 2)]
+    assert redrawn.bincount(minlength=5).min() > 10, "whatever the share, none of the five classes is left out"
     kept = make_denoising(targets, list(range(50)), num_classes=5, seed=0, step=0, label_noise=0.0, box_noise=0.0)
     assert torch.equal(kept.labels, targets.labels.repeat(1, 2))
     torch.testing.assert_close(kept.boxes, targets.boxes.repeat(1, 2, 1))

@@ -130,6 +130,20 @@ def test_attention_maps_are_weights_over_visible_tokens(model: MiniDETR) -> None
     torch.testing.assert_close(plain.logits, output.logits)
 
 
+def test_attention_maps_are_the_weights_that_were_used() -> None:
+    model, used = make(), []
+    for layer in model.decoder:
+        layer.cross_attention.register_forward_hook(
+            lambda module, args, _: used.append(module.weights(args[0], args[1], *args[3:]).mean(1))
+        )
+    given_batch = batch([(64, 64), (32, 48)])
+    output = model(given_batch.images, given_batch.mask(), need_attention=True)
+    assert output.attention is not None
+    assert len(used) == 2
+    for shown, weights in zip(output.attention.cross, used, strict=True):
+        torch.testing.assert_close(shown, weights, rtol=1e-4, atol=1e-6)
+
+
 def test_an_image_with_fewer_tokens_than_queries_works(model: MiniDETR) -> None:
     tiny = batch([(8, 8), (64, 64)])
     found = model.postprocess(model(tiny.images, tiny.mask()), [(8, 8), (64, 64)], CATEGORIES)
@@ -194,9 +208,36 @@ def test_a_denoising_query_sees_the_other_denoising_queries_and_not_padding() ->
         assert output is not None
         return output.layers[-1].logits[:, 0]
 
+    other_labels = replace(noised, labels=(noised.labels + 1) % 3)
+    assert (denoised(noised) - denoised(other_labels)).abs().amax() > 1e-4, "a query says which class it was told"
     change = (denoised(noised) - denoised(replace(noised, boxes=boxes))).abs().amax(-1)
     assert change[0] < 1e-6
     assert change[1] > 1e-4
+
+
+def test_the_close_look_reads_the_image_inside_the_querys_box_only() -> None:
+    model = make().train()
+    for layer in model.decoder:  # nothing but the close look is left
+        for attention in (layer.self_attention, layer.cross_attention):
+            attention.out_proj.weight.data.zero_()
+    images = torch.randn(2, 3, 96, 192)
+    mask = torch.zeros(2, 96, 192, dtype=torch.bool)
+    mask[1, 64:], mask[1, :, 160:] = True, True
+    images = images.masked_fill(mask[:, None], 0).requires_grad_()
+    one = torch.ones(2, 1, dtype=torch.bool)
+    box = torch.tensor([0.75, 0.3, 0.1, 0.2]).expand(2, 1, 4)
+    noised = DenoisingQueries(box, torch.zeros(2, 1).long(), torch.zeros(2, 1).long(), one, one)
+    output = model(images, mask, noised)
+    assert output.denoising is not None
+    output.denoising.layers[0].logits.sum().backward()
+    assert images.grad is not None
+    for row, (height, width) in enumerate(((96, 192), (64, 160))):
+        seen = images.grad[row].abs().sum(0) > 0
+        for axis, centre, size in ((0, 0.75 * width, 0.1 * width), (1, 0.3 * height, 0.2 * height)):
+            place = seen.any(axis).nonzero().flatten()
+            # convolutions up to stride 4 look some 16 pixels further
+            assert centre - size * 0.6 - 20 <= place.min() <= centre
+            assert centre <= place.max() <= centre + size * 0.6 + 20
 
 
 def test_an_earlier_layer_gets_no_gradient_from_a_later_layers_boxes() -> None:
