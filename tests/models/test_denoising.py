@@ -103,6 +103,11 @@ def test_corners_move_by_the_noise_at_most_and_those_of_negatives_further(noise:
     assert moved[far].max() <= 2 * noise + 1e-4
 
 
+def test_a_box_turned_inside_out_by_strong_noise_is_turned_back() -> None:
+    noised = make_denoising(inside([6] * 50), list(range(50)), num_classes=5, seed=0, step=0, box_noise=1.0)
+    assert (noised.boxes[..., 2:] > 2e-3).float().mean() > 0.95
+
+
 def test_corners_move_in_and_out_alike() -> None:
     targets = inside([6] * 50)
     noised = make_denoising(targets, list(range(50)), num_classes=5, seed=0, step=0)
