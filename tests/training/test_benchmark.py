@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from detr_mini.config import compose
+from detr_mini.training.benchmark import benchmark_step
+from training_parts import overrides
+
+
+@pytest.mark.parametrize("model", ["mini", "detr"])
+def test_the_parts_of_a_step_add_up_to_it_and_each_is_named(scenes_root: Path, model: str) -> None:
+    words = [word for word in overrides(scenes_root) if model == "mini" or not word.startswith("model.")]
+    if model == "detr":
+        words = ["model=detr", *words, "model.dim=32", "model.encoder_layers=1", "model.decoder_layers=1", "model.queries=10"]
+    config = compose("benchmark_step", [*words, "experiment=quickstart", "steps=3", "warmup=1", "matrix=64"])
+    result = benchmark_step(config)
+    rows = result["milliseconds"]
+    assert {"data", "backbone", "encoder", "decoder", "matching", "loss", "backward", "optimizer"} <= rows.keys()
+    assert sum(rows.values()) == pytest.approx(result["step"], rel=0.01)
+    assert all(value >= -0.5 for value in rows.values())
+    assert result["gflops"] > 0
+    assert result["matrix_gflops"] > 0
