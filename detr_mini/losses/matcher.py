@@ -20,8 +20,8 @@ from detr_mini.structures import PackedTargets, Prediction
 
 ClassCost = Callable[[Tensor, Tensor], Tensor]
 
-UNREACHABLE = 1e6
-"""Cost of a guess that stands for nothing (padding): finite, and dearer than any real one."""
+UNREACHABLE = float(np.finfo(np.float32).max)
+"""Cost of a guess that stands for nothing (padding): the solver never sees it."""
 
 
 class NonFiniteCostError(ValueError):
@@ -111,10 +111,9 @@ def _solve(cost: np.ndarray, counts: Sequence[int], copies: int) -> np.ndarray:
     answer = np.full((b, copies, n), -1, dtype=np.int64)
     for row, count in enumerate(counts):  # the solver takes one image at a time
         if count:
-            query, column = linear_sum_assignment(np.tile(cost[row, :, :count], (1, copies)))
-            reachable = cost[row, query, column % count] < UNREACHABLE / 2
-            query, column = query[reachable], column[reachable]
-            answer[row, column // count, column % count] = query
+            reachable = np.flatnonzero(cost[row, :, 0] != UNREACHABLE)
+            query, column = linear_sum_assignment(np.tile(cost[row, reachable, :count], (1, copies)))
+            answer[row, column // count, column % count] = reachable[query]
     return answer.reshape(b, copies * n)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 def is_matrix(name: str, parameter: Tensor, smallest_side: int = 12) -> bool:
     """Whether Muon takes it: a linear layer's or convolution's weight whose smaller side is at least `smallest_side`.
 
-    Embeddings are tables, not maps, and the rows of class heads are few: both stay with AdamW.
+    Embeddings are tables, not maps: they stay with AdamW, and so do class heads of fewer categories than that.
     """
     if parameter.ndim < 2 or "embedding" in name or "query_embed" in name:
         return False
@@ -27,11 +27,12 @@ def parameter_groups(
     The learning rate of the parameters under `backbone.` is multiplied by `backbone_scale`.
     """
     groups: dict[tuple[str, bool, bool], list[Tensor]] = {}
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         rule = "matrix" if matrices and is_matrix(name, parameter) else "adamw"
-        decayed = parameter.ndim >= 2 and "embed" not in name and not name.endswith("gain")
+        decayed = parameter.ndim >= 2 and id(parameter) not in tables and not name.endswith("gain")
         groups.setdefault((rule, decayed, name.startswith("backbone.")), []).append(parameter)
     return [
         {

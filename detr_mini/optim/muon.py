@@ -54,6 +54,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, defaults)
         for group in self.param_groups:
             if group["rule"] == "adamw":
+                group["fused"] = True  # torch's word for: the step counter lies where the parameter does
                 group["lr"] = adamw_lr * group.get("lr_scale", 1.0)
             else:
                 group["lr"] = lr * group.get("lr_scale", 1.0)

@@ -13,7 +13,14 @@ from training_parts import overrides
 def test_the_parts_of_a_step_add_up_to_it_and_each_is_named(scenes_root: Path, model: str) -> None:
     words = [word for word in overrides(scenes_root) if model == "mini" or not word.startswith("model.")]
     if model == "detr":
-        words = ["model=detr", *words, "model.dim=32", "model.encoder_layers=1", "model.decoder_layers=1", "model.queries=10"]
+        words = [
+            "model=detr",
+            *words,
+            "model.dim=32",
+            "model.encoder_layers=1",
+            "model.decoder_layers=1",
+            "model.queries=10",
+        ]
     config = compose("benchmark_step", [*words, "experiment=quickstart", "steps=3", "warmup=1", "matrix=64"])
     result = benchmark_step(config)
     rows = result["milliseconds"]
