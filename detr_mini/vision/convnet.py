@@ -72,7 +72,7 @@ class ConvNet(nn.Module):
         self,
         *,
         channels: Sequence[int] = (48, 96, 128),
-        blocks: Sequence[int] = (1, 2, 1),
+        blocks: Sequence[int] = (2, 2, 1),
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.25, 0.25, 0.25),
     ) -> None:
