@@ -116,8 +116,8 @@ class Memory:
 
 
 class MiniDETR(nn.Module):
-    """See the module's docstring. The backbone's strides run fine to coarse, three at least: samples come from the
-    first, the memory stands at the second, the encoder works at the last."""
+    """See the module's docstring. The backbone's strides run fine to coarse, two at least: samples come from the
+    first, the memory stands at the last but one, the encoder works at the last."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class MiniDETR(nn.Module):
         self.stride = strides[-1]
         self.input_projection = nn.Conv2d(channels[-1], dim, 1)
         self.encoder = nn.ModuleList(EncoderLayer(dim, heads, feedforward) for _ in range(encoder_layers))
-        self.top_down = TopDown(channels[1:-1], dim)
+        self.top_down = TopDown(channels[-2:-1], dim)
         self.fine_projection = StandardisedConv(channels[0], sample_channels)
         self.memory_norm = nn.LayerNorm(dim)
         self.propose = PredictionHead(dim, num_classes)
@@ -173,8 +173,8 @@ class MiniDETR(nn.Module):
         """
         visible = visible_size(images, padding_mask)
         levels = self.backbone(images, padding_mask)
-        middle = levels[1]
-        memory_map = self.top_down(self._encode(levels[-1], visible), levels[1:-1])
+        middle = levels[-2]
+        memory_map = self.top_down(self._encode(levels[-1], visible), levels[-2:-1])
         size = (memory_map.shape[2], memory_map.shape[3])
         tokens = self.memory_norm(memory_map.flatten(2).transpose(1, 2))
         centres = cell_centres(size, middle.stride, visible)

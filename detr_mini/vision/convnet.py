@@ -63,7 +63,7 @@ class ResidualBlock(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """Features at strides 4, 8, 16, ... with `channels` and `blocks` residual blocks at each.
+    """Features at strides 2, 4, 8, 16, ... with `channels` and `blocks` residual blocks at each.
 
     `mean` and `std` are the normalisation of images in [0, 1] that the network expects.
     """
@@ -71,20 +71,20 @@ class ConvNet(nn.Module):
     def __init__(
         self,
         *,
-        channels: Sequence[int] = (48, 96, 128),
-        blocks: Sequence[int] = (2, 2, 1),
+        channels: Sequence[int] = (24, 48, 96, 128),
+        blocks: Sequence[int] = (0, 2, 2, 1),
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.25, 0.25, 0.25),
     ) -> None:
         super().__init__()
         self.channels = tuple(channels)
-        self.strides = tuple(4 * 2**level for level in range(len(channels)))
+        self.strides = tuple(2 * 2**level for level in range(len(channels)))
         self.mean, self.std = tuple(mean), tuple(std)
         inputs = 12  # pixel-unshuffle by 2: four pixels of three colours
         self.downsample = nn.ModuleList()
         self.blocks = nn.ModuleList()
         for width, depth in zip(channels, blocks, strict=True):
-            self.downsample.append(StandardisedConv(inputs, width, stride=2))
+            self.downsample.append(StandardisedConv(inputs, width, stride=1 if inputs == 12 else 2))
             self.blocks.append(nn.ModuleList(ResidualBlock(width) for _ in range(depth)))
             inputs = width
 
@@ -94,7 +94,7 @@ class ConvNet(nn.Module):
         features = []
         for stride, downsample, blocks in zip(self.strides, self.downsample, self.blocks, strict=True):
             mask = None if padding_mask is None else cells_on_padding(padding_mask, stride)
-            x = downsample(x if stride == 4 else functional.relu(x) * RELU_GAIN)
+            x = downsample(x if stride == 2 else functional.relu(x) * RELU_GAIN)
             x = hide(x, mask)
             for block in cast(nn.ModuleList, blocks):
                 x = block(x, mask)
