@@ -14,7 +14,7 @@ CATEGORIES = Categories((3, 7, 20), ("bolt", "nut", "washer"))
 IMAGE: dict[str, Any] = {"size": 64, "shorter_side": None, "mean": [0.5] * 3, "std": [0.25] * 3}
 MODEL = {"_target_": "detr_mini.models.mini.MiniDETR", "dim": 32, "heads": 2, "feedforward": 32, "queries": 8,
          "sample_channels": 8}  # fmt: skip
-BACKBONE = {"_target_": "detr_mini.vision.convnet.ConvNet", "channels": [8, 16, 32], "blocks": [1, 1, 1]}
+BACKBONE = {"_target_": "detr_mini.vision.convnet.ConvNet", "channels": [4, 8, 16, 32], "blocks": [0, 1, 1, 1]}
 
 
 def untrained() -> nn.Module:

@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 from detr_mini.config import compose
 
 SMALL = (
-    "backbone.channels=[8,16,32]",
-    "backbone.blocks=[1,1,1]",
+    "backbone.channels=[4,8,16,32]",
+    "backbone.blocks=[0,1,1,1]",
     "model.dim=32",
     "model.heads=2",
     "model.feedforward=32",

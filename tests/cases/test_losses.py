@@ -19,7 +19,7 @@ SIZES = ((60, 80), (60, 40))  # height, width: 800 x 600 and 400 x 600 pixels, s
 def mini() -> MiniDETR:
     torch.manual_seed(0)
     return MiniDETR(
-        backbone=ConvNet(channels=(8, 16, 32), blocks=(1, 1, 1)), num_classes=1, dim=32, heads=2, feedforward=32,
+        backbone=ConvNet(channels=(4, 8, 16, 32), blocks=(0, 1, 1, 1)), num_classes=1, dim=32, heads=2, feedforward=32,
         queries=8, sample_channels=8,
     )  # fmt: skip
 

@@ -28,7 +28,7 @@ def model() -> MiniDETR:
 
 def make(classes: int = 3, queries: int = 8) -> MiniDETR:
     torch.manual_seed(0)
-    backbone = ConvNet(channels=(8, 16, 32), blocks=(1, 1, 1))
+    backbone = ConvNet(channels=(4, 8, 16, 32), blocks=(0, 1, 1, 1))
     model = MiniDETR(
         backbone=backbone, num_classes=classes, dim=32, heads=2, feedforward=48, queries=queries, sample_channels=8
     )

@@ -45,7 +45,7 @@ def test_kernels_have_mean_zero_and_variance_one_over_fan_in(
 
 def test_features_have_the_strides_and_channels_they_say_and_keep_their_size() -> None:
     torch.manual_seed(0)
-    net = ConvNet(channels=(32, 48, 64), blocks=(1, 2, 1))
+    net = ConvNet(channels=(16, 32, 48, 64), blocks=(0, 1, 2, 1))
     levels = net(torch.randn(4, 3, 64, 96), None)
     for level, stride, channels in zip(levels, net.strides, net.channels, strict=True):
         assert level.stride == stride
@@ -86,7 +86,7 @@ def test_a_gain_scales_its_own_channel_only() -> None:
 @example([(1, 1), (48, 48)])
 def test_an_image_alone_and_padded_has_the_same_features_on_every_level(sizes: list[tuple[int, int]]) -> None:
     torch.manual_seed(0)
-    net = ConvNet(channels=(8, 12, 16), blocks=(1, 1, 1))
+    net = ConvNet(channels=(4, 8, 12, 16), blocks=(0, 1, 1, 1))
     images = [torch.randn(3, *size) for size in sizes]
     whole = padded(images, 16)
     together = net(whole.images, whole.mask())
