@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from detr_mini.losses import criterion as criterion_module
 from detr_mini.structures import Batch
+from detr_mini.training.memory import tiny_numbers_as_zero
 from detr_mini.training.run import Parts, build, precision
 
 PARTS = {
@@ -75,7 +76,7 @@ def benchmark_step(config: DictConfig) -> dict[str, Any]:
     dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(kind, torch.float32)
     watch = Stopwatch(device)
     run = _stepper(parts, watch, device, dtype)
-    with _timed(parts.task.model, watch):
+    with tiny_numbers_as_zero(), _timed(parts.task.model, watch):
         for _ in range(config.warmup):
             run(nullcontext())
         watch.steps.clear()

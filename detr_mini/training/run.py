@@ -31,7 +31,7 @@ from detr_mini.structures import Categories
 from detr_mini.training.budget import Budget
 from detr_mini.training.callbacks import Bar, Checkpoints, Interrupted, Logging, writing
 from detr_mini.training.history import History
-from detr_mini.training.memory import keep_freed_memory
+from detr_mini.training.memory import keep_freed_memory, tiny_numbers_as_zero
 from detr_mini.training.options import TrainerOptions
 from detr_mini.training.task import DetectionTask
 
@@ -66,7 +66,8 @@ def train(config: DictConfig) -> Path:
             _report(parts.data, folder, console)
             log.info("%s, torch %s, run folder %s", platform.platform(), torch.__version__, folder)
         if not (checkpoint and parts.task.budget.over(_resume(parts, checkpoint))):
-            _fit(trainer, parts, None if first else last_checkpoint(folder))
+            with tiny_numbers_as_zero():
+                _fit(trainer, parts, None if first else last_checkpoint(folder))
         if trainer.is_global_zero:
             _finish(parts, folder, console, config, trainer.world_size)
     return folder
@@ -81,7 +82,6 @@ def build(config: DictConfig) -> Parts:
     options = TrainerOptions.of(plain["trainer"])
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    torch.set_flush_denormal(True)
     keep_freed_memory()
     pl.seed_everything(config.seed, verbose=False)
     backbone = build_part("backbone", plain["backbone"], ALLOWED)

@@ -83,8 +83,8 @@ class ConvNet(nn.Module):
         inputs = 12  # pixel-unshuffle by 2: four pixels of three colours
         self.downsample = nn.ModuleList()
         self.blocks = nn.ModuleList()
-        for width, depth in zip(channels, blocks, strict=True):
-            self.downsample.append(StandardisedConv(inputs, width, stride=1 if inputs == 12 else 2))
+        for stride, width, depth in zip(self.strides, channels, blocks, strict=True):
+            self.downsample.append(StandardisedConv(inputs, width, stride=1 if stride == 2 else 2))
             self.blocks.append(nn.ModuleList(ResidualBlock(width) for _ in range(depth)))
             inputs = width
 
