@@ -32,6 +32,9 @@ class TrainerOptions:
     """auto: bf16-mixed where the processor computes in bfloat16, 32-true elsewhere."""
     accumulate: int = 1
     """Batches a step of the optimizer."""
+    coarse_scale: float | int = 1.0
+    coarse_until: float | int = 0.0
+    """Up to this share of the training, images are `coarse_scale` times as wide and high."""
     compile: bool = False
     channels_last: bool = True
     threads: int | None = None
@@ -68,6 +71,11 @@ class TrainerOptions:
             if not fits or isinstance(value, bool) or value <= 0:
                 kind = "a number" if fraction else "a whole number"
                 raise ConfigError(f"trainer.{name} is {value!r}; it must be {kind} greater than 0")
+        for name in ("coarse_scale", "coarse_until"):
+            value = values[name]
+            least = 0.1 if name == "coarse_scale" else 0.0
+            if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= 1:
+                raise ConfigError(f"trainer.{name} is {value!r}; it must be a number from {least:g} to 1")
         if values["precision"] not in PRECISIONS:
             raise ConfigError(f"trainer.precision is '{values['precision']}'; choose one of {', '.join(PRECISIONS)}")
         return cls(**values)

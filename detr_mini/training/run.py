@@ -107,6 +107,8 @@ def build(config: DictConfig) -> Parts:
         clip=optim["clip"],
         average=optim["average"],
         accumulate=options.accumulate,
+        coarse_scale=options.coarse_scale,
+        coarse_until=options.coarse_until,
         card={"image": data.image, "tokeniser": None, "recipe": plain["recipe"], "config": plain},
     )
     task.truth = data.sets.get("val")

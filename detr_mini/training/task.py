@@ -20,6 +20,7 @@ from detr_mini.optim.schedule import warmup_cosine
 from detr_mini.structures import Batch, Categories
 from detr_mini.training.averaging import AveragedModel
 from detr_mini.training.budget import Budget
+from detr_mini.training.coarse import coarsened
 from detr_mini.training.diagnosis import explain
 
 LOGGED = ("loss", "loss_class", "loss_l1", "loss_giou")
@@ -30,7 +31,8 @@ class DetectionTask(pl.LightningModule):
 
     `make_optimizer(model)`; `budget`: the training's length, over which the learning rate falls along a cosine to zero
     after `warmup_steps`; `clip`: largest norm of the gradient; `average`: decay of the averaged weights, which are what
-    is evaluated; `seed`: of dropout and denoising; `card`: what a checkpoint says besides (image, config, recipe, ...).
+    is evaluated; `seed`: of dropout and denoising; `coarse_scale`: of the images' sides up to the share `coarse_until` of
+    the training (see `coarsened`); `card`: what a checkpoint says besides (image, config, recipe, ...).
     Validation measures the averaged weights, in float32 whatever the training's precision.
     """
 
@@ -47,12 +49,15 @@ class DetectionTask(pl.LightningModule):
         clip: float | int = 5.0,
         average: float | int = 0.998,
         accumulate: int = 1,
+        coarse_scale: float | int = 1.0,
+        coarse_until: float | int = 0.0,
         card: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.criterion, self.make_optimizer = model, criterion, make_optimizer
         self.categories, self.budget, self.seed = categories, budget, seed
         self.warmup_steps, self.clip, self.accumulate, self.card = warmup_steps, clip, accumulate, dict(card or {})
+        self.coarse_scale, self.coarse_until = coarse_scale, coarse_until
         self.averaged = AveragedModel(model, average)
         self.truth: CocoSet | None = None
         """The val split, for its metric."""
@@ -80,6 +85,8 @@ class DetectionTask(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         step = self.global_step
+        if self.budget.progress(step) < self.coarse_until:
+            batch = coarsened(batch, self.coarse_scale, self.model.stride)  # type: ignore[arg-type]
         torch.manual_seed(mix_numbers(self.seed, step, batch_idx, self.global_rank))  # dropout: f(seed, step)
         try:
             losses = self.losses(batch, step)
