@@ -142,7 +142,7 @@ def test_attention_maps_are_weights_over_visible_tokens(model: MiniDETR) -> None
 def test_attention_maps_are_the_weights_that_were_used() -> None:
     model, used = make(), []
     for layer in model.decoder:
-        layer.cross_attention.register_forward_hook(
+        layer.cross_attention.attention.register_forward_hook(
             lambda module, args, _: used.append(module.weights(args[0], args[1], *args[3:]).mean(1))
         )
     given_batch = batch([(64, 64), (32, 48)])

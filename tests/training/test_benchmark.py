@@ -17,8 +17,8 @@ def test_the_parts_of_a_step_add_up_to_it_and_each_is_named(scenes_root: Path, m
             "model=detr",
             *words,
             "model.dim=32",
-            "model.encoder.layers=1",
-            "model.decoder.layers=1",
+            "model.encoder_layers=1",
+            "model.decoder_layers=1",
             "model.queries=10",
         ]
     config = compose("benchmark_step", [*words, "experiment=quickstart", "steps=3", "warmup=1", "matrix=64"])
