@@ -9,10 +9,10 @@ quickstart: .venv/installed
 	else $(BIN)/detr-mini train experiment=quickstart; fi
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+	$(BIN)/python -m pytest -q -m "not slow"
 
 test-slow: .venv/installed-dev
-	$(BIN)/python -m pytest -q -m "slow and not gpu"
+	$(BIN)/python -m pytest -q -m "slow"
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

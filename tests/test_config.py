@@ -124,7 +124,9 @@ def test_a_run_folder_below_a_file_is_a_sentence(tmp_path: Path) -> None:
         new_run_folder(tmp_path / "file", "x")
 
 
-@pytest.mark.parametrize(("key", "value", "least"), [("scale", "0", "0.1"), ("until", "1.5", "0"), ("until", "-0.1", "0")])
+@pytest.mark.parametrize(
+    ("key", "value", "least"), [("scale", "0", "0.1"), ("until", "1.5", "0"), ("until", "-0.1", "0")]
+)
 def test_a_share_of_the_training_that_is_none_is_refused(key: str, value: str, least: str) -> None:
     with pytest.raises(ConfigError, match=rf"trainer\.coarse_{key} is .* must be a number from {least} to 1"):
         TrainerOptions.of(compose("train", ["trainer.max_steps=1", f"trainer.coarse_{key}={value}"]).trainer)

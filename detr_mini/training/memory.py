@@ -1,4 +1,4 @@
-"""What a process sets for training on a CPU: the C library's way with freed memory, the cores' way with tiny numbers."""
+"""What a process sets to train on a CPU: the C library's way with freed memory, the cores' way with tiny numbers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def keep_freed_memory() -> bool:
 
 @contextmanager
 def tiny_numbers_as_zero() -> Iterator[None]:
-    """Denormal numbers count as zero inside, so that fading moments and weights do not slow a core down a hundredfold."""
+    """Denormal numbers count as zero inside: fading moments and weights would slow a core down a hundredfold."""
     torch.set_flush_denormal(True)
     try:
         yield

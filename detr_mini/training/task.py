@@ -31,8 +31,8 @@ class DetectionTask(pl.LightningModule):
 
     `make_optimizer(model)`; `budget`: the training's length, over which the learning rate falls along a cosine to zero
     after `warmup_steps`; `clip`: largest norm of the gradient; `average`: decay of the averaged weights, which are what
-    is evaluated; `seed`: of dropout and denoising; `coarse_scale`: of the images' sides up to the share `coarse_until` of
-    the training (see `coarsened`); `card`: what a checkpoint says besides (image, config, recipe, ...).
+    is evaluated; `seed`: of dropout and denoising; `coarse_scale`: of the images' sides, up to the share `coarse_until`
+    of the training (see `coarsened`); `card`: what a checkpoint says besides (image, config, recipe, ...).
     Validation measures the averaged weights, in float32 whatever the training's precision.
     """
 

@@ -71,8 +71,8 @@ class ConvNet(nn.Module):
     def __init__(
         self,
         *,
-        channels: Sequence[int] = (24, 48, 96, 128),
-        blocks: Sequence[int] = (0, 2, 2, 1),
+        channels: Sequence[int] = (16, 48, 96, 128),
+        blocks: Sequence[int] = (1, 1, 2, 1),
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.25, 0.25, 0.25),
     ) -> None:
