@@ -5,7 +5,6 @@ Each formula stands here twice, readable and fused; the tests hold the two equal
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 
@@ -19,7 +18,8 @@ Pair = tuple[Tensor, Tensor]
 Similarity = Callable[[Tensor, Tensor], Pair]
 """How alike a query and a key are, given as both rescaled: the similarity is the dot product of what comes back.
 
-So a kind is one function, and the readable and the fused form of the weighted average serve every kind.
+So a kind is one function, and the readable and the fused form of the weighted average serve every kind. Each side takes
+half of a factor: random features (`efficient.performer`) want both of one size.
 """
 
 
@@ -30,7 +30,8 @@ def dot(query: Float[Tensor, "*batch m c"], key: Float[Tensor, "*batch n c"]) ->
 
 def scaled_dot(query: Float[Tensor, "*batch m c"], key: Float[Tensor, "*batch n c"]) -> Pair:
     """q k / sqrt(c) (Vaswani et al. 2017, eq. 1): of variance one where q and k are, whatever their width c."""
-    return query / math.sqrt(max(query.shape[-1], 1)), key
+    share = max(query.shape[-1], 1) ** -0.25
+    return query * share, key * share
 
 
 def cosine(
@@ -41,7 +42,7 @@ def cosine(
     A cosine is at most one, and softmax over such numbers is nearly flat: hence the temperature. A tensor broadcasts
     over the query's (*batch, 1, 1).
     """
-    return _scaled_by_length(query, 1.0) / temperature, _scaled_by_length(key, 1.0)
+    return _scaled_by_length(query, 1.0) / temperature**0.5, _scaled_by_length(key, 1.0) / temperature**0.5
 
 
 def root_length(query: Float[Tensor, "*batch m c"], key: Float[Tensor, "*batch n c"]) -> Pair:

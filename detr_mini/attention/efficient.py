@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from detr_mini.attention.core import Similarity, attend, attend_plain, scaled_dot
+from detr_mini.attention.core import Similarity, attend, attend_plain, dot, scaled_dot
 
 
 def windowed_blocked(
@@ -48,22 +48,23 @@ def windowed(
     need the n x n matrix that this saves.
     """
     n, batch, g = query.shape[-2], query.shape[:-2], global_tokens
+    query, key = similarity(query, key)
     size = size or (n,)
     if window < 1 or math.prod(size) != n or (g and len(size) > 1):
         raise ValueError(f"windows of {window} with {g} global tokens do not fit {n} elements in a map of {size}")
     padding = query.new_zeros(*batch, n, dtype=torch.bool) if padding_mask is None else padding_mask.expand(*batch, n)
     if all(side <= 2 * window for side in size) or n <= g:
         outside = windowed_blocked(size, window, g, query.device)
-        return attend(query, key, value, outside | padding[..., None, :], similarity=similarity)
+        return attend(query, key, value, outside | padding[..., None, :], similarity=dot)
     windows = _Windows(size, window, batch)
     around = [torch.cat([windows.everybody(x, g), windows.around(x)], -2) for x in (key, value)]
     hidden = windows.around(padding[..., None], fill=True)[..., 0]
     blocked = windows.too_far(g, query.device) | hidden[..., None, :]
     common = padding[..., None, None, :g].expand(*blocked.shape[:-1], g)
-    answer = attend(windows.own(query), *around, torch.cat([common, blocked], -1), similarity=similarity)
+    answer = attend(windows.own(query), *around, torch.cat([common, blocked], -1), similarity=dot)
     answer = windows.back(answer)
     if g:
-        everywhere = attend(query[..., :g, :], key, value, padding[..., None, :], similarity=similarity)
+        everywhere = attend(query[..., :g, :], key, value, padding[..., None, :], similarity=dot)
         answer = torch.cat([everywhere, answer[..., g:, :]], -2)
     return answer
 

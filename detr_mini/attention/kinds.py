@@ -22,8 +22,8 @@ class LearnedCosine(nn.Module):
 
     def forward(self, query: Float[Tensor, "b h m c"], key: Float[Tensor, "b h n c"]) -> Pair:
         """See `cosine`."""
-        query, key = cosine(query, key, self.log_temperature.exp().clamp(min=0.01))
-        return query.to(key.dtype), key
+        scaled = cosine(query, key, self.log_temperature.exp().clamp(min=0.01))
+        return scaled[0].to(query.dtype), scaled[1].to(key.dtype)
 
 
 def similarity_named(name: str, heads: int) -> Similarity:

@@ -158,7 +158,7 @@ class SubwordTokenizer:
             show_progress=False,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         )
-        tokenizer.train_from_iterable(texts, trainer)
+        tokenizer.train_from_iterator(texts, trainer)
         return cls(tokenizer)
 
     def __len__(self) -> int:

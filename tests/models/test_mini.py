@@ -227,7 +227,7 @@ def test_a_denoising_query_sees_the_other_denoising_queries_and_not_padding() ->
 def test_the_close_look_reads_the_image_inside_the_querys_box_only() -> None:
     model = make().train()
     for layer in model.decoder:  # nothing but the close look is left
-        for attention in (layer.self_attention, layer.cross_attention):
+        for attention in (layer.self_attention, layer.cross_attention.attention):
             attention.out_proj.weight.data.zero_()
     images = torch.randn(2, 3, 96, 192)
     mask = torch.zeros(2, 96, 192, dtype=torch.bool)
