@@ -178,7 +178,8 @@ def performer(
     similarity: Similarity = scaled_dot,
 ) -> Float[Tensor, "*batch m d"]:
     """exp(q k) = E[phi(q) phi(k)], phi(x) = exp(w x - |x|^2 / 2) over random w (Choromanski et al. 2021, lemma 1), so
-    phi(K)^T V is summed once for all queries. Cost O((m + n) r); the error falls as 1 / sqrt(r).
+    phi(K)^T V is summed once for all queries. Cost O((m + n) r); the error falls as 1 / sqrt(r), from a
+    height that grows with exp(|q + k|^2): long vectors want many features.
 
     Masks: padding, left out of the sums. Any other `blocked` would need the m x n weights that never exist here.
     In float32 at least.
