@@ -32,8 +32,13 @@ class Pair:
 
 
 def gallery(pairs: Sequence[Pair], path: str | Path, threshold: float = 0.5, title: str = "") -> None:
-    """Write one PNG: for each pair the truth at the left, the detections of at least `threshold` at the right."""
-    cards = [_card(pair, threshold) for pair in pairs] or [_text_card("no images")]
+    """Write one PNG: for each pair the truth at the left, the detections of at least `threshold` at the right.
+
+    Where no score of any pair reaches `threshold`, the best-scored are shown, as many as there are true boxes, and the
+    legend says so: a weak detector's guesses say more than empty pictures.
+    """
+    lowest = _lowest_shown(pairs, threshold)
+    cards = [_card(pair, lowest) for pair in pairs] or [_text_card("no images")]
     width = cards[0].width
     columns = _columns(cards)
     ends = [HEADER + GAP] * columns
@@ -48,9 +53,18 @@ def gallery(pairs: Sequence[Pair], path: str | Path, threshold: float = 0.5, tit
     pen = ImageDraw.Draw(sheet)
     room = sheet.width - 2 * GAP
     pen.text((GAP + 2, 26), shortened(title or "Predictions beside the truth", font(22), room), INK, font(22), "lm")
-    legend = f"left: truth · right: predictions with a score of at least {threshold:g}"
+    legend = f"left: truth · right: predictions with a score of at least {lowest:.2g}"
+    legend += f" (none reaches {threshold:g})" if lowest < threshold else ""
     pen.text((GAP + 2, 52), shortened(legend, font(14), room), FAINT, font(14), "lm")
     sheet.save(path, format="PNG")
+
+
+def _lowest_shown(pairs: Sequence[Pair], threshold: float) -> float:
+    scores = sorted((score for pair in pairs for score in pair.detections.scores.tolist()), reverse=True)
+    if not scores or scores[0] >= threshold:
+        return threshold
+    true = sum(int((~pair.target.is_crowd).sum()) for pair in pairs)
+    return scores[min(max(true, 1), len(scores)) - 1]
 
 
 def _columns(cards: Sequence[Image.Image]) -> int:

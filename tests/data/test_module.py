@@ -158,7 +158,7 @@ def composed(name: str, **changes: Any) -> DetectionData:
 
 def test_the_made_scenes_config_runs(tmp_path: Path) -> None:
     made = {"train": 20, "val": 4, "test": 4, "seed": 0, "size": 64, "processes": 1}
-    data = composed("shapes", root=str(tmp_path / "shapes"), make=made, size=64)
+    data = composed("shapes", root=str(tmp_path / "shapes"), make=made, size=64, batch_size=16)
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
     assert batch.images.shape == (16, 3, 64, 64)

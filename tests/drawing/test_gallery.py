@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,12 +34,28 @@ def test_a_gallery_of_any_number_is_one_picture(tmp_path: Path, count: int) -> N
         assert 0.2 < picture.width / picture.height < 8
 
 
-def test_a_threshold_is_for_show_only(tmp_path: Path) -> None:
-    one = pair(60, 40, "a.jpg")
-    gallery([one], tmp_path / "all.png", threshold=0.3)
-    gallery([one], tmp_path / "none.png", threshold=0.5)
-    assert (tmp_path / "all.png").read_bytes() != (tmp_path / "none.png").read_bytes()
-    assert len(one.detections) == 1
+def scored(*scores: float) -> Pair:
+    """A picture with one true box and detections of these scores, each somewhere else."""
+    one, n = pair(60, 40, "a.jpg"), len(scores)
+    boxes = torch.tensor([[1.0 + 9 * i, 1, 8 + 9 * i, 30] for i in range(n)])
+    found = Detections(boxes, torch.tensor(scores), torch.zeros(n, dtype=torch.long), CATEGORIES)
+    return replace(one, detections=found)
+
+
+def drawn(path: Path, threshold: float, *scores: float) -> bytes:
+    gallery([scored(*scores)], path / "gallery.png", threshold)
+    return (path / "gallery.png").read_bytes()
+
+
+def test_what_is_below_the_threshold_is_not_drawn(tmp_path: Path) -> None:
+    assert drawn(tmp_path, 0.5, 0.9, 0.4) == drawn(tmp_path, 0.5, 0.9)
+    assert drawn(tmp_path, 0.3, 0.9, 0.4) != drawn(tmp_path, 0.3, 0.9)
+
+
+def test_where_no_score_reaches_the_threshold_the_best_are_drawn_and_the_legend_says_so(tmp_path: Path) -> None:
+    weak = drawn(tmp_path, 0.5, 0.02, 0.01)
+    assert weak == drawn(tmp_path, 0.5, 0.02)  # as many as are true: one
+    assert weak != drawn(tmp_path, 0.02, 0.02)  # the legend
 
 
 @pytest.mark.parametrize(
