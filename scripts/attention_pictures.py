@@ -1,7 +1,7 @@
 """`python scripts/attention_pictures.py RUN PICTURE`: the pictures of docs/attention.md, from trained weights.
 
-RUN is a run folder of a detector, PICTURE what its queries are shown on, outputs/benchmark_attention/cost.png must be there
-(`detr-mini benchmark attention`). The sentence's encoder is trained here, for a minute.
+RUN is a run folder of a detector, PICTURE what its queries are shown on; outputs/benchmark_attention/cost.png must be
+there (`detr-mini benchmark attention`). The sentence's encoder is trained here, for a minute.
 """
 
 from __future__ import annotations

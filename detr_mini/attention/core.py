@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-
 Pair = tuple[Tensor, Tensor]
 Similarity = Callable[[Tensor, Tensor], Pair]
 """How alike a query and a key are, given as both rescaled: the similarity is the dot product of what comes back.
@@ -152,10 +151,11 @@ def small_is_faster(query: Tensor, key: Tensor) -> bool:
 def _check(query: Tensor, key: Tensor, value: Tensor) -> None:
     if query.shape[-1] != key.shape[-1]:
         raise ValueError(
-            f"query {tuple(query.shape)} and key {tuple(key.shape)} do not fit: their last sides, the width c, are equal"
+            f"query {tuple(query.shape)} and key {tuple(key.shape)} do not fit: "
+            "their last sides, the width c, must be equal"
         )
     if key.shape[-2] != value.shape[-2]:
         raise ValueError(
-            f"key {tuple(key.shape)} and value {tuple(value.shape)} do not fit: their last but one sides, the number n, "
-            "are equal"
+            f"key {tuple(key.shape)} and value {tuple(value.shape)} do not fit: "
+            "their last sides but one, the number n, must be equal"
         )

@@ -77,7 +77,7 @@ class DeformableAttention(nn.Module):
         Offsets count in cells around a point, in halves of the box's size over `points` around a box. Padding
         (True) has value zero.
         """
-        b, q, _ = query.shape
+        b = len(query)
         if len(maps) != self.levels or reference.shape[2] != self.levels:
             raise ValueError(f"{len(maps)} maps and {reference.shape[2]} references for {self.levels} levels")
         values = []

@@ -57,12 +57,12 @@ def windowed(
         outside = windowed_blocked(size, window, g, query.device)
         return attend(query, key, value, outside | padding[..., None, :], similarity=dot)
     windows = _Windows(size, window, batch)
-    around = [torch.cat([windows.everybody(x, g), windows.around(x)], -2) for x in (key, value)]
+    near_keys, near_values = (torch.cat([windows.everybody(x, g), windows.around(x)], -2) for x in (key, value))
     hidden = windows.around(padding[..., None], fill=True)[..., 0]
     blocked = windows.too_far(g, query.device) | hidden[..., None, :]
     common = padding[..., None, None, :g].expand(*blocked.shape[:-1], g)
-    answer = attend(windows.own(query), *around, torch.cat([common, blocked], -1), similarity=dot)
-    answer = windows.back(answer)
+    blocked = torch.cat([common, blocked], -1)
+    answer = windows.back(attend(windows.own(query), near_keys, near_values, blocked, similarity=dot))
     if g:
         everywhere = attend(query[..., :g, :], key, value, padding[..., None, :], similarity=dot)
         answer = torch.cat([everywhere, answer[..., g:, :]], -2)
@@ -77,7 +77,9 @@ class _Windows:
         self.blocks = tuple(-(-side // window) for side in size)
 
     def _padded(self, x: Tensor, before: int, fill: float | bool) -> Tensor:
-        sides = [(before, blocks * self.window - side + before) for side, blocks in zip(self.size, self.blocks, strict=True)]
+        sides = [
+            (before, blocks * self.window - side + before) for side, blocks in zip(self.size, self.blocks, strict=True)
+        ]
         flat = [0, 0, *(amount for pair in reversed(sides) for amount in pair)]
         return functional.pad(x.unflatten(-2, self.size), flat, value=fill)
 
@@ -145,17 +147,20 @@ class Linformer(nn.Module):
         size: tuple[int, ...] | None = None,
         similarity: Similarity = scaled_dot,
     ) -> Float[Tensor, "b h m d"]:
-        """`size`: of the map whose cells the elements are, row by row. ValueError where it is larger than the layer's."""
+        """`size`: of the map whose cells the elements are, row by row; ValueError where it exceeds the layer's."""
         size, largest = size or (key.shape[-2],), self.key_projection.shape[1:]
         if len(size) != len(largest) or any(side > most for side, most in zip(size, largest, strict=True)):
             raise ValueError(f"a set of size {size} does not fit a Linformer made for at most {tuple(largest)}")
-        mixed = []
-        for projection, x in ((self.key_projection, key), (self.value_projection, value)):
-            shares = projection[(slice(None), *map(slice, size))].flatten(1)
-            if padding_mask is not None:
-                shares = shares.masked_fill(padding_mask[:, None, None, :], 0.0)
-            mixed.append(shares.to(x.dtype) @ x)
-        return attend(query, *mixed, similarity=similarity)
+        keys = self._mixed(self.key_projection, key, padding_mask, size)
+        values = self._mixed(self.value_projection, value, padding_mask, size)
+        return attend(query, keys, values, similarity=similarity)
+
+    @staticmethod
+    def _mixed(projection: Tensor, x: Tensor, padding_mask: Tensor | None, size: tuple[int, ...]) -> Tensor:
+        shares = projection[(slice(None), *map(slice, size))].flatten(1)
+        if padding_mask is not None:
+            shares = shares.masked_fill(padding_mask[:, None, None, :], 0.0)
+        return shares.to(x.dtype) @ x
 
 
 def orthogonal_features(features: int, width: int, generator: torch.Generator) -> Float[Tensor, "{features} {width}"]:

@@ -96,7 +96,7 @@ class LowRank(nn.Module):
 
 
 class RandomFeatures(nn.Module):
-    """See `performer`. Masks: padding. The features are drawn once, by a seed of their own, and stand in checkpoints."""
+    """See `performer`. Masks: padding. Features are drawn once, by a seed of their own, and stand in checkpoints."""
 
     features: Tensor
 
@@ -134,7 +134,7 @@ def attention_named(
     rank: int = 64,
     features: int = 64,
 ) -> nn.Module:
-    """dense, windowed (`window`), linformer (`size`, `rank`) or performer (`features`); ConfigError for another kind."""
+    """dense, windowed (`window`), linformer (`size`, `rank`) or performer (`features`); ConfigError for another."""
     alike = similarity_named(similarity, heads)
     if kind == "dense":
         return Dense(alike)

@@ -11,7 +11,7 @@ from detr_mini.attention.kinds import Dense
 
 
 class MultiHeadAttention(nn.Module):
-    """Concat(head_1 .. head_H) W_O with head_i = attention(q W_i^Q, k W_i^K, v W_i^V) (Vaswani et al. 2017, sec. 3.2.2).
+    """Concat(head_1 .. head_H) W_O, head_i = attention(q W_i^Q, k W_i^K, v W_i^V) (Vaswani et al. 2017, sec. 3.2.2).
 
     `attention`: of which kind each head is (`kinds`), dense with scaled dot products unless given. `key_dim` and
     `value_dim` are the widths of the key's and value's set where they differ from the query's `dim`, which must be a
@@ -70,7 +70,9 @@ class MultiHeadAttention(nn.Module):
         if not isinstance(self.attention, Dense):
             raise ValueError(f"{type(self.attention).__name__} attention has no weights to show; dense attention has")
         q, k = self._split(self.q_proj(query)), self._split(self.k_proj(key))
-        return attention_weights(similarities(q, k, self.attention.similarity), None if blocked is None else blocked[:, None])
+        return attention_weights(
+            similarities(q, k, self.attention.similarity), None if blocked is None else blocked[:, None]
+        )
 
     def _split(self, projected: Float[Tensor, "b n c"]) -> Float[Tensor, "b h n d"]:
         b, n, c = projected.shape

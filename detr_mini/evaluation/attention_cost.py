@@ -35,7 +35,9 @@ def benchmark_attention(config: DictConfig) -> Path:
     makers = _makers(config)
     for kind in config.kinds:
         if kind not in makers:
-            raise ConfigError(f"attention '{kind}' does not exist{nearest(kind, makers)}; the kinds are {', '.join(makers)}")
+            raise ConfigError(
+                f"attention '{kind}' does not exist{nearest(kind, makers)}; the kinds are {', '.join(makers)}"
+            )
     if len(config.sizes) < 2 or min(config.sizes) < 1 or list(config.sizes) != sorted(set(config.sizes)):
         raise ConfigError(f"sizes is {list(config.sizes)}; say two or more numbers, rising")
     rows: Rows = {kind: [] for kind in config.kinds}
@@ -46,14 +48,15 @@ def benchmark_attention(config: DictConfig) -> Path:
         rows[kind].append({"n": n, **_measure(makers[kind](n), inputs, config)})
     folder = Path(config.output).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
+    slopes = {kind: exponents(measured) for kind, measured in rows.items()}
     result = {
         "rows": rows,
-        "exponents": {kind: exponents(measured) for kind, measured in rows.items()},
+        "exponents": slopes,
         "threads": torch.get_num_threads(),
         "backward": bool(config.backward),
     }
     (folder / "cost.json").write_text(json.dumps(result, indent=1))
-    text = _markdown(rows, result["exponents"])
+    text = _markdown(rows, slopes)
     (folder / "cost.md").write_text(text)
     _plot(rows, folder / "cost.png")
     Console(highlight=False).print(text + f"\nwritten to {folder}", markup=False)
@@ -84,7 +87,6 @@ def _makers(config: DictConfig) -> dict[str, Callable[[int], Kind]]:
         side = max(1, round(n**0.5))
 
         def call(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            b, heads, m, width = query.shape
             places = key[..., : 2 * config.points].sigmoid().transpose(1, 2).unflatten(-1, (1, config.points, 2))
             weights = query[..., : config.points].softmax(-1).transpose(1, 2).unsqueeze(3)
             plane = value[..., : side * side, :].transpose(2, 3).unflatten(3, (side, -1))
@@ -130,7 +132,7 @@ def peak_bytes(call: Callable[[], None]) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
     alive = most = 0
-    for event in profiler.profiler.kineto_results.events():  # type: ignore[union-attr]
+    for event in profiler.profiler.kineto_results.events():
         if event.name() == "[memory]":
             alive += event.nbytes()
             most = max(most, alive)
@@ -147,8 +149,14 @@ def _peak_cuda(call: Callable[[], None]) -> int:
 def _markdown(rows: Rows, slopes: Mapping[str, Mapping[str, float]]) -> str:
     sizes = [int(row["n"]) for row in next(iter(rows.values()))]
     lines = []
-    for name, title, scale, form in (("ms", "milliseconds", 1.0, "{:.3g}"), ("bytes", "MiB at most", 2.0**20, "{:.3g}")):
-        lines += [f"| {title} | {' | '.join(f'n = {n:,}' for n in sizes)} | exponent |", "| --- " * (len(sizes) + 2) + "|"]
+    for name, title, scale, form in (
+        ("ms", "milliseconds", 1.0, "{:.3g}"),
+        ("bytes", "MiB at most", 2.0**20, "{:.3g}"),
+    ):
+        lines += [
+            f"| {title} | {' | '.join(f'n = {n:,}' for n in sizes)} | exponent |",
+            "| --- " * (len(sizes) + 2) + "|",
+        ]
         for kind, measured in rows.items():
             cells = [form.format(row[name] / scale) for row in measured]
             lines.append(f"| {kind} | {' | '.join(cells)} | {slopes[kind][name]:.2f} |")
@@ -163,7 +171,9 @@ def _plot(rows: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4.6), dpi=110, layout="constrained", facecolor="white")
-    for axes, name, title in zip(figure.subplots(1, 2), ("ms", "bytes"), ("milliseconds", "bytes at most"), strict=True):
+    for axes, name, title in zip(
+        figure.subplots(1, 2), ("ms", "bytes"), ("milliseconds", "bytes at most"), strict=True
+    ):
         for kind, measured in rows.items():
             axes.plot([row["n"] for row in measured], [row[name] for row in measured], marker="o", ms=3.5, label=kind)
         axes.set(xscale="log", yscale="log", xlabel="elements of the set", title=title)

@@ -18,8 +18,8 @@ def explain(
 ) -> tuple[Detections, Float[Tensor, "n layers h w"]]:
     """The image's detections, best first, and for each where its query looked in each decoder layer.
 
-    Maps are the cross-attention's weights over the memory, mean over heads, brought to the image's own pixels (bilinear);
-    before that they sum to at most one. UserError for a model that does not say where it looks.
+    Maps are the cross-attention's weights over the memory, mean over heads, brought to the image's own pixels
+    (bilinear); before that they sum to at most one. UserError for a model that does not say where it looks.
     """
     pixels = as_tensor(image)
     (batch,) = detector.batches([pixels], 1)
@@ -35,7 +35,9 @@ def explain(
     layers = torch.stack([layer[0].float().cpu()[found.queries] for layer in output.attention.cross], 1)
     maps = layers.unflatten(2, output.attention.size)
     height, width = batch.images.shape[-2:]
-    whole = interpolate(maps, size=(height, width), mode="bilinear") if len(found) else maps.new_zeros(0, 1, height, width)
+    whole = (
+        interpolate(maps, size=(height, width), mode="bilinear") if len(found) else maps.new_zeros(0, 1, height, width)
+    )
     visible = (~batch.padding_mask[0]).cpu()
     own = whole[..., : int(visible[:, 0].sum()), : int(visible[0].sum())]
     return found, interpolate(own, size=tuple(pixels.shape[1:]), mode="bilinear") if len(found) else own

@@ -98,4 +98,6 @@ def cross_attention_named(kind: str, *, dim: int, heads: int, similarity: str, p
         return DenseCross(dim, heads, similarity)
     if kind == "deformable":
         return DeformableCross(dim, heads, points)
-    raise ConfigError(f"cross-attention '{kind}' does not exist{nearest(kind, KINDS)}; the kinds are {', '.join(KINDS)}")
+    raise ConfigError(
+        f"cross-attention '{kind}' does not exist{nearest(kind, KINDS)}; the kinds are {', '.join(KINDS)}"
+    )

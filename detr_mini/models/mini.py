@@ -18,9 +18,9 @@ from detr_mini.attention.kinds import attention_named
 from detr_mini.attention.multihead import MultiHeadAttention, blocked_by_padding, join_blocked
 from detr_mini.attention.positions import sine_box_code, sine_code
 from detr_mini.models.box_attention import BoxAttention
-from detr_mini.models.memory import Memory, cross_attention_named
 from detr_mini.models.denoising import DenoisingQueries, make_denoising
 from detr_mini.models.heads import sigmoid_detections
+from detr_mini.models.memory import Memory, cross_attention_named
 from detr_mini.models.mlp import mlp
 from detr_mini.models.queries import PredictionHead, cell_centres, select, visible_size
 from detr_mini.structures import (
@@ -120,16 +120,16 @@ class MiniDETR(nn.Module):
         box_noise: float = 0.4,
         label_noise: float = 0.2,
     ) -> None:
-        """`encoder`: its `layers`, and `attention` with that kind's settings (`attention_named`); `decoder`: its `layers`
-        and `cross_attention` (`cross_attention_named`); `similarity`: of all attention that has one (`SIMILARITIES`).
+        """`encoder`: its `layers`, and `attention` with that kind's settings (`attention_named`); `decoder`: its
+        `layers` and `cross_attention` (`cross_attention_named`); `similarity`: of all attention (`SIMILARITIES`).
         `box_noise`, `label_noise`: of the denoising queries, see `make_denoising`.
         """
         super().__init__()
-        encoder_kind = {"attention": "dense", **(encoder or {})}
-        decoder_kind = {"cross_attention": "dense", **(decoder or {})}
+        encoder_kind: dict[str, Any] = {"attention": "dense", **(encoder or {})}
+        decoder_kind: dict[str, Any] = {"cross_attention": "dense", **(decoder or {})}
         encoder_layers, decoder_layers = encoder_kind.pop("layers", 1), decoder_kind.pop("layers", 2)
         attention, cross_attention = encoder_kind.pop("attention"), decoder_kind.pop("cross_attention")
-        common = {"dim": dim, "heads": heads, "similarity": similarity}
+        common: dict[str, Any] = {"dim": dim, "heads": heads, "similarity": similarity}
         strides: Sequence[int] = backbone.strides  # type: ignore[assignment]
         channels: Sequence[int] = backbone.channels  # type: ignore[assignment]
         self.backbone = backbone

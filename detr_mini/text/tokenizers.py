@@ -1,6 +1,6 @@
 """Text split into tokens: characters, words, or subwords, each token with its span of characters.
 
-A fourth kind is a fourth class. All have `train(texts)`, `encode`, `decode`, `save`, and a file says which kind it holds.
+A fourth kind is a fourth class. All have `train(texts)`, `encode`, `decode`, `save`; a file says which kind it holds.
 """
 
 from __future__ import annotations
@@ -165,10 +165,10 @@ class SubwordTokenizer:
         return len(SPECIAL) + int(self._tokenizer.get_vocab_size())
 
     def encode(self, text: str) -> Encoding:
-        """Any Unicode text (a lone surrogate is none: TokenizerError). A character of several tokens is in each's span."""
+        """Any Unicode text (a lone surrogate is none: TokenizerError); all tokens of a character span it."""
         _check_unicode(text)
         found = self._tokenizer.encode(text, add_special_tokens=False)
-        return Encoding(tuple(len(SPECIAL) + token for token in found.ids), tuple(map(tuple, found.offsets)))
+        return Encoding(tuple(len(SPECIAL) + token for token in found.ids), tuple(found.offsets))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text again; special tokens say nothing."""

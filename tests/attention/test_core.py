@@ -215,7 +215,9 @@ def test_a_vector_of_zeros_is_like_nothing_and_has_finite_gradients(kind: str) -
 @FORMS
 def test_a_key_far_closer_than_all_others_gives_its_value(form: Form, kind: str) -> None:
     query, key, value = sets(0, 1, 6)
-    key = key - (key * query).sum(-1, keepdim=True) * query / query.square().sum(-1, keepdim=True)  # all at right angles
+    key = key - (key * query).sum(-1, keepdim=True) * query / query.square().sum(
+        -1, keepdim=True
+    )  # all at right angles
     key[..., 2, :] = 1e4 * query[..., 0, :]
     answer = form(query, key, value, similarity=SIMILARITIES[kind])
     torch.testing.assert_close(answer[..., 0, :], value[..., 2, :], rtol=1e-10, atol=1e-10)

@@ -87,7 +87,9 @@ def test_only_dense_attention_has_weights_to_show() -> None:
 
 
 def test_unknown_names_list_the_known() -> None:
-    with pytest.raises(ConfigError, match="'windowd' does not exist; did you mean 'windowed'.* dense, windowed, linf"):
+    with pytest.raises(ConfigError, match=r"'windowd' does not exist; did you mean 'windowed'.* dense, windowed, linf"):
         attention_named("windowd", dim=16, heads=2)
-    with pytest.raises(ConfigError, match="similarity 'cosin' does not exist; did you mean 'cosine'.* scaled_dot, cos"):
+    with pytest.raises(
+        ConfigError, match=r"similarity 'cosin' does not exist; did you mean 'cosine'.* scaled_dot, cos"
+    ):
         similarity_named("cosin", 2)

@@ -32,7 +32,14 @@ TEXTS = ["the dog chased the cat", "the cat sees a red  star", "café, cafe\u030
 TOKENIZERS: dict[str, AnyTokenizer] = {name: kind.train(TEXTS * 3, size=400) for name, kind in KINDS.items()}
 ALL = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS)
 EXACT = pytest.mark.parametrize("tokenizer", [TOKENIZERS["characters"], TOKENIZERS["subwords"]], ids=["c", "s"])
-HARD = [example("e\u0301"), example("👩‍👩‍👧"), example("[PAD] [UNK]"), example("a  b\t\n"), example("\x00"), example(" a")]
+HARD = [
+    example("e\u0301"),
+    example("👩‍👩‍👧"),
+    example("[PAD] [UNK]"),
+    example("a  b\t\n"),
+    example("\x00"),
+    example(" a"),
+]
 
 
 def hard(test: object) -> object:
@@ -80,8 +87,9 @@ def test_words_cover_all_but_the_blanks(text: str) -> None:
 
 
 MARKED = [
-    ("the red star", "red"), ("the red  star", "red  star"), ("un café noir", "café"), ("un cafe\u0301 noir", "cafe\u0301"),
-    ("a 👍🏽 here", "👍🏽"), ("👩‍👩‍👧 and dog", "👩‍👩‍👧"), ("dogs dog", "dog"), ("the cat.", "cat"), ("北京 star", "北京"), ("x — y", "—"),
+    ("the red star", "red"), ("the red  star", "red  star"), ("un café noir", "café"),
+    ("un cafe\u0301 noir", "cafe\u0301"), ("a 👍🏽 here", "👍🏽"), ("👩👩👧 and dog", "👩👩👧"),
+    ("dogs dog", "dog"), ("the cat.", "cat"), ("北京 star", "北京"), ("x — y", "—"),
 ]  # fmt: skip
 
 
@@ -176,7 +184,11 @@ def test_files_that_hold_no_tokeniser_are_refused(tmp_path: Path) -> None:
         path.write_text(json.dumps(content))
         with pytest.raises(TokenizerError, match="holds no tokeniser; the kinds are characters, words, subwords"):
             load_tokenizer(path)
-    for content in ({"kind": "words"}, {"kind": "words", "words": [1]}, {"kind": "subwords", "tokenizer": {"model": 3}}):
+    for content in (
+        {"kind": "words"},
+        {"kind": "words", "words": [1]},
+        {"kind": "subwords", "tokenizer": {"model": 3}},
+    ):
         path.write_text(json.dumps(content))
         with pytest.raises(TokenizerError, match="is damaged"):
             load_tokenizer(path)
