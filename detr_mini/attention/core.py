@@ -109,7 +109,7 @@ def attend(
     dropout: float = 0.0,
     similarity: Similarity = scaled_dot,
 ) -> Float[Tensor, "*batch m d"]:
-    """`attend_plain` through torch's fused kernel: no m x n matrix is kept.
+    """`attend_plain` through torch's fused kernel: no m x n matrix is kept (but see `attend_small`).
 
     `blocked` is True where a query must not look. A query that may look nowhere gets zeros, not NaN. `dropout` is the
     probability that a weight is set to zero (the others grow in turn), by torch's random state.
@@ -117,6 +117,8 @@ def attend(
     _check(query, key, value)
     if key.shape[-2] == 0:
         return attend_plain(query, key, value)
+    if _small_is_faster(query, key) and not dropout:
+        return attend_small(query, key, value, blocked, similarity)
     query, key = similarity(query, key)
     fused = partial(functional.scaled_dot_product_attention, dropout_p=dropout, scale=1.0)
     if blocked is None:
@@ -136,15 +138,15 @@ def attend_small(
 ) -> Float[Tensor, "*batch m d"]:
     """`attend_plain` in the inputs' own precision throughout.
 
-    For few queries and keys in bfloat16 on a CPU, where the fused kernel costs more than the products
+    `attend` is this for few queries and keys in bfloat16 on a CPU, where the fused kernel costs more than the products
     (docs/results.md).
     """
     query, key = similarity(query, key)
     return attention_weights(query @ key.transpose(-1, -2), blocked) @ value
 
 
-def small_is_faster(query: Tensor, key: Tensor) -> bool:
-    """Whether `attend_small` beats `attend` (measured up to 256 queries by 256 keys)."""
+def _small_is_faster(query: Tensor, key: Tensor) -> bool:
+    """Measured up to 256 queries by 256 keys."""
     return query.dtype == torch.bfloat16 and query.device.type == "cpu" and query.shape[-2] * key.shape[-2] <= 2**16
 
 

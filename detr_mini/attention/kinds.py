@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from detr_mini.attention.core import SIMILARITIES, Pair, Similarity, attend, attend_small, cosine, small_is_faster
+from detr_mini.attention.core import SIMILARITIES, Pair, Similarity, attend, cosine
 from detr_mini.attention.efficient import Linformer, orthogonal_features, performer, windowed
 from detr_mini.errors import ConfigError, nearest
 
@@ -49,10 +49,7 @@ class Dense(nn.Module):
         size: tuple[int, ...] | None = None,
     ) -> Float[Tensor, "b h m d"]:
         """`blocked` is True where a query must not look."""
-        dropout = self.dropout if self.training else 0.0
-        if small_is_faster(query, key) and not dropout:
-            return attend_small(query, key, value, blocked, self.similarity)
-        return attend(query, key, value, blocked, dropout, self.similarity)
+        return attend(query, key, value, blocked, self.dropout if self.training else 0.0, self.similarity)
 
 
 class Windowed(nn.Module):
