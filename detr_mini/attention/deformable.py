@@ -97,8 +97,10 @@ class DeformableAttention(nn.Module):
     ) -> tuple[Float[Tensor, "b q heads levels points 2"], Float[Tensor, "b q heads levels points"]]:
         """Where each head looks, (x, y) in [0, 1], and with which weights; `sizes` are the maps' (h, w)."""
         shape = (*query.shape[:2], self.heads, self.levels, self.points)
-        offsets = self.sampling_offsets(query).view(*shape, 2).float()
-        weights = self.attention_weights(query).view(*shape[:3], -1).float().softmax(-1).view(shape)
+        offsets = self.sampling_offsets(query).view(*shape, 2)
+        weights = self.attention_weights(query).view(*shape[:3], -1)
+        precise = torch.promote_types(offsets.dtype, torch.float32)
+        offsets, weights = offsets.to(precise), weights.to(precise).softmax(-1).view(shape)
         centre = reference[:, :, None, :, None, :2]
         if reference.shape[-1] == 2:
             unit = 1 / offsets.new_tensor([(w, h) for h, w in sizes])[:, None]

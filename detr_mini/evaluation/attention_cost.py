@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,9 +23,10 @@ from detr_mini.attention.core import attend, attend_plain
 from detr_mini.attention.deformable import sample_levels
 from detr_mini.attention.efficient import Linformer, chunked, orthogonal_features, performer, windowed
 from detr_mini.errors import ConfigError, nearest
+from detr_mini.memory import keep_freed_memory
 
 Kind = Callable[[Tensor, Tensor, Tensor], Tensor]
-Rows = dict[str, list[dict[str, float]]]
+Rows = dict[str, list[dict[str, int | float]]]
 
 
 def benchmark_attention(config: DictConfig) -> Path:
@@ -40,6 +43,7 @@ def benchmark_attention(config: DictConfig) -> Path:
             )
     if len(config.sizes) < 2 or min(config.sizes) < 1 or list(config.sizes) != sorted(set(config.sizes)):
         raise ConfigError(f"sizes is {list(config.sizes)}; say two or more numbers, rising")
+    keep_freed_memory()
     rows: Rows = {kind: [] for kind in config.kinds}
     jobs = [(kind, n) for n in config.sizes for kind in config.kinds]
     for kind, n in track(jobs, "measuring", transient=True):
@@ -63,7 +67,7 @@ def benchmark_attention(config: DictConfig) -> Path:
     return folder
 
 
-def exponents(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def exponents(measured: Sequence[Mapping[str, int | float]]) -> dict[str, float]:
     """Slopes of log milliseconds and log bytes over log n, least squares over the larger half of the sizes (two at
     least)."""
     upper = measured[-max(2, (len(measured) + 1) // 2) :]
@@ -84,13 +88,12 @@ def _makers(config: DictConfig) -> dict[str, Callable[[int], Kind]]:
         return partial(performer, features=drawn.float().to(config.device))
 
     def deformable(n: int) -> Kind:
-        side = max(1, round(n**0.5))
+        height = next(side for side in range(math.isqrt(n), 0, -1) if n % side == 0)
 
         def call(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             places = key[..., : 2 * config.points].sigmoid().transpose(1, 2).unflatten(-1, (1, config.points, 2))
             weights = query[..., : config.points].softmax(-1).transpose(1, 2).unsqueeze(3)
-            plane = value[..., : side * side, :].transpose(2, 3).unflatten(3, (side, -1))
-            return sample_levels([plane], places, weights)
+            return sample_levels([value.transpose(2, 3).unflatten(3, (height, -1))], places, weights)
 
         return call
 
@@ -129,6 +132,7 @@ def _measure(kind: Kind, inputs: Sequence[Tensor], config: DictConfig) -> dict[s
 
 def peak_bytes(call: Callable[[], None]) -> int:
     """The most bytes of CPU memory alive at once, of those that torch hands out during `call`."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes two lines a call
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
     alive = most = 0
