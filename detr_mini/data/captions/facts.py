@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from detr_mini.data.captions.records import (
     BESIDE_WIDTH,
@@ -97,7 +98,7 @@ class Facts:
         """The candidates in order from that side of the picture."""
         axis, sign = SIDES.index(side) // 2, 1 if side in ("left", "above") else -1
         order = sorted((sign * self.centres[thing][axis], thing) for thing in members(candidates))
-        if any(b[0] - a[0] < self.margin for a, b in zip(order, order[1:], strict=False)):
+        if any(b[0] - a[0] < self.margin for a, b in pairwise(order)):
             return None
         return [thing for _, thing in order]
 

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from detr_mini.data.canvas import SHAPES
 from detr_mini.data.captions.facts import ATTRIBUTES, SIDES, Facts, members
 from detr_mini.data.captions.records import COLORS, KINDS, SIZES, TEXTURES, Caption, Item
 from detr_mini.data.captions.sentences import Named, Sentence, Speaker, Wanted
@@ -30,7 +31,6 @@ from detr_mini.data.captions.words import (
     UNSEEN_LEADS,
     UNSEEN_NEAREST,
 )
-from detr_mini.data.shapes import SHAPES
 
 VALUES = {"shape": SHAPES, "color": COLORS, "size": SIZES, "texture": TEXTURES}
 CHANCES = {"shape": 0.85, "color": 0.65, "size": 0.3, "texture": 0.2}
@@ -55,8 +55,8 @@ class Captioner:
         forbidden: frozenset[tuple[str, str]] = frozenset(),
         required: frozenset[tuple[str, str]] = frozenset(),
     ) -> None:
-        """`unseen`: only captions with a wording that training never shows; `forbidden` (color, shape) pairs stand in no
-        caption, of the `required` ones each caption asks for at least one thing; `longest_chain`: 2 or 3 relations.
+        """`unseen`: only captions with a wording that training never shows; `forbidden` (color, shape) pairs stand in
+        no caption, of the `required` ones each caption asks for a thing; `longest_chain`: 2 or 3 relations.
         """
         self.facts, self.rng, self.unseen = Facts(items, canvas), rng, unseen
         self.longest_chain, self.forbidden, self.required = longest_chain, forbidden, required

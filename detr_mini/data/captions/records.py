@@ -28,8 +28,8 @@ CLEAR_RATIO = 1.15
 CLEAR_DISTANCE = 1.1
 """Between the distances of the second-nearest and the nearest; they differ by CLEAR_OFFSET, too."""
 BETWEEN_SHARE, BETWEEN_WIDTH, BESIDE_WIDTH = 0.1, 0.3, 0.45
-"""Between two things: this far from both ends of the line that joins their centres, and this near to it, in its lengths;
-clearly not between: beyond its ends, or farther from it than the last."""
+"""Between two things: this far from both ends of the line that joins their centres, and this near to it, in its
+lengths; clearly not between: beyond its ends, or farther from it than the last."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """How made sentences say things: synonyms and sentence patterns, some of which training never shows.
 
-A pattern is words and places: {the} an article or a number, {t} the description asked for, {rel} a relation, {a} an anchor
-with its article, {be}, {lie}, {sit}, {have} a verb in the number of what is asked for.
+A pattern is words and places: {the} an article or a number, {t} the description asked for, {rel} a relation, {a} an
+anchor with its article, {be}, {lie}, {sit}, {have} a verb in the number of what is asked for.
 """
 
 from __future__ import annotations
