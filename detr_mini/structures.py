@@ -211,6 +211,18 @@ class AttentionMaps:
 
 
 @dataclass(frozen=True)
+class GroundingOutput:
+    """What captions speak of, joint layer by joint layer."""
+
+    logits: tuple[Float[Tensor, "c q t"], ...]
+    """Whether a word speaks of a query's thing."""
+    offsets: tuple[Float[Tensor, "c q 2"], ...]
+    """From the caption's first anchor to the query's thing, three times the difference of their centres in [0, 1]."""
+    tags: Float[Tensor, "c t k"]
+    """Logits of what each word is in its caption."""
+
+
+@dataclass(frozen=True)
 class DetectorOutput:
     """What a detector says of a batch. All but `logits` and `boxes` is there for training, or on request."""
 
@@ -225,6 +237,9 @@ class DetectorOutput:
     attention: AttentionMaps | None = None
     query_visible: Bool[Tensor, "b q"] | None = None
     """False for queries of an image too small to fill them all; None: all count."""
+    queries: Float[Tensor, "b q c"] | None = None
+    """The queries themselves after the last layer."""
+    grounding: GroundingOutput | None = None
 
     @property
     def final(self) -> Prediction:

@@ -198,7 +198,7 @@ class MiniDETR(nn.Module):
             fine=fine,
             fine_cells=visible / levels[0].stride,
         )
-        layers, maps = self._decode(self.content(content), boxes, query_visible, memory, denoising, need_attention)
+        layers, maps, final = self._decode(self.content(content), boxes, query_visible, memory, denoising, need_attention)
         q = content.shape[1]
         matching = [Prediction(p.logits[:, :q], p.boxes[:, :q], query_visible) for p in layers]
         return DetectorOutput(
@@ -217,6 +217,7 @@ class MiniDETR(nn.Module):
             ),
             attention=AttentionMaps(tuple(maps), size) if need_attention else None,
             query_visible=query_visible,
+            queries=final[:, :q],
         )
 
     def noised_truths(
@@ -249,7 +250,7 @@ class MiniDETR(nn.Module):
         memory: Memory,
         denoising: DenoisingQueries | None,
         need_attention: bool,
-    ) -> tuple[list[Prediction], list[Tensor]]:
+    ) -> tuple[list[Prediction], list[Tensor], Tensor]:
         blocked = None if query_visible is None else blocked_by_padding(~query_visible)
         if denoising is not None:
             q = query.shape[1]
@@ -268,7 +269,7 @@ class MiniDETR(nn.Module):
             prediction = head(self.decoder_norm(query), boxes)
             layers.append(prediction)
             boxes = prediction.boxes.detach()
-        return layers, maps
+        return layers, maps, self.decoder_norm(query)
 
     @staticmethod
     def _with_visible(prediction: Prediction, visible: Bool[Tensor, "b n"] | None) -> Prediction:

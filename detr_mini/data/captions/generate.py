@@ -347,16 +347,18 @@ class Captioner:
         return self._simple("chain", self.speaker.pattern("both"), target, anchors, "2", rel=rel, rel2=rel2)
 
     def _order(self) -> Sequence[Caption] | None:
-        if self.roll < 0.5:
+        if self.roll < 0.6:
             return self._swapped_attributes()
-        return self._swapped_relations() if self.roll < 0.8 else self._swapped_roles()
+        return self._swapped_relations() if self.roll < 0.85 else self._swapped_roles()
 
     def _swapped_attributes(self) -> Sequence[Caption] | None:
         """The red star left of the blue circle; the blue star left of the red circle."""
-        one, other = self.rng.sample(range(len(self.facts.items)), 2)
-        a, b = self.facts.items[one], self.facts.items[other]
-        attribute = self.rng.choice(("color", "color", "size", "texture"))
-        if a.shape == b.shape or getattr(a, attribute) == getattr(b, attribute):
+        for _ in range(8):
+            a, b = self.rng.sample(self.facts.items, 2)
+            attribute = self.rng.choice(("color", "color", "size", "texture"))
+            if a.shape != b.shape and getattr(a, attribute) != getattr(b, attribute):
+                break
+        else:
             return None
         wanted = [{"shape": item.shape, attribute: getattr(item, attribute)} for item in (a, b)]
         swapped = [
