@@ -90,6 +90,12 @@ class Captions:
     token_ids: Int[Tensor, "c t"]
     padding_mask: Bool[Tensor, "c t"]
     caption_image: Int[Tensor, "c"]
+    token_map: Bool[Tensor, "c n t"] | None = None
+    """In training: which tokens speak of which truth, in the order of the image's `PackedTargets`."""
+    tags: Int[Tensor, "c t"] | None = None
+    """In training: what each token is (`grounded.TAGS`); -1 on padding."""
+    anchor: Int[Tensor, "c"] | None = None
+    """In training: the truth that is the caption's first anchor; -1 where that is none, or several."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Captions:
         """A copy whose tensors lie on `device`."""

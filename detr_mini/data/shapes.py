@@ -6,12 +6,9 @@ A scene is a function of (seed, split, index) alone. No torch in here: the proce
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +29,8 @@ from detr_mini.data.canvas import (
     texture,
     tight,
 )
-from detr_mini.errors import DataError, UserError
+from detr_mini.data.made import drawn, made_once
+from detr_mini.errors import UserError
 
 SPLITS = ("train", "val", "test")
 VERSION = 1
@@ -102,66 +100,21 @@ def ensure_scenes(
     `root/<split>/*.png` and `root/annotations/<split>.json`, first in a temporary folder beside it, then renamed:
     a folder that is there is whole. DataError for a folder that holds something else, or scenes made otherwise.
     """
-    root = Path(root)
-    wanted = {"version": VERSION, "train": train, "val": val, "test": test, "seed": seed, "size": size}
-    if min(train, val, test) < 0 or train + val + test == 0:
-        raise DataError(f"cannot make {train}, {val} and {test} scenes; ask for at least one in all")
-    if not 48 <= size <= 4096:
-        raise DataError(f"made scenes of {size} pixels are not possible; give a size from 48 to 4096")
-    if _same(root, wanted):
-        return f"the made scenes in {root} are there already and are used as they are"
-    absolute = Path(os.path.abspath(root))
-    temporary = absolute.with_name(f".{absolute.name}.making-{os.getpid()}")
-    try:
-        _write_all(temporary, wanted, processes)
-        try:
-            os.rename(temporary, root)
-        except OSError:
-            if not _same(root, wanted):  # otherwise another process made the very same in the meantime
-                raise
-    except OSError as error:
-        raise DataError(f"cannot write made scenes to {root}: {error.strerror or error}; "
-                        "free some space, or set data.root to a folder that you may write") from error  # fmt: skip
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return f"made {train + val + test} scenes of {size} x {size} pixels in {root}"
-
-
-def _same(root: Path, wanted: Mapping[str, int]) -> bool:
-    """Whether finished scenes as wanted lie in `root`; DataError where something else does."""
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return False
-    try:
-        found = json.loads((root / "scenes.json").read_text())
-    except (OSError, ValueError):
-        raise DataError(f"{root} holds something else than made scenes; set data.root to a new folder") from None
-    if found == wanted:
-        return True
-    differ = ", ".join(f"{k}={found.get(k)} there, {v} wanted" for k, v in wanted.items() if found.get(k) != v)
-    raise DataError(f"{root} holds scenes made otherwise ({differ}); set data.root to a new folder, or remove this one")
+    splits = {"train": train, "val": val, "test": test}
+    return made_once(
+        root,
+        {"version": VERSION, **splits, "seed": seed, "size": size},
+        splits,
+        partial(_write_all, processes=processes),
+    )
 
 
 def _write_all(folder: Path, wanted: Mapping[str, int], processes: int) -> None:
-    from rich.progress import track
-
-    shutil.rmtree(folder, ignore_errors=True)
-    for name in (*SPLITS, "annotations"):
-        (folder / name).mkdir(parents=True)
     jobs = [(wanted["seed"], split, index) for split in SPLITS for index in range(wanted[split])]
-    chunks = [jobs[i : i + 25] for i in range(0, len(jobs), 25)]
-    work = partial(_write_chunk, folder=str(folder), size=wanted["size"])
-    scenes = []
-    if processes > 1 and len(chunks) > 1:
-        with get_context().Pool(processes) as pool:  # before the bar: its thread must not be copied by a fork
-            for done in track(pool.imap(work, chunks), "Drawing scenes", total=len(chunks), transient=True):
-                scenes += done
-    else:
-        for chunk in track(chunks, "Drawing scenes", transient=True):
-            scenes += work(chunk)
+    scenes = drawn(partial(_write_chunk, folder=str(folder), size=wanted["size"]), jobs, processes)
     for split in SPLITS:
         content = _coco([(index, things) for s, index, things in scenes if s == split], wanted["size"])
         (folder / "annotations" / f"{split}.json").write_text(json.dumps(content))
-    (folder / "scenes.json").write_text(json.dumps(wanted))
 
 
 def _coco(scenes: list[tuple[int, tuple[Thing, ...]]], size: int) -> dict[str, Any]:
