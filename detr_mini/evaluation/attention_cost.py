@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.progress import track
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
@@ -63,7 +64,9 @@ def benchmark_attention(config: DictConfig) -> Path:
     text = _markdown(rows, slopes)
     (folder / "cost.md").write_text(text)
     _plot(rows, folder / "cost.png")
-    Console(highlight=False).print(text + f"\nwritten to {folder}", markup=False)
+    console = Console(highlight=False)
+    console.print(Markdown(text))
+    console.print(f"written to {folder}", markup=False)
     return folder
 
 
