@@ -106,7 +106,7 @@ def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     shutil.copyfile("outputs/benchmark_attention/cost.png", IMAGES / "attention_cost.png")
     detections, maps = explain(load(run), picture)
-    draw_attention(load_image(picture), detections[:4], maps[:4], side=200).save(IMAGES / "attention_queries.png")
+    draw_attention(load_image(picture), detections[:4], maps[:4], side=200).save(IMAGES / "attention_queries.jpg", quality=90)
     model, tokenizer, accuracy = trained(60)
     print(f"first noun: accuracy {accuracy:.3f} on 1,000 new sentences")
     draw_sentence(model, tokenizer, "the quick fox that slept saw the old child", IMAGES / "attention_sentence.png")
