@@ -61,6 +61,11 @@ VERBS = {
         ("detr-mini benchmark step", "detr-mini benchmark step experiment=coco_mini data.root=my_photos steps=10"),
         TRAIN_KEYS,
     ),
+    "benchmark attention": Verb(
+        "time and memory of every kind of attention", "benchmark_attention",
+        "detr_mini.evaluation.attention_cost:benchmark_attention",
+        ("detr-mini benchmark attention", "detr-mini benchmark attention sizes=[256,1024] backward=true"),
+    ),
 }  # fmt: skip
 
 

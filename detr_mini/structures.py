@@ -245,6 +245,8 @@ class Detections:
     phrases: tuple[str, ...] | None = None
     image_size: tuple[int, int] = field(default=(0, 0))
     """(height, width) in pixels of the original, upright image."""
+    queries: Int[Tensor, "n"] | None = None
+    """Which of the model's object queries found each."""
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -255,8 +257,14 @@ class Detections:
             index = [index]
         picked = torch.arange(len(self), device=self.scores.device)[index]
         phrases = None if self.phrases is None else tuple(self.phrases[i] for i in picked.tolist())
+        queries = None if self.queries is None else self.queries[picked]
         return replace(
-            self, boxes=self.boxes[picked], scores=self.scores[picked], labels=self.labels[picked], phrases=phrases
+            self,
+            boxes=self.boxes[picked],
+            scores=self.scores[picked],
+            labels=self.labels[picked],
+            phrases=phrases,
+            queries=queries,
         )
 
     @property

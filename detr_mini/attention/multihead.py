@@ -6,14 +6,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from detr_mini.attention.core import attend, attend_small, attention_weights, scaled_dot, small_is_faster
+from detr_mini.attention.core import attention_weights, scaled_dot, similarities
+from detr_mini.attention.kinds import Dense
 
 
 class MultiHeadAttention(nn.Module):
-    """Concat(head_1 .. head_H) W_O with head_i = attend(q W_i^Q, k W_i^K, v W_i^V) (Vaswani et al. 2017, sec. 3.2.2).
+    """Concat(head_1 .. head_H) W_O, head_i = attention(q W_i^Q, k W_i^K, v W_i^V) (Vaswani et al. 2017, sec. 3.2.2).
 
-    `key_dim` and `value_dim` are the widths of the key's and value's set where they differ from the query's `dim`.
-    `dim` must be a multiple of `heads`. `dropout`: in training, the probability that a weight is set to zero.
+    `attention`: of which kind each head is (`kinds`), dense with scaled dot products unless given. `key_dim` and
+    `value_dim` are the widths of the key's and value's set where they differ from the query's `dim`, which must be a
+    multiple of `heads`.
     """
 
     def __init__(
@@ -23,12 +25,13 @@ class MultiHeadAttention(nn.Module):
         *,
         key_dim: int | None = None,
         value_dim: int | None = None,
-        dropout: float = 0.0,
+        attention: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"dim {dim} is not a multiple of heads {heads}")
-        self.heads, self.dropout = heads, dropout
+        self.heads = heads
+        self.attention = attention or Dense(scaled_dot)
         self.q_proj = nn.Linear(dim, dim)
         self.k_proj = nn.Linear(key_dim or dim, dim)
         self.v_proj = nn.Linear(value_dim or dim, dim)
@@ -44,15 +47,14 @@ class MultiHeadAttention(nn.Module):
         key: Float[Tensor, "b n ck"],
         value: Float[Tensor, "b n cv"],
         blocked: Bool[Tensor, "#b #m n"] | None = None,
+        size: tuple[int, ...] | None = None,
     ) -> Float[Tensor, "b m c"]:
-        """`blocked` is True where a query must not look; for a padding mask of the keys see `blocked_by_padding`."""
+        """`blocked` is True where a query must not look; for a padding mask of the keys see `blocked_by_padding`.
+
+        `size`: (h, w) where the elements are the cells of a map, row by row; some kinds ask for it.
+        """
         q, k, v = self._split(self.q_proj(query)), self._split(self.k_proj(key)), self._split(self.v_proj(value))
-        dropout = self.dropout if self.training else 0.0
-        blocked = None if blocked is None else blocked[:, None]
-        if small_is_faster(q, k) and not dropout:
-            heads = attend_small(q, k, v, blocked)
-        else:
-            heads = attend(q, k, v, blocked, dropout)
+        heads = self.attention(q, k, v, None if blocked is None else blocked[:, None], size)
         return self.out_proj(heads.transpose(1, 2).flatten(2))
 
     def weights(
@@ -61,9 +63,16 @@ class MultiHeadAttention(nn.Module):
         key: Float[Tensor, "b n ck"],
         blocked: Bool[Tensor, "#b #m n"] | None = None,
     ) -> Float[Tensor, "b h m n"]:
-        """Where each head looks. Computed apart, so that nothing is kept when nobody asks."""
+        """Where each head of a dense layer looks. Computed apart, so that nothing is kept when nobody asks.
+
+        ValueError for another kind, which has no such weights.
+        """
+        if not isinstance(self.attention, Dense):
+            raise ValueError(f"{type(self.attention).__name__} attention has no weights to show; dense attention has")
         q, k = self._split(self.q_proj(query)), self._split(self.k_proj(key))
-        return attention_weights(scaled_dot(q, k), None if blocked is None else blocked[:, None])
+        return attention_weights(
+            similarities(q, k, self.attention.similarity), None if blocked is None else blocked[:, None]
+        )
 
     def _split(self, projected: Float[Tensor, "b n c"]) -> Float[Tensor, "b h n d"]:
         b, n, c = projected.shape

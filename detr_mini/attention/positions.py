@@ -1,4 +1,4 @@
-"""Order for a set operator that knows none: sine codes of places in an image and of boxes."""
+"""Order for a set operator that knows none: codes that are added, and rotations of queries and keys."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def sine_code(coordinate: Float[Tensor, "*n"], dim: int, temperature: float = 10000.0) -> Float[Tensor, "*n {dim}"]:
@@ -17,6 +17,13 @@ def sine_code(coordinate: Float[Tensor, "*n"], dim: int, temperature: float = 10
     index = torch.arange(dim // 2, device=coordinate.device, dtype=torch.float32)
     angle = coordinate[..., None] / temperature ** (2 * index / dim)
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)
+
+
+def sine_positions_1d(
+    padding_mask: Bool[Tensor, "b n"], dim: int, temperature: float = 10000.0
+) -> Float[Tensor, "b n {dim}"]:
+    """Codes of the places 0, 1, 2, ... of the elements that are no padding (Vaswani et al. 2017, sec. 3.5)."""
+    return sine_code((~padding_mask).cumsum(1).sub(1).clamp(min=0).float(), dim, temperature)
 
 
 def sine_positions_2d(
@@ -39,3 +46,65 @@ def sine_box_code(
     """Codes of a box's four numbers, `dim` / 4 each (DAB-DETR: Liu et al. 2022, eq. 4; temperature 20 as there)."""
     code = sine_code(boxes_cxcywh * (2 * math.pi), dim // 4, temperature)
     return code.flatten(-2)
+
+
+class LearnedPositions1d(nn.Module):
+    """A learned vector for each of `places` places. A sequence longer than that is a ValueError."""
+
+    def __init__(self, places: int, dim: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(places, dim) * 0.02)
+
+    def forward(self, n: int) -> Float[Tensor, "n c"]:
+        """The first `n` places."""
+        if n > len(self.table):
+            raise ValueError(f"{n} elements, but positions were learned for {len(self.table)} places")
+        return self.table[:n]
+
+
+class LearnedPositions2d(nn.Module):
+    """A learned vector for each of `side` rows and columns, half of `dim` each, rows first as in `sine_positions_2d`.
+
+    (The published DETR has columns first.) A map higher or wider than `side` is a ValueError.
+    """
+
+    def __init__(self, side: int, dim: int) -> None:
+        super().__init__()
+        self.rows, self.columns = LearnedPositions1d(side, dim // 2), LearnedPositions1d(side, dim // 2)
+
+    def forward(self, h: int, w: int) -> Float[Tensor, "h w c"]:
+        """Positions of a map of h x w cells."""
+        rows, columns = self.rows(h)[:, None], self.columns(w)[None]
+        return torch.cat([rows.expand(h, w, -1), columns.expand(h, w, -1)], -1)
+
+
+def rotate(
+    x: Float[Tensor, "*n c"], coordinate: Float[Tensor, "..."], temperature: float = 10000.0
+) -> Float[Tensor, "*n c"]:
+    """Each pair of neighbouring channels turned by an angle that grows with `coordinate` (Su et al. 2021, "RoFormer").
+
+    Of queries and keys alike: their dot product then depends on the difference of coordinates only. `coordinate`
+    broadcasts to x without its channels; c is even; angles are in radians, at c / 2 frequencies from 1 to 1 /
+    `temperature` a unit.
+    """
+    c = x.shape[-1]
+    if c % 2:
+        raise ValueError(f"rotary positions turn pairs of channels; {c} channels are no pairs")
+    precise = torch.promote_types(x.dtype, torch.float32)
+    frequency = temperature ** (-torch.arange(0, c, 2, device=x.device, dtype=precise) / c)
+    angle = coordinate[..., None] * frequency
+    even, odd = x.to(precise).unflatten(-1, (c // 2, 2)).unbind(-1)
+    cos, sin = angle.cos(), angle.sin()
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).to(x.dtype)
+
+
+def rotate_2d(
+    x: Float[Tensor, "*n c"], places: Float[Tensor, "... 2"], temperature: float = 100.0
+) -> Float[Tensor, "*n c"]:
+    """Rotary positions in a plane: half of the channels by `places`' first coordinate, half by the second (Heo et al.
+    2024, axial). The dot product depends on the offset only. c is a multiple of four."""
+    if x.shape[-1] % 4:
+        raise ValueError(f"rotary positions in a plane need channels by fours; there are {x.shape[-1]}")
+    first, second = x.chunk(2, -1)
+    turned = [rotate(part, places[..., axis], temperature) for axis, part in enumerate((first, second))]
+    return torch.cat(turned, -1)

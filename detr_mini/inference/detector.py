@@ -104,12 +104,13 @@ class Detector:
         one = not isinstance(images, list | tuple)
         given = list(images) if isinstance(images, list | tuple) else [images]
         found = detect_batches(
-            self.model, self._batches(given, batch_size), self.categories, self.device, limit, progress=False
+            self.model, self.batches(given, batch_size), self.categories, self.device, limit, progress=False
         )
         kept = [found[i].above(float(threshold)) for i in range(len(given))]
         return kept[0] if one else kept
 
-    def _batches(self, images: Sequence[ImageLike], batch_size: int) -> Iterator[Batch]:
+    def batches(self, images: Sequence[ImageLike], batch_size: int) -> Iterator[Batch]:
+        """`images` as the model takes them, `batch_size` at a time."""
         stride = int(self.model.stride)  # type: ignore[arg-type]
         for start in range(0, len(images), max(1, batch_size)):
             pixels = [as_tensor(image) for image in images[start : start + max(1, batch_size)]]

@@ -14,20 +14,23 @@ from typing import Any
 
 from jaxtyping import UInt8
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
 from detr_mini.convert import to_coco_records
 from detr_mini.data.images import load_image
+from detr_mini.drawing.attention import draw_attention
 from detr_mini.drawing.boxes import draw_detections
 from detr_mini.errors import ConfigError, DataError, UserError
 from detr_mini.inference.detector import Detector, load
+from detr_mini.inference.explain import explain
 from detr_mini.inference.sources import Source, find_pictures
 from detr_mini.structures import Detections
 
 WRITER = "detr-mini predict"
-OURS = ("predictions.json", "images.json", "results", "drawn")
+OURS = ("predictions.json", "images.json", "results", "drawn", "explained")
 """What an output folder holds; nothing else in it is ever touched."""
 SHARPEST = 640
 """Smaller pictures are enlarged to so many pixels before anything is drawn on them."""
@@ -47,13 +50,14 @@ def predict(config: DictConfig) -> Path:
     """Detect in the pictures of `config.source`, write into `config.output`, print a summary; the output folder.
 
     predictions.json holds COCO records of all pictures, images.json their image ids and names, results/<name>.json one
-    result a picture, drawn/<name> the picture with its boxes. The same output asked for again is replaced.
+    result a picture, drawn/<name> the picture with its boxes, explained/<name> where each detection's query looked
+    (`config.explain`). The same output asked for again is replaced.
     """
     _check(config)
     output = Path(config.output).expanduser()
     _check_output(output)
     wanted = list(config.source) if isinstance(config.source, ListConfig) else str(config.source)
-    pictures = find_pictures(wanted, [output / "results", output / "drawn"])
+    pictures = find_pictures(wanted, [output / name for name in ("results", "drawn", "explained")])
     detector = load(config.checkpoint, config.device)
     try:
         written = _write_all(detector, pictures, output, config)
@@ -114,6 +118,9 @@ def _detect_all(detector: Detector, pictures: Sequence[Source], work: Path, conf
         found = detector.detect([image for _, image in readable], threshold=config.threshold, batch_size=len(readable))
         for (source, image), detections in zip(readable, found, strict=True):
             _write_one(source, image, detections, work, written, draw=config.draw)
+            if config.explain and len(detections):
+                detections, maps = explain(detector, image, config.threshold)
+                _save(draw_attention(image, detections, maps), work / "explained" / _drawn_name(source.name))
     return written
 
 
@@ -139,9 +146,12 @@ def _write_one(
     _write(work / "results" / f"{source.name}.json", {"image": entry, "detections": named})
     if draw:
         picture = draw_detections(image, detections, max(SHARPEST, height, width))
-        path = work / "drawn" / _drawn_name(source.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path, quality=92)
+        _save(picture, work / "drawn" / _drawn_name(source.name))
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, quality=92)
 
 
 def _drawn_name(name: str) -> str:

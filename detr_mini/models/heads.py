@@ -53,15 +53,20 @@ def _detections(
     categories: Categories,
 ) -> list[Detections]:
     boxes = boxes_cxcywh.detach().float().gather(1, query[..., None].expand(-1, -1, 4))
-    # one transfer for the whole batch; float32 holds labels exactly up to 2^24
-    packed = torch.cat([boxes, scores[..., None], labels[..., None].float()], -1).cpu()
+    # one transfer for the whole batch; float32 holds labels and queries exactly up to 2^24
+    packed = torch.cat([boxes, scores[..., None], labels[..., None].float(), query[..., None].float()], -1).cpu()
     size = torch.tensor([[w, h, w, h] for h, w in sizes], dtype=torch.float32)[:, None]
     boxes = torch.minimum((cxcywh_to_xyxy(packed[..., :4]) * size).clamp(min=0), size)
-    scores, labels = packed[..., 4], packed[..., 5].long()
+    scores, labels, query = packed[..., 4], packed[..., 5].long(), packed[..., 6].long()
     counts = (scores >= 0).sum(1).tolist()
     return [
         Detections(
-            boxes[i, :n], scores[i, :n], labels[i, :n], categories, image_size=(int(sizes[i][0]), int(sizes[i][1]))
+            boxes[i, :n],
+            scores[i, :n],
+            labels[i, :n],
+            categories,
+            image_size=(int(sizes[i][0]), int(sizes[i][1])),
+            queries=query[i, :n],
         )
         for i, n in enumerate(counts)
     ]

@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from detr_mini.attention.core import scaled_dot
+from detr_mini.attention.kinds import Dense
 from detr_mini.attention.multihead import MultiHeadAttention
 
 
@@ -20,7 +22,7 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, dim: int, heads: int, feedforward: int, dropout: float) -> None:
         super().__init__()
-        self.self_attn = MultiHeadAttention(dim, heads, dropout=dropout)
+        self.self_attn = MultiHeadAttention(dim, heads, attention=Dense(scaled_dot, dropout))
         self.linear1, self.linear2 = nn.Linear(dim, feedforward), nn.Linear(feedforward, dim)
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
@@ -40,8 +42,8 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, dim: int, heads: int, feedforward: int, dropout: float) -> None:
         super().__init__()
-        self.self_attn = MultiHeadAttention(dim, heads, dropout=dropout)
-        self.multihead_attn = MultiHeadAttention(dim, heads, dropout=dropout)
+        self.self_attn = MultiHeadAttention(dim, heads, attention=Dense(scaled_dot, dropout))
+        self.multihead_attn = MultiHeadAttention(dim, heads, attention=Dense(scaled_dot, dropout))
         self.linear1, self.linear2 = nn.Linear(dim, feedforward), nn.Linear(feedforward, dim)
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)

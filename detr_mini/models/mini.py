@@ -6,17 +6,21 @@ memory tokens propose -> the best become queries -> decoder layers, each refinin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from detr_mini.attention.encoder import EncoderLayer
+from detr_mini.attention.kinds import attention_named
 from detr_mini.attention.multihead import MultiHeadAttention, blocked_by_padding, join_blocked
 from detr_mini.attention.positions import sine_box_code, sine_code
 from detr_mini.models.box_attention import BoxAttention
 from detr_mini.models.denoising import DenoisingQueries, make_denoising
 from detr_mini.models.heads import sigmoid_detections
+from detr_mini.models.memory import Memory, cross_attention_named
 from detr_mini.models.mlp import mlp
 from detr_mini.models.queries import PredictionHead, cell_centres, select, visible_size
 from detr_mini.structures import (
@@ -38,32 +42,26 @@ def place_code(places: Float[Tensor, "b n 2"], dim: int) -> Float[Tensor, "b n {
     return sine_code(places * (2 * torch.pi), dim // 2, temperature=20.0).flatten(-2)
 
 
-class EncoderLayer(nn.Module):
-    """Pre-norm self-attention and feed-forward; positions are added to queries and keys."""
-
-    def __init__(self, dim: int, heads: int, feedforward: int) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.attention = MultiHeadAttention(dim, heads)
-        self.feedforward = mlp([dim, feedforward, dim])
-
-    def forward(
-        self, x: Float[Tensor, "b n c"], position: Float[Tensor, "b n c"], blocked: Bool[Tensor, "b 1 n"] | None
-    ) -> Float[Tensor, "b n c"]:
-        y = self.norm1(x)
-        place = y + position
-        x = x + self.attention(place, place, y, blocked)
-        return x + self.feedforward(self.norm2(x))
-
-
 class DecoderLayer(nn.Module):
     """Pre-norm: queries among themselves, queries over the memory, queries inside their boxes, feed-forward."""
 
-    def __init__(self, dim: int, heads: int, feedforward: int, sample_channels: int, points: int) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        feedforward: int,
+        *,
+        cross_attention: nn.Module,
+        similarity: str,
+        sample_channels: int,
+        points: int,
+    ) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
-        self.self_attention = MultiHeadAttention(dim, heads)
-        self.cross_attention = MultiHeadAttention(dim, heads)
+        self.self_attention = MultiHeadAttention(
+            dim, heads, attention=attention_named("dense", dim=dim, heads=heads, similarity=similarity)
+        )
+        self.cross_attention = cross_attention
         self.box_attention = BoxAttention(sample_channels, dim, points=points)
         self.feedforward = mlp([dim, feedforward, dim])
 
@@ -76,8 +74,7 @@ class DecoderLayer(nn.Module):
         blocked: Bool[Tensor, "b qq q"] | None,
     ) -> Float[Tensor, "b q c"]:
         query = self._among_themselves(query, position, blocked)
-        place = self.norms[1](query) + position
-        query = query + self.cross_attention(place, memory.keys, memory.tokens, memory.blocked)
+        query = query + self.cross_attention(self.norms[1](query) + position, boxes, memory)
         query = query + self.box_attention(boxes, memory.fine, memory.fine_cells)
         return query + self.feedforward(self.norms[2](query))
 
@@ -85,12 +82,13 @@ class DecoderLayer(nn.Module):
         self,
         query: Float[Tensor, "b q c"],
         position: Float[Tensor, "b q c"],
+        boxes: Float[Tensor, "b q 4"],
         memory: Memory,
         blocked: Bool[Tensor, "b qq q"] | None,
     ) -> Float[Tensor, "b q n"]:
         """Where in the memory each query looks in `forward`, mean over the heads."""
         query = self._among_themselves(query, position, blocked)
-        return self.cross_attention.weights(self.norms[1](query) + position, memory.keys, memory.blocked).mean(1)
+        return self.cross_attention.where(self.norms[1](query) + position, boxes, memory)  # type: ignore[operator]
 
     def _among_themselves(
         self, query: Float[Tensor, "b q c"], position: Float[Tensor, "b q c"], blocked: Bool[Tensor, "b qq q"] | None
@@ -98,21 +96,6 @@ class DecoderLayer(nn.Module):
         y = self.norms[0](query)
         place = y + position
         return query + self.self_attention(place, place, y, blocked)
-
-
-class Memory:
-    """What the decoder looks at: tokens with their places, and a fine map to look at closely."""
-
-    def __init__(
-        self,
-        tokens: Float[Tensor, "b n c"],
-        position: Float[Tensor, "b n c"],
-        blocked: Bool[Tensor, "b 1 n"] | None,
-        fine: Float[Tensor, "b s h w"],
-        fine_cells: Float[Tensor, "b 2"],
-    ) -> None:
-        self.tokens, self.keys, self.blocked = tokens, tokens + position, blocked
-        self.fine, self.fine_cells = fine, fine_cells
 
 
 class MiniDETR(nn.Module):
@@ -127,8 +110,9 @@ class MiniDETR(nn.Module):
         dim: int = 128,
         heads: int = 4,
         feedforward: int = 256,
-        encoder_layers: int = 1,
-        decoder_layers: int = 2,
+        encoder: Mapping[str, Any] | None = None,
+        decoder: Mapping[str, Any] | None = None,
+        similarity: str = "scaled_dot",
         queries: int = 16,
         sample_channels: int = 32,
         sample_points: int = 7,
@@ -136,8 +120,16 @@ class MiniDETR(nn.Module):
         box_noise: float = 0.4,
         label_noise: float = 0.2,
     ) -> None:
-        """`box_noise`, `label_noise`: of the denoising queries, see `make_denoising`."""
+        """`encoder`: its `layers`, and `attention` with that kind's settings (`attention_named`); `decoder`: its
+        `layers` and `cross_attention` (`cross_attention_named`); `similarity`: of all attention (`SIMILARITIES`).
+        `box_noise`, `label_noise`: of the denoising queries, see `make_denoising`.
+        """
         super().__init__()
+        encoder_kind: dict[str, Any] = {"attention": "dense", **(encoder or {})}
+        decoder_kind: dict[str, Any] = {"cross_attention": "dense", **(decoder or {})}
+        encoder_layers, decoder_layers = encoder_kind.pop("layers", 1), decoder_kind.pop("layers", 2)
+        attention, cross_attention = encoder_kind.pop("attention"), decoder_kind.pop("cross_attention")
+        common: dict[str, Any] = {"dim": dim, "heads": heads, "similarity": similarity}
         strides: Sequence[int] = backbone.strides  # type: ignore[assignment]
         channels: Sequence[int] = backbone.channels  # type: ignore[assignment]
         self.backbone = backbone
@@ -145,7 +137,10 @@ class MiniDETR(nn.Module):
         self.noise = {"box_noise": box_noise, "label_noise": label_noise}
         self.stride = strides[-1]
         self.input_projection = nn.Conv2d(channels[-1], dim, 1)
-        self.encoder = nn.ModuleList(EncoderLayer(dim, heads, feedforward) for _ in range(encoder_layers))
+        self.encoder = nn.ModuleList(
+            EncoderLayer(dim, heads, feedforward, attention_named(attention, **common, **encoder_kind))
+            for _ in range(encoder_layers)
+        )
         self.top_down = TopDown(channels[-2:-1], dim)
         self.fine_projection = StandardisedConv(channels[0], sample_channels)
         self.memory_norm = nn.LayerNorm(dim)
@@ -155,7 +150,16 @@ class MiniDETR(nn.Module):
         self.label_embedding = nn.Embedding(num_classes, dim)
         self.box_position = mlp([2 * dim, dim, dim])
         self.decoder = nn.ModuleList(
-            DecoderLayer(dim, heads, feedforward, sample_channels, sample_points) for _ in range(decoder_layers)
+            DecoderLayer(
+                dim,
+                heads,
+                feedforward,
+                cross_attention=cross_attention_named(cross_attention, **common, **decoder_kind),
+                similarity=similarity,
+                sample_channels=sample_channels,
+                points=sample_points,
+            )
+            for _ in range(decoder_layers)
         )
         self.decoder_norm = nn.LayerNorm(dim)
         self.heads = nn.ModuleList(PredictionHead(dim, num_classes) for _ in range(decoder_layers))
@@ -186,7 +190,13 @@ class MiniDETR(nn.Module):
         content, boxes, query_visible = select(proposals, tokens, self.queries)
         fine = hide(self.fine_projection(levels[0].tensor), levels[0].padding_mask)
         memory = Memory(
-            tokens, place_code(centres, self.dim), blocked_by_padding(padding), fine, visible / levels[0].stride
+            tokens=tokens,
+            keys=tokens + place_code(centres, self.dim),
+            size=size,
+            padding_mask=middle.padding_mask,
+            cells=visible / middle.stride,
+            fine=fine,
+            fine_cells=visible / levels[0].stride,
         )
         layers, maps = self._decode(self.content(content), boxes, query_visible, memory, denoising, need_attention)
         q = content.shape[1]
@@ -228,7 +238,7 @@ class MiniDETR(nn.Module):
         blocked = None if top.padding_mask is None else blocked_by_padding(top.padding_mask.flatten(1))
         tokens = x.flatten(2).transpose(1, 2)
         for layer in self.encoder:
-            tokens = layer(tokens, position, blocked)
+            tokens = layer(tokens, position, blocked, (h, w))
         return hide(tokens.transpose(1, 2).reshape(b, c, h, w), top.padding_mask)
 
     def _decode(
@@ -253,7 +263,7 @@ class MiniDETR(nn.Module):
             assert isinstance(layer, DecoderLayer)
             position = self.box_position(sine_box_code(boxes, 2 * self.dim))
             if need_attention:
-                maps.append(layer.where(query, position, memory, blocked))
+                maps.append(layer.where(query, position, boxes, memory, blocked))
             query = layer(query, position, boxes, memory, blocked)
             prediction = head(self.decoder_norm(query), boxes)
             layers.append(prediction)

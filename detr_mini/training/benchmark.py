@@ -19,8 +19,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from detr_mini.losses import criterion as criterion_module
+from detr_mini.memory import tiny_numbers_as_zero
 from detr_mini.structures import Batch
-from detr_mini.training.memory import tiny_numbers_as_zero
 from detr_mini.training.run import Parts, build, precision
 
 PARTS = {

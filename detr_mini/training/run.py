@@ -25,13 +25,13 @@ from detr_mini.drawing.curves import curves
 from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.evaluation.measure import measure, write_measured
 from detr_mini.evaluation.table import table
+from detr_mini.memory import keep_freed_memory, tiny_numbers_as_zero
 from detr_mini.models.build import ALLOWED, build_part
 from detr_mini.pretrained.checkpoints import averaged_weights, check_categories, read_checkpoint
 from detr_mini.structures import Categories
 from detr_mini.training.budget import Budget
 from detr_mini.training.callbacks import Bar, Checkpoints, Interrupted, Logging, writing
 from detr_mini.training.history import History
-from detr_mini.training.memory import keep_freed_memory, tiny_numbers_as_zero
 from detr_mini.training.options import TrainerOptions
 from detr_mini.training.task import DetectionTask
 

@@ -5,18 +5,28 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from detr_mini.attention.core import attend, attend_plain, attention_weights, scaled_dot
+from detr_mini.attention.core import (
+    SIMILARITIES,
+    attend,
+    attend_plain,
+    attend_small,
+    attention_weights,
+    cosine,
+    similarities,
+)
 
 QUICK = settings(deadline=None, max_examples=40)
 COUNTS = st.integers(1, 6)
 SEEDS = st.integers(0, 2**31)
 Form = Callable[..., Tensor]
+KINDS = pytest.mark.parametrize("kind", sorted(SIMILARITIES))
 FORMS = pytest.mark.parametrize("form", [attend, attend_plain])
 
 
@@ -31,17 +41,20 @@ def some_blocked(seed: int, *shape: int) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < 0.5
 
 
+@KINDS
 @QUICK
 @given(SEEDS, COUNTS, st.integers(0, 6), st.sampled_from([None, (2, 3), (1, 1), (2, 1), ()]), st.booleans())
-def test_plain_and_fused_form_are_one(
-    seed: int, m: int, n: int, blocked_batch: tuple[int, ...] | None, for_all_queries: bool
+def test_all_forms_are_one(
+    kind: str, seed: int, m: int, n: int, blocked_batch: tuple[int, ...] | None, for_all_queries: bool
 ) -> None:
     query, key, value = sets(seed, m, n)
     blocked = None
     if blocked_batch is not None:
         blocked = some_blocked(seed, *blocked_batch, 1 if for_all_queries else m, n)
-    fused, plain = attend(query, key, value, blocked), attend_plain(query, key, value, blocked)
-    torch.testing.assert_close(fused, plain, rtol=1e-10, atol=1e-10)
+    alike = SIMILARITIES[kind]
+    plain = attend_plain(query, key, value, blocked, alike)
+    torch.testing.assert_close(attend(query, key, value, blocked, 0.0, alike), plain, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(attend_small(query, key, value, blocked, alike), plain, rtol=1e-10, atol=1e-10)
 
 
 @QUICK
@@ -96,13 +109,13 @@ def test_an_answer_lies_between_the_values(form: Form, seed: int, m: int, n: int
 def test_weights_sum_to_one_and_are_zero_where_blocked(seed: int, m: int, n: int) -> None:
     query, key, _ = sets(seed, m, n)
     blocked = some_blocked(seed, 2, 3, m, n)
-    weights = attention_weights(scaled_dot(query, key), blocked)
+    weights = attention_weights(similarities(query, key), blocked)
     somewhere = (~blocked.all(-1)).double()
     torch.testing.assert_close(weights.sum(-1), somewhere, rtol=1e-12, atol=1e-12)
     assert not weights[blocked].any()
     assert (weights >= 0).all()
     torch.testing.assert_close(
-        attention_weights(scaled_dot(query, key)).sum(-1), torch.ones(2, 3, m, dtype=torch.float64)
+        attention_weights(similarities(query, key)).sum(-1), torch.ones(2, 3, m, dtype=torch.float64)
     )
 
 
@@ -138,22 +151,25 @@ def test_no_queries_give_no_answers(form: Form) -> None:
     assert form(query, key, value, torch.zeros(1, 4, dtype=torch.bool)).shape == (2, 3, 0, 5)
 
 
+@KINDS
 @FORMS
 @pytest.mark.parametrize("blocked", [None, torch.tensor([[False, True, False], [True, True, True]])])
-def test_gradients_are_those_of_finite_differences(form: Form, blocked: Tensor | None) -> None:
+def test_gradients_are_those_of_finite_differences(form: Form, blocked: Tensor | None, kind: str) -> None:
     inputs = tuple(x.requires_grad_() for x in sets(0, 2, 3, batch=(1,), c=2, d=2))
-    assert torch.autograd.gradcheck(lambda q, k, v: form(q, k, v, blocked), inputs)
+    alike = SIMILARITIES[kind]
+    assert torch.autograd.gradcheck(lambda q, k, v: form(q, k, v, blocked, similarity=alike), inputs)
 
 
+@KINDS
 @FORMS
 @pytest.mark.parametrize(
     ("dtype", "masked"), list(itertools.product([torch.bfloat16, torch.float16, torch.float32], [False, True]))
 )
-def test_large_numbers_stay_finite_in_every_precision(form: Form, dtype: torch.dtype, masked: bool) -> None:
+def test_large_numbers_stay_finite_in_every_precision(form: Form, dtype: torch.dtype, masked: bool, kind: str) -> None:
     query, key, value = (1e4 * x.sign() for x in sets(0, 5, 7, c=64))
     inputs = [x.to(dtype).requires_grad_() for x in (query, key, value)]
     blocked = some_blocked(1, 5, 7) if masked else None
-    answer = form(*inputs, blocked)
+    answer = form(*inputs, blocked, similarity=SIMILARITIES[kind])
     assert answer.dtype == dtype
     assert torch.isfinite(answer).all()
     if dtype == torch.float16:
@@ -162,10 +178,70 @@ def test_large_numbers_stay_finite_in_every_precision(form: Form, dtype: torch.d
     assert all(x.grad is not None and torch.isfinite(x.grad).all() for x in inputs)
 
 
-def test_the_similarity_is_float32_at_least() -> None:
+def test_similarities_are_float32_at_least() -> None:
     query, key, _ = (x.half() for x in sets(0, 2, 3))
-    assert scaled_dot(query, key).dtype == torch.float32
-    assert scaled_dot(*sets(0, 2, 3)[:2]).dtype == torch.float64
+    assert similarities(query, key).dtype == torch.float32
+    assert similarities(*sets(0, 2, 3)[:2]).dtype == torch.float64
+
+
+@QUICK
+@given(SEEDS, COUNTS, COUNTS)
+def test_each_similarity_is_its_formula(seed: int, m: int, n: int) -> None:
+    query, key, _ = sets(seed, m, n, c=4)
+    product = torch.einsum("...mc,...nc->...mn", query, key)
+    lengths = query.norm(dim=-1)[..., :, None] * key.norm(dim=-1)[..., None, :]
+    formulas = {
+        "dot": product,
+        "scaled_dot": product / 2,
+        "cosine": product / lengths / 0.1,
+        "root_length": product / lengths.sqrt(),
+    }
+    for name, expected in formulas.items():
+        torch.testing.assert_close(similarities(query, key, SIMILARITIES[name]), expected, rtol=1e-10, atol=1e-10)
+
+
+@KINDS
+def test_a_vector_of_zeros_is_like_nothing_and_has_finite_gradients(kind: str) -> None:
+    query, key, _ = sets(0, 2, 3)
+    query, key = query.mul_(0).requires_grad_(), key.requires_grad_()
+    alike = similarities(query, key, SIMILARITIES[kind])
+    assert not alike.any()
+    alike.exp().sum().backward()
+    assert query.grad is not None
+    assert torch.isfinite(query.grad).all()
+
+
+@pytest.mark.parametrize("kind", ["scaled_dot", "dot"])
+@FORMS
+def test_a_key_far_closer_than_all_others_gives_its_value(form: Form, kind: str) -> None:
+    query, key, value = sets(0, 1, 6)
+    key = key - (key * query).sum(-1, keepdim=True) * query / query.square().sum(
+        -1, keepdim=True
+    )  # all at right angles
+    key[..., 2, :] = 1e4 * query[..., 0, :]
+    answer = form(query, key, value, similarity=SIMILARITIES[kind])
+    torch.testing.assert_close(answer[..., 0, :], value[..., 2, :], rtol=1e-10, atol=1e-10)
+
+
+@QUICK
+@given(SEEDS, st.floats(0.01, 100), st.floats(0.01, 100))
+def test_a_cosine_knows_no_lengths(seed: int, a: float, b: float) -> None:
+    query, key, _ = sets(seed, 3, 4)
+    for mine, scaled in zip(cosine(query, key), cosine(a * query, b * key), strict=True):
+        torch.testing.assert_close(scaled, mine)
+
+
+@FORMS
+def test_shapes_that_do_not_fit_name_both_and_the_rule(form: Form) -> None:
+    query, key, value = sets(0, 3, 4)
+    jaxtyping.config.update("jaxtyping_disable", True)  # what a user without the checker sees
+    try:
+        with pytest.raises(ValueError, match=r"query \(2, 3, 3, 4\) and key \(2, 3, 4, 2\) do not fit: .* width"):
+            form(query, key[..., :2], value)
+        with pytest.raises(ValueError, match=r"key \(2, 3, 4, 4\) and value \(2, 3, 2, 5\) do not fit: .* number"):
+            form(query, key, value[..., :2, :])
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_dropout_drops_whole_weights_by_torchs_random_state() -> None:

@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from detr_mini.attention.core import scaled_dot
+from detr_mini.attention.kinds import Dense
 from detr_mini.attention.multihead import MultiHeadAttention, blocked_by_padding, join_blocked
 
 QUICK = settings(deadline=None, max_examples=30)
@@ -91,7 +93,7 @@ def test_a_query_that_may_look_nowhere_gets_the_last_bias_only() -> None:
 
 
 def test_dropout_of_weights_is_for_training_only() -> None:
-    layer = MultiHeadAttention(8, 2, dropout=0.5)
+    layer = MultiHeadAttention(8, 2, attention=Dense(scaled_dot, dropout=0.5))
     x = torch.randn(2, 5, 8)
     torch.manual_seed(0)
     first, second = layer(x, x, x), layer(x, x, x)

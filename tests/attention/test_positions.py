@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detr_mini.attention.positions import sine_box_code, sine_code, sine_positions_2d
+from detr_mini.attention.positions import (
+    LearnedPositions1d,
+    LearnedPositions2d,
+    rotate,
+    rotate_2d,
+    sine_box_code,
+    sine_code,
+    sine_positions_1d,
+    sine_positions_2d,
+)
 
 QUICK = settings(deadline=None, max_examples=40)
 SIZES = st.integers(1, 12)
@@ -65,3 +75,62 @@ def test_a_box_code_is_the_codes_of_its_four_numbers() -> None:
     code = sine_box_code(boxes, 32)
     assert code.shape == (2, 3, 32)
     torch.testing.assert_close(code[..., 8:16], sine_code(boxes[..., 1] * 2 * math.pi, 8, temperature=20.0))
+
+
+@QUICK
+@given(SIZES, st.integers(0, 9))
+def test_a_padded_sentence_has_the_positions_of_the_sentence_alone(n: int, more: int) -> None:
+    mask = torch.arange(n + more)[None] >= n
+    codes = sine_positions_1d(mask, 8)
+    torch.testing.assert_close(codes[0, :n], sine_code(torch.arange(n).float(), 8))
+
+
+def test_learned_positions_differ_by_place_and_end_where_they_were_learned() -> None:
+    torch.manual_seed(0)
+    line, plane = LearnedPositions1d(5, 8), LearnedPositions2d(4, 8)
+    assert line(3).shape == (3, 8)
+    cells = plane(3, 4)
+    assert cells.shape == (3, 4, 8)
+    assert len(cells.detach().flatten(0, 1).unique(dim=0)) == 12
+    torch.testing.assert_close(cells[1, 2], torch.cat([plane.rows(2)[1], plane.columns(3)[2]]))
+    with pytest.raises(ValueError, match="6 elements, but positions were learned for 5 places"):
+        line(6)
+    with pytest.raises(ValueError, match="5 elements, but positions were learned for 4 places"):
+        plane(3, 5)
+
+
+@QUICK
+@given(st.integers(0, 2**31), st.floats(-20, 20))
+def test_turned_vectors_know_only_their_distance(seed: int, shift: float) -> None:
+    g = torch.Generator().manual_seed(seed)
+    q, k = torch.randn(2, 6, 8, generator=g, dtype=torch.float64)
+    a, b = torch.rand(2, 6, generator=g, dtype=torch.float64) * 10
+    torch.testing.assert_close(
+        (rotate(q, a) * rotate(k, b)).sum(-1), (rotate(q, a + shift) * rotate(k, b + shift)).sum(-1)
+    )
+    torch.testing.assert_close(rotate(q, a).norm(dim=-1), q.norm(dim=-1))
+    torch.testing.assert_close(rotate(q, torch.zeros(6)), q)
+
+
+@QUICK
+@given(st.integers(0, 2**31), st.floats(-9, 9), st.floats(-9, 9))
+def test_turned_vectors_of_a_plane_know_only_their_offset(seed: int, right: float, down: float) -> None:
+    g = torch.Generator().manual_seed(seed)
+    q, k = torch.randn(2, 6, 8, generator=g, dtype=torch.float64)
+    a, b = torch.rand(2, 6, 2, generator=g, dtype=torch.float64) * 10
+    shift = torch.tensor([right, down], dtype=torch.float64)
+    torch.testing.assert_close(
+        (rotate_2d(q, a) * rotate_2d(k, b)).sum(-1), (rotate_2d(q, a + shift) * rotate_2d(k, b + shift)).sum(-1)
+    )
+
+
+def test_rotary_positions_of_one_pair_are_a_turn_by_the_coordinate() -> None:
+    turned = rotate(torch.tensor([1.0, 0.0]), torch.tensor(0.3))
+    torch.testing.assert_close(turned, torch.tensor([math.cos(0.3), math.sin(0.3)]))
+
+
+def test_channels_that_make_no_pairs_are_refused() -> None:
+    with pytest.raises(ValueError, match="7 channels are no pairs"):
+        rotate(torch.ones(2, 7), torch.ones(2))
+    with pytest.raises(ValueError, match="by fours; there are 6"):
+        rotate_2d(torch.ones(2, 6), torch.ones(2, 2))

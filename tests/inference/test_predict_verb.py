@@ -90,6 +90,14 @@ def test_pictures_are_drawn_where_asked(checkpoint: Path, photos: Path, tmp_path
     assert not (predict(config(checkpoint, str(photos), tmp_path / "plain", draw=False)) / "drawn").exists()
 
 
+def test_where_queries_looked_is_drawn_where_asked(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+    output = predict(config(checkpoint, str(photos), tmp_path / "out", explain=True))
+    explained = sorted(p.relative_to(output / "explained").as_posix() for p in (output / "explained").rglob("*.*"))
+    assert explained == sorted(p.relative_to(output / "drawn").as_posix() for p in (output / "drawn").rglob("*.*"))
+    predict(config(checkpoint, str(photos), output))
+    assert not (output / "explained").exists()  # the former run's
+
+
 def test_a_second_run_replaces_the_first_and_leaves_other_files_alone(
     checkpoint: Path, photos: Path, tmp_path: Path
 ) -> None:

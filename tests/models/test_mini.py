@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from detr_mini.data.collate import collate
+from detr_mini.errors import ConfigError
 from detr_mini.losses.criterion import DetectionCriterion, matchability_loss
 from detr_mini.losses.matcher import focal_cost
 from detr_mini.models.denoising import DenoisingQueries
@@ -26,11 +28,18 @@ def model() -> MiniDETR:
     return make()
 
 
-def make(classes: int = 3, queries: int = 8) -> MiniDETR:
+def make(classes: int = 3, queries: int = 8, **kinds: Any) -> MiniDETR:
     torch.manual_seed(0)
     backbone = ConvNet(channels=(4, 8, 16, 32), blocks=(0, 1, 1, 1))
     model = MiniDETR(
-        backbone=backbone, num_classes=classes, dim=32, heads=2, feedforward=48, queries=queries, sample_channels=8
+        backbone=backbone,
+        num_classes=classes,
+        dim=32,
+        heads=2,
+        feedforward=48,
+        queries=queries,
+        sample_channels=8,
+        **kinds,
     )
     with torch.no_grad():  # an untrained model says nearly the same of everything
         for parameter in model.parameters():
@@ -133,7 +142,7 @@ def test_attention_maps_are_weights_over_visible_tokens(model: MiniDETR) -> None
 def test_attention_maps_are_the_weights_that_were_used() -> None:
     model, used = make(), []
     for layer in model.decoder:
-        layer.cross_attention.register_forward_hook(
+        layer.cross_attention.attention.register_forward_hook(
             lambda module, args, _: used.append(module.weights(args[0], args[1], *args[3:]).mean(1))
         )
     given_batch = batch([(64, 64), (32, 48)])
@@ -218,7 +227,7 @@ def test_a_denoising_query_sees_the_other_denoising_queries_and_not_padding() ->
 def test_the_close_look_reads_the_image_inside_the_querys_box_only() -> None:
     model = make().train()
     for layer in model.decoder:  # nothing but the close look is left
-        for attention in (layer.self_attention, layer.cross_attention):
+        for attention in (layer.self_attention, layer.cross_attention.attention):
             attention.out_proj.weight.data.zero_()
     images = torch.randn(2, 3, 96, 192)
     mask = torch.zeros(2, 96, 192, dtype=torch.bool)
@@ -294,3 +303,52 @@ def test_two_images_are_learned_in_sixty_steps() -> None:
 def test_packed_truths_of_the_batch_are_those_of_its_targets() -> None:
     given_batch = batch([(32, 32), (32, 32)], [2, 1])
     assert pack_targets(given_batch.targets).counts == given_batch.packed.counts == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        {"encoder": {"attention": "windowed", "window": 1}},
+        {"encoder": {"attention": "linformer", "size": [9, 9], "rank": 4}},
+        {"encoder": {"attention": "performer", "features": 16}},
+        {"decoder": {"cross_attention": "deformable", "points": 3}},
+        {"similarity": "cosine"},
+        {"similarity": "root_length"},
+        {"similarity": "dot"},
+    ],
+    ids=str,
+)
+def test_every_kind_of_attention_keeps_padding_out_learns_and_says_where_it_looks(kinds: dict[str, Any]) -> None:
+    model = make(**kinds)
+    sizes = [(40, 64), (64, 24), (32, 32)]
+    whole = batch(sizes, [2, 1, 3])
+    with torch.no_grad():
+        together = model(whole.images, whole.mask(), need_attention=True)
+        for i, (h, w) in enumerate(sizes):
+            one = collate([whole.images[i, :, :h, :w]], [target(0, 0, (h, w))], 16)
+            alone = model(one.images, one.mask())
+            torch.testing.assert_close(
+                together.logits[i].sigmoid().sort(0).values, alone.logits[0].sigmoid().sort(0).values, rtol=0, atol=1e-4
+            )
+    assert together.attention is not None
+    for looked in together.attention.cross:
+        assert (looked >= 0).all()
+        assert (looked.sum(-1) <= 1 + 1e-5).all()
+        on_padding = looked.unflatten(2, together.attention.size)[1, :, :, 3:]
+        if "decoder" not in kinds:  # a deformable query may look at padding, whose value is zero
+            assert not on_padding.any()
+    model.train()
+    output = model(whole.images, whole.mask())
+    (output.logits.square().sum() + output.boxes.square().sum()).backward()
+    parts = {name: p for name, p in model.named_parameters() if "encoder." in name or "cross_attention" in name}
+    for name, parameter in parts.items():
+        if not name.endswith("k_proj.bias"):
+            assert parameter.grad is not None, name
+            assert parameter.grad.any(), name
+
+
+def test_kinds_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(ConfigError, match="attention 'dens' does not exist; did you mean 'dense'"):
+        make(encoder={"attention": "dens"})
+    with pytest.raises(ConfigError, match="cross-attention 'sparse' does not exist; the kinds are dense, deformable"):
+        make(decoder={"cross_attention": "sparse"})

@@ -1,4 +1,4 @@
-"""What a process sets to train on a CPU: the C library's way with freed memory, the cores' way with tiny numbers."""
+"""What a process sets to compute on a CPU: the C library's way with freed memory, the cores' way with tiny numbers."""
 
 from __future__ import annotations
 

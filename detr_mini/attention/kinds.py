@@ -1,0 +1,148 @@
+"""The kinds of attention by name, as parts of a layer: each takes heads' queries, keys and values, and a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from detr_mini.attention.core import SIMILARITIES, Pair, Similarity, attend, cosine
+from detr_mini.attention.efficient import Linformer, orthogonal_features, performer, windowed
+from detr_mini.errors import ConfigError, nearest
+
+
+class LearnedCosine(nn.Module):
+    """`cosine` with a temperature a head, learned from 0.1 (Liu et al. 2022, "Swin V2"), at least 0.01."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.log_temperature = nn.Parameter(torch.full((heads, 1, 1), 0.1).log())
+
+    def forward(self, query: Float[Tensor, "b h m c"], key: Float[Tensor, "b h n c"]) -> Pair:
+        """See `cosine`."""
+        scaled = cosine(query, key, self.log_temperature.exp().clamp(min=0.01))
+        return scaled[0].to(query.dtype), scaled[1].to(key.dtype)
+
+
+def similarity_named(name: str, heads: int) -> Similarity:
+    """scaled_dot, cosine (its temperature learned for each of `heads`), root_length or dot; ConfigError for another."""
+    if name not in SIMILARITIES:
+        raise ConfigError(_unknown("similarity", name, SIMILARITIES))
+    return LearnedCosine(heads) if name == "cosine" else SIMILARITIES[name]
+
+
+class Dense(nn.Module):
+    """All pairs, exactly. Masks: any. `dropout`: in training, the probability that a weight is set to zero."""
+
+    def __init__(self, similarity: Similarity, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.similarity, self.dropout = similarity, dropout
+
+    def forward(
+        self,
+        query: Float[Tensor, "b h m c"],
+        key: Float[Tensor, "b h n c"],
+        value: Float[Tensor, "b h n d"],
+        blocked: Bool[Tensor, "#b #h #m n"] | None = None,
+        size: tuple[int, ...] | None = None,
+    ) -> Float[Tensor, "b h m d"]:
+        """`blocked` is True where a query must not look."""
+        return attend(query, key, value, blocked, self.dropout if self.training else 0.0, self.similarity)
+
+
+class Windowed(nn.Module):
+    """See `windowed`. Masks: padding."""
+
+    def __init__(self, similarity: Similarity, window: int) -> None:
+        super().__init__()
+        self.similarity, self.window = similarity, window
+
+    def forward(
+        self,
+        query: Float[Tensor, "b h n c"],
+        key: Float[Tensor, "b h n c"],
+        value: Float[Tensor, "b h n d"],
+        blocked: Bool[Tensor, "#b 1 1 n"] | None = None,
+        size: tuple[int, ...] | None = None,
+    ) -> Float[Tensor, "b h n d"]:
+        """`size`: of the map, where the elements are its cells."""
+        padding = None if blocked is None else blocked[:, :, 0]
+        return windowed(query, key, value, padding, window=self.window, size=size, similarity=self.similarity)
+
+
+class LowRank(nn.Module):
+    """See `Linformer`. Masks: padding."""
+
+    def __init__(self, similarity: Similarity, size: Sequence[int], rank: int) -> None:
+        super().__init__()
+        self.similarity, self.linformer = similarity, Linformer(size, rank)
+
+    def forward(
+        self,
+        query: Float[Tensor, "b h m c"],
+        key: Float[Tensor, "b h n c"],
+        value: Float[Tensor, "b h n d"],
+        blocked: Bool[Tensor, "#b 1 1 n"] | None = None,
+        size: tuple[int, ...] | None = None,
+    ) -> Float[Tensor, "b h m d"]:
+        """`size`: of the map, where the elements are its cells."""
+        padding = None if blocked is None else blocked[:, 0, 0].expand(len(key), -1)
+        return self.linformer(query, key, value, padding, size, self.similarity)
+
+
+class RandomFeatures(nn.Module):
+    """See `performer`. Masks: padding. Features are drawn once, by a seed of their own, and stand in checkpoints."""
+
+    features: Tensor
+
+    def __init__(self, similarity: Similarity, width: int, features: int) -> None:
+        super().__init__()
+        self.similarity = similarity
+        drawn = orthogonal_features(features, width, torch.Generator().manual_seed(0))
+        self.register_buffer("features", drawn.float())
+
+    def forward(
+        self,
+        query: Float[Tensor, "b h m c"],
+        key: Float[Tensor, "b h n c"],
+        value: Float[Tensor, "b h n d"],
+        blocked: Bool[Tensor, "#b 1 1 n"] | None = None,
+        size: tuple[int, ...] | None = None,
+    ) -> Float[Tensor, "b h m d"]:
+        """In float32, whatever the training's precision: exponentials of random projections span many magnitudes."""
+        padding = None if blocked is None else blocked[:, :, 0]
+        with torch.autocast(query.device.type, enabled=False):
+            return performer(query, key, value, self.features, padding, self.similarity)
+
+
+KINDS = ("dense", "windowed", "linformer", "performer")
+
+
+def attention_named(
+    kind: str,
+    *,
+    dim: int,
+    heads: int,
+    similarity: str = "scaled_dot",
+    window: int = 4,
+    size: Sequence[int] = (64, 64),
+    rank: int = 64,
+    features: int = 64,
+) -> nn.Module:
+    """dense, windowed (`window`), linformer (`size`, `rank`) or performer (`features`); ConfigError for another."""
+    alike = similarity_named(similarity, heads)
+    if kind == "dense":
+        return Dense(alike)
+    if kind == "windowed":
+        return Windowed(alike, window)
+    if kind == "linformer":
+        return LowRank(alike, size, rank)
+    if kind == "performer":
+        return RandomFeatures(alike, dim // heads, features)
+    raise ConfigError(_unknown("attention", kind, KINDS))
+
+
+def _unknown(what: str, name: str, known: Iterable[str]) -> str:
+    return f"{what} '{name}' does not exist{nearest(name, known)}; the kinds are {', '.join(known)}"

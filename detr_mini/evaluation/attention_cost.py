@@ -1,0 +1,190 @@
+"""The verb `benchmark attention`: time and peak memory of each kind over the size of the set, with fitted exponents."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import track
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from detr_mini.attention.core import attend, attend_plain
+from detr_mini.attention.deformable import sample_levels
+from detr_mini.attention.efficient import Linformer, chunked, orthogonal_features, performer, windowed
+from detr_mini.errors import ConfigError, nearest
+from detr_mini.memory import keep_freed_memory
+
+Kind = Callable[[Tensor, Tensor, Tensor], Tensor]
+Rows = dict[str, list[dict[str, int | float]]]
+
+
+def benchmark_attention(config: DictConfig) -> Path:
+    """Measure every kind of `config.kinds` at every one of `config.sizes`; write and print the table; the folder.
+
+    A row is one call on (1, heads, n, width): the median time, and the most bytes alive at once beyond the inputs. The
+    exponent is the slope of a line through log time (or bytes) over log n, over the larger half of the sizes.
+    """
+    makers = _makers(config)
+    for kind in config.kinds:
+        if kind not in makers:
+            raise ConfigError(
+                f"attention '{kind}' does not exist{nearest(kind, makers)}; the kinds are {', '.join(makers)}"
+            )
+    if len(config.sizes) < 2 or min(config.sizes) < 1 or list(config.sizes) != sorted(set(config.sizes)):
+        raise ConfigError(f"sizes is {list(config.sizes)}; say two or more numbers, rising")
+    keep_freed_memory()
+    rows: Rows = {kind: [] for kind in config.kinds}
+    jobs = [(kind, n) for n in config.sizes for kind in config.kinds]
+    for kind, n in track(jobs, "measuring", transient=True):
+        torch.manual_seed(config.seed)
+        inputs = [torch.randn(1, config.heads, n, config.width, device=config.device) for _ in range(3)]
+        rows[kind].append({"n": n, **_measure(makers[kind](n), inputs, config)})
+    folder = Path(config.output).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    slopes = {kind: exponents(measured) for kind, measured in rows.items()}
+    result = {
+        "rows": rows,
+        "exponents": slopes,
+        "threads": torch.get_num_threads(),
+        "backward": bool(config.backward),
+    }
+    (folder / "cost.json").write_text(json.dumps(result, indent=1))
+    text = _markdown(rows, slopes)
+    (folder / "cost.md").write_text(text)
+    _plot(rows, folder / "cost.png")
+    console = Console(highlight=False)
+    console.print(Markdown(text))
+    console.print(f"written to {folder}", markup=False)
+    return folder
+
+
+def exponents(measured: Sequence[Mapping[str, int | float]]) -> dict[str, float]:
+    """Slopes of log milliseconds and log bytes over log n, least squares over the larger half of the sizes (two at
+    least)."""
+    upper = measured[-max(2, (len(measured) + 1) // 2) :]
+    x = torch.tensor([row["n"] for row in upper], dtype=torch.float64).log()
+    slopes = {}
+    for name in ("ms", "bytes"):
+        y = torch.tensor([max(row[name], 1e-6) for row in upper], dtype=torch.float64).log()
+        slopes[name] = float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum())
+    return slopes
+
+
+def _makers(config: DictConfig) -> dict[str, Callable[[int], Kind]]:
+    def linformer(n: int) -> Kind:
+        return Linformer((n,), config.rank).to(config.device)
+
+    def random_features(n: int) -> Kind:
+        drawn = orthogonal_features(config.features, config.width, torch.Generator().manual_seed(config.seed))
+        return partial(performer, features=drawn.float().to(config.device))
+
+    def deformable(n: int) -> Kind:
+        height = next(side for side in range(math.isqrt(n), 0, -1) if n % side == 0)
+
+        def call(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            places = key[..., : 2 * config.points].sigmoid().transpose(1, 2).unflatten(-1, (1, config.points, 2))
+            weights = query[..., : config.points].softmax(-1).transpose(1, 2).unsqueeze(3)
+            return sample_levels([value.transpose(2, 3).unflatten(3, (height, -1))], places, weights)
+
+        return call
+
+    return {
+        "plain": lambda n: attend_plain,
+        "dense": lambda n: attend,
+        "chunked": lambda n: chunked,
+        "windowed": lambda n: partial(windowed, window=config.window),
+        "linformer": linformer,
+        "performer": random_features,
+        "deformable": deformable,
+    }
+
+
+def _measure(kind: Kind, inputs: Sequence[Tensor], config: DictConfig) -> dict[str, float]:
+    def call() -> None:
+        if config.backward:
+            kind(*(x.detach().requires_grad_() for x in inputs)).square().sum().backward()
+        else:
+            with torch.no_grad():
+                kind(*inputs)
+
+    cuda = inputs[0].is_cuda
+    call()
+    times = []
+    for _ in range(config.repeats):
+        if cuda:
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        call()
+        if cuda:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return {"ms": statistics.median(times) * 1e3, "bytes": float(_peak_cuda(call) if cuda else peak_bytes(call))}
+
+
+def peak_bytes(call: Callable[[], None]) -> int:
+    """The most bytes of CPU memory alive at once, of those that torch hands out during `call`."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes two lines a call
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    alive = most = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            alive += event.nbytes()
+            most = max(most, alive)
+    return most
+
+
+def _peak_cuda(call: Callable[[], None]) -> int:
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _markdown(rows: Rows, slopes: Mapping[str, Mapping[str, float]]) -> str:
+    sizes = [int(row["n"]) for row in next(iter(rows.values()))]
+    lines = []
+    for name, title, scale in (("ms", "milliseconds", 1.0), ("bytes", "MiB at most", 2.0**20)):
+        lines += [
+            f"| {title} | {' | '.join(f'n = {n:,}' for n in sizes)} | exponent |",
+            "| --- " * (len(sizes) + 2) + "|",
+        ]
+        for kind, measured in rows.items():
+            cells = [_short(row[name] / scale) for row in measured]
+            lines.append(f"| {kind} | {' | '.join(cells)} | {slopes[kind][name]:.2f} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _plot(rows: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg", force=False)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 4.6), dpi=110, layout="constrained", facecolor="white")
+    for axes, name, title in zip(
+        figure.subplots(1, 2), ("ms", "bytes"), ("milliseconds", "bytes at most"), strict=True
+    ):
+        for kind, measured in rows.items():
+            axes.plot([row["n"] for row in measured], [row[name] for row in measured], marker="o", ms=3.5, label=kind)
+        axes.set(xscale="log", yscale="log", xlabel="elements of the set", title=title)
+        axes.grid(True, which="both", alpha=0.2)
+        axes.legend(fontsize=8)
+    figure.savefig(str(path))

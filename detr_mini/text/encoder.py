@@ -1,0 +1,64 @@
+"""A caption's tokens as a set of vectors that know of each other: embedding, positions, layers of self-attention."""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from detr_mini.attention.encoder import EncoderLayer
+from detr_mini.attention.multihead import blocked_by_padding
+from detr_mini.attention.positions import LearnedPositions1d, sine_positions_1d
+from detr_mini.errors import ConfigError, nearest
+
+POSITIONS = ("sine", "learned", "none")
+
+
+class TextEncoder(nn.Module):
+    """Token ids to vectors. `positions`: sine, learned (up to `max_tokens`) or none, which leaves a set without order.
+
+    Positions are added once, to the embedding (Vaswani et al. 2017, sec. 3.4 and 3.5). Pre-norm layers; a last norm.
+    A caption alone and one padded beside longer ones give the same vectors; padding gives zeros.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocabulary: int,
+        dim: int = 128,
+        heads: int = 4,
+        feedforward: int = 256,
+        layers: int = 2,
+        positions: str = "sine",
+        max_tokens: int = 256,
+    ) -> None:
+        super().__init__()
+        if positions not in POSITIONS:
+            known = f"{nearest(positions, POSITIONS)}; the kinds are {', '.join(POSITIONS)}"
+            raise ConfigError(f"text positions '{positions}' do not exist{known}")
+        self.kind, self.max_tokens = positions, max_tokens
+        self.embedding = nn.Embedding(vocabulary, dim)
+        nn.init.normal_(self.embedding.weight, std=0.5**0.5)  # of the size of a sine code
+        self.positions = LearnedPositions1d(max_tokens, dim) if positions == "learned" else None
+        self.layers = nn.ModuleList(EncoderLayer(dim, heads, feedforward) for _ in range(layers))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(
+        self, ids: Int[Tensor, "c t"], padding_mask: Bool[Tensor, "c t"], need_weights: bool = False
+    ) -> tuple[Float[Tensor, "c t d"], list[Float[Tensor, "c h t t"]]]:
+        """A vector a token, and on request where each looked, layer by layer. `padding_mask` is True on padding.
+
+        ValueError for more than `max_tokens` tokens.
+        """
+        if ids.shape[1] > self.max_tokens:
+            raise ValueError(f"{ids.shape[1]} tokens are more than the {self.max_tokens} this encoder takes")
+        x = self.embedding(ids)
+        if self.positions is not None:
+            x = x + self.positions(ids.shape[1])
+        elif self.kind == "sine":
+            x = x + sine_positions_1d(padding_mask, x.shape[-1]).to(x.dtype)
+        blocked, weights = blocked_by_padding(padding_mask), []
+        for layer in self.layers:
+            if need_weights:
+                weights.append(layer.weights(x, None, blocked))  # type: ignore[operator]
+            x = layer(x, None, blocked)
+        return self.norm(x).masked_fill(padding_mask[..., None], 0.0), weights

@@ -1,0 +1,263 @@
+"""Text split into tokens: characters, words, or subwords, each token with its span of characters.
+
+A fourth kind is a fourth class. All have `train(texts)`, `encode`, `decode`, `save`; a file says which kind it holds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Int
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+
+from detr_mini.errors import UserError
+
+SPECIAL = ("[PAD]", "[UNK]", "[BEGIN]", "[END]")
+PAD, UNKNOWN, BEGIN, END = range(len(SPECIAL))
+"""Ids that no text can make, whatever it says: a text that reads "[PAD]" is five characters, and no padding."""
+
+_WORDS = pre_tokenizers.Split(Regex(r"[\p{L}\p{M}\p{N}_]+|[^\p{L}\p{M}\p{N}_]"), "isolated")
+"""Words with their accents, composed or not; everything else, blanks too, one character at a time."""
+
+
+class TokenizerError(UserError):
+    """A tokeniser file or a text that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A text's tokens: ids, and the [begin, end) characters that each stands for, in order."""
+
+    ids: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...]
+
+    def framed(self) -> Encoding:
+        """With [BEGIN] and [END] around it, which stand for no character."""
+        last = self.spans[-1][1] if self.spans else 0
+        return Encoding((BEGIN, *self.ids, END), ((0, 0), *self.spans, (last, last)))
+
+
+class CharacterTokenizer:
+    """A token a character; characters that training has not seen fall apart into the bytes of their UTF-8 form."""
+
+    kind: ClassVar[str] = "characters"
+
+    def __init__(self, characters: Sequence[str]) -> None:
+        self.characters = tuple(characters)
+        first = len(SPECIAL) + 256
+        self._ids = {character: first + index for index, character in enumerate(self.characters)}
+
+    @classmethod
+    def train(cls, texts: Iterable[str], *, size: int = 4096) -> CharacterTokenizer:
+        """The most frequent characters, so many that the vocabulary has at most `size` entries."""
+        return cls(_most_frequent((c for text in texts for c in text), size - len(SPECIAL) - 256))
+
+    def __len__(self) -> int:
+        return len(SPECIAL) + 256 + len(self.characters)
+
+    def encode(self, text: str) -> Encoding:
+        """Any Unicode text."""
+        ids, spans = [], []
+        for place, character in enumerate(text):
+            known = self._ids.get(character)
+            own = [len(SPECIAL) + byte for byte in character.encode("utf-8", "surrogatepass")]
+            for token in own if known is None else [known]:
+                ids.append(token)
+                spans.append((place, place + 1))
+        return Encoding(tuple(ids), tuple(spans))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text again; special tokens say nothing."""
+        first, out = len(SPECIAL) + 256, bytearray()
+        for token in ids:
+            if token >= first:
+                out += self.characters[token - first].encode("utf-8", "surrogatepass")
+            elif token >= len(SPECIAL):
+                out.append(token - len(SPECIAL))
+        try:
+            return out.decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:  # bytes of half a character
+            return out.decode("utf-8", "replace")
+
+    def save(self, path: str | Path) -> None:
+        """A JSON file for `load_tokenizer`."""
+        _write(path, self.kind, {"characters": self.characters})
+
+    @classmethod
+    def _of(cls, content: dict[str, Any]) -> CharacterTokenizer:
+        return cls(_strings(content["characters"]))
+
+
+class WordTokenizer:
+    """A token a word or a sign; words that training has not seen are all [UNK]. Blanks are no tokens."""
+
+    kind: ClassVar[str] = "words"
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.words = tuple(words)
+        self._ids = {word: len(SPECIAL) + index for index, word in enumerate(self.words)}
+
+    @classmethod
+    def train(cls, texts: Iterable[str], *, size: int = 10_000) -> WordTokenizer:
+        """The most frequent words, so many that the vocabulary has at most `size` entries."""
+        words = (word for text in texts for word, _ in _split(text) if not word.isspace())
+        return cls(_most_frequent(words, size - len(SPECIAL)))
+
+    def __len__(self) -> int:
+        return len(SPECIAL) + len(self.words)
+
+    def encode(self, text: str) -> Encoding:
+        """Any Unicode text."""
+        parts = [(word, span) for word, span in _split(text) if not word.isspace()]
+        return Encoding(tuple(self._ids.get(word, UNKNOWN) for word, _ in parts), tuple(span for _, span in parts))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The words with a blank between any two, [UNK] where one was unknown; other special tokens say nothing."""
+        known = [SPECIAL[UNKNOWN] if token == UNKNOWN else self.words[token - len(SPECIAL)]
+                 for token in ids if token == UNKNOWN or token >= len(SPECIAL)]  # fmt: skip
+        return " ".join(known)
+
+    def save(self, path: str | Path) -> None:
+        """A JSON file for `load_tokenizer`."""
+        _write(path, self.kind, {"words": self.words})
+
+    @classmethod
+    def _of(cls, content: dict[str, Any]) -> WordTokenizer:
+        return cls(_strings(content["words"]))
+
+
+class SubwordTokenizer:
+    """Byte-level byte-pair encoding inside words (Sennrich et al. 2016; Radford et al. 2019), by `tokenizers`.
+
+    Blanks are tokens of their own: a token then never reaches over a word's edge, and a marked word is its own tokens.
+    """
+
+    kind: ClassVar[str] = "subwords"
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def train(cls, texts: Iterable[str], *, size: int = 4096) -> SubwordTokenizer:
+        """The most frequent pairs merged until the vocabulary has `size` entries or nothing occurs twice."""
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [_WORDS, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=size - len(SPECIAL),
+            min_frequency=2,
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        return cls(tokenizer)
+
+    def __len__(self) -> int:
+        return len(SPECIAL) + int(self._tokenizer.get_vocab_size())
+
+    def encode(self, text: str) -> Encoding:
+        """Any Unicode text (a lone surrogate is none: TokenizerError); all tokens of a character span it."""
+        _check_unicode(text)
+        found = self._tokenizer.encode(text, add_special_tokens=False)
+        return Encoding(tuple(len(SPECIAL) + token for token in found.ids), tuple(found.offsets))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text again; special tokens say nothing."""
+        own = [token - len(SPECIAL) for token in ids if token >= len(SPECIAL)]
+        return str(self._tokenizer.decode(own, skip_special_tokens=False))
+
+    def save(self, path: str | Path) -> None:
+        """A JSON file for `load_tokenizer`."""
+        _write(path, self.kind, {"tokenizer": json.loads(self._tokenizer.to_str())})
+
+    @classmethod
+    def _of(cls, content: dict[str, Any]) -> SubwordTokenizer:
+        return cls(Tokenizer.from_str(json.dumps(content["tokenizer"])))
+
+
+AnyTokenizer = CharacterTokenizer | WordTokenizer | SubwordTokenizer
+KINDS: dict[str, type[AnyTokenizer]] = {
+    kind.kind: kind for kind in (CharacterTokenizer, WordTokenizer, SubwordTokenizer)
+}
+
+
+def load_tokenizer(path: str | Path, kind: str | None = None) -> AnyTokenizer:
+    """The tokeniser that `save` has written; `kind`: the only one that will do.
+
+    TokenizerError where there is no such file, where it is damaged, and where it holds another kind.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise TokenizerError(f"{path}: {error.strerror}; give the file that a tokeniser was saved to") from None
+    except ValueError:
+        raise TokenizerError(f"{path} is no tokeniser file, or it is damaged; train the tokeniser again") from None
+    return tokenizer_of(content, str(path), kind)
+
+
+def tokenizer_of(content: Any, where: str, kind: str | None = None) -> AnyTokenizer:
+    """The tokeniser of a file's (or a checkpoint's) `content`; `where` it stood, for the error."""
+    held = content.get("kind") if isinstance(content, dict) else None
+    if held not in KINDS:
+        raise TokenizerError(f"{where} holds no tokeniser; the kinds are {', '.join(KINDS)}")
+    if kind is not None and held != kind:
+        raise TokenizerError(f"{where} holds a tokeniser of {held}, not of {kind}")
+    try:
+        return KINDS[held]._of(content)
+    except Exception as error:  # the library raises bare Exception for a damaged vocabulary
+        raise TokenizerError(f"{where} is damaged ({error}); train the tokeniser again") from None
+
+
+def pad(encodings: Sequence[Encoding]) -> tuple[Int[Tensor, "c t"], Bool[Tensor, "c t"]]:
+    """Ids side by side, and where they are padding (True)."""
+    longest = max((len(e.ids) for e in encodings), default=0)
+    ids = torch.full((len(encodings), longest), PAD)
+    for row, encoding in enumerate(encodings):
+        ids[row, : len(encoding.ids)] = torch.tensor(encoding.ids, dtype=torch.long)
+    return ids, ids == PAD
+
+
+def tokens_of(encoding: Encoding, marked: Iterable[tuple[int, int]]) -> Bool[Tensor, "t"]:
+    """Which tokens share a character with any of the `marked` [begin, end) spans of the text."""
+    begin, end = torch.tensor(encoding.spans or [(0, 0)], dtype=torch.long)[: len(encoding.ids)].unbind(-1)
+    found = torch.zeros(len(encoding.ids), dtype=torch.bool)
+    for first, last in marked:
+        found |= (begin < last) & (end > first)
+    return found
+
+
+def _split(text: str) -> list[tuple[str, tuple[int, int]]]:
+    _check_unicode(text)
+    return [(text[begin:end], (begin, end)) for _, (begin, end) in _WORDS.pre_tokenize_str(text)]
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise TokenizerError(f"the text holds half a character (a lone surrogate) at {error.start}: {text!r}") from None
+
+
+def _most_frequent(things: Iterable[str], count: int) -> list[str]:
+    ranked = sorted(Counter(things).items(), key=lambda item: (-item[1], item[0]))
+    return [thing for thing, _ in ranked[: max(count, 0)]]
+
+
+def _strings(things: Any) -> list[str]:
+    if not isinstance(things, list) or not all(isinstance(thing, str) for thing in things):
+        raise ValueError("its vocabulary is no list of texts")
+    return things
+
+
+def _write(path: str | Path, kind: str, content: dict[str, Any]) -> None:
+    Path(path).write_text(json.dumps({"kind": kind, **content}), "utf-8")

@@ -1,0 +1,95 @@
+"""Kinds by name: padding stays out of each, a learned temperature learns, an unknown name lists the known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from detr_mini.attention.core import SIMILARITIES
+from detr_mini.attention.encoder import EncoderLayer
+from detr_mini.attention.kinds import KINDS, LearnedCosine, attention_named, similarity_named
+from detr_mini.attention.multihead import MultiHeadAttention, blocked_by_padding
+from detr_mini.errors import ConfigError
+
+ALL = pytest.mark.parametrize("kind", KINDS)
+ALIKE = pytest.mark.parametrize("similarity", sorted(SIMILARITIES))
+
+
+def layer(kind: str, similarity: str = "scaled_dot") -> EncoderLayer:
+    torch.manual_seed(0)
+    attention = attention_named(
+        kind, dim=16, heads=2, similarity=similarity, window=2, size=(12, 12), rank=6, features=24
+    )
+    return EncoderLayer(16, 2, 24, attention).double().eval()
+
+
+def on_canvas(x: Tensor, h: int, w: int) -> Tensor:
+    """A map's cells on a canvas of h x w, the rest junk."""
+    canvas = torch.full((1, h, w, x.shape[-1]), 5.0, dtype=x.dtype)
+    canvas[:, : x.shape[1], : x.shape[2]] = x
+    return canvas
+
+
+@ALL
+@ALIKE
+def test_a_map_alone_and_padded_gives_the_same(kind: str, similarity: str) -> None:
+    net = layer(kind, similarity)
+    x, position = torch.randn(2, 1, 5, 6, 16).double()
+    alone = net(x.flatten(1, 2), position.flatten(1, 2), None, (5, 6))
+    mask = torch.ones(1, 8, 11, dtype=torch.bool)
+    mask[:, :5, :6] = False
+    inputs = [on_canvas(part, 8, 11).flatten(1, 2) for part in (x, position)]
+    padded = net(*inputs, blocked_by_padding(mask.flatten(1)), (8, 11)).unflatten(1, (8, 11))[:, :5, :6]
+    torch.testing.assert_close(padded.flatten(1, 2), alone, rtol=1e-9, atol=1e-9)
+
+
+@ALL
+def test_every_parameter_learns(kind: str) -> None:
+    net = layer(kind, "cosine")
+    net(torch.randn(2, 30, 16).double(), None, None, (5, 6)).square().sum().backward()
+    for name, parameter in net.named_parameters():
+        if not name.endswith("k_proj.bias"):  # the same for every key: softmax does not see it
+            assert parameter.grad is not None, name
+            assert parameter.grad.any(), name
+
+
+@ALL
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_large_numbers_stay_finite(kind: str, dtype: torch.dtype) -> None:
+    attention = layer(kind).attention.attention.to(dtype)
+    inputs = [(1e4 * torch.randn(1, 2, 30, 8)).to(dtype).requires_grad_() for _ in range(3)]
+    answer = attention(*inputs, None, (5, 6))
+    assert answer.dtype == dtype
+    assert answer.isfinite().all()
+
+
+def test_random_features_stand_in_the_checkpoint() -> None:
+    net = layer("performer")
+    assert "attention.attention.features" in net.state_dict()
+
+
+def test_a_cosines_temperature_is_each_heads_own() -> None:
+    alike = similarity_named("cosine", 2)
+    assert isinstance(alike, LearnedCosine)
+    with torch.no_grad():
+        alike.log_temperature[1] = torch.log(torch.tensor(1.0))
+    q, k = alike(*torch.ones(2, 1, 2, 3, 4).unbind(0))
+    products = (q @ k.transpose(-1, -2))[0, :, 0, 0]
+    torch.testing.assert_close(products, torch.tensor([10.0, 1.0]))
+
+
+def test_only_dense_attention_has_weights_to_show() -> None:
+    x = torch.randn(1, 4, 16)
+    windowed = MultiHeadAttention(16, 2, attention=attention_named("windowed", dim=16, heads=2))
+    with pytest.raises(ValueError, match="Windowed attention has no weights to show; dense attention has"):
+        windowed.weights(x, x)
+
+
+def test_unknown_names_list_the_known() -> None:
+    with pytest.raises(ConfigError, match=r"'windowd' does not exist; did you mean 'windowed'.* dense, windowed, linf"):
+        attention_named("windowd", dim=16, heads=2)
+    with pytest.raises(
+        ConfigError, match=r"similarity 'cosin' does not exist; did you mean 'cosine'.* scaled_dot, cos"
+    ):
+        similarity_named("cosin", 2)
