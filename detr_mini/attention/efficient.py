@@ -194,21 +194,21 @@ def performer(
     query, key = similarity(query.to(precise), key.to(precise))
     # exp(w q - |q|^2/2): a factor that all features of a query share cancels, and so does one of all keys
     of_query = _log_features(query, features.to(precise))
-    of_query = (of_query - of_query.amax(-1, keepdim=True)).exp()
+    of_query = of_query.sub_(of_query.detach().amax(-1, keepdim=True)).exp_()
     of_key = _log_features(key, features.to(precise))
     if padding_mask is not None:
-        of_key = of_key.masked_fill(padding_mask[..., None], -torch.inf)
+        of_key = of_key.masked_fill_(padding_mask[..., None], -torch.inf)
     if of_key.shape[-2] == 0:
         return value.new_zeros(*query.shape[:-1], value.shape[-1])
-    largest = of_key.amax((-2, -1), keepdim=True)
-    of_key = (of_key - largest.masked_fill(largest == -torch.inf, 0.0)).exp()
+    largest = of_key.detach().amax((-2, -1), keepdim=True)
+    of_key = of_key.sub_(largest.masked_fill(largest == -torch.inf, 0.0)).exp_()
     weighted = of_query @ (of_key.transpose(-1, -2) @ value.to(precise))
     total = of_query @ of_key.sum(-2)[..., None]
     return (weighted / total.clamp(min=torch.finfo(precise).tiny)).to(value.dtype)
 
 
 def _log_features(x: Float[Tensor, "*batch n c"], features: Float[Tensor, "r c"]) -> Float[Tensor, "*batch n r"]:
-    return x @ features.T - x.square().sum(-1, keepdim=True) / 2
+    return (x @ features.T).sub_(x.square().sum(-1, keepdim=True) / 2)
 
 
 def chunked(

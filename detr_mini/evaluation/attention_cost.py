@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.progress import track
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
@@ -63,7 +64,9 @@ def benchmark_attention(config: DictConfig) -> Path:
     text = _markdown(rows, slopes)
     (folder / "cost.md").write_text(text)
     _plot(rows, folder / "cost.png")
-    Console(highlight=False).print(text + f"\nwritten to {folder}", markup=False)
+    console = Console(highlight=False)
+    console.print(Markdown(text))
+    console.print(f"written to {folder}", markup=False)
     return folder
 
 
@@ -153,19 +156,20 @@ def _peak_cuda(call: Callable[[], None]) -> int:
 def _markdown(rows: Rows, slopes: Mapping[str, Mapping[str, float]]) -> str:
     sizes = [int(row["n"]) for row in next(iter(rows.values()))]
     lines = []
-    for name, title, scale, form in (
-        ("ms", "milliseconds", 1.0, "{:.3g}"),
-        ("bytes", "MiB at most", 2.0**20, "{:.3g}"),
-    ):
+    for name, title, scale in (("ms", "milliseconds", 1.0), ("bytes", "MiB at most", 2.0**20)):
         lines += [
             f"| {title} | {' | '.join(f'n = {n:,}' for n in sizes)} | exponent |",
             "| --- " * (len(sizes) + 2) + "|",
         ]
         for kind, measured in rows.items():
-            cells = [form.format(row[name] / scale) for row in measured]
+            cells = [_short(row[name] / scale) for row in measured]
             lines.append(f"| {kind} | {' | '.join(cells)} | {slopes[kind][name]:.2f} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _plot(rows: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -212,3 +214,15 @@ def test_padding_is_marked_and_nothing_else_is() -> None:
 def test_subwords_and_words_are_trained_on_the_empty_text_too() -> None:
     assert SubwordTokenizer.train([]).decode(SubwordTokenizer.train([]).encode("dog").ids) == "dog"
     assert WordTokenizer.train([]).encode("dog").ids == (UNKNOWN,)
+
+
+def test_a_vocabulary_of_real_captions_is_trained_within_seconds(shared_data: Callable[[str], Path]) -> None:
+    file = shared_data("coco_mini") / "annotations" / "captions_train2017.json"
+    texts = [annotation["caption"] for annotation in json.loads(file.read_text())["annotations"]]
+    start = time.perf_counter()
+    tokenizer = SubwordTokenizer.train(texts, size=2000)
+    assert time.perf_counter() - start < 5
+    assert 1000 < len(tokenizer) <= 2000
+    encodings = [tokenizer.encode(text) for text in texts]
+    assert all(tokenizer.decode(encoding.ids) == text for encoding, text in zip(encodings, texts, strict=True))
+    assert sum(len(encoding.ids) for encoding in encodings) < 0.5 * sum(map(len, texts))

@@ -1,4 +1,4 @@
-"""`python scripts/attention_pictures.py RUN PICTURE`: the pictures of docs/attention.md, from trained weights.
+"""`python docs/attention_pictures.py RUN PICTURE`: the pictures of docs/attention.md, from trained weights.
 
 RUN is a run folder of a detector, PICTURE what its queries are shown on; outputs/benchmark_attention/cost.png must be
 there (`detr-mini benchmark attention`). The sentence's encoder is trained here, for a minute.
@@ -23,7 +23,7 @@ from detr_mini.inference.explain import explain
 from detr_mini.text.encoder import TextEncoder
 from detr_mini.text.tokenizers import WordTokenizer, pad
 
-IMAGES = Path(__file__).parent.parent / "docs" / "images"
+IMAGES = Path(__file__).parent / "images"
 NOUNS = ("dog", "cat", "horse", "bird", "child", "fox")
 VERBS = ("chased", "saw", "followed", "heard")
 WORDS = ("old", "small", "red", "quick", "that slept", "in the garden")
@@ -106,7 +106,8 @@ def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     shutil.copyfile("outputs/benchmark_attention/cost.png", IMAGES / "attention_cost.png")
     detections, maps = explain(load(run), picture)
-    draw_attention(load_image(picture), detections[:4], maps[:4], side=200).save(IMAGES / "attention_queries.png")
+    drawn = draw_attention(load_image(picture), detections[:4], maps[:4], side=200)
+    drawn.save(IMAGES / "attention_queries.jpg", quality=90)
     model, tokenizer, accuracy = trained(60)
     print(f"first noun: accuracy {accuracy:.3f} on 1,000 new sentences")
     draw_sentence(model, tokenizer, "the quick fox that slept saw the old child", IMAGES / "attention_sentence.png")
