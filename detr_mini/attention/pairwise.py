@@ -6,8 +6,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from detr_mini.attention.core import attention_weights
-
 
 class PairwiseAttention(nn.Module):
     """Many heads over n elements; the first q of them also know what lies between each pair, p_ij.
@@ -32,20 +30,28 @@ class PairwiseAttention(nn.Module):
         self,
         x: Float[Tensor, "c n d"],
         pairs: Float[Tensor, "c q q p"],
-        blocked: Bool[Tensor, "c 1 n"],
+        barred: Float[Tensor, "c 1 1 n"],
     ) -> Float[Tensor, "c n d"]:
-        """`blocked` is True where nobody must look; `pairs[:, i, j]` is what i sees of j."""
+        """`pairs[:, i, j]` is what i sees of j; `barred` is added to the similarities, see `barred_where`."""
         c, n, d = x.shape
         q = pairs.shape[1]
         query, key, value = self.in_proj(x).view(c, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         similarity = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
         asked = self.pair_query(x[:, :q]).view(c, q, self.heads, self.pair_dim)
         bias = (asked @ pairs.transpose(-1, -2)).transpose(1, 2)  # (c, heads, q, q)
-        weights = attention_weights(similarity + nn.functional.pad(bias, (0, n - q, 0, n - q)), blocked[:, None])
+        similarity = similarity + nn.functional.pad(bias, (0, n - q, 0, n - q)) + barred
+        # in float32: on a CPU the softmax of a width that fits no register is several times faster so
+        weights = similarity.softmax(-1, dtype=torch.promote_types(similarity.dtype, torch.float32)).to(value.dtype)
         answer = (weights @ value).transpose(1, 2).flatten(2)
         between = weights[:, :, :q, :q].transpose(1, 2) @ pairs  # (c, q, heads, p)
         told = nn.functional.pad(self.pair_value(between.flatten(2)), (0, 0, 0, n - q))
         return self.out_proj(answer) + told
+
+
+def barred_where(blocked: Bool[Tensor, "c n"], dtype: torch.dtype) -> Float[Tensor, "c 1 1 n"]:
+    """What is added to similarities so that nobody looks where `blocked` is True: finite, so that rows of it are, too."""
+    barred = torch.zeros(blocked.shape, dtype=dtype, device=blocked.device)
+    return barred.masked_fill_(blocked, torch.finfo(dtype).min / 4)[:, None, None]
 
 
 def pair_features(boxes: Float[Tensor, "b q 4"]) -> Float[Tensor, "b q q 14"]:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from detr_mini.attention.pairwise import PairwiseAttention, pair_features
+from detr_mini.attention.pairwise import PairwiseAttention, barred_where, pair_features
 from detr_mini.attention.positions import sine_box_code
 from detr_mini.models.denoising import DenoisingQueries
 from detr_mini.models.mini import MiniDETR
@@ -38,11 +38,14 @@ class JointLayer(nn.Module):
         self.feedforward = mlp([dim, feedforward, dim])
 
     def forward(
-        self, x: Float[Tensor, "c n d"], pairs: Float[Tensor, "c q q p"], blocked: Tensor
+        self,
+        x: Float[Tensor, "c n d"],
+        pairs: Float[Tensor, "c q q p"],
+        barred: Float[Tensor, "c 1 1 n"],
     ) -> Float[Tensor, "c n d"]:
-        x = x + self.attention(self.norm1(x), pairs, blocked)
+        x = x + self.attention(self.norm1(x), pairs, barred)
         q = pairs.shape[1]
-        visible = (~blocked[:, 0, :q, None]).to(x.dtype)
+        visible = (barred[:, 0, 0, :q, None] == 0).to(x.dtype)
         total = (nn.functional.relu(self.norm2(x[:, :q])) * visible).sum(1, keepdim=True) / q**0.5
         x = x + self.count(total)
         return x + self.feedforward(self.norm3(x))
@@ -59,7 +62,7 @@ class GroundedDETR(nn.Module):
         vocabulary: int,
         detector: Mapping[str, Any],
         text: Mapping[str, Any],
-        heads: int = 8,
+        heads: int = 4,
         feedforward: int = 384,
         layers: int = 5,
         pair_dim: int = 32,
@@ -76,7 +79,7 @@ class GroundedDETR(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.of_query, self.of_word = nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.bias = nn.Parameter(torch.tensor(-3.0))
-        self.offset = nn.ModuleList(nn.Linear(dim, 2) for _ in range(layers))
+        self.offset = nn.Linear(dim, 2)
         self.tag = mlp([dim, dim, len(TAGS)])
 
     @property
@@ -111,16 +114,15 @@ class GroundedDETR(nn.Module):
         hidden = x.new_zeros(len(x), q, dtype=torch.bool)
         if output.query_visible is not None:
             hidden = ~output.query_visible[image]
-        blocked = torch.cat([hidden, captions.padding_mask], 1)[:, None]
+        barred = barred_where(torch.cat([hidden, captions.padding_mask], 1), x.dtype)
         pairs = pairs[image]
-        logits, offsets = [], []
-        for layer, offset in zip(self.layers, self.offset, strict=True):
-            x = layer(x, pairs, blocked)
-            y = self.norm(x)
-            of_query, of_word = self.of_query(y[:, :q]), self.of_word(y[:, q:])
-            logits.append(of_query @ of_word.transpose(1, 2) / dim**0.5 + self.bias)
-            offsets.append(offset(y[:, :q]))
-        return GroundingOutput(tuple(logits), tuple(offsets), self.tag(y[:, q:]))
+        layers = []
+        for layer in self.layers:
+            x = layer(x, pairs, barred)
+            layers.append(x)
+        y = self.norm(torch.stack(layers if self.training else layers[-1:]))
+        logits = self.of_query(y[:, :, :q]) @ self.of_word(y[:, :, q:]).transpose(2, 3) / dim**0.5 + self.bias
+        return GroundingOutput(tuple(logits), tuple(self.offset(y[:, :, :q])), self.tag(y[-1, :, q:]))
 
     def noised_truths(
         self, targets: PackedTargets, image_ids: Sequence[int], *, seed: int, step: int
