@@ -107,6 +107,7 @@ class GroundedDETR(nn.Module):
         pairs = self.pairs(pair_features(boxes).to(things.dtype))
         image = captions.caption_image
         words, _ = self.text(captions.token_ids, captions.padding_mask)
+        tags = self.tag(words)
         pooled = self.pooled(words.sum(1) / (~captions.padding_mask).sum(1, keepdim=True).clamp(min=1))
         things = things[image] + pooled[:, None] + self.kind[0]
         q = things.shape[1]
@@ -122,7 +123,7 @@ class GroundedDETR(nn.Module):
             layers.append(x)
         y = self.norm(torch.stack(layers if self.training else layers[-1:]))
         logits = self.of_query(y[:, :, :q]) @ self.of_word(y[:, :, q:]).transpose(2, 3) / dim**0.5 + self.bias
-        return GroundingOutput(tuple(logits), tuple(self.offset(y[:, :, :q])), self.tag(y[-1, :, q:]))
+        return GroundingOutput(tuple(logits), tuple(self.offset(y[:, :, :q])), tags)
 
     def noised_truths(
         self, targets: PackedTargets, image_ids: Sequence[int], *, seed: int, step: int
