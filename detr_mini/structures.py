@@ -85,11 +85,14 @@ class Target:
 
 @dataclass(frozen=True)
 class Captions:
-    """Token ids of C captions, their padding, and the image (row of the batch) each belongs to."""
+    """C captions as tokens, and the image (row of the batch) each belongs to."""
 
     token_ids: Int[Tensor, "c t"]
     padding_mask: Bool[Tensor, "c t"]
+    """True on padding."""
     caption_image: Int[Tensor, "c"]
+    spans: tuple[tuple[tuple[int, int], ...], ...]
+    """Of each caption's tokens: the [begin, end) characters that each stands for."""
     token_map: Bool[Tensor, "c n t"] | None = None
     """In training: which tokens speak of which truth, in the order of the image's `PackedTargets`."""
     tags: Int[Tensor, "c t"] | None = None
@@ -100,6 +103,17 @@ class Captions:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Captions:
         """A copy whose tensors lie on `device`."""
         return _move(self, device, non_blocking)
+
+
+@dataclass(frozen=True)
+class PhraseFound:
+    """A phrase as a model reads its caption, and how well each of its object queries fits."""
+
+    spans: tuple[tuple[int, int], ...]
+    """[begin, end) characters of the caption."""
+    boxes: Float[Tensor, "q 4"]
+    """xyxy in pixels of the original image."""
+    scores: Float[Tensor, "q"]
 
 
 @dataclass(frozen=True)

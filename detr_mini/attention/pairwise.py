@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class PairwiseAttention(nn.Module):
-    """Many heads over n elements; the first q of them also know what lies between each pair, p_ij.
+    """Many heads over n elements; the first q of them also know what lies between them and each element, p_ij.
 
     s_ij = q_i k_j / sqrt(c) + u_i p_ij and o_i = sum_j a_ij (v_j + W p_ij) (after Shaw et al. 2018, eq. 3 and 4, where
     p_ij is a learned vector of the distance): what is between a pair decides who looks at whom, and is told on.
@@ -29,7 +29,7 @@ class PairwiseAttention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "c n d"],
-        pairs: Float[Tensor, "c q q p"],
+        pairs: Float[Tensor, "c q n p"],
         barred: Float[Tensor, "c 1 1 n"],
     ) -> Float[Tensor, "c n d"]:
         """`pairs[:, i, j]` is what i sees of j; `barred` is added to the similarities, see `barred_where`."""
@@ -38,12 +38,12 @@ class PairwiseAttention(nn.Module):
         query, key, value = self.in_proj(x).view(c, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         similarity = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
         asked = self.pair_query(x[:, :q]).view(c, q, self.heads, self.pair_dim)
-        bias = (asked @ pairs.transpose(-1, -2)).transpose(1, 2)  # (c, heads, q, q)
-        similarity = similarity + nn.functional.pad(bias, (0, n - q, 0, n - q)) + barred
+        bias = (asked @ pairs.transpose(-1, -2)).transpose(1, 2)  # (c, heads, q, n)
+        similarity = similarity + nn.functional.pad(bias, (0, 0, 0, n - q)) + barred
         # in float32: on a CPU the softmax of a width that fits no register is several times faster so
         weights = similarity.softmax(-1, dtype=torch.promote_types(similarity.dtype, torch.float32)).to(value.dtype)
         answer = (weights @ value).transpose(1, 2).flatten(2)
-        between = weights[:, :, :q, :q].transpose(1, 2) @ pairs  # (c, q, heads, p)
+        between = weights[:, :, :q].transpose(1, 2) @ pairs  # (c, q, heads, p)
         told = nn.functional.pad(self.pair_value(between.flatten(2)), (0, 0, 0, n - q))
         return self.out_proj(answer) + told
 

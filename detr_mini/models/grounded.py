@@ -16,15 +16,57 @@ from torch import Tensor, nn
 
 from detr_mini.attention.pairwise import PairwiseAttention, barred_where, pair_features
 from detr_mini.attention.positions import sine_box_code
+from detr_mini.boxes import cxcywh_to_xyxy
 from detr_mini.models.denoising import DenoisingQueries
 from detr_mini.models.mini import MiniDETR
 from detr_mini.models.mlp import mlp
-from detr_mini.structures import Captions, Categories, Detections, DetectorOutput, GroundingOutput, PackedTargets
+from detr_mini.structures import (
+    Captions,
+    Categories,
+    Detections,
+    DetectorOutput,
+    GroundingOutput,
+    PackedTargets,
+    PhraseFound,
+)
 from detr_mini.text.encoder import TextEncoder
 
 TAGS = ("other", "begin", "inside", "anchor")
 """What a word is in its caption: of no phrase, the first or a later word of what is asked for, of an anchor."""
 FEATURES = 14
+
+
+def between_words(pairs: Float[Tensor, "c q q p"], spoken: Float[Tensor, "c q t"]) -> Float[Tensor, "c q t p"]:
+    """What lies between a thing and a word: what lies between it and the things of which the word speaks, on average.
+
+    `spoken`: logits of which word speaks of which thing, as the layer before has it. So a thing that looks at the word
+    "star" sees where the star lies.
+    """
+    share = spoken.sigmoid()
+    share = share / (share.sum(1, keepdim=True) + 0.1)
+    return share.transpose(1, 2)[:, None] @ pairs
+
+
+def phrases_of(tags: Sequence[int]) -> list[list[int]]:
+    """The tokens of each phrase that is asked for, from each token's tag: a phrase goes on until the next begins."""
+    phrases: list[list[int]] = []
+    for token, tag in enumerate(tags):
+        if TAGS[tag] == "begin":
+            phrases.append([token])
+        elif TAGS[tag] == "inside" and phrases:
+            phrases[-1].append(token)
+    return phrases
+
+
+def merged(spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Spans of tokens as spans of words: those that touch, or stand a blank apart, become one."""
+    joined: list[tuple[int, int]] = []
+    for begin, end in spans:
+        if joined and begin <= joined[-1][1] + 1:
+            joined[-1] = joined[-1][0], max(end, joined[-1][1])
+        else:
+            joined.append((begin, end))
+    return tuple(joined)
 
 
 class JointLayer(nn.Module):
@@ -40,7 +82,7 @@ class JointLayer(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "c n d"],
-        pairs: Float[Tensor, "c q q p"],
+        pairs: Float[Tensor, "c q n p"],
         barred: Float[Tensor, "c 1 1 n"],
     ) -> Float[Tensor, "c n d"]:
         x = x + self.attention(self.norm1(x), pairs, barred)
@@ -117,13 +159,40 @@ class GroundedDETR(nn.Module):
             hidden = ~output.query_visible[image]
         barred = barred_where(torch.cat([hidden, captions.padding_mask], 1), x.dtype)
         pairs = pairs[image]
-        layers = []
+        outputs = [self.spoken(self.norm(x), q)]
+        states = []
         for layer in self.layers:
-            x = layer(x, pairs, barred)
-            layers.append(x)
-        y = self.norm(torch.stack(layers if self.training else layers[-1:]))
-        logits = self.of_query(y[:, :, :q]) @ self.of_word(y[:, :, q:]).transpose(2, 3) / dim**0.5 + self.bias
-        return GroundingOutput(tuple(logits), tuple(self.offset(y[:, :, :q])), tags)
+            x = layer(x, torch.cat([pairs, between_words(pairs, outputs[-1])], 2), barred)
+            states.append(self.norm(x))
+            outputs.append(self.spoken(states[-1], q))
+        logits = outputs if self.training else outputs[-1:]
+        offsets = self.offset(torch.stack(states)[:, :, :q])
+        return GroundingOutput(tuple(logits), tuple(offsets), tags)
+
+    def spoken(self, x: Float[Tensor, "c n d"], q: int) -> Float[Tensor, "c {q} t"]:
+        """Logits of whether a word speaks of a query's thing; the first `q` elements are queries, the others words."""
+        of_query, of_word = self.of_query(x[:, :q]), self.of_word(x[:, q:])
+        return of_query @ of_word.transpose(1, 2) / x.shape[-1] ** 0.5 + self.bias
+
+    def read(
+        self, output: DetectorOutput, captions: Captions, sizes: Sequence[tuple[int, int]]
+    ) -> list[tuple[PhraseFound, ...]]:
+        """What each caption asks for, as the model reads it, and how well every query fits: its score is the mean logit
+        of the phrase's words as a probability. `sizes`: (height, width) of each image's original.
+        """
+        assert output.grounding is not None
+        logits, tags = output.grounding.logits[-1].float().cpu(), output.grounding.tags.argmax(-1).cpu()
+        scale = torch.tensor([[w, h, w, h] for h, w in sizes], dtype=torch.float32)[:, None]
+        boxes = cxcywh_to_xyxy(output.boxes.float().cpu()) * scale
+        boxes = torch.minimum(boxes.clamp(min=0), scale)
+        found = []
+        for row, (image, spans) in enumerate(zip(captions.caption_image.tolist(), captions.spans, strict=True)):
+            phrases = []
+            for tokens in phrases_of(tags[row, : len(spans)].tolist()):
+                scores = logits[row][:, tokens].mean(1).sigmoid()
+                phrases.append(PhraseFound(merged([spans[token] for token in tokens]), boxes[image], scores))
+            found.append(tuple(phrases))
+        return found
 
     def noised_truths(
         self, targets: PackedTargets, image_ids: Sequence[int], *, seed: int, step: int

@@ -57,4 +57,4 @@ def collate_captions(tokenizer: AnyTokenizer, captions: Sequence[Sequence[Captio
         spoken[row, :n, : len(encoding.ids)] = token_map(encoding, caption.phrases, n)
         tags[row, : len(encoding.ids)] = token_tags(encoding, caption.phrases)
     anchor = torch.tensor([first_anchor(caption.phrases) for caption in flat], dtype=torch.long)
-    return Captions(ids, padding, image, spoken, tags, anchor)
+    return Captions(ids, padding, image, tuple(e.spans for e in encodings), spoken, tags, anchor)
