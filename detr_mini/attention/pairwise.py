@@ -1,4 +1,4 @@
-"""Self-attention among elements of which some stand in a relation to each other: boxes on a picture, with their words."""
+"""Self-attention among elements of which some stand in a relation to each other: boxes on a picture, and words."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class PairwiseAttention(nn.Module):
 
 
 def barred_where(blocked: Bool[Tensor, "c n"], dtype: torch.dtype) -> Float[Tensor, "c 1 1 n"]:
-    """What is added to similarities so that nobody looks where `blocked` is True: finite, so that rows of it are, too."""
+    """What is added to similarities so that nobody looks where `blocked` is True: finite, as rows full of it are then."""
     barred = torch.zeros(blocked.shape, dtype=dtype, device=blocked.device)
     return barred.masked_fill_(blocked, torch.finfo(dtype).min / 4)[:, None, None]
 

@@ -1,9 +1,9 @@
-"""Captions in files, in the form that MDETR made known: COCO JSON whose images carry `caption`, whose annotations carry
-`tokens_positive`, a list of [begin, end) character spans of that caption.
+"""Captions in files, in the form that MDETR made known: COCO JSON whose images carry `caption`, whose annotations
+carry `tokens_positive`, a list of [begin, end) character spans of that caption.
 
 A record is one caption of one picture; records of the same `file_name` are captions of the same picture. Beyond that:
-`asked: false` in an annotation marks a thing that the caption refers to only (an anchor); `absent` in a record lists phrases
-that name nothing ({"spans": [...], "asked": true}); `kind` and `detail` say what sort of sentence it is.
+`asked: false` in an annotation marks a thing that the caption refers to only (an anchor); `absent` in a record lists
+phrases that name nothing ({"spans": [...], "asked": true}); `kind` and `detail` say what sort of sentence it is.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CLOSE = 0.5
 def caption_records(
     pictures: Iterable[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]], Sequence[Caption]]],
 ) -> dict[str, list[dict[str, Any]]]:
-    """`images` and `annotations` of a file. A picture: its COCO image record, its annotations (one a thing), captions."""
+    """`images` and `annotations` of a file. A picture: its COCO image record, an annotation a thing, its captions."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for picture, things, captions in pictures:
@@ -60,8 +60,8 @@ def caption_records(
 def read_captions(path: str | Path, instances: CocoSet) -> dict[int, list[Caption]]:
     """The captions of each image of `instances`, by image id; a phrase's things are places among the image's boxes.
 
-    DataError where a span lies outside its caption or inside a word, where two phrases overlap, where a caption is empty
-    or speaks of nothing, and where it speaks of a box that is not among the instances.
+    DataError where a span lies outside its caption or inside a word, where two phrases overlap, where a caption is
+    empty or speaks of nothing, and where it speaks of a box that is not among the instances.
     """
     path = Path(path)
     content = read_json(path)
@@ -82,10 +82,10 @@ def read_captions(path: str | Path, instances: CocoSet) -> dict[int, list[Captio
             continue  # of a picture that the instances leave out
         where = _Boxes(instances, place, f"record {number} of {path}")
         phrases = [Phrase(spans, where.places(boxes), asked) for (spans, asked), boxes in grouped[number].items()]
-        for absent in record.get("absent", ()):
-            phrases.append(
-                Phrase(checked_spans(record, absent.get("spans"), path), (), bool(absent.get("asked", True)))
-            )
+        phrases += [
+            Phrase(checked_spans(record, absent.get("spans"), path), (), bool(absent.get("asked", True)))
+            for absent in record.get("absent", ())
+        ]
         _check_phrases(record, phrases, path)
         ordered = sorted(phrases, key=lambda phrase: (not phrase.asked, phrase.spans))
         kind, detail = str(record.get("kind", "")), str(record.get("detail", ""))

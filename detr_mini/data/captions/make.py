@@ -35,7 +35,7 @@ def captions_of(
     items: Sequence[Item], size: int, rng: random.Random, count: int, weights: Mapping[str, float] = WEIGHTS, **how: Any
 ) -> list[Caption]:
     """`count` captions of random kinds; fewer where the scene has no more. `how`: see `Captioner`."""
-    captioner, made = Captioner(items, size, rng, forbidden=UNSEEN, **how), []
+    captioner, made = Captioner(items, size, rng, forbidden=UNSEEN, **how), list[Caption]()
     for _ in range(4 * count):
         made += captioner.make(rng.choices(list(weights), list(weights.values()))[0])
         if len(made) >= count:

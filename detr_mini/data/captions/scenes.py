@@ -68,11 +68,10 @@ def _palette(rng: np.random.Generator) -> tuple[list[str], list[str], list[str]]
 def _look(
     rng: np.random.Generator, palette: tuple[Sequence[str], ...], allow_unseen: bool
 ) -> tuple[str, str, str, str]:
-    shapes, colors, textures = palette
     while True:
-        shape, color = shapes[rng.integers(len(shapes))], colors[rng.integers(len(colors))]
+        shape, color, pattern, size = (names[int(rng.integers(len(names)))] for names in (*palette, SIZES))
         if allow_unseen or (color, shape) not in UNSEEN:
-            return shape, color, SIZES[rng.integers(2)], textures[rng.integers(len(textures))]
+            return shape, color, size, pattern
 
 
 def _paint(
@@ -80,9 +79,9 @@ def _paint(
 ) -> tuple[int, int, int]:
     """Draw a thing in shades of its colour that stand out from what lies around its edge; its RGB, 0 to 255."""
     hue, *ranges = PAINTS[color]
-    shades = np.stack([rng.uniform(hue - HUE_JITTER, hue + HUE_JITTER, 16) / 360 % 1,
-                       rng.uniform(*ranges[:2], 16), rng.uniform(*ranges[2:], 16)], 1)  # fmt: skip
-    first = np.array([colorsys.hsv_to_rgb(*shade) for shade in shades], np.float32)
+    lows, highs = np.array([hue - HUE_JITTER, *ranges[::2]]), np.array([hue + HUE_JITTER, *ranges[1::2]])
+    shades = rng.uniform(lows, highs, (16, 3)).tolist()
+    first = np.array([colorsys.hsv_to_rgb(h / 360 % 1, s, v) for h, s, v in shades], np.float32)
     second = first * 0.35 if pattern == "striped" else first * 0.3 + 0.7
     pick = clearest(image, spot, first[None])
     height, width = spot.mask.shape[0] // FINE, spot.mask.shape[1] // FINE
