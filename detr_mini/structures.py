@@ -84,6 +84,29 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Phrase:
+    """Words of a caption, and the things that they name."""
+
+    spans: tuple[tuple[int, int], ...]
+    """[begin, end) characters: a description without its article, number and relation."""
+    things: tuple[int, ...]
+    """Places among the image's boxes (crowd regions aside); none where the phrase names nothing that is there."""
+    asked: bool
+    """Whether the caption asks for them, or only refers to them (an anchor)."""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A sentence about an image."""
+
+    text: str
+    kind: str
+    phrases: tuple[Phrase, ...]
+    detail: str = ""
+    """Of a chain its number of relations, of an absent caption the reason, of an order pair what is swapped."""
+
+
+@dataclass(frozen=True)
 class Captions:
     """C captions as tokens, and the image (row of the batch) each belongs to."""
 
@@ -93,6 +116,8 @@ class Captions:
     caption_image: Int[Tensor, "c"]
     spans: tuple[tuple[tuple[int, int], ...], ...]
     """Of each caption's tokens: the [begin, end) characters that each stands for."""
+    records: tuple[Caption, ...] = ()
+    """What is true of each, where it is known."""
     token_map: Bool[Tensor, "c n t"] | None = None
     """In training: which tokens speak of which truth, in the order of the image's `PackedTargets`."""
     tags: Int[Tensor, "c t"] | None = None
@@ -175,6 +200,11 @@ class Batch:
     def image_ids(self) -> tuple[int, ...]:
         """The data's image ids, in the batch's order."""
         return tuple(t.image_id for t in self.targets)
+
+    @property
+    def with_captions(self) -> dict[str, Captions]:
+        """The captions as a keyword, for models and criteria that take them; nothing where there are none."""
+        return {} if self.captions is None else {"captions": self.captions}
 
     def mask(self) -> Bool[Tensor, "b h w"] | None:
         """The padding mask, or None where nothing is padded: models then skip all masking."""

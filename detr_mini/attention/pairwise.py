@@ -49,7 +49,7 @@ class PairwiseAttention(nn.Module):
 
 
 def barred_where(blocked: Bool[Tensor, "c n"], dtype: torch.dtype) -> Float[Tensor, "c 1 1 n"]:
-    """What is added to similarities so that nobody looks where `blocked` is True: finite, as rows full of it are then."""
+    """What is added to similarities so that nobody looks where `blocked` is True. Finite: so are rows full of it."""
     barred = torch.zeros(blocked.shape, dtype=dtype, device=blocked.device)
     return barred.masked_fill_(blocked, torch.finfo(dtype).min / 4)[:, None, None]
 

@@ -107,7 +107,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             self.cache.put(index, image)
         return image
 
-    def __getitems__(self, keys: list[Key]) -> list[tuple[Tensor, Target]] | DataError:
+    def __getitems__(self, keys: list[Key]) -> list[Any] | DataError:
         """A batch's samples; a broken file as the value, so that its one sentence survives the way out of a worker."""
         try:
             return [self[key] for key in keys]

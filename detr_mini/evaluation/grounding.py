@@ -16,9 +16,9 @@ from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from detr_mini.boxes import box_iou
+from detr_mini.boxes import box_iou, cxcywh_to_xyxy
 from detr_mini.evaluation.coco import evaluate
-from detr_mini.structures import Categories, PhraseFound
+from detr_mini.structures import Captions, Categories, PhraseFound, Target
 
 IOU = 0.5
 RANKS = (1, 5, 10)
@@ -42,6 +42,18 @@ class Answer:
     guesses: tuple[PhraseFound, ...]
     size: tuple[int, int]
     """(height, width) of the picture."""
+
+
+def answers(found: Sequence[tuple[PhraseFound, ...]], captions: Captions, targets: Sequence[Target]) -> list[Answer]:
+    """What was found of a batch's captions beside what is true; `targets` of its images."""
+    made = []
+    for phrases, caption, image in zip(found, captions.records, captions.caption_image.tolist(), strict=True):
+        target = targets[image]
+        height, width = target.original_size
+        boxes = cxcywh_to_xyxy(target.boxes[~target.is_crowd].cpu()) * torch.tensor([width, height, width, height])
+        asked = tuple(Asked(p.spans, boxes[list(p.things)]) for p in caption.phrases if p.asked)
+        made.append(Answer(caption.kind, asked, phrases, target.original_size))
+    return made
 
 
 def is_exact(answer: Answer, threshold: float) -> bool:
@@ -141,7 +153,7 @@ def _agnostic(answers: Sequence[Answer]) -> float | None:
     return evaluate(content, results, categories)["AP"]
 
 
-def _record(image_id: int, box: Sequence[float]) -> dict[str, Any]:
+def _record(image_id: int, box: Sequence[float | int]) -> dict[str, Any]:
     x, y, right, bottom = box
     return {"image_id": image_id, "category_id": 1, "bbox": [x, y, right - x, bottom - y]}
 

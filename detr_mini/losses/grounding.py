@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from detr_mini.losses.criterion import DetectionCriterion, Losses
 from detr_mini.losses.matcher import Match
-from detr_mini.structures import Captions, GroundingOutput, PackedTargets
+from detr_mini.structures import Captions, DetectorOutput, GroundingOutput, PackedTargets
+
+
+class GroundedCriterion(DetectionCriterion):
+    """`DetectionCriterion`, and the loss of a batch's captions: their mean, weighted as that of the boxes is."""
+
+    def __init__(
+        self, *, weight_tokens: float | int = 1.0, weight_tags: float | int = 1.0, weight_offset: float | int = 2.0, **kwargs: Any
+    ) -> None:
+        """`kwargs`: of `DetectionCriterion`; weights: see `grounding_loss`."""
+        super().__init__(**kwargs)
+        self.grounding = {"weight_tokens": weight_tokens, "weight_tags": weight_tags, "weight_offset": weight_offset}
+
+    def __call__(
+        self, output: DetectorOutput, targets: PackedTargets, progress: float = 0.0, captions: Captions | None = None
+    ) -> Losses:
+        """See `DetectionCriterion`. What is divided by the boxes later is multiplied by them here."""
+        losses = super().__call__(output, targets, progress)
+        if captions is None or output.grounding is None or not len(captions.token_ids):
+            return losses
+        assert losses.match is not None
+        loss, terms = grounding_loss(output.grounding, captions, targets, losses.match, **self.grounding)
+        share = max(losses.boxes, 1) / len(captions.token_ids)
+        terms = {name: term * share for name, term in terms.items()}
+        return replace(losses, total=losses.total + loss * share, terms={**losses.terms, **terms})
 
 
 def truth_of_query(match: Match, queries: int) -> Int[Tensor, "b {queries}"]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from detr_mini.attention.pairwise import PairwiseAttention, barred_where, pair_features
@@ -22,11 +22,8 @@ from detr_mini.models.mini import MiniDETR
 from detr_mini.models.mlp import mlp
 from detr_mini.structures import (
     Captions,
-    Categories,
-    Detections,
     DetectorOutput,
     GroundingOutput,
-    PackedTargets,
     PhraseFound,
 )
 from detr_mini.text.encoder import TextEncoder
@@ -93,58 +90,46 @@ class JointLayer(nn.Module):
         return x + self.feedforward(self.norm3(x))
 
 
-class GroundedDETR(nn.Module):
-    """`detector` with a text encoder and `layers` joint layers. Without captions it is its detector."""
+class GroundedDETR(MiniDETR):
+    """`MiniDETR` with a text encoder and joint layers. Without captions it is the same detector."""
 
     def __init__(
-        self,
-        *,
-        backbone: nn.Module,
-        num_classes: int,
-        vocabulary: int,
-        detector: Mapping[str, Any],
-        text: Mapping[str, Any],
-        heads: int = 4,
-        feedforward: int = 384,
-        layers: int = 5,
-        pair_dim: int = 32,
+        self, *, vocabulary: int, text: Mapping[str, Any], joint: Mapping[str, Any], dim: int = 128, **kwargs: Any
     ) -> None:
-        super().__init__()
-        self.detector = MiniDETR(backbone=backbone, num_classes=num_classes, **detector)
-        dim = self.detector.dim
+        """`text`: settings of `TextEncoder`; `joint`: `layers`, `heads`, `feedforward` and `pair_dim` of the joint
+        layers; `kwargs`: of `MiniDETR`.
+        """
+        super().__init__(dim=dim, **kwargs)
+        layer = {"heads": 4, "feedforward": 384, "pair_dim": 32, **joint}
+        layers = layer.pop("layers", 5)
         self.text = TextEncoder(vocabulary=vocabulary, dim=dim, **text)
-        self.pairs = mlp([FEATURES, 64, pair_dim])
+        self.pairs = mlp([FEATURES, 64, layer["pair_dim"]])
         self.place = mlp([2 * dim, dim, dim])
         self.thing, self.pooled = nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.kind = nn.Parameter(torch.zeros(2, dim))
-        self.layers = nn.ModuleList(JointLayer(dim, heads, feedforward, pair_dim) for _ in range(layers))
-        self.norm = nn.LayerNorm(dim)
+        self.joint = nn.ModuleList(JointLayer(dim, **layer) for _ in range(layers))
+        self.joint_norm = nn.LayerNorm(dim)
         self.of_query, self.of_word = nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.bias = nn.Parameter(torch.tensor(-3.0))
         self.offset = nn.Linear(dim, 2)
         self.tag = mlp([dim, dim, len(TAGS)])
 
-    @property
-    def stride(self) -> int:
-        """Images' sides are multiples of it."""
-        return self.detector.stride
-
     def forward(
         self,
         images: Float[Tensor, "b 3 h w"],
-        padding_mask: Tensor | None = None,
+        padding_mask: Bool[Tensor, "b h w"] | None = None,
         denoising: DenoisingQueries | None = None,
         need_attention: bool = False,
         captions: Captions | None = None,
     ) -> DetectorOutput:
         """As `MiniDETR`; with `captions`, the output carries what they speak of."""
-        output = self.detector(images, padding_mask, denoising, need_attention)
+        output = super().forward(images, padding_mask, denoising, need_attention)
         return output if captions is None else replace(output, grounding=self.ground(output, captions))
 
     def ground(self, output: DetectorOutput, captions: Captions) -> GroundingOutput:
         """What each caption speaks of, among the queries of its image. Many captions share one image."""
         assert output.queries is not None
-        boxes, dim = output.boxes.detach(), self.detector.dim
+        boxes, dim = output.boxes.detach(), self.dim
         things = self.thing(output.queries) + self.place(sine_box_code(boxes, 2 * dim).to(output.queries.dtype))
         pairs = self.pairs(pair_features(boxes).to(things.dtype))
         image = captions.caption_image
@@ -159,11 +144,11 @@ class GroundedDETR(nn.Module):
             hidden = ~output.query_visible[image]
         barred = barred_where(torch.cat([hidden, captions.padding_mask], 1), x.dtype)
         pairs = pairs[image]
-        outputs = [self.spoken(self.norm(x), q)]
+        outputs = [self.spoken(self.joint_norm(x), q)]
         states = []
-        for layer in self.layers:
+        for layer in self.joint:
             x = layer(x, torch.cat([pairs, between_words(pairs, outputs[-1])], 2), barred)
-            states.append(self.norm(x))
+            states.append(self.joint_norm(x))
             outputs.append(self.spoken(states[-1], q))
         logits = outputs if self.training else outputs[-1:]
         offsets = self.offset(torch.stack(states)[:, :, :q])
@@ -193,15 +178,3 @@ class GroundedDETR(nn.Module):
                 phrases.append(PhraseFound(merged([spans[token] for token in tokens]), boxes[image], scores))
             found.append(tuple(phrases))
         return found
-
-    def noised_truths(
-        self, targets: PackedTargets, image_ids: Sequence[int], *, seed: int, step: int
-    ) -> DenoisingQueries:
-        """See `MiniDETR`."""
-        return self.detector.noised_truths(targets, image_ids, seed=seed, step=step)
-
-    def postprocess(
-        self, output: DetectorOutput, sizes: Sequence[tuple[int, int]], categories: Categories, limit: int = 100
-    ) -> list[Detections]:
-        """See `MiniDETR`."""
-        return self.detector.postprocess(output, sizes, categories, limit)

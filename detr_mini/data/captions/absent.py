@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from detr_mini.data.captions.facts import SIDES, members
-from detr_mini.data.captions.records import Caption
 from detr_mini.data.captions.sentences import Named
 from detr_mini.data.captions.teller import Teller
+from detr_mini.structures import Caption
 
 
 def _no_attribute(teller: Teller) -> Sequence[Caption] | None:

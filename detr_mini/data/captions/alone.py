@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import partial
 
 from detr_mini.data.captions.facts import SIDES, members
-from detr_mini.data.captions.records import Caption
 from detr_mini.data.captions.sentences import Named, Sentence
 from detr_mini.data.captions.teller import Teller
 from detr_mini.data.captions.words import (
@@ -18,6 +17,7 @@ from detr_mini.data.captions.words import (
     SAME,
     SUPERLATIVES,
 )
+from detr_mini.structures import Caption
 
 
 def attribute(teller: Teller) -> Sequence[Caption] | None:

@@ -35,7 +35,7 @@ def members(things: int) -> tuple[int, ...]:
 class Facts:
     """A scene's sets. Every relation answers None where a candidate is a matter of opinion: see `records`."""
 
-    def __init__(self, items: Sequence[Item], canvas: float) -> None:
+    def __init__(self, items: Sequence[Item], canvas: float | int) -> None:
         """`canvas`: its side in pixels."""
         self.items, self.margin = items, CLEAR_OFFSET * canvas
         self.everything = (1 << len(items)) - 1

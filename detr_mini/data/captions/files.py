@@ -14,9 +14,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from detr_mini.data.captions.records import Caption, Phrase
 from detr_mini.data.coco import CocoSet, read_json
 from detr_mini.errors import DataError
+from detr_mini.structures import Caption, Phrase
 
 Spans = tuple[tuple[int, int], ...]
 CLOSE = 0.5
@@ -67,7 +67,7 @@ def read_captions(path: str | Path, instances: CocoSet) -> dict[int, list[Captio
     content = read_json(path)
     place_of = {record.file_name: place for place, record in enumerate(instances.records)}
     records = {image["id"]: image for image in content["images"]}
-    grouped: dict[int, dict[tuple[Spans, bool], list[list[float]]]] = {number: {} for number in records}
+    grouped: dict[int, dict[tuple[Spans, bool], list[list[float | int]]]] = {number: {} for number in records}
     for number, annotation in enumerate(content["annotations"], start=1):
         record = records.get(annotation.get("image_id"))
         if record is None:
@@ -123,9 +123,9 @@ def _word_around(caption: str, begin: int, end: int) -> tuple[int, int]:
         begin += 1
     while end > begin and caption[end - 1].isspace():
         end -= 1
-    while begin > 0 and _joined(caption, begin):
+    while 0 < begin < len(caption) and _joined(caption, begin):
         begin -= 1
-    while end < len(caption) and _joined(caption, end):
+    while 0 < end < len(caption) and _joined(caption, end):
         end += 1
     return begin, end
 
@@ -158,12 +158,12 @@ class _Boxes:
 
     def __init__(self, instances: CocoSet, index: int, where: str) -> None:
         own = slice(instances.first[index], instances.first[index + 1])
-        self.boxes, self.where = instances.boxes_xywh[own].tolist(), where
+        self.boxes, self.where = instances.boxes_xywh[own][~instances.is_crowd[own]].tolist(), where
 
-    def places(self, boxes: Sequence[Sequence[float]]) -> tuple[int, ...]:
+    def places(self, boxes: Sequence[Sequence[float | int]]) -> tuple[int, ...]:
         return tuple(self._place(box) for box in boxes)
 
-    def _place(self, box: Sequence[float]) -> int:
+    def _place(self, box: Sequence[float | int]) -> int:
         for place, own in enumerate(self.boxes):
             if all(abs(a - b) <= CLOSE for a, b in zip(own, box, strict=True)):
                 return place

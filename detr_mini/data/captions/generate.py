@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from detr_mini.data.captions import absent, alone, related
-from detr_mini.data.captions.records import Caption
 from detr_mini.data.captions.teller import Teller
+from detr_mini.structures import Caption
 
 MAKERS: dict[str, Callable[[Teller], Sequence[Caption] | None]] = {
     "list": alone.listed, "attribute": alone.attribute, "count": alone.count, "ordinal": alone.ordinal,

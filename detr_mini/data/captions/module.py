@@ -13,7 +13,7 @@ from torch import Tensor
 from detr_mini.boxes import cxcywh_to_xyxy, xyxy_to_xywh
 from detr_mini.data.captions.files import read_captions
 from detr_mini.data.captions.make import WEIGHTS, captions_of, ensure_captioned, items_of
-from detr_mini.data.captions.records import Caption, Item
+from detr_mini.data.captions.records import Item
 from detr_mini.data.captions.targets import collate_captions
 from detr_mini.data.coco import CocoSet, read_json
 from detr_mini.data.collate import collate
@@ -22,7 +22,7 @@ from detr_mini.data.module import DetectionData
 from detr_mini.data.samplers import Key
 from detr_mini.data.transforms import image_seed
 from detr_mini.errors import ConfigError, DataError, nearest
-from detr_mini.structures import Batch, Target
+from detr_mini.structures import Batch, Caption, Target
 from detr_mini.text.tokenizers import KINDS as TOKENIZERS
 from detr_mini.text.tokenizers import AnyTokenizer
 
@@ -83,7 +83,7 @@ class FileCaptions:
 
 
 class CaptionData(DetectionData):
-    """`DetectionData` with captions.
+    """`DetectionData` (whose settings are the `kwargs`) with captions.
 
     `captions`: for each split a grounded file below `root` (see `files`), or "made" for made scenes. `tokenizer`: its
     `kind` and vocabulary `size`, learned from the training captions. `captions_per_image`: in a training batch.
@@ -99,9 +99,9 @@ class CaptionData(DetectionData):
         captions_per_image: int = 8,
         kinds: Mapping[str, float] | None = None,
         longest_chain: int = 3,
-        **detection: Any,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(**detection)
+        super().__init__(**kwargs)
         if captions_per_image < 1:
             raise ConfigError(f"data.captions_per_image is {captions_per_image}; it must be at least 1")
         for kind in kinds or ():

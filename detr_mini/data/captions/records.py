@@ -40,28 +40,5 @@ class Item:
     color: str
     size: str
     texture: str
-    box: tuple[float, float, float, float]
+    box: tuple[float | int, float | int, float | int, float | int]
     """xywh in pixels, tight around what is visible."""
-
-
-@dataclass(frozen=True)
-class Phrase:
-    """Words of a caption, and the things that they name."""
-
-    spans: tuple[tuple[int, int], ...]
-    """[begin, end) characters: a description without its article, number and relation."""
-    things: tuple[int, ...]
-    """Indices of the scene's items; none where the phrase names nothing that is there."""
-    asked: bool
-    """Whether the caption asks for them, or only refers to them (an anchor)."""
-
-
-@dataclass(frozen=True)
-class Caption:
-    """A sentence about a scene."""
-
-    text: str
-    kind: str
-    phrases: tuple[Phrase, ...]
-    detail: str = ""
-    """Of a chain its number of relations, of an absent caption the reason, of an order pair what is swapped."""

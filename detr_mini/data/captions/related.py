@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from detr_mini.data.captions.facts import SIDES, members
-from detr_mini.data.captions.records import Caption
 from detr_mini.data.captions.sentences import Named, Sentence, Wanted
 from detr_mini.data.captions.teller import Teller
+from detr_mini.structures import Caption
 
 
 def relation(teller: Teller) -> Sequence[Caption] | None:

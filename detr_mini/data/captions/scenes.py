@@ -53,8 +53,8 @@ def draw_items(seed: int, split: str, index: int, size: int = 128) -> tuple[np.n
         own = tight(spot.mask)
         things.append(Thing(shape, outline, rgb, max(own[2], own[3]), rotation))
         looks.append((shape, color, kind, pattern))
-    measured = canvas.measured(things)
-    return canvas.pixels(rng), [Item(*look, thing.box) for look, thing in zip(looks, measured, strict=True)]
+    boxes = [tuple(float(v) for v in thing.box) for thing in canvas.measured(things)]
+    return canvas.pixels(rng), [Item(*look, box) for look, box in zip(looks, boxes, strict=True)]  # type: ignore[arg-type]
 
 
 def _palette(rng: np.random.Generator) -> tuple[list[str], list[str], list[str]]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from detr_mini.data.captions.facts import ATTRIBUTES, members
-from detr_mini.data.captions.records import Caption, Phrase
 from detr_mini.data.captions.words import (
     PATTERNS,
     SYNONYMS,
@@ -16,6 +15,7 @@ from detr_mini.data.captions.words import (
     VERBS,
     plural,
 )
+from detr_mini.structures import Caption, Phrase
 
 Wanted = Mapping[str, str]
 """Attributes and their values: what a description asks for."""

@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from detr_mini.data.captions.records import Caption, Phrase
-from detr_mini.structures import Captions
+from detr_mini.structures import Caption, Captions, Phrase
 from detr_mini.text.tokenizers import AnyTokenizer, Encoding, pad, tokens_of
 
 OTHER, BEGIN, INSIDE, ANCHOR = range(4)
@@ -57,4 +56,4 @@ def collate_captions(tokenizer: AnyTokenizer, captions: Sequence[Sequence[Captio
         spoken[row, :n, : len(encoding.ids)] = token_map(encoding, caption.phrases, n)
         tags[row, : len(encoding.ids)] = token_tags(encoding, caption.phrases)
     anchor = torch.tensor([first_anchor(caption.phrases) for caption in flat], dtype=torch.long)
-    return Captions(ids, padding, image, tuple(e.spans for e in encodings), spoken, tags, anchor)
+    return Captions(ids, padding, image, tuple(e.spans for e in encodings), tuple(flat), spoken, tags, anchor)

@@ -8,7 +8,7 @@ from functools import partial
 
 from detr_mini.data.canvas import SHAPES
 from detr_mini.data.captions.facts import ATTRIBUTES, SIDES, Facts
-from detr_mini.data.captions.records import COLORS, SIZES, TEXTURES, Caption, Item
+from detr_mini.data.captions.records import COLORS, SIZES, TEXTURES, Item
 from detr_mini.data.captions.sentences import Named, Sentence, Speaker, Wanted
 from detr_mini.data.captions.words import (
     BESIDE,
@@ -21,6 +21,7 @@ from detr_mini.data.captions.words import (
     UNSEEN_LEADS,
     UNSEEN_NEAREST,
 )
+from detr_mini.structures import Caption
 
 VALUES = {"shape": SHAPES, "color": COLORS, "size": SIZES, "texture": TEXTURES}
 CHANCES = {"shape": 0.85, "color": 0.65, "size": 0.3, "texture": 0.2}
@@ -36,7 +37,7 @@ class Teller:
     def __init__(
         self,
         items: Sequence[Item],
-        canvas: float,
+        canvas: float | int,
         rng: random.Random,
         *,
         unseen: bool = False,
