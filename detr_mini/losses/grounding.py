@@ -19,7 +19,12 @@ class GroundedCriterion(DetectionCriterion):
     """`DetectionCriterion`, and the loss of a batch's captions: their mean, weighted as that of the boxes is."""
 
     def __init__(
-        self, *, weight_tokens: float | int = 1.0, weight_tags: float | int = 1.0, weight_offset: float | int = 2.0, **kwargs: Any
+        self,
+        *,
+        weight_tokens: float | int = 1.0,
+        weight_tags: float | int = 1.0,
+        weight_offset: float | int = 2.0,
+        **kwargs: Any,
     ) -> None:
         """`kwargs`: of `DetectionCriterion`; weights: see `grounding_loss`."""
         super().__init__(**kwargs)
