@@ -14,6 +14,8 @@ from detr_mini.data.transforms import Augment, RandomHorizontalFlip, RandomInver
 from detr_mini.errors import DataError
 from detr_mini.structures import Batch
 
+PADDED, AS_THEY_ARE = partial(collate_pairs, stride=32), partial(collate_pairs, stride=1)
+
 INPUT = {"size": 64, "shorter_side": None, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 
 
@@ -26,9 +28,7 @@ def batches_of(coco: CocoSet, workers: int, epochs: tuple[int, ...], cache: floa
     augment = Augment([RandomHorizontalFlip(), RandomInversion(), RandomScaleCrop(0.5, 2.0)], seed=4)
     dataset = DetectionDataset(coco, **INPUT, augment=augment, cache_megabytes=cache)  # type: ignore[arg-type]
     sampler = TrainBatches(len(dataset), 5, seed=4)
-    loader = BatchLoader(
-        dataset, sampler, collate_samples=partial(collate_pairs, stride=32), workers=workers, pin_memory=False
-    )
+    loader = BatchLoader(dataset, sampler, collate_samples=PADDED, workers=workers, pin_memory=False)
     batches = []
     for epoch in epochs:
         sampler.set_epoch(epoch)
@@ -100,7 +100,7 @@ def test_a_file_that_breaks_while_training_is_named_in_one_sentence(
     loader = BatchLoader(
         dataset,
         EvaluationBatches(16, 4),
-        collate_samples=partial(collate_pairs, stride=1),
+        collate_samples=AS_THEY_ARE,
         workers=workers,
         pin_memory=False,
     )
@@ -116,7 +116,7 @@ def test_boxes_that_a_crop_loses_are_counted_in_every_process(coco: CocoSet) -> 
         for _ in BatchLoader(
             dataset,
             TrainBatches(16, 4, seed=0),
-            collate_samples=partial(collate_pairs, stride=1),
+            collate_samples=AS_THEY_ARE,
             workers=workers,
             pin_memory=False,
         ):

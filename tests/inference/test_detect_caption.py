@@ -103,5 +103,5 @@ def test_another_script_and_emoji_are_read_without_harm(detector: Detector) -> N
 def test_a_damaged_tokeniser_is_named(checkpoint: Path, tmp_path: Path) -> None:
     content = torch.load(checkpoint, weights_only=True)
     torch.save({**content, "tokeniser": {"kind": "words", "words": 3}}, tmp_path / "best.ckpt")
-    with pytest.raises((CheckpointError, UserError), match="the tokeniser in .*best.ckpt is damaged"):
+    with pytest.raises((CheckpointError, UserError), match=r"the tokeniser in .*best\.ckpt is damaged"):
         load(tmp_path / "best.ckpt")
