@@ -117,7 +117,7 @@ class Detector:
         """
         if caption is not None and self.tokenizer is None:
             raise UserError("this detector was trained without captions; leave the caption out")
-        least = float(threshold if threshold is not None else 0.5 if caption is None else self.threshold)
+        least = self.least_score(threshold, caption)
         one = not isinstance(images, list | tuple)
         given = list(images) if isinstance(images, list | tuple) else [images]
         if caption is not None:
@@ -128,6 +128,12 @@ class Detector:
         )
         kept = [found[i].above(least) for i in range(len(given))]
         return kept[0] if one else kept
+
+    def least_score(self, threshold: float | int | None = None, caption: str | None = None) -> float:
+        """`threshold`, or where it is None the one that `detect` uses."""
+        if threshold is not None:
+            return float(threshold)
+        return 0.5 if caption is None else self.threshold
 
     def _asked(self, images: Sequence[ImageLike], caption: str, least: float, batch_size: int) -> list[Detections]:
         """What the caption asks for in each image, best first."""

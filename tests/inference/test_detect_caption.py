@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 from PIL import Image
 
 from detector_parts import BACKBONE, CATEGORIES, IMAGE, MODEL
-from detr_mini.errors import CheckpointError, UserError
+from detr_mini.config import compose
+from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.inference.detector import Detector, load
+from detr_mini.inference.predict import predict
 from detr_mini.models.build import build_model
 from detr_mini.text.tokenizers import SubwordTokenizer
 
@@ -105,3 +108,14 @@ def test_a_damaged_tokeniser_is_named(checkpoint: Path, tmp_path: Path) -> None:
     torch.save({**content, "tokeniser": {"kind": "words", "words": 3}}, tmp_path / "best.ckpt")
     with pytest.raises((CheckpointError, UserError), match=r"the tokeniser in .*best\.ckpt is damaged"):
         load(tmp_path / "best.ckpt")
+
+
+def test_predict_takes_a_caption_and_writes_its_phrases(checkpoint: Path, tmp_path: Path) -> None:
+    picture().save(tmp_path / "a.png")
+    said = [f"checkpoint={checkpoint}", f"source={tmp_path / 'a.png'}", f"output={tmp_path / 'out'}", "threshold=0"]
+    output = predict(compose("predict", [*said, "caption=the small bolt"]))
+    found = json.loads((output / "results" / "a.png.json").read_text())["detections"]
+    expected = load(checkpoint).detect(picture(), "the small bolt", threshold=0)
+    assert [record["phrase"] for record in found] == list(expected.phrases or ())
+    with pytest.raises(ConfigError, match="leave one of the two out"):
+        predict(compose("predict", [*said, "caption=the small bolt", "explain=true"]))
