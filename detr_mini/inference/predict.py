@@ -118,7 +118,7 @@ def _detect_all(detector: Detector, pictures: Sequence[Source], work: Path, conf
     for start in steps:
         readable = list(_readable(pictures[start : start + config.batch_size], written))
         images = [image for _, image in readable]
-        found = detector.detect(images, config.caption, threshold=config.threshold, batch_size=len(readable))
+        found = detector.detect(images, caption=config.caption, threshold=config.threshold, batch_size=len(readable))
         for (source, image), detections in zip(readable, found, strict=True):
             _write_one(source, image, detections, work, written, draw=config.draw)
             if config.explain and len(detections):
