@@ -1,7 +1,7 @@
 """Captions of a scene, of every kind, each true of exactly the things it is tied to.
 
 A caption is tried at random and kept where its meaning is plain and holds (rejection): the sets of `Facts` make a try
-cheap. `check.py` proves the outcome from the words alone.
+cheap.
 """
 
 from __future__ import annotations
