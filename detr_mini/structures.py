@@ -84,16 +84,61 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Phrase:
+    """Words of a caption, and the things that they name."""
+
+    spans: tuple[tuple[int, int], ...]
+    """[begin, end) characters: a description without its article, number and relation."""
+    things: tuple[int, ...]
+    """Places among the image's boxes (crowd regions aside); none where the phrase names nothing that is there."""
+    asked: bool
+    """Whether the caption asks for them, or only refers to them (an anchor)."""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A sentence about an image."""
+
+    text: str
+    kind: str
+    phrases: tuple[Phrase, ...]
+    detail: str = ""
+    """Of a chain its number of relations, of an absent caption the reason, of an order pair what is swapped."""
+
+
+@dataclass(frozen=True)
 class Captions:
-    """Token ids of C captions, their padding, and the image (row of the batch) each belongs to."""
+    """C captions as tokens, and the image (row of the batch) each belongs to."""
 
     token_ids: Int[Tensor, "c t"]
     padding_mask: Bool[Tensor, "c t"]
+    """True on padding."""
     caption_image: Int[Tensor, "c"]
+    spans: tuple[tuple[tuple[int, int], ...], ...]
+    """Of each caption's tokens: the [begin, end) characters that each stands for."""
+    records: tuple[Caption, ...] = ()
+    """What is true of each, where it is known."""
+    token_map: Bool[Tensor, "c n t"] | None = None
+    """In training: which tokens speak of which truth, in the order of the image's `PackedTargets`."""
+    tags: Int[Tensor, "c t"] | None = None
+    """In training: what each token is (`grounded.TAGS`); -1 on padding."""
+    anchor: Int[Tensor, "c"] | None = None
+    """In training: the truth that is the caption's first anchor; -1 where that is none, or several."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Captions:
         """A copy whose tensors lie on `device`."""
         return _move(self, device, non_blocking)
+
+
+@dataclass(frozen=True)
+class PhraseFound:
+    """A phrase as a model reads its caption, and how well each of its object queries fits."""
+
+    spans: tuple[tuple[int, int], ...]
+    """[begin, end) characters of the caption."""
+    boxes: Float[Tensor, "q 4"]
+    """xyxy in pixels of the original image."""
+    scores: Float[Tensor, "q"]
 
 
 @dataclass(frozen=True)
@@ -156,6 +201,11 @@ class Batch:
         """The data's image ids, in the batch's order."""
         return tuple(t.image_id for t in self.targets)
 
+    @property
+    def with_captions(self) -> dict[str, Captions]:
+        """The captions as a keyword, for models and criteria that take them; nothing where there are none."""
+        return {} if self.captions is None else {"captions": self.captions}
+
     def mask(self) -> Bool[Tensor, "b h w"] | None:
         """The padding mask, or None where nothing is padded: models then skip all masking."""
         return self.padding_mask if self.has_padding else None
@@ -211,6 +261,18 @@ class AttentionMaps:
 
 
 @dataclass(frozen=True)
+class GroundingOutput:
+    """What captions speak of, joint layer by joint layer."""
+
+    logits: tuple[Float[Tensor, "c q t"], ...]
+    """Whether a word speaks of a query's thing."""
+    offsets: tuple[Float[Tensor, "c q 2"], ...]
+    """From the caption's first anchor to the query's thing, three times the difference of their centres in [0, 1]."""
+    tags: Float[Tensor, "c t k"]
+    """Logits of what each word is in its caption."""
+
+
+@dataclass(frozen=True)
 class DetectorOutput:
     """What a detector says of a batch. All but `logits` and `boxes` is there for training, or on request."""
 
@@ -225,6 +287,9 @@ class DetectorOutput:
     attention: AttentionMaps | None = None
     query_visible: Bool[Tensor, "b q"] | None = None
     """False for queries of an image too small to fill them all; None: all count."""
+    queries: Float[Tensor, "b q c"] | None = None
+    """The queries themselves after the last layer."""
+    grounding: GroundingOutput | None = None
 
     @property
     def final(self) -> Prediction:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -107,7 +107,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             self.cache.put(index, image)
         return image
 
-    def __getitems__(self, keys: list[Key]) -> list[tuple[Tensor, Target]] | DataError:
+    def __getitems__(self, keys: list[Key]) -> list[Any] | DataError:
         """A batch's samples; a broken file as the value, so that its one sentence survives the way out of a worker."""
         try:
             return [self[key] for key in keys]
@@ -115,11 +115,14 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             return error
 
 
-def _collate(samples: list[tuple[Tensor, Target]] | DataError, stride: int) -> Batch | DataError:
-    if isinstance(samples, DataError):
-        return samples
+def collate_pairs(samples: Sequence[tuple[Tensor, Target]], stride: int) -> Batch:
+    """Samples of a `DetectionDataset` as a batch."""
     images, targets = zip(*samples, strict=True)
     return collate(images, targets, stride)
+
+
+def _unless_broken(samples: Any, collate_samples: Callable[[Any], Batch]) -> Batch | DataError:
+    return samples if isinstance(samples, DataError) else collate_samples(samples)
 
 
 class BatchLoader(DataLoader[Any]):
@@ -129,13 +132,19 @@ class BatchLoader(DataLoader[Any]):
     """
 
     def __init__(
-        self, dataset: DetectionDataset, batches: Sampler[list[Key]], *, stride: int, workers: int, pin_memory: bool
+        self,
+        dataset: DetectionDataset,
+        batches: Sampler[list[Key]],
+        *,
+        collate_samples: Callable[[Any], Batch],
+        workers: int,
+        pin_memory: bool,
     ) -> None:
         super().__init__(
             dataset,
             batch_sampler=batches,
             num_workers=workers,
-            collate_fn=partial(_collate, stride=stride),
+            collate_fn=partial(_unless_broken, collate_samples=collate_samples),
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
             multiprocessing_context="fork" if workers > 0 and sys.platform == "linux" else None,

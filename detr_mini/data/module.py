@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 
 from detr_mini.data.coco import CocoSet, read_coco
-from detr_mini.data.dataset import BatchLoader, DetectionDataset
+from detr_mini.data.dataset import BatchLoader, DetectionDataset, collate_pairs
 from detr_mini.data.report import LoadReport
 from detr_mini.data.samplers import EvaluationBatches, TrainBatches
 from detr_mini.data.shapes import ensure_scenes
@@ -192,7 +193,17 @@ class DetectionData(pl.LightningDataModule):
         return self._loader(dataset, EvaluationBatches(len(dataset), self.eval_batch_size, rank=rank, world=world))
 
     def _loader(self, dataset: DetectionDataset, batches: Any) -> BatchLoader:
-        return BatchLoader(dataset, batches, stride=self.stride, workers=self.workers, pin_memory=self.pin_memory)
+        return BatchLoader(
+            dataset,
+            batches,
+            collate_samples=self.collate(dataset),
+            workers=self.workers,
+            pin_memory=self.pin_memory,
+        )
+
+    def collate(self, dataset: DetectionDataset) -> Callable[[Sequence[Any]], Batch]:
+        """How samples of the dataset become a batch."""
+        return partial(collate_pairs, stride=self.stride)
 
     def _rank_and_world(self) -> tuple[int, int]:
         if self.trainer is None:

@@ -18,9 +18,10 @@ from detr_mini.data.images import load_image
 from detr_mini.drawing.gallery import Pair, gallery
 from detr_mini.errors import UserError
 from detr_mini.evaluation.coco import Scores, score
+from detr_mini.evaluation.grounding import Answer, answers, grounding_metrics
 from detr_mini.evaluation.predict import detect_batches
 from detr_mini.evaluation.table import number
-from detr_mini.structures import Batch, Categories, Detections
+from detr_mini.structures import Batch, Categories, Detections, DetectorOutput
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,28 @@ def measure(
     device: torch.device | str = "cpu",
     limit: int = 100,
     progress: bool = True,
+    threshold: float | None = None,
 ) -> Measured:
-    """Detect in every image of `truth`, which `loader` gives, and score it with COCO's metric."""
+    """Detect in every image of `truth`, which `loader` gives, and score it with COCO's metric.
+
+    Where the loader gives captions, what the model reads in them is scored, too, at `threshold` (chosen on other data;
+    0.5 where there is none).
+    """
+    said: list[Answer] = []
+
+    def listen(batch: Batch, output: DetectorOutput) -> None:
+        if batch.captions is not None:
+            sizes = [target.original_size for target in batch.targets]
+            found = model.read(output, batch.captions, sizes)  # type: ignore[operator]
+            said.extend(answers(found, batch.captions, batch.targets))
+
     started = time.perf_counter()
-    found = detect_batches(model, loader, categories, device, limit, progress)
+    found = detect_batches(model, loader, categories, device, limit, progress, watch=listen)
     seconds = time.perf_counter() - started
     records = [record for image_id in truth.image_ids for record in to_coco_records(found[image_id], image_id)]
     scores = score(truth.truth, records, categories, detection_limit=limit)
+    if said:
+        scores.metrics.update(grounding_metrics(said, 0.5 if threshold is None else threshold))
     return Measured(scores, records, found, truth, len(truth) / seconds)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 
 import torch
 from rich.progress import track
 from torch import nn
 
-from detr_mini.structures import Batch, Categories, Detections
+from detr_mini.structures import Batch, Categories, Detections, DetectorOutput
 
 
 def detect_batches(
@@ -20,11 +20,12 @@ def detect_batches(
     limit: int = 100,
     progress: bool = True,
     title: str = "detecting",
+    watch: Callable[[Batch, DetectorOutput], None] | None = None,
 ) -> dict[int, Detections]:
     """The `limit` best detections of each image, by image id, on the CPU; no threshold on the score.
 
     The model's parameters must lie on `device`. It runs in evaluation mode, without gradients, and is left in the mode
-    it was in. `progress`: a bar on the terminal (no other may be active).
+    it was in. `progress`: a bar on the terminal (no other may be active). `watch` sees every batch and its output.
     """
     total = len(loader) if isinstance(loader, Sized) else None
     batches = track(loader, title, total=total, transient=True) if progress else loader
@@ -32,7 +33,9 @@ def detect_batches(
     with evaluating(model):
         for batch in batches:
             moved = batch.to(device, non_blocking=True)
-            output = model(moved.images, moved.mask())
+            output = model(moved.images, moved.mask(), **moved.with_captions)
+            if watch is not None:
+                watch(moved, output)
             sizes = [target.original_size for target in batch.targets]
             per_image = model.postprocess(output, sizes, categories, limit)  # type: ignore[operator]
             found.update(zip(batch.image_ids, per_image, strict=True))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.table import Table
@@ -14,6 +15,13 @@ from rich.text import Text
 if TYPE_CHECKING:
     from detr_mini.evaluation.coco import Scores
 
+CAPTION_ROWS = {
+    "grounding/accuracy": "exact: all",
+    "grounding/top1": "best guess right",
+    "grounding/recall_any@5": "right among five",
+    "grounding/absent_rejected": "absent and left unfound",
+    "grounding/agnostic_AP": "AP of what is asked for",
+}
 MANY = 100
 """Of more categories than this only the ten best and the ten worst are shown."""
 
@@ -50,7 +58,21 @@ def render(scores: Scores, title: str = "") -> Group:
         classes.add_row(
             row.name, str(row.images), str(row.truths), str(row.detections), number(row.AP), number(row.AP50)
         )
-    return Group(classes, numbers, Text(summary(scores)))
+    return Group(classes, numbers, *_captions(metrics), Text(summary(scores)))
+
+
+def _captions(metrics: Mapping[str, Any]) -> Iterator[Table]:
+    """What was measured of captions, where there were any."""
+    if "grounding/accuracy" not in metrics:
+        return
+    shown = Table("captions", "", title_justify="left")
+    shown.columns[1].justify = "right"
+    for key, name in CAPTION_ROWS.items():
+        shown.add_row(name, number(metrics[key]))
+    for key, value in metrics.items():
+        if key.startswith("grounding/accuracy/"):
+            shown.add_row(f"exact: {key.rpartition('/')[2]}", number(value))
+    yield shown
 
 
 def number(value: float | None) -> str:

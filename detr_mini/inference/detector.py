@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from detr_mini.data.collate import collate
 from detr_mini.data.images import _to_rgb_tensor, load_image, to_model_input
 from detr_mini.errors import CheckpointError, ConfigError, DataError, UserError
-from detr_mini.evaluation.predict import detect_batches
+from detr_mini.evaluation.predict import detect_batches, evaluating
 from detr_mini.models.build import build_model
 from detr_mini.pretrained.checkpoints import averaged_weights, checkpoint_file, read_checkpoint
-from detr_mini.structures import Batch, Categories, Detections, Target
+from detr_mini.structures import Batch, Captions, Categories, Detections, PhraseFound, Target
+from detr_mini.text.tokenizers import AnyTokenizer, pad, tokenizer_of
 
 ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
 """A file; a PIL image; uint8 (H, W, 3) or (H, W); uint8 (3, H, W), or float (3, H, W) in [0, 1]. RGB throughout."""
@@ -40,7 +41,11 @@ def from_checkpoint(checkpoint: Mapping[str, Any], name: str, device: str | torc
         backbone = {**config["backbone"]}
         if "weights" in backbone:
             backbone["weights"] = "none"  # they are replaced in a moment
-        model = build_model(config["model"], backbone, len(categories))
+        tokenizer = None
+        if checkpoint.get("tokeniser"):
+            tokenizer = tokenizer_of(checkpoint["tokeniser"], f"the tokeniser in {name}")
+        words = {} if tokenizer is None else {"vocabulary": len(tokenizer)}
+        model = build_model(config["model"], backbone, len(categories), **words)
         model.load_state_dict(averaged_weights(checkpoint))
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"the config in {name} has no part {error}; train anew with this version") from error
@@ -52,19 +57,29 @@ def from_checkpoint(checkpoint: Mapping[str, Any], name: str, device: str | torc
             f"the weights in {name} do not fit the model of its config ({reason[1 % len(reason)].strip()[:200]}); "
             "was it written by another version?"
         ) from error
-    return Detector(model, categories, checkpoint["image"], device)
+    return Detector(model, categories, checkpoint["image"], device, tokenizer, checkpoint.get("threshold"))
 
 
 class Detector:
     """A model with all that it needs to take images: categories, size, normalisation."""
 
     def __init__(
-        self, model: nn.Module, categories: Categories, image: Mapping[str, Any], device: str | torch.device = "cpu"
+        self,
+        model: nn.Module,
+        categories: Categories,
+        image: Mapping[str, Any],
+        device: str | torch.device = "cpu",
+        tokenizer: AnyTokenizer | None = None,
+        threshold: float | None = None,
     ) -> None:
-        """`image`: size, shorter_side, mean and std, as in a checkpoint (`data.images.to_model_input`)."""
+        """`image`: size, shorter_side, mean and std, as in a checkpoint (`data.images.to_model_input`).
+
+        `tokenizer`: of a model with captions; `threshold`: of its phrases' scores, the one that val found best.
+        """
         self.device = usable_device(device)
         self.model = model.eval().to(self.device)
         self.categories = categories
+        self.tokenizer, self.threshold = tokenizer, 0.5 if threshold is None else threshold
         self.image = {key: image[key] for key in ("size", "shorter_side", "mean", "std")}
 
     @overload
@@ -72,7 +87,7 @@ class Detector:
         self,
         images: ImageLike,
         caption: str | None = None,
-        threshold: float | int = 0.5,
+        threshold: float | int | None = None,
         limit: int = 100,
         batch_size: int = 8,
     ) -> Detections: ...
@@ -81,7 +96,7 @@ class Detector:
         self,
         images: list[Any] | tuple[Any, ...],
         caption: str | None = None,
-        threshold: float | int = 0.5,
+        threshold: float | int | None = None,
         limit: int = 100,
         batch_size: int = 8,
     ) -> list[Detections]: ...
@@ -89,25 +104,75 @@ class Detector:
         self,
         images: ImageLike | list[Any] | tuple[Any, ...],
         caption: str | None = None,
-        threshold: float | int = 0.5,
+        threshold: float | int | None = None,
         limit: int = 100,
         batch_size: int = 8,
     ) -> Detections | list[Detections]:
         """What is in an image, or in each of a list: boxes in its own upright pixels, best first.
 
-        `threshold`: the least score. `limit`: so many an image at most. `batch_size`: images that go through the model
-        together; it changes nothing in the result. DataError where an image cannot be used; UserError for a `caption`,
-        which needs a detector trained with captions.
+        `caption`: a sentence; then what it asks for, with the `phrases` as typed. `threshold`: the least score; 0.5
+        unless given, with a caption the one that val found best. `limit`: so many an image at most. `batch_size`:
+        images that go through the model together; it changes nothing in the result. DataError where an image cannot be
+        used; UserError for a caption that is empty or too long, or a detector that was trained without captions.
         """
-        if caption is not None:
+        if caption is not None and self.tokenizer is None:
             raise UserError("this detector was trained without captions; leave the caption out")
+        least = self.least_score(threshold, caption)
         one = not isinstance(images, list | tuple)
         given = list(images) if isinstance(images, list | tuple) else [images]
+        if caption is not None:
+            kept = [d[:limit] for d in self._asked(given, caption, least, batch_size)]
+            return kept[0] if one else kept
         found = detect_batches(
             self.model, self.batches(given, batch_size), self.categories, self.device, limit, progress=False
         )
-        kept = [found[i].above(float(threshold)) for i in range(len(given))]
+        kept = [found[i].above(least) for i in range(len(given))]
         return kept[0] if one else kept
+
+    def least_score(self, threshold: float | int | None = None, caption: str | None = None) -> float:
+        """`threshold`, or where it is None the one that `detect` uses."""
+        if threshold is not None:
+            return float(threshold)
+        return 0.5 if caption is None else self.threshold
+
+    def _asked(self, images: Sequence[ImageLike], caption: str, least: float, batch_size: int) -> list[Detections]:
+        """What the caption asks for in each image, best first."""
+        assert self.tokenizer is not None
+        if not caption.strip():
+            raise UserError("the caption is empty; say what to look for")
+        encoding = self.tokenizer.encode(caption.lower()).framed()
+        most = int(self.model.text.max_tokens)  # type: ignore[union-attr,arg-type]
+        if len(encoding.ids) > most:
+            raise UserError(f"the caption has {len(encoding.ids)} tokens, the model takes {most}; shorten it")
+        found: list[Detections] = []
+        for batch in self.batches(images, batch_size):
+            moved = batch.to(self.device)
+            ids, padding = pad([encoding] * len(batch))
+            captions = Captions(ids, padding, torch.arange(len(batch)), (encoding.spans,) * len(batch)).to(self.device)
+            with evaluating(self.model):
+                output = self.model(moved.images, moved.mask(), captions=captions)
+                sizes = [target.original_size for target in batch.targets]
+                read = self.model.read(output, captions, sizes)  # type: ignore[operator]
+            labels = output.logits.argmax(-1).cpu()
+            found += [self._as_detections(*one, caption, least) for one in zip(read, labels, sizes, strict=True)]
+        return found
+
+    def _as_detections(
+        self, phrases: Sequence[PhraseFound], labels: Tensor, size: tuple[int, int], caption: str, least: float
+    ) -> Detections:
+        rows = [(p, q) for p, phrase in enumerate(phrases) for q in (phrase.scores >= least).nonzero()[:, 0].tolist()]
+        rows.sort(key=lambda row: -float(phrases[row[0]].scores[row[1]]))
+        words = [" ".join(caption[begin:end] for begin, end in phrase.spans) for phrase in phrases]
+        queries = torch.tensor([q for _, q in rows], dtype=torch.long)
+        return Detections(
+            torch.stack([phrases[p].boxes[q] for p, q in rows]) if rows else torch.zeros(0, 4),
+            torch.stack([phrases[p].scores[q] for p, q in rows]) if rows else torch.zeros(0),
+            labels[queries],
+            self.categories,
+            tuple(words[p] for p, _ in rows),
+            size,
+            queries,
+        )
 
     def batches(self, images: Sequence[ImageLike], batch_size: int) -> Iterator[Batch]:
         """`images` as the model takes them, `batch_size` at a time."""

@@ -63,7 +63,7 @@ def predict(config: DictConfig) -> Path:
         written = _write_all(detector, pictures, output, config)
     except OSError as error:
         raise UserError(f"cannot write to {output} ({error.strerror or error}); nothing there was changed") from error
-    _summarise(written, output, config.threshold)
+    _summarise(written, output, detector.least_score(config.threshold, config.caption))
     return output
 
 
@@ -88,8 +88,10 @@ def _check(config: DictConfig) -> None:
     for key in ("checkpoint", "source"):
         if OmegaConf.is_missing(config, key) or config[key] is None:
             raise ConfigError(f"{key} is not set; say {key}=... (see 'detr-mini predict --help')")
-    if not 0 <= config.threshold <= 1:
+    if config.threshold is not None and not 0 <= config.threshold <= 1:
         raise ConfigError(f"threshold is {config.threshold}; it is a score between 0 and 1")
+    if config.caption is not None and config.explain:
+        raise ConfigError("explain=true shows where detections without a caption come from; leave one of the two out")
     if config.batch_size < 1:
         raise ConfigError(f"batch_size is {config.batch_size}; it must be at least 1")
 
@@ -115,11 +117,12 @@ def _detect_all(detector: Detector, pictures: Sequence[Source], work: Path, conf
     steps = track(range(0, len(pictures), config.batch_size), "detecting", transient=True)
     for start in steps:
         readable = list(_readable(pictures[start : start + config.batch_size], written))
-        found = detector.detect([image for _, image in readable], threshold=config.threshold, batch_size=len(readable))
+        images = [image for _, image in readable]
+        found = detector.detect(images, caption=config.caption, threshold=config.threshold, batch_size=len(readable))
         for (source, image), detections in zip(readable, found, strict=True):
             _write_one(source, image, detections, work, written, draw=config.draw)
             if config.explain and len(detections):
-                detections, maps = explain(detector, image, config.threshold)
+                detections, maps = explain(detector, image, detector.least_score(config.threshold))
                 _save(draw_attention(image, detections, maps), work / "explained" / _drawn_name(source.name))
     return written
 
@@ -140,6 +143,8 @@ def _write_one(
     entry = {"id": image_id, "file_name": source.name, "width": width, "height": height}
     records = to_coco_records(detections, image_id)
     named = [{**record, "name": name} for record, name in zip(records, detections.names, strict=True)]
+    for record, phrase in zip(named, detections.phrases or (), strict=False):
+        record["phrase"] = phrase
     written.images.append(entry)
     written.records += records
     written.per_category.update(detections.names)

@@ -66,6 +66,8 @@ class Losses:
     terms: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
     """The unweighted parts of the final layer, detached, for the log: class, l1, giou."""
     boxes: int = 0
+    match: Match | None = None
+    """Of the final layer."""
 
 
 def stack(predictions: Sequence[Prediction]) -> Prediction:
@@ -140,7 +142,9 @@ class DetectionCriterion:
                 terms = {name: parts[name][:b].detach().sum() for name in ("class", "l1", "giou")}
         if output.denoising is not None:
             total = total + self._denoising(output.denoising, targets, box_weight)
-        return Losses(total, terms, targets.total)
+        b = len(targets.counts)
+        final = Match(matches[0].query[:b], matches[0].truth[:b], matches[0].valid[:b])
+        return Losses(total, terms, targets.total, final)
 
     def _denoising(self, output: DenoisingOutput, targets: PackedTargets, box_weight: float) -> Tensor:
         layers = len(output.layers)

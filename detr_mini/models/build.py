@@ -17,14 +17,18 @@ from detr_mini.errors import ConfigError, UserError, nearest
 ALLOWED = ("detr_mini.models", "detr_mini.vision")
 
 
-def build_model(model_config: Mapping[str, Any], backbone_config: Mapping[str, Any], num_classes: int) -> nn.Module:
+def build_model(
+    model_config: Mapping[str, Any], backbone_config: Mapping[str, Any], num_classes: int, **more: Any
+) -> nn.Module:
     """The model of `model_config` on the backbone of `backbone_config`, for `num_classes` categories.
 
     Each config names what it builds by `_target_`, which must be defined in detr_mini.models or detr_mini.vision, at
-    every level; other keys go to its constructor. ConfigError where a target is foreign or a key unknown.
+    every level; other keys go to its constructor, and so does `more`, which is no setting (a tokeniser's `vocabulary`).
+    ConfigError where a target is foreign or a key unknown.
     """
     backbone = build_part("backbone", backbone_config, ALLOWED)
-    return cast(nn.Module, build_part("model", model_config, ALLOWED, backbone=backbone, num_classes=num_classes))
+    parts = {"backbone": backbone, "num_classes": num_classes, **more}
+    return cast(nn.Module, build_part("model", model_config, ALLOWED, **parts))
 
 
 def build_part(what: str, config: Mapping[str, Any], packages: Sequence[str], **parts: Any) -> Any:

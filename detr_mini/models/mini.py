@@ -198,7 +198,9 @@ class MiniDETR(nn.Module):
             fine=fine,
             fine_cells=visible / levels[0].stride,
         )
-        layers, maps = self._decode(self.content(content), boxes, query_visible, memory, denoising, need_attention)
+        layers, maps, final = self._decode(
+            self.content(content), boxes, query_visible, memory, denoising, need_attention
+        )
         q = content.shape[1]
         matching = [Prediction(p.logits[:, :q], p.boxes[:, :q], query_visible) for p in layers]
         return DetectorOutput(
@@ -217,6 +219,7 @@ class MiniDETR(nn.Module):
             ),
             attention=AttentionMaps(tuple(maps), size) if need_attention else None,
             query_visible=query_visible,
+            queries=final[:, :q],
         )
 
     def noised_truths(
@@ -249,7 +252,7 @@ class MiniDETR(nn.Module):
         memory: Memory,
         denoising: DenoisingQueries | None,
         need_attention: bool,
-    ) -> tuple[list[Prediction], list[Tensor]]:
+    ) -> tuple[list[Prediction], list[Tensor], Tensor]:
         blocked = None if query_visible is None else blocked_by_padding(~query_visible)
         if denoising is not None:
             q = query.shape[1]
@@ -258,17 +261,18 @@ class MiniDETR(nn.Module):
             if blocked is not None:
                 blocked = nn.functional.pad(blocked, (0, denoising.labels.shape[1]))
             blocked = join_blocked(blocked, denoising.blocked(q))
-        layers, maps = [], []
+        layers, maps, final = [], [], query
         for layer, head in zip(self.decoder, self.heads, strict=True):
             assert isinstance(layer, DecoderLayer)
             position = self.box_position(sine_box_code(boxes, 2 * self.dim))
             if need_attention:
                 maps.append(layer.where(query, position, boxes, memory, blocked))
             query = layer(query, position, boxes, memory, blocked)
-            prediction = head(self.decoder_norm(query), boxes)
+            final = self.decoder_norm(query)
+            prediction = head(final, boxes)
             layers.append(prediction)
             boxes = prediction.boxes.detach()
-        return layers, maps
+        return layers, maps, final
 
     @staticmethod
     def _with_visible(prediction: Prediction, visible: Bool[Tensor, "b n"] | None) -> Prediction:

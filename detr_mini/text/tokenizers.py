@@ -86,9 +86,13 @@ class CharacterTokenizer:
         except UnicodeDecodeError:  # bytes of half a character
             return out.decode("utf-8", "replace")
 
+    def state(self) -> dict[str, Any]:
+        """Plain values for `tokenizer_of`."""
+        return {"kind": self.kind, "characters": list(self.characters)}
+
     def save(self, path: str | Path) -> None:
         """A JSON file for `load_tokenizer`."""
-        _write(path, self.kind, {"characters": self.characters})
+        _write(path, self.state())
 
     @classmethod
     def _of(cls, content: dict[str, Any]) -> CharacterTokenizer:
@@ -124,9 +128,13 @@ class WordTokenizer:
                  for token in ids if token == UNKNOWN or token >= len(SPECIAL)]  # fmt: skip
         return " ".join(known)
 
+    def state(self) -> dict[str, Any]:
+        """Plain values for `tokenizer_of`."""
+        return {"kind": self.kind, "words": list(self.words)}
+
     def save(self, path: str | Path) -> None:
         """A JSON file for `load_tokenizer`."""
-        _write(path, self.kind, {"words": self.words})
+        _write(path, self.state())
 
     @classmethod
     def _of(cls, content: dict[str, Any]) -> WordTokenizer:
@@ -175,9 +183,13 @@ class SubwordTokenizer:
         own = [token - len(SPECIAL) for token in ids if token >= len(SPECIAL)]
         return str(self._tokenizer.decode(own, skip_special_tokens=False))
 
+    def state(self) -> dict[str, Any]:
+        """Plain values for `tokenizer_of`."""
+        return {"kind": self.kind, "tokenizer": json.loads(self._tokenizer.to_str())}
+
     def save(self, path: str | Path) -> None:
         """A JSON file for `load_tokenizer`."""
-        _write(path, self.kind, {"tokenizer": json.loads(self._tokenizer.to_str())})
+        _write(path, self.state())
 
     @classmethod
     def _of(cls, content: dict[str, Any]) -> SubwordTokenizer:
@@ -259,5 +271,5 @@ def _strings(things: Any) -> list[str]:
     return things
 
 
-def _write(path: str | Path, kind: str, content: dict[str, Any]) -> None:
-    Path(path).write_text(json.dumps({"kind": kind, **content}), "utf-8")
+def _write(path: str | Path, content: dict[str, Any]) -> None:
+    Path(path).write_text(json.dumps(content), "utf-8")

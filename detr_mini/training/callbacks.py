@@ -19,6 +19,9 @@ from detr_mini.errors import UserError
 from detr_mini.training.history import History
 from detr_mini.training.task import LOGGED, DetectionTask
 
+SHOWN = ("AP", "AP50", "AP75", "grounding/accuracy", "grounding/top1", "grounding/absent_rejected")
+"""Figures of a validation that history.csv keeps."""
+
 
 class Interrupted(Exception):
     """The user, or the machine's scheduler, asked the training to stop; its state is in last.ckpt."""
@@ -61,7 +64,7 @@ class Logging(pl.Callback):
         if trainer.sanity_checking or pl_module.scores is None:
             return
         metrics = pl_module.scores.metrics
-        row = {f"val/{name}": metrics[name] for name in ("AP", "AP50", "AP75") if metrics[name] is not None}
+        row = {f"val/{name}": metrics[name] for name in SHOWN if metrics.get(name) is not None}
         self._add(trainer, pl_module, {"val/loss": pl_module.val_loss, **row})
 
     def _add(self, trainer: pl.Trainer, task: DetectionTask, row: dict[str, Any]) -> None:
@@ -76,7 +79,8 @@ class Logging(pl.Callback):
 class Checkpoints(pl.Callback):
     """last.ckpt after each epoch, and every `minutes` inside a long one; best.ckpt is the one with the best val AP.
 
-    Files are written beside and then renamed: what is there is whole. Where nothing is measured, best is last.
+    With captions it is the one with the best exact accuracy. Files are written beside and then renamed: what is there
+    is whole. Where nothing is measured, best is last.
     Ctrl-C and SIGTERM are waited for until a step is done (or an evaluation), then the state is written and
     `Interrupted` raised; a second Ctrl-C stops at once, and what was written before stays.
     """
@@ -102,7 +106,7 @@ class Checkpoints(pl.Callback):
         assert isinstance(pl_module, DetectionTask)
         if trainer.sanity_checking or pl_module.scores is None:
             return
-        score, best = pl_module.scores.metrics["AP"], pl_module.best["score"]
+        score, best = pl_module.headline, pl_module.best["score"]
         if best is None or (score is not None and score >= best):
             pl_module.best = {"score": score, "epoch": trainer.current_epoch, "step": trainer.global_step}
             self._better = True

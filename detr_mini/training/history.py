@@ -10,6 +10,7 @@ from typing import Any
 COLUMNS = (
     "step", "epoch", "seconds", "lr", "train/loss", "train/loss_class", "train/loss_l1", "train/loss_giou",
     "images_per_second", "val/loss", "val/AP", "val/AP50", "val/AP75",
+    "val/grounding/accuracy", "val/grounding/top1", "val/grounding/absent_rejected",
 )  # fmt: skip
 
 

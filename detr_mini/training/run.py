@@ -90,7 +90,10 @@ def build(config: DictConfig) -> Parts:
         stride=backbone.strides[-1], seed=config.seed,
     )  # fmt: skip
     data.setup("fit")
-    model = build_part("model", plain["model"], ALLOWED, backbone=backbone, num_classes=len(data.categories))
+    tokenizer = getattr(data, "tokenizer", None)
+    words = {} if tokenizer is None else {"vocabulary": len(tokenizer)}
+    parts = {"backbone": backbone, "num_classes": len(data.categories), **words}
+    model = build_part("model", plain["model"], ALLOWED, **parts)
     if options.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if options.compile:
@@ -109,7 +112,12 @@ def build(config: DictConfig) -> Parts:
         accumulate=options.accumulate,
         coarse_scale=options.coarse_scale,
         coarse_until=options.coarse_until,
-        card={"image": data.image, "tokeniser": None, "recipe": plain["recipe"], "config": plain},
+        card={
+            "image": data.image,
+            "tokeniser": None if tokenizer is None else tokenizer.state(),
+            "recipe": plain["recipe"],
+            "config": plain,
+        },
     )
     task.truth = data.sets.get("val")
     return Parts(task, data, options)
@@ -240,7 +248,8 @@ def _finish(parts: Parts, folder: Path, console: Console, config: DictConfig, wo
     model: nn.Module = task.averaged.model
     model.load_state_dict(averaged_weights(best))
     loader = data.test_dataloader() if split == "test" else data.val_dataloader()
-    measured = measure(model, loader, data.sets[split], task.categories, task.device, progress=parts.options.progress)  # type: ignore[arg-type]
+    how = {"progress": parts.options.progress, "threshold": best.get("threshold")}
+    measured = measure(model, loader, data.sets[split], task.categories, task.device, **how)  # type: ignore[arg-type]
     write_measured(folder, measured, {**about, "split": split}, f"{folder.name} · {split}")
     table(measured.scores, f"{folder} on {split}", console)
     console.print(f"written to {folder}")

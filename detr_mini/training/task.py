@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from detr_mini.convert import to_coco_records
 from detr_mini.data.coco import CocoSet
 from detr_mini.evaluation.coco import Scores, score
+from detr_mini.evaluation.grounding import Answer, answers, best_threshold, grounding_metrics
 from detr_mini.losses.criterion import DetectionCriterion, Losses
 from detr_mini.losses.matcher import NonFiniteCostError
 from detr_mini.models.denoising import mix_numbers
@@ -23,6 +24,8 @@ from detr_mini.training.budget import Budget
 from detr_mini.training.coarse import coarsened
 from detr_mini.training.diagnosis import explain
 
+HEADLINES = ("grounding/accuracy", "AP")
+"""What the best checkpoint is chosen by: the first that is measured."""
 LOGGED = ("loss", "loss_class", "loss_l1", "loss_giou")
 
 
@@ -70,7 +73,10 @@ class DetectionTask(pl.LightningModule):
         """Since the last logged row: the losses, and the boxes they are divided by."""
         self._window_boxes = 0
         self._records: dict[int, list[dict[str, Any]]] = {}
+        self._answers: dict[int, list[Answer]] = {}
         self._val_sums = (0.0, 0)
+        self.threshold: float | None = None
+        """Of a phrase's score, with captions: the one that the latest validation found best."""
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """No scheduler: the learning rate is a function of the step (`on_before_optimizer_step`)."""
@@ -103,9 +109,9 @@ class DetectionTask(pl.LightningModule):
         """The losses of one batch, as sums over its boxes."""
         noised = getattr(self.model, "noised_truths", None)
         denoising = noised(batch.packed, batch.image_ids, seed=self.seed, step=step) if noised else None
-        output = self.model(batch.images, batch.mask(), denoising)
+        output = self.model(batch.images, batch.mask(), denoising, **batch.with_captions)
         with torch.autocast(self.device.type, enabled=False):
-            return self.criterion(output, batch.packed, self.budget.progress(step))
+            return self.criterion(output, batch.packed, self.budget.progress(step), **batch.with_captions)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Divide the gradient by the boxes of the window and of all processes, clip it, set the learning rate."""
@@ -150,27 +156,34 @@ class DetectionTask(pl.LightningModule):
 
     def on_validation_start(self) -> None:
         self.budget.pause()
-        self._records, self._val_sums = {}, (0.0, 0)
+        self._records, self._answers, self._val_sums = {}, {}, (0.0, 0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         with torch.autocast(self.device.type, enabled=False):
-            output = self.averaged.model(batch.images, batch.mask())
-            losses = self.criterion(output, batch.packed, 1.0)
+            output = self.averaged.model(batch.images, batch.mask(), **batch.with_captions)
+            losses = self.criterion(output, batch.packed, 1.0, **batch.with_captions)
         self._val_sums = (self._val_sums[0] + float(losses.total), self._val_sums[1] + losses.boxes)
         sizes = [target.original_size for target in batch.targets]
         detections = self.averaged.model.postprocess(output, sizes, self.categories)  # type: ignore[operator]
         for image_id, found in zip(batch.image_ids, detections, strict=True):
             self._records[image_id] = to_coco_records(found.to("cpu"), image_id)
+        if batch.captions is not None:
+            read = self.averaged.model.read(output, batch.captions, sizes)  # type: ignore[operator]
+            for answer, row in zip(
+                answers(read, batch.captions, batch.targets), batch.captions.caption_image.tolist(), strict=True
+            ):
+                self._answers.setdefault(batch.image_ids[row], []).append(answer)
 
     def on_validation_epoch_end(self) -> None:
         """All processes' detections together, by image id: the numbers do not depend on how many there were."""
-        shares: list[Any] = [(self._records, self._val_sums)]
+        own = self._records, self._val_sums, self._answers
+        shares: list[Any] = [own]
         if self.trainer.world_size > 1:
             shares = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(shares, (self._records, self._val_sums))
-        records = {image_id: found for share, _ in shares for image_id, found in share.items()}
-        boxes = sum(sums[1] for _, sums in shares)
-        self.val_loss = sum(sums[0] for _, sums in shares) / max(boxes, 1)
+            torch.distributed.all_gather_object(shares, own)
+        records = {image_id: found for share, *_ in shares for image_id, found in share.items()}
+        boxes = sum(sums[1] for _, sums, _ in shares)
+        self.val_loss = sum(sums[0] for _, sums, _ in shares) / max(boxes, 1)
         assert self.truth is not None
         # a sanity pass sees part of the images only: it is measured on those
         ids = [image_id for image_id in self.truth.image_ids if image_id in records]
@@ -180,6 +193,11 @@ class DetectionTask(pl.LightningModule):
             self.categories,
             None if len(ids) == len(self.truth) else ids,
         )
+        said = {image_id: found for *_, share in shares for image_id, found in share.items()}
+        if said:
+            in_order = [answer for image_id in sorted(said) for answer in said[image_id]]
+            self.threshold = best_threshold(in_order)
+            self.scores.metrics.update(grounding_metrics(in_order, self.threshold))
         for name in ("AP", "AP50", "AP75"):
             if self.scores.metrics[name] is not None:
                 self.log(f"val/{name}", self.scores.metrics[name], rank_zero_only=True)
@@ -187,6 +205,12 @@ class DetectionTask(pl.LightningModule):
     def on_validation_end(self) -> None:
         if not self.trainer.sanity_checking:
             self.budget.start()
+
+    @property
+    def headline(self) -> float | None:
+        """The latest validation's figure that the best checkpoint is chosen by."""
+        assert self.scores is not None
+        return next(self.scores.metrics[name] for name in HEADLINES if name in self.scores.metrics)
 
     def share_sums(self) -> Tensor:
         """The running sums over all processes, on rank 0; zeros elsewhere. All processes call it at the same step."""
@@ -201,6 +225,7 @@ class DetectionTask(pl.LightningModule):
             "averaged": self.averaged.state(),
             "best": dict(self.best),
             "categories": self.categories.to_dict(),
+            "threshold": self.threshold,
             "random_state": {"torch": torch.get_rng_state()},
             "progress": {
                 "elapsed": self.budget.elapsed,

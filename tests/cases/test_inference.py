@@ -47,7 +47,7 @@ def test_I_03_pictures_of_one_name_in_several_folders_stay_apart(
     output = tmp_path / "out"
     config = OmegaConf.create({
         "checkpoint": "x", "source": str(photos), "output": str(output), "threshold": 0.5, "draw": True,
-        "explain": False, "batch_size": 2, "device": "cpu",
+        "explain": False, "caption": None, "batch_size": 2, "device": "cpu",
     })  # fmt: skip
     for _ in range(2):
         verb.predict(config)

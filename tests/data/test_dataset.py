@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import pickle
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from detr_mini.data.coco import CocoSet, read_coco
-from detr_mini.data.dataset import BatchLoader, DetectionDataset, ImageCache
+from detr_mini.data.dataset import BatchLoader, DetectionDataset, ImageCache, collate_pairs
 from detr_mini.data.samplers import EvaluationBatches, TrainBatches
 from detr_mini.data.transforms import Augment, RandomHorizontalFlip, RandomInversion, RandomScaleCrop
 from detr_mini.errors import DataError
 from detr_mini.structures import Batch
+
+PADDED, AS_THEY_ARE = partial(collate_pairs, stride=32), partial(collate_pairs, stride=1)
 
 INPUT = {"size": 64, "shorter_side": None, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 
@@ -25,7 +28,7 @@ def batches_of(coco: CocoSet, workers: int, epochs: tuple[int, ...], cache: floa
     augment = Augment([RandomHorizontalFlip(), RandomInversion(), RandomScaleCrop(0.5, 2.0)], seed=4)
     dataset = DetectionDataset(coco, **INPUT, augment=augment, cache_megabytes=cache)  # type: ignore[arg-type]
     sampler = TrainBatches(len(dataset), 5, seed=4)
-    loader = BatchLoader(dataset, sampler, stride=32, workers=workers, pin_memory=False)
+    loader = BatchLoader(dataset, sampler, collate_samples=PADDED, workers=workers, pin_memory=False)
     batches = []
     for epoch in epochs:
         sampler.set_epoch(epoch)
@@ -94,7 +97,13 @@ def test_a_file_that_breaks_while_training_is_named_in_one_sentence(
     broken.write_bytes(coco.records[2].path.read_bytes()[:2000])
     records = tuple(replace(r, path=broken) if i == 2 else r for i, r in enumerate(coco.records))
     dataset = DetectionDataset(replace(coco, records=records), **INPUT)  # type: ignore[arg-type]
-    loader = BatchLoader(dataset, EvaluationBatches(16, 4), stride=1, workers=workers, pin_memory=False)
+    loader = BatchLoader(
+        dataset,
+        EvaluationBatches(16, 4),
+        collate_samples=AS_THEY_ARE,
+        workers=workers,
+        pin_memory=False,
+    )
     with pytest.raises(DataError, match=r"broken\.png cannot be decoded") as error:
         list(loader)
     assert "\n" not in str(error.value)
@@ -104,7 +113,13 @@ def test_boxes_that_a_crop_loses_are_counted_in_every_process(coco: CocoSet) -> 
     counts = []
     for workers in (0, 2):
         dataset = DetectionDataset(coco, **INPUT, augment=Augment([RandomScaleCrop(3, 4)], 0))  # type: ignore[arg-type]
-        for _ in BatchLoader(dataset, TrainBatches(16, 4, seed=0), stride=1, workers=workers, pin_memory=False):
+        for _ in BatchLoader(
+            dataset,
+            TrainBatches(16, 4, seed=0),
+            collate_samples=AS_THEY_ARE,
+            workers=workers,
+            pin_memory=False,
+        ):
             pass
         counts.append(dataset.boxes_cropped_away)
     assert counts[0] == counts[1] > 0

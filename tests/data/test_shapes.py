@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from matplotlib.path import Path as Outline
 
-from detr_mini.data.shapes import SHAPES, Scene, draw_scene, ensure_scenes, make
+from detr_mini.data.canvas import SHAPES
+from detr_mini.data.shapes import Scene, draw_scene, ensure_scenes, make
 from detr_mini.errors import DataError, UserError
 
 SCENES = [("train", i, 128) for i in range(25)] + [("val", i, 64) for i in range(5)]

@@ -31,3 +31,18 @@ def test_an_undefined_number_reads_as_not_available() -> None:
 def test_thousands_of_categories_fit_on_a_screen() -> None:
     many = Categories(tuple(range(1, 1001)), tuple(f"kind {i}" for i in range(1, 1001)))
     assert len(shown(many, []).splitlines()) < 60
+
+
+def test_figures_of_captions_are_shown_where_there_are_any() -> None:
+    one = Categories((1,), ("bolt",))
+    assert "captions" not in shown(one, [])
+    scores = score({"images": [{"id": 1}], "annotations": []}, [], one)
+    scores.metrics.update(
+        {"grounding/accuracy": 0.875, "grounding/top1": 0.9, "grounding/recall_any@5": 1.0,
+         "grounding/absent_rejected": None, "grounding/agnostic_AP": 0.8, "grounding/accuracy/chain": 0.625}
+    )  # fmt: skip
+    console = Console(file=io.StringIO(), width=100)
+    table(scores, "val", console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for shown_number in ("0.875", "exact: chain", "0.625", "absent and left unfound"):
+        assert shown_number in text

@@ -1,0 +1,171 @@
+"""Captions in files, in the form that MDETR made known: COCO JSON whose images carry `caption`, whose annotations
+carry `tokens_positive`, a list of [begin, end) character spans of that caption.
+
+A record is one caption of one picture; records of the same `file_name` are captions of the same picture. Beyond that:
+`asked: false` in an annotation marks a thing that the caption refers to only (an anchor); `absent` in a record lists
+phrases that name nothing ({"spans": [...], "asked": true}); `kind` and `detail` say what sort of sentence it is.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from detr_mini.data.coco import CocoSet, read_json
+from detr_mini.errors import DataError
+from detr_mini.structures import Caption, Phrase
+
+Spans = tuple[tuple[int, int], ...]
+CLOSE = 0.5
+"""Pixels by which a caption's box may differ from the box of the same thing among the instances."""
+
+
+def caption_records(
+    pictures: Iterable[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]], Sequence[Caption]]],
+) -> dict[str, list[dict[str, Any]]]:
+    """`images` and `annotations` of a file. A picture: its COCO image record, an annotation a thing, its captions."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for picture, things, captions in pictures:
+        for caption in captions:
+            number = len(images) + 1
+            absent = [{"spans": phrase.spans, "asked": phrase.asked} for phrase in caption.phrases if not phrase.things]
+            images.append(
+                {
+                    **picture,
+                    "id": number,
+                    "original_img_id": picture["id"],
+                    "caption": caption.text,
+                    "kind": caption.kind,
+                    "detail": caption.detail,
+                    "absent": absent,
+                }
+            )
+            annotations += [
+                {
+                    **things[thing],
+                    "id": len(annotations) + 1 + offset,
+                    "image_id": number,
+                    "tokens_positive": phrase.spans,
+                    "asked": phrase.asked,
+                }
+                for offset, (phrase, thing) in enumerate((p, t) for p in caption.phrases for t in p.things)
+            ]
+    return {"images": images, "annotations": annotations}
+
+
+def read_captions(path: str | Path, instances: CocoSet) -> dict[int, list[Caption]]:
+    """The captions of each image of `instances`, by image id; a phrase's things are places among the image's boxes.
+
+    DataError where a span lies outside its caption or inside a word, where two phrases overlap, where a caption is
+    empty or speaks of nothing, and where it speaks of a box that is not among the instances.
+    """
+    path = Path(path)
+    content = read_json(path)
+    place_of = {record.file_name: place for place, record in enumerate(instances.records)}
+    records = {image["id"]: image for image in content["images"]}
+    grouped: dict[int, dict[tuple[Spans, bool], list[list[float | int]]]] = {number: {} for number in records}
+    for number, annotation in enumerate(content["annotations"], start=1):
+        record = records.get(annotation.get("image_id"))
+        if record is None:
+            raise DataError(f"annotation number {number} of {path} belongs to no record; mend its image_id")
+        spans = checked_spans(record, annotation.get("tokens_positive"), path)
+        phrase = spans, bool(annotation.get("asked", True))
+        grouped[record["id"]].setdefault(phrase, []).append(annotation["bbox"])
+    found: dict[int, list[Caption]] = {record.image_id: [] for record in instances.records}
+    for number, record in records.items():
+        place = place_of.get(record.get("file_name", ""))
+        if place is None:
+            continue  # of a picture that the instances leave out
+        where = _Boxes(instances, place, f"record {number} of {path}")
+        phrases = [Phrase(spans, where.places(boxes), asked) for (spans, asked), boxes in grouped[number].items()]
+        phrases += [
+            Phrase(checked_spans(record, absent.get("spans"), path), (), bool(absent.get("asked", True)))
+            for absent in record.get("absent", ())
+        ]
+        _check_phrases(record, phrases, path)
+        ordered = sorted(phrases, key=lambda phrase: (not phrase.asked, phrase.spans))
+        kind, detail = str(record.get("kind", "")), str(record.get("detail", ""))
+        found[instances.records[place].image_id].append(Caption(record["caption"], kind, tuple(ordered), detail))
+    return found
+
+
+def checked_spans(record: Mapping[str, Any], spans: Any, path: Path) -> Spans:
+    """`tokens_positive` of a record's caption as pairs. DataError: see `read_captions`."""
+    caption, where = record.get("caption"), f"record {record.get('id')} of {path}"
+    if not isinstance(caption, str) or not caption.strip():
+        raise DataError(f"{where} has no caption; add the sentence, or leave the record out")
+    if not isinstance(spans, list) or not spans:
+        raise DataError(f"{where}: tokens_positive is {spans!r}; it must be a list of [begin, end] pairs")
+    pairs = []
+    for span in spans:
+        if not isinstance(span, list) or len(span) != 2 or not all(isinstance(v, int) for v in span):
+            raise DataError(f"{where}: the span {span!r} is no pair [begin, end] of whole numbers")
+        begin, end = span
+        inside = 0 <= begin < end <= len(caption)
+        first, last = _word_around(caption, min(max(begin, 0), len(caption)), min(max(end, 0), len(caption)))
+        if not inside or (first, last) != (begin, end):
+            fault = (
+                f"cuts a word of {caption!r}" if inside else f"does not lie in {caption!r}, {len(caption)} characters"
+            )
+            meant = f"; [{first}, {last}], {caption[first:last]!r}, may be meant" if first < last else ""
+            raise DataError(f"{where}: the span {span} covers {caption[max(begin, 0) : end]!r} and {fault}{meant}")
+        pairs.append((begin, end))
+    return tuple(sorted(pairs))
+
+
+def _word_around(caption: str, begin: int, end: int) -> tuple[int, int]:
+    """The span without blanks at its ends, widened to whole words."""
+    while begin < end and caption[begin].isspace():
+        begin += 1
+    while end > begin and caption[end - 1].isspace():
+        end -= 1
+    while 0 < begin < len(caption) and _joined(caption, begin):
+        begin -= 1
+    while 0 < end < len(caption) and _joined(caption, end):
+        end += 1
+    return begin, end
+
+
+def _joined(caption: str, place: int) -> bool:
+    """Whether the characters before and at `place` belong to one word, or to one character of several code points."""
+    before, after = caption[place - 1], caption[place]
+    return (before.isalnum() and after.isalnum()) or _is_mark(after)
+
+
+def _is_mark(character: str) -> bool:
+    return unicodedata.category(character).startswith("M") or character == "\u200d"
+
+
+def _check_phrases(record: Mapping[str, Any], phrases: Sequence[Phrase], path: Path) -> None:
+    where = f"record {record['id']} of {path}"
+    if not phrases:
+        raise DataError(f"{where} ({record.get('caption')!r}) speaks of no box; list its phrases under 'absent' "
+                        "where it names nothing, or leave it out")  # fmt: skip
+    spans = sorted(span for phrase in phrases for span in phrase.spans)
+    for (_, end), (begin, other) in pairwise(spans):
+        if begin < end:
+            text = record["caption"]
+            raise DataError(f"{where}: two phrases overlap at {text[begin:min(end, other)]!r} in {text!r}; "
+                            "a word can name one of them only")  # fmt: skip
+
+
+class _Boxes:
+    """The boxes of one image, to be found again."""
+
+    def __init__(self, instances: CocoSet, index: int, where: str) -> None:
+        own = slice(instances.first[index], instances.first[index + 1])
+        self.boxes, self.where = instances.boxes_xywh[own][~instances.is_crowd[own]].tolist(), where
+
+    def places(self, boxes: Sequence[Sequence[float | int]]) -> tuple[int, ...]:
+        return tuple(self._place(box) for box in boxes)
+
+    def _place(self, box: Sequence[float | int]) -> int:
+        for place, own in enumerate(self.boxes):
+            if all(abs(a - b) <= CLOSE for a, b in zip(own, box, strict=True)):
+                return place
+        raise DataError(f"{self.where} speaks of the box {list(box)}, which is not among the image's boxes; "
+                        "give the instances that the captions were made from")  # fmt: skip

@@ -1,0 +1,190 @@
+"""Images with captions as a LightningDataModule: a data set of boxes, and sentences about them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from detr_mini.boxes import cxcywh_to_xyxy, xyxy_to_xywh
+from detr_mini.data.captions.files import read_captions
+from detr_mini.data.captions.make import WEIGHTS, captions_of, ensure_captioned, items_of
+from detr_mini.data.captions.records import Item
+from detr_mini.data.captions.targets import collate_captions
+from detr_mini.data.coco import CocoSet, read_json
+from detr_mini.data.collate import collate
+from detr_mini.data.dataset import DetectionDataset
+from detr_mini.data.module import DetectionData
+from detr_mini.data.samplers import Key
+from detr_mini.data.transforms import image_seed
+from detr_mini.errors import ConfigError, DataError, nearest
+from detr_mini.structures import Batch, Caption, Target
+from detr_mini.text.tokenizers import KINDS as TOKENIZERS
+from detr_mini.text.tokenizers import AnyTokenizer
+
+MADE = "made"
+"""In place of a file of captions: they are made anew each epoch, from the attributes of the instances."""
+TEXTS = 20_000
+"""So many captions teach a tokeniser its vocabulary."""
+
+CaptionsOf = Callable[[int, int, Target], list[Caption]]
+"""Captions of an image: its place in the set, the epoch, its target as the model gets it."""
+
+
+class CaptionDataset(DetectionDataset):
+    """Images, targets and captions for keys (index, epoch)."""
+
+    def __init__(self, coco: CocoSet, captions: CaptionsOf, **how: Any) -> None:
+        super().__init__(coco, **how)
+        self.captions = captions
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, Target, list[Caption]]:  # type: ignore[override]
+        image, target = super().__getitem__(key)
+        return image, target, self.captions(*key, target)
+
+
+@dataclass(frozen=True)
+class MadeCaptions:
+    """New captions of made scenes, a function of seed, epoch and image."""
+
+    items: tuple[tuple[Item, ...], ...]
+    image_ids: tuple[int, ...]
+    seed: int
+    count: int
+    weights: Mapping[str, float]
+    longest_chain: int
+
+    def __call__(self, index: int, epoch: int, target: Target) -> list[Caption]:
+        height, width = target.original_size
+        boxes = xyxy_to_xywh(cxcywh_to_xyxy(target.boxes)) * target.boxes.new_tensor([width, height, width, height])
+        items = [replace(i, box=tuple(b)) for i, b in zip(self.items[index], boxes.tolist(), strict=True)]
+        rng = random.Random(image_seed(self.seed, epoch, self.image_ids[index]))
+        return captions_of(items, width, rng, self.count, self.weights, longest_chain=self.longest_chain)
+
+
+@dataclass(frozen=True)
+class FileCaptions:
+    """Captions of a file; `count` of each image's in training (None: all), drawn by seed, epoch and image."""
+
+    captions: tuple[tuple[Caption, ...], ...]
+    image_ids: tuple[int, ...]
+    seed: int
+    count: int | None
+
+    def __call__(self, index: int, epoch: int, target: Target) -> list[Caption]:
+        own = list(self.captions[index])
+        if self.count is None or len(own) <= self.count:
+            return own
+        return random.Random(image_seed(self.seed, epoch, self.image_ids[index])).sample(own, self.count)
+
+
+class CaptionData(DetectionData):
+    """`DetectionData` (whose settings are the `kwargs`) with captions.
+
+    `captions`: for each split a grounded file below `root` (see `files`), or "made" for made scenes. `tokenizer`: its
+    `kind` and vocabulary `size`, learned from the training captions. `captions_per_image`: in a training batch.
+    `kinds`: how often training asks for each kind of made caption, 1 unless said; `longest_chain`: of those, 2 or 3.
+    `make`: parameters of `ensure_captioned`. After `setup`: `tokenizer`, and the splits' captions in `sentences`.
+    """
+
+    def __init__(
+        self,
+        *,
+        captions: Mapping[str, str | None],
+        tokenizer: Mapping[str, Any],
+        captions_per_image: int = 8,
+        kinds: Mapping[str, float] | None = None,
+        longest_chain: int = 3,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if captions_per_image < 1:
+            raise ConfigError(f"data.captions_per_image is {captions_per_image}; it must be at least 1")
+        for kind in kinds or ():
+            if kind not in WEIGHTS:
+                raise ConfigError(f"data.kinds.{kind} does not exist{nearest(kind, WEIGHTS)}")
+        if tokenizer["kind"] not in TOKENIZERS:
+            known = f"{nearest(tokenizer['kind'], TOKENIZERS)}; the kinds are {', '.join(TOKENIZERS)}"
+            raise ConfigError(f"tokeniser '{tokenizer['kind']}' does not exist{known}")
+        self.caption_files, self.wanted_tokenizer = dict(captions), dict(tokenizer)
+        self.captions_per_image, self.longest_chain = captions_per_image, longest_chain
+        self.kinds = {**WEIGHTS, **(kinds or {})}
+        self.tokenizer: AnyTokenizer | None = None
+        self.sentences: dict[str, CaptionsOf] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """As `DetectionData`; also the captions of what is read, and the tokeniser from those of training."""
+        super().setup(stage)
+        for name in self.sets:
+            if name not in self.sentences and self.caption_files.get(name):
+                self.sentences[name] = self._sentences(name)
+        if self.tokenizer is None:
+            self.tokenizer = self._trained_tokenizer()
+
+    def _made(self) -> str:
+        assert self.make is not None
+        known = ("train", "val", "test", "seed", "size", "processes")
+        for key in self.make:
+            if key not in known:
+                raise ConfigError(f"data.make.{key} does not exist{nearest(key, known)}")
+        return ensure_captioned(self.root, **self.make)
+
+    def _sentences(self, name: str) -> CaptionsOf:
+        coco, file = self.sets[name], str(self.caption_files[name])
+        count = self.captions_per_image if name == "train" else None
+        if file != MADE:
+            found = read_captions(self.root / file, coco)
+            return FileCaptions(tuple(tuple(found[i]) for i in coco.image_ids), coco.image_ids, self.seed, count)
+        split = self.splits[name]
+        assert split is not None
+        path = self.root / split["annotations"]
+        grouped: dict[int, list[Mapping[str, Any]]] = {image_id: [] for image_id in coco.image_ids}
+        for annotation in read_json(path)["annotations"]:
+            if "attributes" not in annotation:
+                raise DataError(f"{path} has annotations without attributes: no captions can be made of them; "
+                                f"set data.captions.{name} to a file with captions")  # fmt: skip
+            if annotation["image_id"] in grouped:
+                grouped[annotation["image_id"]].append(annotation)
+        items = tuple(tuple(items_of(grouped[image_id])) for image_id in coco.image_ids)
+        return MadeCaptions(
+            items, coco.image_ids, self.seed, count or self.captions_per_image, self.kinds, self.longest_chain
+        )
+
+    def _trained_tokenizer(self) -> AnyTokenizer:
+        if "train" not in self.sentences:
+            raise DataError("there are no captions to train on; set data.captions.train")
+        coco, sentences, texts = self.sets["train"], self.sentences["train"], list[str]()
+        for index, image_id in enumerate(coco.image_ids):
+            texts += [caption.text.lower() for caption in sentences(index, -1, coco.target(image_id))]
+            if len(texts) >= TEXTS:
+                break
+        return TOKENIZERS[self.wanted_tokenizer["kind"]].train(texts, size=self.wanted_tokenizer["size"])
+
+    def dataset(self, name: str, *, training: bool = False) -> DetectionDataset:
+        """The split `name` with its captions, where it has any."""
+        if name not in self.sentences:
+            return super().dataset(name, training=training)
+        return CaptionDataset(
+            self.sets[name],
+            self.sentences[name],
+            **self.image,
+            augment=self.augment if training else None,
+            cache_megabytes=self.cache_megabytes if training else 0,
+        )
+
+    def collate(self, dataset: DetectionDataset) -> Callable[[Sequence[Any]], Batch]:
+        """How samples of the dataset become a batch."""
+        if not isinstance(dataset, CaptionDataset):
+            return super().collate(dataset)
+        assert self.tokenizer is not None
+        return partial(_collate, stride=self.stride, tokenizer=self.tokenizer)
+
+
+def _collate(samples: Sequence[tuple[Tensor, Target, list[Caption]]], stride: int, tokenizer: AnyTokenizer) -> Batch:
+    images, targets, captions = zip(*samples, strict=True)
+    batch = collate(images, targets, stride)
+    return replace(batch, captions=collate_captions(tokenizer, captions, batch.packed.counts))

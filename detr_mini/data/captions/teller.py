@@ -1,0 +1,194 @@
+"""What every sort of sentence needs: descriptions of things, relations between them, patterns filled in."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from detr_mini.data.canvas import SHAPES
+from detr_mini.data.captions.facts import ATTRIBUTES, SIDES, Facts
+from detr_mini.data.captions.records import COLORS, SIZES, TEXTURES, Item
+from detr_mini.data.captions.sentences import Named, Sentence, Speaker, Wanted
+from detr_mini.data.captions.words import (
+    BESIDE,
+    BETWEEN,
+    LEADS,
+    NEAREST,
+    NUMBERS,
+    UNSEEN_BESIDE,
+    UNSEEN_BETWEEN,
+    UNSEEN_LEADS,
+    UNSEEN_NEAREST,
+)
+from detr_mini.structures import Caption
+
+VALUES = {"shape": SHAPES, "color": COLORS, "size": SIZES, "texture": TEXTURES}
+CHANCES = {"shape": 0.85, "color": 0.65, "size": 0.3, "texture": 0.2}
+"""How often a description says each attribute."""
+
+Relation = tuple[str, tuple[int, ...]]
+"""What it is called and its anchors, things of the scene."""
+
+
+class Teller:
+    """Describes and relates the things of one scene."""
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        canvas: float | int,
+        rng: random.Random,
+        *,
+        unseen: bool = False,
+        longest_chain: int = 3,
+        forbidden: frozenset[tuple[str, str]] = frozenset(),
+        required: frozenset[tuple[str, str]] = frozenset(),
+    ) -> None:
+        """`unseen`: only captions with a wording that training never shows; `forbidden` (color, shape) pairs stand in
+        no caption, of the `required` ones each caption asks for a thing; `longest_chain`: 2 or 3 relations.
+        """
+        self.facts, self.rng, self.unseen = Facts(items, canvas), rng, unseen
+        self.longest_chain, self.forbidden, self.required = longest_chain, forbidden, required
+        self.roll = 0.0
+        """In [0, 1): which sort of a kind is made."""
+        self.begin()
+
+    def begin(self) -> None:
+        """A new sentence: its words are chosen anew."""
+        self.speaker = Speaker(self.rng, self.unseen)
+
+    def thing(self) -> int:
+        return self.rng.randrange(len(self.facts.items))
+
+    def description_of(self, thing: int) -> dict[str, str]:
+        """A description that fits the thing."""
+        item, rng = self.facts.items[thing], self.rng
+        while True:
+            wanted = {name: getattr(item, name) for name in ATTRIBUTES if rng.random() < CHANCES[name]}
+            if wanted:
+                return wanted
+
+    def only(self, thing: int) -> dict[str, str] | None:
+        """A description that fits this thing alone."""
+        for _ in range(4):
+            wanted = self.description_of(thing)
+            if self.facts.fitting(wanted) == 1 << thing:
+                return wanted
+        return None
+
+    def description_of_nothing(self) -> dict[str, str] | None:
+        """A description that fits nothing: that of a thing with one value changed."""
+        wanted = self.description_of(self.thing())
+        name = self.rng.choice(list(wanted))
+        wanted[name] = self.rng.choice(VALUES[name])
+        allowed = (wanted.get("color", ""), wanted.get("shape", "")) not in self.forbidden
+        return wanted if allowed and not self.facts.fitting(wanted) else None
+
+    def related(self, relation: Relation, candidates: int) -> int | None:
+        name, anchors = relation
+        if name == "nearest":
+            return self.facts.nearest(anchors[0], candidates)
+        if name == "between":
+            return self.facts.between(anchors[0], anchors[1], candidates)
+        return self.facts.beside(name, anchors[0], candidates)
+
+    def relation_words(self, name: str) -> str:
+        if name == "nearest":
+            return self.speaker.once(name, NEAREST, UNSEEN_NEAREST)
+        if name == "between":
+            return self.speaker.once(name, BETWEEN, UNSEEN_BETWEEN)
+        return self.speaker.once(name, BESIDE[name], UNSEEN_BESIDE[name])
+
+    def some_relation(self) -> tuple[str, int]:
+        """Its name and how many anchors it has."""
+        roll = self.rng.random()
+        if roll < 0.7:
+            return self.rng.choice(SIDES), 1
+        return ("nearest", 1) if roll < 0.85 else ("between", 2)
+
+    def say(
+        self,
+        kind: str,
+        pattern: str,
+        target: Named,
+        anchors: Sequence[Named] = (),
+        detail: str = "",
+        number: str = "the",
+        **places: str,
+    ) -> list[Caption]:
+        """`pattern` about the target and its anchors; `places`: words for its other places."""
+        sentence = Sentence(self.speaker, [target, *anchors])
+        self.lead(sentence, pattern)
+        self._follow(sentence, pattern, number, places)
+        return [sentence.caption(kind, detail)]
+
+    def lead(self, sentence: Sentence, pattern: str = "the") -> None:
+        lead = self.speaker.once("lead", LEADS, UNSEEN_LEADS)
+        if lead and pattern.startswith(("the", "{the}")):
+            sentence.follow(lead, {})
+
+    def _follow(self, sentence: Sentence, pattern: str, number: str, places: Mapping[str, str]) -> None:
+        def anchor(first: int, last: int) -> None:
+            for phrase in range(first, last):
+                if phrase > first:
+                    sentence.add("and")
+                sentence.add("the")
+                sentence.describe(phrase)
+
+        split = len(sentence.named) - 1 if "{a2}" in pattern else len(sentence.named)
+        says: dict[str, Callable[[], None]] = {name: partial(sentence.add, words) for name, words in places.items()}
+        says |= {
+            "the": partial(sentence.add, number),
+            "t": partial(sentence.describe, 0),
+            "a": partial(anchor, 1, split),
+            "a2": partial(anchor, split, len(sentence.named)),
+            "noun": partial(sentence.noun, 0),
+            "adjectives": partial(self._adjectives, sentence),
+            "with": partial(self._with, sentence),
+        }
+        sentence.follow(pattern, says)
+
+    def _adjectives(self, sentence: Sentence) -> None:
+        for index, word in enumerate(self.speaker.description(sentence.named[0].wanted)[0]):
+            if index:
+                sentence.add("and")
+            sentence.add(word, 0)
+
+    @staticmethod
+    def _with(sentence: Sentence) -> None:
+        sentence.add("with")
+        sentence.add({"striped": "stripes", "dotted": "dots"}[sentence.named[0].wanted["texture"]], 0)
+
+    def say_plain(self, kind: str, target: Named, detail: str = "", number: str = "the") -> list[Caption] | None:
+        pattern = self.speaker.pattern("plain")
+        if "{adjectives}" in pattern and set(target.wanted) == {"shape"}:
+            return None
+        if "{with}" in pattern:
+            if target.wanted.get("texture") not in ("striped", "dotted"):
+                return None
+            if set(target.wanted) - {"texture", "shape"}:
+                return None
+        return self.say(kind, pattern, target, detail=detail, number=number)
+
+    def target(self, wanted: Wanted, found: int | None, at_most: int = 6) -> Named | None:
+        """What a singular or plural asks for; None where nothing, or more than `at_most`, is named."""
+        if not found or found.bit_count() > at_most:
+            return None
+        return Named(wanted, found, many=found.bit_count() > 1)
+
+    def anchors(self, count: int) -> list[Named] | None:
+        things = self.rng.sample(range(len(self.facts.items)), count)
+        wanted = [self.only(thing) for thing in things]
+        if any(w is None for w in wanted):
+            return None
+        return [Named(w, 1 << t, asked=False) for w, t in zip(wanted, things, strict=True) if w is not None]
+
+    def say_relation(
+        self, kind: str, target: Named, anchors: Sequence[Named], name: str, detail: str = ""
+    ) -> list[Caption]:
+        pattern = self.speaker.pattern("relation")
+        return self.say(kind, pattern, target, anchors, detail, rel=self.relation_words(name))
+
+    def number(self, count: int) -> str:
+        return self.rng.choice(("the ", "the ", "all ", "exactly ", "")) + NUMBERS[count]

@@ -1,0 +1,108 @@
+"""How made sentences say things: synonyms and sentence patterns, some of which training never shows.
+
+A pattern is words and places: {the} an article or a number, {t} the description asked for, {rel} a relation, {a} an
+anchor with its article, {be}, {lie}, {sit}, {have} a verb in the number of what is asked for.
+"""
+
+from __future__ import annotations
+
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "circle": ("circle", "disc"),
+    "square": ("square", "box"),
+    "triangle": ("triangle", "wedge"),
+    "star": ("star",),
+    "cross": ("cross", "plus"),
+    "heart": ("heart",),
+    "": ("thing", "object", "shape"),
+    "cyan": ("cyan", "turquoise"),
+    "purple": ("purple", "violet"),
+    "small": ("small", "little", "tiny"),
+    "large": ("large", "big", "huge"),
+    "plain": ("plain", "uniform"),
+    "striped": ("striped", "stripy"),
+    "dotted": ("dotted", "spotted"),
+}
+PLURALS = {"box": "boxes", "cross": "crosses", "plus": "pluses"}
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
+ORDINALS = ("first", "second", "third", "fourth", "fifth")
+
+UNSEEN_PAIRS = frozenset(
+    {
+        ("tiny", "disc"), ("huge", "box"), ("little", "plus"), ("big", "wedge"), ("violet", "box"),
+        ("turquoise", "disc"), ("spotted", "wedge"), ("stripy", "plus"), ("uniform", "disc"), ("tiny", "star"),
+        ("huge", "heart"), ("violet", "heart"), ("stripy", "star"), ("spotted", "box"), ("little", "object"),
+        ("big", "shape"),
+    }
+)  # fmt: skip
+"""Synonyms that training shows, and never together in one description."""
+
+LEADS = ("", "", "", "", "find", "show me", "where {be}", "point at", "please find", "look for", "i want")
+UNSEEN_LEADS = ("could you find", "mark", "i am looking for")
+
+BESIDE = {
+    "left": ("left of", "to the left of", "on the left of"),
+    "right": ("right of", "to the right of", "on the right of"),
+    "above": ("above", "over", "higher than"),
+    "below": ("below", "under", "beneath", "lower than"),
+}
+UNSEEN_BESIDE = {
+    "left": ("at the left side of", "left from"),
+    "right": ("at the right side of", "right from"),
+    "above": ("further up than",),
+    "below": ("further down than",),
+}
+NEAREST, UNSEEN_NEAREST = ("nearest to", "closest to"), ("nearest",)
+BETWEEN, UNSEEN_BETWEEN = ("between", "in between"), ("in the middle of",)
+LARGER = {"larger": ("larger than", "bigger than"), "smaller": ("smaller than",)}
+SUPERLATIVES = {"larger": ("largest", "biggest"), "smaller": ("smallest",)}
+FROM = {"left": "left", "right": "right", "above": "top", "below": "bottom"}
+FOREMOST = {
+    "left": ("leftmost",),
+    "right": ("rightmost",),
+    "above": ("topmost", "highest"),
+    "below": ("bottommost", "lowest"),
+}
+SAME = {"color": ("colour", "color"), "size": ("size",), "shape": ("shape",), "texture": ("texture", "pattern")}
+
+PATTERNS: dict[str, tuple[str, ...]] = {
+    "plain": ("{the} {t}", "{the} {t}", "{the} {t}", "{the} {noun} that {be} {adjectives}", "{the} {noun} {with}"),
+    "relation": (
+        "{the} {t} {rel} {a}", "{the} {t} {rel} {a}", "{the} {t} that {be} {rel} {a}", "{the} {t} which {be} {rel} {a}",
+        "{the} {t} that {lie} {rel} {a}", "{rel} {a} , {the} {t}", "look {rel} {a} : find {the} {t}",
+    ),
+    "both": ("{the} {t} that {be} both {rel} {a} and {rel2} {a2}", "{the} {t} {rel} {a} and also {rel2} {a2}"),
+    "ordinal": ("the {nth} {t} from the {side}", "the {nth} {t} counting from the {side}"),
+    "foremost": ("the {foremost} {t}", "the {t} farthest to the {side}"),
+    "compare": ("{the} {t} {rel} {a}", "{the} {t} which {be} {rel} {a}"),
+    "superlative": ("the {most} {t}",),
+    "same": (
+        "{the} {t} of the same {attribute} as {a}", "{the} {t} with the same {attribute} as {a}",
+        "{the} {t} that {have} the same {attribute} as {a}",
+    ),
+    "not": (
+        "{the} {t} that {be} not {n}", "{the} {t} which {be} not {n}", "{the} non-{n} {t}",
+    ),
+}  # fmt: skip
+UNSEEN_PATTERNS: dict[str, tuple[str, ...]] = {
+    "plain": ("{the} {noun} which {be} {adjectives}",),
+    "relation": ("{the} {t} that {sit} {rel} {a}", "{rel} {a} : find {the} {t}"),
+    "both": ("{the} {t} which {be} both {rel} {a} and {rel2} {a2}",),
+    "ordinal": ("counted from the {side} , the {nth} {t}",),
+    "foremost": ("the {t} furthest to the {side}",),
+    "compare": ("{the} {t} that {be} {rel} {a}",),
+    "superlative": ("the {t} that is {most}",),
+    "same": ("{the} {t} in the same {attribute} as {a}",),
+    "not": ("{the} {t} that {arent} {n}",),
+}
+VERBS = {
+    "be": ("is", "are"),
+    "lie": ("lies", "lie"),
+    "sit": ("sits", "sit"),
+    "have": ("has", "have"),
+    "arent": ("isn't", "aren't"),
+}
+
+
+def plural(noun: str) -> str:
+    """The noun for several."""
+    return PLURALS.get(noun, noun + "s")

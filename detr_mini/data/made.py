@@ -1,0 +1,83 @@
+"""Made data are written once: a folder that is there is whole, and says what it was made with."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+from detr_mini.errors import DataError
+
+Job = tuple[int, str, int]
+"""(seed, split, index) of a scene."""
+Made = TypeVar("Made")
+
+
+def made_once(
+    root: str | Path,
+    wanted: Mapping[str, int],
+    splits: Mapping[str, int],
+    write: Callable[[Path, Mapping[str, int]], None],
+) -> str:
+    """Let `write` make scenes as `wanted` in `root` unless they lie there already; a sentence that says which.
+
+    First in a temporary folder beside it, then renamed. `splits`: scenes of each, which get a folder, and one for
+    annotations. DataError for a folder that holds something else, or scenes made otherwise.
+    """
+    root, size = Path(root), wanted["size"]
+    if min(splits.values()) < 0 or sum(splits.values()) == 0:
+        numbers = ", ".join(map(str, splits.values()))
+        raise DataError(f"cannot make {numbers} scenes ({', '.join(splits)}); ask for at least one in all")
+    if not 48 <= size <= 4096:
+        raise DataError(f"made scenes of {size} pixels are not possible; give a size from 48 to 4096")
+    if _same(root, wanted):
+        return f"the made scenes in {root} are there already and are used as they are"
+    absolute = Path(os.path.abspath(root))
+    temporary = absolute.with_name(f".{absolute.name}.making-{os.getpid()}")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for name in (*splits, "annotations"):
+            (temporary / name).mkdir(parents=True)
+        write(temporary, wanted)
+        (temporary / "scenes.json").write_text(json.dumps(wanted))
+        try:
+            os.rename(temporary, root)
+        except OSError:
+            if not _same(root, wanted):  # otherwise another process made the very same in the meantime
+                raise
+    except OSError as error:
+        raise DataError(f"cannot write made scenes to {root}: {error.strerror or error}; "
+                        "free some space, or set data.root to a folder that you may write") from error  # fmt: skip
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return f"made {sum(splits.values())} scenes of {size} x {size} pixels in {root}"
+
+
+def drawn(work: Callable[[list[Job]], list[Made]], jobs: Sequence[Job], processes: int) -> list[Made]:
+    """What `work` makes of all jobs, in order, by several processes."""
+    from rich.progress import track
+
+    chunks = [list(jobs[i : i + 25]) for i in range(0, len(jobs), 25)]
+    if processes <= 1 or len(chunks) <= 1:
+        return [made for chunk in track(chunks, "Drawing scenes", transient=True) for made in work(chunk)]
+    with get_context().Pool(processes) as pool:  # before the bar: its thread must not be copied by a fork
+        parts = track(pool.imap(work, chunks), "Drawing scenes", total=len(chunks), transient=True)
+        return [made for part in parts for made in part]
+
+
+def _same(root: Path, wanted: Mapping[str, Any]) -> bool:
+    """Whether finished scenes as wanted lie in `root`; DataError where something else does."""
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return False
+    try:
+        found = json.loads((root / "scenes.json").read_text())
+    except (OSError, ValueError):
+        raise DataError(f"{root} holds something else than made scenes; set data.root to a new folder") from None
+    if found == wanted:
+        return True
+    differ = ", ".join(f"{k}={found.get(k)} there, {v} wanted" for k, v in wanted.items() if found.get(k) != v)
+    raise DataError(f"{root} holds scenes made otherwise ({differ}); set data.root to a new folder, or remove this one")

@@ -1,0 +1,91 @@
+"""What a model with captions minimises besides: words tied to their things, words told apart, offsets from anchors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from detr_mini.losses.criterion import DetectionCriterion, Losses
+from detr_mini.losses.matcher import Match
+from detr_mini.structures import Captions, DetectorOutput, GroundingOutput, PackedTargets
+
+
+class GroundedCriterion(DetectionCriterion):
+    """`DetectionCriterion`, and the loss of a batch's captions: their mean, weighted as that of the boxes is."""
+
+    def __init__(
+        self,
+        *,
+        weight_tokens: float | int = 1.0,
+        weight_tags: float | int = 1.0,
+        weight_offset: float | int = 2.0,
+        **kwargs: Any,
+    ) -> None:
+        """`kwargs`: of `DetectionCriterion`; weights: see `grounding_loss`."""
+        super().__init__(**kwargs)
+        self.grounding = {"weight_tokens": weight_tokens, "weight_tags": weight_tags, "weight_offset": weight_offset}
+
+    def __call__(
+        self, output: DetectorOutput, targets: PackedTargets, progress: float = 0.0, captions: Captions | None = None
+    ) -> Losses:
+        """See `DetectionCriterion`. What is divided by the boxes later is multiplied by them here."""
+        losses = super().__call__(output, targets, progress)
+        if captions is None or output.grounding is None or not len(captions.token_ids):
+            return losses
+        assert losses.match is not None
+        loss, terms = grounding_loss(output.grounding, captions, targets, losses.match, **self.grounding)
+        share = max(losses.boxes, 1) / len(captions.token_ids)
+        terms = {name: term * share for name, term in terms.items()}
+        return replace(losses, total=losses.total + loss * share, terms={**losses.terms, **terms})
+
+
+def truth_of_query(match: Match, queries: int) -> Int[Tensor, "b {queries}"]:
+    """The truth that each query is matched to, -1 where none."""
+    b = len(match.query)
+    place = torch.where(match.valid, match.query, queries)  # what is not valid goes past the end
+    found = match.truth.new_full((b, queries + 1), -1)
+    return found.scatter(1, place, match.truth)[:, :queries]
+
+
+def grounding_loss(
+    output: GroundingOutput,
+    captions: Captions,
+    targets: PackedTargets,
+    match: Match,
+    *,
+    weight_tokens: float = 1.0,
+    weight_tags: float = 1.0,
+    weight_offset: float = 1.0,
+) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+    """Sum over the captions, and its parts, detached. Every joint layer counts alike."""
+    assert captions.token_map is not None
+    assert captions.tags is not None
+    assert captions.anchor is not None
+    q = output.logits[0].shape[1]
+    truth = truth_of_query(match, q)[captions.caption_image]
+    of_truth = truth.clamp(min=0)
+    spoken = captions.token_map.gather(1, of_truth[..., None].expand(-1, -1, captions.token_map.shape[2]))
+    wanted = (spoken & (truth >= 0)[..., None]).float()
+    counted = (~captions.padding_mask[:, None]).float()
+    logits = torch.stack(output.logits).float()
+    tokens = functional.binary_cross_entropy_with_logits(logits, wanted.expand_as(logits), reduction="none") * counted
+    tokens = tokens.sum() / len(logits) / 4
+    tags = functional.cross_entropy(
+        output.tags.float().transpose(1, 2), captions.tags, ignore_index=-1, reduction="none"
+    )
+    tags = (tags.sum(1) / (captions.tags >= 0).sum(1).clamp(min=1)).sum()
+    centres = targets.boxes[captions.caption_image][..., :2]
+    start = centres.gather(1, captions.anchor.clamp(min=0)[:, None, None].expand(-1, 1, 2))
+    away = 3 * (centres - start)
+    away = away.gather(1, of_truth[..., None].expand(-1, -1, 2))
+    known = ((truth >= 0) & (captions.anchor >= 0)[:, None]).float()
+    offsets = torch.stack(output.offsets).float()
+    error = functional.smooth_l1_loss(offsets, away.expand_as(offsets), reduction="none").sum(-1)
+    offset = (error * known / known.sum(1, keepdim=True).clamp(min=1)).sum() / len(offsets)
+    total = weight_tokens * tokens + weight_tags * tags + weight_offset * offset
+    return total, {"tokens": tokens.detach(), "tags": tags.detach(), "offset": offset.detach()}

@@ -1,0 +1,107 @@
+"""Captions as batches: many of one image, new each epoch, the same for the same seed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from detr_mini.boxes import cxcywh_to_xyxy
+from detr_mini.data.captions.make import ensure_captioned
+from detr_mini.data.captions.module import CaptionData
+from detr_mini.data.transforms import RandomHorizontalFlip
+from detr_mini.errors import ConfigError, DataError
+from detr_mini.structures import Batch
+
+SPLIT = {name: {"images": name, "annotations": f"annotations/{name}.json"} for name in ("train", "val", "test")}
+CAPTIONS = {"train": "made", "val": "annotations/val_captions.json", "test": "annotations/test_captions.json"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("captions") / "made"
+    ensure_captioned(root, train=12, val=3, test=3, size=64, processes=1)
+    return root
+
+
+def data(root: Path, **changes: Any) -> CaptionData:
+    how = {
+        "root": root, **SPLIT, "captions": CAPTIONS, "tokenizer": {"kind": "words", "size": 500}, "size": 64,
+        "mean": [0.5] * 3, "std": [0.25] * 3, "stride": 16, "seed": 0, "batch_size": 4, "captions_per_image": 5,
+        "augment": [RandomHorizontalFlip()],
+    }  # fmt: skip
+    made = CaptionData(**{**how, **changes})
+    made.setup("fit")
+    return made
+
+
+def batches(made: CaptionData, epoch: int = 0) -> list[Batch]:
+    loader = made.train_dataloader()
+    assert made.train_batches is not None
+    made.train_batches.set_epoch(epoch)
+    return list(loader)
+
+
+def texts(made: list[Batch]) -> list[str]:
+    return [caption.text for batch in made for caption in batch.captions.records]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_captions_are_a_function_of_seed_and_epoch(root: Path, workers: int) -> None:
+    one, again = batches(data(root)), batches(data(root, workers=workers))
+    assert texts(one) == texts(again)
+    assert texts(one) != texts(batches(data(root), epoch=1))
+    assert texts(one) != texts(batches(data(root, seed=1)))
+    assert len(texts(one)) == 12 * 5
+
+
+def test_left_stays_left_in_an_image_that_was_flipped(root: Path) -> None:
+    read = 0
+    for epoch in range(12):
+        for batch in batches(data(root, kinds={"relation": 50.0}), epoch):
+            for caption, row in zip(batch.captions.records, batch.captions.caption_image.tolist(), strict=True):
+                if " left of the " not in caption.text or len(caption.phrases) != 2 or caption.kind != "relation":
+                    continue
+                centres = batch.targets[row].boxes[:, 0]
+                target, anchor = caption.phrases
+                assert (centres[list(target.things)] < centres[anchor.things[0]]).all()
+                read += 1
+    assert read > 5
+
+
+def test_val_has_the_files_captions_whole(root: Path) -> None:
+    (batch,) = data(root).val_dataloader()
+    written = json.loads((root / "annotations/val_captions.json").read_text())
+    assert sorted(texts([batch])) == sorted(image["caption"] for image in written["images"])
+    boxes = cxcywh_to_xyxy(batch.targets[0].boxes) * 64
+    first = written["annotations"][0]
+    place = batch.captions.records[0].phrases[0].things[0]
+    x, y, w, h = first["bbox"]
+    assert boxes[place].tolist() == pytest.approx([x, y, x + w, y + h], abs=1e-3)
+
+
+def test_captions_of_a_file_are_drawn_for_training(root: Path) -> None:
+    files = {"train": "annotations/val_captions.json"}
+    made = data(root, train=SPLIT["val"], val=None, test=None, captions=files, augment=[])
+    counts = torch.bincount(batches(made)[0].captions.caption_image)
+    assert counts.tolist() == [5, 5, 5]
+
+
+def test_settings_that_make_no_sense_are_refused(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.kinds\.relations does not exist; did you mean 'relation'"):
+        data(root, kinds={"relations": 1.0})
+    with pytest.raises(ConfigError, match="tokeniser 'word' does not exist; did you mean 'words'"):
+        data(root, tokenizer={"kind": "word", "size": 10})
+    with pytest.raises(ConfigError, match=r"captions_per_image is 0"):
+        data(root, captions_per_image=0)
+    with pytest.raises(DataError, match="no captions to train on"):
+        data(root, captions={"train": None, "val": None})
+    content = json.loads((root / "annotations/train.json").read_text())
+    for annotation in content["annotations"]:
+        annotation.pop("attributes")
+    (root / "annotations/plain.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="without attributes"):
+        data(root, train={"images": "train", "annotations": "annotations/plain.json"})

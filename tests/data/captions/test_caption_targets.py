@@ -1,0 +1,55 @@
+"""Captions as a model wants them: the same words are marked whatever splits the text."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from detr_mini.data.captions.targets import ANCHOR, BEGIN, INSIDE, OTHER, collate_captions, first_anchor
+from detr_mini.structures import Caption, Phrase
+from detr_mini.text.tokenizers import CharacterTokenizer, SubwordTokenizer, WordTokenizer
+
+TEXT = "the star that is small left of the blue box"
+CAPTION = Caption(TEXT, "relation", (Phrase(((4, 8), (17, 22)), (1,), True), Phrase(((35, 43),), (0,), False)))
+LIST = Caption("a star, two boxes", "list", (Phrase(((2, 6),), (0,), True), Phrase(((12, 17),), (1, 2), True)))
+
+
+@pytest.mark.parametrize("kind", [CharacterTokenizer, WordTokenizer, SubwordTokenizer])
+def test_words_are_marked_and_tied_to_their_things(kind: type) -> None:
+    tokenizer = kind.train([TEXT, LIST.text] * 3)
+    captions = collate_captions(tokenizer, [[CAPTION], [LIST, CAPTION]], [2, 3])
+    assert captions.caption_image.tolist() == [0, 1, 1]
+    assert captions.records == (CAPTION, LIST, CAPTION)
+    for row, caption in enumerate(captions.records):
+        spans = captions.spans[row]
+        said = dict.fromkeys((OTHER, BEGIN, INSIDE, ANCHOR), "")
+        for (begin, end), tag in zip(spans, captions.tags[row].tolist(), strict=False):
+            said[tag] += caption.text[begin:end]
+        wanted = {True: "", False: ""}
+        for phrase in caption.phrases:
+            wanted[phrase.asked] += "".join(caption.text[b:e] for b, e in phrase.spans)
+        assert sorted(said[BEGIN] + said[INSIDE]) == sorted(wanted[True])
+        assert said[ANCHOR].replace(" ", "") == wanted[False].replace(" ", "")
+        assert int((captions.tags[row] == BEGIN).sum()) == sum(phrase.asked for phrase in caption.phrases)
+        assert (captions.tags[row] == -1).equal(captions.padding_mask[row])
+        for thing in range(3):
+            tokens = captions.token_map[row, thing].nonzero()[:, 0].tolist()
+            own = [phrase for phrase in caption.phrases if thing in phrase.things]
+            text = "".join(caption.text[slice(*spans[token])] for token in tokens).replace(" ", "")
+            assert text == "".join(caption.text[b:e] for p in own for b, e in p.spans).replace(" ", "")
+    assert captions.anchor.tolist() == [0, -1, 0]
+
+
+def test_an_image_without_captions_and_things_works() -> None:
+    tokenizer = WordTokenizer.train([TEXT])
+    captions = collate_captions(tokenizer, [[], [Caption(TEXT, "absent", (Phrase(((4, 8),), (), True),))]], [0, 0])
+    assert captions.caption_image.tolist() == [1]
+    assert not captions.token_map.any()
+    assert collate_captions(tokenizer, [[]], [0]).token_ids.shape[0] == 0
+
+
+def test_only_a_first_anchor_that_is_one_thing_counts() -> None:
+    none, several = Phrase(((0, 1),), (), False), Phrase(((0, 1),), (1, 2), False)
+    asked, one = Phrase(((0, 1),), (4,), True), Phrase(((0, 1),), (3,), False)
+    assert [first_anchor(p) for p in ([], [asked], [asked, one], [none, one], [several])] == [-1, -1, 3, -1, -1]
+    assert isinstance(torch.tensor(first_anchor([one])).item(), int)

@@ -1,0 +1,62 @@
+"""A training with captions, from made scenes to an answer to a sentence."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from detr_mini import load
+from detr_mini.config import compose
+from detr_mini.training.run import train
+
+SMALL = [
+    "experiment=shapes_captions", "data.make={train: 12, val: 4, test: 4, size: 64, seed: 0}", "data.size=64",
+    "data.batch_size=4", "data.captions_per_image=3", "model.dim=32", "model.feedforward=32", "model.queries=14",
+    "model.joint={layers: 2, heads: 2, feedforward: 32, pair_dim: 8}", "model.text.layers=1",
+    "backbone.channels=[8,16,16,32]", "backbone.blocks=[0,1,1,1]", "trainer.max_minutes=null",
+    "trainer.progress=false", "logger=csv",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_training_with_captions_fills_the_run_folder_answers_sentences_and_resumes(tmp_path: Path) -> None:
+    said = [*SMALL, f"data.root={tmp_path / 'made'}"]
+    whole = train(compose("train", [*said, "trainer.max_steps=6", f"run_folder={tmp_path / 'whole'}"]))
+    metrics = json.loads((whole / "metrics.json").read_text())
+    for name in ("accuracy", "top1", "recall_any@10", "absent_rejected", "agnostic_AP", "accuracy/relation"):
+        assert 0 <= metrics[f"grounding/{name}"] <= 1
+    assert metrics["recipe"] == "mini_grounded-1"
+    rows = list(csv.DictReader((whole / "history.csv").open()))
+    assert any(row["val/grounding/accuracy"] for row in rows)
+
+    found = load(whole).detect(tmp_path / "made" / "test" / "000000.png", "the small red circle", threshold=0)
+    assert found.phrases is not None
+
+    part = train(compose("train", [*said, "trainer.max_steps=3", f"run_folder={tmp_path / 'part'}"]))
+    train(compose("train", [f"resume={part}", "trainer.max_steps=6"]))
+    one, other = (torch.load(folder / "last.ckpt", weights_only=True) for folder in (whole, part))
+    assert one["global_step"] == other["global_step"] == 6
+    assert one["tokeniser"] == other["tokeniser"]
+
+
+@pytest.mark.slow
+def test_a_few_scenes_and_their_sentences_are_learned_by_heart(tmp_path: Path) -> None:
+    run = train(
+        compose(
+            "train",
+            [
+                "experiment=shapes_captions", "data.make={train: 1, val: 6, test: 0, size: 64, seed: 0}",
+                "data.size=64", f"data.root={tmp_path / 'made'}", "data.train=${data.val}", "data.test=null",
+                "data.captions={train: annotations/val_captions.json, val: annotations/val_captions.json}",
+                "data.augment=[]", "data.batch_size=6", "data.captions_per_image=12", "trainer.max_minutes=null",
+                "trainer.max_steps=200", "trainer.validate_every_epochs=100", "trainer.progress=false", "logger=csv",
+                "optim.average=0.97", "model.joint.layers=3", f"run_folder={tmp_path / 'run'}",
+            ],
+        )
+    )  # fmt: skip
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["grounding/accuracy"] >= 0.9

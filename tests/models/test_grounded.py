@@ -1,0 +1,146 @@
+"""The detector that takes sentences: many captions share an image, none sees another, padding moves nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detr_mini.models.grounded import GroundedDETR, between_words, merged, phrases_of
+from detr_mini.models.mini import MiniDETR
+from detr_mini.structures import Captions, GroundingOutput
+from detr_mini.vision.convnet import ConvNet
+
+SIZES = {"dim": 32, "heads": 2, "feedforward": 48, "queries": 8, "sample_channels": 8, "num_classes": 3}
+
+
+def backbone() -> ConvNet:
+    return ConvNet(channels=(4, 8, 16, 32), blocks=(0, 1, 1, 1))
+
+
+def make() -> GroundedDETR:
+    torch.manual_seed(0)
+    model = GroundedDETR(
+        backbone=backbone(),
+        vocabulary=30,
+        text={"heads": 2, "feedforward": 32, "layers": 1},
+        joint={"layers": 2, "heads": 2, "feedforward": 32, "pair_dim": 8},
+        **SIZES,
+    )
+    with torch.no_grad():  # an untrained model says nearly the same of everything
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def model() -> GroundedDETR:
+    return make()
+
+
+def captions(lengths: list[int], image: list[int], longest: int | None = None) -> Captions:
+    """Captions of these lengths; caption i reads the same wherever it stands."""
+    longest = longest or max(lengths)
+    ids = torch.zeros(len(lengths), longest, dtype=torch.long)
+    for row, length in enumerate(lengths):
+        ids[row, :length] = torch.randint(4, 30, (length,), generator=torch.Generator().manual_seed(length))
+    padding = torch.arange(longest)[None] >= torch.tensor(lengths)[:, None]
+    spans = tuple(tuple((2 * i, 2 * i + 1) for i in range(length)) for length in lengths)
+    return Captions(ids, padding, torch.tensor(image), spans)
+
+
+def images(n: int) -> torch.Tensor:
+    return torch.randn(n, 3, 64, 64, generator=torch.Generator().manual_seed(n))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(0, 4))
+def test_a_caption_alone_and_beside_longer_ones_of_any_image_says_the_same(lengths: list[int], more: int) -> None:
+    model, two = make(), images(2)
+    where = [i % 2 for i in range(len(lengths))]
+    with torch.no_grad():
+        together = model(two, captions=captions(lengths, where, max(lengths) + more)).grounding
+        for row, (length, image) in enumerate(zip(lengths, where, strict=True)):
+            alone = model(two[image : image + 1], captions=captions([length], [0])).grounding
+            torch.testing.assert_close(together.logits[-1][row, :, :length], alone.logits[-1][0], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(together.tags[row, :length], alone.tags[0], atol=1e-4, rtol=1e-4)
+
+
+def test_an_image_padded_in_a_batch_says_the_same_of_its_caption(model: GroundedDETR) -> None:
+    small = torch.randn(1, 3, 48, 64, generator=torch.Generator().manual_seed(3))
+    padded = torch.zeros(2, 3, 96, 80)
+    padded[0, :, :48, :64] = small[0]
+    mask = torch.ones(2, 96, 80, dtype=torch.bool)
+    mask[0, :48, :64] = False
+    mask[1] = False
+    with torch.no_grad():
+        alone = model(small, captions=captions([5], [0])).grounding.logits[-1]
+        beside = model(padded, mask, captions=captions([5, 5], [0, 1])).grounding.logits[-1]
+    torch.testing.assert_close(beside[:1], alone, atol=1e-4, rtol=1e-4)
+
+
+def test_without_captions_it_is_its_detector(model: GroundedDETR) -> None:
+    plain = MiniDETR(backbone=backbone(), **SIZES).eval()
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if k in plain.state_dict()})
+    with torch.no_grad():
+        ours, theirs = model(images(2)), plain(images(2))
+    assert ours.grounding is None
+    torch.testing.assert_close(ours.logits, theirs.logits)
+    torch.testing.assert_close(ours.boxes, theirs.boxes)
+
+
+def test_the_order_of_the_words_matters(model: GroundedDETR) -> None:
+    said = captions([4], [0])
+    turned = replace(said, token_ids=said.token_ids.flip(1))
+    with torch.no_grad():
+        one, other = (model(images(1), captions=c).grounding.logits[-1] for c in (said, turned))
+    assert (one - other.flip(2)).abs().max() > 1e-3
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    model = make().train()
+    output = model(images(2), captions=captions([3, 6, 2], [0, 1, 1]))
+    assert len(output.grounding.logits) == 3  # before the joint layers, and after each
+    parts = [*output.grounding.logits, *output.grounding.offsets, output.grounding.tags]
+    sum(part.square().sum() for part in parts).backward()
+    silent = [
+        name for name, p in model.named_parameters()
+        if p.grad is None and name.startswith(("text", "joint", "pairs", "place", "thing", "pooled", "of_", "tag"))
+    ]  # fmt: skip
+    assert not silent
+
+
+def test_what_lies_between_a_thing_and_a_word_is_what_lies_between_it_and_the_words_thing() -> None:
+    pairs = torch.randn(1, 4, 4, 5)
+    spoken = torch.full((1, 4, 2), -30.0)
+    spoken[0, 2, 0] = 30.0  # the first word speaks of the third thing, the second of none
+    between = between_words(pairs, spoken)
+    torch.testing.assert_close(between[0, :, 0], pairs[0, :, 2] / 1.1)
+    torch.testing.assert_close(between[0, :, 1], torch.zeros(4, 5))
+
+
+def test_phrases_begin_where_a_word_says_so_and_go_on_over_gaps() -> None:
+    other, begin, inside, anchor = range(4)
+    assert phrases_of([other, begin, inside, other, begin, anchor, other, inside]) == [[1, 2], [4, 7]]
+    assert phrases_of([inside, other]) == []
+    assert merged([(0, 5), (6, 9), (12, 14), (12, 14)]) == ((0, 9), (12, 14))
+
+
+def test_a_phrases_score_is_the_mean_of_its_words_on_the_images_own_pixels(model: GroundedDETR) -> None:
+    said = captions([3], [0])
+    with torch.no_grad():
+        output = model(images(1), captions=said)
+    logits = torch.full((1, 8, 3), -20.0)
+    logits[0, 5] = torch.tensor([9.0, 1.0, 3.0])
+    tags = torch.nn.functional.one_hot(torch.tensor([[0, 1, 2]]), 4).float()
+    told = replace(output, grounding=GroundingOutput((logits,), (), tags))
+    ((phrase,),) = model.read(told, said, [(100, 200)])
+    assert phrase.spans == ((2, 5),)
+    assert int(phrase.scores.argmax()) == 5
+    assert float(phrase.scores[5]) == pytest.approx(float(torch.tensor(2.0).sigmoid()))
+    assert (phrase.boxes >= 0).all()
+    assert (phrase.boxes[:, 2] <= 200).all()
+    assert (phrase.boxes[:, 3] <= 100).all()
