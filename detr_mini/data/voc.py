@@ -16,6 +16,8 @@ from detr_mini.errors import ConfigError, DataError
 from detr_mini.structures import Categories
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
+CATEGORIES = "categories.txt"
+"""Beside a tree that we wrote: an id and a name a line, so that both survive."""
 FLAGS = ("truncated", "difficult", "occluded")
 Corners = tuple[Decimal, Decimal, Decimal, Decimal]
 
@@ -35,7 +37,7 @@ def read_voc(
     VOC counts from 1 and includes the last pixel: a box over a whole 200 x 100 image is 1, 1, 200, 100. Many tools
     write edges counted from 0 instead. `first_pixel`: 1, 0, or "auto": a file with a corner at 0 counts from 0, the
     others from 1. `difficult`: "keep" objects marked so, or "ignore" them as crowd regions. `categories`: names that
-    have an id already; others get the next ones, by name.
+    have an id already; where None, those of `root`/categories.txt. All others get the next ids, by name.
     """
     if str(first_pixel) not in ("auto", "0", "1"):
         raise ConfigError(f"data.first_pixel is {first_pixel!r}; it must be 'auto', 0 or 1")
@@ -50,7 +52,7 @@ def read_voc(
     tree = Tree({"images": [], "annotations": [], "categories": []}, files, root / list if list else xmls)
     parsed = {stem: _parse(xmls / f"{stem}.xml", by_stem.get(stem, f"{stem}.jpg"), tree.faults) for stem in stems}
     names = [by_stem.get(stem) or _said_name(parsed[stem]) or f"{stem}.jpg" for stem in stems]
-    ids = _category_ids(parsed.values(), categories)
+    ids = _category_ids(parsed.values(), categories, root / CATEGORIES)
     from_zero = marked = 0
     for stem, name, image_id in zip(stems, names, image_ids(names), strict=True):
         height, width = _size(parsed[stem])
@@ -138,8 +140,11 @@ def _name(thing: ET.Element) -> str:
     return (thing.findtext("name") or "").strip()
 
 
-def _category_ids(parsed: Iterable[ET.Element | None], categories: Categories | None) -> dict[str, int]:
+def _category_ids(parsed: Iterable[ET.Element | None], categories: Categories | None, file: Path) -> dict[str, int]:
     ids = {} if categories is None else dict(zip(categories.names, categories.ids, strict=True))
+    if categories is None and file.is_file():
+        lines = (line.partition(" ") for line in file.read_text(encoding="utf-8").splitlines())
+        ids = {name: int(number) for number, _, name in lines if number.isdecimal() and name}
     found = {_name(thing) for root in parsed if root is not None for thing in root.findall("object")} - {""}
     for name in sorted(found - set(ids)):
         ids[name] = max(ids.values(), default=0) + 1
@@ -227,7 +232,7 @@ def voc_xml(image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]], 
         if annotation.get("area") not in (None, w * h):
             ET.SubElement(thing, "area").text = repr(annotation["area"])
         box = ET.SubElement(thing, "bndbox")
-        for key, text in zip(CORNERS, _corner_texts(annotation["bbox"]), strict=True):
+        for key, text in zip(CORNERS, _corner_texts([float(v) for v in annotation["bbox"]]), strict=True):
             ET.SubElement(box, key).text = text
         angle = (annotation.get("attributes") or {}).get("rotation")
         if angle:
