@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation, localcontext
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 from detr_mini.data.faults import Fault
-from detr_mini.data.tree import Tree, image_ids, is_image_name
+from detr_mini.data.tree import EXACT, Tree, image_ids, is_image_name
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.structures import Categories
 
@@ -185,9 +185,9 @@ def _counts_from_zero(root: ET.Element | None, corners: Sequence[Corners], first
 def _xywh(corners: Corners, first: int, decimal: bool) -> list[float]:
     """A corner pair of whole numbers without extent is a click and no pixel: its width is 0, not 1."""
     left, top, right, bottom = corners
-    sides = [(left, right), (top, bottom)]
-    extent = [high - low + (first if decimal or high > low else 0) for low, high in sides]
-    return [float(left - first), float(top - first), float(extent[0]), float(extent[1])]
+    with localcontext(EXACT):
+        extent = [high - low + (first if decimal or high > low else 0) for low, high in ((left, right), (top, bottom))]
+        return [float(left - first), float(top - first), float(extent[0]), float(extent[1])]
 
 
 def _extra(thing: ET.Element) -> dict[str, Any]:
@@ -246,11 +246,9 @@ def _corner_texts(box: Sequence[float]) -> list[str]:
     """`_xywh` backwards. Whole numbers where all are and the box has pixels; decimal arithmetic, so nothing is lost."""
     x, y, w, h = (Decimal(repr(v)) for v in box)
     whole = all(v == v.to_integral_value() for v in (x, y, w, h)) and all(v <= 0 or v >= 2 for v in (w, h))
-    values = [
-        x + 1,
-        y + 1,
-        *(low + (extent if not whole or extent > 0 else extent + 1) for low, extent in ((x, w), (y, h))),
-    ]
+    with localcontext(EXACT):
+        ends = [low + (extent + 1 if whole and extent <= 0 else extent) for low, extent in ((x, w), (y, h))]
+        values = [x + 1, y + 1, *ends]
     if whole:
         return [str(int(v)) for v in values]
     texts = [format(v, "f") for v in values]

@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from decimal import Context, Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
 from detr_mini.data.faults import Fault
 from detr_mini.data.images import image_size
-from detr_mini.data.tree import Tree, first_of, image_files, image_ids, is_image_name
+from detr_mini.data.tree import EXACT, Tree, first_of, image_files, image_ids, is_image_name
 from detr_mini.errors import DataError
 
-EXACT = Context(prec=80)
-"""Decimal numbers, so that text to pixels and back loses nothing."""
 NAME_LISTS = ("classes.txt", "obj.names", "_darknet.labels", "names.txt")
 
 
