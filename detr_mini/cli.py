@@ -61,10 +61,20 @@ VERBS = {
         "make scenes of shapes as PNG files and COCO JSON", "data_shapes", "detr_mini.data.shapes:make",
         ("detr-mini data shapes root=data/shapes train=4000 val=400 test=400",),
     ),
+    "data check": Verb(
+        "every fault of a data set in one table; fix=true writes a mended copy", "data_check",
+        "detr_mini.data.check:check_task",
+        ("detr-mini data check data.root=my_photos", "detr-mini data check data.root=my_photos fix=true"),
+        "  fix=true                  write a mended copy (output=FOLDER); the data are never touched\n"
+        "  pixels=false              headers and ends of image files only\n"
+        "  report=FILE               every fault, as JSON\n" + DATA_KEYS,
+    ),
     "data convert": Verb(
         "COCO, VOC or YOLO annotations in another of these forms, the same boxes", "data_convert",
         "detr_mini.data.convert:convert_task",
-        ("detr-mini data convert data.root=my_voc to=coco output=my_coco",), DATA_KEYS,
+        ("detr-mini data convert data.root=my_voc to=coco output=my_coco",),
+        "  to=coco|voc|yolo  output=FOLDER\n"
+        "  images=copy               or link (hard links), or none\n" + DATA_KEYS,
     ),
     "benchmark step": Verb(
         "where a step of training spends its time", "benchmark_step", "detr_mini.training.benchmark:benchmark_step",

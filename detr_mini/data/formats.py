@@ -10,7 +10,7 @@ from typing import Any
 
 from detr_mini.data.coco import CocoSet, Reading, build_set, read_coco
 from detr_mini.data.columns import any_json, columns_of, read_json
-from detr_mini.data.faults import FATAL, NOTICES
+from detr_mini.data.faults import FATAL, LOOKS, NOTICES
 from detr_mini.data.report import SplitReport
 from detr_mini.data.tree import Tree, image_files
 from detr_mini.data.voc import read_voc
@@ -110,7 +110,7 @@ def check_split(split: Split, name: str, format: str) -> None:
 def _take_faults(tree: Tree, report: SplitReport, rules: Reading) -> None:
     """What the reader could not take over: refuse, drop and count, or mention."""
     fatal = [fault for fault in tree.faults if fault.kind in FATAL]
-    bad = [fault for fault in tree.faults if fault.kind not in (*FATAL, *NOTICES)]
+    bad = [fault for fault in tree.faults if fault.kind not in (*FATAL, *LOOKS)]
     refused = fatal or (bad if rules.on_bad_box == "refuse" else [])
     if refused:
         mend = "mend it" if fatal else "mend them, or set data.on_bad_box=drop"
