@@ -26,6 +26,7 @@ from detr_mini.structures import Categories
 
 LISTS = ("images", "annotations", "categories")
 SHOWN = 3
+LACKS = ("category without boxes", "category with crowd only", "category that training never sees")
 
 
 @dataclass
@@ -36,6 +37,8 @@ class Checked:
     faults: list[Fault] = field(default_factory=list)
     trees: dict[str, Tree] = field(default_factory=dict)
     """Mended; every image has its size."""
+    unsure: set[str] = field(default_factory=set)
+    """Splits of which not everything can be read: what they lack, nobody knows."""
     listed: set[Path] = field(default_factory=set)
     """Every image file that a split lists."""
     images: int = 0
@@ -90,7 +93,10 @@ def check(source: Source, *, pixels: bool = True, captions: Mapping[str, Any] | 
     pictures: dict[str, dict[int, Picture]] = {}
     known: dict[str, int] = {}
     for name in source.splits:
+        before = len(done.faults)
         tree = _read(source, name, known, done.faults)
+        if any(f.kind == "broken annotation file" for f in done.faults[before:]):
+            done.unsure.add(name)
         if tree is not None:
             known |= {c["name"]: c["id"] for c in tree.content["categories"] if source.format != "coco"}
             pictures[name] = _check_split(tree, name, done, pixels)
@@ -114,7 +120,9 @@ def _read(source: Source, name: str, known: Mapping[str, int], faults: list[Faul
                 source.root, split, name, source.format,
                 first_pixel=source.first_pixel, difficult=source.difficult, categories=categories,
             )  # fmt: skip
-            faults += [replace(fault, text=f"{name}: {fault.text}") for fault in tree.faults]
+            once = {(fault.kind, fault.image) for fault in faults if fault.kind == "label file without image"}
+            new = (fault for fault in tree.faults if (fault.kind, fault.image) not in once)
+            faults += [replace(fault, text=f"{name}: {fault.text}") for fault in new]
             return tree
         path = source.root / split["annotations"]
         content = any_json(path)
@@ -143,7 +151,7 @@ def _check_split(tree: Tree, name: str, done: Checked, pixels: bool) -> dict[int
     done.boxes += len(tree.content["annotations"])
     before = {a["image_id"] for a in tree.content["annotations"] if "image_id" in a and not a.get("iscrowd")}
     background = sum(image_id not in before for image_id in records)
-    if records and background / len(records) > MUCH_BACKGROUND:
+    if records and background / len(records) > MUCH_BACKGROUND and name not in done.unsure:
         done.faults.append(Fault("many images without a box", f"{name}: {background} of {len(records)} images"))
     tree.content["categories"] = categories
     annotations = checked_boxes(tree, name, records, pictures, done.faults)
@@ -172,7 +180,9 @@ def _check_names(source: Source, done: Checked) -> None:
         boxes[split] = Counter(name for name, is_crowd in owners if not is_crowd)
         crowd[split] = Counter(name for name, is_crowd in owners if is_crowd)
     categories = {split: tree.content["categories"] for split, tree in done.trees.items()}
-    renamed = check_names(categories, boxes, crowd, done.faults)
+    found: list[Fault] = []
+    renamed = check_names(categories, boxes, crowd, found)
+    done.faults += [f for f in found if not done.unsure or f.kind not in LACKS]
     for tree in done.trees.values():
         _rename(tree.content, renamed)
     if source.format == "yolo":
@@ -217,8 +227,8 @@ def _check_pictures(done: Checked, pictures: Mapping[str, Mapping[int, Picture]]
 
 def _check_strays(source: Source, done: Checked) -> None:
     """Image files beside those of the splits that no split lists."""
-    unsure = any(f.kind in ("broken annotation file", "image record incomplete") for f in done.faults)
-    if source.format == "yolo" or unsure:
+    unsure = any(f.kind == "image record incomplete" for f in done.faults)
+    if source.format == "yolo" or unsure or done.unsure:
         return  # a YOLO split is its files; and what a broken file would have listed nobody knows
     folders = {tree.folder for tree in done.trees.values()}
     for folder in sorted(folders):

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from detr_mini.data.check_images import Picture, upright_box
 from detr_mini.data.coco import clip_boxes, enclosing
@@ -151,7 +152,7 @@ def _without_twins(
     gone = set()
     for image_id, own in owned.items():
         name = records[image_id]["file_name"]
-        for first, second in _twins([kept[i]["bbox"] for i in own]):
+        for first, second in _twins(np.array([kept[i]["bbox"] for i in own], np.float64)):
             one, two = kept[own[first]], kept[own[second]]
             boxes = f"bbox {[round(v, 2) for v in one['bbox']]} and {[round(v, 2) for v in two['bbox']]}"
             if own[first] in gone:
@@ -165,9 +166,8 @@ def _without_twins(
     return [annotation for index, annotation in enumerate(kept) if index not in gone]
 
 
-def _twins(boxes_xywh: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
-    """Pairs (earlier, later) of boxes of one image with an IoU from SAME."""
-    boxes = np.array(boxes_xywh, np.float64)
+def _twins(boxes: Float[np.ndarray, "n 4"]) -> list[tuple[int, int]]:
+    """Pairs (earlier, later) of xywh boxes of one image with an IoU from SAME."""
     low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     shared = np.clip(np.minimum(high[:, None], high) - np.maximum(low[:, None], low), 0, None).prod(2)
     area = boxes[:, 2:].prod(1)

@@ -143,7 +143,7 @@ def _check_size(record: dict[str, Any], picture: Picture, split: str, faults: li
         faults.append(Fault("orientation flag", f"{text} upright, orientation {picture.orientation}", name))
 
 
-def upright_box(box: Sequence[float], orientation: int, stored: tuple[int, int]) -> list[float]:
+def upright_box(box: Sequence[float | int], orientation: int, stored: tuple[int, int]) -> list[float | int]:
     """An xywh box on the stored pixels (height, width) where it is on the upright image, by EXIF orientation."""
     x, y, w, h = box
     height, width = stored

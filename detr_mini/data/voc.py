@@ -50,6 +50,8 @@ def read_voc(
             raise DataError(f"there is no folder {folder}; check data.root and data.train.{what}")
     lines = _stems(root / list if list else None, xmls)
     stems = [*dict.fromkeys(lines)]
+    if not stems:
+        raise DataError(f"the list {root / list} is empty; give a split with images")  # type: ignore[operator]
     by_stem = {name.rpartition(".")[0]: name for name in sorted(_names(files)) if is_image_name(name)}
     tree = Tree({"images": [], "annotations": [], "categories": []}, files, root / list if list else xmls)
     twice = [stem for stem, count in Counter(lines).items() if count > 1]
@@ -85,8 +87,11 @@ def read_voc(
                 annotation["iscrowd"] = 1
             tree.content["annotations"].append(annotation)
     tree.content["categories"] += [{"id": i, "name": name} for name, i in sorted(ids.items(), key=lambda kv: kv[1])]
+    listed = (
+        {stem for path in sorted((root / list).parent.glob("*.txt")) for stem in _stems(path, xmls)} if list else {}
+    )
     for name in sorted(_names(xmls)):
-        if name.endswith(".xml") and name[:-4] not in by_stem and name[:-4] not in parsed:
+        if name.endswith(".xml") and not any(name[:-4] in known for known in (by_stem, parsed, listed)):
             place = f"{annotations}/{name}"
             tree.faults.append(Fault("label file without image", f"{place} belongs to no image", place, "left out"))
     if from_zero and str(first_pixel) == "auto":
@@ -117,10 +122,7 @@ def _stems(listing: Path | None, xmls: Path) -> list[str]:
         ) from None
     # the lists of one class have 1, 0 or -1 behind the name
     stems = [re.sub(r"\s+-?[01]$", "", line.strip()) for line in lines if line.strip()]
-    stems = [Path(stem).stem if stem.endswith(".xml") or is_image_name(stem) else stem for stem in stems]
-    if not stems:
-        raise DataError(f"the list {listing} is empty; give a split with images")
-    return stems
+    return [Path(stem).stem if stem.endswith(".xml") or is_image_name(stem) else stem for stem in stems]
 
 
 def _names(folder: Path) -> Iterable[str]:

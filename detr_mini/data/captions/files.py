@@ -123,7 +123,7 @@ def caption_faults(path: Path, instances: Mapping[str, Any]) -> list[str]:
         content = read_json(path)
     except DataError as error:
         return [str(error)]
-    boxes: dict[str, list[Sequence[float]]] = {image["file_name"]: [] for image in instances["images"]}
+    boxes: dict[str, list[Sequence[float | int]]] = {image["file_name"]: [] for image in instances["images"]}
     names = {image["id"]: image["file_name"] for image in instances["images"]}
     for annotation in instances["annotations"]:
         if not annotation.get("iscrowd"):
@@ -156,10 +156,10 @@ def caption_faults(path: Path, instances: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _is_close(box: Any, other: Sequence[float]) -> bool:
+def _is_close(box: Any, other: Sequence[float | int]) -> bool:
     if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
         return False
-    return all(abs(a - b) <= CLOSE for a, b in zip(box, other, strict=True))
+    return bool(all(abs(a - b) <= CLOSE for a, b in zip(box, other, strict=True)))
 
 
 def _word_around(caption: str, begin: int, end: int) -> tuple[int, int]:
