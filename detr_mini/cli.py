@@ -69,6 +69,24 @@ VERBS = {
         "  pixels=false              headers and ends of image files only\n"
         "  report=FILE               every fault, as JSON\n" + DATA_KEYS,
     ),
+    "data subset": Verb(
+        "a part of a data set, by categories, ids, count or share", "data_subset",
+        "detr_mini.data.subset:subset_task",
+        ("detr-mini data subset data.root=my_photos output=some count=100 seed=0",
+         "detr-mini data subset data.root=data/coco output=pets categories=[cat,dog] share=0.1 splits=[train]"),
+        "  categories=[cat,dog]      only their boxes, and images with one of them\n"
+        "  ids=[139,000285.jpg]      image ids, or file names\n"
+        "  count=100 or share=0.1    so many of them, every category in its share; same seed, same subset\n"
+        "  splits=[train]            the others stay whole (null: all splits are cut)\n"
+        "  images=link               hard links instead of copies\n" + DATA_KEYS,
+    ),
+    "data split": Verb(
+        "a data set into train, val and test, every category in its share", "data_split",
+        "detr_mini.data.subset:split_task",
+        ("detr-mini data split data.root=my_photos output=split val=0.2 test=0.1 seed=0",),
+        "  val=0.2 test=0            shares; the rest is train. Copies of one picture stay together\n"
+        "  all=true                  where the set is split already: all of it anew\n" + DATA_KEYS,
+    ),
     "data convert": Verb(
         "COCO, VOC or YOLO annotations in another of these forms, the same boxes", "data_convert",
         "detr_mini.data.convert:convert_task",

@@ -44,13 +44,13 @@ def convert(source: Source, output: str | Path, to: str, *, images: str = "copy"
     notes: list[str] = []
     for name, tree in trees.items():
         columns_of(tree.content, tree.path)  # says what cannot be used
-        notes += _checked(name, tree)
+        notes += check_sizes(name, tree)
     with new_folder(output) as folder:
         notes += write_set(folder, to, trees, images)
     return notes
 
 
-def _checked(name: str, tree: Tree) -> list[str]:
+def check_sizes(name: str, tree: Tree) -> list[str]:
     """Give each image its size; DataError where the annotations say another one. What the reader left out."""
     for image in tracked(tree.content["images"], f"Measuring the {name} images"):
         size, _ = tree.sizes.get(image["id"]) or image_size(tree.folder / image["file_name"])

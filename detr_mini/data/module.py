@@ -19,6 +19,7 @@ from detr_mini.data.formats import Source, Split, located, read_mended, read_spl
 from detr_mini.data.report import LoadReport
 from detr_mini.data.samplers import EvaluationBatches, TrainBatches
 from detr_mini.data.shapes import ensure_scenes
+from detr_mini.data.subset import Choice, subset_of
 from detr_mini.data.transforms import Augment
 from detr_mini.data.tree import Tree
 from detr_mini.errors import ConfigError, DataError, nearest
@@ -35,7 +36,8 @@ class DetectionData(pl.LightningDataModule):
     or None. `make`: parameters of `ensure_scenes`, which then makes the scenes in `root`, or None. `check`: look at
     everything first, every pixel, and "stop" at a fault that loses something, or "mend": go on with the set as a mended
     copy would have it. `size`, `shorter_side`: see `images.target_size`. `augment`: see `transforms.Augment`.
-    `cache_megabytes`: room for decoded training images. `limit_train`: the first images only. `on_...`: see
+    `cache_megabytes`: room for decoded training images. `limit_train`: the first images only.
+    `subset`: of the training images those that a `subset.Choice` of these settings picks. `on_...`: see
     `coco.Reading`; `first_pixel`, `difficult`: see `voc.read_voc`. `mean`, `std`, `stride`: what the model wants.
     `seed`: of order and augmentation.
 
@@ -74,6 +76,7 @@ class DetectionData(pl.LightningDataModule):
         difficult: str = "keep",
         limit_train: int | None = None,
         limit_val: int | None = None,
+        subset: Mapping[str, Any] | None = None,
         pin_memory: bool = False,
     ) -> None:
         super().__init__()
@@ -106,6 +109,7 @@ class DetectionData(pl.LightningDataModule):
         if check not in (None, "stop", "mend"):
             raise ConfigError(f"data.check is {check!r}; it must be null, 'stop' or 'mend'")
         self.check = check
+        self.subset = None if subset is None else Choice.of(subset)
         self._mended: dict[str, Tree] = {}
         self.voc: dict[str, Any] = {"first_pixel": first_pixel, "difficult": difficult}
         self.limits = {"train": limit_train, "val": limit_val, "test": None}
@@ -163,7 +167,7 @@ class DetectionData(pl.LightningDataModule):
             coco = self._read_as_it_is(name, split)
         if self.categories is None:
             self.categories = coco.categories
-        return coco
+        return subset_of(coco, self.subset) if name == "train" and self.subset is not None else coco
 
     def _read_as_it_is(self, name: str, split: Split) -> CocoSet:
         try:

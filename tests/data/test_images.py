@@ -214,8 +214,8 @@ WRITTEN = [
     ("tiff", "RGB", {}), ("tiff", "RGB", {"compression": "tiff_lzw"}), ("tiff", "L", {}), ("tiff", "I;16", {}),
     ("tiff", "F", {}), ("tiff", "CMYK", {}), ("tiff", "RGBA", {}), ("ppm", "RGB", {}), ("pgm", "L", {}),
     ("pbm", "1", {}), ("tga", "RGB", {}), ("tga", "RGBA", {}), ("pcx", "RGB", {}), ("sgi", "RGB", {}),
-    ("ico", "RGB", {"sizes": [(48, 32)]}), ("dib", "RGB", {}), ("jp2", "RGB", {"irreversible": False}), ("avif", "RGB", {"quality": 95}),
-    ("mpo", "RGB", {}),
+    ("ico", "RGB", {"sizes": [(48, 32)]}), ("dib", "RGB", {}), ("jp2", "RGB", {"irreversible": False}),
+    ("avif", "RGB", {"quality": 95}), ("mpo", "RGB", {}),
 ]  # fmt: skip
 
 
