@@ -14,8 +14,9 @@ from jaxtyping import Float, Int
 
 from detr_mini.data.categories import align, categories_of
 from detr_mini.data.coco_set import CocoSet, ImageRecord, ImageRecords
-from detr_mini.data.columns import Columns, columns_of, read_json
+from detr_mini.data.columns import Columns, read_json
 from detr_mini.data.images import image_size, is_whole_file, load_image
+from detr_mini.data.large import read_columns
 from detr_mini.data.report import SplitReport
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.structures import Categories
@@ -72,7 +73,7 @@ def read_coco(
     headers are read, not their pixels. DataError, in one sentence, for whatever cannot be trained on.
     """
     rules, path = Reading(**reading), Path(annotations)
-    return build_set(columns_of(read_json(path), path), Path(images), split, rules, categories, limit)
+    return build_set(read_columns(path), Path(images), split, rules, categories, limit)
 
 
 def build_set(
