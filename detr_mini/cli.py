@@ -69,6 +69,12 @@ VERBS = {
         "  pixels=false              headers and ends of image files only\n"
         "  report=FILE               every fault, as JSON\n" + DATA_KEYS,
     ),
+    "data stats": Verb(
+        "a data set in numbers: counts, sizes, shapes; tables, JSON and a picture", "data_stats",
+        "detr_mini.evaluation.data_stats:stats_task",
+        ("detr-mini data stats data.root=my_photos",),
+        "  output=FOLDER             gets stats.json and stats.png\n" + DATA_KEYS,
+    ),
     "data subset": Verb(
         "a part of a data set, by categories, ids, count or share", "data_subset",
         "detr_mini.data.subset:subset_task",
