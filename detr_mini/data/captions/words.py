@@ -104,5 +104,9 @@ VERBS = {
 
 
 def plural(noun: str) -> str:
-    """The noun for several."""
-    return PLURALS.get(noun, noun + "s")
+    """The noun for several; of several words, the last one's."""
+    if noun in PLURALS:
+        return PLURALS[noun]
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return noun[:-1] + "ies"
+    return noun + ("es" if noun.endswith(("s", "x", "z", "ch", "sh")) else "s")
