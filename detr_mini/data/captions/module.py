@@ -14,6 +14,8 @@ from detr_mini.boxes import cxcywh_to_xyxy, xyxy_to_xywh
 from detr_mini.data.captions.files import read_captions
 from detr_mini.data.captions.make import WEIGHTS, captions_of, ensure_captioned, items_of
 from detr_mini.data.captions.records import Item
+from detr_mini.data.captions.refer import Words, captions_about, checked_kinds, things_of, words_for
+from detr_mini.data.captions.refer_files import ensure_referred
 from detr_mini.data.captions.targets import collate_captions
 from detr_mini.data.coco import CocoSet, read_json
 from detr_mini.data.collate import collate
@@ -27,9 +29,13 @@ from detr_mini.text.tokenizers import KINDS as TOKENIZERS
 from detr_mini.text.tokenizers import AnyTokenizer
 
 MADE = "made"
-"""In place of a file of captions: they are made anew each epoch, from the attributes of the instances."""
+"""In place of a file of captions: they are made anew each epoch, from the instances."""
 TEXTS = 20_000
 """So many captions teach a tokeniser its vocabulary."""
+ROUNDS = 4
+"""Of captions about each photograph that it reads, where they are made: a rare word should not be missed."""
+
+REFER = ("names", "complete", "each")
 
 CaptionsOf = Callable[[int, int, Target], list[Caption]]
 """Captions of an image: its place in the set, the epoch, its target as the model gets it."""
@@ -59,11 +65,40 @@ class MadeCaptions:
     longest_chain: int
 
     def __call__(self, index: int, epoch: int, target: Target) -> list[Caption]:
-        height, width = target.original_size
-        boxes = xyxy_to_xywh(cxcywh_to_xyxy(target.boxes)) * target.boxes.new_tensor([width, height, width, height])
-        items = [replace(i, box=tuple(b)) for i, b in zip(self.items[index], boxes.tolist(), strict=True)]
+        boxes = _pixels(target).tolist()
+        items = [replace(i, box=tuple(b)) for i, b in zip(self.items[index], boxes, strict=True)]
         rng = random.Random(image_seed(self.seed, epoch, self.image_ids[index]))
-        return captions_of(items, width, rng, self.count, self.weights, longest_chain=self.longest_chain)
+        side = min(target.original_size)
+        return captions_of(items, side, rng, self.count, self.weights, longest_chain=self.longest_chain)
+
+
+def _pixels(target: Target) -> Tensor:
+    """The boxes (n, 4) as xywh in pixels of the original image's size."""
+    height, width = target.original_size
+    return xyxy_to_xywh(cxcywh_to_xyxy(target.boxes)) * target.boxes.new_tensor([width, height, width, height])
+
+
+@dataclass(frozen=True)
+class ReferredCaptions:
+    """New captions about photographs from their boxes, a function of seed, epoch and image."""
+
+    words: Words
+    categories: tuple[str, ...]
+    """Their names, by label."""
+    seed: int
+    count: int
+    weights: Mapping[str, float]
+    longest_chain: int
+
+    def __call__(self, index: int, epoch: int, target: Target) -> list[Caption]:
+        names = [self.categories[label] for label in target.labels.tolist()]
+        crowd = target.is_crowd.tolist()
+        crowded = frozenset(name for name, is_crowd in zip(names, crowd, strict=True) if is_crowd)
+        own = [name for name, is_crowd in zip(names, crowd, strict=True) if not is_crowd]
+        items = things_of(own, _pixels(target)[~target.is_crowd].tolist())
+        rng = random.Random(image_seed(self.seed, epoch, target.image_id))
+        how: dict[str, Any] = {"weights": self.weights, "longest_chain": self.longest_chain}
+        return captions_about(items, min(target.original_size), rng, self.words, self.count, crowded=crowded, **how)
 
 
 @dataclass(frozen=True)
@@ -85,10 +120,13 @@ class FileCaptions:
 class CaptionData(DetectionData):
     """`DetectionData` (whose settings are the `kwargs`) with captions.
 
-    `captions`: for each split a grounded file below `root` (see `files`), or "made" for made scenes. `tokenizer`: its
-    `kind` and vocabulary `size`, learned from the training captions. `captions_per_image`: in a training batch.
-    `kinds`: how often training asks for each kind of made caption, 1 unless said; `longest_chain`: of those, 2 or 3.
-    `make`: parameters of `ensure_captioned`. After `setup`: `tokenizer`, and the splits' captions in `sentences`.
+    `captions`: for each split a grounded file below `root` (see `files`), or "made". `refer`: for captions made from
+    boxes alone, the `names` and `complete` categories (see `refer.words_for`) and `each`: a file of val or test that
+    is not there is then made, with so many captions of each kind. Without it captions are made of the attributes of
+    made scenes, whose `make` are parameters of `ensure_captioned`. `kinds`: how often training asks for each kind of
+    made caption, where that is not as usual; `longest_chain`: of those, 2 or 3. `captions_per_image`: in a training
+    batch. `tokenizer`: its `kind` and vocabulary `size`, learned from the training captions. After `setup`:
+    `tokenizer`, and the splits' captions in `sentences`.
     """
 
     def __init__(
@@ -99,20 +137,25 @@ class CaptionData(DetectionData):
         captions_per_image: int = 8,
         kinds: Mapping[str, float] | None = None,
         longest_chain: int = 3,
+        refer: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if captions_per_image < 1:
             raise ConfigError(f"data.captions_per_image is {captions_per_image}; it must be at least 1")
-        for kind in kinds or ():
+        for kind in kinds or () if refer is None else ():
             if kind not in WEIGHTS:
                 raise ConfigError(f"data.kinds.{kind} does not exist{nearest(kind, WEIGHTS)}")
+        for key in refer or ():
+            if key not in REFER:
+                raise ConfigError(f"data.refer.{key} does not exist{nearest(key, REFER)}")
         if tokenizer["kind"] not in TOKENIZERS:
             known = f"{nearest(tokenizer['kind'], TOKENIZERS)}; the kinds are {', '.join(TOKENIZERS)}"
             raise ConfigError(f"tokeniser '{tokenizer['kind']}' does not exist{known}")
         self.caption_files, self.wanted_tokenizer = dict(captions), dict(tokenizer)
         self.captions_per_image, self.longest_chain = captions_per_image, longest_chain
-        self.kinds = {**WEIGHTS, **(kinds or {})}
+        self.kinds = {**WEIGHTS, **(kinds or {})} if refer is None else checked_kinds(kinds)
+        self.refer = None if refer is None else dict(refer)
         self.tokenizer: AnyTokenizer | None = None
         self.sentences: dict[str, CaptionsOf] = {}
 
@@ -136,6 +179,13 @@ class CaptionData(DetectionData):
     def _sentences(self, name: str) -> CaptionsOf:
         coco, file = self.sets[name], str(self.caption_files[name])
         count = self.captions_per_image if name == "train" else None
+        if self.refer is not None:
+            words = words_for(coco.categories.names, self.refer.get("names"), self.refer.get("complete"))
+            if file == MADE:
+                made = count or self.captions_per_image, self.kinds, self.longest_chain
+                return ReferredCaptions(words, coco.categories.names, self.seed, *made)
+            notice = ensure_referred(self.root / file, coco, words, each=self.refer.get("each", 2), weights=self.kinds)
+            self.report.notices.append(notice)
         if file != MADE:
             found = read_captions(self.root / file, coco)
             return FileCaptions(tuple(tuple(found[i]) for i in coco.image_ids), coco.image_ids, self.seed, count)
@@ -158,8 +208,11 @@ class CaptionData(DetectionData):
         if "train" not in self.sentences:
             raise DataError("there are no captions to train on; set data.captions.train")
         coco, sentences, texts = self.sets["train"], self.sentences["train"], list[str]()
-        for index, image_id in enumerate(coco.image_ids):
-            texts += [caption.text.lower() for caption in sentences(index, -1, coco.target(image_id))]
+        rounds = ROUNDS if isinstance(sentences, ReferredCaptions) else 1
+        for which in range(rounds * len(coco)):
+            before, index = divmod(which, len(coco))
+            target = coco.target(coco.image_ids[index])
+            texts += [caption.text.lower() for caption in sentences(index, -1 - before, target)]
             if len(texts) >= TEXTS:
                 break
         return TOKENIZERS[self.wanted_tokenizer["kind"]].train(texts, size=self.wanted_tokenizer["size"])

@@ -1,0 +1,101 @@
+"""Files of captions that are made from boxes: written once, with what they were made from."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from detr_mini.data.captions.files import caption_records
+from detr_mini.data.captions.refer import WEIGHTS, Words, captions_to_measure, things_of
+from detr_mini.data.coco import CocoSet, read_json
+from detr_mini.errors import DataError
+
+VERSION = 1
+
+
+def referred(
+    coco: CocoSet, words: Words, *, each: int, weights: Mapping[str, float] = WEIGHTS, seed: int = 0
+) -> dict[str, Any]:
+    """A grounded file's content: up to `each` captions of every kind about each picture, each proven by the checker.
+
+    `info` says what they were made with, counts them by kind (`kinds`), and counts what the checker did not prove,
+    which is left out (`refused`). DataError where nothing can be said of any picture.
+    """
+    if each < 1:
+        raise DataError(f"each is {each}; ask for at least one caption of each kind")
+    from rich.progress import track
+
+    pictures, counts, refused = [], Counter[str](), 0
+    name_of = dict(zip(coco.categories.ids, coco.categories.names, strict=True))
+    for picture, things in track(pictures_of(coco), "Making captions", transient=True):
+        kept = [thing for thing in things if not thing["iscrowd"]]
+        crowded = frozenset(name_of[thing["category_id"]] for thing in things if thing["iscrowd"])
+        items = things_of([name_of[thing["category_id"]] for thing in kept], [thing["bbox"] for thing in kept])
+        side, rng = min(picture["height"], picture["width"]), random.Random(f"{seed} {picture['file_name']}")
+        made, faults = captions_to_measure(items, side, rng, words, each, crowded=crowded, weights=weights)
+        refused += len(faults)
+        counts.update(caption.kind for caption in made)
+        pictures.append((picture, kept, made))
+    if not counts:
+        raise DataError(f"nothing can be said of the {len(coco)} pictures: no category that is complete "
+                        f"({', '.join(sorted(words.complete)) or 'none is'}) has boxes to speak of")  # fmt: skip
+    info = {"made": _made(words, each, weights, seed), "kinds": dict(counts), "refused": refused}
+    return {"info": info, "categories": coco.categories.records(), **caption_records(pictures)}
+
+
+def pictures_of(coco: CocoSet) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Each image's COCO record, and its annotations in order."""
+    grouped: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in coco.image_ids}
+    for annotation in coco.truth["annotations"]:
+        grouped[annotation["image_id"]].append(annotation)
+    return [(picture, grouped[picture["id"]]) for picture in coco.truth["images"]]
+
+
+def ensure_referred(
+    path: str | Path, coco: CocoSet, words: Words, *, each: int, weights: Mapping[str, float] = WEIGHTS, seed: int = 0
+) -> str:
+    """Write `referred` captions to `path` unless they are there already; a sentence that says which.
+
+    DataError for a file that was made otherwise, or by somebody else.
+    """
+    path = Path(path)
+    if path.exists():
+        wanted = json.loads(json.dumps(_made(words, each, weights, seed)))
+        found = read_json(path).get("info", {}).get("made")
+        if found != wanted:
+            differ = ", ".join(key for key in wanted if not found or found.get(key) != wanted[key])
+            raise DataError(f"{path} holds captions made otherwise ({differ} differ); "
+                            "remove it, or name another file in data.captions")  # fmt: skip
+        return f"the captions in {path} are there already and are used as they are"
+    content = referred(coco, words, each=each, weights=weights, seed=seed)
+    write_json(path, content)
+    return f"made {len(content['images'])} captions from boxes in {path}"
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """A file that is there is whole. DataError where it cannot be written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(content), encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}; choose a folder that you may write") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _made(words: Words, each: int, weights: Mapping[str, float], seed: int) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "names": {category: list(nouns) for category, nouns in words.lexicon.synonyms.items()},
+        "complete": sorted(words.complete),
+        "each": each,
+        "kinds": {kind: weight for kind, weight in weights.items() if weight},
+        "seed": seed,
+    }
