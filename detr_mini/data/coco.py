@@ -1,25 +1,26 @@
-"""COCO JSON in: one function reads a split, checks it whole, and counts what it clips or leaves out."""
+"""Annotations and image files together: a split is checked whole; what is clipped or left out is counted."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from jaxtyping import Float, Int
 
 from detr_mini.data.categories import align, categories_of
+from detr_mini.data.coco_set import CocoSet, ImageRecord, ImageRecords
+from detr_mini.data.columns import Columns, columns_of, read_json
 from detr_mini.data.images import image_size
 from detr_mini.data.report import SplitReport
 from detr_mini.errors import ConfigError, DataError
-from detr_mini.structures import Categories, Target
+from detr_mini.structures import Categories
+
+__all__ = ["CocoSet", "ImageRecord", "ImageRecords", "Reading", "build_set", "read_coco", "read_json"]
 
 ROUNDING = 0.5
 """Pixels by which a box may stick out of its image before that is worth a line in the report."""
@@ -28,89 +29,28 @@ LISTED = 100
 
 
 @dataclass(frozen=True)
-class ImageRecord:
-    """One image of a set."""
+class Reading:
+    """What becomes of what cannot be used as it is."""
 
-    image_id: int
-    file_name: str
-    """As the JSON has it."""
-    path: Path
-    size: tuple[int, int]
-    """(height, width) of the upright image."""
+    on_bad_box: str = "drop"
+    """Boxes without size are dropped and boxes past the edge clipped, both counted, or the set is refused."""
+    on_turned: str = "enclose"
+    """Of a box with an angle beside it the upright box around the turned one is used, or it is dropped, or refused."""
+    on_missing: str = "refuse"
+    """A listed image file is not there."""
+    on_wrong_size: str = "refuse"
+    """An image's size differs from the one that is said, so that its boxes mean something else (turned photographs)."""
 
-
-@dataclass(frozen=True)
-class CocoSet:
-    """One split, read and checked. Images stand in the order of their ids."""
-
-    records: tuple[ImageRecord, ...]
-    categories: Categories
-    report: SplitReport
-    first: tuple[int, ...]
-    """Image i owns the boxes from first[i] to first[i + 1]."""
-    boxes_xywh: Float[Tensor, "n 4"]
-    """float64, pixels of the upright image."""
-    labels: Int[Tensor, "n"]
-    is_crowd: Bool[Tensor, "n"]
-    area: Float[Tensor, "n"]
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    @property
-    def image_ids(self) -> tuple[int, ...]:
-        """The data's ids, ascending."""
-        return tuple(record.image_id for record in self.records)
-
-    def target(self, image_id: int) -> Target:
-        """The truth of an image, crowd regions included (and marked). KeyError for an unknown id."""
-        index = self._index[image_id]
-        own = slice(self.first[index], self.first[index + 1])
-        return Target(
-            boxes=self._boxes_cxcywh[own],
-            labels=self.labels[own],
-            image_id=image_id,
-            original_size=self.records[index].size,
-            is_crowd=self.is_crowd[own],
-            area=self.area[own],
-        )
-
-    @cached_property
-    def truth(self) -> dict[str, Any]:
-        """COCO JSON content of what is kept: the category ids of `categories`, annotation ids counted from 1."""
-        images = [
-            {"id": r.image_id, "file_name": r.file_name, "height": r.size[0], "width": r.size[1]} for r in self.records
-        ]
-        owners = [r.image_id for i, r in enumerate(self.records) for _ in range(self.first[i], self.first[i + 1])]
-        columns = zip(
-            owners, self.labels.tolist(), self.boxes_xywh.tolist(), self.area.tolist(), self.is_crowd.tolist(),
-            strict=True,
-        )  # fmt: skip
-        annotations = [
-            {
-                "id": number,
-                "image_id": image_id,
-                "category_id": self.categories.ids[label],
-                "bbox": box,
-                "area": area,
-                "iscrowd": int(crowd),
-            }
-            for number, (image_id, label, box, area, crowd) in enumerate(columns, start=1)
-        ]
-        return {"info": {}, "images": images, "annotations": annotations, "categories": self.categories.records()}
-
-    @cached_property
-    def _index(self) -> dict[int, int]:
-        return {record.image_id: index for index, record in enumerate(self.records)}
-
-    @cached_property
-    def _boxes_cxcywh(self) -> Float[Tensor, "n 4"]:
-        """float32, in [0, 1] of the image."""
-        counts = torch.tensor(self.first).diff()
-        size = torch.tensor([(r.size[1], r.size[0]) for r in self.records], dtype=torch.float64).reshape(-1, 2)
-        per_box = size.repeat_interleave(counts, 0)
-        x_y, w_h = self.boxes_xywh[:, :2], self.boxes_xywh[:, 2:]
-        return torch.cat([(x_y + w_h / 2) / per_box, w_h / per_box], 1).float()
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("on_bad_box", ("drop", "refuse")),
+            ("on_turned", ("enclose", "drop", "refuse")),
+            ("on_missing", ("refuse", "skip")),
+            ("on_wrong_size", ("refuse", "skip")),
+        ):
+            value = getattr(self, name)
+            if value not in known:
+                raise ConfigError(f"data.{name} is {value!r}; it must be {' or '.join(map(repr, known))}")
 
 
 def read_coco(
@@ -119,235 +59,196 @@ def read_coco(
     *,
     split: str = "train",
     categories: Categories | None = None,
-    on_bad_box: str = "drop",
-    on_missing: str = "refuse",
-    on_wrong_size: str = "refuse",
     limit: int | None = None,
+    **reading: str,
 ) -> CocoSet:
     """Read the COCO JSON `annotations` of the image files under `images`.
 
     `categories`: those of the training set, which this file's are mapped to by id and name; None: this is the
-    training set. `on_bad_box`: boxes without size are dropped and boxes past the edge clipped, both counted, or the
-    file is refused. `on_missing`: what happens where a listed image file is not there. `on_wrong_size`: what happens
-    to an image whose size differs from the one in the JSON, so that its boxes mean something else (turned photographs).
-    `limit`: the first images only, by id. Segmentations are ignored. Images' headers are read, not their pixels.
-    DataError, in one sentence, for whatever cannot be trained on.
+    training set. `limit`: the first images only, by id. `reading`: see `Reading`. Segmentations are ignored. Images'
+    headers are read, not their pixels. DataError, in one sentence, for whatever cannot be trained on.
     """
-    for name, value, known in (
-        ("on_bad_box", on_bad_box, ("drop", "refuse")),
-        ("on_missing", on_missing, ("refuse", "skip")),
-        ("on_wrong_size", on_wrong_size, ("refuse", "skip")),
-    ):
-        if value not in known:
-            raise ConfigError(f"data.{name} is {value!r}; it must be {known[0]!r} or {known[1]!r}")
-    path = Path(annotations)
-    content = read_json(path)
-    report = SplitReport(split)
-    listed = _listed_images(content, path)
-    used = _checked_references(content, path, listed, report)
+    rules, path = Reading(**reading), Path(annotations)
+    return build_set(columns_of(read_json(path), path), Path(images), split, rules, categories, limit)
+
+
+def build_set(
+    columns: Columns,
+    images: Path,
+    split: str,
+    reading: Reading,
+    categories: Categories | None = None,
+    limit: int | None = None,
+    report: SplitReport | None = None,
+    sizes: Mapping[int, tuple[tuple[int, int], bool]] | None = None,
+) -> CocoSet:
+    """What `columns` say of the files under `images`; see `read_coco`.
+
+    `report`: has what the reader has dropped already. `sizes`: of images whose header is read already, by id: what
+    `image_size` gives.
+    """
+    report = report or SplitReport(split)
+    report.notices += columns.notices
+    used = columns.used
     if categories is None:
-        categories, label_of, notices = categories_of(content, path, used)
+        categories, label_of, notices = categories_of({"categories": columns.categories}, columns.path, used)
     else:
-        label_of, notices = align(content, path, used, categories)
+        label_of, notices = align({"categories": columns.categories}, columns.path, used, categories)
     report.notices += notices
-    chosen = {i: listed[i] for i in sorted(listed)[:limit]}
-    records = _records(chosen, Path(images), path, report, on_missing, on_wrong_size)
-    return _with_boxes(content["annotations"], records, categories, label_of, path, report, on_bad_box)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The content of a COCO JSON file: its lists `images`, `annotations` and `categories`. DataError where broken."""
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"there is no annotation file {path}; check data.root and the file's name") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); check the path and the rights") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} is not whole JSON ({error.msg} at line {error.lineno}, column {error.colno}); "
-                        "it may be cut off: copy or export it again") from None  # fmt: skip
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is not JSON text; give a COCO annotation file") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{path} holds no COCO annotations: a JSON object with 'images' and 'annotations' is expected")
-    for key in ("images", "annotations", "categories"):
-        entries = content.get(key)
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise DataError(f"{path} has no list '{key}' of records; give a COCO file for detection (instances)")
-    return content
-
-
-def _listed_images(content: Mapping[str, Any], path: Path) -> dict[int, dict[str, Any]]:
-    listed: dict[int, dict[str, Any]] = {}
-    for number, image in enumerate(content["images"], start=1):
-        image_id, name = image.get("id"), image.get("file_name")
-        if not _is_whole(image_id):
-            raise DataError(f"image number {number} of {path} has the id {image_id!r}; image ids are whole numbers")
-        if not isinstance(name, str) or not name:
-            raise DataError(f"image {image_id} of {path} has no file_name; add it")
-        if image_id in listed:
-            raise DataError(f"two images of {path} have the id {image_id} ({listed[image_id]['file_name']} "
-                            f"and {name}); give each its own")  # fmt: skip
-        listed[image_id] = image
-    if not listed:
-        raise DataError(f"{path} lists no images; give a file with some")
-    return listed
-
-
-def _checked_references(
-    content: Mapping[str, Any], path: Path, listed: Mapping[int, Any], report: SplitReport
-) -> Counter[int]:
-    """How many annotations each category id has; DataError where one points at nothing or has no box."""
-    known = {category.get("id") for category in content["categories"]}
-    used: Counter[int] = Counter()
-    ids: Counter[Any] = Counter()
-    for number, annotation in enumerate(content["annotations"], start=1):
-        where = _where(annotation, number, path)
-        image_id, category_id = annotation.get("image_id"), annotation.get("category_id")
-        if not _is_whole(image_id) or image_id not in listed:
-            raise DataError(f"{where} belongs to image id {image_id!r}, which is not among the images; "
-                            "add the image or remove the annotation")  # fmt: skip
-        if not _is_whole(category_id) or category_id not in known:
-            raise DataError(f"{where} has category id {category_id!r}, which is not among the categories; "
-                            "add the category or mend the id")  # fmt: skip
-        box = annotation.get("bbox")
-        if not isinstance(box, list) or len(box) != 4 or not all(_is_number(v) for v in box):
-            raise DataError(f"{where} has the bbox {box!r}; it must be four numbers [left, top, width, height]")
-        used[category_id] += 1
-        ids[annotation.get("id", number)] += 1
-    repeated = [i for i, count in ids.items() if count > 1]
-    if repeated:
-        report.notices.append(
-            f"{len(repeated)} annotation ids stand more than once (the first is {repeated[0]!r}); each box counts"
-        )
-    return used
+    records = _records(columns, images, report, reading, limit, sizes or {})
+    return _with_boxes(columns, records, categories, label_of, report, reading)
 
 
 def _records(
-    chosen: Mapping[int, dict[str, Any]],
+    columns: Columns,
     folder: Path,
-    path: Path,
     report: SplitReport,
-    on_missing: str,
-    on_wrong_size: str,
-) -> tuple[ImageRecord, ...]:
+    reading: Reading,
+    limit: int | None,
+    known: Mapping[int, tuple[tuple[int, int], bool]],
+) -> ImageRecords:
     """The images that are there, with the size of the upright file."""
     if not folder.is_dir():
         raise DataError(f"there is no image folder {folder}; check data.root and data.{report.split}.images")
-    missing = [image["file_name"] for image in chosen.values() if not (folder / image["file_name"]).is_file()]
+    path, order = columns.path, np.argsort(columns.image_ids, kind="stable")[:limit].tolist()
+    names = {i: columns.file_names[i] for i in order}
+    missing = [name for name in names.values() if not (folder / name).is_file()]
     report.missing += missing
-    if missing and on_missing == "refuse":
-        names = ", ".join(missing[:LISTED]) + (f" and {len(missing) - LISTED} more" if len(missing) > LISTED else "")
-        raise DataError(f"{len(missing)} of {len(chosen)} images that {path} lists are not in {folder}: {names}; "
+    if missing and reading.on_missing == "refuse":
+        listed = ", ".join(missing[:LISTED]) + (f" and {len(missing) - LISTED} more" if len(missing) > LISTED else "")
+        raise DataError(f"{len(missing)} of {len(names)} images that {path} lists are not in {folder}: {listed}; "
                         "add them, or leave them out with data.on_missing=skip")  # fmt: skip
     for name in missing:
-        report.drop("image file missing", name)
+        report.drop("image file missing", name, name)
     gone = set(missing)
-    records, wrong = [], []
-    present = {i: image for i, image in chosen.items() if image["file_name"] not in gone}
-    for image_id, image in _tracked(present.items(), len(present), f"Checking the {report.split} images"):
-        name = image["file_name"]
-        size, turned = image_size(folder / name)
-        said = (image.get("height"), image.get("width"))
+    kept: list[tuple[int, str, tuple[int, int]]] = []
+    wrong: list[tuple[str, str]] = []
+    present = [i for i in order if names[i] not in gone]
+    for i in _tracked(present, len(present), f"Checking the {report.split} images"):
+        image_id, name = int(columns.image_ids[i]), names[i]
+        size, turned = known[image_id] if image_id in known else image_size(folder / name)
+        said = (int(columns.image_sizes[i, 0]), int(columns.image_sizes[i, 1]))
         if all(said) and said != size:
             sideways = turned and said == (size[1], size[0])
             why = "its size before turning it upright by its EXIF orientation" if sideways else "another size"
-            wrong.append(f"{name} is {size[1]} x {size[0]} pixels, the JSON says {said[1]} x {said[0]}, {why}")
+            sentence = f"{name} is {size[1]} x {size[0]} pixels, the {_kind(path)} says {said[1]} x {said[0]}, {why}"
+            wrong.append((name, sentence))
             continue
         report.turned += turned
-        records.append(ImageRecord(image_id, name, folder / name, size))
-    if wrong and on_wrong_size == "refuse":
-        raise DataError(f"{wrong[0]} ({len(wrong)} such in {path}): its boxes would land elsewhere; annotate the "
+        kept.append((image_id, name, size))
+    if wrong and reading.on_wrong_size == "refuse":
+        raise DataError(f"{wrong[0][1]} ({len(wrong)} such in {path}): its boxes would land elsewhere; annotate the "
                         "upright image, or leave such images out with data.on_wrong_size=skip")  # fmt: skip
-    for sentence in wrong:
-        report.drop("image of another size than the JSON says", sentence)
-    report.images = len(records)
-    if not records:
-        raise DataError(f"no image of {path} can be used: none of the {len(chosen)} listed is left in {folder}")
-    return tuple(records)
+    for name, sentence in wrong:
+        report.drop(f"image of another size than the {_kind(path)} says", sentence, name)
+    report.images = len(kept)
+    if not kept:
+        raise DataError(f"no image of {path} can be used: none of the {len(names)} listed is left in {folder}")
+    ids, files, sizes = zip(*kept, strict=True)
+    return ImageRecords.of(folder, ids, files, sizes)
 
 
 def _with_boxes(
-    annotations: list[dict[str, Any]],
-    records: tuple[ImageRecord, ...],
+    columns: Columns,
+    records: ImageRecords,
     categories: Categories,
     label_of: Mapping[int, int],
-    path: Path,
     report: SplitReport,
-    on_bad_box: str,
+    reading: Reading,
 ) -> CocoSet:
     """The boxes of the records' images, clipped, those without size left out."""
-    index = {record.image_id: i for i, record in enumerate(records)}
-    rows: list[list[tuple[list[float], int, bool, float]]] = [[] for _ in records]
+    ids = records.ids.numpy()
+    image = np.minimum(np.searchsorted(ids, columns.owners), len(ids) - 1)
+    own = np.flatnonzero(ids[image] == columns.owners)
+    own = own[np.argsort(image[own], kind="stable")]
+    image, sizes = image[own], records.sizes.numpy()
+    raw = columns.boxes_xywh[own]
+    rotation = columns.rotation[own]
+    whole = raw[:, 2:].min(1, initial=1.0) > 0 if len(raw) else np.zeros(0, bool)
+    turned = (rotation % 180 != 0) & whole
+    upright = np.where(turned[:, None], enclosing(raw, rotation), raw)
+    boxes, fault = clip_boxes(upright, sizes[image])
+    keep = np.ones(len(own), bool)
     bad = []
-    for number, annotation in enumerate(annotations, start=1):
-        image = index.get(annotation["image_id"])
-        if image is None:
-            continue
-        height, width = records[image].size
-        original = [float(v) for v in annotation["bbox"]]
-        box, fault = _clip(original, width, height)
-        if fault:
-            where = f"{_where(annotation, number, path)} ({records[image].file_name})"
-            example = f"{where}: bbox {annotation['bbox']} {fault}"
-            bad.append(example)
-            if box is None:
-                report.drop("box outside its image" if "outside" in fault else "box without size", example)
+    for row in np.flatnonzero((fault != "") | turned).tolist():
+        height, width = sizes[image[row]].tolist()
+        name = records[int(image[row])].file_name
+        text = f"{columns.where(int(own[row]))} ({name}): bbox [{', '.join(f'{v:.12g}' for v in raw[row])}]"
+        if turned[row]:
+            if reading.on_turned == "refuse":
+                raise DataError(f"{text} is turned by {rotation[row]:g} degrees ({int(turned.sum())} such boxes in "
+                                "all); set data.on_turned=enclose for the upright box around each")  # fmt: skip
+            if reading.on_turned == "drop":
+                report.drop("turned box", f"{text} is turned by {rotation[row]:g} degrees", name)
+                keep[row] = False
                 continue
-            report.clip(example)
-        assert box is not None
-        area = annotation.get("area")
-        area = float(area) if isinstance(area, int | float) and 0 < area < math.inf else box[2] * box[3]
-        rows[image].append((box, label_of[annotation["category_id"]], bool(annotation.get("iscrowd", 0)), area))
-    if bad and on_bad_box == "refuse":
+            report.turn(f"{text} is turned by {rotation[row]:g} degrees", name)
+        if fault[row]:
+            example = f"{text} {fault[row].format(width=width, height=height)}"
+            bad.append(example)
+            if "sticks" in fault[row]:
+                report.clip(example, name)
+            else:
+                report.drop("box outside its image" if "outside" in fault[row] else "box without size", example, name)
+                keep[row] = False
+    if bad and reading.on_bad_box == "refuse":
         raise DataError(f"{bad[0]} ({len(bad)} such boxes in all); mend them, or set data.on_bad_box=drop")
-    flat = [row for image_rows in rows for row in image_rows]
-    first = [0]
-    for image_rows in rows:
-        first.append(first[-1] + len(image_rows))
-    report.crowd = sum(crowd for _, _, crowd, _ in flat)
-    report.boxes = len(flat) - report.crowd
-    report.background = sum(all(crowd for _, _, crowd, _ in image_rows) for image_rows in rows)
-    counts = Counter(label for _, label, crowd, _ in flat if not crowd)
+    own, image, boxes, turned = own[keep], image[keep], boxes[keep], turned[keep]
+    labels = np.array([label_of[c] for c in columns.category_ids[own].tolist()], np.int64)
+    crowd = columns.is_crowd[own]
+    area = np.where(np.isnan(columns.area[own]) | turned, boxes[:, 2] * boxes[:, 3], columns.area[own])
+    per_image = np.bincount(image, minlength=len(ids))
+    report.crowd = int(crowd.sum())
+    report.boxes = len(own) - report.crowd
+    report.background = int((np.bincount(image[~crowd], minlength=len(ids)) == 0).sum())
+    counts = Counter(labels[~crowd].tolist())
     report.per_category = {name: counts[label] for label, name in enumerate(categories.names)}
     report.finish()
     return CocoSet(
         records=records,
         categories=categories,
         report=report,
-        first=tuple(first),
-        boxes_xywh=torch.tensor([box for box, *_ in flat], dtype=torch.float64).reshape(-1, 4),
-        labels=torch.tensor([label for _, label, _, _ in flat], dtype=torch.long),
-        is_crowd=torch.tensor([crowd for _, _, crowd, _ in flat], dtype=torch.bool),
-        area=torch.tensor([area for *_, area in flat], dtype=torch.float32),
+        first=torch.from_numpy(np.concatenate([[0], np.cumsum(per_image)]).astype(np.int64)),
+        boxes_xywh=torch.from_numpy(np.ascontiguousarray(boxes)),
+        labels=torch.from_numpy(labels),
+        is_crowd=torch.from_numpy(crowd.copy()),
+        area=torch.from_numpy(area.astype(np.float32)),
     )
 
 
-def _clip(box: list[float], width: int, height: int) -> tuple[list[float] | None, str]:
-    """(xywh box inside the image, or None where nothing is left of it; what is wrong with it, or nothing)."""
-    x, y, w, h = box
-    if w <= 0 or h <= 0:
-        return None, f"has no {'width' if w <= 0 else 'height'}"
-    left, top, right, bottom = max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))
-    if right <= left or bottom <= top:
-        return None, f"lies outside the image of {width} x {height}"
-    if max(left - x, top - y, x + w - right, y + h - bottom) <= 0:
-        return box, ""
+def clip_boxes(
+    boxes_xywh: Float[np.ndarray, "n 4"], sizes: Int[np.ndarray, "n 2"]
+) -> tuple[Float[np.ndarray, "n 4"], np.ndarray]:
+    """The part of each box inside its image (height, width), and what is wrong with it ("" where nothing is).
+
+    A box of which nothing is inside comes back as it is; its fault speaks of no width, no height or "outside".
+    """
+    x_y, w_h = boxes_xywh[:, :2], boxes_xywh[:, 2:]
+    edge = sizes[:, ::-1].astype(np.float64)
+    low, high = np.maximum(x_y, 0.0), np.minimum(x_y + w_h, edge)
+    past = np.maximum(low - x_y, x_y + w_h - high).max(1, initial=0.0)
+    empty, outside = (w_h <= 0).any(1), (high <= low).any(1)
     # a box that sticks out by a rounding error is cut too, for boxes in [0, 1], but is no news
-    news = max(left - x, top - y, x + w - right, y + h - bottom) > ROUNDING
-    return [left, top, right - left, bottom - top], f"sticks out of the image of {width} x {height}" if news else ""
+    inside = ~empty & ~outside
+    clipped = np.where((inside & (past > 0))[:, None], np.concatenate([low, high - low], 1), boxes_xywh)
+    fault = np.full(len(boxes_xywh), "", dtype=object)
+    fault[inside & (past > ROUNDING)] = "sticks out of the image of {width} x {height}"
+    fault[outside] = "lies outside the image of {width} x {height}"
+    fault[w_h[:, 1] <= 0] = "has no height"
+    fault[w_h[:, 0] <= 0] = "has no width"
+    return clipped, fault
 
 
-def _where(annotation: Mapping[str, Any], number: int, path: Path) -> str:
-    return f"annotation {annotation['id']} of {path}" if "id" in annotation else f"annotation number {number} of {path}"
+def enclosing(boxes_xywh: Float[np.ndarray, "n 4"], degrees: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n 4"]:
+    """The upright box around each box turned by `degrees` about its centre."""
+    cos, sin = np.abs(np.cos(np.radians(degrees))), np.abs(np.sin(np.radians(degrees)))
+    x, y, w, h = boxes_xywh.T
+    wide, high = w * cos + h * sin, w * sin + h * cos
+    return np.stack([x + w / 2 - wide / 2, y + h / 2 - high / 2, wide, high], 1)
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _kind(path: Path) -> str:
+    return "JSON" if path.suffix == ".json" else "annotation"
 
 
 def _tracked(items: Iterable[Any], total: int, title: str) -> Iterable[Any]:

@@ -28,6 +28,10 @@ class SplitReport:
     """Images stored sideways with an EXIF orientation, which is applied."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Left out, reason: count."""
+    enclosed: int = 0
+    """Turned boxes, of which the upright box around each is used."""
+    by_image: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Of each image that something happened to: what, and how often."""
     examples: dict[str, list[str]] = field(default_factory=dict)
     """The first few of each kind, by name."""
     per_category: dict[str, int] = field(default_factory=dict)
@@ -36,15 +40,20 @@ class SplitReport:
     """Every image file that is listed and not there (where skipping is allowed)."""
     notices: list[str] = field(default_factory=list)
 
-    def clip(self, example: str) -> None:
+    def clip(self, example: str, image: str = "") -> None:
         """Count a clipped box."""
         self.clipped += 1
-        self._remember("clipped", example)
+        self._remember("clipped", example, image)
 
-    def drop(self, reason: str, example: str) -> None:
+    def turn(self, example: str, image: str = "") -> None:
+        """Count a turned box whose upright enclosing box is used."""
+        self.enclosed += 1
+        self._remember("turned box, enclosed", example, image)
+
+    def drop(self, reason: str, example: str, image: str = "") -> None:
         """Count something left out."""
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
-        self._remember(reason, example)
+        self._remember(reason, example, image)
 
     def finish(self) -> None:
         """Add the notices that follow from the counts; call once, when everything is counted."""
@@ -56,7 +65,10 @@ class SplitReport:
         if self.boxes == 0 and self.images:
             self.notices.append("there is no box at all in this split")
 
-    def _remember(self, kind: str, example: str) -> None:
+    def _remember(self, kind: str, example: str, image: str = "") -> None:
+        if image:
+            own = self.by_image.setdefault(image, {})
+            own[kind] = own.get(kind, 0) + 1
         known = self.examples.setdefault(kind, [])
         if len(known) < EXAMPLES:
             known.append(example)
@@ -107,6 +119,7 @@ class LoadReport:
             "  turned upright": [s.turned for s in splits],
             "boxes": [s.boxes for s in splits],
             "  clipped at the edge": [s.clipped for s in splits],
+            "  turned, upright box around": [s.enclosed for s in splits],
             "crowd regions": [s.crowd for s in splits],
         }
         rows = [(name, values) for name, values in counts.items() if any(values) or name in ("images", "boxes")]

@@ -12,7 +12,7 @@ def report() -> LoadReport:
     train = SplitReport("train", images=4, boxes=9, per_category={"bolt": 9, "nut": 0})
     val = SplitReport("val", images=2)
     for number in range(7):
-        train.drop("box without size", f"annotation {number} [0, 0]")
+        train.drop("box without size", f"annotation {number} [0, 0]", "1.png")
     train.clip("annotation 99")
     val.finish()
     return LoadReport({"train": train, "val": val}, ["the cache keeps 4 of 4"])
