@@ -56,6 +56,18 @@ VERBS = {
         "make scenes of shapes as PNG files and COCO JSON", "data_shapes", "detr_mini.data.shapes:make",
         ("detr-mini data shapes root=data/shapes train=4000 val=400 test=400",),
     ),
+    "data ground": Verb(
+        "tie the nouns of captions to boxes: COCO captions in, MDETR's form out", "data_ground",
+        "detr_mini.inference.captions:ground",
+        ("detr-mini data ground root=data/coco output=data/coco_grounded",
+         "detr-mini data ground root=flickr captions=mdetr.json annotations=null images=images"),
+    ),
+    "data refer": Verb(
+        "make captions of your own boxes, for a detector that takes sentences", "data_refer",
+        "detr_mini.inference.captions:refer",
+        ("detr-mini data refer root=cells images=val annotations=val.json "
+         "names='{RBC: red cell, WBC: white cell}' complete=[WBC]",),
+    ),
     "benchmark step": Verb(
         "where a step of training spends its time", "benchmark_step", "detr_mini.training.benchmark:benchmark_step",
         ("detr-mini benchmark step", "detr-mini benchmark step experiment=coco_mini data.root=my_photos steps=10"),

@@ -9,8 +9,14 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from detr_mini.data.captions.files import caption_records, pictures_of
 from detr_mini.data.captions.nouns import HEADS, OPEN, Noun, Nouns
+from detr_mini.data.coco import CocoSet
+from detr_mini.data.columns import any_json
+from detr_mini.errors import DataError
 from detr_mini.structures import Caption, Phrase
 
 KIND = "photograph"
@@ -133,3 +139,86 @@ def _reason(
         SOME: kind_of_some,
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """What somebody wrote about a picture."""
+
+    file_name: str
+    text: str
+
+
+def read_sentences(path: str | Path) -> list[Sentence]:
+    """The captions of a COCO captions file (`images` with file names, `annotations` with `image_id` and `caption`).
+
+    DataError where there is no such file, or it holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"there is no captions file {path}; set captions to a COCO captions JSON, below root")
+    content = any_json(path)
+    if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in ("images", "annotations")):
+        raise DataError(f"{path} holds no captions: a JSON object with 'images' and 'annotations' is expected")
+    name_of = {image.get("id"): image.get("file_name") for image in content["images"]}
+    found = []
+    for number, annotation in enumerate(content["annotations"], start=1):
+        text, name = annotation.get("caption"), name_of.get(annotation.get("image_id"))
+        if not isinstance(text, str):
+            raise DataError(f"annotation number {number} of {path} has no caption; give a COCO captions file "
+                            "(captions_*.json), not one of instances")  # fmt: skip
+        if not isinstance(name, str):
+            raise DataError(f"annotation number {number} of {path} belongs to no image of the file; mend its image_id")
+        if text.strip():
+            found.append(Sentence(name, text))
+    return found
+
+
+def grounded(sentences: Sequence[Sentence], coco: CocoSet, nouns: Nouns) -> dict[str, Any]:
+    """A grounded file's content (see `files`): the captions of which at least one noun could be tied.
+
+    A record's `left_out` lists nouns that are not ([begin, end], reason). `info` counts: `captions` that were read, of
+    them `written`, and `whole` ones (nothing left out); `phrases`; `left_out` by reason; captions `without_picture`.
+    DataError where nothing could be tied.
+    """
+    pictures = pictures_of(coco)
+    names = [picture["file_name"] for picture, _ in pictures]
+    place_of = {name.rpartition("/")[2]: place for place, name in enumerate(names)}
+    place_of |= {name: place for place, name in enumerate(names)}  # the whole name, where the captions have it
+    name_of = dict(zip(coco.categories.ids, coco.categories.names, strict=True))
+    told: list[list[Grounded]] = [[] for _ in pictures]
+    left_out, lost = Counter[str](), 0
+    for sentence in sentences:
+        name = sentence.file_name
+        place = place_of.get(name, place_of.get(name.rpartition("/")[2]))
+        if place is None:
+            lost += 1
+            continue
+        kept = [thing for thing in pictures[place][1] if not thing["iscrowd"]]
+        crowded = frozenset(name_of[thing["category_id"]] for thing in pictures[place][1] if thing["iscrowd"])
+        boxes: dict[str, list[int]] = {}
+        for number, thing in enumerate(kept):
+            boxes.setdefault(name_of[thing["category_id"]], []).append(number)
+        made = ground(sentence.text, nouns, boxes, crowded)
+        left_out.update(reason for _, _, reason in made.left_out)
+        if made.caption.phrases:
+            told[place].append(made)
+    written = [made for own in told for made in own]
+    if not written:
+        raise DataError(f"not one noun of {len(sentences)} captions could be tied to a box of {len(coco)} pictures; "
+                        "do the captions belong to these pictures, and does nouns have the data's categories?")  # fmt: skip
+    records = caption_records(
+        (picture, [thing for thing in things if not thing["iscrowd"]], [made.caption for made in own])
+        for (picture, things), own in zip(pictures, told, strict=True)
+    )
+    for record, made in zip(records["images"], written, strict=True):
+        record["left_out"] = [{"spans": [[begin, end]], "reason": reason} for begin, end, reason in made.left_out]
+    info = {
+        "captions": len(sentences),
+        "written": len(written),
+        "whole": sum(not made.left_out for made in written),
+        "phrases": sum(len(made.caption.phrases) for made in written),
+        "left_out": {reason: left_out[reason] for reason in REASONS if left_out[reason]},
+        "without_picture": lost,
+    }
+    return {"info": info, "categories": coco.categories.records(), **records}

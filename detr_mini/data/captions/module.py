@@ -17,7 +17,8 @@ from detr_mini.data.captions.records import Item
 from detr_mini.data.captions.refer import Words, captions_about, checked_kinds, things_of, words_for
 from detr_mini.data.captions.refer_files import ensure_referred
 from detr_mini.data.captions.targets import collate_captions
-from detr_mini.data.coco import CocoSet, read_json
+from detr_mini.data.coco import CocoSet
+from detr_mini.data.columns import read_json
 from detr_mini.data.collate import collate
 from detr_mini.data.dataset import DetectionDataset
 from detr_mini.data.module import DetectionData

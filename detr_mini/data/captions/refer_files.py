@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from detr_mini.data.captions.files import caption_records
+from detr_mini.data.captions.files import caption_records, pictures_of, write_json
 from detr_mini.data.captions.refer import WEIGHTS, Words, captions_to_measure, things_of
-from detr_mini.data.coco import CocoSet, read_json
+from detr_mini.data.coco import CocoSet
+from detr_mini.data.columns import read_json
 from detr_mini.errors import DataError
 
 VERSION = 1
@@ -48,14 +48,6 @@ def referred(
     return {"info": info, "categories": coco.categories.records(), **caption_records(pictures)}
 
 
-def pictures_of(coco: CocoSet) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Each image's COCO record, and its annotations in order."""
-    grouped: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in coco.image_ids}
-    for annotation in coco.truth["annotations"]:
-        grouped[annotation["image_id"]].append(annotation)
-    return [(picture, grouped[picture["id"]]) for picture in coco.truth["images"]]
-
-
 def ensure_referred(
     path: str | Path, coco: CocoSet, words: Words, *, each: int, weights: Mapping[str, float] = WEIGHTS, seed: int = 0
 ) -> str:
@@ -75,19 +67,6 @@ def ensure_referred(
     content = referred(coco, words, each=each, weights=weights, seed=seed)
     write_json(path, content)
     return f"made {len(content['images'])} captions from boxes in {path}"
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """A file that is there is whole. DataError where it cannot be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}; choose a folder that you may write") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _made(words: Words, each: int, weights: Mapping[str, float], seed: int) -> dict[str, Any]:

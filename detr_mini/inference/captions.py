@@ -1,0 +1,166 @@
+"""The verbs `data ground` and `data refer`: captions tied to boxes, as files and as a picture to judge them by."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.table import Table
+from yaml import YAMLError
+
+from detr_mini.boxes import xywh_to_xyxy
+from detr_mini.data.captions.files import caption_records, instances_of, pictures_of, read_captions, write_json
+from detr_mini.data.captions.ground import grounded, read_sentences
+from detr_mini.data.captions.nouns import COCO, Nouns, checked_table
+from detr_mini.data.captions.refer import checked_kinds, words_for
+from detr_mini.data.captions.refer_files import referred
+from detr_mini.data.coco import CocoSet, read_coco
+from detr_mini.data.columns import any_json, read_json
+from detr_mini.data.images import load_image
+from detr_mini.drawing.sentences import Told, draw_captions
+from detr_mini.errors import ConfigError, DataError
+from detr_mini.structures import Caption
+
+
+def ground(config: DictConfig) -> Path:
+    """Tie the captions of `config.captions` to the boxes of `config.annotations`; the output folder.
+
+    A captions file that has its spans and boxes already (as of MDETR) is checked and written as it is read.
+    """
+    root, output = Path(config.root).expanduser(), Path(config.output).expanduser()
+    captions = root / config.captions
+    if config.annotations is None:
+        coco = _from_grounded(captions, root / config.images, output)
+        told = read_captions(captions, coco)
+        pictures = [(p, [t for t in things if not t["iscrowd"]], told[p["id"]]) for p, things in pictures_of(coco)]
+        if not any(own for *_, own in pictures):
+            raise DataError(f"{captions} has no caption of a picture that is in {root / config.images}")
+        content: dict[str, Any] = {"info": {}, "categories": coco.categories.records(), **caption_records(pictures)}
+        rows = {"captions": len(content["images"]), "boxes that they speak of": len(content["annotations"])}
+    else:
+        coco = _read(root / config.annotations, root / config.images)
+        content = grounded(read_sentences(captions), coco, _nouns(config.nouns, coco.categories.names))
+        rows = _found(content["info"])
+    _write(output, content, coco)
+    _show("Captions tied to boxes", rows)
+    _draw(output, coco, config.pictures, config.seed, "Nouns of captions and the boxes that they are tied to")
+    return output
+
+
+def refer(config: DictConfig) -> Path:
+    """Make captions of the boxes of `config.annotations`; the output folder."""
+    root, output = Path(config.root).expanduser(), Path(config.output).expanduser()
+    coco = _read(root / config.annotations, root / config.images)
+    names, complete, kinds = (
+        OmegaConf.to_container(config[key]) if OmegaConf.is_config(config[key]) else config[key]
+        for key in ("names", "complete", "kinds")
+    )
+    words = words_for(coco.categories.names, _section("names", names), _listed("complete", complete))
+    weights = checked_kinds(_section("kinds", kinds))
+    content = referred(coco, words, each=config.each, weights=weights, seed=config.seed)
+    _write(output, content, coco)
+    info = content["info"]
+    rows = {"captions": len(content["images"]), **{f"  {kind}": count for kind, count in info["kinds"].items()}}
+    _show("Captions made from boxes", rows | {"refused by the checker": info["refused"]})
+    _draw(output, coco, config.pictures, config.seed, "Captions made from boxes")
+    return output
+
+
+def _read(annotations: Path, images: Path) -> CocoSet:
+    return read_coco(annotations, images, split="captions", on_missing="skip")
+
+
+def _from_grounded(captions: Path, images: Path, output: Path) -> CocoSet:
+    """The pictures and boxes of a grounded file."""
+    content = read_json(captions)
+    if not any("caption" in record for record in content["images"]):
+        raise DataError(f"{captions} has no captions in its image records; set annotations to the instances that "
+                        "its captions belong to")  # fmt: skip
+    write_json(output / "instances.json", instances_of(content, captions))
+    return _read(output / "instances.json", images)
+
+
+def _nouns(given: Any, categories: Sequence[str]) -> Nouns:
+    """The table that a config names or holds."""
+    if given == "coco":
+        return Nouns(COCO, categories)
+    if isinstance(given, str):
+        path = Path(given).expanduser()
+        if not path.is_file():
+            raise ConfigError(f"nouns={given} is no file; give 'coco', a YAML file, or {{category: [noun, ...]}}")
+        try:
+            given = OmegaConf.load(path)
+        except (YAMLError, OmegaConfBaseException, OSError) as error:
+            raise ConfigError(f"{path} is no YAML file of nouns ({str(error).splitlines()[0]}); "
+                              "write lines such as 'dog: [dog, ~puppy]'") from error  # fmt: skip
+    table = OmegaConf.to_container(given) if OmegaConf.is_config(given) else given
+    if not isinstance(table, dict):
+        raise ConfigError(f"nouns is {table!r}; give 'coco', a YAML file, or {{category: [noun, ...]}}")
+    checked_table(table, categories)
+    return Nouns(table, categories)
+
+
+def _section(key: str, value: Any) -> dict[str, Any] | None:
+    if value is not None and not isinstance(value, dict):
+        raise ConfigError(f"{key} is {value!r}; it must be a section, such as {key}={{...: ...}}")
+    return value
+
+
+def _listed(key: str, value: Any) -> list[str] | None:
+    if value is not None and not isinstance(value, list):
+        raise ConfigError(f"{key} is {value!r}; it must be a list of categories, such as {key}=[...]")
+    return value
+
+
+def _write(output: Path, content: Mapping[str, Any], coco: CocoSet) -> None:
+    write_json(output / "instances.json", coco.truth)
+    write_json(output / "captions.json", content)
+
+
+def _found(info: Mapping[str, Any]) -> dict[str, int]:
+    rows = {"captions read": info["captions"], "written": info["written"], "  with every noun tied": info["whole"]}
+    if info["without_picture"]:
+        rows["of pictures that are not there"] = info["without_picture"]
+    rows["nouns tied"] = info["phrases"]
+    rows["nouns left out"] = sum(info["left_out"].values())
+    return rows | {f"  {reason}": count for reason, count in info["left_out"].items()}
+
+
+def _show(title: str, rows: Mapping[str, int]) -> None:
+    view = Table(title=title, title_justify="left", show_header=False)
+    view.add_column("")
+    view.add_column("", justify="right")
+    for name, count in rows.items():
+        view.add_row(name, f"{count:,}")
+    Console().print(view)
+
+
+def _draw(output: Path, coco: CocoSet, pictures: int, seed: int, title: str) -> None:
+    """captions.png: the file that was written, read back; one caption of each picture, the kinds taking turns."""
+    told = read_captions(output / "captions.json", coco)
+    rng, chosen, kinds = random.Random(seed), list[Told](), dict[str, int]()
+    for index in rng.sample(range(len(coco)), len(coco)):
+        record = coco.records[index]
+        own = told[record.image_id]
+        if not own or len(chosen) >= pictures:
+            continue
+        caption = min(rng.sample(own, len(own)), key=lambda c: kinds.get(c.kind, 0))
+        kinds[caption.kind] = kinds.get(caption.kind, 0) + 1
+        chosen.append(_told(coco, index, caption))
+    path = output / "captions.png"
+    if chosen:
+        draw_captions(chosen, path, title)
+    Console().print(f"wrote {output / 'captions.json'}, instances.json" + (", captions.png" if chosen else ""))
+
+
+def _told(coco: CocoSet, index: int, caption: Caption) -> Told:
+    record = coco.records[index]
+    begin, end = int(coco.first[index]), int(coco.first[index + 1])
+    own = coco.boxes_xywh[begin:end][~coco.is_crowd[begin:end]]
+    return Told(load_image(record.path), xywh_to_xyxy(own).to(torch.float32), caption, record.file_name)
