@@ -102,7 +102,7 @@ def _rows(pieces: Sequence[Piece], width: int) -> list[list[Piece]]:
             used = 0.0
         rows[-1].append((text, colour))
         used += length
-    return rows
+    return [[*row[:-1], (row[-1][0].rstrip(), row[-1][1])] for row in rows if row]
 
 
 def _write(pen: ImageDraw.ImageDraw, row: Sequence[Piece], middle: int) -> None:

@@ -22,6 +22,7 @@ from detr_mini.data.captions.refer import checked_kinds, words_for
 from detr_mini.data.captions.refer_files import referred
 from detr_mini.data.coco import CocoSet, read_coco
 from detr_mini.data.columns import any_json, read_json
+from detr_mini.data.formats import find_layout, read_split
 from detr_mini.data.images import load_image
 from detr_mini.drawing.sentences import Told, draw_captions
 from detr_mini.errors import ConfigError, DataError
@@ -29,22 +30,22 @@ from detr_mini.structures import Caption
 
 
 def ground(config: DictConfig) -> Path:
-    """Tie the captions of `config.captions` to the boxes of `config.annotations`; the output folder.
+    """Tie the captions of `config.captions` to the boxes of a split; the output folder.
 
     A captions file that has its spans and boxes already (as of MDETR) is checked and written as it is read.
     """
     root, output = Path(config.root).expanduser(), Path(config.output).expanduser()
     captions = root / config.captions
-    if config.annotations is None:
-        coco = _from_grounded(captions, root / config.images, output)
+    if _is_grounded(captions):
+        coco = _from_grounded(captions, config, output)
         told = read_captions(captions, coco)
         pictures = [(p, [t for t in things if not t["iscrowd"]], told[p["id"]]) for p, things in pictures_of(coco)]
         if not any(own for *_, own in pictures):
-            raise DataError(f"{captions} has no caption of a picture that is in {root / config.images}")
+            raise DataError(f"{captions} has no caption of a picture that is there; check root and boxes")
         content: dict[str, Any] = {"info": {}, "categories": coco.categories.records(), **caption_records(pictures)}
         rows = {"captions": len(content["images"]), "boxes that they speak of": len(content["annotations"])}
     else:
-        coco = _read(root / config.annotations, root / config.images)
+        coco = _read(config)
         content = grounded(read_sentences(captions), coco, _nouns(config.nouns, coco.categories.names))
         rows = _found(content["info"])
     _write(output, content, coco)
@@ -54,15 +55,13 @@ def ground(config: DictConfig) -> Path:
 
 
 def refer(config: DictConfig) -> Path:
-    """Make captions of the boxes of `config.annotations`; the output folder."""
-    root, output = Path(config.root).expanduser(), Path(config.output).expanduser()
-    coco = _read(root / config.annotations, root / config.images)
-    names, complete, kinds = (
-        OmegaConf.to_container(config[key]) if OmegaConf.is_config(config[key]) else config[key]
-        for key in ("names", "complete", "kinds")
-    )
-    words = words_for(coco.categories.names, _section("names", names), _listed("complete", complete))
-    weights = checked_kinds(_section("kinds", kinds))
+    """Make captions of the boxes of a split; the output folder."""
+    output = Path(config.output).expanduser()
+    coco = _read(config)
+    given = OmegaConf.to_container(config)
+    assert isinstance(given, dict)
+    words = words_for(coco.categories.names, _section("names", given["names"]), given["complete"])
+    weights = checked_kinds(_section("kinds", given["kinds"]))
     content = referred(coco, words, each=config.each, weights=weights, seed=config.seed)
     _write(output, content, coco)
     info = content["info"]
@@ -72,18 +71,33 @@ def refer(config: DictConfig) -> Path:
     return output
 
 
-def _read(annotations: Path, images: Path) -> CocoSet:
-    return read_coco(annotations, images, split="captions", on_missing="skip")
+def _read(config: DictConfig) -> CocoSet:
+    """The pictures and boxes of a split: where `config.boxes` says, or where they are found."""
+    root = Path(config.root).expanduser()
+    if config.boxes is not None:
+        where, form = dict(config.boxes), "coco" if config.format == "auto" else config.format
+    else:
+        layout = find_layout(root)
+        if config.split not in layout.splits:
+            raise DataError(f"{root} has no split {config.split} (it has: {', '.join(layout.splits)}); "
+                            "choose one with split=..., or say where it lies with boxes={...}")  # fmt: skip
+        where, form = layout.splits[config.split], layout.format
+    return read_split(root, where, config.split, format=form, on_missing="skip")
 
 
-def _from_grounded(captions: Path, images: Path, output: Path) -> CocoSet:
-    """The pictures and boxes of a grounded file."""
-    content = read_json(captions)
-    if not any("caption" in record for record in content["images"]):
-        raise DataError(f"{captions} has no captions in its image records; set annotations to the instances that "
-                        "its captions belong to")  # fmt: skip
-    write_json(output / "instances.json", instances_of(content, captions))
-    return _read(output / "instances.json", images)
+def _is_grounded(captions: Path) -> bool:
+    content = any_json(captions) if captions.is_file() else None
+    images = content.get("images") if isinstance(content, dict) else None
+    return isinstance(images, list) and any(isinstance(i, dict) and "caption" in i for i in images)
+
+
+def _from_grounded(captions: Path, config: DictConfig, output: Path) -> CocoSet:
+    """The pictures and boxes of a grounded file; where `config.boxes` says, or its own."""
+    if config.boxes is not None and "annotations" in config.boxes:
+        return _read(config)
+    write_json(output / "instances.json", instances_of(read_json(captions), captions))
+    images = Path(config.root).expanduser() / ((config.boxes or {}).get("images") or ".")
+    return read_coco(output / "instances.json", images, split="captions", on_missing="skip")
 
 
 def _nouns(given: Any, categories: Sequence[str]) -> Nouns:
@@ -109,12 +123,6 @@ def _nouns(given: Any, categories: Sequence[str]) -> Nouns:
 def _section(key: str, value: Any) -> dict[str, Any] | None:
     if value is not None and not isinstance(value, dict):
         raise ConfigError(f"{key} is {value!r}; it must be a section, such as {key}={{...: ...}}")
-    return value
-
-
-def _listed(key: str, value: Any) -> list[str] | None:
-    if value is not None and not isinstance(value, list):
-        raise ConfigError(f"{key} is {value!r}; it must be a list of categories, such as {key}=[...]")
     return value
 
 

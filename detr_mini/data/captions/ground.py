@@ -41,7 +41,12 @@ NUMBERS = {"a": 1, "an": 1} | {
 }  # fmt: skip
 _BEFORE = 3
 """So many words before a noun may lie between it and its number."""
-_BREAKS = frozenset("and or of with in on at by near to from next beside behind under over".split())
+_BREAKS = frozenset(
+    (
+        "and", "or", "of", "with", "in", "on", "at", "by", "near", "to", "from", "next", "beside", "behind", "under",
+        "over",
+    )
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,13 +64,13 @@ class Mention:
 
     @property
     def one(self) -> bool:
-        """Whether it means one."""
-        return self.number == 1 if self.noun.one and self.noun.many and self.number else self.noun.one
+        """Whether it can only mean one."""
+        return self.noun.one and (not self.noun.many or self.number == 1)
 
     @property
-    def either(self) -> bool:
-        """Whether it may mean one or several."""
-        return self.noun.one and self.noun.many and self.number is None
+    def several(self) -> bool:
+        """Whether it can only mean several."""
+        return self.noun.many and (not self.noun.one or (self.number or 0) > 1)
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,8 @@ def mentions(text: str, nouns: Nouns) -> list[Mention]:
 
 
 def _number(before: Sequence[str]) -> int | None:
+    if "couple" in before:
+        return 2
     for word in reversed(before):
         if word in NUMBERS:
             return NUMBERS[word]
@@ -134,7 +141,7 @@ def _reason(
         NOTHING: not labelled,
         AGAIN: times[category] > 1,
         SEVERAL: mention.one and labelled > 1,
-        SINGLE: not mention.one and not mention.either and labelled == 1,
+        SINGLE: mention.several and labelled == 1,
         NUMBER: number is not None and number > 1 and number != labelled,
         SOME: kind_of_some,
     }
@@ -206,7 +213,7 @@ def grounded(sentences: Sequence[Sentence], coco: CocoSet, nouns: Nouns) -> dict
     written = [made for own in told for made in own]
     if not written:
         raise DataError(f"not one noun of {len(sentences)} captions could be tied to a box of {len(coco)} pictures; "
-                        "do the captions belong to these pictures, and does nouns have the data's categories?")  # fmt: skip
+                        "check that the captions belong to the pictures, and that nouns has their categories")  # fmt: skip
     records = caption_records(
         (picture, [thing for thing in things if not thing["iscrowd"]], [made.caption for made in own])
         for (picture, things), own in zip(pictures, told, strict=True)

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -18,8 +19,8 @@ from detr_mini.data.captions.refer import Words, captions_about, checked_kinds, 
 from detr_mini.data.captions.refer_files import ensure_referred
 from detr_mini.data.captions.targets import collate_captions
 from detr_mini.data.coco import CocoSet
-from detr_mini.data.columns import read_json
 from detr_mini.data.collate import collate
+from detr_mini.data.columns import read_json
 from detr_mini.data.dataset import DetectionDataset
 from detr_mini.data.module import DetectionData
 from detr_mini.data.samplers import Key
@@ -33,10 +34,12 @@ MADE = "made"
 """In place of a file of captions: they are made anew each epoch, from the instances."""
 TEXTS = 20_000
 """So many captions teach a tokeniser its vocabulary."""
+EACH = 2
+"""Captions of each kind about a photograph that is measured."""
 ROUNDS = 4
 """Of captions about each photograph that it reads, where they are made: a rare word should not be missed."""
 
-REFER = ("names", "complete", "each")
+REFER = ("names", "complete", "folder", "each")
 
 CaptionsOf = Callable[[int, int, Target], list[Caption]]
 """Captions of an image: its place in the set, the epoch, its target as the model gets it."""
@@ -122,11 +125,11 @@ class CaptionData(DetectionData):
     """`DetectionData` (whose settings are the `kwargs`) with captions.
 
     `captions`: for each split a grounded file below `root` (see `files`), or "made". `refer`: for captions made from
-    boxes alone, the `names` and `complete` categories (see `refer.words_for`) and `each`: a file of val or test that
-    is not there is then made, with so many captions of each kind. Without it captions are made of the attributes of
-    made scenes, whose `make` are parameters of `ensure_captioned`. `kinds`: how often training asks for each kind of
-    made caption, where that is not as usual; `longest_chain`: of those, 2 or 3. `captions_per_image`: in a training
-    batch. `tokenizer`: its `kind` and vocabulary `size`, learned from the training captions. After `setup`:
+    boxes alone, the `names` and `complete` categories (see `refer.words_for`), and a `folder` of files: one of val or
+    test that is not there is made, with `each` captions of every kind a picture. Without it captions are made of the
+    attributes of made scenes, whose `make` are parameters of `ensure_captioned`. `kinds`: how often training asks for
+    each kind of made caption, where that is not as usual; `longest_chain`: of those, 2 or 3. `captions_per_image`: in
+    a training batch. `tokenizer`: its `kind` and vocabulary `size`, learned from the training captions. After `setup`:
     `tokenizer`, and the splits' captions in `sentences`.
     """
 
@@ -180,30 +183,39 @@ class CaptionData(DetectionData):
     def _sentences(self, name: str) -> CaptionsOf:
         coco, file = self.sets[name], str(self.caption_files[name])
         count = self.captions_per_image if name == "train" else None
-        if self.refer is not None:
-            words = words_for(coco.categories.names, self.refer.get("names"), self.refer.get("complete"))
-            if file == MADE:
-                made = count or self.captions_per_image, self.kinds, self.longest_chain
-                return ReferredCaptions(words, coco.categories.names, self.seed, *made)
-            notice = ensure_referred(self.root / file, coco, words, each=self.refer.get("each", 2), weights=self.kinds)
-            self.report.notices.append(notice)
+        words = self._words(coco)
         if file != MADE:
-            found = read_captions(self.root / file, coco)
+            path = self.root / file
+            if self.refer is not None and words is not None:
+                path = Path(self.refer.get("folder") or self.root) / file
+                each = self.refer.get("each") or EACH
+                self.report.notices.append(ensure_referred(path, coco, words, each=each, weights=self.kinds))
+            found = read_captions(path, coco)
             return FileCaptions(tuple(tuple(found[i]) for i in coco.image_ids), coco.image_ids, self.seed, count)
-        split = self.splits[name]
+        how = self.seed, count or self.captions_per_image, self.kinds, self.longest_chain
+        if words is not None:
+            return ReferredCaptions(words, coco.categories.names, *how)
+        return MadeCaptions(self._items(name), coco.image_ids, *how)
+
+    def _words(self, coco: CocoSet) -> Words | None:
+        """What the photographs' things are called, where captions are made from boxes alone."""
+        if self.refer is None:
+            return None
+        return words_for(coco.categories.names, self.refer.get("names"), self.refer.get("complete"))
+
+    def _items(self, name: str) -> tuple[tuple[Item, ...], ...]:
+        """The things of each made scene of a split, with their attributes."""
+        split, image_ids = self.splits[name], self.sets[name].image_ids
         assert split is not None
         path = self.root / split["annotations"]
-        grouped: dict[int, list[Mapping[str, Any]]] = {image_id: [] for image_id in coco.image_ids}
+        grouped: dict[int, list[Mapping[str, Any]]] = {image_id: [] for image_id in image_ids}
         for annotation in read_json(path)["annotations"]:
             if "attributes" not in annotation:
                 raise DataError(f"{path} has annotations without attributes: no captions can be made of them; "
                                 f"set data.captions.{name} to a file with captions")  # fmt: skip
             if annotation["image_id"] in grouped:
                 grouped[annotation["image_id"]].append(annotation)
-        items = tuple(tuple(items_of(grouped[image_id])) for image_id in coco.image_ids)
-        return MadeCaptions(
-            items, coco.image_ids, self.seed, count or self.captions_per_image, self.kinds, self.longest_chain
-        )
+        return tuple(tuple(items_of(grouped[image_id])) for image_id in image_ids)
 
     def _trained_tokenizer(self) -> AnyTokenizer:
         if "train" not in self.sentences:

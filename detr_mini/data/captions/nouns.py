@@ -57,7 +57,7 @@ COCO: dict[str, tuple[str, ...]] = {
     "tie": ("tie", "necktie", "neck tie", "~bow tie"),
     "suitcase": ("suitcase", "suit case", "/luggage", "bag"),
     "frisbee": ("frisbee",),
-    "skis": ("/skis", "ski/-"),
+    "skis": ("skis/skis", "?ski/-"),
     "snowboard": ("snowboard", "snow board", "board"),
     "sports ball": ("ball", "~tennis ball", "~soccer ball", "~beach ball", "~bowling ball", "~volley ball"),
     "kite": ("kite",),
@@ -118,20 +118,27 @@ COCO: dict[str, tuple[str, ...]] = {
         "cutting board", "bulletin board", "chalk board", "white board", "sign board", "paddle board", "board game",
         "eye glass", "magnifying glass", "glass of", "stained glass", "tea bag", "paper bag", "plastic bag",
         "sleeping bag", "bean bag", "trash bag", "chair lift", "ski lift", "ski slope",
-        "ski resort", "ski pole", "ski lodge", "ski jump", "cross country ski", "cat nap",
+        "ski resort", "ski pole", "ski lodge", "ski jump", "cross country ski", "cat nap", "at bat",
     ),
 }  # fmt: skip
 
 HEADS = frozenset(
-    "station stop track tracks tower shop store house juice paper food shelf case holder rack court field game match "
-    "door window screen desk stall booth handset handsets trunk lid seat comforter filling dinner harbor dock costume "
-    "statue sign equipment pie pies tree shaped print".split()
-)
+    (
+        "station", "stop", "track", "tracks", "tower", "shop", "store", "house", "juice", "paper", "food", "shelf",
+        "case", "holder", "rack", "court", "field", "game", "match", "door", "window", "screen", "desk", "stall",
+        "booth", "handset", "handsets", "trunk", "lid", "seat", "comforter", "filling", "dinner", "harbor", "dock",
+        "costume", "statue", "sign", "equipment", "pie", "pies", "tree", "shaped", "print",
+    )
+)  # fmt: skip
 """After a noun in the singular: it only says what sort of station, tower, shop this is."""
 OPEN = frozenset(
-    "and or in on at by with of to from near next beside behind under over is are was has who that which while as for "
-    "holding sitting standing walking riding wearing playing looking eating laying lying brushing smiling".split()
-)
+    (
+        "and", "or", "in", "on", "at", "by", "with", "of", "to", "from", "near", "next", "beside", "behind", "under",
+        "over", "is", "are", "was", "has", "who", "that", "which", "while", "as", "for", "holding", "sitting",
+        "standing", "walking", "riding", "wearing", "playing", "looking", "eating", "laying", "lying", "brushing",
+        "smiling",
+    )
+)  # fmt: skip
 """After a word that may describe something: it describes nothing, it is the thing."""
 
 

@@ -47,12 +47,16 @@ class Words:
         return Vocabulary(nouns, {})
 
 
-def words_for(categories: Sequence[str], names: Names | None, complete: Sequence[str] | None) -> Words:
-    """The words of a config. A category without a name is called as in the data; `complete` None: all are.
+def words_for(categories: Sequence[str], names: Names | None, complete: Sequence[str] | str | None) -> Words:
+    """The words of a config. A category without a name is called as in the data; `complete`: categories, or "all".
 
     ConfigError for a category that the data has not, a name that is no word, or one that two categories share.
     """
-    for setting, given in (("names", names or {}), ("complete", complete or ())):
+    if complete is None or (isinstance(complete, str) and complete != "all"):
+        raise ConfigError(f"complete is {complete!r}; name the categories whose things all have a box, such as "
+                          f"complete=[{categories[0]}], or say complete=all")  # fmt: skip
+    complete = list(categories if isinstance(complete, str) else complete)
+    for setting, given in (("names", names or {}), ("complete", complete)):
         for category in given:
             if category not in categories:
                 known = nearest(str(category), categories) or f" (they are {', '.join(categories[:20])})"
@@ -66,7 +70,7 @@ def words_for(categories: Sequence[str], names: Names | None, complete: Sequence
         for entry in [given] if isinstance(given, str) else given:
             noun, slash, several = (part.strip().lower() for part in str(entry).partition("/"))
             if not re.fullmatch(r"\w[\w'-]*( \w[\w'-]*)*", noun) or (slash and not several):
-                raise ConfigError(f"names.{category} is {entry!r}; give a noun of letters and blanks, such as red cell, "
+                raise ConfigError(f"names.{category} is {entry!r}; give a noun of letters and blanks, as red cell, "
                                   "or leaf/leaves with its plural")  # fmt: skip
             if owner.setdefault(noun, category) != category:
                 raise ConfigError(f"'{noun}' names both {owner[noun]} and {category}; give each names of its own")
@@ -77,7 +81,7 @@ def words_for(categories: Sequence[str], names: Names | None, complete: Sequence
             raise ConfigError(f"names.{category} is empty; give a noun, or leave it out")
         synonyms[category] = tuple(nouns)
     lexicon = Lexicon({"shape": tuple(categories)}, {"shape": 1.0}, synonyms, plurals)
-    return Words(lexicon, frozenset(categories if complete is None else complete))
+    return Words(lexicon, frozenset(complete))
 
 
 def checked_kinds(kinds: Mapping[str, float] | None) -> dict[str, float]:
@@ -140,7 +144,7 @@ def captions_to_measure(
     crowded: frozenset[str] = frozenset(),
     weights: Mapping[str, float] = WEIGHTS,
 ) -> tuple[list[Caption], list[str]]:
-    """Up to `each` captions (pairs of `order`) of every kind with a weight, all different, and what the checker refused.
+    """Up to `each` captions (pairs of `order`) of every kind with a weight, all different, and what was not proven.
 
     See `captions_about`.
     """
