@@ -192,8 +192,8 @@ def checked_table(table: Mapping[str, Sequence[str]], categories: Sequence[str])
     """ConfigError where a user's table names a category that the data has not."""
     for category in table:
         if category and category not in categories:
-            raise ConfigError(f"nouns.{category} does not exist among the data's categories"
-                              f"{nearest(category, categories)}; take it out or mend its name")  # fmt: skip
+            known = nearest(str(category), categories) or f" (they are {', '.join(categories[:20])})"
+            raise ConfigError(f"nouns.{category} is none of the data's categories{known}")
 
 
 def _wordings(category: str, entry: str) -> list[tuple[str, Noun]]:

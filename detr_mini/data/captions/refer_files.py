@@ -6,6 +6,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Mapping
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -44,35 +45,41 @@ def referred(
     if not counts:
         raise DataError(f"nothing can be said of the {len(coco)} pictures: no category that is complete "
                         f"({', '.join(sorted(words.complete)) or 'none is'}) has boxes to speak of")  # fmt: skip
-    info = {"made": _made(words, each, weights, seed), "kinds": dict(counts), "refused": refused}
+    info = {"made": _made(coco, words, each, weights, seed), "kinds": dict(counts), "refused": refused}
     return {"info": info, "categories": coco.categories.records(), **caption_records(pictures)}
 
 
 def ensure_referred(
     path: str | Path, coco: CocoSet, words: Words, *, each: int, weights: Mapping[str, float] = WEIGHTS, seed: int = 0
 ) -> str:
-    """Write `referred` captions to `path` unless they are there already; a sentence that says which.
+    """Write `referred` captions to `path` unless these very ones are there already; a sentence that says which.
 
-    DataError for a file that was made otherwise, or by somebody else.
+    A file of ours that was made of other boxes or in other words is made anew. DataError for one of somebody else.
     """
-    path = Path(path)
+    path, why = Path(path), ""
     if path.exists():
-        wanted = json.loads(json.dumps(_made(words, each, weights, seed)))
+        wanted = json.loads(json.dumps(_made(coco, words, each, weights, seed)))
         found = read_json(path).get("info", {}).get("made")
-        if found != wanted:
-            differ = ", ".join(key for key in wanted if not found or found.get(key) != wanted[key])
-            raise DataError(f"{path} holds captions made otherwise ({differ} differ); "
-                            "remove it, or name another file in data.captions")  # fmt: skip
-        return f"the captions in {path} are there already and are used as they are"
+        if not isinstance(found, dict):
+            raise DataError(f"{path} holds captions that were not made here, and data.refer would replace them; "
+                            "name another file in data.captions, or leave data.refer out")  # fmt: skip
+        if found == wanted:
+            return f"the captions in {path} are there already and are used as they are"
+        why = f", anew, since they differ in {', '.join(key for key in wanted if found.get(key) != wanted[key])}"
     content = referred(coco, words, each=each, weights=weights, seed=seed)
     write_json(path, content)
-    return f"made {len(content['images'])} captions from boxes in {path}"
+    return f"made {len(content['images'])} captions from boxes in {path}{why}"
 
 
-def _made(words: Words, each: int, weights: Mapping[str, float], seed: int) -> dict[str, Any]:
+def _made(coco: CocoSet, words: Words, each: int, weights: Mapping[str, float], seed: int) -> dict[str, Any]:
+    """All that the captions depend on."""
+    boxes = blake2b(json.dumps(coco.truth, sort_keys=True).encode(), digest_size=8).hexdigest()
     return {
         "version": VERSION,
+        "pictures": len(coco),
+        "boxes": boxes,
         "names": {category: list(nouns) for category, nouns in words.lexicon.synonyms.items()},
+        "plurals": dict(words.lexicon.plurals),
         "complete": sorted(words.complete),
         "each": each,
         "kinds": {kind: weight for kind, weight in weights.items() if weight},
