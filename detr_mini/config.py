@@ -36,8 +36,21 @@ def compose(primary: str, overrides: Sequence[str] = ()) -> DictConfig:
     if primary == "train" and run and run != "null":
         return _resumed(run, [word for word in overrides if not word.startswith("resume=")])
     config = _compose(primary, overrides)
-    check_config(config, _compose(primary, ()))
+    check_config(config, _compose(primary, _choices(primary, overrides)))
     return _resolve(config)
+
+
+def _choices(primary: str, overrides: Sequence[str]) -> list[str]:
+    """The files that were chosen, as overrides; but for recipes, whose own keys are to be checked."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = hydra_compose(primary, list(overrides), return_hydra_config=True)
+    chosen = OmegaConf.to_container(config.hydra.runtime.choices)
+    assert isinstance(chosen, dict)
+    return [f"{g}={o}" for g, o in chosen.items() if g in _groups() and o and g not in ("experiment", "debug")]
 
 
 def _resolve(config: DictConfig) -> DictConfig:

@@ -1,4 +1,4 @@
-"""What an annotation file says, as arrays: a column a key, a row a record. Checked for sense, not yet against images."""
+"""What an annotation file says, as arrays: a column a key, a row a record. Images are not asked yet."""
 
 from __future__ import annotations
 
@@ -118,18 +118,19 @@ def _listed_images(images: Sequence[Mapping[str, Any]], path: Path) -> dict[int,
         if not isinstance(name, str) or not name:
             raise DataError(f"image {image_id} of {path} has no file_name; add it")
         if image_id in listed:
-            raise DataError(f"two images of {path} have the id {image_id} ({listed[image_id]} and {name}); "
+            other = listed[image_id]  # type: ignore[index]
+            raise DataError(f"two images of {path} have the id {image_id} ({other} and {name}); "
                             "give each its own")  # fmt: skip
-        listed[image_id] = name
+        listed[image_id] = name  # type: ignore[index]
     if not listed:
         raise DataError(f"{path} lists no images; give a file with some")
     return listed
 
 
 def _check_annotation(
-    annotation: Mapping[str, Any], number: int, path: Path, listed: Mapping[int, str], known: set[Any]
+    annotation: Mapping[str, Any], number: int, path: Path, listed: Mapping[Any, str], known: set[Any]
 ) -> None:
-    image_id, category_id, box = annotation.get("image_id"), annotation.get("category_id"), annotation.get("bbox")
+    image_id, category_id, box = [annotation.get(key) for key in ("image_id", "category_id", "bbox")]
     if not is_whole(image_id) or image_id not in listed:
         raise DataError(f"{where(annotation, number, path)} belongs to image id {image_id!r}, which is not among the "
                         "images; add the image or remove the annotation")  # fmt: skip

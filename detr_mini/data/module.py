@@ -1,17 +1,18 @@
-"""A COCO data set as a LightningDataModule: from folders to batches."""
+"""A data set (COCO, VOC or YOLO) as a LightningDataModule: from folders to batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
-from detr_mini.data.coco import CocoSet, read_coco
+from detr_mini.data.coco import CocoSet
 from detr_mini.data.dataset import BatchLoader, DetectionDataset, collate_pairs
+from detr_mini.data.formats import Split, located, read_split
 from detr_mini.data.report import LoadReport
 from detr_mini.data.samplers import EvaluationBatches, TrainBatches
 from detr_mini.data.shapes import ensure_scenes
@@ -23,9 +24,11 @@ _SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 
 
 class DetectionData(pl.LightningDataModule):
-    """Train, val and test splits of a COCO data set.
+    """Train, val and test splits of a data set.
 
-    `train`, `val`, `test`: {images: folder, annotations: JSON file}, under `root`, or None. `make`: parameters of
+    `format`: "coco", "voc", "yolo", or "auto", found from the look of `root`. `train`, `val`, `test`: where a split
+    lies under `root` (`formats.KEYS`; in COCO's form {images: folder, annotations: JSON file}), "auto" (found, too),
+    or None. `make`: parameters of
     `ensure_scenes`, which then makes the scenes in `root`, or None. `size`, `shorter_side`: see `images.target_size`.
     `augment`: see `transforms.Augment`. `cache_megabytes`: room for decoded training images. `limit_train`: the first
     images only. `mean`, `std`, `stride`: what the model wants. `seed`: of order and augmentation.
@@ -39,14 +42,15 @@ class DetectionData(pl.LightningDataModule):
         self,
         *,
         root: str | Path,
-        train: Mapping[str, str] | None,
-        val: Mapping[str, str] | None,
-        test: Mapping[str, str] | None = None,
+        train: Mapping[str, Any] | str | None,
+        val: Mapping[str, Any] | str | None,
+        test: Mapping[str, Any] | str | None = None,
         size: int,
         mean: Sequence[float],
         std: Sequence[float],
         stride: int,
         seed: int,
+        format: str = "coco",
         make: Mapping[str, int] | None = None,
         shorter_side: int | None = None,
         batch_size: int = 16,
@@ -55,8 +59,11 @@ class DetectionData(pl.LightningDataModule):
         augment: Sequence[Any] = (),
         cache_megabytes: int | float = 0,
         on_bad_box: str = "drop",
+        on_turned: str = "enclose",
         on_missing: str = "refuse",
         on_wrong_size: str = "refuse",
+        first_pixel: str | int = "auto",
+        difficult: str = "keep",
         limit_train: int | None = None,
         limit_val: int | None = None,
         pin_memory: bool = False,
@@ -74,14 +81,20 @@ class DetectionData(pl.LightningDataModule):
             if value < least:
                 raise ConfigError(f"data.{name} is {value}; it must be at least {least}")
         self.root = Path(root)
-        self.splits = {"train": train, "val": val, "test": test}
+        self._said = format, {"train": train, "val": val, "test": test}
         self.make = None if make is None else dict(make)
         self.image = {"size": size, "shorter_side": shorter_side, "mean": list(mean), "std": list(std)}
         self.stride, self.seed, self.workers, self.pin_memory = stride, seed, workers, pin_memory
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.augment = Augment(list(augment or ()), seed)
         self.cache_megabytes = cache_megabytes
-        self.reading = {"on_bad_box": on_bad_box, "on_missing": on_missing, "on_wrong_size": on_wrong_size}
+        self.reading = {
+            "on_bad_box": on_bad_box,
+            "on_turned": on_turned,
+            "on_missing": on_missing,
+            "on_wrong_size": on_wrong_size,
+        }
+        self.voc: dict[str, Any] = {"first_pixel": first_pixel, "difficult": difficult}
         self.limits = {"train": limit_train, "val": limit_val, "test": None}
         self.categories: Categories | None = None
         self.report = LoadReport()
@@ -89,6 +102,20 @@ class DetectionData(pl.LightningDataModule):
         self.train_batches: TrainBatches | None = None
         self._resume = (0, 0)
         self._train_dataset: DetectionDataset | None = None
+
+    @cached_property
+    def _found(self) -> tuple[str, dict[str, Split | None]]:
+        return located(self.root, *self._said)
+
+    @property
+    def format(self) -> str:
+        """ "coco", "voc" or "yolo"."""
+        return self._found[0]
+
+    @property
+    def splits(self) -> dict[str, Split | None]:
+        """Where each split lies below `root`, or None."""
+        return self._found[1]
 
     def setup(self, stage: str | None = None) -> None:
         """Read what `stage` needs ("fit", "validate", "test"; None: all); what was read before stays."""
@@ -113,15 +140,16 @@ class DetectionData(pl.LightningDataModule):
     def _read(self, name: str) -> CocoSet:
         split = self.splits[name]
         if not split:
-            raise DataError(f"there is no {name} split; set data.{name}.images and data.{name}.annotations")
-        if set(split) != {"images", "annotations"}:
-            raise ConfigError(f"data.{name} needs 'images' and 'annotations', not {', '.join(split) or 'nothing'}")
-        coco = read_coco(
-            self.root / split["annotations"],
-            self.root / split["images"],
-            split=name,
+            raise DataError(f"there is no {name} split in {self.root}; say where it lies with data.{name}.images=... "
+                            "or make one with 'detr-mini data split'")  # fmt: skip
+        coco = read_split(
+            self.root,
+            split,
+            name,
+            format=self.format,
             categories=self.categories,
             limit=self.limits[name],
+            **self.voc,
             **self.reading,
         )
         if self.categories is None:

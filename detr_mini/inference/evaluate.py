@@ -8,7 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from detr_mini.data.coco import CocoSet, read_json
+from detr_mini.data.coco import CocoSet
+from detr_mini.data.formats import names_used
 from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.evaluation.measure import measure, write_measured
 from detr_mini.evaluation.table import table
@@ -107,16 +108,12 @@ def _check(config: DictConfig) -> None:
 
 def _check_split(data: Any, split: str, names: Sequence[str]) -> None:
     """CheckpointError where the split has objects of categories that the checkpoint does not know."""
-    paths = data.splits[split]
-    if not paths or "annotations" not in paths:
-        raise ConfigError(f"the data have no {split} split; set data.{split}.images and data.{split}.annotations")
-    file = data.root / paths["annotations"]
-    if data.make is not None and not file.exists():
+    if data.make is not None and not data.root.exists():
         return
-    content = read_json(file)
-    used = {annotation.get("category_id") for annotation in content["annotations"]}
-    there = {c.get("name") for c in content["categories"] if c.get("id") in used}
-    check_knows(names, (name for name in there if isinstance(name, str)))
+    where = data.splits[split]
+    if not where:
+        raise ConfigError(f"the data have no {split} split; set data.{split}.images and data.{split}.annotations")
+    check_knows(names, names_used(data.root, where, split, data.format))
 
 
 def _new_folder(wanted: str | None, name: str) -> Path:

@@ -1,0 +1,64 @@
+"""A VOC or YOLO tree in the form of a COCO file: what the two readers share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from detr_mini.data.faults import Fault
+
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm",
+    ".jpe", ".jfif", ".tga", ".avif", ".ico", ".dib", ".pcx", ".sgi", ".apng", ".mpo",
+)  # fmt: skip
+"""Files with these names are images of a set; what is in them is asked of Pillow."""
+_LONGEST_ID = 15
+
+
+@dataclass(frozen=True)
+class Tree:
+    """One split of a tree."""
+
+    content: dict[str, Any]
+    """As a COCO file would have it; each annotation says `where` it stands."""
+    folder: Path
+    """The file names of `content` are below it."""
+    path: Path
+    """What an error names."""
+    sizes: dict[int, tuple[tuple[int, int], bool]] = field(default_factory=dict)
+    """What `image_size` gives, by image id, where it was asked already."""
+    faults: list[Fault] = field(default_factory=list)
+    """What could not be taken over into `content`."""
+    notices: list[str] = field(default_factory=list)
+
+
+def image_ids(names: Sequence[str]) -> list[int]:
+    """The id of each file name: its stem where all stems are different whole numbers, else its place, from 1."""
+    stems = [Path(name).stem for name in names]
+    if all(stem.isdecimal() and stem.isascii() and len(stem) <= _LONGEST_ID for stem in stems):
+        numbers = [int(stem) for stem in stems]
+        if len(set(numbers)) == len(numbers):
+            return numbers
+    return list(range(1, len(names) + 1))
+
+
+def image_files(folder: Path) -> list[Path]:
+    """All image files below a folder, by name. Hidden files and folders are left out."""
+    found = []
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(place) / name for name in files if is_image_name(name)]
+    return sorted(found)
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name counts as an image."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def first_of(candidates: Iterable[Path]) -> Path | None:
+    """The first that is there."""
+    return next((path for path in candidates if path.exists()), None)

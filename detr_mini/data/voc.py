@@ -1,0 +1,252 @@
+"""Pascal VOC: an XML file an image, corners that count pixels from 1 (Everingham et al. 2010, development kit)."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from detr_mini.data.faults import Fault
+from detr_mini.data.tree import Tree, image_ids, is_image_name
+from detr_mini.errors import ConfigError, DataError
+from detr_mini.structures import Categories
+
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+FLAGS = ("truncated", "difficult", "occluded")
+Corners = tuple[Decimal, Decimal, Decimal, Decimal]
+
+
+def read_voc(
+    root: Path,
+    images: str = "JPEGImages",
+    annotations: str = "Annotations",
+    list: str | None = None,
+    *,
+    first_pixel: str | int = "auto",
+    difficult: str = "keep",
+    categories: Categories | None = None,
+) -> Tree:
+    """The files of `root`/`list` (all where None): boxes as xywh in pixels counted from 0.
+
+    VOC counts from 1 and includes the last pixel: a box over a whole 200 x 100 image is 1, 1, 200, 100. Many tools
+    write edges counted from 0 instead. `first_pixel`: 1, 0, or "auto": a file with a corner at 0 counts from 0, the
+    others from 1. `difficult`: "keep" objects marked so, or "ignore" them as crowd regions. `categories`: names that
+    have an id already; others get the next ones, by name.
+    """
+    if str(first_pixel) not in ("auto", "0", "1"):
+        raise ConfigError(f"data.first_pixel is {first_pixel!r}; it must be 'auto', 0 or 1")
+    if difficult not in ("keep", "ignore"):
+        raise ConfigError(f"data.difficult is {difficult!r}; it must be 'keep' or 'ignore'")
+    files, xmls = root / images, root / annotations
+    for folder, what in ((files, "images"), (xmls, "annotations")):
+        if not folder.is_dir():
+            raise DataError(f"there is no folder {folder}; check data.root and data.train.{what}")
+    stems = _stems(root / list if list else None, xmls)
+    by_stem = {name.rpartition(".")[0]: name for name in sorted(_names(files)) if is_image_name(name)}
+    tree = Tree({"images": [], "annotations": [], "categories": []}, files, root / list if list else xmls)
+    parsed = {stem: _parse(xmls / f"{stem}.xml", by_stem.get(stem, f"{stem}.jpg"), tree.faults) for stem in stems}
+    names = [by_stem.get(stem) or _said_name(parsed[stem]) or f"{stem}.jpg" for stem in stems]
+    ids = _category_ids(parsed.values(), categories)
+    from_zero = marked = 0
+    for stem, name, image_id in zip(stems, names, image_ids(names), strict=True):
+        height, width = _size(parsed[stem])
+        tree.content["images"].append({"id": image_id, "file_name": name, "height": height, "width": width})
+        found = _objects(parsed[stem], f"{annotations}/{stem}.xml", name, tree.faults)
+        zero = _counts_from_zero(parsed[stem], [corners for _, corners, _, _ in found], first_pixel)
+        from_zero += bool(zero and found)
+        for thing, corners, decimal, where in found:
+            annotation = {
+                "id": len(tree.content["annotations"]) + 1,
+                "image_id": image_id,
+                "category_id": ids[_name(thing)],
+                "bbox": _xywh(corners, 0 if zero else 1, decimal),
+                "iscrowd": 0,
+                **_extra(thing),
+                "where": where,
+            }
+            marked += annotation.get("difficult", 0)
+            if difficult == "ignore" and annotation.get("difficult"):
+                annotation["iscrowd"] = 1
+            tree.content["annotations"].append(annotation)
+    tree.content["categories"] += [{"id": i, "name": name} for name, i in sorted(ids.items(), key=lambda kv: kv[1])]
+    if from_zero and str(first_pixel) == "auto":
+        tree.notices.append(
+            f"{from_zero} of {len(stems)} files have a corner at 0 and are read as edges counted from 0, the others as "
+            "VOC's pixels counted from 1; where one tool wrote them all, set data.first_pixel=0"
+        )
+    if marked:
+        fate = "ignored (crowd)" if difficult == "ignore" else "kept (data.difficult=ignore leaves them out)"
+        tree.notices.append(f"{marked} objects are marked as difficult and {fate}")
+    return tree
+
+
+def _stems(listing: Path | None, xmls: Path) -> list[str]:
+    if listing is None:
+        stems = sorted(name[:-4] for name in _names(xmls) if name.endswith(".xml"))
+        if not stems:
+            raise DataError(f"there is no XML file in {xmls}; check data.root and the folder of the annotations")
+        return stems
+    try:
+        lines = listing.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise DataError(f"there is no list {listing}; check data.root, or set data.train.list=null for all "
+                        "files") from None  # fmt: skip
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"the list {listing} cannot be read ({error}); it has a file name without ending a line"
+        ) from None
+    # the lists of one class have 1, 0 or -1 behind the name
+    stems = [re.sub(r"\s+-?[01]$", "", line.strip()) for line in lines if line.strip()]
+    stems = [Path(stem).stem if stem.endswith(".xml") or is_image_name(stem) else stem for stem in stems]
+    if not stems:
+        raise DataError(f"the list {listing} is empty; give a split with images")
+    return [*dict.fromkeys(stems)]
+
+
+def _names(folder: Path) -> Iterable[str]:
+    return (entry.name for entry in folder.iterdir())
+
+
+def _parse(path: Path, image: str, faults: list[Fault]) -> ET.Element | None:
+    try:
+        return ET.fromstring(path.read_bytes())
+    except FileNotFoundError:
+        faults.append(Fault("image without label file", f"{image}: there is no {path.name} in {path.parent}", image))
+    except (ET.ParseError, OSError, ValueError, LookupError) as error:
+        faults.append(Fault("broken annotation file", f"{path} is not whole XML ({error})", image))
+    return None
+
+
+def _said_name(root: ET.Element | None) -> str | None:
+    name = None if root is None else root.findtext("filename")
+    return name.strip() if name and name.strip() else None
+
+
+def _size(root: ET.Element | None) -> tuple[int, int]:
+    try:
+        said = [] if root is None else [int(float(root.findtext(f"size/{key}") or 0)) for key in ("height", "width")]
+    except (ValueError, OverflowError):
+        said = []
+    return (said[0], said[1]) if said else (0, 0)
+
+
+def _name(thing: ET.Element) -> str:
+    return (thing.findtext("name") or "").strip()
+
+
+def _category_ids(parsed: Iterable[ET.Element | None], categories: Categories | None) -> dict[str, int]:
+    ids = {} if categories is None else dict(zip(categories.names, categories.ids, strict=True))
+    found = {_name(thing) for root in parsed if root is not None for thing in root.findall("object")} - {""}
+    for name in sorted(found - set(ids)):
+        ids[name] = max(ids.values(), default=0) + 1
+    return ids
+
+
+def _objects(
+    root: ET.Element | None, where: str, image: str, faults: list[Fault]
+) -> list[tuple[ET.Element, Corners, bool, str]]:
+    """Each object with its corners, whether they are written with a decimal point, and its place in words."""
+    found = []
+    for number, thing in enumerate([] if root is None else root.findall("object"), start=1):
+        place = f"object {number} of {where}"
+        texts = [(thing.findtext(f"bndbox/{key}") or "").strip() for key in CORNERS]
+        try:
+            a, b, c, d = (Decimal(text) for text in texts)
+            usable = all(v.is_finite() for v in (a, b, c, d))
+        except InvalidOperation:
+            usable = False
+        if not usable:
+            faults.append(Fault("box without numbers", f"{place}: bndbox {texts}", image))
+        elif not _name(thing):
+            faults.append(Fault("box without numbers", f"{place}: no name", image))
+        else:
+            found.append((thing, (a, b, c, d), any("." in text for text in texts), place))
+    return found
+
+
+def _counts_from_zero(root: ET.Element | None, corners: Sequence[Corners], first_pixel: str | int) -> bool:
+    said = None if root is None else root.findtext("first_pixel")
+    if said in ("0", "1"):
+        return said == "0"
+    if str(first_pixel) != "auto":
+        return str(first_pixel) == "0"
+    return any(xmin == 0 or ymin == 0 for xmin, ymin, _, _ in corners)
+
+
+def _xywh(corners: Corners, first: int, decimal: bool) -> list[float]:
+    """A corner pair of whole numbers without extent is a click and no pixel: its width is 0, not 1."""
+    left, top, right, bottom = corners
+    sides = [(left, right), (top, bottom)]
+    extent = [high - low + (first if decimal or high > low else 0) for low, high in sides]
+    return [float(left - first), float(top - first), float(extent[0]), float(extent[1])]
+
+
+def _extra(thing: ET.Element) -> dict[str, Any]:
+    """Flags, crowd and area (our own writer's), and CVAT's angle beside an unturned box."""
+    extra: dict[str, Any] = {}
+    for key in (*FLAGS, "iscrowd"):
+        text = (thing.findtext(key) or "").strip()
+        if text in ("0", "1"):
+            extra[key] = int(text)
+    pose = (thing.findtext("pose") or "").strip()
+    if pose and pose != "Unspecified":
+        extra["pose"] = pose
+    area = thing.findtext("area")
+    if area:
+        with contextlib.suppress(ValueError):
+            extra["area"] = float(area)
+    for attribute in thing.findall("attributes/attribute"):
+        if attribute.findtext("name") == "rotation":
+            extra["attributes"] = {"rotation": attribute.findtext("value")}
+    return extra
+
+
+def voc_xml(image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]], names: Mapping[int, str]) -> str:
+    """A VOC file of a COCO image record and its annotations; `read_voc` gives the very same boxes back."""
+    root = ET.Element("annotation")
+    ET.SubElement(root, "filename").text = str(image["file_name"])
+    ET.SubElement(root, "first_pixel").text = "1"
+    size = ET.SubElement(root, "size")
+    for key, value in (("width", image["width"]), ("height", image["height"]), ("depth", 3)):
+        ET.SubElement(size, key).text = str(value)
+    for annotation in annotations:
+        thing = ET.SubElement(root, "object")
+        ET.SubElement(thing, "name").text = names[annotation["category_id"]]
+        ET.SubElement(thing, "pose").text = str(annotation.get("pose", "Unspecified"))
+        crowd = int(bool(annotation.get("iscrowd", 0)))
+        for key in FLAGS:
+            if key in annotation or key == "difficult":
+                ET.SubElement(thing, key).text = str(int(annotation.get(key, crowd)))
+        if crowd:
+            ET.SubElement(thing, "iscrowd").text = "1"
+        _, _, w, h = annotation["bbox"]
+        if annotation.get("area") not in (None, w * h):
+            ET.SubElement(thing, "area").text = repr(annotation["area"])
+        box = ET.SubElement(thing, "bndbox")
+        for key, text in zip(CORNERS, _corner_texts(annotation["bbox"]), strict=True):
+            ET.SubElement(box, key).text = text
+        angle = (annotation.get("attributes") or {}).get("rotation")
+        if angle:
+            attribute = ET.SubElement(ET.SubElement(thing, "attributes"), "attribute")
+            ET.SubElement(attribute, "name").text, ET.SubElement(attribute, "value").text = "rotation", str(angle)
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _corner_texts(box: Sequence[float]) -> list[str]:
+    """`_xywh` backwards. Whole numbers where all are and the box has pixels; decimal arithmetic, so nothing is lost."""
+    x, y, w, h = (Decimal(repr(v)) for v in box)
+    whole = all(v == v.to_integral_value() for v in (x, y, w, h)) and all(v <= 0 or v >= 2 for v in (w, h))
+    values = [
+        x + 1,
+        y + 1,
+        *(low + (extent if not whole or extent > 0 else extent + 1) for low, extent in ((x, w), (y, h))),
+    ]
+    if whole:
+        return [str(int(v)) for v in values]
+    texts = [format(v, "f") for v in values]
+    return [text if "." in text else f"{text}.0" for text in texts]
