@@ -65,7 +65,7 @@ class MadeCaptions:
     image_ids: tuple[int, ...]
     seed: int
     count: int
-    weights: Mapping[str, float]
+    weights: Mapping[str, float | int]
     longest_chain: int
 
     def __call__(self, index: int, epoch: int, target: Target) -> list[Caption]:
@@ -91,7 +91,7 @@ class ReferredCaptions:
     """Their names, by label."""
     seed: int
     count: int
-    weights: Mapping[str, float]
+    weights: Mapping[str, float | int]
     longest_chain: int
 
     def __call__(self, index: int, epoch: int, target: Target) -> list[Caption]:
@@ -139,7 +139,7 @@ class CaptionData(DetectionData):
         captions: Mapping[str, str | None],
         tokenizer: Mapping[str, Any],
         captions_per_image: int = 8,
-        kinds: Mapping[str, float] | None = None,
+        kinds: Mapping[str, float | int] | None = None,
         longest_chain: int = 3,
         refer: Mapping[str, Any] | None = None,
         **kwargs: Any,

@@ -84,7 +84,7 @@ def words_for(categories: Sequence[str], names: Names | None, complete: Sequence
     return Words(lexicon, frozenset(complete))
 
 
-def checked_kinds(kinds: Mapping[str, float] | None) -> dict[str, float]:
+def checked_kinds(kinds: Mapping[str, float | int] | None) -> dict[str, float | int]:
     """`WEIGHTS` with a config's own. ConfigError for a kind that boxes do not decide."""
     for kind in kinds or ():
         if kind not in WEIGHTS:
@@ -116,7 +116,7 @@ def captions_about(
     count: int,
     *,
     crowded: frozenset[str] = frozenset(),
-    weights: Mapping[str, float] = WEIGHTS,
+    weights: Mapping[str, float | int] = WEIGHTS,
     longest_chain: int = 3,
 ) -> list[Caption]:
     """`count` captions of random kinds for training; fewer where the picture has no more to say.
@@ -142,7 +142,7 @@ def captions_to_measure(
     each: int,
     *,
     crowded: frozenset[str] = frozenset(),
-    weights: Mapping[str, float] = WEIGHTS,
+    weights: Mapping[str, float | int] = WEIGHTS,
 ) -> tuple[list[Caption], list[str]]:
     """Up to `each` captions (pairs of `order`) of every kind with a weight, all different, and what was not proven.
 
@@ -155,7 +155,7 @@ def captions_to_measure(
         asked = Counter[str]()
         for _ in range(3 * each if weight and teller.groups else 0):
             new = [caption for caption in teller.make(kind) if caption.text not in made]
-            found = [fault for caption in new for fault in faults(caption, items, side, vocabulary)]
+            found = [fault for caption in new for fault in faults(caption, items, float(side), vocabulary)]
             refused += found
             if new and not found and asked[kind] < each:
                 made |= {caption.text: caption for caption in new}

@@ -20,7 +20,7 @@ VERSION = 1
 
 
 def referred(
-    coco: CocoSet, words: Words, *, each: int, weights: Mapping[str, float] = WEIGHTS, seed: int = 0
+    coco: CocoSet, words: Words, *, each: int, weights: Mapping[str, float | int] = WEIGHTS, seed: int = 0
 ) -> dict[str, Any]:
     """A grounded file's content: up to `each` captions of every kind about each picture, each proven by the checker.
 
@@ -50,7 +50,7 @@ def referred(
 
 
 def ensure_referred(
-    path: str | Path, coco: CocoSet, words: Words, *, each: int, weights: Mapping[str, float] = WEIGHTS, seed: int = 0
+    path: str | Path, coco: CocoSet, words: Words, *, each: int, weights: Mapping[str, float | int] = WEIGHTS, seed: int = 0
 ) -> str:
     """Write `referred` captions to `path` unless these very ones are there already; a sentence that says which.
 
@@ -71,7 +71,7 @@ def ensure_referred(
     return f"made {len(content['images'])} captions from boxes in {path}{why}"
 
 
-def _made(coco: CocoSet, words: Words, each: int, weights: Mapping[str, float], seed: int) -> dict[str, Any]:
+def _made(coco: CocoSet, words: Words, each: int, weights: Mapping[str, float | int], seed: int) -> dict[str, Any]:
     """All that the captions depend on."""
     boxes = blake2b(json.dumps(coco.truth, sort_keys=True).encode(), digest_size=8).hexdigest()
     return {

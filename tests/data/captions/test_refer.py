@@ -34,9 +34,11 @@ WORDS = words_for(
 )
 WIDTH, HEIGHT = 640, 480
 boxes = st.tuples(st.integers(0, 500), st.integers(0, 380), st.integers(10, 140), st.integers(10, 100))
-pictures = st.lists(st.tuples(st.sampled_from(CELLS), boxes), min_size=1, max_size=14).map(
-    lambda things: things_of([name for name, _ in things], [list(box) for _, box in things])
-)
+pictures = st.lists(st.tuples(st.sampled_from(CELLS), boxes), min_size=1, max_size=10)
+
+
+def items_of(picture: list[tuple[str, tuple[int, ...]]]) -> list[Item]:
+    return things_of([name for name, _ in picture], [list(box) for _, box in picture])
 
 
 def said_of(caption: Caption, words: Words) -> list[tuple[str, int, bool]]:
@@ -47,18 +49,20 @@ def said_of(caption: Caption, words: Words) -> list[tuple[str, int, bool]]:
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(pictures, st.integers(0, 99))
-def test_every_caption_is_proven_by_the_checker(items: list[Item], seed: int) -> None:
-    for caption in captions_about(items, HEIGHT, random.Random(seed), WORDS, 8):
-        assert not faults(caption, items, HEIGHT, WORDS.vocabulary)
+def test_every_caption_is_proven_by_the_checker(picture: list[Any], seed: int) -> None:
+    items = items_of(picture)
+    for caption in captions_about(items, HEIGHT, random.Random(seed), WORDS, 4):
+        assert not faults(caption, items, float(HEIGHT), WORDS.vocabulary)
         assert caption.kind in WEIGHTS
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(pictures, st.integers(0, 99))
-def test_of_a_category_that_lacks_boxes_only_several_are_asked_for(items: list[Item], seed: int) -> None:
-    for caption in captions_about(items, HEIGHT, random.Random(seed), WORDS, 8):
+def test_of_a_category_that_lacks_boxes_only_several_are_asked_for(picture: list[Any], seed: int) -> None:
+    items = items_of(picture)
+    for caption in captions_about(items, HEIGHT, random.Random(seed), WORDS, 4):
         for category, things, asked in said_of(caption, WORDS):
             if category == "RBC":
                 assert asked, caption  # never an anchor
@@ -67,15 +71,16 @@ def test_of_a_category_that_lacks_boxes_only_several_are_asked_for(items: list[I
                 assert not {"two", "three", "four", "five", "six", "largest", "smallest"} & set(caption.text.split())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(pictures, st.integers(0, 99), boxes)
 def test_what_is_said_of_others_stays_true_when_a_lacking_box_turns_up(
-    items: list[Item], seed: int, box: tuple[int, ...]
+    picture: list[Any], seed: int, box: tuple[int, ...]
 ) -> None:
+    items = items_of(picture)
     more = [*items, *things_of(["RBC"], [list(box)])]
-    for caption in captions_about(items, HEIGHT, random.Random(seed), WORDS, 8):
+    for caption in captions_about(items, HEIGHT, random.Random(seed), WORDS, 4):
         if all(category != "RBC" for category, _, _ in said_of(caption, WORDS)):
-            assert not faults(caption, more, HEIGHT, WORDS.vocabulary)
+            assert not faults(caption, more, float(HEIGHT), WORDS.vocabulary)
 
 
 def scene() -> list[Item]:
@@ -88,7 +93,9 @@ def scene() -> list[Item]:
 def test_every_kind_is_made_where_the_picture_has_it() -> None:
     made, refused = captions_to_measure(scene(), HEIGHT, random.Random(0), WORDS, 3)
     assert not refused
-    assert {caption.kind for caption in made} == set(WEIGHTS)
+    assert {caption.kind for caption in made} == set(WEIGHTS) - {"order"}  # two things that can be told apart lack
+    pair, _ = captions_to_measure([scene()[0], scene()[1]], HEIGHT, random.Random(0), WORDS, 1)
+    assert sum(caption.kind == "order" for caption in pair) == 2
     texts = [caption.text for caption in made]
     assert len(set(texts)) == len(texts)
     assert any("red cells" in text and caption.kind == "relation" for text, caption in zip(texts, made, strict=True))
@@ -102,7 +109,7 @@ def test_a_checker_that_refuses_keeps_a_caption_out(monkeypatch: pytest.MonkeyPa
 
 def test_a_category_with_a_crowd_region_is_not_spoken_of() -> None:
     crowded = frozenset({"Platelets"})
-    for caption in captions_about(scene(), HEIGHT, random.Random(1), WORDS, 30, crowded=crowded):
+    for caption in captions_about(scene(), HEIGHT, random.Random(1), WORDS, 10, crowded=crowded):
         assert "platelet" not in caption.text.lower()
     assert not captions_about([], HEIGHT, random.Random(1), WORDS, 8)
 
@@ -110,7 +117,7 @@ def test_a_category_with_a_crowd_region_is_not_spoken_of() -> None:
 def test_clear_distances_are_shares_of_the_shorter_side() -> None:
     apart = things_of(["WBC", "Platelets"], [[100, 100, 40, 40], [118, 300, 40, 40]])  # 18 pixels in x
     about = [
-        {c.text.lower().strip(".?") for c in captions_about(apart, side, random.Random(2), WORDS, 60)}
+        {c.text.lower().strip(".?") for c in captions_about(apart, side, random.Random(2), WORDS, 20)}
         for side in (HEIGHT, WIDTH)
     ]
     assert any("left" in text for text in about[0])
@@ -120,8 +127,8 @@ def test_clear_distances_are_shares_of_the_shorter_side() -> None:
 @pytest.mark.parametrize(
     ("names", "complete", "why"),
     [
-        ({"WCB": "white cell"}, "all", "names has 'WCB', which is none of the data's categories.*meant 'WBC'"),
-        ({}, ["platelets"], "complete has 'platelets', .*meant 'Platelets'"),
+        ({"WCB": "white cell"}, "all", "names has 'WCB', which is none of the data's categories.*mean 'WBC'"),
+        ({}, ["platelets"], "complete has 'platelets', .*mean 'Platelets'"),
         ({}, None, "complete is None; name the categories whose things all have a box"),
         ({"RBC": "cell", "WBC": "cell"}, "all", "'cell' names both RBC and WBC"),
         ({"RBC": "red; cell"}, "all", "names.RBC is 'red; cell'; give a noun"),
