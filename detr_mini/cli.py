@@ -60,13 +60,12 @@ VERBS = {
         "tie the nouns of captions to boxes: COCO captions in, MDETR's form out", "data_ground",
         "detr_mini.inference.captions:ground",
         ("detr-mini data ground root=data/coco output=data/coco_grounded",
-         "detr-mini data ground root=flickr captions=mdetr.json annotations=null images=images"),
+         "detr-mini data ground root=flickr30k captions=mdetr.json 'boxes={images: images}'"),
     ),
     "data refer": Verb(
         "make captions of your own boxes, for a detector that takes sentences", "data_refer",
         "detr_mini.inference.captions:refer",
-        ("detr-mini data refer root=cells images=val annotations=val.json "
-         "names='{RBC: red cell, WBC: white cell}' complete=[WBC]",),
+        ("detr-mini data refer root=cells split=val 'names={RBC: red cell, WBC: white cell}' complete=[WBC]",),
     ),
     "benchmark step": Verb(
         "where a step of training spends its time", "benchmark_step", "detr_mini.training.benchmark:benchmark_step",

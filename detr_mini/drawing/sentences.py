@@ -85,8 +85,8 @@ def _pieces(caption: Caption) -> list[Piece]:
     for place in range(1, len(caption.text) + 1):
         ends = place == len(caption.text) or owner[place] != owner[begin]
         if ends or (caption.text[place - 1].isspace() and not caption.text[place].isspace()):
-            k = owner[begin]
-            pieces.append((caption.text[begin:place], None if k is None else colour_of(k)))
+            number = owner[begin]
+            pieces.append((caption.text[begin:place], None if number is None else colour_of(number)))
             begin = place
     return pieces
 

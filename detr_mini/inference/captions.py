@@ -113,9 +113,10 @@ def _nouns(given: Any, categories: Sequence[str]) -> Nouns:
         except (YAMLError, OmegaConfBaseException, OSError) as error:
             raise ConfigError(f"{path} is no YAML file of nouns ({str(error).splitlines()[0]}); "
                               "write lines such as 'dog: [dog, ~puppy]'") from error  # fmt: skip
-    table = OmegaConf.to_container(given) if OmegaConf.is_config(given) else given
-    if not isinstance(table, dict):
-        raise ConfigError(f"nouns is {table!r}; give 'coco', a YAML file, or {{category: [noun, ...]}}")
+    plain = OmegaConf.to_container(given) if OmegaConf.is_config(given) else given
+    if not isinstance(plain, dict):
+        raise ConfigError(f"nouns is {plain!r}; give 'coco', a YAML file, or {{category: [noun, ...]}}")
+    table: dict[str, Any] = {str(category): nouns for category, nouns in plain.items()}
     checked_table(table, categories)
     return Nouns(table, categories)
 

@@ -84,7 +84,7 @@ def instances_of(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
         images.setdefault(name, {"id": len(images) + 1, **kept})
         name_of[record.get("id")] = name
     boxes: dict[str, list[list[float | int]]] = {name: [] for name in images}
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for number, annotation in enumerate(content["annotations"], start=1):
         named, box = name_of.get(annotation.get("image_id")), annotation.get("bbox")
         if named is None or not isinstance(box, list) or len(box) != 4:

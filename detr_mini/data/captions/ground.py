@@ -213,7 +213,7 @@ def grounded(sentences: Sequence[Sentence], coco: CocoSet, nouns: Nouns) -> dict
     written = [made for own in told for made in own]
     if not written:
         raise DataError(f"not one noun of {len(sentences)} captions could be tied to a box of {len(coco)} pictures; "
-                        "check that the captions belong to the pictures, and that nouns has their categories")  # fmt: skip
+                        "check that the captions belong to the pictures, and nouns to their categories")  # fmt: skip
     records = caption_records(
         (picture, [thing for thing in things if not thing["iscrowd"]], [made.caption for made in own])
         for (picture, things), own in zip(pictures, told, strict=True)

@@ -55,9 +55,9 @@ def words_for(categories: Sequence[str], names: Names | None, complete: Sequence
     if complete is None or (isinstance(complete, str) and complete != "all"):
         raise ConfigError(f"complete is {complete!r}; name the categories whose things all have a box, such as "
                           f"complete=[{categories[0]}], or say complete=all")  # fmt: skip
-    complete = list(categories if isinstance(complete, str) else complete)
-    for setting, given in (("names", names or {}), ("complete", complete)):
-        for category in given:
+    whole = list(categories if isinstance(complete, str) else complete)
+    for setting, named in (("names", list(names or {})), ("complete", whole)):
+        for category in named:
             if category not in categories:
                 known = nearest(str(category), categories) or f" (they are {', '.join(categories[:20])})"
                 raise ConfigError(f"{setting} has '{category}', which is none of the data's categories{known}")
@@ -81,7 +81,7 @@ def words_for(categories: Sequence[str], names: Names | None, complete: Sequence
             raise ConfigError(f"names.{category} is empty; give a noun, or leave it out")
         synonyms[category] = tuple(nouns)
     lexicon = Lexicon({"shape": tuple(categories)}, {"shape": 1.0}, synonyms, plurals)
-    return Words(lexicon, frozenset(complete))
+    return Words(lexicon, frozenset(whole))
 
 
 def checked_kinds(kinds: Mapping[str, float | int] | None) -> dict[str, float | int]:

@@ -50,7 +50,13 @@ def referred(
 
 
 def ensure_referred(
-    path: str | Path, coco: CocoSet, words: Words, *, each: int, weights: Mapping[str, float | int] = WEIGHTS, seed: int = 0
+    path: str | Path,
+    coco: CocoSet,
+    words: Words,
+    *,
+    each: int,
+    weights: Mapping[str, float | int] = WEIGHTS,
+    seed: int = 0,
 ) -> str:
     """Write `referred` captions to `path` unless these very ones are there already; a sentence that says which.
 

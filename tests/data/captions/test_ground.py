@@ -141,7 +141,7 @@ def test_a_table_of_ones_own_serves_other_categories() -> None:
 
 
 def test_tables_that_cannot_be_used_are_refused() -> None:
-    with pytest.raises(ConfigError, match="nouns.dgo is none of the data's categories.*mean 'dog'"):
+    with pytest.raises(ConfigError, match=r"nouns\.dgo is none of the data's categories.*mean 'dog'"):
         checked_table({"dgo": ["dog"]}, ["dog", "cat"])
     with pytest.raises(ConfigError, match="speaks of none of the data's categories"):
         Nouns(COCO, ["RBC"])

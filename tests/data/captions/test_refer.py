@@ -141,7 +141,7 @@ def test_names_that_cannot_be_used_are_refused(names: Any, complete: Any, why: s
 
 
 def test_kinds_that_boxes_do_not_decide_are_refused() -> None:
-    with pytest.raises(ConfigError, match="kinds.same is no kind that boxes decide"):
+    with pytest.raises(ConfigError, match=r"kinds\.same is no kind that boxes decide"):
         checked_kinds({"same": 1})
     made, _ = captions_to_measure(scene(), HEIGHT, random.Random(0), WORDS, 2, weights=checked_kinds({"order": 0}))
     assert "order" not in {caption.kind for caption in made}
