@@ -54,7 +54,7 @@ class Reading:
 class Scene:
     """The things of a picture, asked what sentences mean; `doubts` gathers what the picture does not decide."""
 
-    def __init__(self, items: Sequence[Item], side: float) -> None:
+    def __init__(self, items: Sequence[Item], side: float | int) -> None:
         self.items, self.margin = items, side * CLEAR_OFFSET - ROUNDING
         self.centers = [(x + w / 2, y + h / 2) for x, y, w, h in (item.box for item in items)]
         self.lengths = [sqrt(item.box[2] * item.box[3]) for item in items]
@@ -122,17 +122,17 @@ class Scene:
     def between(self, candidates: list[int], first: int, second: int) -> frozenset[int]:
         (x, y), (x2, y2) = self.centers[first], self.centers[second]
         dx, dy = x2 - x, y2 - y
-        length = hypot(dx, dy)
-        if first == second or not length:
+        square = dx * dx + dy * dy
+        if not square:
             self.doubts.append(f"nothing lies between thing {first} and thing {second}, which are at one place")
             return frozenset()
         true, unclear = set[int](), set[int]()
         for place in candidates:
             ax, ay = self.centers[place][0] - x, self.centers[place][1] - y
-            share, width = (ax * dx + ay * dy) / length**2, abs(ax * dy - ay * dx) / length**2
+            share, width = (ax * dx + ay * dy) / square, abs(ax * dy - ay * dx) / square
             if BETWEEN_SHARE - ROUNDING <= share <= 1 - BETWEEN_SHARE + ROUNDING and width <= BETWEEN_WIDTH + ROUNDING:
                 true.add(place)
-            elif -ROUNDING <= share <= 1 + ROUNDING and width <= BESIDE_WIDTH + ROUNDING:
+            elif 0 <= share <= 1 and width <= BESIDE_WIDTH - ROUNDING:
                 unclear.add(place)
         self.doubt(unclear, f"between thing {first} and thing {second}")
         return frozenset(true)
