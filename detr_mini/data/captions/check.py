@@ -141,8 +141,8 @@ def _absence_faults(caption: Caption, target: Reading, readings: Sequence[Readin
     }
     if not holds.get(caption.detail, False):
         yield (
-            f"{caption.text!r} is said to name nothing for its {caption.detail!r}; {places(target.fitting)} fit its "
-            f"description, {places(target.held)} all of it"
+            f"{caption.text!r} is said to name nothing because of its {caption.detail}; {places(target.fitting)} fit "
+            f"the description, {places(target.held)} all of it"
         )
 
 
