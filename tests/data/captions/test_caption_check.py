@@ -5,6 +5,8 @@ Every falsification below is one that cannot leave a record true; why is said wh
 
 from __future__ import annotations
 
+import ast
+import inspect
 import random
 import re
 from collections import Counter
@@ -16,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detr_mini.data.captions import check, grammar, meaning, parser
 from detr_mini.data.captions.check import faults, pair_faults
 from detr_mini.data.captions.files import read_captions
 from detr_mini.data.captions.grammar import MADE
@@ -46,7 +49,7 @@ def records() -> list[Record]:
     return [(caption, items) for split in SPLITS for items, found in made(split, 12) for caption in found]
 
 
-@pytest.mark.parametrize("scenes", [30, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("scenes", [30, pytest.param(150, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("split", SPLITS)
 def test_every_record_that_is_made_is_proven(split: str, scenes: int) -> None:
     counts = Counter[str]()
@@ -72,6 +75,20 @@ def test_every_record_of_a_written_file_is_proven(tmp_path: Path) -> None:
                 assert faults(caption, items, 96) == []
                 checked += 1
     assert checked > 150
+
+
+def test_the_checker_shares_no_code_with_what_makes_captions() -> None:
+    imported = set[str]()
+    for module in (check, grammar, meaning, parser):
+        for node in ast.walk(ast.parse(inspect.getsource(module))):
+            if isinstance(node, ast.ImportFrom):
+                imported |= {f"{node.module}.{name.name}" for name in node.names}
+            elif isinstance(node, ast.Import):
+                imported |= {name.name for name in node.names}
+    here = "detr_mini.data.captions."
+    allowed = tuple(f"{here}{name}" for name in ("grammar", "meaning", "parser", "records")) + ("detr_mini.structures",)
+    assert all(name.startswith(allowed) for name in imported if name.startswith("detr_mini"))
+    assert f"{here}grammar" in imported
 
 
 def reworded(caption: Caption, words: Mapping[str, str], phrase: Phrase | None = None) -> Caption:
