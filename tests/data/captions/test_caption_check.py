@@ -86,7 +86,7 @@ def test_the_checker_shares_no_code_with_what_makes_captions() -> None:
             elif isinstance(node, ast.Import):
                 imported |= {name.name for name in node.names}
     here = "detr_mini.data.captions."
-    allowed = tuple(f"{here}{name}" for name in ("grammar", "meaning", "parser", "records")) + ("detr_mini.structures",)
+    allowed = (*(here + name for name in ("grammar", "meaning", "parser", "records")), "detr_mini.structures")
     assert all(name.startswith(allowed) for name in imported if name.startswith("detr_mini"))
     assert f"{here}grammar" in imported
 
