@@ -31,7 +31,7 @@ DETAILS = {
 """Of the kinds that have any."""
 
 
-def faults(caption: Caption, items: Sequence[Item], side: float, vocabulary: Vocabulary = MADE) -> list[str]:
+def faults(caption: Caption, items: Sequence[Item], side: float | int, vocabulary: Vocabulary = MADE) -> list[str]:
     """What is wrong with a record, a sentence each; none when it is proven.
 
     Proven is a record whose caption is understood and clear in this picture, whose phrases are exactly its
@@ -52,7 +52,7 @@ def faults(caption: Caption, items: Sequence[Item], side: float, vocabulary: Voc
 
 
 def pair_faults(
-    first: Caption, second: Caption, items: Sequence[Item], side: float, vocabulary: Vocabulary = MADE
+    first: Caption, second: Caption, items: Sequence[Item], side: float | int, vocabulary: Vocabulary = MADE
 ) -> list[str]:
     """What is wrong with a pair of `order`: with each by itself, and that the same words must name different things.
 
@@ -141,8 +141,8 @@ def _absence_faults(caption: Caption, target: Reading, readings: Sequence[Readin
     }
     if not holds.get(caption.detail, False):
         yield (
-            f"{caption.text!r} is said to name nothing for its {caption.detail!r}; {places(target.fitting)} fit its "
-            f"description, {places(target.held)} all of it"
+            f"{caption.text!r} is said to name nothing because of its {caption.detail}; {places(target.fitting)} fit "
+            f"the description, {places(target.held)} all of it"
         )
 
 

@@ -35,8 +35,8 @@ MADE = Vocabulary(
     },
     {color: ("color", color) for color in COLORS}
     | {"turquoise": ("color", "cyan"), "violet": ("color", "purple")}
-    | {word: ("size", "small") for word in ("small", "little", "tiny")}
-    | {word: ("size", "large") for word in ("large", "big", "huge")}
+    | dict.fromkeys(("small", "little", "tiny"), ("size", "small"))
+    | dict.fromkeys(("large", "big", "huge"), ("size", "large"))
     | {texture: ("texture", texture) for texture in TEXTURES}
     | {"uniform": ("texture", "plain"), "stripy": ("texture", "striped"), "spotted": ("texture", "dotted")},
     {"stripes": ("texture", "striped"), "dots": ("texture", "dotted"), "spots": ("texture", "dotted")},

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import hypot, sqrt
 
 from detr_mini.data.captions.grammar import (
@@ -53,7 +54,7 @@ class Reading:
 class Scene:
     """The things of a picture, asked what sentences mean; `doubts` gathers what the picture does not decide."""
 
-    def __init__(self, items: Sequence[Item], side: float) -> None:
+    def __init__(self, items: Sequence[Item], side: float | int) -> None:
         self.items, self.margin = items, side * CLEAR_OFFSET - ROUNDING
         self.centers = [(x + w / 2, y + h / 2) for x, y, w, h in (item.box for item in items)]
         self.lengths = [sqrt(item.box[2] * item.box[3]) for item in items]
@@ -100,12 +101,12 @@ class Scene:
         def offset(place: int) -> float:
             return self.along(place, side) - self.along(anchor, side)
 
-        self.doubt(candidates, lambda place: abs(offset(place)) < self.margin, f"{side} of thing {anchor}")
+        unclear = [place for place in candidates if abs(offset(place)) < self.margin]
+        self.doubt(unclear, f"{side} of thing {anchor}" if side in ("left", "right") else f"{side} thing {anchor}")
         return frozenset(place for place in candidates if offset(place) <= -self.margin)
 
     def along(self, place: int, side: str) -> float:
-        """How far from the picture's `side` (its left, right, upper ("above"), lower edge) the centre lies, plus a
-        constant."""
+        """The centre's place on the way from the picture's `side` ("above": its upper edge) to the opposite one."""
         x, y = self.centers[place]
         return {"left": x, "right": -x, "above": y, "below": -y}[side]
 
@@ -121,30 +122,29 @@ class Scene:
     def between(self, candidates: list[int], first: int, second: int) -> frozenset[int]:
         (x, y), (x2, y2) = self.centers[first], self.centers[second]
         dx, dy = x2 - x, y2 - y
-        length = hypot(dx, dy)
-        if first == second or not length:
+        square = dx * dx + dy * dy
+        if not square:
             self.doubts.append(f"nothing lies between thing {first} and thing {second}, which are at one place")
             return frozenset()
-        true, unclear = set(), set()
+        true, unclear = set[int](), set[int]()
         for place in candidates:
             ax, ay = self.centers[place][0] - x, self.centers[place][1] - y
-            share, width = (ax * dx + ay * dy) / length**2, abs(ax * dy - ay * dx) / length**2
+            share, width = (ax * dx + ay * dy) / square, abs(ax * dy - ay * dx) / square
             if BETWEEN_SHARE - ROUNDING <= share <= 1 - BETWEEN_SHARE + ROUNDING and width <= BETWEEN_WIDTH + ROUNDING:
                 true.add(place)
-            elif -ROUNDING <= share <= 1 + ROUNDING and width <= BESIDE_WIDTH + ROUNDING:
+            elif 0 <= share <= 1 and width <= BESIDE_WIDTH - ROUNDING:
                 unclear.add(place)
-        self.doubt(candidates, unclear.__contains__, f"between thing {first} and thing {second}")
+        self.doubt(unclear, f"between thing {first} and thing {second}")
         return frozenset(true)
 
     def sized(self, candidates: list[int], larger: bool, anchor: int) -> frozenset[int]:
-        def ratio(place: int) -> float:
-            own, other = self.lengths[place], self.lengths[anchor]
-            return own / other if larger else other / own
+        def beats(one: int, other: int) -> bool:
+            return self.lengths[one] >= (CLEAR_RATIO - ROUNDING) * self.lengths[other]
 
-        least = CLEAR_RATIO - ROUNDING
         word = "larger" if larger else "smaller"
-        self.doubt(candidates, lambda place: 1 / least < ratio(place) < least, f"{word} than thing {anchor}")
-        return frozenset(place for place in candidates if ratio(place) >= least)
+        unclear = [place for place in candidates if not beats(place, anchor) and not beats(anchor, place)]
+        self.doubt(unclear, f"{word} than thing {anchor}")
+        return frozenset(place for place in candidates if beats(*((place, anchor) if larger else (anchor, place))))
 
     def most(self, candidates: list[int], larger: bool) -> frozenset[int]:
         if len(candidates) < 2:
@@ -152,13 +152,13 @@ class Scene:
             return frozenset(candidates)
         first, second = sorted(candidates, key=lambda place: self.lengths[place] * (-1 if larger else 1))[:2]
         small, large = sorted((self.lengths[first], self.lengths[second]))
-        if large / small < CLEAR_RATIO - ROUNDING:
+        if large < (CLEAR_RATIO - ROUNDING) * small:
             self.doubts.append(f"{places((first, second))} are about as {'large' if larger else 'small'}")
         return frozenset({first})
 
     def nth(self, candidates: list[int], number: int, side: str) -> frozenset[int]:
         ranked = sorted(candidates, key=lambda place: self.along(place, side))
-        for one, other in zip(ranked, ranked[1:], strict=False):
+        for one, other in pairwise(ranked):
             if self.along(other, side) - self.along(one, side) < self.margin:
                 self.doubts.append(f"{places((one, other))} are about as far to the {side}")
         return frozenset(ranked[number - 1 : number])
@@ -169,10 +169,9 @@ class Scene:
             self.doubts.append(f"the {attribute} of thing {anchor} is not known")
         return frozenset(place for place in candidates if getattr(self.items[place], attribute) == value)
 
-    def doubt(self, candidates: list[int], unclear: Callable[[int], bool], what: str) -> None:
-        found = [place for place in candidates if unclear(place)]
-        if found:
-            self.doubts.append(f"the picture does not decide whether {places(found)} may be called {what}")
+    def doubt(self, unclear: Collection[int], what: str) -> None:
+        if unclear:
+            self.doubts.append(f"the picture does not decide whether {places(unclear)} may be called {what}")
 
 
 def fits(item: Item, phrase: NounPhrase) -> bool:
@@ -184,7 +183,7 @@ def fits(item: Item, phrase: NounPhrase) -> bool:
     )
 
 
-def places(things: Sequence[int] | frozenset[int]) -> str:
+def places(things: Collection[int]) -> str:
     """Things by their places, for a message."""
     numbers = ", ".join(str(place) for place in sorted(things)) or "none"
     return f"thing{'s' if len(things) != 1 else ''} {numbers}"
