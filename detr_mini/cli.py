@@ -37,6 +37,11 @@ TRAIN_KEYS = """\
   resume=RUN                go on where that run stands
   debug=fast|overfit        a whole run in seconds; eight images over and over"""
 
+DATA_KEYS = """\
+  data.root=FOLDER          the data set; its form and splits are found from its look
+  data=coco|voc|yolo        where they cannot be found: data.train.images=... and so on
+  data.first_pixel=auto     VOC: corners count from 1, or are edges counted from 0"""
+
 VERBS = {
     "train": Verb(
         "train a detector, measure it, write a run folder", "train", "detr_mini.training.run:train",
@@ -66,6 +71,11 @@ VERBS = {
         "make captions of your own boxes, for a detector that takes sentences", "data_refer",
         "detr_mini.inference.captions:refer",
         ("detr-mini data refer root=cells split=val 'names={RBC: red cell, WBC: white cell}' complete=[WBC]",),
+    ),
+    "data convert": Verb(
+        "COCO, VOC or YOLO annotations in another of these forms, the same boxes", "data_convert",
+        "detr_mini.data.convert:convert_task",
+        ("detr-mini data convert data.root=my_voc to=coco output=my_coco",), DATA_KEYS,
     ),
     "benchmark step": Verb(
         "where a step of training spends its time", "benchmark_step", "detr_mini.training.benchmark:benchmark_step",

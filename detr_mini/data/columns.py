@@ -118,7 +118,7 @@ def _listed_images(images: Sequence[Mapping[str, Any]], path: Path) -> dict[int,
         if not isinstance(name, str) or not name:
             raise DataError(f"image {image_id} of {path} has no file_name; add it")
         if image_id in listed:
-            other = listed[image_id]  # type: ignore[index]
+            other = listed[image_id]
             raise DataError(f"two images of {path} have the id {image_id} ({other} and {name}); "
                             "give each its own")  # fmt: skip
         listed[image_id] = name  # type: ignore[index]

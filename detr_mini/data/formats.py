@@ -145,6 +145,52 @@ def located(
     return format, found
 
 
+@dataclass(frozen=True)
+class Source:
+    """A data set as the data tasks take it: all its splits, as they are."""
+
+    root: Path
+    format: str
+    splits: dict[str, Split]
+    first_pixel: str | int = "auto"
+    difficult: str = "keep"
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Source:
+        """From a data config (`configs/data/`). DataError where there is nothing."""
+        root = Path(config["root"]).expanduser()
+        said = {name: config.get(name) for name in SPLIT_WORDS}
+        format, splits = located(root, config.get("format", "coco"), said)
+        there = {name: split for name, split in splits.items() if split and _is_there(root, split, name)}
+        if not there:
+            raise DataError(f"there is no split in {root}; check data.root, or say where they lie with "
+                            "data.train.images=... and so on")  # fmt: skip
+        return cls(root, format, there, config.get("first_pixel", "auto"), config.get("difficult", "keep"))
+
+    def trees(self) -> dict[str, Tree]:
+        """Each split's content; one name has one category id in all of them."""
+        found: dict[str, Tree] = {}
+        known: dict[str, int] = {}
+        for name, split in self.splits.items():
+            if self.format == "coco":
+                path = self.root / split["annotations"]
+                found[name] = Tree(read_json(path), self.root / split["images"], path)
+                continue
+            categories = Categories(tuple(known.values()), tuple(known)) if known else None
+            found[name] = read_tree(
+                self.root, split, name, self.format,
+                first_pixel=self.first_pixel, difficult=self.difficult, categories=categories,
+            )  # fmt: skip
+            known |= {category["name"]: category["id"] for category in found[name].content["categories"]}
+        return found
+
+
+def _is_there(root: Path, split: Split, name: str) -> bool:
+    """Whether a split's files are there; those of train must be."""
+    files = [split[key] for key in ("annotations", "list") if split.get(key)]
+    return name == "train" or all((root / file).exists() for file in files)
+
+
 def names_used(root: str | Path, split: Split, name: str, format: str) -> set[str]:
     """The names of the categories that own a box."""
     root = Path(root)
@@ -236,7 +282,11 @@ def _look_coco(root: Path) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     ranked = sorted(dict.fromkeys(files), key=lambda path: not path.name.startswith("instances"))
     for path in ranked:
-        name = _split_of(path.stem) or _split_of(path.parent.name) or ("train" if len(ranked) == 1 else None)
+        name = (
+            _split_of(path.stem)
+            or (_split_of(path.parent.name) if path.parent != root else None)
+            or ("train" if len(ranked) == 1 else None)
+        )
         if name is None or name in found or path.name.startswith(("captions", "person_keypoints", "stuff", "panoptic")):
             continue
         content = any_json(path)

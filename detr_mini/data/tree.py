@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from decimal import Context
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ IMAGE_SUFFIXES = (
     ".jpe", ".jfif", ".tga", ".avif", ".ico", ".dib", ".pcx", ".sgi", ".apng", ".mpo",
 )  # fmt: skip
 """Files with these names are images of a set; what is in them is asked of Pillow."""
+EXACT = Context(prec=80)
+"""Decimal numbers, so that text to pixels and back loses nothing."""
 _LONGEST_ID = 15
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation, localcontext
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 from detr_mini.data.faults import Fault
-from detr_mini.data.tree import Tree, image_ids, is_image_name
+from detr_mini.data.tree import EXACT, Tree, image_ids, is_image_name
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.structures import Categories
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
+CATEGORIES = "categories.txt"
+"""Beside a tree that we wrote: an id and a name a line, so that both survive."""
 FLAGS = ("truncated", "difficult", "occluded")
 Corners = tuple[Decimal, Decimal, Decimal, Decimal]
 
@@ -35,7 +37,7 @@ def read_voc(
     VOC counts from 1 and includes the last pixel: a box over a whole 200 x 100 image is 1, 1, 200, 100. Many tools
     write edges counted from 0 instead. `first_pixel`: 1, 0, or "auto": a file with a corner at 0 counts from 0, the
     others from 1. `difficult`: "keep" objects marked so, or "ignore" them as crowd regions. `categories`: names that
-    have an id already; others get the next ones, by name.
+    have an id already; where None, those of `root`/categories.txt. All others get the next ids, by name.
     """
     if str(first_pixel) not in ("auto", "0", "1"):
         raise ConfigError(f"data.first_pixel is {first_pixel!r}; it must be 'auto', 0 or 1")
@@ -50,7 +52,7 @@ def read_voc(
     tree = Tree({"images": [], "annotations": [], "categories": []}, files, root / list if list else xmls)
     parsed = {stem: _parse(xmls / f"{stem}.xml", by_stem.get(stem, f"{stem}.jpg"), tree.faults) for stem in stems}
     names = [by_stem.get(stem) or _said_name(parsed[stem]) or f"{stem}.jpg" for stem in stems]
-    ids = _category_ids(parsed.values(), categories)
+    ids = _category_ids(parsed.values(), categories, root / CATEGORIES)
     from_zero = marked = 0
     for stem, name, image_id in zip(stems, names, image_ids(names), strict=True):
         height, width = _size(parsed[stem])
@@ -138,8 +140,11 @@ def _name(thing: ET.Element) -> str:
     return (thing.findtext("name") or "").strip()
 
 
-def _category_ids(parsed: Iterable[ET.Element | None], categories: Categories | None) -> dict[str, int]:
+def _category_ids(parsed: Iterable[ET.Element | None], categories: Categories | None, file: Path) -> dict[str, int]:
     ids = {} if categories is None else dict(zip(categories.names, categories.ids, strict=True))
+    if categories is None and file.is_file():
+        lines = (line.partition(" ") for line in file.read_text(encoding="utf-8").splitlines())
+        ids = {name: int(number) for number, _, name in lines if number.isdecimal() and name}
     found = {_name(thing) for root in parsed if root is not None for thing in root.findall("object")} - {""}
     for name in sorted(found - set(ids)):
         ids[name] = max(ids.values(), default=0) + 1
@@ -180,9 +185,9 @@ def _counts_from_zero(root: ET.Element | None, corners: Sequence[Corners], first
 def _xywh(corners: Corners, first: int, decimal: bool) -> list[float]:
     """A corner pair of whole numbers without extent is a click and no pixel: its width is 0, not 1."""
     left, top, right, bottom = corners
-    sides = [(left, right), (top, bottom)]
-    extent = [high - low + (first if decimal or high > low else 0) for low, high in sides]
-    return [float(left - first), float(top - first), float(extent[0]), float(extent[1])]
+    with localcontext(EXACT):
+        extent = [high - low + (first if decimal or high > low else 0) for low, high in ((left, right), (top, bottom))]
+        return [float(left - first), float(top - first), float(extent[0]), float(extent[1])]
 
 
 def _extra(thing: ET.Element) -> dict[str, Any]:
@@ -227,7 +232,7 @@ def voc_xml(image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]], 
         if annotation.get("area") not in (None, w * h):
             ET.SubElement(thing, "area").text = repr(annotation["area"])
         box = ET.SubElement(thing, "bndbox")
-        for key, text in zip(CORNERS, _corner_texts(annotation["bbox"]), strict=True):
+        for key, text in zip(CORNERS, _corner_texts([float(v) for v in annotation["bbox"]]), strict=True):
             ET.SubElement(box, key).text = text
         angle = (annotation.get("attributes") or {}).get("rotation")
         if angle:
@@ -241,11 +246,9 @@ def _corner_texts(box: Sequence[float]) -> list[str]:
     """`_xywh` backwards. Whole numbers where all are and the box has pixels; decimal arithmetic, so nothing is lost."""
     x, y, w, h = (Decimal(repr(v)) for v in box)
     whole = all(v == v.to_integral_value() for v in (x, y, w, h)) and all(v <= 0 or v >= 2 for v in (w, h))
-    values = [
-        x + 1,
-        y + 1,
-        *(low + (extent if not whole or extent > 0 else extent + 1) for low, extent in ((x, w), (y, h))),
-    ]
+    with localcontext(EXACT):
+        ends = [low + (extent + 1 if whole and extent <= 0 else extent) for low, extent in ((x, w), (y, h))]
+        values = [x + 1, y + 1, *ends]
     if whole:
         return [str(int(v)) for v in values]
     texts = [format(v, "f") for v in values]

@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from decimal import Context, Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
 from detr_mini.data.faults import Fault
 from detr_mini.data.images import image_size
-from detr_mini.data.tree import Tree, first_of, image_files, image_ids, is_image_name
+from detr_mini.data.tree import EXACT, Tree, first_of, image_files, image_ids, is_image_name
 from detr_mini.errors import DataError
 
-EXACT = Context(prec=80)
-"""Decimal numbers, so that text to pixels and back loses nothing."""
 NAME_LISTS = ("classes.txt", "obj.names", "_darknet.labels", "names.txt")
 
 
@@ -214,18 +212,24 @@ def pixels(box: Sequence[Decimal], width: int, height: int) -> list[float]:
 def fractions(box: Sequence[float], width: int, height: int) -> list[str]:
     """`pixels` backwards, as text: as few decimals as give the very same box back."""
     x, y, w, h = (Decimal(repr(v)) for v in box)
-    divide, half = EXACT.divide, Decimal("0.5")
-    exact = (
-        divide(EXACT.add(x, EXACT.multiply(w, half)), width),
-        divide(EXACT.add(y, EXACT.multiply(h, half)), height),
-        divide(w, width),
-        divide(h, height),
-    )
+    sides = [(EXACT.divide(x, width), EXACT.divide(w, width)), (EXACT.divide(y, height), EXACT.divide(h, height))]
+    wanted = [float(v) for v in box]
     for digits in (4, 5, 6, 7, 8, 10, 12, 14, 16, 18, 20, 25, 30, 40):
-        texts = [_short(f"{v:.{digits}f}") for v in exact]
-        if pixels([Decimal(text) for text in texts], width, height) == [float(v) for v in box]:
-            return texts
-    return [format(v, "f") for v in exact]
+        # an edge at 0 comes back only where it is rounded itself, and the centre follows from it
+        for edge_first in (False, True):
+            (cx, wide), (cy, high) = [_rounded(low, extent, digits, edge_first) for low, extent in sides]
+            if pixels([cx, cy, wide, high], width, height) == wanted:
+                return [_short(format(v, "f")) for v in (cx, cy, wide, high)]
+    raise DataError(f"the box {list(box)} has a value too small for text; mend it: 'detr-mini data check' names it")
+
+
+def _rounded(low: Decimal, extent: Decimal, digits: int, edge_first: bool) -> tuple[Decimal, Decimal]:
+    """Centre and extent with so many decimals (one more for a centre that follows from a rounded edge)."""
+    step, half = Decimal(1).scaleb(-digits), Decimal("0.5")
+    rounded = EXACT.quantize(extent, step)
+    if edge_first:
+        return EXACT.add(EXACT.quantize(low, step), EXACT.multiply(rounded, half)), rounded
+    return EXACT.quantize(EXACT.add(low, EXACT.multiply(extent, half)), step), rounded
 
 
 def _short(text: str) -> str:

@@ -1,0 +1,236 @@
+"""From one form of annotations to another; the very same boxes come out, and come back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from detr_mini.data.coco import enclosing
+from detr_mini.data.columns import columns_of, rotation_of
+from detr_mini.data.faults import NOTICES
+from detr_mini.data.formats import KEYS, Source
+from detr_mini.data.images import image_size
+from detr_mini.data.tree import Tree
+from detr_mini.data.voc import CATEGORIES, voc_xml
+from detr_mini.data.yolo import fractions
+from detr_mini.errors import ConfigError, DataError, UserError, nearest
+
+PLACING = ("copy", "link", "none")
+_BAR_FROM = 2000
+
+
+def convert(source: Source, output: str | Path, to: str, *, images: str = "copy") -> list[str]:
+    """Write `source` in the form `to` ("coco", "voc", "yolo") into the new folder `output`; what there is to say of it.
+
+    `images`: "copy" them, "link" (hard links, where the disk can), or "none". Boxes are carried over as they are,
+    those past the edge too. What the new form has no place for is left out and counted in what comes back. DataError
+    for what cannot be read.
+    """
+    if to not in KEYS:
+        raise ConfigError(f"to is {to!r}{nearest(str(to), KEYS)}; it must be {', '.join(KEYS)}")
+    if images not in PLACING:
+        raise ConfigError(f"images is {images!r}{nearest(str(images), PLACING)}; it must be {', '.join(PLACING)}")
+    if to == source.format:
+        raise ConfigError(f"{source.root} is in the form {to} already; nothing to convert")
+    trees = source.trees()
+    notes: list[str] = []
+    for name, tree in trees.items():
+        columns_of(tree.content, tree.path)  # says what cannot be used
+        notes += _checked(name, tree)
+    with new_folder(output) as folder:
+        notes += write_set(folder, to, trees, images)
+    return notes
+
+
+def _checked(name: str, tree: Tree) -> list[str]:
+    """Give each image its size; DataError where the annotations say another one. What the reader left out."""
+    for image in tracked(tree.content["images"], f"Measuring the {name} images"):
+        size, _ = tree.sizes.get(image["id"]) or image_size(tree.folder / image["file_name"])
+        said = image.get("height"), image.get("width")
+        if all(said) and said != size:
+            sizes = f"{size[1]} x {size[0]} pixels, but {tree.path} says {said[1]} x {said[0]}"
+            raise DataError(
+                f"{image['file_name']} is {sizes}: its boxes mean something else; see 'detr-mini data check'"
+            )
+        image["height"], image["width"] = size
+    lost = [fault for fault in tree.faults if fault.kind not in NOTICES]
+    if lost:
+        raise DataError(f"{lost[0].kind}: {lost[0].text} ({len(lost)} faults that no box can be made of); mend them "
+                        "first: 'detr-mini data check fix=true' writes a mended copy")  # fmt: skip
+    return [f"{name}: {notice}" for notice in tree.notices]
+
+
+def write_set(folder: Path, to: str, trees: Mapping[str, Tree], images: str = "copy") -> list[str]:
+    """Write the splits in the form `to` into `folder`; what it has no place for, in words. Images must have sizes."""
+    write = {"coco": _write_coco, "voc": _write_voc, "yolo": _write_yolo}[to]
+    return write(folder, trees, images)
+
+
+def _write_coco(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str]:
+    (folder / "annotations").mkdir()
+    for name, tree in trees.items():
+        names = {i["file_name"]: _plain(i["file_name"], tree) for i in tree.content["images"]}
+        records = [{**image, "file_name": names[image["file_name"]]} for image in tree.content["images"]]
+        annotations = [
+            {"area": a["bbox"][2] * a["bbox"][3], **{k: v for k, v in a.items() if k != "where"}}
+            for a in tree.content["annotations"]
+        ]
+        content = {**tree.content, "images": records, "annotations": annotations}
+        (folder / "annotations" / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+        _place(tree, {old: folder / name / new for old, new in names.items()}, images)
+    return []
+
+
+def _plain(name: str, tree: Tree) -> str:
+    """The file name without the folders that all images of a YOLO split share."""
+    folders = {PurePosixPath(image["file_name"]).parent for image in tree.content["images"]}
+    shared = PurePosixPath(os.path.commonpath(folders)) if folders else PurePosixPath()
+    path = PurePosixPath(name)
+    return str(path.relative_to(shared)) if path.is_relative_to(shared) else path.name
+
+
+def _write_voc(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str]:
+    lists = folder / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (folder / "Annotations").mkdir()
+    taken: set[str] = set()
+    categories = {c["id"]: c["name"] for tree in trees.values() for c in tree.content["categories"]}
+    lines = [f"{number} {name}\n" for number, name in sorted(categories.items())]
+    (folder / CATEGORIES).write_text("".join(lines), encoding="utf-8")
+    for name, tree in trees.items():
+        names = {c["id"]: c["name"] for c in tree.content["categories"]}
+        owned = _owned(tree)
+        files = {image["file_name"]: _flat(_plain(image["file_name"], tree), taken) for image in tree.content["images"]}
+        for image in tree.content["images"]:
+            file = files[image["file_name"]]
+            text = voc_xml({**image, "file_name": file}, owned[image["id"]], names)
+            (folder / "Annotations" / f"{Path(file).stem}.xml").write_text(text, encoding="utf-8")
+        (lists / f"{name}.txt").write_text("".join(f"{Path(file).stem}\n" for file in files.values()), encoding="utf-8")
+        _place(tree, {old: folder / "JPEGImages" / new for old, new in files.items()}, images)
+    return _left_out(trees, {"segmentation": "outlines"})
+
+
+def _flat(name: str, taken: set[str]) -> str:
+    """A file name whose stem nobody has yet: VOC keeps all images in one folder."""
+    path = PurePosixPath(name)
+    candidates = [path.name, "_".join(path.parts), *(f"{path.stem}_{k}{path.suffix}" for k in range(2, 10_000))]
+    free = next(candidate for candidate in candidates if PurePosixPath(candidate).stem not in taken)
+    taken.add(PurePosixPath(free).stem)
+    return free
+
+
+def _write_yolo(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str]:
+    categories = {c["id"]: c["name"] for tree in trees.values() for c in tree.content["categories"]}
+    index = {category_id: rank for rank, category_id in enumerate(sorted(categories))}
+    notes = _left_out(trees, {"segmentation": "outlines", "area": "areas of outlines"})
+    for name, tree in trees.items():
+        owned = _owned(tree)
+        crowd = turned = 0
+        files = {image["file_name"]: _plain(image["file_name"], tree) for image in tree.content["images"]}
+        for image in tree.content["images"]:
+            rows = []
+            for annotation in owned[image["id"]]:
+                if annotation.get("iscrowd"):
+                    crowd += 1
+                    continue
+                angle = rotation_of(annotation)
+                turned += bool(angle % 180)
+                box = enclosing(np.array([annotation["bbox"]], float), np.array([angle]))[0].tolist() if angle % 180 \
+                    else [float(v) for v in annotation["bbox"]]  # fmt: skip
+                texts = fractions(box, image["width"], image["height"])
+                rows.append(f"{index[annotation['category_id']]} {' '.join(texts)}\n")
+            label = (folder / "labels" / name / files[image["file_name"]]).with_suffix(".txt")
+            label.parent.mkdir(parents=True, exist_ok=True)
+            label.write_text("".join(rows), encoding="utf-8")
+        _place(tree, {old: folder / "images" / name / new for old, new in files.items()}, images)
+        if crowd:
+            notes.append(f"{name}: {crowd} crowd regions are left out; YOLO has no place for them")
+        if turned:
+            notes.append(f"{name}: {turned} turned boxes became the upright boxes around them; YOLO has no angle")
+    lines = ["path: .", *(f"{name}: images/{name}" for name in trees), "names:"]
+    lines += [f"  {rank}: {json.dumps(categories[i], ensure_ascii=False)}" for i, rank in index.items()]
+    if any(i != rank for i, rank in index.items()):
+        lines += ["category_ids:  # in the set that this was made from", *(f"  {r}: {i}" for i, r in index.items())]
+    (folder / "data.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return notes
+
+
+def _owned(tree: Tree) -> dict[int, list[dict[str, Any]]]:
+    owned: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for annotation in tree.content["annotations"]:
+        owned[annotation["image_id"]].append(annotation)
+    return owned
+
+
+def _left_out(trees: Mapping[str, Tree], keys: Mapping[str, str]) -> list[str]:
+    notes = []
+    for name, tree in trees.items():
+        counts = Counter(
+            what
+            for a in tree.content["annotations"]
+            for key, what in keys.items()
+            if a.get(key) and not (key == "area" and abs(a[key] - a["bbox"][2] * a["bbox"][3]) < 1e-6)
+        )
+        notes += [f"{name}: {count} {what} are left out" for what, count in counts.items()]
+    return notes
+
+
+def _place(tree: Tree, where: Mapping[str, Path], images: str) -> None:
+    if images == "none":
+        return
+    for name, target in tracked(list(where.items()), "Placing the images"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        place_file(tree.folder / name, target, link=images == "link")
+
+
+def place_file(source: Path, target: Path, *, link: bool = False) -> None:
+    """Copy a file, or make a hard link where the disk can."""
+    if link:
+        try:
+            os.link(source, target)
+            return
+        except OSError:
+            pass
+    shutil.copyfile(source, target)
+
+
+@contextmanager
+def new_folder(output: str | Path) -> Iterator[Path]:
+    """A folder that appears under its name only when it is whole; UserError where it is there already."""
+    output = Path(output).expanduser()
+    if output.exists():
+        raise UserError(f"the output {output} exists already; choose a new folder")
+    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.rename(output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def tracked(items: Sequence[Any], title: str) -> Iterable[Any]:
+    """`items`, with a bar where there are many."""
+    if len(items) < _BAR_FROM:
+        return items
+    from rich.progress import track
+
+    return track(items, title, transient=True)
+
+
+def convert_task(config: Mapping[str, Any]) -> Path:
+    """The verb `detr-mini data convert data.root=FOLDER to=coco|voc|yolo output=FOLDER images=copy|link|none`."""
+    source = Source.of(config["data"])
+    notes = convert(source, config["output"], config["to"], images=config["images"])
+    for note in notes:
+        print(note)
+    print(f"{source.root} ({source.format}: {', '.join(source.splits)}) is now {config['output']} ({config['to']})")
+    return Path(config["output"])

@@ -1,0 +1,194 @@
+"""VOC, YOLO and COCO into each other: the same boxes, the same AP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data_parts import AUTO, write_voc, write_yolo
+from detr_mini.data.convert import convert
+from detr_mini.data.formats import KEYS, Source, find_layout, read_split
+from detr_mini.errors import ConfigError, DataError, UserError
+from detr_mini.evaluation.coco import score
+
+Things = dict[str, list[tuple[str, str, tuple[float, ...]]]]
+
+
+def source(root: Path) -> Source:
+    return Source.of({"root": root, **AUTO})
+
+
+def things(root: Path, *, crowd: bool = True) -> Things:
+    """(stem, name, box) of every split, sorted; boxes without size among them."""
+    found: Things = {}
+    for split, tree in source(root).trees().items():
+        names = {c["id"]: c["name"] for c in tree.content["categories"]}
+        stems = {i["id"]: Path(i["file_name"]).stem for i in tree.content["images"]}
+        found[split] = sorted(
+            (stems[a["image_id"]], names[a["category_id"]], tuple(map(float, a["bbox"])))
+            for a in tree.content["annotations"]
+            if crowd or not a["iscrowd"]
+        )
+        assert len(stems) == len(set(stems.values()))
+    return found
+
+
+def tree_of(format: str, root: Path) -> Path:
+    if format == "voc":
+        files = {
+            "train": {"a": [("nut", (1, 1, 60, 40)), ("bolt", (7, 8, 7, 8))], "b": []},
+            "val": {"c": [("nut", (3, 4, 9, 9))]},
+        }
+        return write_voc(root, files)
+    rows = ["0 0.333333 0.5 0.2 0.123457", "2 0.95 0.5 0.2 0.1", "1 0.05 0.05 0.1 0.1"]
+    return write_yolo(root, {"train": {"a": rows, "b": []}, "val": {"c": ["1 0.1 0.2 0.03 0.04"]}})
+
+
+@pytest.mark.parametrize("start", ["voc", "yolo"])
+@pytest.mark.parametrize("over", ["coco", "voc", "yolo"])
+def test_there_and_back_nothing_changes(tmp_path: Path, start: str, over: str) -> None:
+    if start == over:
+        pytest.skip("nothing to convert")
+    first = tree_of(start, tmp_path / "a")
+    convert(source(first), tmp_path / "b", over)
+    convert(source(tmp_path / "b"), tmp_path / "c", start)
+    assert things(first) == things(tmp_path / "b") == things(tmp_path / "c")
+    before, after = source(first).trees(), source(tmp_path / "c").trees()
+    assert [t.content["categories"] for t in before.values()] == [t.content["categories"] for t in after.values()]
+
+
+@pytest.mark.parametrize("name", ["bccd_voc", "coco128_yolo", "coco_mini"])
+def test_real_sets_go_through_every_form_and_come_back(
+    shared_data: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    root = shared_data(name)
+    whole = source(root)
+    start = whole.format
+    one_split = replace(whole, splits={"val": whole.splits["val"]})
+    before = {"val": things(root, crowd=False)["val"]}
+    for over in KEYS:
+        if over != start:
+            convert(one_split, tmp_path / over, over, images="link")
+            convert(source(tmp_path / over), tmp_path / f"{over}-{start}", start, images="link")
+            assert things(tmp_path / over, crowd=False) == before
+            assert things(tmp_path / f"{over}-{start}", crowd=False) == before
+
+
+def test_yolo_labels_come_back_as_the_same_numbers(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
+    root = shared_data("coco128_yolo")
+    convert(source(root), tmp_path / "coco", "coco", images="link")
+    convert(source(tmp_path / "coco"), tmp_path / "yolo", "yolo", images="link")
+    labels = list((root / "labels" / "val2017").glob("*.txt"))
+    assert len(labels) > 100
+    for label in labels:
+        rows = [[float(v) for v in line.split()] for line in label.read_text().splitlines()]
+        back = (tmp_path / "yolo" / "labels" / "val" / label.name).read_text().splitlines()
+        assert [[float(v) for v in line.split()] for line in back] == [pytest.approx(row, abs=5e-7) for row in rows]
+
+
+@pytest.mark.parametrize(("name", "split"), [("bccd_voc", "val"), ("coco128_yolo", "train")])
+def test_read_directly_converted_and_by_pycocotools_the_boxes_and_the_ap_are_the_same(
+    shared_data: Callable[[str], Path], tmp_path: Path, name: str, split: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    root = shared_data(name)
+    layout = find_layout(root)
+    direct = read_split(root, layout.splits[split], split, format=layout.format)
+    convert(source(root), tmp_path / "coco", "coco", images="link")
+    converted = read_split(tmp_path / "coco", find_layout(tmp_path / "coco").splits[split], split)
+    torch.testing.assert_close(direct.boxes_xywh, converted.boxes_xywh, rtol=0, atol=0)
+    assert torch.equal(direct.labels, converted.labels)
+    assert direct.categories.names == converted.categories.names
+    content = json.loads((tmp_path / "coco" / "annotations" / f"{split}.json").read_text())
+    content["annotations"] = [a for a in content["annotations"] if min(a["bbox"][2:]) > 0]
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    truth = COCO(str(tmp_path / "truth.json"))
+    by_pycocotools = [truth.anns[i]["bbox"] for image in sorted(truth.imgs) for i in truth.getAnnIds(imgIds=image)]
+    inside = [i for i, box in enumerate(by_pycocotools) if box == direct.boxes_xywh[i].tolist()]
+    assert len(by_pycocotools) == len(direct.boxes_xywh)
+    assert all(  # others are cut at the edge by less than a pixel
+        by_pycocotools[i] == pytest.approx(direct.boxes_xywh[i].tolist(), abs=0.5)
+        for i in set(range(len(by_pycocotools))) - set(inside)
+    )
+    results = guesses(direct.truth)
+    scores = [score(s.truth, results, direct.categories).metrics["AP"] for s in (direct, converted)]
+    judge = COCOeval(truth, truth.loadRes(results), "bbox")
+    judge.evaluate()
+    judge.accumulate()
+    judge.summarize()
+    assert 0.2 < scores[0] < 0.9
+    assert scores[0] == scores[1] == pytest.approx(judge.stats[0], abs=1e-4 if name == "coco128_yolo" else 1e-12)
+
+
+def guesses(truth: dict[str, Any]) -> list[dict[str, Any]]:
+    """The truth, shaken, one in five left out."""
+    rng = torch.Generator().manual_seed(0)
+    noise = torch.randn(len(truth["annotations"]), 4, generator=rng)
+    found = []
+    for annotation, shift in zip(truth["annotations"], noise.tolist(), strict=True):
+        if annotation["id"] % 5:
+            x, y, w, h = annotation["bbox"]
+            dx, dy, dw, dh = (0.1 * s for s in shift)
+            box = [x + dx * w, y + dy * h, w * (1 + dw / 2), h * (1 + dh / 2)]
+            found.append(
+                {**{k: annotation[k] for k in ("image_id", "category_id")}, "bbox": box, "score": abs(shift[0])}
+            )
+    return found
+
+
+def test_what_a_form_has_no_place_for_is_said(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
+    root = shared_data("coco_mini")
+    notes = convert(source(root), tmp_path / "yolo", "yolo", images="none")
+    assert "train: 8 crowd regions are left out; YOLO has no place for them" in notes
+    assert "train: 739 outlines are left out" in notes
+    convert(source(root), tmp_path / "voc", "voc", images="link")
+    assert things(tmp_path / "voc") == things(root)
+    trees = source(tmp_path / "voc").trees()
+    assert sum(a["iscrowd"] for a in trees["train"].content["annotations"]) == 8
+
+
+def test_category_ids_with_gaps_survive_yolo(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
+    root = shared_data("coco_mini")
+    convert(source(root), tmp_path / "yolo", "yolo", images="link")
+    before, after = source(root).trees()["val"], source(tmp_path / "yolo").trees()["val"]
+    ids = [c["id"] for c in after.content["categories"]]
+    assert ids == [c["id"] for c in before.content["categories"]]
+    assert max(ids) == 90
+    assert {i["id"] for i in after.content["images"]} == {i["id"] for i in before.content["images"]}
+
+
+def test_two_splits_with_the_same_names_share_voc_s_one_folder(tmp_path: Path) -> None:
+    write_yolo(tmp_path / "yolo", {"train": {"a": ["0 0.5 0.5 0.5 0.5"]}, "val": {"a": ["1 0.5 0.5 0.5 0.5"]}})
+    convert(source(tmp_path / "yolo"), tmp_path / "voc", "voc")
+    trees = source(tmp_path / "voc").trees()
+    assert [t.content["images"][0]["file_name"] for t in trees.values()] == ["a.png", "a_2.png"]
+    assert (tmp_path / "voc" / "JPEGImages" / "a_2.png").read_bytes() == (
+        tmp_path / "yolo/images/val/a.png"
+    ).read_bytes()
+
+
+def test_faults_no_box_can_be_made_of_stop_a_conversion_and_leave_nothing_behind(tmp_path: Path) -> None:
+    write_yolo(tmp_path / "yolo", {"train": {"a": ["0 0.5 0.5 0.5"]}})
+    with pytest.raises(DataError, match="row that is no box: row 1 of"):
+        convert(source(tmp_path / "yolo"), tmp_path / "out", "coco")
+    assert [path.name for path in tmp_path.iterdir()] == ["yolo"]
+
+
+def test_an_output_that_is_there_and_words_that_mean_nothing_are_refused(tmp_path: Path) -> None:
+    write_yolo(tmp_path / "yolo", {"train": {"a": []}})
+    yolo = source(tmp_path / "yolo")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="exists already"):
+        convert(yolo, tmp_path / "out", "coco")
+    with pytest.raises(ConfigError, match=r"to is 'cocoo'; did you mean 'coco'"):
+        convert(yolo, tmp_path / "new", "cocoo")
+    with pytest.raises(ConfigError, match="in the form yolo already"):
+        convert(yolo, tmp_path / "new", "yolo")

@@ -1,0 +1,72 @@
+"""Small VOC and YOLO trees, and files of noise, for the tests of what comes in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+AUTO = {"format": "auto", "train": "auto", "val": "auto", "test": "auto"}
+"""A data config that finds out by itself."""
+
+
+def write_images(folder: Path, names: Sequence[str], size: tuple[int, int] = (40, 60)) -> None:
+    """Files of noise, a different one each; `size` is (height, width)."""
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+
+
+def write_voc(
+    root: Path,
+    splits: Mapping[str, Mapping[str, Sequence[tuple[str, Sequence[float]]]]],
+    *,
+    size: tuple[int, int] = (40, 60),
+    extra: str = "",
+) -> Path:
+    """A VOC tree: of each split its images' stems, of each its (name, corners). `extra`: XML in each object."""
+    for folder in ("Annotations", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    write_images(root / "JPEGImages", [f"{stem}.png" for split in splits.values() for stem in split], size)
+    for name, images in splits.items():
+        (root / "ImageSets" / "Main" / f"{name}.txt").write_text("".join(f"{stem}\n" for stem in images))
+        for stem, things in images.items():
+            (root / "Annotations" / f"{stem}.xml").write_text(voc_text(f"{stem}.png", things, size, extra))
+    return root
+
+
+def voc_text(
+    file: str, things: Sequence[tuple[str, Sequence[float]]], size: tuple[int, int] = (40, 60), extra: str = ""
+) -> str:
+    """A VOC file of (name, corners)."""
+    objects = "".join(
+        f"<object><name>{name}</name><difficult>0</difficult><bndbox><xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax>"
+        f"<ymax>{d}</ymax></bndbox>{extra}</object>"
+        for name, (a, b, c, d) in things
+    )
+    measure = f"<size><width>{size[1]}</width><height>{size[0]}</height><depth>3</depth></size>"
+    return f"<annotation><filename>{file}</filename>{measure}{objects}</annotation>"
+
+
+def write_yolo(
+    root: Path,
+    splits: Mapping[str, Mapping[str, Sequence[str] | None]],
+    *,
+    names: str = "[bolt, nut, washer]",
+    size: tuple[int, int] = (40, 60),
+) -> Path:
+    """A YOLO tree: of each split its images' stems, of each the rows of its label file (None: no such file)."""
+    root.mkdir(parents=True, exist_ok=True)
+    write_images(root / "images", [f"{name}/{stem}.png" for name, split in splits.items() for stem in split], size)
+    for name, images in splits.items():
+        for stem, rows in images.items():
+            label = root / "labels" / name / f"{stem}.txt"
+            label.parent.mkdir(parents=True, exist_ok=True)
+            if rows is not None:
+                label.write_text("".join(f"{row}\n" for row in rows))
+    lines = [f"{name}: images/{name}" for name in splits]
+    (root / "data.yaml").write_text("\n".join([*lines, f"names: {names}", ""]))
+    return root
