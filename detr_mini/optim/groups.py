@@ -20,28 +20,35 @@ def is_matrix(name: str, parameter: Tensor, smallest_side: int = 12) -> bool:
 
 
 def parameter_groups(
-    model: nn.Module, *, matrices: bool = True, backbone_scale: float = 1.0, weight_decay: float = 1e-4
+    model: nn.Module,
+    *,
+    matrices: bool = True,
+    backbone_scale: float = 1.0,
+    embedding_scale: float = 1.0,
+    weight_decay: float = 1e-4,
 ) -> list[dict[str, Any]]:
     """Groups for `Muon` (`matrices`) or for AdamW. Biases, gains and embeddings are not decayed.
 
-    The learning rate of the parameters under `backbone.` is multiplied by `backbone_scale`.
+    The learning rate of the parameters under `backbone.` is multiplied by `backbone_scale`, that of tables by
+    `embedding_scale`.
     """
-    groups: dict[tuple[str, bool, bool], list[Tensor]] = {}
+    groups: dict[tuple[str, bool, float], list[Tensor]] = {}
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         rule = "matrix" if matrices and is_matrix(name, parameter) else "adamw"
         decayed = parameter.ndim >= 2 and id(parameter) not in tables and not name.endswith("gain")
-        groups.setdefault((rule, decayed, name.startswith("backbone.")), []).append(parameter)
+        scale = backbone_scale if name.startswith("backbone.") else embedding_scale if id(parameter) in tables else 1.0
+        groups.setdefault((rule, decayed, scale), []).append(parameter)
     return [
         {
             "params": parameters,
             "rule": rule,
             "weight_decay": weight_decay if decayed else 0.0,
-            "lr_scale": backbone_scale if in_backbone else 1.0,
+            "lr_scale": scale,
         }
-        for (rule, decayed, in_backbone), parameters in groups.items()
+        for (rule, decayed, scale), parameters in groups.items()
     ]
 
 
