@@ -16,7 +16,7 @@ from detr_mini.training.run import train
 SMALL = [
     "experiment=shapes_captions", "data.make={train: 12, val: 4, test: 4, size: 64, seed: 0}", "data.size=64",
     "data.batch_size=4", "data.captions_per_image=3", "model.dim=32", "model.feedforward=32", "model.queries=14",
-    "model.joint={layers: 2, heads: 2, feedforward: 32, pair_dim: 8}", "model.text.layers=1",
+    "model.joint={layers: 2, width: 8, heads: 2, pair_dim: 4}", "model.text.layers=1",
     "backbone.channels=[8,16,16,32]", "backbone.blocks=[0,1,1,1]", "trainer.max_minutes=null",
     "trainer.progress=false", "logger=csv",
 ]  # fmt: skip
@@ -29,7 +29,7 @@ def test_a_training_with_captions_fills_the_run_folder_answers_sentences_and_res
     metrics = json.loads((whole / "metrics.json").read_text())
     for name in ("accuracy", "top1", "recall_any@10", "absent_rejected", "agnostic_AP", "accuracy/relation"):
         assert 0 <= metrics[f"grounding/{name}"] <= 1
-    assert metrics["recipe"] == "mini_grounded-1"
+    assert metrics["recipe"] == "mini_grounded-2"
     rows = list(csv.DictReader((whole / "history.csv").open()))
     assert any(row["val/grounding/accuracy"] for row in rows)
 

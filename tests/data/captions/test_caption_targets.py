@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from detr_mini.data.captions.targets import ANCHOR, BEGIN, INSIDE, OTHER, collate_captions
 from detr_mini.structures import Caption, Phrase
