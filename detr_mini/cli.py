@@ -61,6 +61,14 @@ VERBS = {
         "make scenes of shapes as PNG files and COCO JSON", "data_shapes", "detr_mini.data.shapes:make",
         ("detr-mini data shapes root=data/shapes train=4000 val=400 test=400",),
     ),
+    "export": Verb(
+        "a checkpoint as one small file: safetensors, half precision", "export", "detr_mini.inference.export:export",
+        ("detr-mini export checkpoint=outputs/quickstart output=quickstart.safetensors",),
+    ),
+    "data scene": Verb(
+        "one made scene, and sentences about it to try", "data_scene", "detr_mini.inference.captions:scene",
+        ("detr-mini data scene seed=3 output=scene.png",),
+    ),
     "data ground": Verb(
         "tie the nouns of captions to boxes: COCO captions in, MDETR's form out", "data_ground",
         "detr_mini.inference.captions:ground",
