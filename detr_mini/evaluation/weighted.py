@@ -1,0 +1,101 @@
+"""COCO's AP of many weightings of the same images at once: no image is matched twice, no detection sorted twice.
+
+AP needs the precision at the detections that find something, only: between two of them it can but fall, and COCO reads
+at each of 101 recalls the best precision from there on. So per category, range of area and IoU there is one sparse
+matrix (places of the finds x images) that holds how many detections of an image lie between one find and the next, and
+a weighting is one product with it. A weight is how often an image counts: 0 and 1 choose, larger ones repeat.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.sparse import csr_matrix
+
+from detr_mini.evaluation.matches import FOUND, IGNORED, IOUS, Matches, Ranking
+
+RECALLS = np.linspace(0.0, 1.0, 101)
+"""COCO's recalls, by COCOeval's own formula."""
+ROOM = 1 << 20
+"""Numbers in the largest array made at once (8 MiB)."""
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """What a precision-recall curve is made of, for any weights of the images."""
+
+    finds: Int[np.ndarray, "p"]
+    """The image of each find, best score first."""
+    detections: csr_matrix
+    """(p, i): detections of an image that count, after the find before up to this one."""
+
+
+class WeightedAP:
+    """AP by category, range of area and IoU of the images of `matches`, for any weights of them."""
+
+    def __init__(self, matches: Matches) -> None:
+        self.images = len(matches.image_ids)
+        self._truths = [[ranking.truths.astype(float) for ranking in ranges] for ranges in matches.rankings]
+        self._curves = [
+            [[_curve(ranking, t) for t in range(len(IOUS))] for ranking in ranges] for ranges in matches.rankings
+        ]
+
+    def __call__(self, weights: Int[np.ndarray, "b i"]) -> Float[np.ndarray, "b k a t"]:
+        """COCO's AP (101 recalls) under each weighting; NaN where it gives a category no object of the range."""
+        k, a = len(self._curves), len(self._curves[0]) if self._curves else 0
+        values = np.full((len(weights), k, a, len(IOUS)), np.nan)
+        columns = np.ascontiguousarray(np.asarray(weights, dtype=float).T)
+        for i in range(k):
+            for j in range(a):
+                truths = self._truths[i][j] @ columns
+                if not truths.any():
+                    continue
+                for t, curve in enumerate(self._curves[i][j]):
+                    values[:, i, j, t] = _average_precision(curve, truths, columns)
+        return values
+
+
+def _curve(ranking: Ranking, t: int) -> _Curve:
+    found = np.flatnonzero(ranking.state[t] == FOUND)
+    counts = np.flatnonzero(ranking.state[t] != IGNORED)
+    if found.size:
+        counts = counts[counts <= found[-1]]  # what comes after the last find changes nothing
+    else:
+        counts = counts[:0]
+    between = np.searchsorted(found, counts)
+    matrix = csr_matrix(
+        (np.ones(len(counts)), (between, ranking.image[counts])), shape=(len(found), len(ranking.truths))
+    )
+    return _Curve(ranking.image[found], matrix)
+
+
+def _average_precision(
+    curve: _Curve, truths: Float[np.ndarray, "b"], columns: Float[np.ndarray, "i b"]
+) -> Float[np.ndarray, "b"]:
+    values = np.zeros(len(truths))
+    step = max(1, ROOM // max(len(curve.finds), 1))
+    for begin in range(0, len(truths), step):
+        part = slice(begin, begin + step)
+        found = columns[curve.finds, part].cumsum(0)
+        listed = (curve.detections @ np.ascontiguousarray(columns[:, part])).cumsum(0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            precision = found / (listed + np.spacing(1))
+            recall = found / truths[part]
+        best = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+        reached = _recalls_up_to(recall)
+        reached[1:] -= reached[:-1].copy()
+        values[part] = np.einsum("pb,pb->b", best, reached) / len(RECALLS)
+    values[truths == 0] = np.nan
+    return values
+
+
+def _recalls_up_to(recall: Float[np.ndarray, "p b"]) -> Float[np.ndarray, "p b"]:
+    """How many of RECALLS each value reaches, compared as floats as COCOeval compares them; none at recall 0.
+
+    COCOeval reads recall 0 at the first detection, whose best precision is that of the first find: counted there.
+    """
+    nearest = np.rint(np.nan_to_num(recall) * (len(RECALLS) - 1))
+    reached = nearest + (RECALLS[nearest.astype(np.int16)] <= recall)
+    return np.where(recall > 0, reached, 0.0)
