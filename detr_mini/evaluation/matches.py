@@ -9,7 +9,7 @@ choice of images, also with repeats, follows from them without matching again.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -116,7 +116,9 @@ def _judge_pair(objects: list[Any], found: list[Any], ranges: Float[np.ndarray, 
     state[:] = np.where(_outside(boxes[:, 2] * boxes[:, 3], ranges), IGNORED, FALSE_ALARM)[:, None]
     if objects and found:
         iou = mask.iou(boxes, np.array([thing["bbox"] for thing in objects], float), crowd.tolist())
-        _assign(iou, crowd > 0, ignored_truth, state)
+        taken = assign(iou, crowd > 0, ignored_truth, IOUS)
+        a, t, d = np.nonzero(taken >= 0)
+        state[a, t, d] = np.where(ignored_truth[a, taken[a, t, d]], IGNORED, FOUND)
     return _Judged(np.array([record["score"] for record in found], float), state, ignored_truth)
 
 
@@ -124,26 +126,29 @@ def _outside(area: Float[np.ndarray, "n"], ranges: Float[np.ndarray, "a 2"]) -> 
     return (area < ranges[:, :1]) | (area > ranges[:, 1:])
 
 
-def _assign(
+def assign(
     iou: Float[np.ndarray, "d g"],
     crowd: Bool[np.ndarray, "g"],
     ignored_truth: Bool[np.ndarray, "a g"],
-    state: Int8[np.ndarray, "a t d"],
-) -> None:
-    """Fill in the state of every detection that takes an object; a crowd region is never used up."""
-    least = np.minimum(IOUS, 1 - 1e-10)[None, :, None]
-    free = np.ones((*state.shape[:2], iou.shape[1]), bool)
+    thresholds: Float[np.ndarray, "t"],
+) -> Int[np.ndarray, "a t d"]:
+    """The object that each detection (best first) takes at each threshold, or -1; a crowd region is never used up."""
+    least = np.minimum(thresholds, 1 - 1e-10)[None, :, None]
+    shape = (len(ignored_truth), len(thresholds))
+    taken = np.full((*shape, len(iou)), -1)
+    free = np.ones((*shape, iou.shape[1]), bool)
     counts = ~ignored_truth[:, None]
     last = iou.shape[1] - 1
-    for d in np.flatnonzero(iou.max(1) >= IOUS[0]):  # in the order of the scores: each takes what the earlier left
+    for d in np.flatnonzero(iou.max(1) >= least.min()):  # in the order of the scores: each takes what others left
         possible = free & (iou[d] >= least)
         proper = possible & counts
         possible = np.where(proper.any(2, keepdims=True), proper, possible)
         chosen = last - np.where(possible, iou[d], -1.0)[..., ::-1].argmax(2)
         a, t = np.nonzero(possible.any(2))
         g = chosen[a, t]
-        state[a, t, d] = np.where(ignored_truth[a, g], IGNORED, FOUND)
+        taken[a, t, d] = g
         free[a, t, g] = crowd[g]
+    return taken
 
 
 def _rank(judged: list[tuple[int, _Judged]], truths: Int[np.ndarray, "a i"]) -> tuple[Ranking, ...]:
@@ -187,10 +192,3 @@ def _joined(first: Ranking, second: Ranking) -> Ranking:
     image = np.concatenate([first.image, second.image + len(first.truths)])[order]
     state = np.concatenate([first.state, second.state], axis=1)[:, order]
     return Ranking(image, score[order], state, np.concatenate([first.truths, second.truths]))
-
-
-def cells(matches: Matches) -> Iterator[tuple[int, int, Ranking]]:
-    """Every (category's place, range's place, ranking)."""
-    for k, ranges in enumerate(matches.rankings):
-        for a, ranking in enumerate(ranges):
-            yield k, a, ranking

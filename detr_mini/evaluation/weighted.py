@@ -11,15 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_matrix
 
 from detr_mini.evaluation.matches import FOUND, IGNORED, IOUS, Matches, Ranking
 
 RECALLS = np.linspace(0.0, 1.0, 101)
 """COCO's recalls, by COCOeval's own formula."""
-ROOM = 1 << 20
-"""Numbers in the largest array made at once (8 MiB)."""
+ROOM = 1 << 16
+"""Numbers in the largest array made at once: half a MiB stays in a core's cache, which halves the time."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,7 @@ class WeightedAP:
 def _curve(ranking: Ranking, t: int) -> _Curve:
     found = np.flatnonzero(ranking.state[t] == FOUND)
     counts = np.flatnonzero(ranking.state[t] != IGNORED)
-    if found.size:
-        counts = counts[counts <= found[-1]]  # what comes after the last find changes nothing
-    else:
-        counts = counts[:0]
+    counts = counts[counts <= found[-1]] if found.size else counts[:0]  # after the last find nothing matters
     between = np.searchsorted(found, counts)
     matrix = csr_matrix(
         (np.ones(len(counts)), (between, ranking.image[counts])), shape=(len(found), len(ranking.truths))
@@ -99,3 +96,12 @@ def _recalls_up_to(recall: Float[np.ndarray, "p b"]) -> Float[np.ndarray, "p b"]
     nearest = np.rint(np.nan_to_num(recall) * (len(RECALLS) - 1))
     reached = nearest + (RECALLS[nearest.astype(np.int16)] <= recall)
     return np.where(recall > 0, reached, 0.0)
+
+
+def average_precision(found: Bool[np.ndarray, "d"], truths: int) -> float | None:
+    """COCO's AP of detections in the order of their scores, `found` where one finds something; None without objects."""
+    if not truths:
+        return None
+    state = found[None].astype(np.int8)
+    one = Ranking(np.zeros(len(found), np.int64), np.zeros(len(found)), state, np.array([truths]))
+    return float(_average_precision(_curve(one, 0), np.array([float(truths)]), np.ones((1, 1)))[0])
