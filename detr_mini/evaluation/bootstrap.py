@@ -1,4 +1,4 @@
-"""How far COCO's numbers would be elsewhere on other images of the same kind: 95 % intervals by a bootstrap over images.
+"""How sure COCO's numbers are, had other images of the same kind been drawn: 95 % intervals by a bootstrap over images.
 
 Images are drawn with replacement, as many as there are, again and again; an image drawn three times counts three times
 (Efron 1979). AP is biased: each precision is the best from there on, which profits from chance the more the fewer

@@ -4,7 +4,7 @@ If the two were equally good, then on every image either's detections might as w
 swapped on a random half of the images, again and again, and a difference is real where swapping hardly ever makes one
 as large. Many numbers are compared at once (categories, sizes): the least likely of them all is held against the least
 likely of each round of swaps (Westfall and Young 1993, step-down minP), which takes their number and their dependence
-into account, so that two equal detectors are told apart in at most 5 % of all comparisons as wholes, not of each number.
+into account: of two equal detectors any number at all is called different in at most 5 % of all comparisons.
 """
 
 from __future__ import annotations
@@ -106,3 +106,12 @@ def _p_values(
             least = max(least, float((strongest >= evidence[0, h] - SAME).mean()))
             adjusted[h] = least
     return single, adjusted
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Each p with the number of comparisons taken into account (Holm 1979)."""
+    adjusted, least = [1.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        least = max(least, min(1.0, p_values[i] * (len(p_values) - rank)))
+        adjusted[i] = least
+    return adjusted

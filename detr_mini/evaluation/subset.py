@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from detr_mini.errors import ConfigError, nearest
 from detr_mini.structures import Categories
+
+
+@dataclass(frozen=True)
+class Part:
+    """The images and the categories that something is judged by."""
+
+    image_ids: Sequence[int]
+    categories: Categories
+
+    def of(
+        self, truth: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
+    ) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
+        """The part's own annotations (in a COCO file's content) and records."""
+        images, categories = set(self.image_ids), set(self.categories.ids)
+
+        def mine(record: Mapping[str, Any]) -> bool:
+            return record["image_id"] in images and record["category_id"] in categories
+
+        there = {
+            **truth,
+            "images": [image for image in truth["images"] if image["id"] in images],
+            "annotations": [annotation for annotation in truth["annotations"] if mine(annotation)],
+        }
+        return there, [record for record in records if mine(record)]
+
+
+def chosen(image_ids: Sequence[int], categories: Categories, subset: Mapping[str, Any] | None) -> Part:
+    """The part that a config's `subset` (categories, ids, share, seed; each may be None) says; all where None."""
+    said = dict(subset or {})
+    images = chosen_images(image_ids, said.get("ids"), said.get("share"), said.get("seed") or 0)
+    return Part(images, chosen_categories(categories, said.get("categories")))
 
 
 def chosen_images(
