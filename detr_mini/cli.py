@@ -66,6 +66,12 @@ VERBS = {
         ("detr-mini benchmark step", "detr-mini benchmark step experiment=coco_mini data.root=my_photos steps=10"),
         TRAIN_KEYS,
     ),
+    "benchmark learning_curve": Verb(
+        "train on growing shares of the data: what would more images bring?", "learning_curve",
+        "detr_mini.training.learning_curve:learning_curve",
+        ("detr-mini benchmark learning_curve experiment=coco_mini data.root=my_photos shares=[0.1,0.3,1]",),
+        TRAIN_KEYS,
+    ),
     "benchmark attention": Verb(
         "time and memory of every kind of attention", "benchmark_attention",
         "detr_mini.evaluation.attention_cost:benchmark_attention",

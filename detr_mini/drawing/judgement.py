@@ -33,12 +33,12 @@ def _plain(axes: Any, title: str) -> None:
 
 def precision_recall(by_iou: Curves, by_category: Curves, path: str | Path, title: str) -> None:
     """Write one PNG: the mean curve at several IoUs, and each category's at IoU 0.5. Curves have one value a recall,
-    evenly spread over [0, 1]; of many categories the best and the worst are drawn."""
+    evenly spread over [0, 1]; of many categories the first are drawn."""
     figure = _figure(12, 4.8)
     left, right = figure.subplots(1, 2)
     for axes, curves, name in (
         (left, by_iou, "mean over the categories"),
-        (right, _ends(by_category), "each category at IoU 0.5"),
+        (right, dict(list(by_category.items())[:CURVES]), "categories at IoU 0.5"),
     ):
         for number, (label, curve) in enumerate(curves.items()):
             colour, line = f"C{number % 10}", "-" if number < 10 else "--"
@@ -50,13 +50,6 @@ def precision_recall(by_iou: Curves, by_category: Curves, path: str | Path, titl
             axes.legend(fontsize=8, framealpha=0.8, edgecolor="none", loc="lower left")
     figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
     figure.savefig(str(path), format="png")
-
-
-def _ends(curves: Curves) -> Curves:
-    ranked = sorted(curves, key=lambda name: -float(np.mean(curves[name])))
-    if len(ranked) > CURVES:
-        ranked = ranked[: CURVES // 2] + ranked[-CURVES // 2 :]
-    return {name: curves[name] for name in ranked}
 
 
 def confusion_matrix(counts: Int[np.ndarray, "k+1 k+1"], names: Sequence[str], path: str | Path, title: str) -> None:
@@ -129,7 +122,9 @@ def spreads(groups: Mapping[str, Sequence[float]], path: str | Path, measure: st
         )
     _plain(axes, title)
     axes.set_yticks(range(len(groups)), list(groups), fontsize=9)
-    axes.set(ylim=(len(groups) - 0.4, -0.7), xlabel=measure)
+    low, high = min(min(v) for v in groups.values()), max(max(v) for v in groups.values())
+    room = max(0.15 * (high - low), 0.01)
+    axes.set(xlim=(low - room, high + room), ylim=(len(groups) - 0.4, -0.7), xlabel=measure)
     figure.savefig(str(path), format="png")
 
 

@@ -124,7 +124,7 @@ def _pairs(runs: Sequence[Run], truth: Truth, config: DictConfig) -> list[dict[s
     """Every two runs' AP, tested; their number is taken into account (Holm 1979)."""
     matches = [run.matches(truth, areas=1) for run in runs]
     names = truth.part.categories.names
-    tested = []
+    tested: list[dict[str, Any]] = []
     for a, b in track(list(combinations(range(len(runs)), 2)), "swapping", transient=True):
         rows = paired_test(matches[a], matches[b], names, config.rounds, config.seed, config.level)
         whole = next((row for row in rows if row.name == "AP"), None)

@@ -45,7 +45,9 @@ def examine(folder: Path, measured: Measured, name: str, limit: int = 100) -> di
         name: [precision_at_recalls(ranges[0], t) for t in range(ranges[0].state.shape[0])]
         for name, ranges in zip(names, matches.rankings, strict=True)
     }
-    drawn = {name: curve for name, (curve, *_) in curves.items() if curve is not None}
+    objects = {name: int(ranges[0].truths.sum()) for name, ranges in zip(names, matches.rankings, strict=True)}
+    most = sorted(names, key=lambda name: -objects[name])
+    drawn = {name: curve for name in most if (curve := curves[name][0]) is not None}
     means = {label: _mean([of[t] for of in curves.values()]) for label, t in DRAWN_IOUS.items()}
     counted, costs = errors.counts(), errors.costs()
     files = {image.image_id: image.file_name for image in measured.truth.records}

@@ -21,7 +21,7 @@ from detr_mini.structures import Categories
 
 STAGES = {"val": "validate", "test": "test"}
 NEEDED = ("config.yaml", "metrics.json", "predictions.json")
-NOT_A_CHOICE = {"seed", "name", "run_folder", "resume", "output", "checkpoint", "categories"}
+NOT_A_CHOICE = {"seed", "name", "run_folder", "resume", "output", "categories"}
 """Settings that tell runs of one recipe apart."""
 SHOWN = 4
 """So many choices at most stand in a run's label."""
