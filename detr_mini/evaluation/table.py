@@ -119,7 +119,7 @@ def stored(folder: str | Path) -> Group:
     metrics = json.loads(file.read_text(encoding="utf-8"))
     numbers = Table("measured", f"{folder} on {metrics.get('split')}", title_justify="left")
     numbers.columns[1].justify = "right"
-    for name, value in metrics.items():
+    for name in metrics:
         if name.startswith(("AP", "AR")) and not re.match(r"AP\w*_(low|high)", name):
             numbers.add_row(name, with_interval(metrics, name))
     seconds = metrics.get("train_seconds")
