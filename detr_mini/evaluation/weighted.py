@@ -8,6 +8,7 @@ a weighting is one product with it. A weight is how often an image counts: 0 and
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,9 @@ class _Curve:
     """(p, i): detections of an image that count, after the find before up to this one."""
 
 
+Measure = Callable[[_Curve, Float[np.ndarray, "b"], Float[np.ndarray, "i b"]], Float[np.ndarray, "b"]]
+
+
 class WeightedAP:
     """AP by category, range of area and IoU of the images of `matches`, for any weights of them."""
 
@@ -44,6 +48,13 @@ class WeightedAP:
 
     def __call__(self, weights: Int[np.ndarray, "b i"]) -> Float[np.ndarray, "b k a t"]:
         """COCO's AP (101 recalls) under each weighting; NaN where it gives a category no object of the range."""
+        return self._each(weights, _average_precision)
+
+    def unbiased(self, weights: Int[np.ndarray, "b i"]) -> Float[np.ndarray, "b k a t"]:
+        """AP without what COCO's gains by chance on few images (see `_unbiased`); otherwise as above."""
+        return self._each(weights, _unbiased)
+
+    def _each(self, weights: Int[np.ndarray, "b i"], measure: Measure) -> Float[np.ndarray, "b k a t"]:
         k, a = len(self._curves), len(self._curves[0]) if self._curves else 0
         values = np.full((len(weights), k, a, len(IOUS)), np.nan)
         columns = np.ascontiguousarray(np.asarray(weights, dtype=float).T)
@@ -53,7 +64,7 @@ class WeightedAP:
                 if not truths.any():
                     continue
                 for t, curve in enumerate(self._curves[i][j]):
-                    values[:, i, j, t] = _average_precision(curve, truths, columns)
+                    values[:, i, j, t] = measure(curve, truths, columns)
         return values
 
 
@@ -85,6 +96,29 @@ def _average_precision(
         reached[1:] -= reached[:-1].copy()
         values[part] = np.einsum("pb,pb->b", best, reached) / len(RECALLS)
     values[truths == 0] = np.nan
+    return values
+
+
+def _unbiased(
+    curve: _Curve, truths: Float[np.ndarray, "b"], columns: Float[np.ndarray, "i b"]
+) -> Float[np.ndarray, "b"]:
+    """The mean over the objects of (m - 1) / (n - 1), where the m-th find is the n-th detection; 1 for a first first.
+
+    COCO takes m / n, which knows that the n-th detection finds something, and the best of all from there on. Both gain
+    by chance; (m - 1) / (n - 1) is the unbiased estimate of a share observed up to its m-th success (Haldane 1945).
+    """
+    values = np.zeros(len(truths))
+    step = max(1, ROOM // max(len(curve.finds), 1))
+    for begin in range(0, len(truths), step):
+        part = slice(begin, begin + step)
+        weight = columns[curve.finds, part]
+        # a find that counts w times: the mean of its w places, whose middle lies (w + 1) / 2 before its end
+        back = (weight + 1) / 2
+        found = weight.cumsum(0) - back
+        listed = (curve.detections @ np.ascontiguousarray(columns[:, part])).cumsum(0) - back
+        share = np.divide(found, listed, out=np.ones_like(found), where=listed > 0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            values[part] = np.einsum("pb,pb->b", share, weight) / truths[part]
     return values
 
 
