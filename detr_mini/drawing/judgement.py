@@ -52,7 +52,7 @@ def precision_recall(by_iou: Curves, by_category: Curves, path: str | Path, titl
     figure.savefig(str(path), format="png")
 
 
-def confusion_matrix(counts: Int[np.ndarray, "k+1 k+1"], names: Sequence[str], path: str | Path, title: str) -> None:
+def confusion_matrix(counts: Int[np.ndarray, "n n"], names: Sequence[str], path: str | Path, title: str) -> None:
     """Write one PNG: rows what there is, columns what was said (the last of both: nothing), shares of the row as
     colour, counts as numbers. Of many categories those with the most errors are drawn."""
     right = np.diagonal(counts)[:-1]

@@ -21,7 +21,7 @@ def confusion(
     image_ids: Iterable[int],
     threshold: float,
     least_iou: float = 0.5,
-) -> Int[np.ndarray, "k+1 k+1"]:
+) -> Int[np.ndarray, "n n"]:
     """Objects (rows; the last: background) by what they are detected as (columns; the last: nothing).
 
     Of detections with a score of at least `threshold`, each finds one object at most, and each object is found once:
@@ -45,7 +45,7 @@ def confusion(
 
 
 def _count(
-    counts: Int[np.ndarray, "k+1 k+1"], things: list[Any], guesses: list[Any], label: Mapping[int, int], least: float
+    counts: Int[np.ndarray, "n n"], things: list[Any], guesses: list[Any], label: Mapping[int, int], least: float
 ) -> None:
     nothing = len(counts) - 1
     crowd = [int(thing.get("iscrowd", 0)) for thing in things]

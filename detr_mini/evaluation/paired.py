@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy.special import log_ndtr
 
 from detr_mini.evaluation.matches import Matches, side_by_side
@@ -63,9 +63,9 @@ def paired_test(
     images = len(first.image_ids)
     rng = np.random.default_rng(seed)
     judge = WeightedAP(side_by_side(first, second))
-    keep = np.ones((1, images), bool)
-    swapped = np.concatenate([keep, rng.integers(0, 2, (rounds, images)).astype(bool)])
-    mine, theirs = (readings(judge(_half(half)), names) for half in (swapped, ~swapped))
+    keep = np.ones((1, images), np.int64)
+    swapped = np.concatenate([keep, rng.integers(0, 2, (rounds, images))])
+    mine, theirs = (readings(judge(_half(half)), names) for half in (swapped, 1 - swapped))
     rows = [name for name in mine if not np.isnan(mine[name][0])]
     if not rows:
         return ()
@@ -79,9 +79,9 @@ def paired_test(
     )  # fmt: skip
 
 
-def _half(first: Bool[np.ndarray, "b i"]) -> Bool[np.ndarray, "b 2*i"]:
-    """Weights of the images side by side: the first detector's where `first`, the second's elsewhere."""
-    return np.concatenate([first, ~first], axis=1)
+def _half(first: Int[np.ndarray, "b i"]) -> Int[np.ndarray, "b 2*i"]:
+    """Weights of the images side by side: the first detector's where `first` is 1, the second's elsewhere."""
+    return np.concatenate([first, 1 - first], axis=1)
 
 
 def _p_values(

@@ -44,7 +44,7 @@ def chosen(image_ids: Sequence[int], categories: Categories, subset: Mapping[str
 
 
 def chosen_images(
-    image_ids: Sequence[int], ids: Collection[int] | None = None, share: float | None = None, seed: int = 0
+    image_ids: Sequence[int], ids: Collection[int] | None = None, share: int | float | None = None, seed: int = 0
 ) -> list[int]:
     """Those of `image_ids` that are in `ids`, or a random `share` of them (at least one), in ascending order.
 

@@ -106,6 +106,7 @@ def _unbiased(
 
     COCO takes m / n, which knows that the n-th detection finds something, and the best of all from there on. Both gain
     by chance; (m - 1) / (n - 1) is the unbiased estimate of a share observed up to its m-th success (Haldane 1945).
+    COCO's recalls are 101 with both ends, so the ends count by a half more than they would in the mean over objects.
     """
     values = np.zeros(len(truths))
     step = max(1, ROOM // max(len(curve.finds), 1))
@@ -117,8 +118,14 @@ def _unbiased(
         found = weight.cumsum(0) - back
         listed = (curve.detections @ np.ascontiguousarray(columns[:, part])).cumsum(0) - back
         share = np.divide(found, listed, out=np.ones_like(found), where=listed > 0)
+        if not len(share):
+            continue
+        everything = weight.sum(0)
+        ends = share.max(0, where=weight > 0, initial=0.0) + np.where(everything == truths[part], share[-1], 0.0)
         with np.errstate(invalid="ignore", divide="ignore"):
-            values[part] = np.einsum("pb,pb->b", share, weight) / truths[part]
+            mean = np.einsum("pb,pb->b", share, weight) / truths[part]
+        values[part] = ((len(RECALLS) - 1) * mean + ends / 2) / len(RECALLS)
+    values[truths == 0] = np.nan
     return values
 
 
