@@ -15,7 +15,7 @@ CURVES, SQUARES = 12, 24
 WARM, COOL = "#d1495b", "#30638e"
 
 
-def _figure(width: float, height: float) -> Any:
+def _figure(width: int | float, height: int | float) -> Any:
     import matplotlib
 
     matplotlib.use("Agg", force=False)
