@@ -43,9 +43,7 @@ def intervals(
     starts: Sequence[int] = range(0, resamples, AT_ONCE)
     if sum(ranking.state.size for ranges in matches.rankings for ranking in ranges) * resamples > LONG:
         starts = track(starts, "resampling", transient=True)  # type: ignore[assignment]
-    parts = [
-        readings(judge.unbiased(draws(rng, min(AT_ONCE, resamples - start), images)), names) for start in starts
-    ]
+    parts = [readings(judge.unbiased(draws(rng, min(AT_ONCE, resamples - start), images)), names) for start in starts]
     found = {}
     for name, (value,) in seen.items():
         if not np.isnan(value):
@@ -61,9 +59,7 @@ def draws(rng: np.random.Generator, count: int, images: int) -> Int[np.ndarray, 
     return np.bincount(drawn.ravel(), minlength=count * images).reshape(count, images)
 
 
-def interval(
-    value: float, resampled: Float[np.ndarray, "b"], images: int, level: float = 0.95
-) -> tuple[float, float]:
+def interval(value: float, resampled: Float[np.ndarray, "b"], images: int, level: float = 0.95) -> tuple[float, float]:
     """The interval around `value` that its resamples' spread gives, on the logit scale.
 
     Resamples spread a little less than samples of `images` do, and their spread is itself uncertain: 1 + 1 / sqrt(n)

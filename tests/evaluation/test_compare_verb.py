@@ -21,7 +21,13 @@ from detr_mini.evaluation.subset import Part
 
 def data_of(root: Path) -> dict:
     splits = {s: {"images": s, "annotations": f"annotations/{s}.json"} for s in ("train", "val", "test")}
-    return {"_target_": "detr_mini.data.module.DetectionData", "_convert_": "all", "root": str(root), **splits, "size": 64}
+    return {
+        "_target_": "detr_mini.data.module.DetectionData",
+        "_convert_": "all",
+        "root": str(root),
+        **splits,
+        "size": 64,
+    }
 
 
 def write_run(
@@ -61,9 +67,7 @@ def config(runs: list[Path] | Path, output: Path) -> DictConfig:
     return OmegaConf.create({"runs": said, "output": str(output), "rounds": 300, "level": 0.05, "seed": 0})
 
 
-def test_two_runs_get_a_verdict_and_its_files(
-    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_runs_get_a_verdict_and_its_files(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = compare(config([runs / "bad0", runs / "good0"], tmp_path / "out"))
     content = json.loads((folder / "compare.json").read_text())
     whole = next(row for row in content["numbers"] if row["name"] == "AP")
@@ -90,7 +94,9 @@ def test_a_sweep_gives_mean_and_spread_of_each_recipe(runs: Path, tmp_path: Path
         assert row["AP"] == pytest.approx(np.mean(values))
         assert row["AP_spread"] == pytest.approx(np.std(values, ddof=1))
     assert len(content["pairs"]) == 6
-    real = {tuple(sorted((Path(p["first"]).name[:-1], Path(p["second"]).name[:-1]))) for p in content["pairs"] if p["real"]}
+    real = {
+        tuple(sorted((Path(p["first"]).name[:-1], Path(p["second"]).name[:-1]))) for p in content["pairs"] if p["real"]
+    }
     assert real == {("bad", "good")}
     assert (folder / "compare.png").stat().st_size > 0
 
@@ -136,7 +142,7 @@ def test_the_same_data_elsewhere_are_the_same(runs: Path, scenes_root: Path, tmp
         (lambda run: (run / "metrics.json").unlink(), "no run"),
     ],
 )
-def test_a_folder_that_is_no_finished_run_is_named(spoil, part: str, runs: Path, tmp_path: Path) -> None:  # noqa: ANN001
+def test_a_folder_that_is_no_finished_run_is_named(spoil, part: str, runs: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(runs / "good0", run)
     spoil(run)
