@@ -44,7 +44,7 @@ def test_intervals_hold_the_truth_at_72_images() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("images", [72, 300, 1000])
 def test_95_percent_intervals_cover_93_to_97_percent(images: int) -> None:
-    for share in covered(matched(POPULATION, seed=4), images, 1000, 300).values():
+    for share in covered(matched(POPULATION, seed=4, objects=1.5), images, 1000, 200).values():
         assert 0.93 <= share <= 0.97
 
 
