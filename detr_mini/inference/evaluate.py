@@ -11,7 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from detr_mini.data.coco import CocoSet
 from detr_mini.data.formats import names_used
 from detr_mini.errors import CheckpointError, ConfigError, UserError
+from detr_mini.evaluation.examine import examine
 from detr_mini.evaluation.measure import measure, write_measured
+from detr_mini.evaluation.subset import chosen
 from detr_mini.evaluation.table import table
 from detr_mini.inference.detector import from_checkpoint
 from detr_mini.models.build import build_part
@@ -25,8 +27,9 @@ FROM_TRAINING = ("mean", "std", "stride", "seed", "size", "shorter_side")
 def evaluate(config: DictConfig) -> Path:
     """Measure `config.checkpoint` on a split, print the table, write metrics.json, predictions.json and gallery.png.
 
-    They go into a new folder, which is returned. Model, image size and normalisation are the checkpoint's; the data
-    are, too, unless `config.data` says otherwise. Every detection counts, whatever its score.
+    They go into a new folder, which is returned, with a config.yaml that says which data these are. Model, image size
+    and normalisation are the checkpoint's; the data are, too, unless `config.data` says otherwise. Every detection
+    counts, whatever its score. `config.subset`: judge by a part of the data; `config.report`: say why, too (`examine`).
     """
     _check(config)
     checkpoint = read_checkpoint(config.checkpoint)
@@ -41,11 +44,15 @@ def evaluate(config: DictConfig) -> Path:
     data.categories = detector.categories
     data.setup(SPLITS[config.split])
     truth: CocoSet = data.sets[config.split]
+    part = chosen(truth.image_ids, detector.categories, config.subset)
     name = file.resolve().parent.name
     output = _new_folder(config.output, f"{name}-{config.split}")
     try:
         loader = data.val_dataloader() if config.split == "val" else data.test_dataloader()
-        measured = measure(detector.model, loader, truth, detector.categories, detector.device, config.detection_limit)
+        measured = measure(
+            detector.model, loader, truth, detector.categories, detector.device, config.detection_limit,
+            part=part, resamples=config.resamples, fast=config.fast,
+        )  # fmt: skip
         about = {
             "images_per_second": measured.images_per_second,
             "parameters": sum(parameter.numel() for parameter in detector.model.parameters()),
@@ -58,6 +65,14 @@ def evaluate(config: DictConfig) -> Path:
             output, measured, about, f"{name} · {config.split}",
             pictures=config.gallery, threshold=float(config.threshold),
         )  # fmt: skip
+        kept = {
+            **OmegaConf.to_container(config),  # type: ignore[dict-item]
+            "data": {**settings, "size": image["size"]},
+            "categories": detector.categories.to_dict(),
+        }
+        OmegaConf.save(OmegaConf.create(kept), output / "config.yaml")
+        if config.report:
+            examine(output, measured, f"{name} · {config.split}", config.detection_limit)
     finally:
         if not any(output.iterdir()):
             output.rmdir()
@@ -100,8 +115,9 @@ def _check(config: DictConfig) -> None:
         raise ConfigError("checkpoint is not set; say checkpoint=outputs/RUN (see 'detr-mini evaluate --help')")
     if config.split not in SPLITS:
         raise ConfigError(f"split is '{config.split}'; choose one of {', '.join(SPLITS)}")
-    if config.detection_limit < 1:
-        raise ConfigError(f"detection_limit is {config.detection_limit}; it must be at least 1")
+    for key, least in (("detection_limit", 1), ("resamples", 0)):
+        if config[key] < least:
+            raise ConfigError(f"{key} is {config[key]}; it must be at least {least}")
     if config.output is not None and Path(config.output).expanduser().exists():
         raise UserError(f"the output {config.output} exists already; choose a new folder")
 
