@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]
+from yaml import YAMLError
 
 from detr_mini.errors import DataError, UserError
 from detr_mini.evaluation.matches import Matches, match

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from detr_mini.data.captions.altered import altered
 from detr_mini.data.coco import CocoSet
 from detr_mini.data.formats import names_used
 from detr_mini.errors import CheckpointError, ConfigError, UserError
@@ -19,6 +20,7 @@ from detr_mini.inference.detector import from_checkpoint
 from detr_mini.models.build import build_part
 from detr_mini.pretrained.checkpoints import check_knows, checkpoint_file, read_checkpoint
 
+WORDS = ("as_typed", "shuffled", "foreign")
 SPLITS = {"val": "validate", "test": "test"}
 FROM_TRAINING = ("mean", "std", "stride", "seed", "size", "shorter_side")
 """What the data module is told by the checkpoint, whatever the data's config says."""
@@ -42,7 +44,10 @@ def evaluate(config: DictConfig) -> Path:
     data = build_part("data", settings, ("detr_mini.data",), **image, stride=stride, seed=0)
     _check_split(data, config.split, detector.categories.names)
     data.categories = detector.categories
+    if detector.tokenizer is not None:
+        data.tokenizer = detector.tokenizer
     data.setup(SPLITS[config.split])
+    _alter(data, config)
     truth: CocoSet = data.sets[config.split]
     part = chosen(truth.image_ids, detector.categories, config.subset)
     name = file.resolve().parent.name
@@ -51,7 +56,7 @@ def evaluate(config: DictConfig) -> Path:
         loader = data.val_dataloader() if config.split == "val" else data.test_dataloader()
         measured = measure(
             detector.model, loader, truth, detector.categories, detector.device, config.detection_limit,
-            part=part, resamples=config.resamples, fast=config.fast,
+            threshold=detector.threshold, part=part, resamples=config.resamples, fast=config.fast,
         )  # fmt: skip
         about = {
             "images_per_second": measured.images_per_second,
@@ -79,6 +84,21 @@ def evaluate(config: DictConfig) -> Path:
     table(measured.scores, f"{config.checkpoint} on {config.split}")
     print(f"written to {output}")
     return output
+
+
+def _alter(data: Any, config: DictConfig) -> None:
+    """Have the split's captions read as `config.words` says."""
+    if config.words == "as_typed":
+        return
+    if config.words not in WORDS:
+        raise ConfigError(f"words is '{config.words}'; choose one of {', '.join(WORDS)}")
+    told = getattr(data, "sentences", {}).get(config.split)
+    if told is None:
+        raise ConfigError(f"words={config.words} is about captions, and the data's {config.split} split has none")
+    target = data.sets[config.split].target
+    ids = data.sets[config.split].image_ids
+    change = altered(config.words, len(ids), 0, lambda index: told(index, 0, target(ids[index])))
+    data.sentences[config.split] = lambda index, epoch, target: list(change(index))
 
 
 def data_settings(given: Any, trained: Mapping[str, Any] | None) -> dict[str, Any]:
