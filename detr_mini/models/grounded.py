@@ -92,9 +92,11 @@ class GroundedDETR(MiniDETR):
         need_attention: bool = False,
         captions: Captions | None = None,
     ) -> DetectorOutput:
-        """As `MiniDETR`; with `captions`, the output carries what they speak of."""
+        """As `MiniDETR`; with `captions` (one at least), the output carries what they speak of."""
         output = super().forward(images, padding_mask, denoising, need_attention)
-        return output if captions is None else replace(output, grounding=self.ground(output, captions))
+        if captions is None or not len(captions.token_ids):
+            return output
+        return replace(output, grounding=self.ground(output, captions))
 
     def ground(self, output: DetectorOutput, captions: Captions) -> GroundingOutput:
         """What each caption speaks of, among the queries of its image. Many captions share one image."""

@@ -92,6 +92,14 @@ def test_without_captions_it_is_its_detector(model: GroundedDETR) -> None:
     torch.testing.assert_close(ours.boxes, theirs.boxes)
 
 
+def test_a_batch_without_captions_is_one_of_images(model: GroundedDETR) -> None:
+    none = Captions(torch.zeros(0, 0, dtype=torch.long), torch.zeros(0, 0, dtype=torch.bool), torch.zeros(0).long(), ())
+    with torch.no_grad():
+        alone, with_none = model(images(2)), model(images(2), captions=none)
+    assert with_none.grounding is None
+    torch.testing.assert_close(with_none.logits, alone.logits)
+
+
 def test_the_order_of_the_words_matters(model: GroundedDETR) -> None:
     said = captions([4], [0])
     turned = replace(said, token_ids=said.token_ids.flip(1))
