@@ -28,6 +28,8 @@ class Told:
     boxes_xyxy: Float[Tensor, "n 4"]
     caption: Caption
     name: str = ""
+    notes: tuple[str, ...] | None = None
+    """What is written at each box; else an anchor's box has its name."""
 
 
 def draw_caption(told: Told) -> Image.Image:
@@ -36,6 +38,8 @@ def draw_caption(told: Told) -> Image.Image:
     longest = round(min((WIDTH - 2 * EDGE) / picture.width, TALLEST / picture.height) * max(picture.size))
     named = [(thing, k) for k, phrase in enumerate(told.caption.phrases) for thing in phrase.things]
     texts = ["" if told.caption.phrases[k].asked else "anchor" for _, k in named]
+    if told.notes is not None:
+        texts = [told.notes[thing] for thing, _ in named]
     boxes = told.boxes_xyxy[[thing for thing, _ in named]]
     drawn = draw_boxes(picture, boxes, texts, [k for _, k in named], longest)
     rows = _rows(_pieces(told.caption), WIDTH - 2 * EDGE)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from detr_mini import load
 from detr_mini.config import compose
@@ -31,6 +32,7 @@ def test_a_training_with_captions_fills_the_run_folder_answers_sentences_and_res
     for name in ("accuracy", "top1", "recall_any@10", "absent_rejected", "agnostic_AP", "accuracy/relation"):
         assert 0 <= metrics[f"grounding/{name}"] <= 1
     assert metrics["recipe"] == "mini_grounded-2"
+    assert Image.open(whole / "captions.png").width > 400
     rows = list(csv.DictReader((whole / "history.csv").open()))
     assert any(row["val/grounding/accuracy"] for row in rows)
 
