@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,12 @@ from detr_mini.data.coco import CocoSet
 from detr_mini.data.images import load_image
 from detr_mini.drawing.gallery import Pair, gallery
 from detr_mini.errors import UserError
+from detr_mini.evaluation.bootstrap import intervals
 from detr_mini.evaluation.coco import Scores, score
 from detr_mini.evaluation.grounding import Answer, answers, grounding_metrics
+from detr_mini.evaluation.matches import Matches, match
 from detr_mini.evaluation.predict import detect_batches
+from detr_mini.evaluation.subset import Part
 from detr_mini.evaluation.table import number
 from detr_mini.structures import Batch, Categories, Detections, DetectorOutput
 
@@ -34,6 +37,9 @@ class Measured:
     found: dict[int, Detections]
     truth: CocoSet
     images_per_second: float
+    part: Part
+    """What it was judged by."""
+    matches: Matches
 
 
 def measure(
@@ -45,9 +51,14 @@ def measure(
     limit: int = 100,
     progress: bool = True,
     threshold: float | None = None,
+    part: Part | None = None,
+    resamples: int = 1000,
+    fast: bool = False,
 ) -> Measured:
-    """Detect in every image of `truth`, which `loader` gives, and score it with COCO's metric.
+    """Detect in every image of `truth`, which `loader` gives, and score it with COCO's metric, each AP with its 95 %
+    interval (keys `AP_low`, `AP_high`, `AP_low/<category>` and so on) from so many `resamples` (0: none).
 
+    `part`: the images and categories to judge by; None: all. `fast`: see `coco.score`.
     Where the loader gives captions, what the model reads in them is scored, too, at `threshold` (chosen on other data;
     0.5 where there is none).
     """
@@ -63,10 +74,31 @@ def measure(
     found = detect_batches(model, loader, categories, device, limit, progress, watch=listen)
     seconds = time.perf_counter() - started
     records = [record for image_id in truth.image_ids for record in to_coco_records(found[image_id], image_id)]
-    scores = score(truth.truth, records, categories, detection_limit=limit)
+    part = part or Part(truth.image_ids, categories)
+    scores, matches = judge(truth.truth, records, part, limit, resamples, fast)
     if said:
         scores.metrics.update(grounding_metrics(said, 0.5 if threshold is None else threshold))
-    return Measured(scores, records, found, truth, len(truth) / seconds)
+    return Measured(scores, records, found, truth, len(truth) / seconds, part, matches)
+
+
+def judge(
+    truth: Mapping[str, Any],
+    records: Sequence[Mapping[str, Any]],
+    part: Part,
+    limit: int = 100,
+    resamples: int = 1000,
+    fast: bool = False,
+) -> tuple[Scores, Matches]:
+    """COCO's numbers of `records` on a part of the truth, with intervals, and the matches behind these."""
+    there, found = part.of(truth, records)
+    scores = score(there, found, part.categories, part.image_ids, limit, fast)
+    matches = match(there, found, part.categories.ids, part.image_ids, limit)
+    if resamples:
+        for name, (low, high) in intervals(matches, part.categories.names, resamples).items():
+            head, slash, category = name.partition("/")
+            scores.metrics[f"{head}_low{slash}{category}"] = low
+            scores.metrics[f"{head}_high{slash}{category}"] = high
+    return scores, matches
 
 
 def write_measured(

@@ -1,4 +1,4 @@
-"""The verbs `data ground` and `data refer`: captions tied to boxes, as files and as a picture to judge them by."""
+"""The verbs `data scene`, `data ground` and `data refer`: captions, as files and as pictures to judge by."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from yaml import YAMLError
@@ -17,9 +18,11 @@ from yaml import YAMLError
 from detr_mini.boxes import xywh_to_xyxy
 from detr_mini.data.captions.files import caption_records, instances_of, pictures_of, read_captions, write_json
 from detr_mini.data.captions.ground import grounded, read_sentences
+from detr_mini.data.captions.make import captions_of_all_kinds
 from detr_mini.data.captions.nouns import COCO, Nouns, checked_table
 from detr_mini.data.captions.refer import checked_kinds, words_for
 from detr_mini.data.captions.refer_files import referred
+from detr_mini.data.captions.scenes import draw_items
 from detr_mini.data.coco import CocoSet, read_coco
 from detr_mini.data.columns import any_json, read_json
 from detr_mini.data.formats import find_layout, read_split
@@ -27,6 +30,26 @@ from detr_mini.data.images import load_image
 from detr_mini.drawing.sentences import Told, draw_captions
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.structures import Caption
+
+
+def scene(config: DictConfig) -> Path:
+    """Draw a made scene that nobody trained on, say a sentence of each kind about it; the picture's path."""
+    output = Path(config.output).expanduser()
+    if output.suffix.lower() != ".png":
+        raise ConfigError(f"the output {output} is no PNG file; say output=scene.png")
+    pixels, items = draw_items(int(config.seed), "test", 0, int(config.size))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(output)
+    told = captions_of_all_kinds(items, int(config.size), random.Random(int(config.seed)), "test")
+    table = Table("kind", "sentence", "boxes", title=f"{len(items)} things in {output}")
+    for caption in told:
+        asked = [thing for phrase in caption.phrases if phrase.asked for thing in phrase.things]
+        table.add_row(caption.kind, caption.text, str(len(asked)))
+    console = Console()
+    console.print(table)
+    example = next((c.text for c in told if c.kind == "relation"), told[0].text if told else "the star")
+    console.print(f'detr-mini predict checkpoint=shapes_captions source={output} caption="{example}"', soft_wrap=True)
+    return output
 
 
 def ground(config: DictConfig) -> Path:

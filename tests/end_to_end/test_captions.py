@@ -11,6 +11,7 @@ import torch
 
 from detr_mini import load
 from detr_mini.config import compose
+from detr_mini.inference.evaluate import evaluate
 from detr_mini.training.run import train
 
 SMALL = [
@@ -35,6 +36,16 @@ def test_a_training_with_captions_fills_the_run_folder_answers_sentences_and_res
 
     found = load(whole).detect(tmp_path / "made" / "test" / "000000.png", "the small red circle", threshold=0)
     assert found.phrases is not None
+
+    measured = {}
+    for words in ("as_typed", "shuffled", "foreign"):
+        where = ["split=test", f"words={words}", "resamples=0", f"output={tmp_path / words}"]
+        folder = evaluate(compose("evaluate", [f"checkpoint={whole}", *where]))
+        measured[words] = json.loads((folder / "metrics.json").read_text())
+    assert measured["as_typed"]["grounding/accuracy"] == metrics["grounding/accuracy"]
+    assert measured["as_typed"]["grounding/threshold"] == metrics["grounding/threshold"]
+    assert measured["shuffled"]["grounding/captions"] == metrics["grounding/captions"]
+    assert 0 < measured["foreign"]["grounding/captions"] <= metrics["grounding/captions"]
 
     part = train(compose("train", [*said, "trainer.max_steps=3", f"run_folder={tmp_path / 'part'}"]))
     train(compose("train", [f"resume={part}", "trainer.max_steps=6"]))
