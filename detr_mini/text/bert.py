@@ -75,8 +75,8 @@ class PretrainedTextEncoder(nn.Module):
         known = self.pretrained.word_embedding.num_embeddings
         if vocabulary != known:
             raise ConfigError(
-                f"the pretrained text encoder reads {known:,} word pieces, and the tokeniser has {vocabulary:,} tokens; "
-                "set data.tokenizer.kind=pretrained"
+                f"the pretrained text encoder reads {known:,} word pieces, and the tokeniser has {vocabulary:,} "
+                "tokens; set data.tokenizer.kind=pretrained"
             )
         if weights != "none":
             try:

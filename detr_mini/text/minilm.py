@@ -1,7 +1,7 @@
 """The files of all-MiniLM-L6-v2: in a package that carries them, or where the Hugging Face library keeps its own.
 
-A sentence encoder of six layers (Wang et al. 2020, "MiniLM"; Reimers & Gurevych 2019, "Sentence-BERT"). Weights are read
-from safetensors. Its special tokens stand where ours do (`SPECIAL`), in its vocabulary and in its table alike.
+A sentence encoder of six layers (Wang et al. 2020, "MiniLM"; Reimers & Gurevych 2019, "Sentence-BERT"). Weights are
+read from safetensors. Its special tokens stand where ours do (`SPECIAL`), in its vocabulary and in its table alike.
 """
 
 from __future__ import annotations

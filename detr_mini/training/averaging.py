@@ -14,8 +14,8 @@ class AveragedModel:
     """A copy of a model whose weights follow it slowly: w_avg += (1 - decay) (w - w_avg) after each step.
 
     Early on the decay is smaller, (1 + n) / (10 + n) at update n, so that the start is soon forgotten (as TensorFlow's
-    ExponentialMovingAverage has it). No submodule of anything: the average is neither trained nor wrapped. Parameters that
-    do not learn are the model's own, not copies: a checkpoint holds them once.
+    ExponentialMovingAverage has it). No submodule of anything: the average is neither trained nor wrapped. Parameters
+    that do not learn are the model's own, not copies: a checkpoint holds them once.
     """
 
     def __init__(self, model: nn.Module, decay: float | int) -> None:

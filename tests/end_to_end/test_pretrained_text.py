@@ -59,7 +59,9 @@ def test_an_encoder_that_learns_does_so_slowly_and_is_averaged(tmp_path: Path) -
 
 
 def test_words_that_the_tokeniser_and_the_encoder_do_not_share_are_refused() -> None:
-    config = compose("train", ["model=mini_grounded_minilm", "data=shapes_captions", "model.pretrained_text.weights=none"])
+    config = compose(
+        "train", ["model=mini_grounded_minilm", "data=shapes_captions", "model.pretrained_text.weights=none"]
+    )
     backbone = build_part("backbone", config.backbone, ("detr_mini.vision",))
     how = {"backbone": backbone, "num_classes": 3}
     with pytest.raises(ConfigError, match="set data.tokenizer.kind=pretrained"):

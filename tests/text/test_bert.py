@@ -89,7 +89,9 @@ def test_sentences_of_one_meaning_lie_closer_than_others() -> None:
     tokenizer = WordPieceTokenizer.train([])
     net = Bert()
     net.load_state_dict(minilm_weights("packaged"))
-    ids, mask = pad([tokenizer.encode(t).framed() for t in ("a small dog", "a little puppy", "the tax office is closed")])
+    ids, mask = pad(
+        [tokenizer.encode(t).framed() for t in ("a small dog", "a little puppy", "the tax office is closed")]
+    )
     with torch.no_grad():
         vectors = (net(ids, mask)[0] * ~mask[..., None]).sum(1)  # proportional to the mean
     one, same, other = torch.nn.functional.normalize(vectors, dim=-1)
