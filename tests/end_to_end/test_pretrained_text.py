@@ -17,7 +17,8 @@ from detr_mini.text.bert import Bert
 from detr_mini.training.run import build, train
 
 SMALL = [
-    "experiment=shapes_captions", "model=mini_grounded_minilm", "data.make={train: 12, val: 4, test: 4, size: 64, seed: 0}",
+    "experiment=shapes_captions", "model=mini_grounded_minilm",
+    "data.make={train: 12, val: 4, test: 4, size: 64, seed: 0}",
     "data.size=64", "data.batch_size=4", "data.captions_per_image=3", "model.dim=32", "model.feedforward=32",
     "model.queries=14", "model.joint={layers: 2, width: 8, heads: 2, pair_dim: 4}", "backbone.channels=[8,16,16,32]",
     "backbone.blocks=[0,1,1,1]", "trainer.max_minutes=null", "trainer.max_steps=3", "trainer.progress=false",
@@ -64,8 +65,8 @@ def test_words_that_the_tokeniser_and_the_encoder_do_not_share_are_refused() -> 
     )
     backbone = build_part("backbone", config.backbone, ("detr_mini.vision",))
     how = {"backbone": backbone, "num_classes": 3}
-    with pytest.raises(ConfigError, match="set data.tokenizer.kind=pretrained"):
+    with pytest.raises(ConfigError, match=r"set data\.tokenizer\.kind=pretrained"):
         build_part("model", config.model, ("detr_mini.models",), vocabulary=99, **how)
     both = {**config.model, "text": {"layers": 1}}
-    with pytest.raises(ConfigError, match="either model.text or model.pretrained_text"):
+    with pytest.raises(ConfigError, match=r"either model\.text or model\.pretrained_text"):
         build_part("model", both, ("detr_mini.models",), vocabulary=Bert().word_embedding.num_embeddings, **how)

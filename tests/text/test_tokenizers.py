@@ -34,12 +34,9 @@ QUICK = settings(deadline=None, max_examples=60)
 TEXTS = ["the dog chased the cat", "the cat sees a red  star", "café, cafe\u0301 and naïve dogs", "two 👍🏽 thumbs"]
 TRAINED = {name: kind for name, kind in KINDS.items() if name != "pretrained"}
 PIECES = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    *"the dog chase ##d cat see ##s a red star cafe and naive two [ ] pad .".split(),
-]
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "dog", "chase", "##d", "cat", "see", "##s", "a", "red", "star", "cafe",
+    "and", "naive", "two", "[", "]", "pad", ".",
+]  # fmt: skip
 TOKENIZERS: dict[str, AnyTokenizer] = {
     **{name: kind.train(TEXTS * 3, size=400) for name, kind in TRAINED.items()},
     "pretrained": WordPieceTokenizer(PIECES),
