@@ -38,7 +38,8 @@ def test_a_frozen_encoder_is_trained_with_kept_once_and_needs_no_package_afterwa
     for name, tensor in detector.model.text.pretrained.state_dict().items():
         assert torch.equal(tensor, original[name])
     found = detector.detect(tmp_path / "made" / "test" / "000000.png", "the Crimson café", threshold=0)
-    assert set(found.phrases or ()) <= {"the", "Crimson", "café", "the Crimson", "Crimson café", "the Crimson café"}
+    assert found.phrases is not None
+    assert set(" ".join(found.phrases).split()) <= {"the", "Crimson", "café"}
     kept = sum(tensor.numel() * 4 for tensor in original.values())
     assert kept < (run / "last.ckpt").stat().st_size < 1.2 * kept
 
@@ -51,7 +52,7 @@ def test_an_encoder_that_learns_does_so_slowly_and_is_averaged(tmp_path: Path) -
     optimizer = parts.task.make_optimizer(parts.task.model)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     learned = {rates[id(p)] for p in parts.task.model.text.pretrained.parameters()}
-    assert learned == {pytest.approx(0.02 * 0.02), pytest.approx(0.02 * 1e-3)}
+    assert sorted(learned) == pytest.approx([0.02 * 1e-3, 0.02 * 0.02])
     run = train(compose("train", [*said, f"run_folder={tmp_path / 'run'}"]))
     weights = load(run).model.text.pretrained.state_dict()
     original = minilm.minilm_weights("packaged")
