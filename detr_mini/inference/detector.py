@@ -41,11 +41,14 @@ def from_checkpoint(checkpoint: Mapping[str, Any], name: str, device: str | torc
         backbone = {**config["backbone"]}
         if "weights" in backbone:
             backbone["weights"] = "none"  # they are replaced in a moment
+        model_config = {**config["model"]}
+        if model_config.get("pretrained_text"):
+            model_config["pretrained_text"] = {**model_config["pretrained_text"], "weights": "none"}
         tokenizer = None
         if checkpoint.get("tokeniser"):
             tokenizer = tokenizer_of(checkpoint["tokeniser"], f"the tokeniser in {name}")
         words = {} if tokenizer is None else {"vocabulary": len(tokenizer)}
-        model = build_model(config["model"], backbone, len(categories), **words)
+        model = build_model(model_config, backbone, len(categories), **words)
         model.load_state_dict(averaged_weights(checkpoint))
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"the config in {name} has no part {error}; train anew with this version") from error

@@ -26,10 +26,10 @@ class Connectives(nn.Module):
     is of no phrase: so a relation reaches its anchor undiluted by the words that describe things.
     """
 
-    def __init__(self, vocabulary: int, dim: int, *, ordered: bool = True) -> None:
-        """`ordered`: distances count."""
+    def __init__(self, embedding: nn.Module, dim: int, *, ordered: bool = True) -> None:
+        """`embedding`: from what `forward` is given of each word to `dim` numbers. `ordered`: distances count."""
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary, dim)
+        self.embedding = embedding
         slopes = ((0.5, None), (0.15, None), (None, 0.3), (0.0, 0.0))
         self.distance = DistanceBias(slopes) if ordered else None
         self.heads = len(slopes)
@@ -38,13 +38,16 @@ class Connectives(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(
-        self, ids: Int[Tensor, "c t"], of_none: Float[Tensor, "c t"], padding_mask: Bool[Tensor, "c t"]
+        self,
+        given: Int[Tensor, "c t"] | Float[Tensor, "c t e"],
+        of_none: Float[Tensor, "c t"],
+        padding_mask: Bool[Tensor, "c t"],
     ) -> Float[Tensor, "c t d"]:
-        """`of_none`: log probability of belonging to no phrase."""
-        words = self.embedding(ids)
-        similarity = of_none.clamp(min=-6)[:, None, None].expand(-1, self.heads, ids.shape[1], -1)
+        """`given`: the words, as ids or vectors; `of_none`: log probability of belonging to no phrase."""
+        words = self.embedding(given)
+        similarity = of_none.clamp(min=-6)[:, None, None].expand(-1, self.heads, words.shape[1], -1)
         if self.distance is not None:
-            similarity = similarity + self.distance(ids.shape[1])
+            similarity = similarity + self.distance(words.shape[1])
         weights = attention_weights(similarity, padding_mask[:, None, None])
         return self.out_proj((weights.to(words.dtype) @ words[:, None]).transpose(1, 2).flatten(2))
 

@@ -18,6 +18,7 @@ from torch.nn import functional
 from detr_mini.attention.pairwise import FEATURES, likeness, pair_features
 from detr_mini.attention.positions import sine_box_code
 from detr_mini.boxes import cxcywh_to_xyxy
+from detr_mini.errors import ConfigError
 from detr_mini.models.denoising import DenoisingQueries
 from detr_mini.models.denotation import Connectives, DenotationLayer
 from detr_mini.models.mini import MiniDETR
@@ -28,6 +29,7 @@ from detr_mini.structures import (
     GroundingOutput,
     PhraseFound,
 )
+from detr_mini.text.bert import PretrainedTextEncoder
 from detr_mini.text.encoder import TextEncoder
 
 TAGS = ("other", "begin", "inside", "anchor")
@@ -62,17 +64,34 @@ class GroundedDETR(MiniDETR):
     """`MiniDETR` with a text encoder and denotation layers. Without captions it is the same detector."""
 
     def __init__(
-        self, *, vocabulary: int, text: Mapping[str, Any], joint: Mapping[str, Any], dim: int = 128, **kwargs: Any
+        self,
+        *,
+        vocabulary: int,
+        joint: Mapping[str, Any],
+        text: Mapping[str, Any] | None = None,
+        pretrained_text: Mapping[str, Any] | None = None,
+        dim: int = 128,
+        **kwargs: Any,
     ) -> None:
-        """`text`: settings of `TextEncoder`; `joint`: `layers`, `width`, `heads`, `pair_dim` and `likenesses` of the
-        layers in which things and words meet; `kwargs`: of `MiniDETR`.
+        """`text`: settings of `TextEncoder`, or `pretrained_text`: of `PretrainedTextEncoder`; `joint`: `layers`,
+        `width`, `heads`, `pair_dim` and `likenesses` of the layers in which things and words meet; `kwargs`: of
+        `MiniDETR`.
         """
         super().__init__(dim=dim, **kwargs)
+        if (text is None) == (pretrained_text is None):
+            raise ConfigError("set either model.text or model.pretrained_text, and the other to null")
         layer = {"width": 32, "heads": 4, "pair_dim": 16, **joint}
         layers, self.likenesses = layer.pop("layers", 5), layer.pop("likenesses", 8)
-        width, pair_dim, ordered = layer["width"], layer["pair_dim"], text.get("positions") != "none"
-        self.text = TextEncoder(vocabulary=vocabulary, dim=dim, **text)
-        self.connectives = Connectives(vocabulary, dim, ordered=ordered)
+        width, pair_dim, ordered = layer["width"], layer["pair_dim"], (text or {}).get("positions") != "none"
+        self.text: TextEncoder | PretrainedTextEncoder
+        if pretrained_text is None:
+            self.text = TextEncoder(vocabulary=vocabulary, dim=dim, **(text or {}))
+            embedding: nn.Module = nn.Embedding(vocabulary, dim)
+        else:  # whose own table stands for the words: another of so many would be most of the model
+            self.text = PretrainedTextEncoder(vocabulary=vocabulary, dim=dim, **pretrained_text)
+            known = self.text.pretrained.dim
+            embedding = nn.Sequential(nn.LayerNorm(known), nn.Linear(known, dim))
+        self.connectives = Connectives(embedding, dim, ordered=ordered)
         self.tag = mlp([dim, dim, len(TAGS)])
         self.thing, self.place = nn.Linear(dim, dim), mlp([2 * dim, dim, dim])
         self.alike = nn.Linear(dim, self.likenesses * 16)
@@ -135,7 +154,8 @@ class GroundedDETR(MiniDETR):
         words, _ = self.text(ids, padding_mask)
         tags = self.tag(words)
         of_none = tags.detach().float().log_softmax(-1)[..., 0]
-        words = (words + self.connectives(ids, of_none, padding_mask)).to(things.dtype)
+        alone = self.text.words(ids) if isinstance(self.text, PretrainedTextEncoder) else ids
+        words = (words + self.connectives(alone, of_none, padding_mask)).to(things.dtype)
         hidden = things.new_zeros(things.shape[:2], dtype=torch.bool) if hidden is None else hidden
         state = self.first(self.of_thing(things)[:, :, None] * self.of_word(words)[:, None])
         logits = [self.speaks(self.norm(state))[..., 0]]

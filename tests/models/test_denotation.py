@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detr_mini.models.denotation import Connectives, DenotationLayer
 
@@ -94,7 +94,7 @@ def test_words_in_another_order_are_the_same_set_only_without_distances(ordered:
 @pytest.mark.parametrize("ordered", [False, True])
 def test_a_word_hears_what_stands_around_it_outside_of_phrases(ordered: bool) -> None:
     torch.manual_seed(0)
-    made = Connectives(20, 8, ordered=ordered)
+    made = Connectives(nn.Embedding(20, 8), 8, ordered=ordered)
     ids, padding = torch.tensor([[3, 4, 5, 6, 0]]), torch.tensor([[False] * 4 + [True]])
     of_none = torch.tensor([[-6.0, 0.0, -6.0, -6.0, 0.0]])  # the second word is of no phrase, and padding says nothing
     heard = made(ids, of_none, padding)

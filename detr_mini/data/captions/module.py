@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -158,6 +159,10 @@ class CaptionData(DetectionData):
         if tokenizer["kind"] not in TOKENIZERS:
             known = f"{nearest(tokenizer['kind'], TOKENIZERS)}; the kinds are {', '.join(TOKENIZERS)}"
             raise ConfigError(f"tokeniser '{tokenizer['kind']}' does not exist{known}")
+        taken = ("kind", *inspect.signature(TOKENIZERS[tokenizer["kind"]].train).parameters)
+        for key, value in tokenizer.items():
+            if key not in taken and value is not None:
+                raise ConfigError(f"data.tokenizer.{key} is no setting of the kind {tokenizer['kind']}; set it to null")
         self.caption_files, self.wanted_tokenizer = dict(captions), dict(tokenizer)
         self.captions_per_image, self.longest_chain = captions_per_image, longest_chain
         self.images_first = images_first
@@ -223,15 +228,20 @@ class CaptionData(DetectionData):
     def _trained_tokenizer(self) -> AnyTokenizer:
         if "train" not in self.sentences:
             raise DataError("there are no captions to train on; set data.captions.train")
-        coco, sentences, texts = self.sets["train"], self.sentences["train"], list[str]()
+        settings = {key: value for key, value in self.wanted_tokenizer.items() if value is not None}
+        return TOKENIZERS[settings.pop("kind")].train(self._texts(), **settings)
+
+    def _texts(self) -> Iterator[str]:
+        """Captions to learn a vocabulary from; a pretrained one does not ask for any."""
+        coco, sentences, given = self.sets["train"], self.sentences["train"], 0
         rounds = ROUNDS if isinstance(sentences, ReferredCaptions) else 1
         for which in range(rounds * len(coco)):
             before, index = divmod(which, len(coco))
-            target = coco.target(coco.image_ids[index])
-            texts += [caption.text.lower() for caption in sentences(index, -1 - before, target)]
-            if len(texts) >= TEXTS:
+            own = sentences(index, -1 - before, coco.target(coco.image_ids[index]))
+            yield from (caption.text.lower() for caption in own)
+            given += len(own)
+            if given >= TEXTS:
                 break
-        return TOKENIZERS[self.wanted_tokenizer["kind"]].train(texts, size=self.wanted_tokenizer["size"])
 
     def dataset(self, name: str, *, training: bool = False) -> DetectionDataset:
         """The split `name` with its captions, where it has any."""
