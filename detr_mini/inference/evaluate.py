@@ -39,19 +39,26 @@ def evaluate(config: DictConfig) -> Path:
     data = build_part("data", settings, ("detr_mini.data",), **image, stride=stride, seed=0)
     _check_split(data, config.split, detector.categories.names)
     data.categories = detector.categories
+    if hasattr(data, "tokenizer"):
+        data.tokenizer = detector.tokenizer
     data.setup(SPLITS[config.split])
     truth: CocoSet = data.sets[config.split]
     name = file.resolve().parent.name
     output = _new_folder(config.output, f"{name}-{config.split}")
     try:
         loader = data.val_dataloader() if config.split == "val" else data.test_dataloader()
-        measured = measure(detector.model, loader, truth, detector.categories, detector.device, config.detection_limit)
+        model = detector.by_names() if config.by == "names" else detector.model
+        measured = measure(
+            model, loader, truth, detector.categories, detector.device, config.detection_limit,
+            threshold=detector.threshold,
+        )  # fmt: skip
         about = {
             "images_per_second": measured.images_per_second,
             "parameters": sum(parameter.numel() for parameter in detector.model.parameters()),
             "recipe": checkpoint.get("recipe"),
             "seed": checkpoint["config"].get("seed"),
             "split": config.split,
+            "by": config.by,
             "checkpoint": str(config.checkpoint),
         }
         write_measured(
@@ -100,6 +107,8 @@ def _check(config: DictConfig) -> None:
         raise ConfigError("checkpoint is not set; say checkpoint=outputs/RUN (see 'detr-mini evaluate --help')")
     if config.split not in SPLITS:
         raise ConfigError(f"split is '{config.split}'; choose one of {', '.join(SPLITS)}")
+    if config.by not in ("classes", "names"):
+        raise ConfigError(f"by is '{config.by}'; choose classes (the head for categories) or names (as a caption)")
     if config.detection_limit < 1:
         raise ConfigError(f"detection_limit is {config.detection_limit}; it must be at least 1")
     if config.output is not None and Path(config.output).expanduser().exists():
