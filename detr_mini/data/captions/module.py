@@ -28,8 +28,8 @@ from detr_mini.data.samplers import Key
 from detr_mini.data.transforms import image_seed
 from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.structures import Batch, Caption, Target
-from detr_mini.text.tokenizers import KINDS as TOKENIZERS
 from detr_mini.text.names import FRAME, listed
+from detr_mini.text.tokenizers import KINDS as TOKENIZERS
 from detr_mini.text.tokenizers import AnyTokenizer
 
 MADE = "made"
