@@ -114,11 +114,12 @@ class Detector:
         """What is in an image, or in each of a list: boxes in its own upright pixels, best first.
 
         `caption`: a sentence; then what it asks for, with the `phrases` as typed. Or names, any number of them, as a
-        list or as "person. dog."; then labels, `categories` and `phrases` are the names as typed.
+        list or as "person. dog." (two at least); then `categories` and `phrases` are the names as typed.
 
         `threshold`: the least score; 0.5 unless given, with a caption the one that val found best. `limit`: so many an
         image at most. `batch_size`: images that go through the model together; it changes nothing in the result.
-        DataError where an image cannot be used; UserError for a caption that is empty or too long, or a detector that was trained without captions.
+        DataError where an image cannot be used; UserError for a caption that is empty or too long, or a detector that
+        was trained without captions.
         """
         if caption is not None and self.tokenizer is None:
             raise UserError("this detector was trained without captions; leave the caption out")
