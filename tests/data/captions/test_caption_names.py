@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from detr_mini.data.captions.module import CaptionData
 from detr_mini.data.captions.names import CategoryCaptions
 from detr_mini.errors import ConfigError, DataError, UserError
-from detr_mini.structures import Target
+from detr_mini.structures import Captions, Target
 from detr_mini.text.tokenizers import CharacterTokenizer
 
 NAMES = ("cup", "door", "cupboard", "Hot Dog", "dog", "person")
@@ -88,6 +88,10 @@ def data(root: Path, **changes: Any) -> CaptionData:
     return made
 
 
+def captions_of(loader: Iterable[Any]) -> list[Captions]:
+    return [batch.captions for batch in loader if batch.captions is not None]
+
+
 def test_any_boxes_give_captions_whose_tokens_speak_of_them(
     make_coco: Callable[..., tuple[Path, Path]], tmp_path: Path
 ) -> None:
@@ -96,14 +100,15 @@ def test_any_boxes_give_captions_whose_tokens_speak_of_them(
     made = data(tmp_path)
     assert made.tokenizer is not None
     assert set(made.tokenizer.words) == {".", "bolt", "nut", "washer"}  # type: ignore[union-attr]
-    (batch,) = made.train_dataloader()
-    assert torch.bincount(batch.captions.caption_image).tolist() == [4, 4]
-    (batch,) = made.val_dataloader()
-    assert [caption.text for caption in batch.captions.records] == ["bolt. nut. washer."] * 2
-    words = [[batch.captions.records[0].text[b:e] for b, e in spans] for spans in batch.captions.spans]
-    spoken = [[words[0][t] for t in row.nonzero()[:, 0].tolist()] for row in batch.captions.token_map[0]]
+    (captions,) = captions_of(made.train_dataloader())
+    assert torch.bincount(captions.caption_image).tolist() == [4, 4]
+    (captions,) = captions_of(made.val_dataloader())
+    assert [caption.text for caption in captions.records] == ["bolt. nut. washer."] * 2
+    assert captions.token_map is not None
+    words = [captions.records[0].text[begin:end] for begin, end in captions.spans[0]]
+    spoken = [[words[token] for token in row.nonzero()[:, 0].tolist()] for row in captions.token_map[0]]
     assert spoken == [["bolt"], ["washer"]]
-    assert not batch.captions.token_map[1].any()
+    assert not captions.token_map[1].any()
 
 
 def written(root: Path, caption: str) -> None:
@@ -121,8 +126,8 @@ def test_captions_of_a_file_are_mixed_with_names_and_with_boxes_alone(
     make_coco(annotations=[{"bbox": [2, 2, 9, 9]}])
     written(tmp_path, "a bolt on a desk")
     files = {"train": "captions.json", "val": None}
-    (batch,) = data(tmp_path, captions=files, categories_share=0.5).train_dataloader()
-    kinds = [caption.kind == "names" for caption in batch.captions.records]
+    (captions,) = captions_of(data(tmp_path, captions=files, categories_share=0.5).train_dataloader())
+    kinds = [caption.kind == "names" for caption in captions.records]
     assert (sum(kinds), len(kinds)) == (4, 5)
     alone = data(tmp_path, captions=files, batch_size=1, eval_batch_size=1).train_dataloader()
     assert sorted(batch.captions is None for batch in alone) == [False, True]
