@@ -42,6 +42,8 @@ def evaluate(config: DictConfig) -> Path:
     if hasattr(data, "tokenizer"):
         data.tokenizer = detector.tokenizer
     data.setup(SPLITS[config.split])
+    if getattr(data, "tokenizer", None) is not None:
+        data.limit_tokens(int(detector.model.text.max_tokens))  # type: ignore[union-attr,arg-type]
     truth: CocoSet = data.sets[config.split]
     name = file.resolve().parent.name
     output = _new_folder(config.output, f"{name}-{config.split}")

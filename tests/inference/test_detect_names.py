@@ -127,3 +127,19 @@ def test_a_split_is_measured_with_names_as_a_caption(
     assert json.loads((head / "predictions.json").read_text()) != records
     with pytest.raises(ConfigError, match="by is 'name'; choose classes"):
         evaluate(compose("evaluate", [*said, "by=name"]))
+
+
+def test_data_with_captions_of_names_are_measured_without_any_training_file_being_read(
+    checkpoint: Path, make_coco: Callable[..., tuple[Path, Path]], tmp_path: Path
+) -> None:
+    boxes = [{"bbox": [2, 2, 20, 20], "category_id": 3}]
+    make_coco("val", annotations=boxes, categories=CATEGORIES.records())
+    content = torch.load(checkpoint, weights_only=True)
+    content["config"]["data"]["captions"] = {"train": "categories", "val": "categories"}
+    torch.save(content, tmp_path / "asked.ckpt")
+    said = [f"checkpoint={tmp_path / 'asked.ckpt'}", f"data.root={tmp_path}", "gallery=0"]
+    output = evaluate(compose("evaluate", [*said, f"output={tmp_path / 'out'}"]))
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["grounding/threshold"] == 0.3
+    assert metrics["grounding/captions"] == 2
+    assert 0 <= metrics["grounding/accuracy/names"] <= 1
