@@ -16,7 +16,7 @@ from detr_mini.training.options import TrainerOptions
 
 GROUPS = {
     "data": "train", "backbone": "train", "model": "train", "optim": "train", "trainer": "train", "logger": "train",
-    "experiment": "train", "debug": "train",
+    "experiment": "train", "debug": "train", "captions": "train",
 }  # fmt: skip
 
 

@@ -44,9 +44,11 @@ def evaluate(config: DictConfig) -> Path:
     data = build_part("data", settings, ("detr_mini.data",), **image, stride=stride, seed=0)
     _check_split(data, config.split, detector.categories.names)
     data.categories = detector.categories
-    if detector.tokenizer is not None:
+    if hasattr(data, "tokenizer"):
         data.tokenizer = detector.tokenizer
     data.setup(SPLITS[config.split])
+    if getattr(data, "tokenizer", None) is not None:
+        data.limit_tokens(int(detector.model.text.max_tokens))  # type: ignore[union-attr,arg-type]
     _alter(data, config)
     truth: CocoSet = data.sets[config.split]
     part = chosen(truth.image_ids, detector.categories, config.subset)
@@ -54,8 +56,9 @@ def evaluate(config: DictConfig) -> Path:
     output = _new_folder(config.output, f"{name}-{config.split}")
     try:
         loader = data.val_dataloader() if config.split == "val" else data.test_dataloader()
+        model = detector.by_names() if config.by == "names" else detector.model
         measured = measure(
-            detector.model, loader, truth, detector.categories, detector.device, config.detection_limit,
+            model, loader, truth, detector.categories, detector.device, config.detection_limit,
             threshold=detector.threshold, part=part, resamples=config.resamples, fast=config.fast,
         )  # fmt: skip
         about = {
@@ -64,6 +67,7 @@ def evaluate(config: DictConfig) -> Path:
             "recipe": checkpoint.get("recipe"),
             "seed": checkpoint["config"].get("seed"),
             "split": config.split,
+            "by": config.by,
             "checkpoint": str(config.checkpoint),
         }
         write_measured(
@@ -135,6 +139,8 @@ def _check(config: DictConfig) -> None:
         raise ConfigError("checkpoint is not set; say checkpoint=outputs/RUN (see 'detr-mini evaluate --help')")
     if config.split not in SPLITS:
         raise ConfigError(f"split is '{config.split}'; choose one of {', '.join(SPLITS)}")
+    if config.by not in ("classes", "names"):
+        raise ConfigError(f"by is '{config.by}'; choose classes (the head for categories) or names (as a caption)")
     for key, least in (("detection_limit", 1), ("resamples", 0)):
         if config[key] < least:
             raise ConfigError(f"{key} is {config[key]}; it must be at least {least}")

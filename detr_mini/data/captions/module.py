@@ -15,6 +15,7 @@ from torch import Tensor
 from detr_mini.boxes import cxcywh_to_xyxy, xyxy_to_xywh
 from detr_mini.data.captions.files import read_captions
 from detr_mini.data.captions.make import WEIGHTS, captions_of, ensure_captioned, items_of
+from detr_mini.data.captions.names import CategoryCaptions, Together
 from detr_mini.data.captions.records import Item
 from detr_mini.data.captions.refer import Words, captions_about, checked_kinds, things_of, words_for
 from detr_mini.data.captions.refer_files import ensure_referred
@@ -28,11 +29,14 @@ from detr_mini.data.samplers import Key
 from detr_mini.data.transforms import image_seed
 from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.structures import Batch, Caption, Target
+from detr_mini.text.names import FRAME, listed
 from detr_mini.text.tokenizers import KINDS as TOKENIZERS
 from detr_mini.text.tokenizers import AnyTokenizer
 
 MADE = "made"
 """In place of a file of captions: they are made anew each epoch, from the instances."""
+CATEGORIES = "categories"
+"""In place of a file of captions: names of categories, "person. dog.", new ones each epoch; of any boxes."""
 TEXTS = 20_000
 """So many captions teach a tokeniser its vocabulary."""
 EACH = 2
@@ -122,11 +126,22 @@ class FileCaptions:
             return own
         return random.Random(image_seed(self.seed, epoch, self.image_ids[index])).sample(own, self.count)
 
+    def check(self, path: Path, tokenizer: AnyTokenizer, most: int) -> None:
+        """DataError where captions have more than `most` tokens with the frame: none is cut in silence."""
+        texts = [caption.text for own in self.captions for caption in own]
+        long = [text for text in texts if len(tokenizer.encode(text.lower()).ids) + FRAME > most]
+        if long:
+            raise DataError(f"{path}: {len(long)} of {len(texts)} captions have more than the {most} tokens that the "
+                            f"model takes (the first: {long[0][:60]!r}...); raise model.text.max_tokens or shorten "
+                            "them")  # fmt: skip
+
 
 class CaptionData(DetectionData):
     """`DetectionData` (whose settings are the `kwargs`) with captions.
 
-    `captions`: for each split a grounded file below `root` (see `files`), or "made". `refer`: for captions made from
+    `captions`: for each split a grounded file below `root` (see `files`), "made", or "categories" (see
+    `CategoryCaptions`; outside training all of them). `categories_share`: of an image's training captions, so many are
+    of categories whatever the others are. `refer`: for captions made from
     boxes alone, the `names` and `complete` categories (see `refer.words_for`), and a `folder` of files: one of val or
     test that is not there is made, with `each` captions of every kind a picture. Without it captions are made of the
     attributes of made scenes, whose `make` are parameters of `ensure_captioned`. `kinds`: how often training asks for
@@ -142,6 +157,7 @@ class CaptionData(DetectionData):
         tokenizer: Mapping[str, Any],
         captions_per_image: int = 8,
         images_first: int = 0,
+        categories_share: float | int = 0.0,
         kinds: Mapping[str, float | int] | None = None,
         longest_chain: int = 3,
         refer: Mapping[str, Any] | None = None,
@@ -150,6 +166,9 @@ class CaptionData(DetectionData):
         super().__init__(**kwargs)
         if captions_per_image < 1:
             raise ConfigError(f"data.captions_per_image is {captions_per_image}; it must be at least 1")
+        if not 0 <= categories_share < 1:
+            raise ConfigError(f"data.categories_share is {categories_share}; it is from 0 to less than 1 (for nothing "
+                              "but categories set data.captions.train=categories)")  # fmt: skip
         for kind in kinds or () if refer is None else ():
             if kind not in WEIGHTS:
                 raise ConfigError(f"data.kinds.{kind} does not exist{nearest(kind, WEIGHTS)}")
@@ -164,6 +183,7 @@ class CaptionData(DetectionData):
             if key not in taken and value is not None:
                 raise ConfigError(f"data.tokenizer.{key} is no setting of the kind {tokenizer['kind']}; set it to null")
         self.caption_files, self.wanted_tokenizer = dict(captions), dict(tokenizer)
+        self.from_categories = round(categories_share * captions_per_image)
         self.captions_per_image, self.longest_chain = captions_per_image, longest_chain
         self.images_first = images_first
         self.kinds = {**WEIGHTS, **(kinds or {})} if refer is None else checked_kinds(kinds)
@@ -189,8 +209,17 @@ class CaptionData(DetectionData):
         return ensure_captioned(self.root, **self.make)
 
     def _sentences(self, name: str) -> CaptionsOf:
+        names, count = self.sets[name].categories.names, self.captions_per_image if name == "train" else None
+        if self.caption_files[name] == CATEGORIES:
+            return CategoryCaptions(names, self.seed, count)
+        if count is None or not self.from_categories:
+            return self._about(name, count)
+        own = self._about(name, count - self.from_categories)
+        return Together(own, CategoryCaptions(names, self.seed, self.from_categories))
+
+    def _about(self, name: str, count: int | None) -> CaptionsOf:
+        """Captions of a file, or made, `count` an image."""
         coco, file = self.sets[name], str(self.caption_files[name])
-        count = self.captions_per_image if name == "train" else None
         words = self._words(coco)
         if file != MADE:
             path = self.root / file
@@ -234,7 +263,10 @@ class CaptionData(DetectionData):
     def _texts(self) -> Iterator[str]:
         """Captions to learn a vocabulary from; a pretrained one does not ask for any."""
         coco, sentences, given = self.sets["train"], self.sentences["train"], 0
-        rounds = ROUNDS if isinstance(sentences, ReferredCaptions) else 1
+        if isinstance(sentences, CategoryCaptions | Together):  # not all may be drawn below
+            yield from [listed([name.lower() for name in coco.categories.names])[0]] * 2
+        source = sentences.own if isinstance(sentences, Together) else sentences
+        rounds = ROUNDS if isinstance(source, ReferredCaptions) else 1
         for which in range(rounds * len(coco)):
             before, index = divmod(which, len(coco))
             own = sentences(index, -1 - before, coco.target(coco.image_ids[index]))
@@ -242,6 +274,18 @@ class CaptionData(DetectionData):
             given += len(own)
             if given >= TEXTS:
                 break
+
+    def limit_tokens(self, most: int) -> None:
+        """No caption may have more than `most` tokens: so few categories at once, DataError for captions of a file."""
+        assert self.tokenizer is not None
+        for name, sentences in self.sentences.items():
+            own = sentences.own if isinstance(sentences, Together) else sentences
+            if isinstance(own, FileCaptions):
+                own.check(self.root / str(self.caption_files[name]), self.tokenizer, most)
+            if isinstance(own, CategoryCaptions):
+                self.sentences[name] = own.fitted(self.tokenizer, most)
+            if isinstance(sentences, Together):
+                self.sentences[name] = replace(sentences, names=sentences.names.fitted(self.tokenizer, most))
 
     def dataset(self, name: str, *, training: bool = False) -> DetectionDataset:
         """The split `name` with its captions, where it has any."""
@@ -267,4 +311,6 @@ class CaptionData(DetectionData):
 def _collate(samples: Sequence[tuple[Tensor, Target, list[Caption]]], stride: int, tokenizer: AnyTokenizer) -> Batch:
     images, targets, captions = zip(*samples, strict=True)
     batch = collate(images, targets, stride)
+    if not any(captions):  # boxes alone
+        return batch
     return replace(batch, captions=collate_captions(tokenizer, captions, batch.packed.counts))
