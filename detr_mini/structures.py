@@ -122,8 +122,6 @@ class Captions:
     """In training: which tokens speak of which truth, in the order of the image's `PackedTargets`."""
     tags: Int[Tensor, "c t"] | None = None
     """In training: what each token is (`grounded.TAGS`); -1 on padding."""
-    anchor: Int[Tensor, "c"] | None = None
-    """In training: the truth that is the caption's first anchor; -1 where that is none, or several."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Captions:
         """A copy whose tensors lie on `device`."""
@@ -262,12 +260,10 @@ class AttentionMaps:
 
 @dataclass(frozen=True)
 class GroundingOutput:
-    """What captions speak of, joint layer by joint layer."""
+    """What captions speak of, layer by layer."""
 
     logits: tuple[Float[Tensor, "c q t"], ...]
     """Whether a word speaks of a query's thing."""
-    offsets: tuple[Float[Tensor, "c q 2"], ...]
-    """From the caption's first anchor to the query's thing, three times the difference of their centres in [0, 1]."""
     tags: Float[Tensor, "c t k"]
     """Logits of what each word is in its caption."""
 

@@ -16,8 +16,10 @@ from detr_mini.training.options import TrainerOptions
 
 GROUPS = {
     "data": "train", "backbone": "train", "model": "train", "optim": "train", "trainer": "train", "logger": "train",
-    "experiment": "train", "debug": "train",
+    "experiment": "train", "debug": "train", "sentences": "train",
 }  # fmt: skip
+NEEDS = {"model=mini_grounded_minilm": ["data=shapes_captions"]}
+"""It brings a tokeniser along, which only data with captions have."""
 
 
 @pytest.mark.parametrize(
@@ -25,7 +27,7 @@ GROUPS = {
     [f"{group}={option.stem}" for group in GROUPS for option in sorted((config_folder() / group).glob("*.yaml"))],
 )
 def test_every_choice_of_every_group_composes_and_passes_the_check(choice: str) -> None:
-    assert compose("train", [choice]).name
+    assert compose("train", [*NEEDS.get(choice, ()), choice]).name
 
 
 def test_every_group_of_the_folder_is_tested() -> None:

@@ -8,8 +8,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from detr_mini.attention.core import SIMILARITIES, Pair, Similarity, attend, cosine
+from detr_mini.attention.core import (
+    SIMILARITIES,
+    Pair,
+    Similarity,
+    attend,
+    attention_weights,
+    cosine,
+    scaled_dot,
+    similarities,
+)
 from detr_mini.attention.efficient import Linformer, orthogonal_features, performer, windowed
+from detr_mini.attention.positions import DistanceBias
 from detr_mini.errors import ConfigError, nearest
 
 
@@ -50,6 +60,46 @@ class Dense(nn.Module):
     ) -> Float[Tensor, "b h m d"]:
         """`blocked` is True where a query must not look."""
         return attend(query, key, value, blocked, self.dropout if self.training else 0.0, self.similarity)
+
+    def weights(
+        self,
+        query: Float[Tensor, "b h m c"],
+        key: Float[Tensor, "b h n c"],
+        blocked: Bool[Tensor, "#b #h #m n"] | None = None,
+    ) -> Float[Tensor, "b h m n"]:
+        """Where each head looks in `forward`."""
+        return attention_weights(similarities(query, key, self.similarity), blocked)
+
+
+class BiasedByDistance(Dense):
+    """All pairs of a line of elements, their scaled dot products plus a learned number a head and distance.
+
+    In the readable form: sentences are short. Masks: any.
+    """
+
+    def __init__(self, bias: DistanceBias) -> None:
+        super().__init__(scaled_dot)
+        self.bias = bias
+
+    def forward(
+        self,
+        query: Float[Tensor, "b h n c"],
+        key: Float[Tensor, "b h n c"],
+        value: Float[Tensor, "b h n d"],
+        blocked: Bool[Tensor, "#b #h #m n"] | None = None,
+        size: tuple[int, ...] | None = None,
+    ) -> Float[Tensor, "b h n d"]:
+        """`blocked` is True where a query must not look."""
+        return self.weights(query, key, blocked).to(value.dtype) @ value
+
+    def weights(
+        self,
+        query: Float[Tensor, "b h n c"],
+        key: Float[Tensor, "b h n c"],
+        blocked: Bool[Tensor, "#b #h #m n"] | None = None,
+    ) -> Float[Tensor, "b h n n"]:
+        """Where each head looks in `forward`."""
+        return attention_weights(similarities(query, key) + self.bias(query.shape[2]), blocked)
 
 
 class Windowed(nn.Module):

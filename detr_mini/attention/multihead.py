@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from detr_mini.attention.core import attention_weights, scaled_dot, similarities
+from detr_mini.attention.core import scaled_dot
 from detr_mini.attention.kinds import Dense
 
 
@@ -70,9 +70,7 @@ class MultiHeadAttention(nn.Module):
         if not isinstance(self.attention, Dense):
             raise ValueError(f"{type(self.attention).__name__} attention has no weights to show; dense attention has")
         q, k = self._split(self.q_proj(query)), self._split(self.k_proj(key))
-        return attention_weights(
-            similarities(q, k, self.attention.similarity), None if blocked is None else blocked[:, None]
-        )
+        return self.attention.weights(q, k, None if blocked is None else blocked[:, None])
 
     def _split(self, projected: Float[Tensor, "b n c"]) -> Float[Tensor, "b h n d"]:
         b, n, c = projected.shape

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+NOT_THERE = 6.0
 
 
 def sine_code(coordinate: Float[Tensor, "*n"], dim: int, temperature: float = 10000.0) -> Float[Tensor, "*n {dim}"]:
@@ -76,6 +79,32 @@ class LearnedPositions2d(nn.Module):
         """Positions of a map of h x w cells."""
         rows, columns = self.rows(h)[:, None], self.columns(w)[None]
         return torch.cat([rows.expand(h, w, -1), columns.expand(h, w, -1)], -1)
+
+
+class DistanceBias(nn.Module):
+    """A number a head and distance j - i, added to the similarity of query i and key j (Raffel et al. 2020, sec. 2.1).
+
+    Learned; distances over `reach` count as `reach`. `slopes`: what a step back and a step ahead cost each head at the
+    start (as Press et al. 2022 have it for good); None: it does not look that way.
+    """
+
+    offset: Tensor
+
+    def __init__(self, slopes: Sequence[tuple[float | None, float | None]], reach: int = 16) -> None:
+        super().__init__()
+        self.reach = reach
+        distance = torch.arange(-reach, reach + 1)
+        rows = []
+        for back, ahead in slopes:
+            costs = (NOT_THERE if cost is None else cost * distance.abs() for cost in (back, ahead))
+            there_back, there_ahead = (torch.as_tensor(cost, dtype=torch.float32) for cost in costs)
+            rows.append(-torch.where(distance < 0, there_back, there_ahead).masked_fill(distance == 0, 0.0))
+        self.table = nn.Parameter(torch.stack(rows))
+
+    def forward(self, n: int) -> Float[Tensor, "h {n} {n}"]:
+        """For n elements in a line."""
+        place = torch.arange(n, device=self.table.device)
+        return self.table[:, (place[None] - place[:, None]).clamp(-self.reach, self.reach) + self.reach]
 
 
 def rotate(

@@ -42,6 +42,8 @@ class Answer:
     guesses: tuple[PhraseFound, ...]
     size: tuple[int, int]
     """(height, width) of the picture."""
+    text: str = ""
+    image_id: int = 0
 
 
 def answers(found: Sequence[tuple[PhraseFound, ...]], captions: Captions, targets: Sequence[Target]) -> list[Answer]:
@@ -52,13 +54,13 @@ def answers(found: Sequence[tuple[PhraseFound, ...]], captions: Captions, target
         height, width = target.original_size
         boxes = cxcywh_to_xyxy(target.boxes[~target.is_crowd].cpu()) * torch.tensor([width, height, width, height])
         asked = tuple(Asked(p.spans, boxes[list(p.things)]) for p in caption.phrases if p.asked)
-        made.append(Answer(caption.kind, asked, phrases, target.original_size))
+        made.append(Answer(caption.kind, asked, phrases, target.original_size, caption.text, target.image_id))
     return made
 
 
 def is_exact(answer: Answer, threshold: float) -> bool:
     """Every asked-for phrase's boxes are found, paired one to one at IoU 0.5, none missing, none too many."""
-    pairs = _paired(answer)
+    pairs = paired(answer)
     if len(answer.guesses) != len(answer.asked) or any(guess is None for _, guess in pairs):
         return False
     return all(_same_boxes(asked.boxes, guess.boxes[guess.scores >= threshold]) for asked, guess in pairs if guess)
@@ -78,7 +80,7 @@ def grounding_metrics(answers: Sequence[Answer], threshold: float) -> dict[str, 
     ranks: dict[str, list[bool]] = defaultdict(list)
     for answer in answers:
         exact[answer.kind].append(is_exact(answer, threshold))
-        for asked, guess in _paired(answer):
+        for asked, guess in paired(answer):
             if len(asked.boxes):
                 _rank(ranks, asked, guess)
     absent = [a for a in answers if not any(len(asked.boxes) for asked in a.asked)]
@@ -96,7 +98,7 @@ def grounding_metrics(answers: Sequence[Answer], threshold: float) -> dict[str, 
     return metrics | {f"grounding/accuracy/{kind}": _mean(rights) for kind, rights in sorted(exact.items())}
 
 
-def _paired(answer: Answer) -> list[tuple[Asked, PhraseFound | None]]:
+def paired(answer: Answer) -> list[tuple[Asked, PhraseFound | None]]:
     """Each asked-for phrase with the guess that shares most characters with it; a guess serves one phrase only."""
     shared = sorted(
         (
@@ -121,8 +123,14 @@ def _same_boxes(truth: Tensor, found: Tensor) -> bool:
     """Whether as many were found, and they can be paired one to one at IoU 0.5."""
     if len(truth) != len(found):
         return False
-    near = box_iou(truth, found) >= IOU
-    return bool(near[linear_sum_assignment(near, maximize=True)].all())
+    return len(matched(truth, found)) == len(truth)
+
+
+def matched(truth: Float[Tensor, "n 4"], found: Float[Tensor, "m 4"]) -> dict[int, int]:
+    """The true box that each found one stands for, as many as can be paired one to one at IoU 0.5."""
+    near = (box_iou(truth, found) >= IOU).cpu()
+    pairs = zip(*linear_sum_assignment(near, maximize=True), strict=True)
+    return {int(f): int(t) for t, f in pairs if near[t, f]}
 
 
 def _rank(ranks: dict[str, list[bool]], asked: Asked, guess: PhraseFound | None) -> None:

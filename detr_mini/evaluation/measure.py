@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,16 @@ from detr_mini.convert import to_coco_records
 from detr_mini.data.coco import CocoSet
 from detr_mini.data.images import load_image
 from detr_mini.drawing.gallery import Pair, gallery
+from detr_mini.drawing.sentences import draw_captions
 from detr_mini.errors import UserError
+from detr_mini.evaluation.bootstrap import intervals
 from detr_mini.evaluation.coco import Scores, score
 from detr_mini.evaluation.grounding import Answer, answers, grounding_metrics
+from detr_mini.evaluation.matches import Matches, match
 from detr_mini.evaluation.predict import detect_batches
+from detr_mini.evaluation.subset import Part
 from detr_mini.evaluation.table import number
+from detr_mini.evaluation.told import spread, told
 from detr_mini.structures import Batch, Categories, Detections, DetectorOutput
 
 
@@ -34,6 +39,13 @@ class Measured:
     found: dict[int, Detections]
     truth: CocoSet
     images_per_second: float
+    part: Part
+    """What it was judged by."""
+    matches: Matches
+    said: tuple[Answer, ...] = ()
+    """To every caption, where there were any."""
+    threshold: float = 0.5
+    """Of a phrase's score."""
 
 
 def measure(
@@ -45,9 +57,14 @@ def measure(
     limit: int = 100,
     progress: bool = True,
     threshold: float | None = None,
+    part: Part | None = None,
+    resamples: int = 1000,
+    fast: bool = False,
 ) -> Measured:
-    """Detect in every image of `truth`, which `loader` gives, and score it with COCO's metric.
+    """Detect in every image of `truth`, which `loader` gives, and score it with COCO's metric, each AP with its 95 %
+    interval (keys `AP_low`, `AP_high`, `AP_low/<category>` and so on) from so many `resamples` (0: none).
 
+    `part`: the images and categories to judge by; None: all. `fast`: see `coco.score`.
     Where the loader gives captions, what the model reads in them is scored, too, at `threshold` (chosen on other data;
     0.5 where there is none).
     """
@@ -63,10 +80,32 @@ def measure(
     found = detect_batches(model, loader, categories, device, limit, progress, watch=listen)
     seconds = time.perf_counter() - started
     records = [record for image_id in truth.image_ids for record in to_coco_records(found[image_id], image_id)]
-    scores = score(truth.truth, records, categories, detection_limit=limit)
+    part = part or Part(truth.image_ids, categories)
+    scores, matches = judge(truth.truth, records, part, limit, resamples, fast)
+    least = 0.5 if threshold is None else threshold
     if said:
-        scores.metrics.update(grounding_metrics(said, 0.5 if threshold is None else threshold))
-    return Measured(scores, records, found, truth, len(truth) / seconds)
+        scores.metrics.update(grounding_metrics(said, least))
+    return Measured(scores, records, found, truth, len(truth) / seconds, part, matches, tuple(said), least)
+
+
+def judge(
+    truth: Mapping[str, Any],
+    records: Sequence[Mapping[str, Any]],
+    part: Part,
+    limit: int = 100,
+    resamples: int = 1000,
+    fast: bool = False,
+) -> tuple[Scores, Matches]:
+    """COCO's numbers of `records` on a part of the truth, with intervals, and the matches behind these."""
+    there, found = part.of(truth, records)
+    scores = score(there, found, part.categories, part.image_ids, limit, fast)
+    matches = match(there, found, part.categories.ids, part.image_ids, limit)
+    if resamples:
+        for name, (low, high) in intervals(matches, part.categories.names, resamples).items():
+            head, slash, category = name.partition("/")
+            scores.metrics[f"{head}_low{slash}{category}"] = low
+            scores.metrics[f"{head}_high{slash}{category}"] = high
+    return scores, matches
 
 
 def write_measured(
@@ -81,7 +120,8 @@ def write_measured(
     """Write metrics.json (the scores and `metrics`), predictions.json and gallery.png into `folder`.
 
     `name` heads the gallery, which shows at most `pictures` images, evenly spread, with detections of at least
-    `threshold`; no number depends on it. UserError where nothing can be written.
+    `threshold`; no number depends on it. Where there were captions, captions.png shows answers to twice as many.
+    UserError where nothing can be written.
     """
     numbers = {**measured.scores.metrics, **metrics}
     title = f"{name} · AP {number(numbers['AP'])}, AP50 {number(numbers['AP50'])}"
@@ -89,8 +129,18 @@ def write_measured(
         (folder / "metrics.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")
         (folder / "predictions.json").write_text(json.dumps(measured.records), encoding="utf-8")
         gallery(pairs(measured, pictures), folder / "gallery.png", threshold, title)
+        if measured.said and pictures:
+            _draw_answers(folder / "captions.png", measured, 2 * pictures, name)
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror or error})") from error
+
+
+def _draw_answers(path: Path, measured: Measured, count: int, name: str) -> None:
+    files = {record.image_id: record.path for record in measured.truth.records}
+    answers = spread(measured.said, count)
+    cards = [told(answer, measured.threshold, load_image(files[answer.image_id])) for answer in answers]
+    exact = number(measured.scores.metrics["grounding/accuracy"])
+    draw_captions(cards, path, f"{name} · {exact} of the captions are answered exactly")
 
 
 def pairs(measured: Measured, count: int) -> list[Pair]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -40,11 +41,12 @@ def render(scores: Scores, title: str = "") -> Group:
     for column in numbers.columns[1:]:
         column.justify = "right"
     for kind, name in (("AP", "AP"), ("AR", f"AR, {limit} detections")):
-        whole = metrics["AP"] if kind == "AP" else metrics[f"AR{limit}"]
-        numbers.add_row(name, number(whole), *(number(metrics[f"{kind}{size}"]) for size in "sml"))
+        whole = "AP" if kind == "AP" else f"AR{limit}"
+        keys = (whole, *(f"{kind}{size}" for size in "sml"))
+        numbers.add_row(name, *(with_interval(metrics, key) for key in keys))
         if kind == "AP":
             for at in ("AP50", "AP75"):
-                numbers.add_row(f"{kind} at IoU 0.{at[2:]}", number(metrics[at]))
+                numbers.add_row(f"{kind} at IoU 0.{at[2:]}", with_interval(metrics, at))
     for few, name in ((1, "AR, 1 detection"), (10, "AR, 10 detections")):
         numbers.add_row(name, number(metrics[f"AR{few}"]))
     classes = Table("category", "images", "objects", "detections", "AP", "AP50")
@@ -56,7 +58,12 @@ def render(scores: Scores, title: str = "") -> Group:
         rows = tuple(scored[:10] + scored[-10:])
     for row in rows:
         classes.add_row(
-            row.name, str(row.images), str(row.truths), str(row.detections), number(row.AP), number(row.AP50)
+            row.name,
+            str(row.images),
+            str(row.truths),
+            str(row.detections),
+            with_interval(metrics, f"AP/{row.name}"),
+            number(row.AP50),
         )
     return Group(classes, numbers, *_captions(metrics), Text(summary(scores)))
 
@@ -80,6 +87,14 @@ def number(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.3f}"
 
 
+def with_interval(metrics: Mapping[str, Any], key: str) -> str:
+    """A number of metrics.json, with its 95 % interval where there is one: "0.612 (0.57-0.65)"."""
+    head, slash, name = key.partition("/")
+    low, high = (metrics.get(f"{head}_{end}{slash}{name}") for end in ("low", "high"))
+    text = number(metrics.get(key))
+    return text if low is None or high is None else f"{text} ({low:.2f}-{high:.2f})"
+
+
 def summary(scores: Scores) -> str:
     """One sentence: over what the means were taken, and what no number shows."""
     metrics = scores.metrics
@@ -88,6 +103,8 @@ def summary(scores: Scores) -> str:
         f"{metrics['images']} images; means over {metrics['categories_scored']} of {total} categories; "
         f"at most {metrics['detection_limit']} detections an image and category."
     )
+    if "AP_low" in metrics:
+        text += " In brackets: 95 % intervals, by a bootstrap over the images."
     silent = [row for row in scores.classes if row.AP is None and row.detections]
     if silent:
         shown = ", ".join(row.name for row in silent[:5]) + (", ..." if len(silent) > 5 else "")
@@ -102,9 +119,9 @@ def stored(folder: str | Path) -> Group:
     metrics = json.loads(file.read_text(encoding="utf-8"))
     numbers = Table("measured", f"{folder} on {metrics.get('split')}", title_justify="left")
     numbers.columns[1].justify = "right"
-    for name, value in metrics.items():
-        if name.startswith(("AP", "AR")):
-            numbers.add_row(name, number(value))
+    for name in metrics:
+        if name.startswith(("AP", "AR")) and not re.match(r"AP\w*_(low|high)", name):
+            numbers.add_row(name, with_interval(metrics, name))
     seconds = metrics.get("train_seconds")
     return Group(numbers, Text(f"{metrics['images']} images; trained for {seconds} s; from {file}"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, overload
 
@@ -17,8 +18,10 @@ from detr_mini.data.images import _to_rgb_tensor, load_image, to_model_input
 from detr_mini.errors import CheckpointError, ConfigError, DataError, UserError
 from detr_mini.evaluation.predict import detect_batches, evaluating
 from detr_mini.models.build import build_model
+from detr_mini.models.by_names import ByNames
 from detr_mini.pretrained.checkpoints import averaged_weights, checkpoint_file, read_checkpoint
 from detr_mini.structures import Batch, Captions, Categories, Detections, PhraseFound, Target
+from detr_mini.text.names import checked_names, names_in
 from detr_mini.text.tokenizers import AnyTokenizer, pad, tokenizer_of
 
 ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
@@ -41,11 +44,14 @@ def from_checkpoint(checkpoint: Mapping[str, Any], name: str, device: str | torc
         backbone = {**config["backbone"]}
         if "weights" in backbone:
             backbone["weights"] = "none"  # they are replaced in a moment
+        model_config = {**config["model"]}
+        if model_config.get("pretrained_text"):
+            model_config["pretrained_text"] = {**model_config["pretrained_text"], "weights": "none"}
         tokenizer = None
         if checkpoint.get("tokeniser"):
             tokenizer = tokenizer_of(checkpoint["tokeniser"], f"the tokeniser in {name}")
         words = {} if tokenizer is None else {"vocabulary": len(tokenizer)}
-        model = build_model(config["model"], backbone, len(categories), **words)
+        model = build_model(model_config, backbone, len(categories), **words)
         model.load_state_dict(averaged_weights(checkpoint))
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"the config in {name} has no part {error}; train anew with this version") from error
@@ -86,7 +92,7 @@ class Detector:
     def detect(
         self,
         images: ImageLike,
-        caption: str | None = None,
+        caption: str | Sequence[str] | None = None,
         threshold: float | int | None = None,
         limit: int = 100,
         batch_size: int = 8,
@@ -95,7 +101,7 @@ class Detector:
     def detect(
         self,
         images: list[Any] | tuple[Any, ...],
-        caption: str | None = None,
+        caption: str | Sequence[str] | None = None,
         threshold: float | int | None = None,
         limit: int = 100,
         batch_size: int = 8,
@@ -103,33 +109,50 @@ class Detector:
     def detect(
         self,
         images: ImageLike | list[Any] | tuple[Any, ...],
-        caption: str | None = None,
+        caption: str | Sequence[str] | None = None,
         threshold: float | int | None = None,
         limit: int = 100,
         batch_size: int = 8,
     ) -> Detections | list[Detections]:
         """What is in an image, or in each of a list: boxes in its own upright pixels, best first.
 
-        `caption`: a sentence; then what it asks for, with the `phrases` as typed. `threshold`: the least score; 0.5
-        unless given, with a caption the one that val found best. `limit`: so many an image at most. `batch_size`:
-        images that go through the model together; it changes nothing in the result. DataError where an image cannot be
-        used; UserError for a caption that is empty or too long, or a detector that was trained without captions.
+        `caption`: a sentence; then what it asks for, with the `phrases` as typed. Or names, any number of them, as a
+        list or as "person. dog." (two at least); then `categories` and `phrases` are the names as typed.
+
+        `threshold`: the least score; 0.5 unless given, with a caption the one that val found best. `limit`: so many an
+        image at most. `batch_size`: images that go through the model together; it changes nothing in the result.
+        DataError where an image cannot be used; UserError for a caption that is empty or too long, or a detector that
+        was trained without captions.
         """
         if caption is not None and self.tokenizer is None:
             raise UserError("this detector was trained without captions; leave the caption out")
         least = self.least_score(threshold, caption)
         one = not isinstance(images, list | tuple)
         given = list(images) if isinstance(images, list | tuple) else [images]
-        if caption is not None:
+        categories, names = self.categories_of(caption), _names(caption)
+        if isinstance(caption, str) and names is None:
             kept = [d[:limit] for d in self._asked(given, caption, least, batch_size)]
             return kept[0] if one else kept
-        found = detect_batches(
-            self.model, self.batches(given, batch_size), self.categories, self.device, limit, progress=False
-        )
+        model = self.model if names is None else self.by_names()
+        batches = self.batches(given, batch_size)
+        found = detect_batches(model, batches, categories, self.device, limit, progress=False)
         kept = [found[i].above(least) for i in range(len(given))]
+        if names is not None:
+            kept = [replace(detections, phrases=detections.names) for detections in kept]
         return kept[0] if one else kept
 
-    def least_score(self, threshold: float | int | None = None, caption: str | None = None) -> float:
+    def by_names(self) -> ByNames:
+        """The model, asked for categories by their names. UserError where it was trained without captions."""
+        if self.tokenizer is None:
+            raise UserError("this detector was trained without captions, so no names can be asked for")
+        return ByNames(self.model, self.tokenizer)  # type: ignore[arg-type]
+
+    def categories_of(self, caption: str | Sequence[str] | None) -> Categories:
+        """What the labels of detections mean: the detector's own categories, or the names that a caption lists."""
+        names = _names(caption)
+        return self.categories if names is None else Categories(tuple(range(1, len(names) + 1)), names)
+
+    def least_score(self, threshold: float | int | None = None, caption: str | Sequence[str] | None = None) -> float:
         """`threshold`, or where it is None the one that `detect` uses."""
         if threshold is not None:
             return float(threshold)
@@ -182,6 +205,12 @@ class Detector:
             inputs = [to_model_input(image, **self.image) for image in pixels]
             targets = [_no_truth(start + i, image.shape[1], image.shape[2]) for i, image in enumerate(pixels)]
             yield collate(inputs, targets, stride)
+
+
+def _names(caption: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """The names that a caption lists; None where it is a sentence."""
+    listed = names_in(caption) if isinstance(caption, str) else caption
+    return None if listed is None else checked_names(listed)
 
 
 def usable_device(device: str | torch.device) -> torch.device:

@@ -8,15 +8,19 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from detr_mini.data.captions.altered import altered
 from detr_mini.data.coco import CocoSet
 from detr_mini.data.formats import names_used
 from detr_mini.errors import CheckpointError, ConfigError, UserError
+from detr_mini.evaluation.examine import examine
 from detr_mini.evaluation.measure import measure, write_measured
+from detr_mini.evaluation.subset import chosen
 from detr_mini.evaluation.table import table
 from detr_mini.inference.detector import from_checkpoint
 from detr_mini.models.build import build_part
 from detr_mini.pretrained.checkpoints import check_knows, checkpoint_file, read_checkpoint
 
+WORDS = ("as_typed", "shuffled", "foreign")
 SPLITS = {"val": "validate", "test": "test"}
 FROM_TRAINING = ("mean", "std", "stride", "seed", "size", "shorter_side")
 """What the data module is told by the checkpoint, whatever the data's config says."""
@@ -25,8 +29,9 @@ FROM_TRAINING = ("mean", "std", "stride", "seed", "size", "shorter_side")
 def evaluate(config: DictConfig) -> Path:
     """Measure `config.checkpoint` on a split, print the table, write metrics.json, predictions.json and gallery.png.
 
-    They go into a new folder, which is returned. Model, image size and normalisation are the checkpoint's; the data
-    are, too, unless `config.data` says otherwise. Every detection counts, whatever its score.
+    They go into a new folder, which is returned, with a config.yaml that says which data these are. Model, image size
+    and normalisation are the checkpoint's; the data are, too, unless `config.data` says otherwise. Every detection
+    counts, whatever its score. `config.subset`: judge by a part of the data; `config.report`: say why, too (`examine`).
     """
     _check(config)
     checkpoint = read_checkpoint(config.checkpoint)
@@ -39,31 +44,65 @@ def evaluate(config: DictConfig) -> Path:
     data = build_part("data", settings, ("detr_mini.data",), **image, stride=stride, seed=0)
     _check_split(data, config.split, detector.categories.names)
     data.categories = detector.categories
+    if hasattr(data, "tokenizer"):
+        data.tokenizer = detector.tokenizer
     data.setup(SPLITS[config.split])
+    if getattr(data, "tokenizer", None) is not None:
+        data.limit_tokens(int(detector.model.text.max_tokens))  # type: ignore[union-attr,arg-type]
+    _alter(data, config)
     truth: CocoSet = data.sets[config.split]
+    part = chosen(truth.image_ids, detector.categories, config.subset)
     name = file.resolve().parent.name
     output = _new_folder(config.output, f"{name}-{config.split}")
     try:
         loader = data.val_dataloader() if config.split == "val" else data.test_dataloader()
-        measured = measure(detector.model, loader, truth, detector.categories, detector.device, config.detection_limit)
+        model = detector.by_names() if config.by == "names" else detector.model
+        measured = measure(
+            model, loader, truth, detector.categories, detector.device, config.detection_limit,
+            threshold=detector.threshold, part=part, resamples=config.resamples, fast=config.fast,
+        )  # fmt: skip
         about = {
             "images_per_second": measured.images_per_second,
             "parameters": sum(parameter.numel() for parameter in detector.model.parameters()),
             "recipe": checkpoint.get("recipe"),
             "seed": checkpoint["config"].get("seed"),
             "split": config.split,
+            "by": config.by,
             "checkpoint": str(config.checkpoint),
         }
         write_measured(
             output, measured, about, f"{name} · {config.split}",
             pictures=config.gallery, threshold=float(config.threshold),
         )  # fmt: skip
+        kept = {
+            **OmegaConf.to_container(config),  # type: ignore[dict-item]
+            "data": {**settings, "size": image["size"]},
+            "categories": detector.categories.to_dict(),
+        }
+        OmegaConf.save(OmegaConf.create(kept), output / "config.yaml")
+        if config.report:
+            examine(output, measured, f"{name} · {config.split}", config.detection_limit)
     finally:
         if not any(output.iterdir()):
             output.rmdir()
     table(measured.scores, f"{config.checkpoint} on {config.split}")
     print(f"written to {output}")
     return output
+
+
+def _alter(data: Any, config: DictConfig) -> None:
+    """Have the split's captions read as `config.words` says."""
+    if config.words == "as_typed":
+        return
+    if config.words not in WORDS:
+        raise ConfigError(f"words is '{config.words}'; choose one of {', '.join(WORDS)}")
+    told = getattr(data, "sentences", {}).get(config.split)
+    if told is None:
+        raise ConfigError(f"words={config.words} is about captions, and the data's {config.split} split has none")
+    target = data.sets[config.split].target
+    ids = data.sets[config.split].image_ids
+    change = altered(config.words, len(ids), 0, lambda index: told(index, 0, target(ids[index])))
+    data.sentences[config.split] = lambda index, epoch, target: list(change(index))
 
 
 def data_settings(given: Any, trained: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -100,8 +139,11 @@ def _check(config: DictConfig) -> None:
         raise ConfigError("checkpoint is not set; say checkpoint=outputs/RUN (see 'detr-mini evaluate --help')")
     if config.split not in SPLITS:
         raise ConfigError(f"split is '{config.split}'; choose one of {', '.join(SPLITS)}")
-    if config.detection_limit < 1:
-        raise ConfigError(f"detection_limit is {config.detection_limit}; it must be at least 1")
+    if config.by not in ("classes", "names"):
+        raise ConfigError(f"by is '{config.by}'; choose classes (the head for categories) or names (as a caption)")
+    for key, least in (("detection_limit", 1), ("resamples", 0)):
+        if config[key] < least:
+            raise ConfigError(f"{key} is {config[key]}; it must be at least {least}")
     if config.output is not None and Path(config.output).expanduser().exists():
         raise UserError(f"the output {config.output} exists already; choose a new folder")
 

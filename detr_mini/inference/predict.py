@@ -63,7 +63,7 @@ def predict(config: DictConfig) -> Path:
         written = _write_all(detector, pictures, output, config)
     except OSError as error:
         raise UserError(f"cannot write to {output} ({error.strerror or error}); nothing there was changed") from error
-    _summarise(written, output, detector.least_score(config.threshold, config.caption))
+    _summarise(written, output, detector.least_score(config.threshold, _caption(config)))
     return output
 
 
@@ -75,7 +75,8 @@ def _write_all(detector: Detector, pictures: Sequence[Source], output: Path, con
         written = _detect_all(detector, pictures, work, config)
         if not written.images:
             raise DataError(f"none of {len(pictures)} pictures can be read: {written.unreadable[0]['reason']}")
-        index = {"written_by": WRITER, "images": written.images, "categories": detector.categories.records()}
+        categories = detector.categories_of(_caption(config))
+        index = {"written_by": WRITER, "images": written.images, "categories": categories.records()}
         _write(work / "predictions.json", written.records)
         _write(work / "images.json", {**index, "unreadable": written.unreadable})
         _replace(work, output)
@@ -96,6 +97,13 @@ def _check(config: DictConfig) -> None:
         raise ConfigError(f"batch_size is {config.batch_size}; it must be at least 1")
 
 
+def _caption(config: DictConfig) -> str | list[str] | None:
+    """A sentence, or names."""
+    if isinstance(config.caption, ListConfig):
+        return [str(name) for name in config.caption]
+    return None if config.caption is None else str(config.caption)
+
+
 def _check_output(output: Path) -> None:
     if output.exists() and not output.is_dir():
         raise UserError(f"the output {output} is a file; choose a folder")
@@ -113,12 +121,12 @@ def _is_ours(index: Path) -> bool:
 
 
 def _detect_all(detector: Detector, pictures: Sequence[Source], work: Path, config: DictConfig) -> Written:
-    written = Written()
+    written, caption = Written(), _caption(config)
     steps = track(range(0, len(pictures), config.batch_size), "detecting", transient=True)
     for start in steps:
         readable = list(_readable(pictures[start : start + config.batch_size], written))
         images = [image for _, image in readable]
-        found = detector.detect(images, caption=config.caption, threshold=config.threshold, batch_size=len(readable))
+        found = detector.detect(images, caption=caption, threshold=config.threshold, batch_size=len(readable))
         for (source, image), detections in zip(readable, found, strict=True):
             _write_one(source, image, detections, work, written, draw=config.draw)
             if config.explain and len(detections):

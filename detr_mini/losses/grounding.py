@@ -1,4 +1,4 @@
-"""What a model with captions minimises besides: words tied to their things, words told apart, offsets from anchors."""
+"""What a model with captions minimises besides: words tied to their things, words told apart."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ class GroundedCriterion(DetectionCriterion):
         *,
         weight_tokens: float | int = 1.0,
         weight_tags: float | int = 1.0,
-        weight_offset: float | int = 2.0,
         **kwargs: Any,
     ) -> None:
         """`kwargs`: of `DetectionCriterion`; weights: see `grounding_loss`."""
         super().__init__(**kwargs)
-        self.grounding = {"weight_tokens": weight_tokens, "weight_tags": weight_tags, "weight_offset": weight_offset}
+        self.grounding = {"weight_tokens": weight_tokens, "weight_tags": weight_tags}
 
     def __call__(
         self, output: DetectorOutput, targets: PackedTargets, progress: float = 0.0, captions: Captions | None = None
@@ -38,7 +37,7 @@ class GroundedCriterion(DetectionCriterion):
         if captions is None or output.grounding is None or not len(captions.token_ids):
             return losses
         assert losses.match is not None
-        loss, terms = grounding_loss(output.grounding, captions, targets, losses.match, **self.grounding)
+        loss, terms = grounding_loss(output.grounding, captions, losses.match, **self.grounding)
         share = max(losses.boxes, 1) / len(captions.token_ids)
         terms = {name: term * share for name, term in terms.items()}
         return replace(losses, total=losses.total + loss * share, terms={**losses.terms, **terms})
@@ -55,17 +54,14 @@ def truth_of_query(match: Match, queries: int) -> Int[Tensor, "b {queries}"]:
 def grounding_loss(
     output: GroundingOutput,
     captions: Captions,
-    targets: PackedTargets,
     match: Match,
     *,
     weight_tokens: float = 1.0,
     weight_tags: float = 1.0,
-    weight_offset: float = 1.0,
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-    """Sum over the captions, and its parts, detached. Every joint layer counts alike."""
+    """Sum over the captions, and its parts, detached. Every layer counts alike."""
     assert captions.token_map is not None
     assert captions.tags is not None
-    assert captions.anchor is not None
     q = output.logits[0].shape[1]
     truth = truth_of_query(match, q)[captions.caption_image]
     of_truth = truth.clamp(min=0)
@@ -79,13 +75,5 @@ def grounding_loss(
         output.tags.float().transpose(1, 2), captions.tags, ignore_index=-1, reduction="none"
     )
     tags = (tags.sum(1) / (captions.tags >= 0).sum(1).clamp(min=1)).sum()
-    centres = targets.boxes[captions.caption_image][..., :2]
-    start = centres.gather(1, captions.anchor.clamp(min=0)[:, None, None].expand(-1, 1, 2))
-    away = 3 * (centres - start)
-    away = away.gather(1, of_truth[..., None].expand(-1, -1, 2))
-    known = ((truth >= 0) & (captions.anchor >= 0)[:, None]).float()
-    offsets = torch.stack(output.offsets).float()
-    error = functional.smooth_l1_loss(offsets, away.expand_as(offsets), reduction="none").sum(-1)
-    offset = (error * known / known.sum(1, keepdim=True).clamp(min=1)).sum() / len(offsets)
-    total = weight_tokens * tokens + weight_tags * tags + weight_offset * offset
-    return total, {"tokens": tokens.detach(), "tags": tags.detach(), "offset": offset.detach()}
+    total = weight_tokens * tokens + weight_tags * tags
+    return total, {"tokens": tokens.detach(), "tags": tags.detach()}

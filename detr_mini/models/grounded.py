@@ -1,7 +1,7 @@
-"""The detector that takes sentences: things first, words second, then both in one set.
+"""The detector that takes sentences: things first, words second, then the plane where they cross.
 
 image -> MiniDETR -> object queries with boxes, once an image; caption -> text encoder -> words;
-queries and words -> joint layers -> a logit for each query and word: does this word speak of this thing?
+queries and words -> denotation layers -> a logit for each query and word: does this word speak of this thing?
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
-from detr_mini.attention.pairwise import PairwiseAttention, barred_where, pair_features
+from detr_mini.attention.pairwise import FEATURES, likeness, pair_features
 from detr_mini.attention.positions import sine_box_code
 from detr_mini.boxes import cxcywh_to_xyxy
+from detr_mini.errors import ConfigError
 from detr_mini.models.denoising import DenoisingQueries
+from detr_mini.models.denotation import Connectives, DenotationLayer
 from detr_mini.models.mini import MiniDETR
 from detr_mini.models.mlp import mlp
 from detr_mini.structures import (
@@ -26,22 +29,13 @@ from detr_mini.structures import (
     GroundingOutput,
     PhraseFound,
 )
+from detr_mini.text.bert import PretrainedTextEncoder
 from detr_mini.text.encoder import TextEncoder
 
 TAGS = ("other", "begin", "inside", "anchor")
 """What a word is in its caption: of no phrase, the first or a later word of what is asked for, of an anchor."""
-FEATURES = 14
-
-
-def between_words(pairs: Float[Tensor, "c q q p"], spoken: Float[Tensor, "c q t"]) -> Float[Tensor, "c q t p"]:
-    """What lies between a thing and a word: what lies between it and the things of which the word speaks, on average.
-
-    `spoken`: logits of which word speaks of which thing, as the layer before has it. So a thing that looks at the word
-    "star" sees where the star lies.
-    """
-    share = spoken.sigmoid()
-    share = share / (share.sum(1, keepdim=True) + 0.1)
-    return share.transpose(1, 2)[:, None] @ pairs
+GROUPS = 4
+"""Captions are taken in so many groups of like length: what is padding in a group is computed for nothing."""
 
 
 def phrases_of(tags: Sequence[int]) -> list[list[int]]:
@@ -66,53 +60,48 @@ def merged(spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     return tuple(joined)
 
 
-class JointLayer(nn.Module):
-    """Pre-norm: queries and words among themselves, a sum over the queries back into each, feed-forward."""
-
-    def __init__(self, dim: int, heads: int, feedforward: int, pair_dim: int) -> None:
-        super().__init__()
-        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.attention = PairwiseAttention(dim, heads, pair_dim)
-        self.count = mlp([dim, dim // 2, dim])
-        self.feedforward = mlp([dim, feedforward, dim])
-
-    def forward(
-        self,
-        x: Float[Tensor, "c n d"],
-        pairs: Float[Tensor, "c q n p"],
-        barred: Float[Tensor, "c 1 1 n"],
-    ) -> Float[Tensor, "c n d"]:
-        x = x + self.attention(self.norm1(x), pairs, barred)
-        q = pairs.shape[1]
-        visible = (barred[:, 0, 0, :q, None] == 0).to(x.dtype)
-        total = (nn.functional.relu(self.norm2(x[:, :q])) * visible).sum(1, keepdim=True) / q**0.5
-        x = x + self.count(total)
-        return x + self.feedforward(self.norm3(x))
-
-
 class GroundedDETR(MiniDETR):
-    """`MiniDETR` with a text encoder and joint layers. Without captions it is the same detector."""
+    """`MiniDETR` with a text encoder and denotation layers. Without captions it is the same detector."""
 
     def __init__(
-        self, *, vocabulary: int, text: Mapping[str, Any], joint: Mapping[str, Any], dim: int = 128, **kwargs: Any
+        self,
+        *,
+        vocabulary: int,
+        joint: Mapping[str, Any],
+        text: Mapping[str, Any] | None = None,
+        pretrained_text: Mapping[str, Any] | None = None,
+        dim: int = 128,
+        **kwargs: Any,
     ) -> None:
-        """`text`: settings of `TextEncoder`; `joint`: `layers`, `heads`, `feedforward` and `pair_dim` of the joint
-        layers; `kwargs`: of `MiniDETR`.
+        """`text`: settings of `TextEncoder`, or `pretrained_text`: of `PretrainedTextEncoder`; `joint`: `layers`,
+        `width`, `heads`, `pair_dim` and `likenesses` of the layers in which things and words meet; `kwargs`: of
+        `MiniDETR`.
         """
         super().__init__(dim=dim, **kwargs)
-        layer = {"heads": 4, "feedforward": 384, "pair_dim": 32, **joint}
-        layers = layer.pop("layers", 5)
-        self.text = TextEncoder(vocabulary=vocabulary, dim=dim, **text)
-        self.pairs = mlp([FEATURES, 64, layer["pair_dim"]])
-        self.place = mlp([2 * dim, dim, dim])
-        self.thing, self.pooled = nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.kind = nn.Parameter(torch.zeros(2, dim))
-        self.joint = nn.ModuleList(JointLayer(dim, **layer) for _ in range(layers))
-        self.joint_norm = nn.LayerNorm(dim)
-        self.of_query, self.of_word = nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.bias = nn.Parameter(torch.tensor(-3.0))
-        self.offset = nn.Linear(dim, 2)
+        if (text is None) == (pretrained_text is None):
+            raise ConfigError("set either model.text or model.pretrained_text, and the other to null")
+        layer = {"width": 32, "heads": 4, "pair_dim": 16, **joint}
+        layers, self.likenesses = layer.pop("layers", 5), layer.pop("likenesses", 8)
+        width, pair_dim, ordered = layer["width"], layer["pair_dim"], (text or {}).get("positions") != "none"
+        self.text: TextEncoder | PretrainedTextEncoder
+        if pretrained_text is None:
+            self.text = TextEncoder(vocabulary=vocabulary, dim=dim, **(text or {}))
+            embedding: nn.Module = nn.Embedding(vocabulary, dim)
+        else:  # whose own table stands for the words: another of so many would be most of the model
+            self.text = PretrainedTextEncoder(vocabulary=vocabulary, dim=dim, **pretrained_text)
+            known = self.text.pretrained.dim
+            embedding = nn.Sequential(nn.LayerNorm(known), nn.Linear(known, dim))
+        self.connectives = Connectives(embedding, dim, ordered=ordered)
         self.tag = mlp([dim, dim, len(TAGS)])
+        self.thing, self.place = nn.Linear(dim, dim), mlp([2 * dim, dim, dim])
+        self.alike = nn.Linear(dim, self.likenesses * 16)
+        self.pairs = mlp([FEATURES + self.likenesses, 64, pair_dim])
+        self.pairs_straight = nn.Linear(FEATURES + self.likenesses, pair_dim)
+        self.of_thing, self.of_word = nn.Linear(dim, 2 * width), nn.Linear(dim, 2 * width)
+        self.first = nn.Linear(2 * width, width)
+        self.joint = nn.ModuleList(DenotationLayer(dim, ordered=ordered, **layer) for _ in range(layers))
+        self.norm, self.speaks = nn.LayerNorm(width), nn.Linear(width, 1)
+        nn.init.constant_(self.speaks.bias, -3.0)
 
     def forward(
         self,
@@ -122,42 +111,58 @@ class GroundedDETR(MiniDETR):
         need_attention: bool = False,
         captions: Captions | None = None,
     ) -> DetectorOutput:
-        """As `MiniDETR`; with `captions`, the output carries what they speak of."""
+        """As `MiniDETR`; with `captions` (one at least), the output carries what they speak of."""
         output = super().forward(images, padding_mask, denoising, need_attention)
-        return output if captions is None else replace(output, grounding=self.ground(output, captions))
+        if captions is None or not len(captions.token_ids):
+            return output
+        return replace(output, grounding=self.ground(output, captions))
 
     def ground(self, output: DetectorOutput, captions: Captions) -> GroundingOutput:
         """What each caption speaks of, among the queries of its image. Many captions share one image."""
         assert output.queries is not None
-        boxes, dim = output.boxes.detach(), self.dim
-        things = self.thing(output.queries) + self.place(sine_box_code(boxes, 2 * dim).to(output.queries.dtype))
-        pairs = self.pairs(pair_features(boxes).to(things.dtype))
-        image = captions.caption_image
-        words, _ = self.text(captions.token_ids, captions.padding_mask)
-        tags = self.tag(words)
-        pooled = self.pooled(words.sum(1) / (~captions.padding_mask).sum(1, keepdim=True).clamp(min=1))
-        things = things[image] + pooled[:, None] + self.kind[0]
-        q = things.shape[1]
-        x = torch.cat([things, words.to(things.dtype) + self.kind[1]], 1)
-        hidden = x.new_zeros(len(x), q, dtype=torch.bool)
-        if output.query_visible is not None:
-            hidden = ~output.query_visible[image]
-        barred = barred_where(torch.cat([hidden, captions.padding_mask], 1), x.dtype)
-        pairs = pairs[image]
-        outputs = [self.spoken(self.joint_norm(x), q)]
-        states = []
-        for layer in self.joint:
-            x = layer(x, torch.cat([pairs, between_words(pairs, outputs[-1])], 2), barred)
-            states.append(self.joint_norm(x))
-            outputs.append(self.spoken(states[-1], q))
-        logits = outputs if self.training else outputs[-1:]
-        offsets = self.offset(torch.stack(states)[:, :, :q])
-        return GroundingOutput(tuple(logits), tuple(offsets), tags)
+        things, boxes = self.thing(output.queries), output.boxes.detach()
+        like = likeness(self.alike(things).unflatten(-1, (self.likenesses, -1)))
+        between = torch.cat([pair_features(boxes), like], -1).to(things.dtype)
+        pairs = (self.pairs(between) + self.pairs_straight(between)).transpose(2, 3)
+        things = things + self.place(sine_box_code(boxes, 2 * self.dim).to(things.dtype))
+        lengths = torch.tensor([len(spans) for spans in captions.spans])
+        groups = [group for group in lengths.argsort().tensor_split(GROUPS) if len(group)]
+        logits: list[list[Tensor]] = []
+        tags, longest = [], captions.token_ids.shape[1]
+        for group in groups:
+            t = max(int(lengths[group].max()), 1)
+            rows = group.to(captions.token_ids.device)
+            ids, padding = captions.token_ids[rows, :t], captions.padding_mask[rows, :t]
+            image = captions.caption_image[rows]
+            hidden = None if output.query_visible is None else ~output.query_visible[image]
+            spoken, tag = self.spoken(things[image], pairs[image], hidden, ids, padding)
+            logits.append([functional.pad(each, (0, longest - t)) for each in spoken])
+            tags.append(functional.pad(tag, (0, 0, 0, longest - t)))
+        back = torch.cat(groups).argsort().to(captions.token_ids.device)
+        layers = tuple(torch.cat(parts)[back] for parts in zip(*logits, strict=True))
+        return GroundingOutput(layers if self.training else layers[-1:], torch.cat(tags)[back])
 
-    def spoken(self, x: Float[Tensor, "c n d"], q: int) -> Float[Tensor, "c {q} t"]:
-        """Logits of whether a word speaks of a query's thing; the first `q` elements are queries, the others words."""
-        of_query, of_word = self.of_query(x[:, :q]), self.of_word(x[:, q:])
-        return of_query @ of_word.transpose(1, 2) / x.shape[-1] ** 0.5 + self.bias
+    def spoken(
+        self,
+        things: Float[Tensor, "c q d"],
+        pairs: Float[Tensor, "c q p k"],
+        hidden: Bool[Tensor, "c q"] | None,
+        ids: Int[Tensor, "c t"],
+        padding_mask: Bool[Tensor, "c t"],
+    ) -> tuple[list[Float[Tensor, "c q t"]], Float[Tensor, "c t g"]]:
+        """Logits of whether a word speaks of a query's thing, before the layers and after each; each word's tag."""
+        words, _ = self.text(ids, padding_mask)
+        tags = self.tag(words)
+        of_none = tags.detach().float().log_softmax(-1)[..., 0]
+        alone = self.text.words(ids) if isinstance(self.text, PretrainedTextEncoder) else ids
+        words = (words + self.connectives(alone, of_none, padding_mask)).to(things.dtype)
+        hidden = things.new_zeros(things.shape[:2], dtype=torch.bool) if hidden is None else hidden
+        state = self.first(self.of_thing(things)[:, :, None] * self.of_word(words)[:, None])
+        logits = [self.speaks(self.norm(state))[..., 0]]
+        for layer in self.joint:
+            state = layer(state, logits[-1], words, things, pairs, padding_mask, hidden)
+            logits.append(self.speaks(self.norm(state))[..., 0])
+        return logits, tags
 
     def read(
         self, output: DetectorOutput, captions: Captions, sizes: Sequence[tuple[int, int]]

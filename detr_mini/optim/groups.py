@@ -20,28 +20,38 @@ def is_matrix(name: str, parameter: Tensor, smallest_side: int = 12) -> bool:
 
 
 def parameter_groups(
-    model: nn.Module, *, matrices: bool = True, backbone_scale: float = 1.0, weight_decay: float = 1e-4
+    model: nn.Module,
+    *,
+    matrices: bool = True,
+    backbone_scale: float = 1.0,
+    embedding_scale: float = 1.0,
+    text_scale: float = 1.0,
+    weight_decay: float = 1e-4,
 ) -> list[dict[str, Any]]:
     """Groups for `Muon` (`matrices`) or for AdamW. Biases, gains and embeddings are not decayed.
 
-    The learning rate of the parameters under `backbone.` is multiplied by `backbone_scale`.
+    The learning rate of the parameters under `backbone.` is multiplied by `backbone_scale`, that of a pretrained text
+    encoder's by `text_scale`, that of other tables by `embedding_scale`.
     """
-    groups: dict[tuple[str, bool, bool], list[Tensor]] = {}
+    groups: dict[tuple[str, bool, float], list[Tensor]] = {}
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         rule = "matrix" if matrices and is_matrix(name, parameter) else "adamw"
         decayed = parameter.ndim >= 2 and id(parameter) not in tables and not name.endswith("gain")
-        groups.setdefault((rule, decayed, name.startswith("backbone.")), []).append(parameter)
+        scale = embedding_scale if id(parameter) in tables else 1.0
+        for part, its_scale in (("backbone.", backbone_scale), ("text.pretrained.", text_scale)):
+            scale = its_scale if name.startswith(part) else scale
+        groups.setdefault((rule, decayed, scale), []).append(parameter)
     return [
         {
             "params": parameters,
             "rule": rule,
             "weight_decay": weight_decay if decayed else 0.0,
-            "lr_scale": backbone_scale if in_backbone else 1.0,
+            "lr_scale": scale,
         }
-        for (rule, decayed, in_backbone), parameters in groups.items()
+        for (rule, decayed, scale), parameters in groups.items()
     ]
 
 
@@ -52,9 +62,12 @@ def adamw(
     betas: Sequence[float] = (0.9, 0.999),
     weight_decay: float = 1e-4,
     backbone_scale: float = 0.1,
+    text_scale: float = 1.0,
 ) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019) over a model, its backbone slower by `backbone_scale`, as in DETR of 2020."""
-    groups = parameter_groups(model, matrices=False, backbone_scale=backbone_scale, weight_decay=weight_decay)
+    groups = parameter_groups(
+        model, matrices=False, backbone_scale=backbone_scale, text_scale=text_scale, weight_decay=weight_decay
+    )
     for group in groups:
         group["lr"] = lr * group["lr_scale"]
     return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), foreach=True)

@@ -126,7 +126,12 @@ def muon(
     betas: Sequence[float] = (0.9, 0.99),
     weight_decay: float = 1e-4,
     backbone_scale: float = 1.0,
+    embedding_scale: float = 1.0,
+    text_scale: float = 1.0,
 ) -> Muon:
     """`Muon` over a model: matrices and convolutions by the matrix rule, the rest by AdamW (see `parameter_groups`)."""
-    groups = parameter_groups(model, backbone_scale=backbone_scale, weight_decay=weight_decay)
+    groups = parameter_groups(
+        model, backbone_scale=backbone_scale, embedding_scale=embedding_scale, text_scale=text_scale,
+        weight_decay=weight_decay,
+    )  # fmt: skip
     return Muon(groups, lr=lr, momentum=momentum, steps=steps, adamw_lr=adamw_lr, betas=(betas[0], betas[1]))

@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from detr_mini.errors import CheckpointError
+from detr_mini.errors import CheckpointError, nearest
+from detr_mini.pretrained import box
 from detr_mini.structures import Categories
 from detr_mini.weights import load_weights
 
@@ -23,10 +24,12 @@ _LISTED = 10
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The content of a checkpoint file of ours, or of a run folder's best.ckpt (last.ckpt where there is no best).
 
-    Tensors are on the CPU. CheckpointError where nothing is there, where the file is cut off, and where it is no
-    checkpoint of detr-mini.
+    Also of an exported file, and of weights that come with the package, by name (`box`). Tensors are on the CPU.
+    CheckpointError where nothing is there, where the file is cut off, and where it is no checkpoint of detr-mini.
     """
     file = checkpoint_file(path)
+    if file.suffix == box.SUFFIX:
+        return box.unpack(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about foreign files, which the error speaks of
@@ -42,15 +45,22 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def checkpoint_file(path: str | Path) -> Path:
-    """The file that `path` means: itself, or the best.ckpt, else the last.ckpt, of the run folder it is."""
-    path = Path(path).expanduser()
+    """The file that `path` means: itself, or the best.ckpt, else the last.ckpt, of the run folder it is.
+
+    A name of weights that come with the package is their file, where nothing else bears it.
+    """
+    given, path = path, Path(path).expanduser()
+    packaged = box.boxed(given)
+    if packaged is not None and not path.exists():
+        return packaged
     if path.is_dir():
         for name in ("best.ckpt", "last.ckpt"):
             if (path / name).is_file():
                 return path / name
         raise CheckpointError(f"the folder {path} holds neither best.ckpt nor last.ckpt; give a run folder or a file")
     if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint {path}; check the path")
+        known = f" (with the package come: {', '.join(box.names())})" if box.names() else ""
+        raise CheckpointError(f"there is no checkpoint {path}{nearest(str(given), box.names())}; check the path{known}")
     return path
 
 

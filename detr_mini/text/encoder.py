@@ -5,18 +5,23 @@ from __future__ import annotations
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from detr_mini.attention.core import scaled_dot
 from detr_mini.attention.encoder import EncoderLayer
+from detr_mini.attention.kinds import BiasedByDistance, Dense
 from detr_mini.attention.multihead import blocked_by_padding
-from detr_mini.attention.positions import LearnedPositions1d, sine_positions_1d
+from detr_mini.attention.positions import DistanceBias, LearnedPositions1d, sine_positions_1d
 from detr_mini.errors import ConfigError, nearest
 
-POSITIONS = ("sine", "learned", "none")
+POSITIONS = ("relative", "sine", "learned", "none")
+NEARBY = ((0.7, None), (None, 0.7), (0.25, 0.25), (0.0, 0.0))
+"""Relative positions start with heads that look back, ahead, around and everywhere (`DistanceBias`)."""
 
 
 class TextEncoder(nn.Module):
-    """Token ids to vectors. `positions`: sine, learned (up to `max_tokens`) or none, which leaves a set without order.
+    """Token ids to vectors. `positions`: relative, sine, learned (up to `max_tokens`) or none, a set without order.
 
-    Positions are added once, to the embedding (Vaswani et al. 2017, sec. 3.4 and 3.5). Pre-norm layers; a last norm.
+    Relative ones are a bias a head and distance in each layer (`DistanceBias`); sine and learned ones are added once,
+    to the embedding (Vaswani et al. 2017, sec. 3.4 and 3.5). Pre-norm layers; a last norm.
     A caption alone and one padded beside longer ones give the same vectors; padding gives zeros.
     """
 
@@ -28,7 +33,7 @@ class TextEncoder(nn.Module):
         heads: int = 4,
         feedforward: int = 256,
         layers: int = 2,
-        positions: str = "sine",
+        positions: str = "relative",
         max_tokens: int = 256,
     ) -> None:
         super().__init__()
@@ -39,8 +44,16 @@ class TextEncoder(nn.Module):
         self.embedding = nn.Embedding(vocabulary, dim)
         nn.init.normal_(self.embedding.weight, std=0.5**0.5)  # of the size of a sine code
         self.positions = LearnedPositions1d(max_tokens, dim) if positions == "learned" else None
-        self.layers = nn.ModuleList(EncoderLayer(dim, heads, feedforward) for _ in range(layers))
+        self.layers = nn.ModuleList(
+            EncoderLayer(dim, heads, feedforward, self._attention(heads)) for _ in range(layers)
+        )
         self.norm = nn.LayerNorm(dim)
+
+    def _attention(self, heads: int) -> Dense:
+        """Of one layer."""
+        if self.kind != "relative":
+            return Dense(scaled_dot)
+        return BiasedByDistance(DistanceBias([NEARBY[head % len(NEARBY)] for head in range(heads)]))
 
     def forward(
         self, ids: Int[Tensor, "c t"], padding_mask: Bool[Tensor, "c t"], need_weights: bool = False

@@ -1,11 +1,12 @@
 """Text split into tokens: characters, words, or subwords, each token with its span of characters.
 
-A fourth kind is a fourth class. All have `train(texts)`, `encode`, `decode`, `save`; a file says which kind it holds.
+A kind is a class. All have `train(texts)`, `encode`, `decode`, `save`; a file says which kind it holds.
 """
 
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Int
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
 from detr_mini.errors import UserError
+from detr_mini.text.minilm import minilm_pieces
 
 SPECIAL = ("[PAD]", "[UNK]", "[BEGIN]", "[END]")
 PAD, UNKNOWN, BEGIN, END = range(len(SPECIAL))
@@ -196,9 +198,64 @@ class SubwordTokenizer:
         return cls(Tokenizer.from_str(json.dumps(content["tokenizer"])))
 
 
-AnyTokenizer = CharacterTokenizer | WordTokenizer | SubwordTokenizer
+class WordPieceTokenizer:
+    """The pieces of words that a pretrained encoder knows (Wu et al. 2016), accents and case dropped as BERT does.
+
+    A word without pieces is [UNK]. Blanks and control characters are no tokens.
+    """
+
+    kind: ClassVar[str] = "pretrained"
+
+    def __init__(self, pieces: Sequence[str]) -> None:
+        """`pieces` by id, a word's later ones with ## before them; the first four stand for `SPECIAL`."""
+        if len(pieces) < len(SPECIAL) or pieces[UNKNOWN] != SPECIAL[UNKNOWN]:
+            raise ValueError("its first pieces are not the special tokens")
+        self.pieces = tuple(pieces)
+        vocabulary = {piece: index for index, piece in enumerate(pieces)}
+        self._tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=SPECIAL[UNKNOWN]))
+        self._tokenizer.normalizer = normalizers.BertNormalizer()
+        self._tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+
+    @classmethod
+    def train(cls, texts: Iterable[str], *, weights: str = "packaged") -> WordPieceTokenizer:
+        """The vocabulary of all-MiniLM-L6-v2, learned long ago: `texts` are not read. `weights`: see `minilm`."""
+        return cls(minilm_pieces(weights))
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def encode(self, text: str) -> Encoding:
+        """Any Unicode text (a lone surrogate is none: TokenizerError). Dropped accents are of the piece before them."""
+        _check_unicode(text)
+        found = self._tokenizer.encode(text, add_special_tokens=False)
+        spans = []
+        for begin, end in found.offsets:
+            while end < len(text) and unicodedata.category(text[end]) == "Mn":
+                end += 1
+            spans.append((begin, end))
+        return Encoding(tuple(found.ids), tuple(spans))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Pieces as words, a blank between any two, [UNK] where one was unknown; other special tokens say nothing."""
+        known = [self.pieces[token] for token in ids if token == UNKNOWN or token >= len(SPECIAL)]
+        return " ".join(known).replace(" ##", "")
+
+    def state(self) -> dict[str, Any]:
+        """Plain values for `tokenizer_of`."""
+        return {"kind": self.kind, "pieces": list(self.pieces)}
+
+    def save(self, path: str | Path) -> None:
+        """A JSON file for `load_tokenizer`."""
+        _write(path, self.state())
+
+    @classmethod
+    def _of(cls, content: dict[str, Any]) -> WordPieceTokenizer:
+        return cls(_strings(content["pieces"]))
+
+
+AnyTokenizer = CharacterTokenizer | WordTokenizer | SubwordTokenizer | WordPieceTokenizer
 KINDS: dict[str, type[AnyTokenizer]] = {
-    kind.kind: kind for kind in (CharacterTokenizer, WordTokenizer, SubwordTokenizer)
+    kind.kind: kind for kind in (CharacterTokenizer, WordTokenizer, SubwordTokenizer, WordPieceTokenizer)
 }
 
 

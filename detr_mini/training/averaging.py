@@ -14,7 +14,8 @@ class AveragedModel:
     """A copy of a model whose weights follow it slowly: w_avg += (1 - decay) (w - w_avg) after each step.
 
     Early on the decay is smaller, (1 + n) / (10 + n) at update n, so that the start is soon forgotten (as TensorFlow's
-    ExponentialMovingAverage has it). No submodule of anything: the average is neither trained nor wrapped.
+    ExponentialMovingAverage has it). No submodule of anything: the average is neither trained nor wrapped. Parameters
+    that do not learn are the model's own, not copies: a checkpoint holds them once.
     """
 
     def __init__(self, model: nn.Module, decay: float | int) -> None:
@@ -23,7 +24,11 @@ class AveragedModel:
         self._pairs()
 
     def _pairs(self) -> None:
+        frozen = {name: p.data for name, p in self.source.named_parameters() if not p.requires_grad}
+        for name, parameter in self.model.named_parameters():
+            parameter.data = frozen.get(name, parameter.data)
         own, new = self.model.state_dict(), self.source.state_dict()
+        own = {name: tensor for name, tensor in own.items() if name not in frozen}
         self._floats = [(own[n], new[n]) for n in own if own[n].is_floating_point()]
         self._counters = [(own[n], new[n]) for n in own if not own[n].is_floating_point()]
 

@@ -94,6 +94,8 @@ def build(config: DictConfig) -> Parts:
     words = {} if tokenizer is None else {"vocabulary": len(tokenizer)}
     parts = {"backbone": backbone, "num_classes": len(data.categories), **words}
     model = build_part("model", plain["model"], ALLOWED, **parts)
+    if tokenizer is not None:
+        data.limit_tokens(model.text.max_tokens)
     if options.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if options.compile:

@@ -1,82 +1,38 @@
-"""Attention that knows what lies between its elements."""
+"""What lies between pairs: turns with the pair, counts by sums, and is finite for boxes without size."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from detr_mini.attention.pairwise import PairwiseAttention, barred_where, pair_features
-
-
-def layer(pair_dim: int = 6) -> PairwiseAttention:
-    torch.manual_seed(0)
-    made = PairwiseAttention(16, 4, pair_dim).double()
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.normal_(std=0.5)
-    return made
-
-
-def inputs(c: int = 2, q: int = 3, n: int = 7) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(c, n, 16, generator=generator, dtype=torch.float64)
-    pairs = torch.randn(c, q, n, 6, generator=generator, dtype=torch.float64)
-    return x, pairs, torch.zeros(c, n, dtype=torch.bool)
-
-
-def test_is_its_formula() -> None:
-    made = layer()
-    x, pairs, blocked = inputs()
-    query, key, value = made.in_proj(x).view(2, 7, 3, 4, 4).unbind(2)
-    asked = made.pair_query(x[:, :3]).view(2, 3, 4, 6)
-    expected = torch.zeros(2, 7, 16, dtype=torch.float64)
-    for c in range(2):
-        for i in range(7):
-            heads, told = [], []
-            for h in range(4):
-                s = torch.stack([query[c, i, h] @ key[c, j, h] / 2 for j in range(7)])
-                if i < 3:
-                    s = s + torch.stack([asked[c, i, h] @ pairs[c, i, j] for j in range(7)])
-                a = s.softmax(0)
-                heads.append(sum(a[j] * value[c, j, h] for j in range(7)))
-                told.append(sum(a[j] * pairs[c, i, j] for j in range(7)) if i < 3 else torch.zeros(6).double())
-            expected[c, i] = made.out_proj(torch.cat(heads))
-            expected[c, i] += made.pair_value(torch.cat(told))
-    torch.testing.assert_close(made(x, pairs, barred_where(blocked, x.dtype)), expected)
-
-
-def test_what_is_barred_might_as_well_not_be_there() -> None:
-    made = layer()
-    x, pairs, blocked = inputs()
-    blocked[:, 5:] = True
-    short = made(x[:, :5], pairs[:, :, :5], barred_where(blocked[:, :5], x.dtype))
-    torch.testing.assert_close(made(x, pairs, barred_where(blocked, x.dtype))[:, :5], short)
-
-
-def test_where_everything_is_barred_answers_and_gradients_are_finite() -> None:
-    made = layer()
-    x, pairs, blocked = inputs()
-    answer = made(x.requires_grad_(), pairs, barred_where(~blocked, x.dtype))
-    answer.sum().backward()
-    assert answer.isfinite().all()
-    assert x.grad is not None
-    assert x.grad.isfinite().all()
-
-
-def test_heads_that_do_not_divide_are_refused() -> None:
-    with pytest.raises(ValueError, match="dim 16 is not a multiple of heads 3"):
-        PairwiseAttention(16, 3, 4)
+from detr_mini.attention.pairwise import FEATURES, likeness, pair_features
 
 
 def test_pair_features_turn_with_the_pair_and_stay_finite() -> None:
     boxes = torch.tensor([[[0.2, 0.3, 0.1, 0.2], [0.7, 0.3, 0.4, 0.1], [0.2, 0.3, 0.0, 0.0]]])
     features = pair_features(boxes)
-    assert features.shape[-1] == 14
+    assert features.shape[-1] == FEATURES
     assert features.isfinite().all()
-    odd = [0, 1, 2, 3, 9, 10, 11, 12]  # offsets and relative sizes
+    odd = [0, 1, 2, 3, 4, 5, 11, 12, 13, 14, 15]  # offsets and relative sizes
     torch.testing.assert_close(features[0, 0, 1, odd], -features[0, 1, 0, odd])
-    even = [4, 5, 6, 7, 8]
+    even = [6, 7, 8, 9, 10]
     torch.testing.assert_close(features[0, 0, 1, even], features[0, 1, 0, even])
     assert features[0, 0, 1, 0] == pytest.approx(1.5)  # the second lies to the right of the first
-    torch.testing.assert_close(features[0, :, :, 13], nn.functional.one_hot(torch.arange(3)).float())
+    torch.testing.assert_close(features[0, :, :, 16], nn.functional.one_hot(torch.arange(3)).float())
+
+
+def test_the_sum_of_the_steepest_offsets_is_the_place_in_the_row() -> None:
+    x = torch.tensor([0.9, 0.1, 0.5, 0.3, 0.7])
+    boxes = torch.stack([x, torch.full((5,), 0.5), torch.full((5,), 0.1), torch.full((5,), 0.1)], -1)[None]
+    to_the_right_less_to_the_left = pair_features(boxes)[0, :, :, 4].sum(1)
+    torch.testing.assert_close((4 - to_the_right_less_to_the_left) / 2, x.argsort().argsort().float(), atol=0.1, rtol=0)
+
+
+def test_likeness_is_the_cosine_in_each_respect_whatever_the_lengths() -> None:
+    looks = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(0))
+    alike = likeness(looks)
+    expected = nn.functional.cosine_similarity(looks[:, :, None], looks[:, None], dim=-1)
+    torch.testing.assert_close(alike, expected)
+    torch.testing.assert_close(likeness(7 * looks), alike)
+    torch.testing.assert_close(alike.diagonal(dim1=1, dim2=2), torch.ones(2, 3, 4))

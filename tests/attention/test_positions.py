@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detr_mini.attention.positions import (
+    DistanceBias,
     LearnedPositions1d,
     LearnedPositions2d,
     rotate,
@@ -134,3 +135,14 @@ def test_channels_that_make_no_pairs_are_refused() -> None:
         rotate(torch.ones(2, 7), torch.ones(2))
     with pytest.raises(ValueError, match="by fours; there are 6"):
         rotate_2d(torch.ones(2, 6), torch.ones(2, 2))
+
+
+def test_a_distance_bias_is_a_number_a_distance_and_levels_off() -> None:
+    bias = DistanceBias(((0.5, None), (0.0, 2.0)), reach=3)
+    table = bias(6)
+    assert table.shape == (2, 6, 6)
+    for head in range(2):
+        for distance in range(-5, 6):
+            assert len(set(table[head].diagonal(distance).tolist())) == 1
+    assert table[0, 4].tolist() == [-1.5, -1.5, -1.0, -0.5, 0.0, -6.0]  # back at a half a step, never ahead
+    assert table[1, 0].tolist() == [0.0, -2.0, -4.0, -6.0, -6.0, -6.0]

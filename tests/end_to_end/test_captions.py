@@ -8,17 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from detr_mini import load
 from detr_mini.config import compose
+from detr_mini.inference.evaluate import evaluate
 from detr_mini.training.run import train
 
 SMALL = [
     "experiment=shapes_captions", "data.make={train: 12, val: 4, test: 4, size: 64, seed: 0}", "data.size=64",
     "data.batch_size=4", "data.captions_per_image=3", "model.dim=32", "model.feedforward=32", "model.queries=14",
-    "model.joint={layers: 2, heads: 2, feedforward: 32, pair_dim: 8}", "model.text.layers=1",
+    "model.joint={layers: 2, width: 8, heads: 2, pair_dim: 4}", "model.text.layers=1",
     "backbone.channels=[8,16,16,32]", "backbone.blocks=[0,1,1,1]", "trainer.max_minutes=null",
-    "trainer.progress=false", "logger=csv",
+    "trainer.progress=false", "logger=csv", "data.images_first=1",
 ]  # fmt: skip
 
 
@@ -29,12 +31,23 @@ def test_a_training_with_captions_fills_the_run_folder_answers_sentences_and_res
     metrics = json.loads((whole / "metrics.json").read_text())
     for name in ("accuracy", "top1", "recall_any@10", "absent_rejected", "agnostic_AP", "accuracy/relation"):
         assert 0 <= metrics[f"grounding/{name}"] <= 1
-    assert metrics["recipe"] == "mini_grounded-1"
+    assert metrics["recipe"] == "mini_grounded-2"
+    assert Image.open(whole / "captions.png").width > 400
     rows = list(csv.DictReader((whole / "history.csv").open()))
     assert any(row["val/grounding/accuracy"] for row in rows)
 
     found = load(whole).detect(tmp_path / "made" / "test" / "000000.png", "the small red circle", threshold=0)
     assert found.phrases is not None
+
+    measured = {}
+    for words in ("as_typed", "shuffled", "foreign"):
+        where = ["split=test", f"words={words}", "resamples=0", f"output={tmp_path / words}"]
+        folder = evaluate(compose("evaluate", [f"checkpoint={whole}", *where]))
+        measured[words] = json.loads((folder / "metrics.json").read_text())
+    assert measured["as_typed"]["grounding/accuracy"] == metrics["grounding/accuracy"]
+    assert measured["as_typed"]["grounding/threshold"] == metrics["grounding/threshold"]
+    assert measured["shuffled"]["grounding/captions"] == metrics["grounding/captions"]
+    assert 0 < measured["foreign"]["grounding/captions"] <= metrics["grounding/captions"]
 
     part = train(compose("train", [*said, "trainer.max_steps=3", f"run_folder={tmp_path / 'part'}"]))
     train(compose("train", [f"resume={part}", "trainer.max_steps=6"]))
@@ -52,7 +65,8 @@ def test_a_few_scenes_and_their_sentences_are_learned_by_heart(tmp_path: Path) -
                 "experiment=shapes_captions", "data.make={train: 1, val: 6, test: 0, size: 64, seed: 0}",
                 "data.size=64", f"data.root={tmp_path / 'made'}", "data.train=${data.val}", "data.test=null",
                 "data.captions={train: annotations/val_captions.json, val: annotations/val_captions.json}",
-                "data.augment=[]", "data.batch_size=6", "data.captions_per_image=12", "trainer.max_minutes=null",
+                "data.augment=[]", "data.images_first=0",
+                "data.batch_size=6", "data.captions_per_image=12", "trainer.max_minutes=null",
                 "trainer.max_steps=200", "trainer.validate_every_epochs=100", "trainer.progress=false", "logger=csv",
                 "optim.average=0.97", "model.joint.layers=3", f"run_folder={tmp_path / 'run'}",
             ],

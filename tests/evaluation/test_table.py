@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
+from pathlib import Path
 
 from rich.console import Console
 
 from detr_mini.evaluation.coco import score
-from detr_mini.evaluation.table import table
+from detr_mini.evaluation.table import stored, table
 from detr_mini.structures import Categories
 
 
@@ -46,3 +48,18 @@ def test_figures_of_captions_are_shown_where_there_are_any() -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     for shown_number in ("0.875", "exact: chain", "0.625", "absent and left unfound"):
         assert shown_number in text
+
+
+def test_numbers_stand_with_their_intervals(tmp_path: Path) -> None:
+    one = Categories((1,), ("bolt",))
+    scores = score({"images": [{"id": 1}], "annotations": []}, [], one)
+    scores.metrics.update({"AP": 0.6123, "AP_low": 0.571, "AP_high": 0.648, "AP/bolt": 0.5, "AP_low/bolt": 0.44,
+                           "AP_high/bolt": 0.56})  # fmt: skip
+    console = Console(file=io.StringIO(), width=100)
+    table(scores, "val", console)
+    (tmp_path / "metrics.json").write_text(json.dumps(scores.metrics))
+    console.print(stored(tmp_path))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert text.count("0.612 (0.57-0.65)") == 2
+    assert "0.500 (0.44-0.56)" in text
+    assert "AP_low" not in text

@@ -22,7 +22,7 @@ GROUNDED = {
     **MODEL,
     "_target_": "detr_mini.models.grounded.GroundedDETR",
     "text": {"heads": 2, "feedforward": 32, "layers": 1, "max_tokens": 40},
-    "joint": {"layers": 1, "heads": 2, "feedforward": 32, "pair_dim": 8},
+    "joint": {"layers": 1, "width": 8, "heads": 2, "pair_dim": 4},
 }
 TOKENIZER = SubwordTokenizer.train(["the small bolt left of the lampshade holder"] * 3, size=300)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from detector_parts import BACKBONE, MODEL, checkpoint_of
 from detr_mini.data.coco import read_coco
 from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.evaluation.coco import evaluate as coco_metric
+from detr_mini.evaluation.compare import compare
 from detr_mini.inference.detector import load
 from detr_mini.inference.evaluate import data_settings, evaluate
 from detr_mini.models.build import build_model
@@ -90,6 +92,32 @@ def test_numbers_records_and_gallery_are_written(
     assert "AP50" in shown
 
 
+def test_a_part_of_the_data_and_a_report_are_had_for_a_word(config: Config, tmp_path: Path) -> None:
+    output = evaluate(config(subset={"categories": ["star", "circle"], "share": 0.5}, report=True, resamples=50))
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["images"] == 4
+    assert {key for key in metrics if key.startswith("AP/")} == {"AP/star", "AP/circle"}
+    for name in ("report.json", "precision_recall.png", "confusion.png", "errors.png", "worst.png"):
+        assert (output / name).stat().st_size > 0
+    folder = compare(OmegaConf.create(
+        {"runs": [str(output)] * 2, "rounds": 20, "level": 0.05, "seed": 0, "output": str(tmp_path / "compared")}
+    ))  # fmt: skip
+    assert json.loads((folder / "compare.json").read_text())["images"] == 4  # its config.yaml says which part it was
+
+
+def test_every_ap_stands_with_its_interval_unless_none_is_asked_for(config: Config, tmp_path: Path) -> None:
+    metrics = json.loads((evaluate(config(resamples=60)) / "metrics.json").read_text())
+    defined = [
+        key for key, value in metrics.items() if re.fullmatch(r"AP(50|75|s|m|l)?(/.*)?", key) and value is not None
+    ]
+    assert {"AP", "AP50", "AP/star"} <= set(defined)
+    for key in defined:
+        head, slash, name = key.partition("/")
+        assert metrics[f"{head}_low{slash}{name}"] <= metrics[key] <= metrics[f"{head}_high{slash}{name}"]
+    without = json.loads((evaluate(config(resamples=0, output=str(tmp_path / "b"))) / "metrics.json").read_text())
+    assert not any("_low" in key or "_high" in key for key in without)
+
+
 def test_no_number_depends_on_the_threshold_of_the_pictures(config: Config, tmp_path: Path) -> None:
     numbers = []
     for threshold in (0.0, 0.99):
@@ -148,8 +176,9 @@ def test_code_in_a_data_config_is_not_run(run: Path, config: Config, tmp_path: P
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"split": "train"}, {"checkpoint": None}, {"detection_limit": 0}, {"data": {"test": None}, "split": "test"}],
-)
+    [{"split": "train"}, {"checkpoint": None}, {"detection_limit": 0}, {"resamples": -1}, {"subset": {"share": 2.0}},
+     {"subset": {"ids": [-5]}}, {"subset": {"categories": ["teapot"]}}, {"data": {"test": None}, "split": "test"}],
+)  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(config: Config, tmp_path: Path, wrong: dict) -> None:
     if "data" in wrong:
         wrong = {**wrong, "data": {"_target_": "detr_mini.data.module.DetectionData", "root": ".", "test": None}}

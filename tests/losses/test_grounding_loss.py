@@ -9,15 +9,9 @@ from torch import Tensor
 
 from detr_mini.losses.grounding import grounding_loss, truth_of_query
 from detr_mini.losses.matcher import Match
-from detr_mini.structures import Captions, GroundingOutput, PackedTargets
+from detr_mini.structures import Captions, GroundingOutput
 
 QUERIES = 5
-TARGETS = PackedTargets(
-    boxes=torch.tensor([[[0.2, 0.2, 0.1, 0.1], [0.8, 0.6, 0.1, 0.1]], [[0.5, 0.5, 0.2, 0.2], [0.0, 0.0, 0.0, 0.0]]]),
-    labels=torch.zeros(2, 2, dtype=torch.long),
-    valid=torch.tensor([[True, True], [True, False]]),
-    counts=(2, 1),
-)
 MATCH = Match(
     torch.tensor([[3, 1], [0, 0]]), torch.tensor([[0, 1], [0, 0]]), torch.tensor([[True, True], [True, False]])
 )
@@ -38,21 +32,18 @@ def captions() -> Captions:
         (),
         spoken,
         tags,
-        torch.tensor([0, -1]),
     )
 
 
 def perfect() -> GroundingOutput:
     logits = torch.full((2, QUERIES, 4), -20.0)
     logits[0, 1, 1], logits[0, 3, 3] = 20.0, 20.0
-    offsets = torch.zeros(2, QUERIES, 2)
-    offsets[0, 1] = 3 * torch.tensor([0.6, 0.4])
     tags = 20.0 * torch.nn.functional.one_hot(captions().tags.clamp(min=0), 4).float()
-    return GroundingOutput((logits, logits), (offsets,), tags)
+    return GroundingOutput((logits, logits), tags)
 
 
 def loss(output: GroundingOutput, said: Captions | None = None) -> tuple[float, dict[str, Tensor]]:
-    total, parts = grounding_loss(output, said or captions(), TARGETS, MATCH)
+    total, parts = grounding_loss(output, said or captions(), MATCH)
     return float(total), parts
 
 
@@ -72,7 +63,6 @@ def test_each_part_costs_where_it_is_wrong() -> None:
     wrong[0, 1, 1] = -20.0
     assert loss(replace(right, logits=(right.logits[0], wrong)))[1]["tokens"] > 1
     assert loss(replace(right, tags=-right.tags))[1]["tags"] > 1
-    assert loss(replace(right, offsets=(right.offsets[0] + 1,)))[1]["offset"] > 0.4
 
 
 def test_padding_costs_nothing_whatever_is_said_there() -> None:
@@ -82,9 +72,3 @@ def test_padding_costs_nothing_whatever_is_said_there() -> None:
     tags = right.tags.clone()
     tags[1, 2:] = torch.tensor([-20.0, 3.0, 5.0, 0.0])
     assert loss(replace(right, logits=(logits, logits), tags=tags))[0] < 1e-5
-
-
-def test_without_an_anchor_no_offset_is_asked_for() -> None:
-    right, said = perfect(), captions()
-    nowhere = replace(said, anchor=torch.tensor([-1, -1]))
-    assert loss(replace(right, offsets=(right.offsets[0] + 5,)), nowhere)[1]["offset"] == 0

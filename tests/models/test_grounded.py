@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detr_mini.models.grounded import GroundedDETR, between_words, merged, phrases_of
+from detr_mini.models.grounded import GroundedDETR, merged, phrases_of
 from detr_mini.models.mini import MiniDETR
 from detr_mini.structures import Captions, GroundingOutput
 from detr_mini.vision.convnet import ConvNet
@@ -27,7 +27,7 @@ def make() -> GroundedDETR:
         backbone=backbone(),
         vocabulary=30,
         text={"heads": 2, "feedforward": 32, "layers": 1},
-        joint={"layers": 2, "heads": 2, "feedforward": 32, "pair_dim": 8},
+        joint={"layers": 2, "width": 8, "heads": 2, "pair_dim": 4, "likenesses": 2},
         **SIZES,
     )
     with torch.no_grad():  # an untrained model says nearly the same of everything
@@ -92,6 +92,14 @@ def test_without_captions_it_is_its_detector(model: GroundedDETR) -> None:
     torch.testing.assert_close(ours.boxes, theirs.boxes)
 
 
+def test_a_batch_without_captions_is_one_of_images(model: GroundedDETR) -> None:
+    none = Captions(torch.zeros(0, 0, dtype=torch.long), torch.zeros(0, 0, dtype=torch.bool), torch.zeros(0).long(), ())
+    with torch.no_grad():
+        alone, with_none = model(images(2)), model(images(2), captions=none)
+    assert with_none.grounding is None
+    torch.testing.assert_close(with_none.logits, alone.logits)
+
+
 def test_the_order_of_the_words_matters(model: GroundedDETR) -> None:
     said = captions([4], [0])
     turned = replace(said, token_ids=said.token_ids.flip(1))
@@ -103,23 +111,15 @@ def test_the_order_of_the_words_matters(model: GroundedDETR) -> None:
 def test_every_parameter_gets_a_gradient() -> None:
     model = make().train()
     output = model(images(2), captions=captions([3, 6, 2], [0, 1, 1]))
-    assert len(output.grounding.logits) == 3  # before the joint layers, and after each
-    parts = [*output.grounding.logits, *output.grounding.offsets, output.grounding.tags]
+    assert len(output.grounding.logits) == 3  # before the layers, and after each
+    parts = [*output.grounding.logits, output.grounding.tags]
     sum(part.square().sum() for part in parts).backward()
     silent = [
         name for name, p in model.named_parameters()
-        if p.grad is None and name.startswith(("text", "joint", "pairs", "place", "thing", "pooled", "of_", "tag"))
+        if p.grad is None
+        and name.startswith(("text", "connect", "joint", "pairs", "place", "thing", "alike", "of_", "tag", "speaks"))
     ]  # fmt: skip
     assert not silent
-
-
-def test_what_lies_between_a_thing_and_a_word_is_what_lies_between_it_and_the_words_thing() -> None:
-    pairs = torch.randn(1, 4, 4, 5)
-    spoken = torch.full((1, 4, 2), -30.0)
-    spoken[0, 2, 0] = 30.0  # the first word speaks of the third thing, the second of none
-    between = between_words(pairs, spoken)
-    torch.testing.assert_close(between[0, :, 0], pairs[0, :, 2] / 1.1)
-    torch.testing.assert_close(between[0, :, 1], torch.zeros(4, 5))
 
 
 def test_phrases_begin_where_a_word_says_so_and_go_on_over_gaps() -> None:
@@ -136,7 +136,7 @@ def test_a_phrases_score_is_the_mean_of_its_words_on_the_images_own_pixels(model
     logits = torch.full((1, 8, 3), -20.0)
     logits[0, 5] = torch.tensor([9.0, 1.0, 3.0])
     tags = torch.nn.functional.one_hot(torch.tensor([[0, 1, 2]]), 4).float()
-    told = replace(output, grounding=GroundingOutput((logits,), (), tags))
+    told = replace(output, grounding=GroundingOutput((logits,), tags))
     ((phrase,),) = model.read(told, said, [(100, 200)])
     assert phrase.spans == ((2, 5),)
     assert int(phrase.scores.argmax()) == 5

@@ -112,7 +112,9 @@ def test_a_restored_optimizer_makes_the_next_step_in_the_same_bits() -> None:
 def test_groups_hold_every_parameter_once_and_decay_no_bias_gain_or_embedding(matrices: bool) -> None:
     model = MiniDETR(backbone=ConvNet(channels=(4, 8, 16, 32), blocks=(0, 1, 1, 1)), num_classes=3, dim=32)
     model.backbone.blocks.requires_grad_(False)
-    groups = parameter_groups(model, matrices=matrices, backbone_scale=0.1, weight_decay=0.05)
+    groups = parameter_groups(model, matrices=matrices, backbone_scale=0.1, embedding_scale=10.0, weight_decay=0.05)
+    tables = {f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.Embedding)}
+    assert tables
     grouped = [p for g in groups for p in g["params"]]
     assert len({id(p) for p in grouped}) == len(grouped)
     assert {id(p) for p in grouped} == {id(p) for p in model.parameters() if p.requires_grad}
@@ -122,7 +124,8 @@ def test_groups_hold_every_parameter_once_and_decay_no_bias_gain_or_embedding(ma
             name = names[id(p)]
             plain = p.ndim < 2 or "embedding" in name or name.endswith("gain")
             assert group["weight_decay"] == (0.0 if plain else 0.05), name
-            assert group["lr_scale"] == (0.1 if name.startswith("backbone.") else 1.0), name
+            scale = 0.1 if name.startswith("backbone.") else 10.0 if name in tables else 1.0
+            assert group["lr_scale"] == scale, name
             if group["rule"] == "matrix":
                 assert matrices
                 assert min(p.shape[0], p[0].numel()) >= 12

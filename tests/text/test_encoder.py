@@ -35,7 +35,9 @@ def test_a_caption_alone_and_beside_longer_ones_gives_the_same(positions: str, l
         torch.testing.assert_close(together[row, :length], alone[0], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("positions", "same"), [("none", True), ("sine", False), ("learned", False)])
+@pytest.mark.parametrize(
+    ("positions", "same"), [("none", True), ("relative", False), ("sine", False), ("learned", False)]
+)
 def test_who_chased_whom_is_known_by_positions_only(positions: str, same: bool) -> None:
     sentences = ["the dog chased the cat", "the cat chased the dog"]
     words = WordTokenizer.train(sentences)

@@ -23,6 +23,7 @@ from detr_mini.text.tokenizers import (
     Encoding,
     SubwordTokenizer,
     TokenizerError,
+    WordPieceTokenizer,
     WordTokenizer,
     load_tokenizer,
     pad,
@@ -31,7 +32,15 @@ from detr_mini.text.tokenizers import (
 
 QUICK = settings(deadline=None, max_examples=60)
 TEXTS = ["the dog chased the cat", "the cat sees a red  star", "café, cafe\u0301 and naïve dogs", "two 👍🏽 thumbs"]
-TOKENIZERS: dict[str, AnyTokenizer] = {name: kind.train(TEXTS * 3, size=400) for name, kind in KINDS.items()}
+TRAINED = {name: kind for name, kind in KINDS.items() if name != "pretrained"}
+PIECES = [
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "dog", "chase", "##d", "cat", "see", "##s", "a", "red", "star", "cafe",
+    "and", "naive", "two", "[", "]", "pad", ".",
+]  # fmt: skip
+TOKENIZERS: dict[str, AnyTokenizer] = {
+    **{name: kind.train(TEXTS * 3, size=400) for name, kind in TRAINED.items()},
+    "pretrained": WordPieceTokenizer(PIECES),
+}
 ALL = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS)
 EXACT = pytest.mark.parametrize("tokenizer", [TOKENIZERS["characters"], TOKENIZERS["subwords"]], ids=["c", "s"])
 HARD = [
@@ -105,9 +114,10 @@ def test_marked_tokens_decode_to_exactly_the_marked_words(tokenizer: AnyTokenize
 
 
 @pytest.mark.parametrize(("text", "marked"), MARKED)
-def test_marked_words_span_exactly_the_marked_characters(text: str, marked: str) -> None:
+@pytest.mark.parametrize("name", ["words", "pretrained"])
+def test_marked_words_span_exactly_the_marked_characters(name: str, text: str, marked: str) -> None:
     begin = text.rindex(marked)
-    encoding = TOKENIZERS["words"].encode(text)
+    encoding = TOKENIZERS[name].encode(text)
     chosen = tokens_of(encoding, [(begin, begin + len(marked))])
     spans = [span for span, own in zip(encoding.spans, chosen, strict=True) if own]
     assert (spans[0][0], spans[-1][1]) == (begin, begin + len(marked))
@@ -133,6 +143,25 @@ def test_words_say_what_they_know_and_where_they_do_not() -> None:
     assert encoding.ids[1] == UNKNOWN
     assert encoding.spans == ((0, 3), (4, 9), (9, 10), (11, 17))
     assert tokenizer.decode([BEGIN, *encoding.ids, END, PAD]) == "the [UNK] , chased"
+
+
+@hard
+@QUICK
+@given(st.text())
+def test_pieces_never_overlap_and_cover_all_letters(text: str) -> None:
+    reached, covered = 0, set[int]()
+    for begin, end in TOKENIZERS["pretrained"].encode(text).spans:
+        assert reached <= begin < end <= len(text)
+        reached = end
+        covered |= set(range(begin, end))
+    assert all(place in covered for place, character in enumerate(text) if character.isalpha())
+
+
+def test_words_fall_into_the_longest_pieces_whatever_their_case_and_accents() -> None:
+    tokenizer = TOKENIZERS["pretrained"]
+    encoding = tokenizer.encode("The CAFÉS, dogd zebra")
+    assert encoding.spans == ((0, 3), (4, 8), (8, 9), (9, 10), (11, 14), (14, 15), (16, 21))
+    assert tokenizer.decode([BEGIN, *encoding.ids, END, PAD]) == "the cafes [UNK] dogd [UNK]"
 
 
 def test_frequent_text_takes_fewer_subwords_than_characters_and_more_than_words() -> None:
@@ -162,9 +191,9 @@ def test_a_saved_tokeniser_is_the_same_one(tokenizer: AnyTokenizer, tmp_path: Pa
         assert loaded.encode(text) == tokenizer.encode(text)
 
 
-@ALL
-def test_training_twice_gives_the_same_tokeniser(tokenizer: AnyTokenizer) -> None:
-    again = KINDS[tokenizer.kind].train(TEXTS * 3, size=400)
+@pytest.mark.parametrize("name", TRAINED)
+def test_training_twice_gives_the_same_tokeniser(name: str) -> None:
+    tokenizer, again = TOKENIZERS[name], KINDS[name].train(TEXTS * 3, size=400)
     assert [again.encode(text) for text in TEXTS] == [tokenizer.encode(text) for text in TEXTS]
 
 
@@ -190,6 +219,7 @@ def test_files_that_hold_no_tokeniser_are_refused(tmp_path: Path) -> None:
         {"kind": "words"},
         {"kind": "words", "words": [1]},
         {"kind": "subwords", "tokenizer": {"model": 3}},
+        {"kind": "pretrained", "pieces": ["the", "dog"]},
     ):
         path.write_text(json.dumps(content))
         with pytest.raises(TokenizerError, match="is damaged"):

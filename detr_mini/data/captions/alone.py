@@ -16,6 +16,7 @@ from detr_mini.data.captions.words import (
     ORDINALS,
     SAME,
     SUPERLATIVES,
+    article,
 )
 from detr_mini.structures import Caption
 
@@ -55,8 +56,7 @@ def listed(teller: Teller) -> Sequence[Caption] | None:
             sentence.add("and" if phrase == len(chosen) - 1 else ",", glue=phrase < len(chosen) - 1)
         adjectives, noun = teller.speaker.description(one.wanted)
         first = (adjectives or [noun])[0]
-        article = "an" if first in ("orange", "object") else "a"
-        sentence.add(NUMBERS[one.things.bit_count()] if one.many else article)
+        sentence.add(NUMBERS[one.things.bit_count()] if one.many else article(first))
         sentence.describe(phrase)
     return [sentence.caption("list")]
 

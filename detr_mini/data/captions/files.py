@@ -8,13 +8,16 @@ phrases that name nothing ({"spans": [...], "asked": true}); `kind` and `detail`
 
 from __future__ import annotations
 
+import json
+import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from detr_mini.data.coco import CocoSet, read_json
+from detr_mini.data.coco import CocoSet
+from detr_mini.data.columns import read_json
 from detr_mini.errors import DataError
 from detr_mini.structures import Caption, Phrase
 
@@ -55,6 +58,56 @@ def caption_records(
                 for offset, (phrase, thing) in enumerate((p, t) for p in caption.phrases for t in p.things)
             ]
     return {"images": images, "annotations": annotations}
+
+
+def pictures_of(coco: CocoSet) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Each image's COCO record, and its annotations in order."""
+    grouped: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in coco.image_ids}
+    for annotation in coco.truth["annotations"]:
+        grouped[annotation["image_id"]].append(annotation)
+    return [(picture, grouped[picture["id"]]) for picture in coco.truth["images"]]
+
+
+def instances_of(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The COCO instances that a grounded file's own boxes make, for files without instances beside them.
+
+    Each picture once, by its file name; each of its boxes once, whichever captions speak of it. DataError where a
+    record has no file name, or a box is none.
+    """
+    images: dict[str, dict[str, Any]] = {}
+    name_of: dict[Any, str] = {}
+    for record in content["images"]:
+        name = record.get("file_name")
+        if not isinstance(name, str) or not name:
+            raise DataError(f"record {record.get('id')} of {path} has no file_name; add it")
+        kept = {key: record[key] for key in ("file_name", "height", "width") if key in record}
+        images.setdefault(name, {"id": len(images) + 1, **kept})
+        name_of[record.get("id")] = name
+    boxes: dict[str, list[list[float | int]]] = {name: [] for name in images}
+    annotations: list[dict[str, Any]] = []
+    for number, annotation in enumerate(content["annotations"], start=1):
+        named, box = name_of.get(annotation.get("image_id")), annotation.get("bbox")
+        if named is None or not isinstance(box, list) or len(box) != 4:
+            raise DataError(f"annotation number {number} of {path} belongs to no record, or has no bbox; mend it")
+        if any(_close(box, own) for own in boxes[named]):
+            continue
+        boxes[named].append(box)
+        kept = {key: annotation[key] for key in ("category_id", "bbox", "area", "iscrowd") if key in annotation}
+        annotations.append({"id": len(annotations) + 1, "image_id": images[named]["id"], **kept})
+    return {"images": list(images.values()), "annotations": annotations, "categories": content["categories"]}
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """A file that is there is whole. DataError where it cannot be written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(content), encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}; choose a folder that you may write") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_captions(path: str | Path, instances: CocoSet) -> dict[int, list[Caption]]:
@@ -198,6 +251,10 @@ def _check_phrases(record: Mapping[str, Any], phrases: Sequence[Phrase], path: P
                             "a word can name one of them only")  # fmt: skip
 
 
+def _close(one: Sequence[float | int], other: Sequence[float | int]) -> bool:
+    return all(abs(a - b) <= CLOSE for a, b in zip(one, other, strict=True))
+
+
 class _Boxes:
     """The boxes of one image, to be found again."""
 
@@ -210,7 +267,7 @@ class _Boxes:
 
     def _place(self, box: Sequence[float | int]) -> int:
         for place, own in enumerate(self.boxes):
-            if all(abs(a - b) <= CLOSE for a, b in zip(own, box, strict=True)):
+            if _close(own, box):
                 return place
         raise DataError(f"{self.where} speaks of the box {list(box)}, which is not among the image's boxes; "
                         "give the instances that the captions were made from")  # fmt: skip

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from detr_mini.data.captions import absent, alone, related
 from detr_mini.data.captions.teller import Teller
+from detr_mini.data.captions.words import Lexicon
 from detr_mini.structures import Caption
 
 MAKERS: dict[str, Callable[[Teller], Sequence[Caption] | None]] = {
@@ -18,6 +19,29 @@ MAKERS: dict[str, Callable[[Teller], Sequence[Caption] | None]] = {
     "chain": related.chain, "order": related.order, "absent": absent.absent,
 }  # fmt: skip
 TRIES = 40
+PLAIN = ("attribute", "relation", "chain", "compare")
+"""Kinds that may ask for several without saying how many."""
+
+
+def decided(caption: Caption, lexicon: Lexicon, complete: frozenset[str]) -> bool:
+    """Whether no thing without a box could make the caption false, where the `complete` shapes alone have all boxes.
+
+    Of another shape it may only ask for several, without a number. The one, none, the first, the largest, the nearest
+    and exactly three are what they are only where nothing is missing.
+    """
+    for phrase in caption.phrases:
+        several = caption.kind in PLAIN and phrase.asked and len(phrase.things) > 1
+        beside_nothing = caption.detail == "anchor" and phrase.asked  # left of what is not there: so is nothing
+        words = " ".join(caption.text[begin:end] for begin, end in phrase.spans)
+        if not several and not beside_nothing and lexicon.shape_of(words) not in complete:
+            return False
+    return True
+
+
+def says_something(caption: Caption) -> bool:
+    """Whether no two of its phrases name the same: else the platelet is left of what is right of the platelet."""
+    named = [phrase.things for phrase in caption.phrases if phrase.things]
+    return len(set(named)) == len(named)
 
 
 class Captioner(Teller):
@@ -29,9 +53,13 @@ class Captioner(Teller):
         for _ in range(TRIES):
             self.begin()
             made = MAKERS[kind](self)
-            if made and (self.speaker.novel or not self.unseen) and self._as_required(made):
+            if made and (self.speaker.novel or not self.unseen) and self._as_required(made) and self._decided(made):
                 return made
         return ()
+
+    def _decided(self, made: Sequence[Caption]) -> bool:
+        complete = self.complete
+        return complete is None or all(decided(c, self.lexicon, complete) and says_something(c) for c in made)
 
     def _as_required(self, made: Sequence[Caption]) -> bool:
         if not self.required:

@@ -33,7 +33,12 @@ FEWEST = 3
 
 
 def captions_of(
-    items: Sequence[Item], size: int, rng: random.Random, count: int, weights: Mapping[str, float] = WEIGHTS, **how: Any
+    items: Sequence[Item],
+    size: int,
+    rng: random.Random,
+    count: int,
+    weights: Mapping[str, float | int] = WEIGHTS,
+    **how: Any,
 ) -> list[Caption]:
     """`count` captions of random kinds; fewer where the scene has no more. `how`: see `Captioner`."""
     captioner, made = Captioner(items, size, rng, forbidden=UNSEEN, **how), list[Caption]()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -13,23 +15,36 @@ from torch import Tensor
 from detr_mini.boxes import cxcywh_to_xyxy, xyxy_to_xywh
 from detr_mini.data.captions.files import read_captions
 from detr_mini.data.captions.make import WEIGHTS, captions_of, ensure_captioned, items_of
+from detr_mini.data.captions.names import CategoryCaptions, Together
 from detr_mini.data.captions.records import Item
+from detr_mini.data.captions.refer import Words, captions_about, checked_kinds, things_of, words_for
+from detr_mini.data.captions.refer_files import ensure_referred
 from detr_mini.data.captions.targets import collate_captions
-from detr_mini.data.coco import CocoSet, read_json
+from detr_mini.data.coco import CocoSet
 from detr_mini.data.collate import collate
+from detr_mini.data.columns import read_json
 from detr_mini.data.dataset import DetectionDataset
 from detr_mini.data.module import DetectionData
 from detr_mini.data.samplers import Key
 from detr_mini.data.transforms import image_seed
 from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.structures import Batch, Caption, Target
+from detr_mini.text.names import FRAME, listed
 from detr_mini.text.tokenizers import KINDS as TOKENIZERS
 from detr_mini.text.tokenizers import AnyTokenizer
 
 MADE = "made"
-"""In place of a file of captions: they are made anew each epoch, from the attributes of the instances."""
+"""In place of a file of captions: they are made anew each epoch, from the instances."""
+CATEGORIES = "categories"
+"""In place of a file of captions: names of categories, "person. dog.", new ones each epoch; of any boxes."""
 TEXTS = 20_000
 """So many captions teach a tokeniser its vocabulary."""
+EACH = 2
+"""Captions of each kind about a photograph that is measured."""
+ROUNDS = 4
+"""Of captions about each photograph that it reads, where they are made: a rare word should not be missed."""
+
+REFER = ("names", "complete", "folder", "each")
 
 CaptionsOf = Callable[[int, int, Target], list[Caption]]
 """Captions of an image: its place in the set, the epoch, its target as the model gets it."""
@@ -38,13 +53,14 @@ CaptionsOf = Callable[[int, int, Target], list[Caption]]
 class CaptionDataset(DetectionDataset):
     """Images, targets and captions for keys (index, epoch)."""
 
-    def __init__(self, coco: CocoSet, captions: CaptionsOf, **how: Any) -> None:
+    def __init__(self, coco: CocoSet, captions: CaptionsOf, first_epoch: int = 0, **how: Any) -> None:
+        """`first_epoch`: before it there are none."""
         super().__init__(coco, **how)
-        self.captions = captions
+        self.captions, self.first_epoch = captions, first_epoch
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Target, list[Caption]]:  # type: ignore[override]
         image, target = super().__getitem__(key)
-        return image, target, self.captions(*key, target)
+        return image, target, self.captions(*key, target) if key[1] >= self.first_epoch else []
 
 
 @dataclass(frozen=True)
@@ -55,15 +71,44 @@ class MadeCaptions:
     image_ids: tuple[int, ...]
     seed: int
     count: int
-    weights: Mapping[str, float]
+    weights: Mapping[str, float | int]
     longest_chain: int
 
     def __call__(self, index: int, epoch: int, target: Target) -> list[Caption]:
-        height, width = target.original_size
-        boxes = xyxy_to_xywh(cxcywh_to_xyxy(target.boxes)) * target.boxes.new_tensor([width, height, width, height])
-        items = [replace(i, box=tuple(b)) for i, b in zip(self.items[index], boxes.tolist(), strict=True)]
+        boxes = _pixels(target).tolist()
+        items = [replace(i, box=tuple(b)) for i, b in zip(self.items[index], boxes, strict=True)]
         rng = random.Random(image_seed(self.seed, epoch, self.image_ids[index]))
-        return captions_of(items, width, rng, self.count, self.weights, longest_chain=self.longest_chain)
+        side = min(target.original_size)
+        return captions_of(items, side, rng, self.count, self.weights, longest_chain=self.longest_chain)
+
+
+def _pixels(target: Target) -> Tensor:
+    """The boxes (n, 4) as xywh in pixels of the original image's size."""
+    height, width = target.original_size
+    return xyxy_to_xywh(cxcywh_to_xyxy(target.boxes)) * target.boxes.new_tensor([width, height, width, height])
+
+
+@dataclass(frozen=True)
+class ReferredCaptions:
+    """New captions about photographs from their boxes, a function of seed, epoch and image."""
+
+    words: Words
+    categories: tuple[str, ...]
+    """Their names, by label."""
+    seed: int
+    count: int
+    weights: Mapping[str, float | int]
+    longest_chain: int
+
+    def __call__(self, index: int, epoch: int, target: Target) -> list[Caption]:
+        names = [self.categories[label] for label in target.labels.tolist()]
+        crowd = target.is_crowd.tolist()
+        crowded = frozenset(name for name, is_crowd in zip(names, crowd, strict=True) if is_crowd)
+        own = [name for name, is_crowd in zip(names, crowd, strict=True) if not is_crowd]
+        items = things_of(own, _pixels(target)[~target.is_crowd].tolist())
+        rng = random.Random(image_seed(self.seed, epoch, target.image_id))
+        how: dict[str, Any] = {"weights": self.weights, "longest_chain": self.longest_chain}
+        return captions_about(items, min(target.original_size), rng, self.words, self.count, crowded=crowded, **how)
 
 
 @dataclass(frozen=True)
@@ -81,14 +126,28 @@ class FileCaptions:
             return own
         return random.Random(image_seed(self.seed, epoch, self.image_ids[index])).sample(own, self.count)
 
+    def check(self, path: Path, tokenizer: AnyTokenizer, most: int) -> None:
+        """DataError where captions have more than `most` tokens with the frame: none is cut in silence."""
+        texts = [caption.text for own in self.captions for caption in own]
+        long = [text for text in texts if len(tokenizer.encode(text.lower()).ids) + FRAME > most]
+        if long:
+            raise DataError(f"{path}: {len(long)} of {len(texts)} captions have more than the {most} tokens that the "
+                            f"model takes (the first: {long[0][:60]!r}...); raise model.text.max_tokens or shorten "
+                            "them")  # fmt: skip
+
 
 class CaptionData(DetectionData):
     """`DetectionData` (whose settings are the `kwargs`) with captions.
 
-    `captions`: for each split a grounded file below `root` (see `files`), or "made" for made scenes. `tokenizer`: its
-    `kind` and vocabulary `size`, learned from the training captions. `captions_per_image`: in a training batch.
-    `kinds`: how often training asks for each kind of made caption, 1 unless said; `longest_chain`: of those, 2 or 3.
-    `make`: parameters of `ensure_captioned`. After `setup`: `tokenizer`, and the splits' captions in `sentences`.
+    `captions`: for each split a grounded file below `root` (see `files`), "made", or "categories" (see
+    `CategoryCaptions`; outside training all of them). `categories_share`: of an image's training captions, so many are
+    of categories whatever the others are. `refer`: for captions made from
+    boxes alone, the `names` and `complete` categories (see `refer.words_for`), and a `folder` of files: one of val or
+    test that is not there is made, with `each` captions of every kind a picture. Without it captions are made of the
+    attributes of made scenes, whose `make` are parameters of `ensure_captioned`. `kinds`: how often training asks for
+    each kind of made caption, where that is not as usual; `longest_chain`: of those, 2 or 3. `captions_per_image`: in
+    a training batch; `images_first`: so many epochs are of images alone. `tokenizer`: its `kind` and vocabulary `size`,
+    learned from the training captions. After `setup`: `tokenizer`, and the splits' captions in `sentences`.
     """
 
     def __init__(
@@ -97,22 +156,38 @@ class CaptionData(DetectionData):
         captions: Mapping[str, str | None],
         tokenizer: Mapping[str, Any],
         captions_per_image: int = 8,
-        kinds: Mapping[str, float] | None = None,
+        images_first: int = 0,
+        categories_share: float | int = 0.0,
+        kinds: Mapping[str, float | int] | None = None,
         longest_chain: int = 3,
+        refer: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if captions_per_image < 1:
             raise ConfigError(f"data.captions_per_image is {captions_per_image}; it must be at least 1")
-        for kind in kinds or ():
+        if not 0 <= categories_share < 1:
+            raise ConfigError(f"data.categories_share is {categories_share}; it is from 0 to less than 1 (for nothing "
+                              "but categories set data.captions.train=categories)")  # fmt: skip
+        for kind in kinds or () if refer is None else ():
             if kind not in WEIGHTS:
                 raise ConfigError(f"data.kinds.{kind} does not exist{nearest(kind, WEIGHTS)}")
+        for key in refer or ():
+            if key not in REFER:
+                raise ConfigError(f"data.refer.{key} does not exist{nearest(key, REFER)}")
         if tokenizer["kind"] not in TOKENIZERS:
             known = f"{nearest(tokenizer['kind'], TOKENIZERS)}; the kinds are {', '.join(TOKENIZERS)}"
             raise ConfigError(f"tokeniser '{tokenizer['kind']}' does not exist{known}")
+        taken = ("kind", *inspect.signature(TOKENIZERS[tokenizer["kind"]].train).parameters)
+        for key, value in tokenizer.items():
+            if key not in taken and value is not None:
+                raise ConfigError(f"data.tokenizer.{key} is no setting of the kind {tokenizer['kind']}; set it to null")
         self.caption_files, self.wanted_tokenizer = dict(captions), dict(tokenizer)
+        self.from_categories = round(categories_share * captions_per_image)
         self.captions_per_image, self.longest_chain = captions_per_image, longest_chain
-        self.kinds = {**WEIGHTS, **(kinds or {})}
+        self.images_first = images_first
+        self.kinds = {**WEIGHTS, **(kinds or {})} if refer is None else checked_kinds(kinds)
+        self.refer = None if refer is None else dict(refer)
         self.tokenizer: AnyTokenizer | None = None
         self.sentences: dict[str, CaptionsOf] = {}
 
@@ -134,35 +209,83 @@ class CaptionData(DetectionData):
         return ensure_captioned(self.root, **self.make)
 
     def _sentences(self, name: str) -> CaptionsOf:
+        names, count = self.sets[name].categories.names, self.captions_per_image if name == "train" else None
+        if self.caption_files[name] == CATEGORIES:
+            return CategoryCaptions(names, self.seed, count)
+        if count is None or not self.from_categories:
+            return self._about(name, count)
+        own = self._about(name, count - self.from_categories)
+        return Together(own, CategoryCaptions(names, self.seed, self.from_categories))
+
+    def _about(self, name: str, count: int | None) -> CaptionsOf:
+        """Captions of a file, or made, `count` an image."""
         coco, file = self.sets[name], str(self.caption_files[name])
-        count = self.captions_per_image if name == "train" else None
+        words = self._words(coco)
         if file != MADE:
-            found = read_captions(self.root / file, coco)
+            path = self.root / file
+            if self.refer is not None and words is not None:
+                path = Path(self.refer.get("folder") or self.root) / file
+                each = self.refer.get("each") or EACH
+                self.report.notices.append(ensure_referred(path, coco, words, each=each, weights=self.kinds))
+            found = read_captions(path, coco)
             return FileCaptions(tuple(tuple(found[i]) for i in coco.image_ids), coco.image_ids, self.seed, count)
-        split = self.splits[name]
+        how = self.seed, count or self.captions_per_image, self.kinds, self.longest_chain
+        if words is not None:
+            return ReferredCaptions(words, coco.categories.names, *how)
+        return MadeCaptions(self._items(name), coco.image_ids, *how)
+
+    def _words(self, coco: CocoSet) -> Words | None:
+        """What the photographs' things are called, where captions are made from boxes alone."""
+        if self.refer is None:
+            return None
+        return words_for(coco.categories.names, self.refer.get("names"), self.refer.get("complete"))
+
+    def _items(self, name: str) -> tuple[tuple[Item, ...], ...]:
+        """The things of each made scene of a split, with their attributes."""
+        split, image_ids = self.splits[name], self.sets[name].image_ids
         assert split is not None
         path = self.root / split["annotations"]
-        grouped: dict[int, list[Mapping[str, Any]]] = {image_id: [] for image_id in coco.image_ids}
+        grouped: dict[int, list[Mapping[str, Any]]] = {image_id: [] for image_id in image_ids}
         for annotation in read_json(path)["annotations"]:
             if "attributes" not in annotation:
                 raise DataError(f"{path} has annotations without attributes: no captions can be made of them; "
                                 f"set data.captions.{name} to a file with captions")  # fmt: skip
             if annotation["image_id"] in grouped:
                 grouped[annotation["image_id"]].append(annotation)
-        items = tuple(tuple(items_of(grouped[image_id])) for image_id in coco.image_ids)
-        return MadeCaptions(
-            items, coco.image_ids, self.seed, count or self.captions_per_image, self.kinds, self.longest_chain
-        )
+        return tuple(tuple(items_of(grouped[image_id])) for image_id in image_ids)
 
     def _trained_tokenizer(self) -> AnyTokenizer:
         if "train" not in self.sentences:
             raise DataError("there are no captions to train on; set data.captions.train")
-        coco, sentences, texts = self.sets["train"], self.sentences["train"], list[str]()
-        for index, image_id in enumerate(coco.image_ids):
-            texts += [caption.text.lower() for caption in sentences(index, -1, coco.target(image_id))]
-            if len(texts) >= TEXTS:
+        settings = {key: value for key, value in self.wanted_tokenizer.items() if value is not None}
+        return TOKENIZERS[settings.pop("kind")].train(self._texts(), **settings)
+
+    def _texts(self) -> Iterator[str]:
+        """Captions to learn a vocabulary from; a pretrained one does not ask for any."""
+        coco, sentences, given = self.sets["train"], self.sentences["train"], 0
+        if isinstance(sentences, CategoryCaptions | Together):  # not all may be drawn below
+            yield from [listed([name.lower() for name in coco.categories.names])[0]] * 2
+        source = sentences.own if isinstance(sentences, Together) else sentences
+        rounds = ROUNDS if isinstance(source, ReferredCaptions) else 1
+        for which in range(rounds * len(coco)):
+            before, index = divmod(which, len(coco))
+            own = sentences(index, -1 - before, coco.target(coco.image_ids[index]))
+            yield from (caption.text.lower() for caption in own)
+            given += len(own)
+            if given >= TEXTS:
                 break
-        return TOKENIZERS[self.wanted_tokenizer["kind"]].train(texts, size=self.wanted_tokenizer["size"])
+
+    def limit_tokens(self, most: int) -> None:
+        """No caption may have more than `most` tokens: so few categories at once, DataError for captions of a file."""
+        assert self.tokenizer is not None
+        for name, sentences in self.sentences.items():
+            own = sentences.own if isinstance(sentences, Together) else sentences
+            if isinstance(own, FileCaptions):
+                own.check(self.root / str(self.caption_files[name]), self.tokenizer, most)
+            if isinstance(own, CategoryCaptions):
+                self.sentences[name] = own.fitted(self.tokenizer, most)
+            if isinstance(sentences, Together):
+                self.sentences[name] = replace(sentences, names=sentences.names.fitted(self.tokenizer, most))
 
     def dataset(self, name: str, *, training: bool = False) -> DetectionDataset:
         """The split `name` with its captions, where it has any."""
@@ -171,6 +294,7 @@ class CaptionData(DetectionData):
         return CaptionDataset(
             self.sets[name],
             self.sentences[name],
+            self.images_first if training else 0,
             **self.image,
             augment=self.augment if training else None,
             cache_megabytes=self.cache_megabytes if training else 0,
@@ -187,4 +311,6 @@ class CaptionData(DetectionData):
 def _collate(samples: Sequence[tuple[Tensor, Target, list[Caption]]], stride: int, tokenizer: AnyTokenizer) -> Batch:
     images, targets, captions = zip(*samples, strict=True)
     batch = collate(images, targets, stride)
+    if not any(captions):  # boxes alone
+        return batch
     return replace(batch, captions=collate_captions(tokenizer, captions, batch.packed.counts))

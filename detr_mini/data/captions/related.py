@@ -48,7 +48,7 @@ def _linked(teller: Teller, names: Sequence[str]) -> tuple[list[Named], list[str
             return None
         found = teller.related((name, members(named[0].things)), candidates)
         last = position == len(names) - 1
-        if not found or found.bit_count() > (4 if last else 1):
+        if not found or (teller.too_many(found, 4) if last else found.bit_count() > 1):
             return None
         named = [Named(wanted, found, asked=last, many=found.bit_count() > 1), *named]
     return named, list(names)
@@ -100,6 +100,8 @@ def _both(teller: Teller) -> Sequence[Caption] | None:
 
 
 def order(teller: Teller) -> Sequence[Caption] | None:
+    if teller.lexicon.bare:
+        return _swapped_relations(teller) if teller.rng.random() < 0.5 else _swapped_roles(teller)
     if teller.roll < 0.6:
         return _swapped_attributes(teller)
     return _swapped_relations(teller) if teller.roll < 0.85 else _swapped_roles(teller)
@@ -124,7 +126,9 @@ def _swapped_attributes(teller: Teller) -> Sequence[Caption] | None:
 
 def _swapped_roles(teller: Teller) -> Sequence[Caption] | None:
     """The star nearest to the circle; the circle nearest to the star."""
-    one, other = teller.rng.sample(range(len(teller.facts.items)), 2)
+    if len(teller.possible_anchors) < 2:
+        return None
+    one, other = teller.rng.sample(teller.possible_anchors, 2)
     wanted = teller.only(one), teller.only(other)
     if wanted[0] is None or wanted[1] is None:
         return None

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from detr_mini.data.captions.facts import ATTRIBUTES, members
 from detr_mini.data.captions.words import (
     PATTERNS,
-    SYNONYMS,
     UNSEEN_PAIRS,
     UNSEEN_PATTERNS,
     VERBS,
-    plural,
+    Lexicon,
 )
 from detr_mini.structures import Caption, Phrase
 
@@ -36,9 +35,9 @@ class Named:
 class Speaker:
     """Chooses words and patterns. One choice a value, so that a sentence and its counterpart use the same words."""
 
-    def __init__(self, rng: random.Random, unseen: bool = False) -> None:
+    def __init__(self, rng: random.Random, lexicon: Lexicon, unseen: bool = False) -> None:
         """`unseen`: may also use what training never shows; `novel` then says whether it did."""
-        self.rng, self.unseen, self.novel = rng, unseen, False
+        self.rng, self.lexicon, self.unseen, self.novel = rng, lexicon, unseen, False
         self._said: dict[str, str] = {}
 
     def pick(self, seen: Sequence[str], unseen: Sequence[str] = ()) -> str:
@@ -64,12 +63,12 @@ class Speaker:
         values.append(wanted.get("shape", ""))
         for value in values:
             if value not in self._said:
-                self._said[value] = self.rng.choice(SYNONYMS.get(value, (value,)))
+                self._said[value] = self.rng.choice(self.lexicon.synonyms.get(value, (value,)))
         words = [self._said[value] for value in values]
         pairs = {(a, b) for a in words for b in words} & UNSEEN_PAIRS
         if pairs and not self.unseen:
             for value in values:
-                self._said[value] = SYNONYMS.get(value, (value,))[0]
+                self._said[value] = self.lexicon.synonyms.get(value, (value,))[0]
             words = [self._said[value] for value in values]
         self.novel = self.novel or bool(pairs)
         return words[:-1], words[-1]
@@ -108,7 +107,7 @@ class Sentence:
     def noun(self, phrase: int, noun: str | None = None) -> None:
         """The noun alone, in the phrase's number."""
         noun = noun or self.speaker.description(self.named[phrase].wanted)[1]
-        self.add(plural(noun) if self.named[phrase].many else noun, phrase)
+        self.add(self.speaker.lexicon.plural(noun) if self.named[phrase].many else noun, phrase)
 
     def follow(self, pattern: str, places: Mapping[str, Callable[[], None]]) -> None:
         """Say a pattern; what stands in its places is said by `places`, verbs agree with `named[0]`."""

@@ -35,14 +35,6 @@ def token_map(encoding: Encoding, phrases: Sequence[Phrase], things: int) -> Boo
     return spoken
 
 
-def first_anchor(phrases: Sequence[Phrase]) -> int:
-    """The thing that the first anchor names; -1 where there is none, or it names none or several."""
-    for phrase in phrases:
-        if not phrase.asked:
-            return phrase.things[0] if len(phrase.things) == 1 else -1
-    return -1
-
-
 def collate_captions(tokenizer: AnyTokenizer, captions: Sequence[Sequence[Caption]], things: Sequence[int]) -> Captions:
     """The captions of a batch's images, `things[i]` truths in image i, as one padded block."""
     encodings = [tokenizer.encode(caption.text.lower()).framed() for own in captions for caption in own]
@@ -55,5 +47,4 @@ def collate_captions(tokenizer: AnyTokenizer, captions: Sequence[Sequence[Captio
         n = things[int(image[row])]
         spoken[row, :n, : len(encoding.ids)] = token_map(encoding, caption.phrases, n)
         tags[row, : len(encoding.ids)] = token_tags(encoding, caption.phrases)
-    anchor = torch.tensor([first_anchor(caption.phrases) for caption in flat], dtype=torch.long)
-    return Captions(ids, padding, image, tuple(e.spans for e in encodings), tuple(flat), spoken, tags, anchor)
+    return Captions(ids, padding, image, tuple(e.spans for e in encodings), tuple(flat), spoken, tags)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from detr_mini.data.canvas import SHAPES
-from detr_mini.data.captions.facts import ATTRIBUTES, SIDES, Facts
+from detr_mini.data.captions.facts import SIDES, Facts
 from detr_mini.data.captions.records import COLORS, SIZES, TEXTURES, Item
 from detr_mini.data.captions.sentences import Named, Sentence, Speaker, Wanted
 from detr_mini.data.captions.words import (
@@ -16,16 +16,21 @@ from detr_mini.data.captions.words import (
     LEADS,
     NEAREST,
     NUMBERS,
+    SYNONYMS,
     UNSEEN_BESIDE,
     UNSEEN_BETWEEN,
     UNSEEN_LEADS,
     UNSEEN_NEAREST,
+    Lexicon,
 )
 from detr_mini.structures import Caption
 
-VALUES = {"shape": SHAPES, "color": COLORS, "size": SIZES, "texture": TEXTURES}
-CHANCES = {"shape": 0.85, "color": 0.65, "size": 0.3, "texture": 0.2}
-"""How often a description says each attribute."""
+MADE = Lexicon(
+    {"shape": SHAPES, "color": COLORS, "size": SIZES, "texture": TEXTURES},
+    {"shape": 0.85, "color": 0.65, "size": 0.3, "texture": 0.2},
+    SYNONYMS,
+)
+"""Of made scenes."""
 
 Relation = tuple[str, tuple[int, ...]]
 """What it is called and its anchors, things of the scene."""
@@ -44,11 +49,24 @@ class Teller:
         longest_chain: int = 3,
         forbidden: frozenset[tuple[str, str]] = frozenset(),
         required: frozenset[tuple[str, str]] = frozenset(),
+        lexicon: Lexicon = MADE,
+        complete: frozenset[str] | None = None,
+        hidden: frozenset[str] = frozenset(),
     ) -> None:
         """`unseen`: only captions with a wording that training never shows; `forbidden` (color, shape) pairs stand in
-        no caption, of the `required` ones each caption asks for a thing; `longest_chain`: 2 or 3 relations.
+        no caption, of the `required` ones each caption asks for a thing; `longest_chain`: 2 or 3 relations;
+        `lexicon`: what things are called. `complete`: the shapes whose things are all there, None for all; of the
+        others only the plural is said. `hidden` ones are not spoken of.
         """
         self.facts, self.rng, self.unseen = Facts(items, canvas), rng, unseen
+        self.lexicon, self.complete = lexicon, complete
+        everything: Sequence[int] = range(len(items))
+        self.groups, self.possible_anchors = [everything], everything
+        if complete is not None:  # one shape is as likely as the other, however many things it has
+            shapes = sorted({item.shape for item in items} - hidden)
+            self.groups = [[i for i in everything if items[i].shape == shape] for shape in shapes]
+            alone = [group[0] for shape, group in zip(shapes, self.groups, strict=True) if len(group) == 1]
+            self.possible_anchors = [i for i in alone if items[i].shape in complete]
         self.longest_chain, self.forbidden, self.required = longest_chain, forbidden, required
         self.roll = 0.0
         """In [0, 1): which sort of a kind is made."""
@@ -56,16 +74,16 @@ class Teller:
 
     def begin(self) -> None:
         """A new sentence: its words are chosen anew."""
-        self.speaker = Speaker(self.rng, self.unseen)
+        self.speaker = Speaker(self.rng, self.lexicon, self.unseen)
 
     def thing(self) -> int:
-        return self.rng.randrange(len(self.facts.items))
+        return self.rng.choice(self.groups[0] if len(self.groups) == 1 else self.rng.choice(self.groups))
 
     def description_of(self, thing: int) -> dict[str, str]:
         """A description that fits the thing."""
-        item, rng = self.facts.items[thing], self.rng
+        item, rng, chances = self.facts.items[thing], self.rng, self.lexicon.chances.items()
         while True:
-            wanted = {name: getattr(item, name) for name in ATTRIBUTES if rng.random() < CHANCES[name]}
+            wanted = {name: getattr(item, name) for name, chance in chances if rng.random() < chance}
             if wanted:
                 return wanted
 
@@ -81,7 +99,7 @@ class Teller:
         """A description that fits nothing: that of a thing with one value changed."""
         wanted = self.description_of(self.thing())
         name = self.rng.choice(list(wanted))
-        wanted[name] = self.rng.choice(VALUES[name])
+        wanted[name] = self.rng.choice(self.lexicon.values[name])
         allowed = (wanted.get("color", ""), wanted.get("shape", "")) not in self.forbidden
         return wanted if allowed and not self.facts.fitting(wanted) else None
 
@@ -172,13 +190,19 @@ class Teller:
         return self.say(kind, pattern, target, detail=detail, number=number)
 
     def target(self, wanted: Wanted, found: int | None, at_most: int = 6) -> Named | None:
-        """What a singular or plural asks for; None where nothing, or more than `at_most`, is named."""
-        if not found or found.bit_count() > at_most:
+        """What a singular or plural asks for; None where nothing, or too many, are named."""
+        if not found or self.too_many(found, at_most):
             return None
         return Named(wanted, found, many=found.bit_count() > 1)
 
+    def too_many(self, things: int, at_most: int) -> bool:
+        """Whether a made sentence would name more than `at_most`; where some shape is incomplete, any number goes."""
+        return self.complete is None and things.bit_count() > at_most
+
     def anchors(self, count: int) -> list[Named] | None:
-        things = self.rng.sample(range(len(self.facts.items)), count)
+        if len(self.possible_anchors) < count:
+            return None
+        things = self.rng.sample(self.possible_anchors, count)
         wanted = [self.only(thing) for thing in things]
         if any(w is None for w in wanted):
             return None

@@ -6,6 +6,9 @@ anchor with its article, {be}, {lie}, {sit}, {have} a verb in the number of what
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "circle": ("circle", "disc"),
     "square": ("square", "box"),
@@ -103,6 +106,44 @@ VERBS = {
 }
 
 
+@dataclass(frozen=True)
+class Lexicon:
+    """What the things of a set of pictures can be said to be, and how it is said."""
+
+    values: Mapping[str, tuple[str, ...]]
+    """Of each attribute that is spoken of; the noun's is called `shape`, whatever it is."""
+    chances: Mapping[str, float]
+    """How often a description says each attribute."""
+    synonyms: Mapping[str, tuple[str, ...]]
+    """Of a value, in the singular."""
+    plurals: Mapping[str, str] = field(default_factory=dict)
+    """Of nouns that have another plural than `plural` makes."""
+
+    @property
+    def bare(self) -> bool:
+        """Whether there are nouns alone, no adjectives."""
+        return set(self.values) == {"shape"}
+
+    def plural(self, noun: str) -> str:
+        """The noun for several."""
+        return self.plurals.get(noun) or plural(noun)
+
+    def shape_of(self, words: str) -> str:
+        """What a noun in either number names; nothing where it is none of these."""
+        said = words.lower()
+        found = (s for s, nouns in self.synonyms.items() if any(said in (noun, self.plural(noun)) for noun in nouns))
+        return next(found, "")
+
+
+def article(word: str) -> str:
+    """ "a" or "an"."""
+    return "an" if word[0] in "aeiou" and not word.startswith(("uni", "use", "eu", "one")) else "a"
+
+
 def plural(noun: str) -> str:
-    """The noun for several."""
-    return PLURALS.get(noun, noun + "s")
+    """The noun for several; of several words, the last one's."""
+    if noun in PLURALS:
+        return PLURALS[noun]
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return noun[:-1] + "ies"
+    return noun + ("es" if noun.endswith(("s", "x", "z", "ch", "sh")) else "s")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
-from detr_mini.data.captions.targets import ANCHOR, BEGIN, INSIDE, OTHER, collate_captions, first_anchor
+from detr_mini.data.captions.targets import ANCHOR, BEGIN, INSIDE, OTHER, collate_captions
 from detr_mini.structures import Caption, Phrase
 from detr_mini.text.tokenizers import CharacterTokenizer, SubwordTokenizer, WordTokenizer
 
@@ -37,7 +36,6 @@ def test_words_are_marked_and_tied_to_their_things(kind: type) -> None:
             own = [phrase for phrase in caption.phrases if thing in phrase.things]
             text = "".join(caption.text[slice(*spans[token])] for token in tokens).replace(" ", "")
             assert text == "".join(caption.text[b:e] for p in own for b, e in p.spans).replace(" ", "")
-    assert captions.anchor.tolist() == [0, -1, 0]
 
 
 def test_an_image_without_captions_and_things_works() -> None:
@@ -46,10 +44,3 @@ def test_an_image_without_captions_and_things_works() -> None:
     assert captions.caption_image.tolist() == [1]
     assert not captions.token_map.any()
     assert collate_captions(tokenizer, [[]], [0]).token_ids.shape[0] == 0
-
-
-def test_only_a_first_anchor_that_is_one_thing_counts() -> None:
-    none, several = Phrase(((0, 1),), (), False), Phrase(((0, 1),), (1, 2), False)
-    asked, one = Phrase(((0, 1),), (4,), True), Phrase(((0, 1),), (3,), False)
-    assert [first_anchor(p) for p in ([], [asked], [asked, one], [none, one], [several])] == [-1, -1, 3, -1, -1]
-    assert isinstance(torch.tensor(first_anchor([one])).item(), int)

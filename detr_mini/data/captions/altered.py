@@ -1,0 +1,63 @@
+"""Captions made worse on purpose, to see what a detector reads: words in disorder, or another picture's sentence."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from detr_mini.structures import Caption, Phrase
+
+
+def shuffled(caption: Caption, rng: random.Random) -> Caption:
+    """The same words in a random order. Phrases keep their words, wherever these stand now."""
+    words = [match.span() for match in re.finditer(r"\S+", caption.text)]
+    order = rng.sample(range(len(words)), len(words))
+    text, moved = "", {}
+    for word in order:
+        begin, end = words[word]
+        moved[word] = len(text) - begin
+        text += caption.text[begin:end] + " "
+    phrases = []
+    for phrase in caption.phrases:
+        spans = [
+            (max(begin, b) + moved[word], min(end, e) + moved[word])
+            for begin, end in phrase.spans
+            for word, (b, e) in enumerate(words)
+            if max(begin, b) < min(end, e)
+        ]
+        phrases.append(replace(phrase, spans=tuple(sorted(spans))))
+    return replace(caption, text=text.rstrip(), phrases=tuple(phrases))
+
+
+def foreign(caption: Caption, others: Sequence[Caption]) -> Caption | None:
+    """The sentence of the first other caption of its kind that asks for as much, with what is true of this picture.
+
+    So a detector that answers it right has not read it. None where there is no such caption.
+    """
+    own = [phrase.things for phrase in caption.phrases if phrase.asked]
+    for other in others:
+        asked = [phrase for phrase in other.phrases if phrase.asked]
+        if other.kind == caption.kind and len(asked) == len(own) and other.text != caption.text:
+            told = (Phrase(phrase.spans, things, True) for phrase, things in zip(asked, own, strict=True))
+            return replace(other, phrases=tuple(told))
+    return None
+
+
+Source = Callable[[int], Sequence[Caption]]
+
+
+def altered(how: str, images: int, seed: int, source: Source) -> Source:
+    """The captions of image i of `images`, which `source` gives, `how` = shuffled or foreign."""
+
+    def disordered(index: int) -> list[Caption]:
+        rng = random.Random(f"{seed} {index}")
+        return [shuffled(caption, rng) for caption in source(index)]
+
+    def exchanged(index: int) -> list[Caption]:
+        nearby = [caption for step in range(1, min(images, 6)) for caption in source((index + step) % images)]
+        found = (foreign(caption, nearby) for caption in source(index))
+        return [caption for caption in found if caption is not None]
+
+    return {"shuffled": disordered, "foreign": exchanged}[how]

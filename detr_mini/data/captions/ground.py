@@ -1,0 +1,231 @@
+"""Captions that people wrote tied to boxes that people drew: each noun of a category to the boxes of that category.
+
+Nothing is guessed. Where a noun could mean some of the boxes only, it is left out, with its reason.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detr_mini.data.captions.files import caption_records, pictures_of
+from detr_mini.data.captions.nouns import HEADS, OPEN, Noun, Nouns
+from detr_mini.data.coco import CocoSet
+from detr_mini.data.columns import any_json
+from detr_mini.errors import DataError
+from detr_mini.structures import Caption, Phrase
+
+KIND = "photograph"
+"""Of a caption that was written about a photograph."""
+SEVERAL = "one is named, several are labelled"
+SINGLE = "several are named, one is labelled"
+NUMBER = "another number is named than is labelled"
+SOME = "a kind of the category is named, which others may not be"
+TWO = "the word fits two categories"
+AGAIN = "the caption names the category more than once"
+CROWD = "a crowd region of the category"
+NOTHING = "nothing of the category is labelled"
+PART = "the word only describes the next one"
+DENIED = "the caption says that there is none"
+REASONS = (SEVERAL, SINGLE, NUMBER, SOME, TWO, AGAIN, CROWD, NOTHING, PART, DENIED)
+"""Why a noun is left out."""
+
+NUMBERS = {"a": 1, "an": 1} | {
+    word: n for n, word in enumerate(
+        ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"), start=1
+    )
+}  # fmt: skip
+_BEFORE = 3
+"""So many words before a noun may lie between it and its number."""
+_BREAKS = frozenset(
+    (
+        "and", "or", "of", "with", "in", "on", "at", "by", "near", "to", "from", "next", "beside", "behind", "under",
+        "over",
+    )
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mention:
+    """A noun in a caption."""
+
+    begin: int
+    end: int
+    noun: Noun
+    number: int | None
+    """Said before it, where a number or an article is."""
+    part: bool = False
+    """It only says what sort of thing the next word is."""
+    denied: bool = False
+
+    @property
+    def one(self) -> bool:
+        """Whether it can only mean one."""
+        return self.noun.one and (not self.noun.many or self.number == 1)
+
+    @property
+    def several(self) -> bool:
+        """Whether it can only mean several."""
+        return self.noun.many and (not self.noun.one or (self.number or 0) > 1)
+
+
+@dataclass(frozen=True)
+class Grounded:
+    """A caption, its phrases, and the nouns that were left out: (begin, end, reason)."""
+
+    caption: Caption
+    left_out: tuple[tuple[int, int, str], ...]
+
+
+def mentions(text: str, nouns: Nouns) -> list[Mention]:
+    """The nouns of a caption, in order; what speaks of no category ("clock tower") is none."""
+    found = list(nouns.pattern.finditer(text))
+    made = []
+    for place, match in enumerate(found):
+        noun = nouns.of(match[0])
+        if not noun.categories:
+            continue
+        start = found[place - 1].end() if place else 0
+        before = re.split(r"[^\w\s'-]", text[start : match.start()])[-1].lower().split()[-_BEFORE:]
+        after = re.match(r"[\s-]+([\w']+)", text[match.end() :])
+        following = after[1].lower() if after else ""
+        adjoined = place + 1 < len(found) and not text[match.end() : found[place + 1].start()].strip(" -")
+        part = noun.one and (adjoined or following in HEADS)
+        part |= noun.describes and bool(following) and following not in OPEN
+        denied = bool({"no", "without"} & set(before))
+        made.append(Mention(match.start(), match.end(), noun, _number(before), part, denied))
+    return made
+
+
+def _number(before: Sequence[str]) -> int | None:
+    if "couple" in before:
+        return 2
+    for word in reversed(before):
+        if word in NUMBERS:
+            return NUMBERS[word]
+        if word in _BREAKS:
+            return None
+    return None
+
+
+def ground(text: str, nouns: Nouns, boxes: Mapping[str, Sequence[int]], crowded: frozenset[str]) -> Grounded:
+    """The caption with its nouns tied. `boxes`: the places of each category's; `crowded`: those with a crowd region."""
+    found = mentions(text, nouns)
+    times = Counter(name for mention in found if not mention.part for name in mention.noun.categories)
+    phrases, left_out = [], []
+    for mention in found:
+        reason = _reason(mention, boxes, crowded, times)
+        if reason:
+            left_out.append((mention.begin, mention.end, reason))
+        else:
+            phrases.append(Phrase(((mention.begin, mention.end),), tuple(boxes[mention.noun.categories[0]]), True))
+    return Grounded(Caption(text, KIND, tuple(phrases)), tuple(left_out))
+
+
+def _reason(
+    mention: Mention, boxes: Mapping[str, Sequence[int]], crowded: frozenset[str], times: Mapping[str, int]
+) -> str:
+    """Why a noun is left out; nothing where it is plain."""
+    (category, *others), number = mention.noun.categories, mention.number
+    labelled = len(boxes.get(category, ()))
+    kind_of_some = mention.noun.kind and not mention.one and number is None and labelled > 1
+    reasons = {
+        PART: mention.part,
+        DENIED: mention.denied,
+        TWO: bool(others),
+        CROWD: category in crowded,
+        NOTHING: not labelled,
+        AGAIN: times[category] > 1,
+        SEVERAL: mention.one and labelled > 1,
+        SINGLE: mention.several and labelled == 1,
+        NUMBER: number is not None and number > 1 and number != labelled,
+        SOME: kind_of_some,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """What somebody wrote about a picture."""
+
+    file_name: str
+    text: str
+
+
+def read_sentences(path: str | Path) -> list[Sentence]:
+    """The captions of a COCO captions file (`images` with file names, `annotations` with `image_id` and `caption`).
+
+    DataError where there is no such file, or it holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"there is no captions file {path}; set captions to a COCO captions JSON, below root")
+    content = any_json(path)
+    if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in ("images", "annotations")):
+        raise DataError(f"{path} holds no captions: a JSON object with 'images' and 'annotations' is expected")
+    name_of = {image.get("id"): image.get("file_name") for image in content["images"]}
+    found = []
+    for number, annotation in enumerate(content["annotations"], start=1):
+        text, name = annotation.get("caption"), name_of.get(annotation.get("image_id"))
+        if not isinstance(text, str):
+            raise DataError(f"annotation number {number} of {path} has no caption; give a COCO captions file "
+                            "(captions_*.json), not one of instances")  # fmt: skip
+        if not isinstance(name, str):
+            raise DataError(f"annotation number {number} of {path} belongs to no image of the file; mend its image_id")
+        if text.strip():
+            found.append(Sentence(name, text))
+    return found
+
+
+def grounded(sentences: Sequence[Sentence], coco: CocoSet, nouns: Nouns) -> dict[str, Any]:
+    """A grounded file's content (see `files`): the captions of which at least one noun could be tied.
+
+    A record's `left_out` lists nouns that are not ([begin, end], reason). `info` counts: `captions` that were read, of
+    them `written`, and `whole` ones (nothing left out); `phrases`; `left_out` by reason; captions `without_picture`.
+    DataError where nothing could be tied.
+    """
+    pictures = pictures_of(coco)
+    names = [picture["file_name"] for picture, _ in pictures]
+    place_of = {name.rpartition("/")[2]: place for place, name in enumerate(names)}
+    place_of |= {name: place for place, name in enumerate(names)}  # the whole name, where the captions have it
+    name_of = dict(zip(coco.categories.ids, coco.categories.names, strict=True))
+    told: list[list[Grounded]] = [[] for _ in pictures]
+    left_out, lost = Counter[str](), 0
+    for sentence in sentences:
+        name = sentence.file_name
+        place = place_of.get(name, place_of.get(name.rpartition("/")[2]))
+        if place is None:
+            lost += 1
+            continue
+        kept = [thing for thing in pictures[place][1] if not thing["iscrowd"]]
+        crowded = frozenset(name_of[thing["category_id"]] for thing in pictures[place][1] if thing["iscrowd"])
+        boxes: dict[str, list[int]] = {}
+        for number, thing in enumerate(kept):
+            boxes.setdefault(name_of[thing["category_id"]], []).append(number)
+        made = ground(sentence.text, nouns, boxes, crowded)
+        left_out.update(reason for _, _, reason in made.left_out)
+        if made.caption.phrases:
+            told[place].append(made)
+    written = [made for own in told for made in own]
+    if not written:
+        raise DataError(f"not one noun of {len(sentences)} captions could be tied to a box of {len(coco)} pictures; "
+                        "check that the captions belong to the pictures, and nouns to their categories")  # fmt: skip
+    records = caption_records(
+        (picture, [thing for thing in things if not thing["iscrowd"]], [made.caption for made in own])
+        for (picture, things), own in zip(pictures, told, strict=True)
+    )
+    for record, made in zip(records["images"], written, strict=True):
+        record["left_out"] = [{"spans": [[begin, end]], "reason": reason} for begin, end, reason in made.left_out]
+    info = {
+        "captions": len(sentences),
+        "written": len(written),
+        "whole": sum(not made.left_out for made in written),
+        "phrases": sum(len(made.caption.phrases) for made in written),
+        "left_out": {reason: left_out[reason] for reason in REASONS if left_out[reason]},
+        "without_picture": lost,
+    }
+    return {"info": info, "categories": coco.categories.records(), **records}

@@ -1,0 +1,173 @@
+"""How a detector was judged, as pictures: precision over recall, what is taken for what, errors and their cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+Curves = Mapping[str, Float[np.ndarray, "r"]]
+CURVES, SQUARES = 12, 24
+"""So many categories at most stand in one picture of curves, of squares."""
+WARM, COOL = "#d1495b", "#30638e"
+
+
+def _figure(width: int | float, height: int | float) -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg", force=False)
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=110, layout="constrained", facecolor="white")
+
+
+def _plain(axes: Any, title: str) -> None:
+    axes.set_title(title, fontsize=11, loc="left", fontweight="bold")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.tick_params(labelsize=9)
+
+
+def precision_recall(by_iou: Curves, by_category: Curves, path: str | Path, title: str) -> None:
+    """Write one PNG: the mean curve at several IoUs, and each category's at IoU 0.5. Curves have one value a recall,
+    evenly spread over [0, 1]; of many categories the first are drawn."""
+    figure = _figure(12, 4.8)
+    left, right = figure.subplots(1, 2)
+    for axes, curves, name in (
+        (left, by_iou, "mean over the categories"),
+        (right, dict(list(by_category.items())[:CURVES]), "categories at IoU 0.5"),
+    ):
+        for number, (label, curve) in enumerate(curves.items()):
+            colour, line = f"C{number % 10}", "-" if number < 10 else "--"
+            recalls = np.linspace(0, 1, len(curve))
+            axes.plot(recalls, curve, line, color=colour, label=f"{label} ({np.mean(curve):.3f})")
+        _plain(axes, name)
+        axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+        if curves:
+            axes.legend(fontsize=8, framealpha=0.8, edgecolor="none", loc="lower left")
+    figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
+    figure.savefig(str(path), format="png")
+
+
+def confusion_matrix(counts: Int[np.ndarray, "n n"], names: Sequence[str], path: str | Path, title: str) -> None:
+    """Write one PNG: rows what there is, columns what was said (the last of both: nothing), shares of the row as
+    colour, counts as numbers. Of many categories those with the most errors are drawn."""
+    right = np.diagonal(counts)[:-1]
+    wrong = counts[:-1].sum(1) + counts[:, :-1].sum(0) - 2 * right
+    present = np.flatnonzero(counts[:-1].sum(1) + counts[:, :-1].sum(0))
+    worst = present[np.argsort(-wrong[present], kind="stable")][:SQUARES]
+    kept = [*sorted(worst.tolist()), len(names)]
+    part = counts[np.ix_(kept, kept)]
+    shares = part / np.maximum(counts[kept].sum(1, keepdims=True), 1)
+    side = 2.6 + 0.52 * len(kept)
+    figure = _figure(side + 1.2, side)
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    labels = [names[k] if k < len(names) else "nothing" for k in kept]
+    axes.set(xticks=range(len(kept)), yticks=range(len(kept)), xlabel="said", ylabel="there")
+    axes.set_xticklabels(labels, rotation=45, ha="right", fontsize=9)
+    axes.set_yticklabels(labels, fontsize=9)
+    small = 8 if len(kept) <= 12 else 7
+    for row, column in np.argwhere(part > 0).tolist():
+        ink = "white" if shares[row, column] > 0.55 else "#222222"
+        axes.text(column, row, int(part[row, column]), ha="center", va="center", fontsize=small, color=ink)
+    for k in (axes.axhline, axes.axvline):
+        k(len(kept) - 1.5, color="#888888", linewidth=0.8)
+    figure.colorbar(image, ax=axes, shrink=0.7, label="share of the row")
+    left_out = len(present) - len(worst)
+    note = f"\n{left_out} categories with fewer errors are not drawn" if left_out else ""
+    axes.set_title(title + note, fontsize=11, loc="left", fontweight="bold")
+    figure.savefig(str(path), format="png")
+
+
+def error_costs(counts: Mapping[str, int], costs: Mapping[str, float | None], path: str | Path, title: str) -> None:
+    """Write one PNG: how many errors there are of each type, and what each type costs in AP50."""
+    figure = _figure(11, 3.6)
+    left, right = figure.subplots(1, 2, sharey=True)
+    kinds = list(counts)
+    for axes, values, name, colour, form in (
+        (left, [float(counts[kind]) for kind in kinds], "how many", COOL, "{:,.0f}"),
+        (
+            right,
+            [costs[kind] or 0.0 for kind in kinds],
+            "what they cost: AP50 after mending minus AP50",
+            WARM,
+            "{:.3f}",
+        ),
+    ):
+        bars = axes.barh(kinds, values, color=colour, height=0.62)
+        _plain(axes, name)
+        axes.bar_label(bars, [form.format(v) for v in values], padding=4, fontsize=9)
+        axes.set_xlim(0, 1.18 * max(*values, 1e-3))
+        axes.grid(visible=False, axis="y")
+    left.invert_yaxis()
+    figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
+    figure.savefig(str(path), format="png")
+
+
+def spreads(groups: Mapping[str, Sequence[float]], path: str | Path, measure: str, title: str) -> None:
+    """Write one PNG: a row a group, a dot a run, a line at the mean, a bar of one standard deviation each way."""
+    figure = _figure(10, 1.6 + 0.42 * len(groups))
+    axes = figure.subplots()
+    for row, values in enumerate(groups.values()):
+        mean, spread = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        axes.barh(row, 2 * spread, left=mean - spread, height=0.5, color=COOL, alpha=0.18)
+        axes.plot([mean, mean], [row - 0.3, row + 0.3], color=COOL, linewidth=2)
+        axes.plot(values, [row] * len(values), "o", color=WARM, markersize=5, alpha=0.85)
+        axes.annotate(
+            f"{mean:.3f}", (mean, row - 0.3), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=8
+        )
+    _plain(axes, title)
+    axes.set_yticks(range(len(groups)), list(groups), fontsize=9)
+    low, high = min(min(v) for v in groups.values()), max(max(v) for v in groups.values())
+    room = max(0.15 * (high - low), 0.01)
+    axes.set(xlim=(low - room, high + room), ylim=(len(groups) - 0.4, -0.7), xlabel=measure)
+    figure.savefig(str(path), format="png")
+
+
+def learning_curve(
+    images: Sequence[int],
+    values: Mapping[str, Sequence[float | None]],
+    bands: Mapping[str, Sequence[tuple[float, float] | None]],
+    path: str | Path,
+    title: str,
+) -> None:
+    """Write one PNG: each of `values` over the number of training images (log scale), with its band if any."""
+    figure = _figure(7.6, 4.8)
+    axes = figure.subplots()
+    for number, (name, series) in enumerate(values.items()):
+        known = [(n, v, b) for n, v, b in zip(images, series, bands[name], strict=True) if v is not None]
+        x, y = [n for n, _, _ in known], [v for _, v, _ in known]
+        axes.plot(x, y, "o-", color=f"C{number}", label=name)
+        banded = [(n, *b) for n, _, b in known if b is not None]
+        if banded:
+            axes.fill_between(*zip(*banded, strict=True), color=f"C{number}", alpha=0.15, linewidth=0)
+        for n, v in zip(x, y, strict=True):
+            axes.annotate(f"{v:.3f}", (n, v), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
+    _plain(axes, title)
+    axes.set(xscale="log", ylim=(0, 1), xlabel="training images", ylabel="on the same test images")
+    axes.set_xticks(list(images), [str(n) for n in images])
+    axes.set_xticks([], minor=True)
+    axes.legend(fontsize=9, framealpha=0.8, edgecolor="none")
+    figure.savefig(str(path), format="png")
+
+
+def differences(rows: Sequence[tuple[str, float, float, bool]], path: str | Path, title: str) -> None:
+    """Write one PNG: a row (name, difference, what chance makes, real) each; of many the first and the largest."""
+    rows = [*rows[:6], *sorted(rows[6:], key=lambda row: -abs(row[1]))[:30]]
+    figure = _figure(8.5, 1.6 + 0.3 * len(rows))
+    axes = figure.subplots()
+    for place, (_, difference, noise, real) in enumerate(rows):
+        axes.barh(place, 2 * noise, left=-noise, height=0.6, color="#bbbbbb", alpha=0.6)
+        axes.plot(difference, place, "o", color=WARM if real else "#555555", markersize=7 if real else 5)
+    _plain(axes, title)
+    axes.axvline(0, color="#666666", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [f"{name} *" if real else name for name, _, _, real in rows], fontsize=9)
+    axes.set(
+        ylim=(len(rows) - 0.4, -0.6),
+        xlabel="grey: what chance alone makes (95 %); red, *: real, all comparisons counted",
+    )
+    figure.savefig(str(path), format="png")

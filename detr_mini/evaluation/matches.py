@@ -1,0 +1,194 @@
+"""Which detection finds which object, decided once an image: what intervals, tests and error types are made from.
+
+The rules are COCOeval's (pycocotools): per image and category the detections choose in the order of their scores; each
+takes the free object with the largest IoU, among equals the last; objects that do not count (crowd regions, sizes
+outside the range) are taken only where no other is left. An image's matches depend on that image alone, so AP on any
+choice of images, also with repeats, follows from them without matching again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Int8
+from pycocotools import mask
+
+IOUS = np.linspace(0.5, 0.95, 10)
+"""COCO's ten thresholds, by COCOeval's own formula."""
+AREA_RANGES = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))
+"""In square pixels: all, small, medium, large (both ends belong to a range, as in COCOeval)."""
+FOUND, FALSE_ALARM, IGNORED = 1, 0, -1
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """All detections of one category, judged for one range of area, the best score first."""
+
+    image: Int[np.ndarray, "d"]
+    """Place of a detection's image in `Matches.image_ids`."""
+    score: Float[np.ndarray, "d"]
+    state: Int8[np.ndarray, "t d"]
+    """FOUND, FALSE_ALARM or IGNORED (it counts for nothing), by IoU threshold."""
+    truths: Int[np.ndarray, "i"]
+    """Objects that count, by image."""
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The detections of a set of images matched to its truth."""
+
+    image_ids: tuple[int, ...]
+    category_ids: tuple[int, ...]
+    rankings: tuple[tuple[Ranking, ...], ...]
+    """By category, then by range of area (`AREA_RANGES`, or the first of them)."""
+
+    def take(self, images: Int[np.ndarray, "n"]) -> Matches:
+        """The matches of a set made of these images (places, which may repeat: each time it is another image)."""
+        chosen = np.asarray(images)
+        rankings = tuple(tuple(_taken(ranking, chosen) for ranking in ranges) for ranges in self.rankings)
+        return Matches(tuple(self.image_ids[i] for i in chosen), self.category_ids, rankings)
+
+
+def match(
+    truth: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    category_ids: Sequence[int],
+    image_ids: Sequence[int],
+    limit: int = 100,
+    areas: int = len(AREA_RANGES),
+) -> Matches:
+    """Match `results` (COCO records) to `truth` (a COCO file's content) on these images, for these categories.
+
+    `limit`: best detections an image and category that take part. `areas`: so many of AREA_RANGES.
+    """
+    place = {image_id: i for i, image_id in enumerate(image_ids)}
+    objects, found = _by_pair(truth["annotations"], place), _by_pair(results, place)
+    ranges = np.array(AREA_RANGES[:areas])
+    judged: dict[int, list[tuple[int, _Judged]]] = defaultdict(list)
+    counted: dict[int, dict[int, np.ndarray]] = defaultdict(dict)
+    for image, category in sorted(objects.keys() | found.keys()):
+        things, best = objects.get((image, category), []), _best(found.get((image, category), []), limit)
+        pair = _judge_pair(things, best, ranges)
+        counted[category][image] = (~pair.ignored_truth).sum(1)
+        judged[category].append((image, pair))
+    rankings = []
+    for category in category_ids:
+        truths = np.zeros((areas, len(image_ids)), np.int64)
+        for image, count in counted[category].items():
+            truths[:, image] = count
+        rankings.append(_rank(judged[category], truths))
+    return Matches(tuple(image_ids), tuple(category_ids), tuple(rankings))
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """One image and category."""
+
+    score: Float[np.ndarray, "d"]
+    state: Int8[np.ndarray, "a t d"]
+    ignored_truth: Bool[np.ndarray, "a g"]
+
+
+def _by_pair(records: Sequence[Mapping[str, Any]], place: Mapping[int, int]) -> dict[tuple[int, int], list[Any]]:
+    pairs = defaultdict(list)
+    for record in records:
+        image = place.get(record["image_id"])
+        if image is not None:
+            pairs[image, record["category_id"]].append(record)
+    return dict(pairs)
+
+
+def _best(records: list[Any], limit: int) -> list[Any]:
+    return sorted(records, key=lambda record: -record["score"])[:limit]  # stable, as COCOeval's mergesort
+
+
+def _judge_pair(objects: list[Any], found: list[Any], ranges: Float[np.ndarray, "a 2"]) -> _Judged:
+    """Both in COCO records, `found` the best first."""
+    crowd = np.array([int(thing.get("iscrowd", 0)) for thing in objects], np.uint8)
+    area = np.array([thing.get("area", thing["bbox"][2] * thing["bbox"][3]) for thing in objects], float)
+    ignored_truth = _outside(area, ranges) | (crowd > 0)
+    boxes = np.array([record["bbox"] for record in found], float).reshape(-1, 4)
+    state = np.zeros((len(ranges), len(IOUS), len(found)), np.int8)
+    state[:] = np.where(_outside(boxes[:, 2] * boxes[:, 3], ranges), IGNORED, FALSE_ALARM)[:, None]
+    if objects and found:
+        iou = mask.iou(boxes, np.array([thing["bbox"] for thing in objects], float), crowd.tolist())
+        taken = assign(iou, crowd > 0, ignored_truth, IOUS)
+        a, t, d = np.nonzero(taken >= 0)
+        state[a, t, d] = np.where(ignored_truth[a, taken[a, t, d]], IGNORED, FOUND)
+    return _Judged(np.array([record["score"] for record in found], float), state, ignored_truth)
+
+
+def _outside(area: Float[np.ndarray, "n"], ranges: Float[np.ndarray, "a 2"]) -> Bool[np.ndarray, "a n"]:
+    return (area < ranges[:, :1]) | (area > ranges[:, 1:])
+
+
+def assign(
+    iou: Float[np.ndarray, "d g"],
+    crowd: Bool[np.ndarray, "g"],
+    ignored_truth: Bool[np.ndarray, "a g"],
+    thresholds: Float[np.ndarray, "t"],
+) -> Int[np.ndarray, "a t d"]:
+    """The object that each detection (best first) takes at each threshold, or -1; a crowd region is never used up."""
+    least = np.minimum(thresholds, 1 - 1e-10)[None, :, None]
+    shape = (len(ignored_truth), len(thresholds))
+    taken = np.full((*shape, len(iou)), -1)
+    free = np.ones((*shape, iou.shape[1]), bool)
+    counts = ~ignored_truth[:, None]
+    last = iou.shape[1] - 1
+    for d in np.flatnonzero(iou.max(1) >= least.min()):  # in the order of the scores: each takes what others left
+        possible = free & (iou[d] >= least)
+        proper = possible & counts
+        possible = np.where(proper.any(2, keepdims=True), proper, possible)
+        chosen = last - np.where(possible, iou[d], -1.0)[..., ::-1].argmax(2)
+        a, t = np.nonzero(possible.any(2))
+        g = chosen[a, t]
+        taken[a, t, d] = g
+        free[a, t, g] = crowd[g]
+    return taken
+
+
+def _rank(judged: list[tuple[int, _Judged]], truths: Int[np.ndarray, "a i"]) -> tuple[Ranking, ...]:
+    """All images' detections of one category in one order, by range of area."""
+    if not judged:
+        empty = Ranking(np.zeros(0, np.int64), np.zeros(0), np.zeros((len(IOUS), 0), np.int8), truths[0])
+        return tuple(replace(empty, truths=row) for row in truths)
+    score = np.concatenate([pair.score for _, pair in judged])
+    image = np.repeat([i for i, _ in judged], [len(pair.score) for _, pair in judged])
+    state = np.concatenate([pair.state for _, pair in judged], axis=2)
+    order = np.argsort(-score, kind="stable")
+    image, score = image[order], score[order]
+    return tuple(Ranking(image, score, state[a][:, order], truths[a]) for a in range(len(truths)))
+
+
+def _taken(ranking: Ranking, images: Int[np.ndarray, "n"]) -> Ranking:
+    by_image = np.argsort(ranking.image, kind="stable")
+    counts = np.bincount(ranking.image, minlength=len(ranking.truths))
+    starts = np.concatenate([[0], counts.cumsum()])
+    lengths = counts[images]
+    within = np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths, lengths)
+    chosen = by_image[np.repeat(starts[images], lengths) + within]
+    image = np.repeat(np.arange(len(images)), lengths)
+    order = np.argsort(-ranking.score[chosen], kind="stable")
+    chosen = chosen[order]
+    return Ranking(image[order], ranking.score[chosen], ranking.state[:, chosen], ranking.truths[images])
+
+
+def side_by_side(first: Matches, second: Matches) -> Matches:
+    """Two detectors' matches of the same images as one set of twice as many: the first's images, then the second's."""
+    rankings = tuple(
+        tuple(_joined(a, b) for a, b in zip(mine, theirs, strict=True))
+        for mine, theirs in zip(first.rankings, second.rankings, strict=True)
+    )
+    return Matches(first.image_ids + second.image_ids, first.category_ids, rankings)
+
+
+def _joined(first: Ranking, second: Ranking) -> Ranking:
+    score = np.concatenate([first.score, second.score])
+    order = np.argsort(-score, kind="stable")
+    image = np.concatenate([first.image, second.image + len(first.truths)])[order]
+    state = np.concatenate([first.state, second.state], axis=1)[:, order]
+    return Ranking(image, score[order], state, np.concatenate([first.truths, second.truths]))

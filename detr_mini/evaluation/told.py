@@ -1,0 +1,55 @@
+"""Captions and what a detector answered, to look at: found, wrong and missed boxes in the colours of their words."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from detr_mini.drawing.sentences import Told
+from detr_mini.evaluation.grounding import Answer, is_exact, matched, paired
+from detr_mini.structures import Caption, Phrase
+
+
+def told(answer: Answer, threshold: float, image: UInt8[Tensor, "3 h w"]) -> Told:
+    """The answer as a card: boxes that are right bear their score, others "wrong" or "missed"."""
+    boxes: list[Tensor] = []
+    notes: list[str] = []
+    phrases: list[Phrase] = []
+    pairs = paired(answer)
+    of_none = [guess for guess in answer.guesses if all(guess is not other for _, other in pairs)]
+    for asked, guess in [*pairs, *((None, guess) for guess in of_none)]:
+        first = len(boxes)
+        kept = None if guess is None else guess.scores >= threshold
+        found = torch.zeros(0, 4) if guess is None else guess.boxes[kept]
+        truth = torch.zeros(0, 4) if asked is None else asked.boxes
+        stands_for = matched(truth, found)
+        for place, box in enumerate(found):
+            score = float(guess.scores[kept][place])  # type: ignore[union-attr]
+            boxes.append(box)
+            notes.append(f"{score:.2f}" if place in stands_for else f"wrong {score:.2f}")
+        for place, box in enumerate(truth):
+            if place not in stands_for.values():
+                boxes.append(box)
+                notes.append("missed")
+        spans = guess.spans if guess is not None else asked.spans if asked is not None else ()
+        phrases.append(Phrase(spans, tuple(range(first, len(boxes))), asked=True))
+    caption = Caption(answer.text, answer.kind, tuple(phrases), "right" if is_exact(answer, threshold) else "WRONG")
+    return Told(image, torch.stack(boxes) if boxes else torch.zeros(0, 4), caption, notes=tuple(notes))
+
+
+def spread(answers: Sequence[Answer], count: int) -> list[Answer]:
+    """At most `count` answers: of each kind equally many, evenly spread over the set."""
+    by_kind: dict[str, list[Answer]] = defaultdict(list)
+    for answer in answers:
+        by_kind[answer.kind].append(answer)
+    each = -(-count // max(len(by_kind), 1))
+    chosen = []
+    for number, own in enumerate(by_kind.values()):
+        n = min(each, len(own))
+        shift = number * len(own) // (len(by_kind) * max(n, 1))  # other pictures than the kind before
+        chosen += [own[i * len(own) // n + shift] for i in range(n)]
+    return chosen[:count]

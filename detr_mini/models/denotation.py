@@ -1,0 +1,123 @@
+"""Which things does each word speak of? A plane of states, one for each thing and word, that a few layers work out.
+
+A word names things ("red star"), or says how one phrase's things lie to another's ("left of"). So what a sentence means
+is worked out where things and words cross: `connectives` tells each word what stands between the phrases around it,
+`DenotationLayer` hands on what the words name so far, and how every thing lies to it.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from detr_mini.attention.core import attention_weights
+from detr_mini.attention.positions import DistanceBias
+
+RIVALS = 4
+LEAST_LOG = -8.0
+
+
+class Connectives(nn.Module):
+    """What stands around each word and belongs to no phrase: "left of the" before "blue star".
+
+    Attention whose weights know distance and tag only, softmax_j(log p_j + b_h(j - i)), p_j the probability that word j
+    is of no phrase: so a relation reaches its anchor undiluted by the words that describe things.
+    """
+
+    def __init__(self, embedding: nn.Module, dim: int, *, ordered: bool = True) -> None:
+        """`embedding`: from what `forward` is given of each word to `dim` numbers. `ordered`: distances count."""
+        super().__init__()
+        self.embedding = embedding
+        slopes = ((0.5, None), (0.15, None), (None, 0.3), (0.0, 0.0))
+        self.distance = DistanceBias(slopes) if ordered else None
+        self.heads = len(slopes)
+        self.out_proj = nn.Linear(self.heads * dim, dim)
+        nn.init.normal_(self.out_proj.weight, std=dim**-0.5)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(
+        self,
+        given: Int[Tensor, "c t"] | Float[Tensor, "c t e"],
+        of_none: Float[Tensor, "c t"],
+        padding_mask: Bool[Tensor, "c t"],
+    ) -> Float[Tensor, "c t d"]:
+        """`given`: the words, as ids or vectors; `of_none`: log probability of belonging to no phrase."""
+        words = self.embedding(given)
+        similarity = of_none.clamp(min=-6)[:, None, None].expand(-1, self.heads, words.shape[1], -1)
+        if self.distance is not None:
+            similarity = similarity + self.distance(words.shape[1])
+        weights = attention_weights(similarity, padding_mask[:, None, None])
+        return self.out_proj((weights.to(words.dtype) @ words[:, None]).transpose(1, 2).flatten(2))
+
+
+class DenotationLayer(nn.Module):
+    """One step in the plane of things i and words t: a state s_it of `width`, x_i a thing, w_t a word.
+
+    Which things word t speaks of so far, d_it = sigmoid(logit_it) (and one more such set, of the layer's own), says how
+    each thing lies to them: the sum over k of d_kt p_ik, and its mean (p_ik: what lies between things i and k). What
+    stands at a word is handed on to the words that attend to it, gated by both: w_j says which relation, w_t whether it
+    is asked. Then the things compete for each word (softmax over i: "nearest", "largest"). Then a feed-forward layer on
+    s_it, w_t and x_i. Every part is added to the state.
+    """
+
+    def __init__(
+        self, dim: int, *, width: int, heads: int, pair_dim: int, value: int = 64, ordered: bool = True
+    ) -> None:
+        super().__init__()
+        if value % heads or dim % heads:
+            raise ValueError(f"dim {dim} and value {value} must be multiples of heads {heads}")
+        self.heads, self.key = heads, 16
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.names = nn.Linear(width, 1)
+        self.value, self.between = nn.Linear(width, value), nn.Linear(4 * pair_dim, value)
+        self.gate_from, self.gate_to = nn.Linear(dim, value), nn.Linear(dim, value)
+        self.query_key = nn.Linear(dim, 2 * heads * self.key)
+        self.distance = DistanceBias(((0.0, 0.0),) * heads) if ordered else None
+        self.out_proj = nn.Linear(value, width)
+        self.rivals, self.rivals_out = nn.Linear(width, RIVALS), nn.Linear(2 * RIVALS, width)
+        self.up, self.up_word, self.up_thing = (nn.Linear(n, 3 * width) for n in (width, dim, dim))
+        self.down = nn.Linear(3 * width, width)
+
+    def forward(
+        self,
+        state: Float[Tensor, "c q t e"],
+        logits: Float[Tensor, "c q t"],
+        words: Float[Tensor, "c t d"],
+        things: Float[Tensor, "c q d"],
+        pairs: Float[Tensor, "c q p k"],
+        padding_mask: Bool[Tensor, "c t"],
+        hidden: Bool[Tensor, "c q"],
+    ) -> Float[Tensor, "c q t e"]:
+        """`pairs[:, i, :, k]`: what i sees of k; `hidden`: queries that stand for nothing."""
+        c, q, t, _ = state.shape
+        x = self.norm1(state)
+        speaks = torch.stack([logits, self.names(x)[..., 0]], -1).float().sigmoid()
+        speaks = speaks.masked_fill(hidden[:, :, None, None], 0.0)
+        sets = torch.cat([speaks / (speaks.sum(1, keepdim=True) + 0.1), speaks / 2], -1).to(state.dtype)
+        lies = pairs.flatten(1, 2) @ sets.flatten(2)  # (c, q * p, t * 4)
+        lies = lies.view(c, q, pairs.shape[2], t, 4).permute(0, 1, 3, 4, 2).flatten(3)
+        told = (self.value(x) + self.between(lies)) * (1 + self.gate_from(words))[:, None]
+        told = self._heads(self.attention(words, padding_mask).to(told.dtype), told)
+        state = state + self.out_proj(told * (1 + self.gate_to(words))[:, None])
+        score = self.rivals(x).float().masked_fill(hidden[:, :, None, None], -30.0).log_softmax(1)
+        state = state + self.rivals_out(torch.cat([score.clamp(min=LEAST_LOG) / 2, score.exp()], -1).to(state.dtype))
+        inner = self.up(self.norm2(state)) + self.up_word(words)[:, None] + self.up_thing(things)[:, :, None]
+        return state + self.down(functional.gelu(inner))
+
+    def attention(self, words: Float[Tensor, "c t d"], padding_mask: Bool[Tensor, "c t"]) -> Float[Tensor, "c h t t"]:
+        """Where each word looks, head by head: of the sentence alone, the same for every thing."""
+        c, t, _ = words.shape
+        query, key = self.query_key(words).view(c, t, 2, self.heads, self.key).permute(2, 0, 3, 1, 4).float()
+        similarity = query @ key.transpose(-1, -2) * self.key**-0.5
+        if self.distance is not None:
+            similarity = similarity + self.distance(t)
+        return attention_weights(similarity, padding_mask[:, None, None])
+
+    def _heads(self, weights: Float[Tensor, "c h t t"], values: Float[Tensor, "c q t v"]) -> Float[Tensor, "c q t v"]:
+        """Each head's average over the words, of its share of the channels."""
+        c, q, t, v = values.shape
+        share = v // self.heads
+        by_head = values.view(c, q, t, self.heads, share).permute(0, 3, 2, 1, 4).flatten(3)
+        return (weights @ by_head).view(c, self.heads, t, q, share).permute(0, 3, 2, 1, 4).flatten(3)

@@ -1,0 +1,58 @@
+"""Weights in small files: safetensors, half precision, all that a detector needs and nothing to resume from.
+
+Some come with the package, by name (`NAMES`): they work right after installation, offline.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from detr_mini.errors import CheckpointError
+
+SUFFIX = ".safetensors"
+FOLDER = Path(__file__).parent / "files"
+KEY = "detr_mini"
+KEPT = ("categories", "tokeniser", "threshold", "image", "config", "recipe")
+"""What stands beside the weights, as JSON in the file's header."""
+FOR_TRAINING = ("data", "optim", "trainer", "logger", "debug", "experiment", "run_folder", "resume", "name")
+"""Parts of a config that say nothing of what the weights are."""
+
+
+def names() -> tuple[str, ...]:
+    """Of the weights that come with the package."""
+    return tuple(sorted(file.stem for file in FOLDER.glob(f"*{SUFFIX}")))
+
+
+def boxed(name: str | Path) -> Path | None:
+    """The file that comes with the package under `name`; None where there is none."""
+    return FOLDER / f"{name}{SUFFIX}" if str(name) in names() else None
+
+
+def pack(checkpoint: Mapping[str, Any], weights: Mapping[str, torch.Tensor], path: str | Path) -> int:
+    """Write `weights` in half precision, with what `checkpoint` says of them; the file's bytes."""
+    content = {key: checkpoint.get(key) for key in KEPT}
+    content["config"] = {key: part for key, part in checkpoint["config"].items() if key not in FOR_TRAINING}
+    halved = {name: (t.half() if t.is_floating_point() else t).contiguous() for name, t in weights.items()}
+    save_file(halved, str(path), {KEY: json.dumps(content)})
+    return Path(path).stat().st_size
+
+
+def unpack(path: str | Path) -> dict[str, Any]:
+    """A file of `pack` as `read_checkpoint` has it, weights in float32. CheckpointError for any other file."""
+    try:
+        with safe_open(str(path), "pt") as file:
+            content = json.loads((file.metadata() or {})[KEY])
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is no file of 'detr-mini export': it is damaged, or another program's; get it again"
+        ) from error
+    weights = {f"model.{name}": t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+    return {**content, "state_dict": weights}

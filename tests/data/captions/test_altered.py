@@ -1,0 +1,51 @@
+"""Captions made worse on purpose keep what is true: only their words, or their picture, change."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detr_mini.data.captions.altered import altered, foreign, shuffled
+from detr_mini.structures import Caption, Phrase
+
+STAR = Caption(
+    "the red star left of the big box",
+    "relation",
+    (Phrase(((4, 12),), (2,), True), Phrase(((25, 32),), (0,), False)),
+)
+HEART = Caption("a heart right of the disc", "relation", (Phrase(((2, 7),), (5,), True),))
+TWO = Caption("a heart, a disc", "list", (Phrase(((2, 7),), (5,), True), Phrase(((11, 15),), (1,), True)))
+
+
+def words_of(caption: Caption, phrase: Phrase) -> Counter[str]:
+    return Counter(" ".join(caption.text[begin:end] for begin, end in phrase.spans).split())
+
+
+@given(st.integers(0, 999))
+def test_shuffled_words_are_the_same_words_and_phrases_keep_theirs(seed: int) -> None:
+    made = shuffled(STAR, random.Random(seed))
+    assert Counter(made.text.split()) == Counter(STAR.text.split())
+    for before, after in zip(STAR.phrases, made.phrases, strict=True):
+        assert words_of(made, after) == words_of(STAR, before)
+        assert (after.things, after.asked) == (before.things, before.asked)
+
+
+def test_a_foreign_sentence_is_of_the_kind_and_its_answer_is_this_pictures() -> None:
+    made = foreign(STAR, [TWO, STAR, HEART])
+    assert made is not None
+    assert made.text == HEART.text
+    assert [(p.spans, p.things) for p in made.phrases] == [(((2, 7),), (2,))]
+    assert foreign(STAR, [TWO, STAR]) is None
+    assert foreign(TWO, [HEART]) is None
+
+
+def test_each_image_gets_its_own_disorder_and_the_next_ones_sentences() -> None:
+    source = [[STAR], [HEART], [TWO]].__getitem__
+    assert [c.text for c in altered("foreign", 3, 0, source)(0)] == [HEART.text]
+    assert altered("foreign", 3, 0, source)(2) == []
+    first = altered("shuffled", 3, 0, source)(0)
+    assert first == altered("shuffled", 3, 0, source)(0)
+    assert len({altered("shuffled", 3, seed, source)(0)[0].text for seed in range(9)}) > 1

@@ -1,0 +1,93 @@
+"""A small file detects as its checkpoint does, comes with the package by name, and foreign ones are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from detector_parts import checkpoint_of, untrained
+from detr_mini import load
+from detr_mini.boxes import box_iou
+from detr_mini.cli import main
+from detr_mini.errors import CheckpointError
+from detr_mini.pretrained import box
+from detr_mini.pretrained.checkpoints import read_checkpoint
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    torch.save(checkpoint_of(untrained(), data={"root": "somewhere"}, optim={"lr": 1}), tmp_path / "best.ckpt")
+    return tmp_path / "best.ckpt"
+
+
+def picture() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
+
+
+def test_an_exported_file_is_half_the_size_and_detects_as_its_checkpoint(saved: Path, tmp_path: Path) -> None:
+    small = tmp_path / "new" / "small.safetensors"
+    assert main(["export", f"checkpoint={saved}", f"output={small}"]) == 0
+    weights = read_checkpoint(saved)["averaged"]["weights"]
+    assert small.stat().st_size < sum(t.numel() for t in weights.values()) * 2 + 60_000
+    whole, half = (load(file).detect(picture(), threshold=0.0) for file in (saved, small))
+    torch.testing.assert_close(half.scores, whole.scores, atol=5e-3, rtol=0)
+    assert box_iou(half.boxes, whole.boxes).amax(1).min() > 0.95
+    assert set(read_checkpoint(small)["config"]) == {"model", "backbone"}  # nothing of where it was trained
+
+
+def test_weights_in_the_box_go_by_name_unless_a_file_bears_it(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(box, "FOLDER", tmp_path / "files")
+    box.FOLDER.mkdir()
+    checkpoint = read_checkpoint(saved)
+    box.pack(checkpoint, checkpoint["averaged"]["weights"], box.FOLDER / "bolts.safetensors")
+    monkeypatch.chdir(tmp_path)
+    assert len(load("bolts").detect(picture(), threshold=0.0)) > 0
+    with pytest.raises(CheckpointError, match="no checkpoint boltz; did you mean 'bolts'"):
+        load("boltz")
+    Path("bolts").mkdir()
+    with pytest.raises(CheckpointError, match=r"holds neither best\.ckpt nor last\.ckpt"):
+        load("bolts")
+
+
+def test_a_foreign_or_damaged_file_is_refused_in_one_sentence(saved: Path, tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"a": torch.zeros(3)}, str(foreign))
+    with pytest.raises(CheckpointError, match="is no file of 'detr-mini export'"):
+        load(foreign)
+    small = tmp_path / "small.safetensors"
+    box.pack(read_checkpoint(saved), read_checkpoint(saved)["averaged"]["weights"], small)
+    small.write_bytes(small.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="is no file of 'detr-mini export'"):
+        load(small)
+
+
+def test_export_says_what_it_needs(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", f"checkpoint={saved}"]) == 2
+    assert "output is not set; say output=..." in capsys.readouterr().err
+    assert main(["export", f"checkpoint={saved}", "output=weights.pt"]) == 2
+    assert "does not end in .safetensors; say output=weights.safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", box.names())
+def test_what_comes_with_the_package_is_small_and_loads(name: str) -> None:
+    file = box.boxed(name)
+    assert file is not None
+    assert file.stat().st_size <= 12e6
+    assert len(load(name).categories) > 0
+
+
+def test_a_scene_to_try_comes_with_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "scene", "seed=5", f"output={tmp_path / 'a' / 'scene.png'}"]) == 0
+    said = capsys.readouterr().out
+    assert Image.open(tmp_path / "a" / "scene.png").size == (128, 128)
+    assert "relation" in said
+    assert "detr-mini predict checkpoint=shapes_captions source=" in said
+    assert main(["data", "scene", f"output={tmp_path / 'scene.jpg'}"]) == 2
+    assert "is no PNG file" in capsys.readouterr().err

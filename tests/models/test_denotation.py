@@ -1,0 +1,109 @@
+"""The plane of things and words: its formula, and that neither padding nor hidden queries move it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from detr_mini.models.denotation import Connectives, DenotationLayer
+
+C, Q, T, D, E, P = 2, 4, 5, 8, 6, 3
+
+
+def layer(*, ordered: bool = True) -> DenotationLayer:
+    torch.manual_seed(0)
+    made = DenotationLayer(D, width=E, heads=2, pair_dim=P, value=4, ordered=ordered).double()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.normal_(std=0.5)
+    return made
+
+
+def inputs(t: int = T) -> dict[str, Tensor]:
+    g = torch.Generator().manual_seed(1)
+    shapes = {
+        "state": (C, Q, t, E), "logits": (C, Q, t), "words": (C, t, D), "things": (C, Q, D), "pairs": (C, Q, P, Q),
+    }  # fmt: skip
+    drawn = {name: torch.randn(*shape, generator=g, dtype=torch.float64) for name, shape in shapes.items()}
+    drawn |= {"padding_mask": torch.zeros(C, t, dtype=torch.bool), "hidden": torch.zeros(C, Q, dtype=torch.bool)}
+    return drawn
+
+
+def test_is_its_formula() -> None:
+    made, given = layer(), inputs()
+    state, words, things, pairs = (given[name] for name in ("state", "words", "things", "pairs"))
+    x = made.norm1(state)
+    speaks = torch.stack([given["logits"], made.names(x)[..., 0]], -1).sigmoid()
+    a = made.attention(words, given["padding_mask"])
+    expected = state.clone()
+    for c in range(C):
+        for i in range(Q):
+            told = []
+            for j in range(T):
+                sums = [sum(speaks[c, k, j, s] * pairs[c, i, :, k] for k in range(Q)) for s in range(2)]
+                means = [total / (speaks[c, :, j, s].sum() + 0.1) for s, total in enumerate(sums)]
+                lies = torch.cat([*means, *(total / 2 for total in sums)])
+                told.append((made.value(x[c, i, j]) + made.between(lies)) * (1 + made.gate_from(words[c, j])))
+            for t in range(T):
+                heads = [sum(a[c, h, t, j] * told[j][2 * h : 2 * h + 2] for j in range(T)) for h in range(2)]
+                expected[c, i, t] += made.out_proj(torch.cat(heads) * (1 + made.gate_to(words[c, t])))
+    score = made.rivals(x).log_softmax(1)
+    expected += made.rivals_out(torch.cat([score.clamp(min=-8) / 2, score.exp()], -1))
+    inner = made.up(made.norm2(expected)) + made.up_word(words)[:, None] + made.up_thing(things)[:, :, None]
+    expected += made.down(torch.nn.functional.gelu(inner))
+    torch.testing.assert_close(made(**given), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_padding_and_hidden_queries_might_as_well_not_be_there() -> None:
+    made, given = layer(), inputs()
+    given["padding_mask"][:, 3:] = True
+    given["hidden"][:, 2:] = True
+    short = {
+        "state": given["state"][:, :2, :3], "logits": given["logits"][:, :2, :3], "words": given["words"][:, :3],
+        "things": given["things"][:, :2], "pairs": given["pairs"][:, :2, :, :2],
+        "padding_mask": given["padding_mask"][:, :3], "hidden": given["hidden"][:, :2],
+    }  # fmt: skip
+    torch.testing.assert_close(made(**given)[:, :2, :3], made(**short), rtol=1e-6, atol=1e-6)
+
+
+def test_where_everything_is_hidden_answers_and_gradients_are_finite() -> None:
+    made, given = layer(), inputs()
+    given["padding_mask"][:], given["hidden"][:] = True, True
+    state = given["state"].requires_grad_()
+    answer = made(**given)
+    answer.sum().backward()
+    assert answer.isfinite().all()
+    assert state.grad is not None
+    assert state.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(("ordered", "same"), [(False, True), (True, False)])
+def test_words_in_another_order_are_the_same_set_only_without_distances(ordered: bool, same: bool) -> None:
+    made, given = layer(ordered=ordered), inputs()
+    turned = {
+        **given,
+        "state": given["state"].flip(2),
+        "logits": given["logits"].flip(2),
+        "words": given["words"].flip(1),
+    }
+    with torch.no_grad():
+        assert torch.allclose(made(**given), made(**turned).flip(2), atol=1e-6) is same
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_a_word_hears_what_stands_around_it_outside_of_phrases(ordered: bool) -> None:
+    torch.manual_seed(0)
+    made = Connectives(nn.Embedding(20, 8), 8, ordered=ordered)
+    ids, padding = torch.tensor([[3, 4, 5, 6, 0]]), torch.tensor([[False] * 4 + [True]])
+    of_none = torch.tensor([[-6.0, 0.0, -6.0, -6.0, 0.0]])  # the second word is of no phrase, and padding says nothing
+    heard = made(ids, of_none, padding)
+    torch.testing.assert_close(made(ids[:, :4], of_none[:, :4], padding[:, :4]), heard[:, :4])
+    loud = made(torch.tensor([[3, 9, 5, 6, 0]]), of_none, padding)
+    soft = made(torch.tensor([[3, 4, 5, 9, 0]]), of_none, padding)
+    assert (loud - heard)[0, 2].norm() > 5 * (soft - heard)[0, 2].norm()
+
+
+def test_sizes_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(ValueError, match="dim 8 and value 5 must be multiples of heads 2"):
+        DenotationLayer(8, width=4, heads=2, pair_dim=2, value=5)

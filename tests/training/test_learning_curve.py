@@ -1,0 +1,37 @@
+"""The verb `benchmark learning_curve`: one run a share, measured on the same images, and a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from detr_mini.config import compose
+from detr_mini.errors import ConfigError
+from detr_mini.training.learning_curve import learning_curve
+from training_parts import overrides
+
+
+def test_a_run_a_share_and_finished_ones_stay(scenes_root: Path, tmp_path: Path) -> None:
+    words = [word for word in overrides(scenes_root) if not word.startswith(("run_folder", "trainer.max"))]
+    words += ["trainer.max_steps=2", "trainer.max_epochs=null", f"output={tmp_path / 'curve'}"]
+    folder = learning_curve(compose("learning_curve", [*words, "shares=[0.5]"]))
+    first = (folder / "8-images" / "metrics.json").read_bytes()
+    folder = learning_curve(compose("learning_curve", [*words, "shares=[1.0,0.5]"]))
+    assert (folder / "8-images" / "metrics.json").read_bytes() == first
+    rows = json.loads((folder / "learning_curve.json").read_text())
+    assert [row["images"] for row in rows] == [8, 16]
+    assert all(row["AP_low"] <= row["AP"] <= row["AP_high"] for row in rows)
+    assert json.loads((folder / "8-images" / "data_report.json").read_text())["splits"]["train"]["images"] == 8
+    with Image.open(folder / "learning_curve.png") as picture:
+        assert min(picture.size) > 300
+
+
+@pytest.mark.parametrize("shares", ["[]", "[0.0,1.0]", "[2.0]"])
+def test_shares_that_make_no_sense_are_refused(scenes_root: Path, tmp_path: Path, shares: str) -> None:
+    words = [*overrides(scenes_root), f"shares={shares}", f"output={tmp_path / 'curve'}"]
+    with pytest.raises(ConfigError, match="shares"):
+        learning_curve(compose("learning_curve", words))
+    assert not (tmp_path / "curve").exists()
