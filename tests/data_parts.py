@@ -1,16 +1,53 @@
-"""Small VOC and YOLO trees, and files of noise, for the tests of what comes in."""
+"""Small COCO, VOC and YOLO sets, and files of noise, for the tests of what comes in."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 AUTO = {"format": "auto", "train": "auto", "val": "auto", "test": "auto"}
 """A data config that finds out by itself."""
+
+
+CATEGORIES = ({"id": 1, "name": "bolt"}, {"id": 2, "name": "nut"}, {"id": 3, "name": "washer"})
+
+
+def write_coco(
+    root: Path,
+    split: str = "train",
+    *,
+    images: Sequence[Mapping[str, Any]] = ({"id": 1}, {"id": 2}),
+    annotations: Sequence[Mapping[str, Any]] = (),
+    categories: Sequence[Mapping[str, Any]] = CATEGORIES,
+    size: tuple[int, int] = (40, 60),
+    write: bool = True,
+) -> tuple[Path, Path]:
+    """A COCO set under `root`: its JSON file and its image folder. `size` is (height, width) of all images.
+
+    An image record says at least its id; an annotation at least `bbox`. `write`: write the image files too.
+    """
+    folder = root / split
+    folder.mkdir(parents=True, exist_ok=True)
+    records = []
+    for image in images:
+        record = {"file_name": f"{image['id']}.png", "height": size[0], "width": size[1], **image}
+        records.append(record)
+        if write:
+            pixels = np.random.default_rng(int(image["id"])).integers(0, 256, (*size, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / record["file_name"])
+    boxes = [
+        {"id": k, "image_id": images[0]["id"], "category_id": categories[0]["id"], "iscrowd": 0, **annotation}
+        for k, annotation in enumerate(annotations, start=1)
+    ]
+    path = root / "annotations" / f"{split}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"images": records, "annotations": boxes, "categories": list(categories)}))
+    return path, folder
 
 
 def write_images(folder: Path, names: Sequence[str], size: tuple[int, int] = (40, 60)) -> None:

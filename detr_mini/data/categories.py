@@ -19,7 +19,7 @@ def categories_of(
     `supercategory` of another one (labelling services put such in front).
     """
     entries = _entries(content, path)
-    parents = {c.get("supercategory") for c in content["categories"] if c.get("supercategory") != c.get("name")}
+    parents = {str(c.get("supercategory")) for c in content["categories"] if c.get("supercategory") != c.get("name")}
     groups = {i: name for i, name in entries if name in parents and not used.get(i)}
     kept = [(i, name) for i, name in entries if i not in groups]
     if not kept:

@@ -14,7 +14,7 @@ from detr_mini.data.captions.files import caption_faults
 from detr_mini.data.check_boxes import checked_boxes
 from detr_mini.data.check_images import Picture, checked_files, checked_records, same_pictures
 from detr_mini.data.check_names import check_data_file, check_names, checked_categories
-from detr_mini.data.columns import any_json
+from detr_mini.data.columns import any_json, is_whole
 from detr_mini.data.convert import new_folder, write_set
 from detr_mini.data.faults import KINDS, Fault
 from detr_mini.data.formats import Source, read_tree
@@ -149,7 +149,9 @@ def _check_split(tree: Tree, name: str, done: Checked, pixels: bool) -> dict[int
     pictures = checked_files(tree, name, records, done.faults, pixels)
     done.images += len(tree.content["images"])
     done.boxes += len(tree.content["annotations"])
-    before = {a["image_id"] for a in tree.content["annotations"] if "image_id" in a and not a.get("iscrowd")}
+    before = {
+        a["image_id"] for a in tree.content["annotations"] if is_whole(a.get("image_id")) and not a.get("iscrowd")
+    }
     background = sum(image_id not in before for image_id in records)
     if records and background / len(records) > MUCH_BACKGROUND and name not in done.unsure:
         done.faults.append(Fault("many images without a box", f"{name}: {background} of {len(records)} images"))

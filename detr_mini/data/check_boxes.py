@@ -26,7 +26,7 @@ def checked_boxes(
     tree: Tree, split: str, records: Mapping[int, dict[str, Any]], pictures: Mapping[int, Picture], faults: list[Fault]
 ) -> list[dict[str, Any]]:
     """The annotations that a mended copy has, mended. Those of images that are left out go without a further word."""
-    known = {c.get("id") for c in tree.content["categories"]}
+    known = {c["id"] for c in tree.content["categories"] if is_whole(c.get("id"))}
     kept = []
     for number, annotation in enumerate(tree.content["annotations"], start=1):
         place = f"{split}: {where(annotation, number, tree.path).replace(str(tree.path), tree.path.name)}"

@@ -55,7 +55,7 @@ def check_names(
     total: Counter[str] = sum(boxes.values(), Counter())
     crowds: Counter[str] = sum(crowd.values(), Counter())
     listed = list(dict.fromkeys(c["name"] for split in categories.values() for c in split))
-    groups = {c.get("supercategory") for split in categories.values() for c in split} - {None}
+    groups = {str(c.get("supercategory")) for split in categories.values() for c in split}
     renamed = _written_alike(listed, total, faults)
     renamed |= _mistyped([n for n in listed if n not in renamed], total, faults)
     trained = {c["name"] for c in categories.get("train", [])}

@@ -98,10 +98,10 @@ def columns_of(content: Mapping[str, Any], path: Path) -> Columns:
     """
     images, annotations = content["images"], content["annotations"]
     listed = _listed_images(images, path)
-    known = {category.get("id") for category in content["categories"]}
+    known = {category["id"] for category in content["categories"] if is_whole(category.get("id"))}
     for number, annotation in enumerate(annotations, start=1):
         _check_annotation(annotation, number, path, listed, known)
-    ids = Counter(annotation.get("id", number) for number, annotation in enumerate(annotations, start=1))
+    ids = Counter(annotation["id"] for annotation in annotations if is_whole(annotation.get("id")))
     repeated = [i for i, count in ids.items() if count > 1]
     notices = [
         f"{len(repeated)} annotation ids stand more than once (the first is {repeated[0]!r}); each box counts"
@@ -185,10 +185,12 @@ def _area(value: Any) -> float:
 
 
 def is_whole(value: Any) -> bool:
-    """Whether it is a whole number (true and false are none)."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Whether it is a whole number of 64 bits (true and false are none)."""
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 
 def is_number(value: Any) -> bool:
     """Whether it is a finite number (true and false are none)."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, int):
+        return is_whole(value)
+    return isinstance(value, float) and math.isfinite(value)

@@ -55,7 +55,7 @@ def _with_msgspec(path: Path) -> Columns | None:
         [("images", list[image]), ("annotations", list[annotation]), ("categories", list[dict[str, Any]])],
     )
     try:
-        content = msgspec.json.decode(path.read_bytes(), type=whole)
+        content: Any = msgspec.json.decode(path.read_bytes(), type=whole)
     except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
         return None
     rows = content.annotations
@@ -101,9 +101,12 @@ def _columns(
 
     try:
         boxes = np.fromiter(chain.from_iterable(map(get("bbox"), rows)), np.float64, 4 * n).reshape(-1, 4)
-        owners, category_ids, ids = (column(key, np.int64) for key in ("image_id", "category_id", "id"))
+        owners, category_ids, ids, crowd = (
+            column(key, np.int64) for key in ("image_id", "category_id", "id", "iscrowd")
+        )
         image_ids = column("id", np.int64, images)
         sizes = np.stack([column("height", np.int64, images), column("width", np.int64, images)], 1)
+        area = column("area", np.float64)
     except OverflowError:
         return None
     names = list(map(get("file_name"), images))
@@ -112,7 +115,6 @@ def _columns(
     fits = i > 0 and len(listed) == i and all(names) and np.isfinite(boxes).all()
     if not fits or not np.isin(owners, listed).all() or not np.isin(category_ids, known).all() or (ids < 0).any():
         return None
-    area = column("area", np.float64)
     rotation = np.zeros(n)
     for row, angle in angles:
         rotation[row] = angle
@@ -128,7 +130,7 @@ def _columns(
         boxes_xywh=boxes,
         owners=owners,
         category_ids=category_ids,
-        is_crowd=column("iscrowd", np.int64) != 0,
+        is_crowd=crowd != 0,
         area=np.where(np.isfinite(area) & (area > 0), area, np.nan),
         rotation=rotation,
         annotation_ids=ids,

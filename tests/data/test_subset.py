@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import write_coco
-from data_parts import AUTO, write_yolo
+from data_parts import AUTO, write_coco, write_yolo
 from detr_mini.data.coco import CocoSet, read_coco
 from detr_mini.data.formats import Source
 from detr_mini.data.subset import Choice, split_ids, split_task, stratified_order, subset_of, subset_task
