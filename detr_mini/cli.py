@@ -85,10 +85,44 @@ VERBS = {
         "detr_mini.inference.captions:refer",
         ("detr-mini data refer root=cells split=val 'names={RBC: red cell, WBC: white cell}' complete=[WBC]",),
     ),
+    "data check": Verb(
+        "every fault of a data set in one table; fix=true writes a mended copy", "data_check",
+        "detr_mini.data.check:check_task",
+        ("detr-mini data check data.root=my_photos", "detr-mini data check data.root=my_photos fix=true"),
+        "  fix=true                  write a mended copy (output=FOLDER); the data are never touched\n"
+        "  pixels=false              headers and ends of image files only\n"
+        "  report=FILE               every fault, as JSON\n" + DATA_KEYS,
+    ),
+    "data stats": Verb(
+        "a data set in numbers: counts, sizes, shapes; tables, JSON and a picture", "data_stats",
+        "detr_mini.evaluation.data_stats:stats_task",
+        ("detr-mini data stats data.root=my_photos",),
+        "  output=FOLDER             gets stats.json and stats.png\n" + DATA_KEYS,
+    ),
+    "data subset": Verb(
+        "a part of a data set, by categories, ids, count or share", "data_subset",
+        "detr_mini.data.subset:subset_task",
+        ("detr-mini data subset data.root=my_photos output=some count=100 seed=0",
+         "detr-mini data subset data.root=data/coco output=pets categories=[cat,dog] share=0.1 splits=[train]"),
+        "  categories=[cat,dog]      only their boxes, and images with one of them\n"
+        "  ids=[139,000285.jpg]      image ids, or file names\n"
+        "  count=100 or share=0.1    so many of them, every category in its share; same seed, same subset\n"
+        "  splits=[train]            the others stay whole (null: all splits are cut)\n"
+        "  images=link               hard links instead of copies\n" + DATA_KEYS,
+    ),
+    "data split": Verb(
+        "a data set into train, val and test, every category in its share", "data_split",
+        "detr_mini.data.subset:split_task",
+        ("detr-mini data split data.root=my_photos output=split val=0.2 test=0.1 seed=0",),
+        "  val=0.2 test=0            shares; the rest is train. Copies of one picture stay together\n"
+        "  all=true                  where the set is split already: all of it anew\n" + DATA_KEYS,
+    ),
     "data convert": Verb(
         "COCO, VOC or YOLO annotations in another of these forms, the same boxes", "data_convert",
         "detr_mini.data.convert:convert_task",
-        ("detr-mini data convert data.root=my_voc to=coco output=my_coco",), DATA_KEYS,
+        ("detr-mini data convert data.root=my_voc to=coco output=my_coco",),
+        "  to=coco|voc|yolo  output=FOLDER\n"
+        "  images=copy               or link (hard links), or none\n" + DATA_KEYS,
     ),
     "benchmark step": Verb(
         "where a step of training spends its time", "benchmark_step", "detr_mini.training.benchmark:benchmark_step",

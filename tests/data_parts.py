@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -70,3 +71,34 @@ def write_yolo(
     lines = [f"{name}: images/{name}" for name in splits]
     (root / "data.yaml").write_text("\n".join([*lines, f"names: {names}", ""]))
     return root
+
+
+def write_large(
+    path: Path, images: int, boxes: int, *, outlines: bool = False, size: tuple[int, int] = (480, 640)
+) -> Path:
+    """A COCO file as long as the real one: 118,000 images and 860,000 boxes are COCO's training set."""
+    rng = np.random.default_rng(0)
+    owners, classes = rng.integers(1, images + 1, boxes).tolist(), rng.integers(1, 81, boxes).tolist()
+    places = rng.uniform(1, 200, (boxes, 4)).round(2).tolist()
+    shape = json.dumps([rng.uniform(0, 600, 50).round(2).tolist()] if outlines else [])
+    with path.open("w") as file:
+        file.write('{"info": {}, "licenses": [], "images": [')
+        file.write(
+            ",".join(
+                f'{{"license": 4, "file_name": "{i:012d}.jpg", "coco_url": "http://images.example.org/{i:012d}.jpg", '
+                f'"height": {size[0]}, "width": {size[1]}, "date_captured": "2013-11-14 17:02:52", '
+                f'"flickr_url": "http://farm7.example.org/6116/{i}_z.jpg", "id": {i}}}'
+                for i in range(1, images + 1)
+            )
+        )
+        file.write('], "annotations": [')
+        file.write(
+            ",".join(
+                f'{{"segmentation": {shape}, "area": {w * h * 0.7:.4f}, "iscrowd": 0, "image_id": {owner}, '
+                f'"bbox": [{x}, {y}, {w}, {h}], "category_id": {kind}, "id": {k}}}'
+                for k, ((x, y, w, h), owner, kind) in enumerate(zip(places, owners, classes, strict=True), start=1)
+            )
+        )
+        categories = ",".join(f'{{"supercategory": "thing", "id": {k}, "name": "thing {k}"}}' for k in range(1, 81))
+        file.write(f'], "categories": [{categories}]}}')
+    return path

@@ -14,8 +14,9 @@ from jaxtyping import Float, Int
 
 from detr_mini.data.categories import align, categories_of
 from detr_mini.data.coco_set import CocoSet, ImageRecord, ImageRecords
-from detr_mini.data.columns import Columns, columns_of, read_json
-from detr_mini.data.images import image_size
+from detr_mini.data.columns import Columns, read_json
+from detr_mini.data.images import image_size, is_whole_file, load_image
+from detr_mini.data.large import read_columns
 from detr_mini.data.report import SplitReport
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.structures import Categories
@@ -38,6 +39,8 @@ class Reading:
     """Of a box with an angle beside it the upright box around the turned one is used, or it is dropped, or refused."""
     on_missing: str = "refuse"
     """A listed image file is not there."""
+    on_bad_image: str = "refuse"
+    """A file is no image, or is cut off. Headers and ends are looked at; what is broken in between, the check finds."""
     on_wrong_size: str = "refuse"
     """An image's size differs from the one that is said, so that its boxes mean something else (turned photographs)."""
 
@@ -46,6 +49,7 @@ class Reading:
             ("on_bad_box", ("drop", "refuse")),
             ("on_turned", ("enclose", "drop", "refuse")),
             ("on_missing", ("refuse", "skip")),
+            ("on_bad_image", ("refuse", "skip")),
             ("on_wrong_size", ("refuse", "skip")),
         ):
             value = getattr(self, name)
@@ -69,7 +73,7 @@ def read_coco(
     headers are read, not their pixels. DataError, in one sentence, for whatever cannot be trained on.
     """
     rules, path = Reading(**reading), Path(annotations)
-    return build_set(columns_of(read_json(path), path), Path(images), split, rules, categories, limit)
+    return build_set(read_columns(path), Path(images), split, rules, categories, limit)
 
 
 def build_set(
@@ -123,10 +127,17 @@ def _records(
     gone = set(missing)
     kept: list[tuple[int, str, tuple[int, int]]] = []
     wrong: list[tuple[str, str]] = []
+    broken: list[tuple[str, str]] = []
     present = [i for i in order if names[i] not in gone]
     for i in _tracked(present, len(present), f"Checking the {report.split} images"):
         image_id, name = int(columns.image_ids[i]), names[i]
-        size, turned = known[image_id] if image_id in known else image_size(folder / name)
+        try:
+            size, turned = known[image_id] if image_id in known else image_size(folder / name)
+            if not is_whole_file(folder / name):
+                load_image(folder / name)
+        except DataError as error:
+            broken.append((name, str(error)))
+            continue
         said = (int(columns.image_sizes[i, 0]), int(columns.image_sizes[i, 1]))
         if all(said) and said != size:
             sideways = turned and said == (size[1], size[0])
@@ -136,6 +147,10 @@ def _records(
             continue
         report.turned += turned
         kept.append((image_id, name, size))
+    if broken and reading.on_bad_image == "refuse":
+        raise DataError(f"{broken[0][1]} ({len(broken)} such in {path}; data.on_bad_image=skip leaves them out)")
+    for name, sentence in broken:
+        report.drop("unreadable image", sentence, name)
     if wrong and reading.on_wrong_size == "refuse":
         raise DataError(f"{wrong[0][1]} ({len(wrong)} such in {path}): its boxes would land elsewhere; annotate the "
                         "upright image, or leave such images out with data.on_wrong_size=skip")  # fmt: skip

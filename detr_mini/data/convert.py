@@ -15,7 +15,7 @@ import numpy as np
 
 from detr_mini.data.coco import enclosing
 from detr_mini.data.columns import columns_of, rotation_of
-from detr_mini.data.faults import NOTICES
+from detr_mini.data.faults import LOOKS
 from detr_mini.data.formats import KEYS, Source
 from detr_mini.data.images import image_size
 from detr_mini.data.tree import Tree
@@ -44,13 +44,13 @@ def convert(source: Source, output: str | Path, to: str, *, images: str = "copy"
     notes: list[str] = []
     for name, tree in trees.items():
         columns_of(tree.content, tree.path)  # says what cannot be used
-        notes += _checked(name, tree)
+        notes += check_sizes(name, tree)
     with new_folder(output) as folder:
         notes += write_set(folder, to, trees, images)
     return notes
 
 
-def _checked(name: str, tree: Tree) -> list[str]:
+def check_sizes(name: str, tree: Tree) -> list[str]:
     """Give each image its size; DataError where the annotations say another one. What the reader left out."""
     for image in tracked(tree.content["images"], f"Measuring the {name} images"):
         size, _ = tree.sizes.get(image["id"]) or image_size(tree.folder / image["file_name"])
@@ -61,7 +61,7 @@ def _checked(name: str, tree: Tree) -> list[str]:
                 f"{image['file_name']} is {sizes}: its boxes mean something else; see 'detr-mini data check'"
             )
         image["height"], image["width"] = size
-    lost = [fault for fault in tree.faults if fault.kind not in NOTICES]
+    lost = [fault for fault in tree.faults if fault.kind not in LOOKS]
     if lost:
         raise DataError(f"{lost[0].kind}: {lost[0].text} ({len(lost)} faults that no box can be made of); mend them "
                         "first: 'detr-mini data check fix=true' writes a mended copy")  # fmt: skip

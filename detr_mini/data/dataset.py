@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import mmap
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -56,7 +58,10 @@ class ImageCache:
 
 
 class DetectionDataset(Dataset[tuple[Tensor, Target]]):
-    """Images and targets of a `CocoSet` for keys (index, epoch)."""
+    """Images and targets of a `CocoSet` for keys (index, epoch).
+
+    `on_bad_image`: "refuse" with a DataError, or "skip": what cannot be decoded is a grey picture without boxes.
+    """
 
     def __init__(
         self,
@@ -68,8 +73,10 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         std: Sequence[float],
         augment: Augment | None = None,
         cache_megabytes: int | float = 0,
+        on_bad_image: str = "refuse",
     ) -> None:
         self.coco = coco
+        self.on_bad_image = on_bad_image
         self.augment = augment
         self.cache = ImageCache([record.size for record in coco.records], cache_megabytes)
         self._to_input = partial(to_model_input, size=size, shorter_side=shorter_side, mean=tuple(mean), std=tuple(std))
@@ -86,8 +93,15 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
 
     def __getitem__(self, key: Key) -> tuple[Float[Tensor, "3 h w"], Target]:
         index, epoch = key
-        image = self.decoded(index)
-        target = self.coco.target(self.coco.records[index].image_id)
+        record = self.coco.records[index]
+        target = self.coco.target(record.image_id)
+        try:
+            image = self.decoded(index)
+        except DataError as error:
+            if self.on_bad_image == "refuse":
+                raise
+            warnings.warn(f"{error}; it counts as an empty picture", stacklevel=2)
+            image, target = torch.full((3, *record.size), 128, dtype=torch.uint8), _without_boxes(target)
         if self.augment is not None:
             image, target, lost = self.augment(image, target, epoch)
             if lost:
@@ -113,6 +127,17 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             return [self[key] for key in keys]
         except DataError as error:
             return error
+
+
+def _without_boxes(target: Target) -> Target:
+    none = slice(0, 0)
+    return replace(
+        target,
+        boxes=target.boxes[none],
+        labels=target.labels[none],
+        is_crowd=target.is_crowd[none],
+        area=target.area[none],
+    )
 
 
 def collate_pairs(samples: Sequence[tuple[Tensor, Target]], stride: int) -> Batch:

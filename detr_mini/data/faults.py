@@ -15,21 +15,75 @@ class Fault:
     """Names the place and what is there."""
     image: str = ""
     """The image it concerns, as the annotations name it."""
+    mend: str = ""
+    """What the mended copy has instead; empty where it is left as it is."""
 
 
 KINDS: dict[str, str] = {
-    # files of annotations
-    "broken annotation file": "it cannot be read, or is not whole: export it again",
+    # files
+    "broken annotation file": "cannot be read, or is not whole: export it again",
+    "empty split": "no image is listed: training cannot start, or nothing is measured",
+    "image file missing": "listed, but not there: add it, or take it off the list",
+    "unreadable image": "no image, or cut off: replace it",
+    "size differs from the record": "its boxes were drawn on other pixels: annotate this file, or find the right one",
+    "size before turning upright": "boxes were drawn on the photograph as stored, not as shown",
+    "orientation flag": "stored turned or mirrored; it is turned upright at load, here, but not by every tool",
+    "image that no list names": "a file among the images that no split uses",
+    "image listed twice": "two records of one file in a split",
+    "same name in different folders": "tools that go by file name take one for the other",
+    "same picture twice": "two files of a split show the same: it counts double",
+    "picture shared by two splits": "what is measured on it is no measurement: take it out of one",
+    # records
+    "image record incomplete": "an image needs a whole number as id and a file_name",
+    "image id twice": "boxes cannot be told apart: give each image its own id",
+    "annotation incomplete": "an annotation needs image_id, category_id and bbox",
+    "annotation id twice": "tools that go by id lose one: number them anew",
+    "annotation of an unknown image": "its image_id is not among the images",
+    "unknown category": "its category_id is not among the categories",
+    "iscrowd is neither 0 nor 1": "crowd regions are no targets: say which it is",
+    "area that cannot be": "not a positive number, or larger than its box: sizes are scored by it",
+    # boxes
+    "box without numbers": "four finite numbers are needed",
+    "box without size": "a click, or a slip of the hand: remove it",
+    "box outside its image": "nothing of it is in the picture",
+    "box past the edge": "it is cut at the edge",
+    "box smaller than a pixel": "nothing can be seen in it",
+    "turned box": "the upright box around it is used, which is larger than the thing",
+    "box given as an outline": "the upright box around it is used",
+    "box twice": "the same thing labelled twice in one image",
+    "box of two categories": "one box under two names",
+    "corner at 0": "this VOC file counts from 0; VOC counts pixels from 1 (data.first_pixel)",
+    # rows and label files
     "row that is no box": "a YOLO row is a class and four numbers (or a class and the corners of an outline)",
-    "class index out of range": "the names file has no such class: mend the row, or add the name",
-    "box without numbers": "four numbers are expected",
+    "value outside 0 to 1": "YOLO's numbers are shares of the image, no pixels",
+    "class index out of range": "the data file has no such name: mend the row, or add the name",
     "image without label file": "it counts as background; add an empty label file to say so",
     "label file without image": "no image has its name: it is not used",
-    "box given as an outline": "the upright box around it is used",
-}
-"""Each kind of fault, and what to do or to know about it."""
+    "two label files for one image": "the one in the folder 'labels' is used, the one beside the image is not",
+    "file name in the XML differs": "the image of the XML's own name is used",
+    # names
+    "category incomplete": "a category needs a whole number as id and a name of text",
+    "category id twice": "boxes cannot be told apart: give each category its own id",
+    "category name twice": "one class under two ids",
+    "names that differ in writing only": "capitals, blanks or hyphens make two classes of one",
+    "mistyped category": "a rare name that is nearly another one",
+    "category unknown to training": "train lacks it: it can never be found",
+    "category that training never sees": "train has its name and no box of it",
+    "category without boxes": "no box in any split (a group, perhaps)",
+    "category with crowd only": "crowd regions are no targets: it is never learned",
+    "name that YAML takes for something else": "other tools read yes, on and 012 as true and numbers: quote it",
+    "number of classes differs": "nc is not the number of names",
+    # the whole
+    "many images without a box": "is an annotation file incomplete?",
+    "caption": "mend the sentence or its spans",
+}  # fmt: skip
+"""Each kind of fault, and what to do or to know about it; in the order of the table."""
 
 FATAL = ("broken annotation file", "class index out of range")
 """Kinds that stop a training whatever the config says: what is meant cannot be guessed."""
-NOTICES = ("image without label file", "label file without image", "box given as an outline")
+NOTICES = (
+    "image without label file", "label file without image", "two label files for one image", "box given as an outline",
+)  # fmt: skip
 """Kinds that a training only mentions."""
+LOOKS = (*NOTICES, "corner at 0", "file name in the XML differs", "image listed twice")
+"""Kinds that lose nothing: readers go on as if they were not there."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from detr_mini.data.coco import CocoSet, Reading, build_set, read_coco
 from detr_mini.data.columns import any_json, columns_of, read_json
-from detr_mini.data.faults import FATAL, NOTICES
+from detr_mini.data.faults import FATAL, LOOKS, NOTICES
 from detr_mini.data.report import SplitReport
 from detr_mini.data.tree import Tree, image_files
 from detr_mini.data.voc import read_voc
@@ -70,6 +70,14 @@ def read_split(
     return build_set(columns, tree.folder, name, rules, categories, limit, report, tree.sizes)
 
 
+def read_mended(
+    tree: Tree, name: str, categories: Categories | None, limit: int | None, reading: Mapping[str, str]
+) -> CocoSet:
+    """A split as `check` has mended it."""
+    columns = columns_of(tree.content, tree.path)
+    return build_set(columns, tree.folder, name, Reading(**reading), categories, limit)
+
+
 def read_tree(
     root: Path,
     split: Split,
@@ -110,7 +118,7 @@ def check_split(split: Split, name: str, format: str) -> None:
 def _take_faults(tree: Tree, report: SplitReport, rules: Reading) -> None:
     """What the reader could not take over: refuse, drop and count, or mention."""
     fatal = [fault for fault in tree.faults if fault.kind in FATAL]
-    bad = [fault for fault in tree.faults if fault.kind not in (*FATAL, *NOTICES)]
+    bad = [fault for fault in tree.faults if fault.kind not in (*FATAL, *LOOKS)]
     refused = fatal or (bad if rules.on_bad_box == "refuse" else [])
     if refused:
         mend = "mend it" if fatal else "mend them, or set data.on_bad_box=drop"
@@ -289,8 +297,11 @@ def _look_coco(root: Path) -> dict[str, dict[str, Any]]:
         )
         if name is None or name in found or path.name.startswith(("captions", "person_keypoints", "stuff", "panoptic")):
             continue
-        content = any_json(path)
-        if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= set(content):
+        try:
+            content = any_json(path)
+        except DataError:  # who reads it will say so; here it counts by its place and name
+            content = {key: [] for key in ("images", "annotations", "categories")} if path.parent != root else {}
+        if not isinstance(content, dict) or not {"images", "categories"} <= set(content):
             continue
         images = _images_of(path, root, name, content["images"])
         found[name] = {"images": _below(images, root), "annotations": _below(path, root)}
@@ -304,7 +315,8 @@ def _images_of(path: Path, root: Path, split: str, images: Any) -> Path:
     )
     stem = re.sub(r"^instances_", "", path.stem)
     places = [root / stem, root / "images" / stem, *_split_folders(root, split), root / "images", path.parent, root]
-    return next((place for place in places if first and (place / first).is_file()), root / stem)
+    there = next((place for place in places if first and (place / first).is_file()), None)
+    return there or next((place for place in places[:-3] if place.is_dir()), root / stem)
 
 
 def _split_folders(root: Path, name: str) -> Iterator[Path]:

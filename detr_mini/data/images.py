@@ -17,6 +17,8 @@ from detr_mini.errors import DataError
 
 MAX_PIXELS = 120_000_000
 """A file that claims more is refused before it is decoded: a few bytes can claim gigabytes."""
+_TAIL = 4096
+"""Bytes at the end of a file in which its end mark is looked for."""
 _TURNED = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""
 
@@ -51,6 +53,28 @@ def image_size(path: str | Path) -> tuple[tuple[int, int], bool]:
         known = image.format != "PNG" or "exif" in image.info
         turned = known and image.getexif().get(ExifTags.Base.Orientation) in _TURNED
         return ((width, height) if turned else (height, width)), turned
+
+
+def orientation_of(path: str | Path) -> int:
+    """The EXIF orientation of a file, 1 (upright) to 8. DataError where it is no image."""
+    with _opened(path) as image:
+        try:
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        except Exception:  # broken EXIF counts for nothing, as in `ImageOps.exif_transpose`
+            return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def is_whole_file(path: str | Path) -> bool:
+    """Whether a JPEG or PNG file has its end mark, or is of another kind; False: it may be cut off, or end in more."""
+    with open(path, "rb") as file:
+        head = file.read(8)
+        mark = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}.get(head[:2])
+        if mark is None:
+            return True
+        size = file.seek(0, 2)
+        file.seek(max(0, size - _TAIL))
+        return mark in file.read()
 
 
 def to_model_input(

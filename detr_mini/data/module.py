@@ -10,13 +10,18 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from detr_mini.config import rank
+from detr_mini.data.check import check
 from detr_mini.data.coco import CocoSet
 from detr_mini.data.dataset import BatchLoader, DetectionDataset, collate_pairs
-from detr_mini.data.formats import Split, located, read_split
+from detr_mini.data.faults import FATAL, LOOKS
+from detr_mini.data.formats import Source, Split, located, read_mended, read_split
 from detr_mini.data.report import LoadReport
 from detr_mini.data.samplers import EvaluationBatches, TrainBatches
 from detr_mini.data.shapes import ensure_scenes
+from detr_mini.data.subset import Choice, subset_of
 from detr_mini.data.transforms import Augment
+from detr_mini.data.tree import Tree
 from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.structures import Batch, Categories
 
@@ -28,10 +33,13 @@ class DetectionData(pl.LightningDataModule):
 
     `format`: "coco", "voc", "yolo", or "auto", found from the look of `root`. `train`, `val`, `test`: where a split
     lies under `root` (`formats.KEYS`; in COCO's form {images: folder, annotations: JSON file}), "auto" (found, too),
-    or None. `make`: parameters of
-    `ensure_scenes`, which then makes the scenes in `root`, or None. `size`, `shorter_side`: see `images.target_size`.
-    `augment`: see `transforms.Augment`. `cache_megabytes`: room for decoded training images. `limit_train`: the first
-    images only. `mean`, `std`, `stride`: what the model wants. `seed`: of order and augmentation.
+    or None. `make`: parameters of `ensure_scenes`, which then makes the scenes in `root`, or None. `check`: look at
+    everything first, every pixel, and "stop" at a fault that loses something, or "mend": go on with the set as a mended
+    copy would have it. `size`, `shorter_side`: see `images.target_size`. `augment`: see `transforms.Augment`.
+    `cache_megabytes`: room for decoded training images. `limit_train`: the first images only.
+    `subset`: of the training images those that a `subset.Choice` of these settings picks. `on_...`: see
+    `coco.Reading`; `first_pixel`, `difficult`: see `voc.read_voc`. `mean`, `std`, `stride`: what the model wants.
+    `seed`: of order and augmentation.
 
     After `setup`: `categories`, `report`, and the splits' `CocoSet`s in `sets`. Set `categories` (a checkpoint's)
     before `setup` to map a data set to them; the training file is then not read for evaluation.
@@ -52,6 +60,7 @@ class DetectionData(pl.LightningDataModule):
         seed: int,
         format: str = "coco",
         make: Mapping[str, int] | None = None,
+        check: str | None = None,
         shorter_side: int | None = None,
         batch_size: int = 16,
         eval_batch_size: int | None = None,
@@ -61,11 +70,13 @@ class DetectionData(pl.LightningDataModule):
         on_bad_box: str = "drop",
         on_turned: str = "enclose",
         on_missing: str = "refuse",
+        on_bad_image: str = "refuse",
         on_wrong_size: str = "refuse",
         first_pixel: str | int = "auto",
         difficult: str = "keep",
         limit_train: int | None = None,
         limit_val: int | None = None,
+        subset: Mapping[str, Any] | None = None,
         pin_memory: bool = False,
     ) -> None:
         super().__init__()
@@ -92,8 +103,14 @@ class DetectionData(pl.LightningDataModule):
             "on_bad_box": on_bad_box,
             "on_turned": on_turned,
             "on_missing": on_missing,
+            "on_bad_image": on_bad_image,
             "on_wrong_size": on_wrong_size,
         }
+        if check not in (None, "stop", "mend"):
+            raise ConfigError(f"data.check is {check!r}; it must be null, 'stop' or 'mend'")
+        self.check = check
+        self.subset = None if subset is None else Choice.of(subset)
+        self._mended: dict[str, Tree] = {}
         self.voc: dict[str, Any] = {"first_pixel": first_pixel, "difficult": difficult}
         self.limits = {"train": limit_train, "val": limit_val, "test": None}
         self.categories: Categories | None = None
@@ -124,6 +141,8 @@ class DetectionData(pl.LightningDataModule):
             self.report.notices.append(self._made())
         if self.categories is None and "train" not in wanted:
             wanted = ("train", *wanted)  # only the training file knows the categories
+        if self.check is not None and not self._mended:
+            self._check_all()
         for name in wanted:
             if name not in self.sets and (self.splits[name] or name == "train" or stage in ("validate", "test")):
                 self.sets[name] = self._read(name)
@@ -142,19 +161,46 @@ class DetectionData(pl.LightningDataModule):
         if not split:
             raise DataError(f"there is no {name} split in {self.root}; say where it lies with data.{name}.images=... "
                             "or make one with 'detr-mini data split'")  # fmt: skip
-        coco = read_split(
-            self.root,
-            split,
-            name,
-            format=self.format,
-            categories=self.categories,
-            limit=self.limits[name],
-            **self.voc,
-            **self.reading,
-        )
+        if name in self._mended:
+            coco = read_mended(self._mended[name], name, self.categories, self.limits[name], self.reading)
+        else:
+            coco = self._read_as_it_is(name, split)
         if self.categories is None:
             self.categories = coco.categories
-        return coco
+        return subset_of(coco, self.subset) if name == "train" and self.subset is not None else coco
+
+    def _read_as_it_is(self, name: str, split: Split) -> CocoSet:
+        try:
+            return read_split(
+                self.root,
+                split,
+                name,
+                format=self.format,
+                categories=self.categories,
+                limit=self.limits[name],
+                **self.voc,
+                **self.reading,
+            )
+        except DataError:
+            if rank() == 0 and self.root.is_dir():
+                checked = check(Source(self.root, self.format, {name: split}, **self.voc), pixels=False)
+                if len(checked.faults) > 1:  # one alone stands in the error
+                    checked.print()
+            raise
+
+    def _check_all(self) -> None:
+        """Look at every split; print the table; stop, or keep what a mended copy would have."""
+        splits = {name: split for name, split in self.splits.items() if split}
+        checked = check(Source(self.root, self.format, splits, **self.voc))
+        if checked.faults and rank() == 0:
+            checked.print()
+        left = [fault for fault in checked.faults if fault.kind in FATAL or (fault.mend and fault.kind not in LOOKS)]
+        if left and self.check == "stop":
+            raise DataError(f"{len(left)} faults of {len({f.kind for f in left})} kinds in {self.root} (the table); "
+                            "data.check=mend goes on as a mended copy would")  # fmt: skip
+        self._mended = checked.trees
+        counts = ", ".join(f"{kind}: {count}" for kind, count in checked.counts.items())
+        self.report.notices.append(f"every file was looked at; {counts or 'no fault found'}")
 
     @property
     def train_set(self) -> CocoSet:
@@ -189,6 +235,7 @@ class DetectionData(pl.LightningDataModule):
             **self.image,  # type: ignore[arg-type]
             augment=self.augment if training else None,
             cache_megabytes=self.cache_megabytes if training else 0,
+            on_bad_image=self.reading["on_bad_image"],
         )
 
     def train_dataloader(self) -> BatchLoader:

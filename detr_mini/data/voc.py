@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation, localcontext
 from pathlib import Path
@@ -47,9 +48,14 @@ def read_voc(
     for folder, what in ((files, "images"), (xmls, "annotations")):
         if not folder.is_dir():
             raise DataError(f"there is no folder {folder}; check data.root and data.train.{what}")
-    stems = _stems(root / list if list else None, xmls)
+    lines = _stems(root / list if list else None, xmls)
+    stems = [*dict.fromkeys(lines)]
+    if not stems:
+        raise DataError(f"the list {root / list} is empty; give a split with images")  # type: ignore[operator]
     by_stem = {name.rpartition(".")[0]: name for name in sorted(_names(files)) if is_image_name(name)}
     tree = Tree({"images": [], "annotations": [], "categories": []}, files, root / list if list else xmls)
+    twice = [stem for stem, count in Counter(lines).items() if count > 1]
+    tree.faults.extend(Fault("image listed twice", f"{stem} in {list}", stem, "listed once") for stem in twice)
     parsed = {stem: _parse(xmls / f"{stem}.xml", by_stem.get(stem, f"{stem}.jpg"), tree.faults) for stem in stems}
     names = [by_stem.get(stem) or _said_name(parsed[stem]) or f"{stem}.jpg" for stem in stems]
     ids = _category_ids(parsed.values(), categories, root / CATEGORIES)
@@ -58,8 +64,14 @@ def read_voc(
         height, width = _size(parsed[stem])
         tree.content["images"].append({"id": image_id, "file_name": name, "height": height, "width": width})
         found = _objects(parsed[stem], f"{annotations}/{stem}.xml", name, tree.faults)
+        said = _said_name(parsed[stem])
+        if said and Path(said).stem != stem:
+            text = f"{annotations}/{stem}.xml says {said}"
+            tree.faults.append(Fault("file name in the XML differs", text, name, f"says {name}"))
         zero = _counts_from_zero(parsed[stem], [corners for _, corners, _, _ in found], first_pixel)
-        from_zero += bool(zero and found)
+        if zero and found:
+            from_zero += 1
+            tree.faults.append(Fault("corner at 0", f"{annotations}/{stem}.xml", name, "counts from 1"))
         for thing, corners, decimal, where in found:
             annotation = {
                 "id": len(tree.content["annotations"]) + 1,
@@ -75,6 +87,13 @@ def read_voc(
                 annotation["iscrowd"] = 1
             tree.content["annotations"].append(annotation)
     tree.content["categories"] += [{"id": i, "name": name} for name, i in sorted(ids.items(), key=lambda kv: kv[1])]
+    listed = (
+        {stem for path in sorted((root / list).parent.glob("*.txt")) for stem in _stems(path, xmls)} if list else {}
+    )
+    for name in sorted(_names(xmls)):
+        if name.endswith(".xml") and not any(name[:-4] in known for known in (by_stem, parsed, listed)):
+            place = f"{annotations}/{name}"
+            tree.faults.append(Fault("label file without image", f"{place} belongs to no image", place, "left out"))
     if from_zero and str(first_pixel) == "auto":
         tree.notices.append(
             f"{from_zero} of {len(stems)} files have a corner at 0 and are read as edges counted from 0, the others as "
@@ -103,10 +122,7 @@ def _stems(listing: Path | None, xmls: Path) -> list[str]:
         ) from None
     # the lists of one class have 1, 0 or -1 behind the name
     stems = [re.sub(r"\s+-?[01]$", "", line.strip()) for line in lines if line.strip()]
-    stems = [Path(stem).stem if stem.endswith(".xml") or is_image_name(stem) else stem for stem in stems]
-    if not stems:
-        raise DataError(f"the list {listing} is empty; give a split with images")
-    return [*dict.fromkeys(stems)]
+    return [Path(stem).stem if stem.endswith(".xml") or is_image_name(stem) else stem for stem in stems]
 
 
 def _names(folder: Path) -> Iterable[str]:
@@ -117,9 +133,12 @@ def _parse(path: Path, image: str, faults: list[Fault]) -> ET.Element | None:
     try:
         return ET.fromstring(path.read_bytes())
     except FileNotFoundError:
-        faults.append(Fault("image without label file", f"{image}: there is no {path.name} in {path.parent}", image))
+        text = f"{image}: there is no {path.name} in {path.parent.name}"
+        faults.append(Fault("image without label file", text, image, "an empty one"))
     except (ET.ParseError, OSError, ValueError, LookupError) as error:
-        faults.append(Fault("broken annotation file", f"{path} is not whole XML ({error})", image))
+        faults.append(
+            Fault("broken annotation file", f"{path} is not whole XML ({error})", image, "as if it had no boxes")
+        )
     return None
 
 
@@ -165,9 +184,9 @@ def _objects(
         except InvalidOperation:
             usable = False
         if not usable:
-            faults.append(Fault("box without numbers", f"{place}: bndbox {texts}", image))
+            faults.append(Fault("box without numbers", f"{place}: bndbox {texts}", image, "left out"))
         elif not _name(thing):
-            faults.append(Fault("box without numbers", f"{place}: no name", image))
+            faults.append(Fault("box without numbers", f"{place}: no name", image, "left out"))
         else:
             found.append((thing, (a, b, c, d), any("." in text for text in texts), place))
     return found

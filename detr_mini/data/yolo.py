@@ -14,6 +14,8 @@ from detr_mini.data.images import image_size
 from detr_mini.data.tree import EXACT, Tree, first_of, image_files, image_ids, is_image_name
 from detr_mini.errors import DataError
 
+SLACK = Decimal("0.01")
+"""A value by so much outside 0 to 1 is a rounding error; more is another unit."""
 NAME_LISTS = ("classes.txt", "obj.names", "_darknet.labels", "names.txt")
 
 
@@ -107,8 +109,12 @@ def read_yolo(root: Path, images: str | Sequence[str], labels: str | None = None
         label = first_of(candidates)
         places.update(candidate.parent for candidate in candidates)
         used.update(candidate for candidate in candidates if candidate.exists())
+        if sum(candidate.exists() for candidate in candidates) > 1:
+            other = next(c for c in candidates if c.exists() and c != label)
+            text = f"{Path(os.path.relpath(other, root)).as_posix()} is not used"
+            tree.faults.append(Fault("two label files for one image", text, name, "left out"))
         if label is None:
-            tree.faults.append(Fault("image without label file", f"{name} has none", name))
+            tree.faults.append(Fault("image without label file", f"{name} has none", name, "an empty one"))
             continue
         try:
             tree.sizes[image_id] = image_size(path)
@@ -173,7 +179,9 @@ def _rows(
     try:
         lines = label.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        faults.append(Fault("broken annotation file", f"{where} cannot be read ({error})", image))
+        faults.append(
+            Fault("broken annotation file", f"{where} cannot be read ({error})", image, "as if it had no boxes")
+        )
         return
     for number, line in enumerate(lines, start=1):
         words, place = line.split(), f"row {number} of {where}"
@@ -185,16 +193,31 @@ def _rows(
             values = []
         if not all(v.is_finite() for v in values) or not (len(values) == 5 or (len(values) >= 7 and len(values) % 2)):
             shown = line.strip() if len(line) < 80 else f"{line.strip()[:77]}..."
-            faults.append(Fault("row that is no box", f"{place}: '{shown}', {len(words)} numbers", image))
+            faults.append(Fault("row that is no box", f"{place}: '{shown}', {len(words)} numbers", image, "left out"))
             continue
         if values[0] != values[0].to_integral_value() or int(values[0]) not in data.names:
             known = f"{len(data.names)} names, {min(data.names)} to {max(data.names)}"
             faults.append(
-                Fault("class index out of range", f"{place}: {words[0]}, but {data.path.name} has {known}", image)
+                Fault(
+                    "class index out of range",
+                    f"{place}: {words[0]}, but {data.path.name} has {known}",
+                    image,
+                    "left out",
+                )
             )
             continue
+        if any(not -SLACK <= v <= 1 + SLACK for v in values[1:]):
+            faults.append(Fault("value outside 0 to 1", f"{place}: '{line.strip()[:80]}'", image, "left out"))
+            continue
         if len(values) > 5:
-            faults.append(Fault("box given as an outline", f"{place}: {len(values) // 2} corners", image))
+            faults.append(
+                Fault(
+                    "box given as an outline",
+                    f"{place}: {len(values) // 2} corners",
+                    image,
+                    "the upright box around it",
+                )
+            )
             xs, ys = values[1::2], values[2::2]
             left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
             values = [values[0], (left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
@@ -249,7 +272,7 @@ def _unused_labels(root: Path, images: set[Path], places: set[Path], used: set[P
                 stems = {f.stem for place in around if place.is_dir() for f in place.iterdir() if is_image_name(f.name)}
             if path.stem not in stems:
                 name = Path(os.path.relpath(path, root)).as_posix()
-                faults.append(Fault("label file without image", f"{name} belongs to no image", name))
+                faults.append(Fault("label file without image", f"{name} belongs to no image", name, "left out"))
     return faults
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -202,3 +203,60 @@ def test_model_input_is_normalised() -> None:
     out = to_model_input(image, 10, None, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 2.0))
     assert out.shape == (3, 5, 10)
     torch.testing.assert_close(out[:, 0, 0], torch.tensor([1.0, 3.0, 0.5]))
+
+
+WRITTEN = [
+    ("png", "RGB", {}), ("png", "RGBA", {}), ("png", "L", {}), ("png", "LA", {}), ("png", "1", {}), ("png", "P", {}),
+    ("png", "I;16", {}), ("jpg", "RGB", {"quality": 95}), ("jpg", "L", {"quality": 95}),
+    ("jpg", "CMYK", {"quality": 95}), ("jpg", "RGB", {"quality": 95, "progressive": True}),
+    ("webp", "RGB", {"lossless": True}), ("webp", "RGBA", {"lossless": True}), ("webp", "RGB", {"quality": 95}),
+    ("bmp", "RGB", {}), ("bmp", "L", {}), ("bmp", "P", {}), ("gif", "P", {}), ("gif", "L", {}),
+    ("tiff", "RGB", {}), ("tiff", "RGB", {"compression": "tiff_lzw"}), ("tiff", "L", {}), ("tiff", "I;16", {}),
+    ("tiff", "F", {}), ("tiff", "CMYK", {}), ("tiff", "RGBA", {}), ("ppm", "RGB", {}), ("pgm", "L", {}),
+    ("pbm", "1", {}), ("tga", "RGB", {}), ("tga", "RGBA", {}), ("pcx", "RGB", {}), ("sgi", "RGB", {}),
+    ("ico", "RGB", {"sizes": [(48, 32)]}), ("dib", "RGB", {}), ("jp2", "RGB", {"irreversible": False}),
+    ("avif", "RGB", {"quality": 95}), ("mpo", "RGB", {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("suffix", "mode", "how"), WRITTEN, ids=[f"{s}-{m}-{len(h)}" for s, m, h in WRITTEN])
+def test_every_kind_of_file_that_pillow_reads_shows_the_same_picture(
+    tmp_path: Path, suffix: str, mode: str, how: dict[str, Any]
+) -> None:
+    """A ramp from dark left to bright right, over a bright upper and a dark lower half."""
+    Image.init()
+    if f".{suffix}" not in Image.EXTENSION or Image.EXTENSION[f".{suffix}"] not in Image.SAVE:
+        pytest.skip(f"this Pillow does not write {suffix}")
+    ramp = np.linspace(0, 200, 48)[None] + np.where(np.arange(32) < 16, 55, 0)[:, None]
+    grey = Image.fromarray(ramp.astype(np.uint8))
+    if mode == "I;16":
+        image = Image.fromarray((ramp * 12 + 1000).astype(np.uint16))
+    elif mode == "F":
+        image = Image.fromarray((ramp / 255).astype(np.float32))
+    elif mode == "P":
+        image = grey.convert("RGB").quantize(256)
+    else:
+        image = (grey.convert("RGB") if mode in ("CMYK", "RGBA") else grey).convert(mode)
+    path = tmp_path / f"a.{suffix}"
+    try:
+        image.save(path, **how)
+    except (OSError, KeyError) as error:  # an encoder that was left out when Pillow was built
+        pytest.skip(f"this Pillow does not write {suffix}: {error}")
+    assert image_size(path) == ((32, 48), False)
+    loaded = load_image(path)
+    assert loaded.shape == (3, 32, 48)
+    assert loaded.dtype == torch.uint8
+    assert (loaded.float() - loaded.float().mean(0)).abs().max() < 6  # grey it is
+    shown = loaded.float().mean(0).numpy()
+    if mode == "1":
+        assert shown[:, 40:].mean() > shown[:, :8].mean() + 100
+    else:
+        assert np.abs(shown - ramp).max() < (12 if mode == "CMYK" else 8)
+
+
+def test_all_image_names_of_a_set_are_those_that_pillow_opens() -> None:
+    from detr_mini.data.tree import IMAGE_SUFFIXES
+
+    Image.init()
+    opened = {suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.OPEN}
+    assert set(IMAGE_SUFFIXES) - opened <= {".avif", ".mpo"}

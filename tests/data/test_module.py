@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 
+from data_parts import write_voc
 from detr_mini.data.module import DetectionData
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.structures import Batch, Categories
@@ -109,7 +110,7 @@ def test_evaluation_needs_no_training_file_where_the_categories_are_known(scenes
 
 
 def test_a_split_that_is_not_there_is_refused(scenes_root: Path) -> None:
-    with pytest.raises(DataError, match=r"there is no test split; set data\.test\.images"):
+    with pytest.raises(DataError, match=r"there is no test split in .*data\.test\.images"):
         scenes(scenes_root, test=None).setup("test")
     with pytest.raises(ConfigError, match=r"data\.val needs 'images' and 'annotations'"):
         scenes(scenes_root, val={"images": "val"}).setup("fit")
@@ -176,3 +177,72 @@ def test_photographs_come_as_padded_batches(shared_data: Callable[[str], Path], 
         for target in batch.targets:
             assert (target.boxes >= 0).all()
             assert (target.boxes <= 1).all()
+
+
+def faulty(root: Path) -> Path:
+    """A VOC set with one image that is cut off in the middle of its pixels, a click for a box, a box past the edge."""
+    things = [("bolt", (2, 3, 30, 39)), ("nut", (5, 6, 5, 6)), ("nut", (40, 5, 80, 39))]
+    write_voc(root, {"train": dict.fromkeys("abc", things), "val": {"d": things}})
+    path = root / "JPEGImages" / "b.png"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 40] = bytes(40)
+    path.write_bytes(content)
+    return root
+
+
+def voc(root: Path, **settings: Any) -> DetectionData:
+    return DetectionData(
+        root=root, format="auto", train="auto", val="auto", size=32, batch_size=1,
+        **MODEL, **settings,
+    )  # fmt: skip
+
+
+def test_data_can_be_looked_at_before_training_and_stop_it_with_one_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(DataError, match=r"7 faults of 3 kinds in .*data\.check=mend"):
+        voc(faulty(tmp_path), check="stop").setup("fit")
+    shown = capsys.readouterr().out
+    for kind in ("unreadable image", "box without size", "box past the edge"):
+        assert shown.count(kind) == 1
+
+
+def test_data_can_be_mended_as_they_are_read(tmp_path: Path) -> None:
+    data = voc(faulty(tmp_path), check="mend")
+    data.setup("fit")
+    assert [r.file_name for r in data.train_set.records] == ["a.png", "c.png"]
+    assert data.train_set.boxes_xywh.tolist() == [[1, 2, 29, 37], [39, 4, 21, 35]] * 2
+    assert any("unreadable image: 1" in notice for notice in data.report.notices)
+    assert len(list(data.train_dataloader())) == 2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_broken_inside_stops_the_training_or_counts_as_empty(tmp_path: Path, workers: int) -> None:
+    data = voc(faulty(tmp_path), workers=workers)
+    data.setup("fit")
+    with pytest.raises(DataError, match=r"b\.png cannot be decoded"):
+        list(data.train_dataloader())
+    data = voc(tmp_path, on_bad_image="skip")
+    data.setup("fit")
+    with pytest.warns(UserWarning, match=r"b\.png cannot be decoded .* counts as an empty picture"):
+        batches = list(data.train_dataloader())
+    assert sorted(len(batch.targets[0].boxes) for batch in batches) == [0, 2, 2]
+
+
+def test_files_cut_off_are_met_before_training_and_can_be_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = faulty(tmp_path) / "JPEGImages" / "a.png"
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(DataError, match=r"a\.png cannot be decoded .*data\.on_bad_image=skip leaves them out"):
+        voc(tmp_path).setup("fit")
+    assert "unreadable image" in capsys.readouterr().out  # what else is wrong stands in one table
+    data = voc(tmp_path, on_bad_image="skip")
+    data.setup("fit")
+    assert data.train_set.report.dropped["unreadable image"] == 1
+
+
+def test_a_split_without_images_is_refused(tmp_path: Path) -> None:
+    (faulty(tmp_path) / "ImageSets" / "Main" / "val.txt").write_text("")
+    with pytest.raises(DataError, match=r"val\.txt is empty"):
+        voc(tmp_path).setup("fit")

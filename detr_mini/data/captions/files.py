@@ -170,6 +170,51 @@ def checked_spans(record: Mapping[str, Any], spans: Any, path: Path) -> Spans:
     return tuple(sorted(pairs))
 
 
+def caption_faults(path: Path, instances: Mapping[str, Any]) -> list[str]:
+    """Every sentence that `read_captions` would refuse a file for, given the COCO content of its instances."""
+    try:
+        content = read_json(path)
+    except DataError as error:
+        return [str(error)]
+    boxes: dict[str, list[Sequence[float | int]]] = {image["file_name"]: [] for image in instances["images"]}
+    names = {image["id"]: image["file_name"] for image in instances["images"]}
+    for annotation in instances["annotations"]:
+        if not annotation.get("iscrowd"):
+            boxes[names[annotation["image_id"]]].append(annotation["bbox"])
+    records = {image.get("id"): image for image in content["images"]}
+    found: list[str] = []
+    phrases: dict[Any, set[Phrase]] = {number: set() for number in records}
+    for number, annotation in enumerate(content["annotations"], start=1):
+        record = records.get(annotation.get("image_id"))
+        if record is None:
+            found.append(f"annotation number {number} of {path} belongs to no record; mend its image_id")
+            continue
+        try:
+            spans = checked_spans(record, annotation.get("tokens_positive"), path)
+            phrases[record["id"]].add(Phrase(spans, (), bool(annotation.get("asked", True))))
+        except DataError as error:
+            found.append(str(error))
+            phrases[record["id"]].add(Phrase((), (), True))  # it speaks of something, if nobody knows of what
+        own, box = boxes.get(str(record.get("file_name"))), annotation.get("bbox")
+        if own is not None and not any(_is_close(box, other) for other in own):
+            found.append(
+                f"record {record['id']} of {path} speaks of the box {box}, which is not among the image's boxes"
+            )
+    for number, record in records.items():
+        try:
+            absent = [Phrase(checked_spans(record, a.get("spans"), path), (), True) for a in record.get("absent", ())]
+            _check_phrases(record, [*phrases[number], *absent], path)
+        except DataError as error:
+            found.append(str(error))
+    return found
+
+
+def _is_close(box: Any, other: Sequence[float | int]) -> bool:
+    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
+        return False
+    return bool(all(abs(a - b) <= CLOSE for a, b in zip(box, other, strict=True)))
+
+
 def _word_around(caption: str, begin: int, end: int) -> tuple[int, int]:
     """The span without blanks at its ends, widened to whole words."""
     while begin < end and caption[begin].isspace():

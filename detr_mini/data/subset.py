@@ -1,0 +1,298 @@
+"""Parts of a data set: by category, by id, so many or such a share of it; and a set split into train, val and test.
+
+Drawn parts are stratified: images are ordered by seed so that every beginning of the order has all categories in their
+shares, the rarest category of an image deciding. So 10 % is part of 20 %, and the order of a list means nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detr_mini.data.check_images import Picture, look_at, same_pictures
+from detr_mini.data.coco_set import CocoSet, ImageRecords
+from detr_mini.data.columns import columns_of
+from detr_mini.data.convert import check_sizes, new_folder, tracked, write_set
+from detr_mini.data.formats import Source
+from detr_mini.data.tree import Tree
+from detr_mini.errors import ConfigError, DataError, nearest
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which images, and of what; everything that is said must hold."""
+
+    categories: tuple[str, ...] | None = None
+    """Names: only their boxes stay, and only images with one of them."""
+    ids: tuple[int | str, ...] | None = None
+    """Image ids, or file names."""
+    count: int | None = None
+    share: float | None = None
+    """Of the images that the other wishes leave."""
+    seed: int = 0
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Choice:
+        """From a config; ConfigError for what makes no sense."""
+        known = ("categories", "ids", "count", "share", "seed")
+        for key in config:
+            if key not in known:
+                raise ConfigError(f"{key} does not exist in a subset{nearest(str(key), known)}")
+        count, share = config.get("count"), config.get("share")
+        if count is not None and share is not None:
+            raise ConfigError("count and share say the same twice; give one of them")
+        if count is not None and count < 1:
+            raise ConfigError(f"count is {count}; it must be at least 1")
+        if share is not None and not 0 < share <= 1:
+            raise ConfigError(f"share is {share}; it must be above 0, and at most 1")
+        names, ids = config.get("categories"), config.get("ids")
+        return cls(
+            None if names is None else tuple(str(name) for name in names),
+            None if ids is None else tuple(ids),
+            count,
+            share,
+            int(config.get("seed") or 0),
+        )
+
+    def images(self, owned: Mapping[int, Collection[str]], names: Mapping[int, str], known: Iterable[str]) -> list[int]:
+        """The ids of the images that are meant, ascending, given each one's categories and file name.
+
+        DataError where a name or an id is unknown, and where nothing is left.
+        """
+        chosen = sorted(owned)
+        if self.ids is not None:
+            chosen = self._by_id(chosen, names)
+        if self.categories is not None:
+            listed = set(known)
+            for name in self.categories:
+                if name not in listed:
+                    raise DataError(f"there is no category {name!r}{nearest(name, listed)}")
+            chosen = [i for i in chosen if set(owned[i]) & set(self.categories)]
+        if not chosen:
+            of = f" with {' or '.join(self.categories)}" if self.categories else ""
+            raise DataError(f"the subset is empty: there is no image{of}")
+        wanted = len(chosen) if self.share is None else max(1, round(self.share * len(chosen)))
+        wanted = wanted if self.count is None else self.count
+        if wanted > len(chosen):
+            raise DataError(f"a subset of {wanted} images is asked for, but there are {len(chosen)}; ask for fewer")
+        order = stratified_order({i: owned[i] for i in chosen}, names, self.seed)
+        return sorted(order[:wanted])
+
+    def _by_id(self, chosen: Sequence[int], names: Mapping[int, str]) -> list[int]:
+        assert self.ids is not None
+        by_name = {name: i for i, name in names.items()}
+        found = set()
+        for wanted in self.ids:
+            image_id = by_name.get(wanted) if isinstance(wanted, str) else wanted
+            if image_id not in names:
+                raise DataError(f"there is no image {wanted!r}{nearest(str(wanted), by_name)}; give whole numbers or "
+                                "file names")  # fmt: skip
+            found.add(image_id)
+        return [i for i in chosen if i in found]
+
+
+def stratified_order(owned: Mapping[int, Collection[str]], names: Mapping[int, str], seed: int) -> list[int]:
+    """The images so ordered that every beginning has its share of each category's images.
+
+    The n images whose rarest category is c get the places (k + 1/2) / n, in an order that seed and file names decide;
+    all are then sorted by place. So of a category with two images none is among the first fifth, and one in the half.
+    """
+    images = Counter(name for categories in owned.values() for name in set(categories))
+    groups: dict[str, list[int]] = defaultdict(list)
+    for image_id, categories in owned.items():
+        groups[min(set(categories), key=lambda name: (images[name], name), default="")].append(image_id)
+    lot = {i: hashlib.blake2b(f"{seed}/{names[i]}".encode("utf-8", "surrogateescape")).digest() for i in owned}
+    placed = []
+    for group in groups.values():
+        drawn = sorted(group, key=lot.__getitem__)
+        placed += [((k + 0.5) / len(drawn), lot[i], i) for k, i in enumerate(drawn)]
+    return [image_id for _, _, image_id in sorted(placed)]
+
+
+def subset_of(coco: CocoSet, choice: Choice) -> CocoSet:
+    """Those images of a set that was read, with their boxes. The categories stay, so a model's labels do."""
+    images, boxes_image = coco.records, torch.arange(len(coco)).repeat_interleave(coco.first.diff())
+    names = [coco.categories.names[label] for label in coco.labels.tolist()]
+    owned: dict[int, set[str]] = {image_id: set() for image_id in coco.image_ids}
+    for image, name, crowd in zip(boxes_image.tolist(), names, coco.is_crowd.tolist(), strict=True):
+        if not crowd:
+            owned[coco.image_ids[image]].add(name)
+    files = {record.image_id: record.file_name for record in images}
+    kept = choice.images(owned, files, coco.categories.names)
+    records = [images[images.index_of(image_id)] for image_id in kept]
+    wanted = {images.index_of(image_id) for image_id in kept}
+    named = None if choice.categories is None else set(choice.categories)
+    rows = torch.tensor(
+        [k for k, i in enumerate(boxes_image.tolist()) if i in wanted and (named is None or names[k] in named)],
+        dtype=torch.long,
+    )
+    per_image = torch.bincount(boxes_image[rows], minlength=len(coco))[sorted(wanted)]
+    labels, crowd = coco.labels[rows], coco.is_crowd[rows]
+    counts = Counter(labels[~crowd].tolist())
+    report = replace(
+        coco.report,
+        images=len(kept),
+        boxes=int((~crowd).sum()),
+        crowd=int(crowd.sum()),
+        background=len(kept) - len(torch.unique(boxes_image[rows][~crowd])),
+        per_category={name: counts[label] for label, name in enumerate(coco.categories.names)},
+        notices=[*coco.report.notices, f"a subset: {len(kept)} of {len(coco)} images"],
+    )
+    return CocoSet(
+        records=ImageRecords.of(images.folder, kept, [r.file_name for r in records], [r.size for r in records]),
+        categories=coco.categories,
+        report=report,
+        first=torch.cat([torch.zeros(1, dtype=torch.int64), per_image.cumsum(0)]),
+        boxes_xywh=coco.boxes_xywh[rows],
+        labels=labels,
+        is_crowd=crowd,
+        area=coco.area[rows],
+    )
+
+
+def part(tree: Tree, ids: Collection[int], categories: Collection[str] | None = None) -> Tree:
+    """The content of a split without other images, and without boxes of other categories where some are named."""
+    kept = set(ids)
+    named = {c["id"] for c in tree.content["categories"] if categories is None or c["name"] in categories}
+    content = {
+        **tree.content,
+        "images": [image for image in tree.content["images"] if image["id"] in kept],
+        "annotations": [a for a in tree.content["annotations"] if a["image_id"] in kept and a["category_id"] in named],
+        "categories": [c for c in tree.content["categories"] if c["id"] in named],
+    }
+    return replace(tree, content=content)
+
+
+def owned_names(tree: Tree) -> tuple[dict[int, set[str]], dict[int, str], list[str]]:
+    """Of each image its categories (crowd regions aside) and its file name; all categories' names."""
+    names = {c["id"]: c["name"] for c in tree.content["categories"]}
+    owned: dict[int, set[str]] = {image["id"]: set() for image in tree.content["images"]}
+    for annotation in tree.content["annotations"]:
+        if not annotation.get("iscrowd"):
+            owned[annotation["image_id"]].add(names[annotation["category_id"]])
+    return owned, {image["id"]: image["file_name"] for image in tree.content["images"]}, list(names.values())
+
+
+def split_ids(
+    owned: Mapping[int, Collection[str]],
+    names: Mapping[int, str],
+    shares: Mapping[str, float],
+    seed: int,
+    together: Mapping[int, int] | None = None,
+) -> dict[str, list[int]]:
+    """The images of each part (val and test by their shares, train the rest), ids ascending, none in two.
+
+    `together`: of an image the one that it must stay with (the same picture, saved anew).
+    """
+    together = together or {}
+    leaders = {i: set(owned[i]) for i in owned if i not in together}
+    for follower, leader in together.items():
+        leaders[leader] |= set(owned[follower])
+    rest = dict(leaders)
+    parts: dict[str, list[int]] = {}
+    for name, share in shares.items():
+        if name != "train":
+            wanted = round(share * len(leaders))
+            parts[name] = stratified_order(rest, names, seed)[:wanted]
+            rest = {i: found for i, found in rest.items() if i not in set(parts[name])}
+    parts["train"] = list(rest)
+    place = {i: name for name, own in parts.items() for i in own}
+    return {name: sorted(i for i in owned if place[together.get(i, i)] == name) for name in shares}
+
+
+def subset_task(config: Mapping[str, Any]) -> Path:
+    """The verb `detr-mini data subset data.root=FOLDER output=FOLDER splits=[train] count=100 seed=0`."""
+    source = Source.of(config["data"])
+    choice = Choice.of({key: config[key] for key in ("categories", "ids", "count", "share", "seed")})
+    trees = source.trees()
+    chosen = list(config["splits"] or trees)
+    for name in chosen:
+        if name not in trees:
+            raise ConfigError(f"there is no split {name!r} in {source.root}{nearest(name, trees)}")
+    parts = {}
+    for name, tree in trees.items():
+        columns_of(tree.content, tree.path)
+        wanted = choice if name in chosen else Choice(categories=choice.categories)
+        parts[name] = part(tree, wanted.images(*owned_names(tree)), choice.categories)
+    return _written(config, source, parts)
+
+
+def split_task(config: Mapping[str, Any]) -> Path:
+    """The verb `detr-mini data split data.root=FOLDER output=FOLDER val=0.2 test=0.1 seed=0`."""
+    source = Source.of(config["data"])
+    shares = {"train": 1 - config["val"] - config["test"], "val": config["val"], "test": config["test"]}
+    for name, share in shares.items():
+        if not 0 <= share < 1:
+            raise ConfigError(f"val={config['val']} and test={config['test']} leave {shares['train']:g} for train; "
+                              f"{name} must be a share from 0 to 1")  # fmt: skip
+    trees = source.trees()
+    if len(trees) > 1 and not config["all"]:
+        raise ConfigError(f"{source.root} is split already ({', '.join(trees)}); all=true splits all of it anew")
+    merged = _merged(trees)
+    columns_of(merged.content, merged.path)
+    together = _together(merged)
+    owned, names, _ = owned_names(merged)
+    parts = split_ids(
+        owned, names, {name: share for name, share in shares.items() if share > 0}, config["seed"], together
+    )
+    for name, ids in parts.items():
+        if not ids:
+            raise DataError(f"{name} would be empty: {shares[name]:g} of {len(owned)} images is none; give it more")
+    if together:
+        print(f"{len(together)} pictures that show the same as another one stay with it")
+    return _written(config, source, {name: part(merged, ids) for name, ids in parts.items()})
+
+
+def _merged(trees: Mapping[str, Tree]) -> Tree:
+    """All splits as one; images and annotations are numbered anew where there are several."""
+    first = next(iter(trees.values()))
+    if len(trees) == 1:
+        return first
+    if len({tree.folder for tree in trees.values()}) > 1:
+        raise DataError("the splits lie in different folders; bring them into one form first: 'detr-mini data convert "
+                        "to=voc' puts all images in one folder")  # fmt: skip
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    categories: dict[int, dict[str, Any]] = {}
+    sizes = {}
+    for tree in trees.values():
+        new = {image["id"]: len(images) + k for k, image in enumerate(tree.content["images"], start=1)}
+        images += [{**image, "id": new[image["id"]]} for image in tree.content["images"]]
+        sizes.update({new[i]: size for i, size in tree.sizes.items()})
+        annotations += [
+            {**a, "id": len(annotations) + k, "image_id": new[a["image_id"]]}
+            for k, a in enumerate(tree.content["annotations"], start=1)
+        ]
+        categories |= {c["id"]: c for c in tree.content["categories"]}
+    content = {"images": images, "annotations": annotations, "categories": list(categories.values())}
+    return Tree(content, first.folder, first.path, sizes)
+
+
+def _together(tree: Tree) -> dict[int, int]:
+    """Of each image that shows the same as an earlier one, that one."""
+    ids, pictures = list[int](), list[Picture]()
+    for image in tracked(tree.content["images"], "Looking for pictures that are there twice"):
+        ids.append(image["id"])
+        pictures.append(look_at(tree.folder / image["file_name"], True))
+    leader: dict[int, int] = {}
+    for one, two, _ in same_pictures(pictures):
+        leader.setdefault(ids[two], leader.get(ids[one], ids[one]))
+    return leader
+
+
+def _written(config: Mapping[str, Any], source: Source, parts: Mapping[str, Tree]) -> Path:
+    for name, tree in parts.items():
+        check_sizes(name, tree)
+    with new_folder(config["output"]) as folder:
+        write_set(folder, source.format, parts, config["images"])
+    counts = (
+        f"{name} {len(t.content['images'])} images, {len(t.content['annotations'])} boxes" for name, t in parts.items()
+    )
+    print(f"{config['output']} ({source.format}): {'; '.join(counts)}")
+    return Path(config["output"])

@@ -1,0 +1,34 @@
+"""The verb `data stats`: a data set in numbers, as tables, JSON and one picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from detr_mini.data.columns import columns_of
+from detr_mini.data.convert import check_sizes
+from detr_mini.data.formats import Source
+from detr_mini.data.stats import plain, split_stats, tables
+from detr_mini.drawing.statistics import statistics
+
+
+def stats_task(config: Mapping[str, Any]) -> Path:
+    """`detr-mini data stats data.root=FOLDER output=FOLDER`: prints the tables, writes stats.json and stats.png."""
+    from rich.console import Console
+
+    source = Source.of(config["data"])
+    found = {}
+    for name, tree in source.trees().items():
+        columns_of(tree.content, tree.path)
+        check_sizes(name, tree)
+        found[name] = split_stats(tree)
+    output = Path(config["output"] or Path("outputs") / "stats" / source.root.resolve().name).expanduser()
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "stats.json").write_text(json.dumps(plain(found), indent=1, ensure_ascii=False), encoding="utf-8")
+    statistics(found, output / "stats.png", str(source.root.resolve().name))
+    for table in tables(found):
+        Console().print(table)
+    print(f"written to {output}: stats.json, stats.png")
+    return output

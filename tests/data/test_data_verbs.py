@@ -1,0 +1,85 @@
+"""The verb `data`, as it is typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data_parts import write_voc, write_yolo
+from detr_mini.cli import main
+
+BOXES = [("bolt", (2, 3, 30, 39)), ("nut", (33, 5, 60, 36))]
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    images = {f"{k:02d}": [(name, tuple(v + k / 100 for v in corners)) for name, corners in BOXES] for k in range(10)}
+    return write_voc(tmp_path / "set", {"train": images, "val": {"v": BOXES}})
+
+
+def test_a_set_is_checked_mended_converted_cut_and_split(
+    voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = f"data.root={voc}"
+    assert main(["data", "check", root]) == 0
+    assert "11 images, 22 boxes in train, val, no fault found" in " ".join(capsys.readouterr().out.split())
+    path = voc / "Annotations" / "v.xml"
+    path.write_text(path.read_text().replace("<xmax>60<", "<xmax>90<"))
+    assert main(["data", "check", root, "fix=true", f"report={tmp_path / 'report.json'}"]) == 0
+    shown = capsys.readouterr().out
+    assert "box past the edge: cut at the edge" in shown
+    assert json.loads((tmp_path / "report.json").read_text())["counts"] == {"box past the edge": 1}
+    mended = f"data.root={tmp_path / 'set-mended'}"
+    assert main(["data", "check", mended]) == 0
+    assert "no fault found" in " ".join(capsys.readouterr().out.split())
+    assert main(["data", "convert", mended, "to=coco", f"output={tmp_path / 'coco'}"]) == 0
+    assert main(["data", "subset", f"data.root={tmp_path / 'coco'}", "count=4", f"output={tmp_path / 'part'}"]) == 0
+    assert "train 4 images, 8 boxes; val 1 images, 2 boxes" in capsys.readouterr().out
+    assert main(["data", "split", mended, "all=true", "val=0.3", f"output={tmp_path / 'split'}"]) == 0
+    assert "train 8 images" in capsys.readouterr().out
+    assert main(["data", "stats", mended, f"output={tmp_path / 'stats'}"]) == 0
+    assert (tmp_path / "stats" / "stats.png").is_file()
+
+
+def test_each_form_can_be_said_instead_of_found(voc: Path, tmp_path: Path) -> None:
+    write_yolo(tmp_path / "yolo", {"train": {"a": ["0 0.5 0.5 0.2 0.2"]}})
+    (tmp_path / "yolo" / "data.yaml").rename(tmp_path / "yolo" / "names.yaml")
+    words = "{images: images/train, labels: labels/train, names: names.yaml}"
+    assert main(["data", "check", "data=voc", f"data.root={voc}"]) == 0
+    assert main(["data", "check", "data=yolo", f"data.root={tmp_path / 'yolo'}", f"data.train={words}"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["check", "data.root=gone"], "there is no folder gone"),
+        (["check", "fx=true"], "fx does not exist; did you mean 'fix'"),
+        (["check", "output=x"], "say fix=true, too"),
+        (["convert", "to=cocoo", "output=x"], "to is 'cocoo'; did you mean 'coco'"),
+        (["convert", "to=voc", "output=x"], "in the form voc already"),
+        (["subset", "output=x", "categories=[bolts]"], "there is no category 'bolts'; did you mean 'bolt'"),
+        (["subset", "output=x", "count=11"], "a subset of 11 images is asked for, but there are 10"),
+        (["split", "output=x"], "is split already"),
+        (["chekc"], "say one of"),
+    ],
+)
+def test_a_slip_gives_one_sentence_and_exit_2(
+    voc: Path, capsys: pytest.CaptureFixture[str], words: list[str], sentence: str
+) -> None:
+    root = [] if any(word.startswith("data.root") for word in words) else [f"data.root={voc}"]
+    assert main(["data", *words, *(root if len(words) > 1 else [])]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+def test_a_broken_set_gives_a_table_where_reading_it_gives_a_sentence(
+    voc: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (voc / "Annotations" / "00.xml").write_text("<annotation>")
+    assert main(["data", "check", f"data.root={voc}"]) == 0
+    assert "broken annotation file" in capsys.readouterr().out
+    assert main(["data", "convert", f"data.root={voc}", "to=coco", "output=x"]) == 2
+    assert "is not whole XML" in capsys.readouterr().err
