@@ -145,7 +145,8 @@ class CaptionData(DetectionData):
     test that is not there is made, with `each` captions of every kind a picture. Without it captions are made of the
     attributes of made scenes, whose `make` are parameters of `ensure_captioned`. `kinds`: how often training asks for
     each kind of made caption, where that is not as usual; `longest_chain`: of those, 2 or 3. `captions_per_image`: in
-    a training batch. `tokenizer`: its `kind` and vocabulary `size`, learned from the training captions. After `setup`: `tokenizer`, and the splits' captions in `sentences`.
+    a training batch. `tokenizer`: its `kind` and vocabulary `size`, learned from the training captions. After `setup`:
+    `tokenizer`, and the splits' captions in `sentences`.
     """
 
     def __init__(
