@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detr_mini.evaluation.matches import Matches, match, side_by_side
@@ -80,6 +80,7 @@ def test_more_comparisons_never_make_a_difference_more_real() -> None:
     assert all(row.adjusted >= row.p - 0.05 for row in by_p)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_lies_between_the_p_and_bonferroni_and_keeps_the_order(values: list[float]) -> None:
     adjusted = holm(values)
