@@ -112,7 +112,7 @@ def test_evaluation_needs_no_training_file_where_the_categories_are_known(scenes
 def test_a_split_that_is_not_there_is_refused(scenes_root: Path) -> None:
     with pytest.raises(DataError, match=r"there is no test split in .*data\.test\.images"):
         scenes(scenes_root, test=None).setup("test")
-    with pytest.raises(ConfigError, match=r"data\.val needs 'images' and 'annotations'"):
+    with pytest.raises(ConfigError, match=r"data\.val\.annotations is not set"):
         scenes(scenes_root, val={"images": "val"}).setup("fit")
 
 
