@@ -55,7 +55,7 @@ def _with_msgspec(path: Path) -> Columns | None:
         [("images", list[image]), ("annotations", list[annotation]), ("categories", list[dict[str, Any]])],
     )
     try:
-        content = msgspec.json.decode(path.read_bytes(), type=whole)
+        content: Any = msgspec.json.decode(path.read_bytes(), type=whole)
     except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
         return None
     rows = content.annotations
