@@ -103,8 +103,9 @@ def judge(
     if resamples:
         for name, (low, high) in intervals(matches, part.categories.names, resamples).items():
             head, slash, category = name.partition("/")
-            scores.metrics[f"{head}_low{slash}{category}"] = low
-            scores.metrics[f"{head}_high{slash}{category}"] = high
+            value = scores.metrics[name]  # the matches' own may differ from it in the last bit
+            scores.metrics[f"{head}_low{slash}{category}"] = min(low, value)
+            scores.metrics[f"{head}_high{slash}{category}"] = max(high, value)
     return scores, matches
 
 

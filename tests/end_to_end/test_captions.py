@@ -20,7 +20,7 @@ SMALL = [
     "data.batch_size=4", "data.captions_per_image=3", "model.dim=32", "model.feedforward=32", "model.queries=14",
     "model.joint={layers: 2, width: 8, heads: 2, pair_dim: 4}", "model.text.layers=1",
     "backbone.channels=[8,16,16,32]", "backbone.blocks=[0,1,1,1]", "trainer.max_minutes=null",
-    "trainer.progress=false", "logger=csv", "data.images_first=1",
+    "trainer.progress=false", "logger=csv",
 ]  # fmt: skip
 
 
@@ -65,8 +65,7 @@ def test_a_few_scenes_and_their_sentences_are_learned_by_heart(tmp_path: Path) -
                 "experiment=shapes_captions", "data.make={train: 1, val: 6, test: 0, size: 64, seed: 0}",
                 "data.size=64", f"data.root={tmp_path / 'made'}", "data.train=${data.val}", "data.test=null",
                 "data.captions={train: annotations/val_captions.json, val: annotations/val_captions.json}",
-                "data.augment=[]", "data.images_first=0",
-                "data.batch_size=6", "data.captions_per_image=12", "trainer.max_minutes=null",
+                "data.augment=[]", "data.batch_size=6", "data.captions_per_image=12", "trainer.max_minutes=null",
                 "trainer.max_steps=200", "trainer.validate_every_epochs=100", "trainer.progress=false", "logger=csv",
                 "optim.average=0.97", "model.joint.layers=3", f"run_folder={tmp_path / 'run'}",
             ],

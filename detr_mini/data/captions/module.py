@@ -53,14 +53,13 @@ CaptionsOf = Callable[[int, int, Target], list[Caption]]
 class CaptionDataset(DetectionDataset):
     """Images, targets and captions for keys (index, epoch)."""
 
-    def __init__(self, coco: CocoSet, captions: CaptionsOf, first_epoch: int = 0, **how: Any) -> None:
-        """`first_epoch`: before it there are none."""
+    def __init__(self, coco: CocoSet, captions: CaptionsOf, **how: Any) -> None:
         super().__init__(coco, **how)
-        self.captions, self.first_epoch = captions, first_epoch
+        self.captions = captions
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Target, list[Caption]]:  # type: ignore[override]
         image, target = super().__getitem__(key)
-        return image, target, self.captions(*key, target) if key[1] >= self.first_epoch else []
+        return image, target, self.captions(*key, target)
 
 
 @dataclass(frozen=True)
@@ -146,8 +145,8 @@ class CaptionData(DetectionData):
     test that is not there is made, with `each` captions of every kind a picture. Without it captions are made of the
     attributes of made scenes, whose `make` are parameters of `ensure_captioned`. `kinds`: how often training asks for
     each kind of made caption, where that is not as usual; `longest_chain`: of those, 2 or 3. `captions_per_image`: in
-    a training batch; `images_first`: so many epochs are of images alone. `tokenizer`: its `kind` and vocabulary `size`,
-    learned from the training captions. After `setup`: `tokenizer`, and the splits' captions in `sentences`.
+    a training batch. `tokenizer`: its `kind` and vocabulary `size`, learned from the training captions. After `setup`:
+    `tokenizer`, and the splits' captions in `sentences`.
     """
 
     def __init__(
@@ -156,7 +155,6 @@ class CaptionData(DetectionData):
         captions: Mapping[str, str | None],
         tokenizer: Mapping[str, Any],
         captions_per_image: int = 8,
-        images_first: int = 0,
         categories_share: float | int = 0.0,
         kinds: Mapping[str, float | int] | None = None,
         longest_chain: int = 3,
@@ -185,7 +183,6 @@ class CaptionData(DetectionData):
         self.caption_files, self.wanted_tokenizer = dict(captions), dict(tokenizer)
         self.from_categories = round(categories_share * captions_per_image)
         self.captions_per_image, self.longest_chain = captions_per_image, longest_chain
-        self.images_first = images_first
         self.kinds = {**WEIGHTS, **(kinds or {})} if refer is None else checked_kinds(kinds)
         self.refer = None if refer is None else dict(refer)
         self.tokenizer: AnyTokenizer | None = None
@@ -294,7 +291,6 @@ class CaptionData(DetectionData):
         return CaptionDataset(
             self.sets[name],
             self.sentences[name],
-            self.images_first if training else 0,
             **self.image,
             augment=self.augment if training else None,
             cache_megabytes=self.cache_megabytes if training else 0,

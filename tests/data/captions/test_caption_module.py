@@ -105,12 +105,3 @@ def test_settings_that_make_no_sense_are_refused(root: Path, tmp_path: Path) -> 
     (root / "annotations/plain.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match="without attributes"):
         data(root, train={"images": "train", "annotations": "annotations/plain.json"})
-
-
-def test_the_first_epochs_may_be_of_images_alone_and_what_is_measured_has_its_captions(root: Path) -> None:
-    made = data(root, images_first=2)
-    for epoch, several in ((0, False), (1, False), (2, True)):
-        for batch in batches(made, epoch):
-            assert (batch.captions is not None) is several
-    assert texts(batches(made, 2)) == texts(batches(data(root), 2))
-    assert texts(list(made.val_dataloader()))
