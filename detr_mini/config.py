@@ -174,11 +174,18 @@ def _check(given: Any, known: Any, path: str) -> None:
             keys = set(known)
         for key, value in given.items():
             inner = f"{path}.{key}" if path else str(key)
-            if keys is not None and key not in keys and not str(key).startswith("_"):
+            unset = (
+                isinstance(known, Mapping) and key in known and _says_nothing(value)
+            )  # evaluate's data.captions: null
+            if keys is not None and key not in keys and not str(key).startswith("_") and not unset:
                 raise ConfigError(f"{inner} does not exist{nearest(str(key), sorted(map(str, keys)))}")
             _check(value, known.get(key) if same else None, inner)
     else:
         _check_kind(given, known, path)
+
+
+def _says_nothing(value: Any) -> bool:
+    return all(map(_says_nothing, value.values())) if isinstance(value, Mapping) else value is None
 
 
 def _check_kind(given: Any, known: Any, path: str) -> None:
