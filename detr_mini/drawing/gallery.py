@@ -12,13 +12,13 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from detr_mini.drawing.boxes import draw_detections, draw_truth
+from detr_mini.drawing.cards import CARD, FAINT, GAP, INK, sheet_of
 from detr_mini.drawing.text import font, shortened
 from detr_mini.structures import Detections, Target
 
-PAPER, INK, FAINT, CARD = (246, 247, 249), (28, 32, 38), (108, 116, 128), (255, 255, 255)
 CELL, TALLEST = 400, 440
 """Pixels of one picture's width, or of its height where that is reached first."""
-GAP, EDGE, CAPTION, HEADER = 14, 8, 26, 64
+EDGE, CAPTION, HEADER = 8, 26, 64
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,7 @@ def gallery(pairs: Sequence[Pair], path: str | Path, threshold: float = 0.5, tit
     """
     lowest = _lowest_shown(pairs, threshold)
     cards = [_card(pair, lowest) for pair in pairs] or [_text_card("no images")]
-    width = cards[0].width
-    columns = _columns(cards)
-    ends = [HEADER + GAP] * columns
-    places = []
-    for card in cards:  # each card goes under the shortest column
-        column = ends.index(min(ends))
-        places.append((GAP + column * (width + GAP), ends[column]))
-        ends[column] += card.height + GAP
-    sheet = Image.new("RGB", (columns * (width + GAP) + GAP, max(ends)), PAPER)
-    for card, place in zip(cards, places, strict=True):
-        sheet.paste(card, place)
+    sheet = sheet_of(cards, _columns(cards), HEADER + GAP)
     pen = ImageDraw.Draw(sheet)
     room = sheet.width - 2 * GAP
     pen.text((GAP + 2, 26), shortened(title or "Predictions beside the truth", font(22), room), INK, font(22), "lm")

@@ -11,13 +11,14 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from detr_mini.drawing.boxes import Colour, colour_of, draw_boxes, to_picture
+from detr_mini.drawing.cards import CARD, FAINT, GAP, INK, sheet_of
 from detr_mini.drawing.text import font, shortened
 from detr_mini.structures import Caption
 
-PAPER, INK, FAINT, CARD, DARK = (246, 247, 249), (28, 32, 38), (108, 116, 128), (255, 255, 255), (15, 15, 15)
+DARK = (15, 15, 15)
 WIDTH, TALLEST = 420, 360
 """Pixels of a card's width, and of its picture's height at most."""
-GAP, EDGE, LETTERS, LINE, HEADER = 14, 10, 15, 23, 64
+EDGE, LETTERS, LINE, HEADER = 10, 15, 23, 64
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,7 @@ def draw_captions(told: Sequence[Told], path: str | Path, title: str, columns: i
     if not told:
         raise ValueError("there is no caption to draw")
     cards = [draw_caption(one) for one in told]
-    columns = min(columns, len(cards))
-    ends, places = [HEADER] * columns, []
-    for card in cards:
-        column = ends.index(min(ends))
-        places.append((GAP + column * (WIDTH + GAP), ends[column]))
-        ends[column] += card.height + GAP
-    sheet = Image.new("RGB", (columns * (WIDTH + GAP) + GAP, max(ends)), PAPER)
-    for card, place in zip(cards, places, strict=True):
-        sheet.paste(card, place)
+    sheet = sheet_of(cards, min(columns, len(cards)), HEADER)
     pen = ImageDraw.Draw(sheet)
     pen.text((GAP + 2, HEADER // 2), shortened(title, font(20), sheet.width - 2 * GAP), INK, font(20), "lm")
     sheet.save(path, format="PNG")

@@ -19,10 +19,11 @@ from detr_mini.errors import CheckpointError, ConfigError, DataError, UserError
 from detr_mini.evaluation.predict import detect_batches, evaluating
 from detr_mini.models.build import build_model
 from detr_mini.models.by_names import ByNames
+from detr_mini.models.grounded import one_caption
 from detr_mini.pretrained.checkpoints import averaged_weights, checkpoint_file, read_checkpoint
-from detr_mini.structures import Batch, Captions, Categories, Detections, PhraseFound, Target
+from detr_mini.structures import Batch, Categories, Detections, PhraseFound, Target
 from detr_mini.text.names import checked_names, names_in
-from detr_mini.text.tokenizers import AnyTokenizer, pad, tokenizer_of
+from detr_mini.text.tokenizers import AnyTokenizer, tokenizer_of
 
 ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
 """A file; a PIL image; uint8 (H, W, 3) or (H, W); uint8 (3, H, W), or float (3, H, W) in [0, 1]. RGB throughout."""
@@ -170,8 +171,7 @@ class Detector:
         found: list[Detections] = []
         for batch in self.batches(images, batch_size):
             moved = batch.to(self.device)
-            ids, padding = pad([encoding] * len(batch))
-            captions = Captions(ids, padding, torch.arange(len(batch)), (encoding.spans,) * len(batch)).to(self.device)
+            captions = one_caption(encoding, len(batch)).to(self.device)
             with evaluating(self.model):
                 output = self.model(moved.images, moved.mask(), captions=captions)
                 sizes = [target.original_size for target in batch.targets]

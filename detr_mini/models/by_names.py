@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from detr_mini.models.grounded import GroundedDETR
+from detr_mini.models.grounded import GroundedDETR, one_caption
 from detr_mini.models.heads import sigmoid_detections
 from detr_mini.structures import Captions, Categories, Detections, DetectorOutput, PhraseFound
 from detr_mini.text.names import listed, passes
-from detr_mini.text.tokenizers import AnyTokenizer, Encoding, pad, tokens_of
+from detr_mini.text.tokenizers import AnyTokenizer, tokens_of
 
 
 class ByNames(nn.Module):
@@ -51,16 +51,11 @@ class ByNames(nn.Module):
 
     def logits(self, output: DetectorOutput, names: Sequence[str]) -> Float[Tensor, "b q k"]:
         """Whether each query's thing is what each name says."""
-        b, columns = len(output.boxes), list[Tensor]()
+        columns = list[Tensor]()
         for own in passes(names, self.tokenizer, self.model.text.max_tokens):
             text, spans = listed([names[index].lower() for index in own])
             encoding = self.tokenizer.encode(text).framed()
-            ids, padding = pad([encoding] * b)
-            captions = Captions(ids, padding, torch.arange(b), (encoding.spans,) * b).to(output.boxes.device)
+            captions = one_caption(encoding, len(output.boxes)).to(output.boxes.device)
             spoken = self.model.ground(output, captions).logits[-1].float()
-            columns += [spoken[..., _tokens(encoding, span)].mean(-1) for span in spans]
+            columns += [spoken[..., tokens_of(encoding, [span])].mean(-1) for span in spans]
         return torch.stack(columns, -1)
-
-
-def _tokens(encoding: Encoding, span: tuple[int, int]) -> list[int]:
-    return [int(token) for token in tokens_of(encoding, [span]).nonzero()[:, 0]]

@@ -31,6 +31,7 @@ from detr_mini.structures import (
 )
 from detr_mini.text.bert import PretrainedTextEncoder
 from detr_mini.text.encoder import TextEncoder
+from detr_mini.text.tokenizers import Encoding, pad
 
 TAGS = ("other", "begin", "inside", "anchor")
 """What a word is in its caption: of no phrase, the first or a later word of what is asked for, of an anchor."""
@@ -58,6 +59,12 @@ def merged(spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
         else:
             joined.append((begin, end))
     return tuple(joined)
+
+
+def one_caption(encoding: Encoding, images: int) -> Captions:
+    """The same caption of each of so many images."""
+    ids, padding = pad([encoding] * images)
+    return Captions(ids, padding, torch.arange(images), (encoding.spans,) * images)
 
 
 class GroundedDETR(MiniDETR):
@@ -125,6 +132,8 @@ class GroundedDETR(MiniDETR):
         between = torch.cat([pair_features(boxes), like], -1).to(things.dtype)
         pairs = (self.pairs(between) + self.pairs_straight(between)).transpose(2, 3)
         things = things + self.place(sine_box_code(boxes, 2 * self.dim).to(things.dtype))
+        visible = output.query_visible
+        hidden = things.new_zeros(things.shape[:2], dtype=torch.bool) if visible is None else ~visible
         lengths = torch.tensor([len(spans) for spans in captions.spans])
         groups = [group for group in lengths.argsort().tensor_split(GROUPS) if len(group)]
         logits: list[list[Tensor]] = []
@@ -134,8 +143,7 @@ class GroundedDETR(MiniDETR):
             rows = group.to(captions.token_ids.device)
             ids, padding = captions.token_ids[rows, :t], captions.padding_mask[rows, :t]
             image = captions.caption_image[rows]
-            hidden = None if output.query_visible is None else ~output.query_visible[image]
-            spoken, tag = self.spoken(things[image], pairs[image], hidden, ids, padding)
+            spoken, tag = self.spoken(things[image], pairs[image], hidden[image], ids, padding)
             logits.append([functional.pad(each, (0, longest - t)) for each in spoken])
             tags.append(functional.pad(tag, (0, 0, 0, longest - t)))
         back = torch.cat(groups).argsort().to(captions.token_ids.device)
@@ -146,7 +154,7 @@ class GroundedDETR(MiniDETR):
         self,
         things: Float[Tensor, "c q d"],
         pairs: Float[Tensor, "c q p k"],
-        hidden: Bool[Tensor, "c q"] | None,
+        hidden: Bool[Tensor, "c q"],
         ids: Int[Tensor, "c t"],
         padding_mask: Bool[Tensor, "c t"],
     ) -> tuple[list[Float[Tensor, "c q t"]], Float[Tensor, "c t g"]]:
@@ -156,7 +164,6 @@ class GroundedDETR(MiniDETR):
         of_none = tags.detach().float().log_softmax(-1)[..., 0]
         alone = self.text.words(ids) if isinstance(self.text, PretrainedTextEncoder) else ids
         words = (words + self.connectives(alone, of_none, padding_mask)).to(things.dtype)
-        hidden = things.new_zeros(things.shape[:2], dtype=torch.bool) if hidden is None else hidden
         state = self.first(self.of_thing(things)[:, :, None] * self.of_word(words)[:, None])
         logits = [self.speaks(self.norm(state))[..., 0]]
         for layer in self.joint:
