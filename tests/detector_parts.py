@@ -17,12 +17,20 @@ MODEL = {"_target_": "detr_mini.models.mini.MiniDETR", "dim": 32, "heads": 2, "f
 BACKBONE = {"_target_": "detr_mini.vision.convnet.ConvNet", "channels": [4, 8, 16, 32], "blocks": [0, 1, 1, 1]}
 
 
-def untrained() -> nn.Module:
+GROUNDED = {
+    **MODEL,
+    "_target_": "detr_mini.models.grounded.GroundedDETR",
+    "text": {"heads": 2, "feedforward": 32, "layers": 1, "max_tokens": 40},
+    "joint": {"layers": 1, "width": 8, "heads": 2, "pair_dim": 4},
+}
+
+
+def untrained(config: dict[str, Any] = MODEL, noise: float = 0.05, **parts: Any) -> nn.Module:
     torch.manual_seed(0)
-    model = build_model(MODEL, BACKBONE, len(CATEGORIES))
+    model = build_model(config, BACKBONE, len(CATEGORIES), **parts)
     with torch.no_grad():  # an untrained model says nearly the same of everything: make it speak up
         for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
+            parameter.add_(noise * torch.randn_like(parameter))
     return model
 
 

@@ -94,8 +94,6 @@ def _alter(data: Any, config: DictConfig) -> None:
     """Have the split's captions read as `config.words` says."""
     if config.words == "as_typed":
         return
-    if config.words not in WORDS:
-        raise ConfigError(f"words is '{config.words}'; choose one of {', '.join(WORDS)}")
     told = getattr(data, "sentences", {}).get(config.split)
     if told is None:
         raise ConfigError(f"words={config.words} is about captions, and the data's {config.split} split has none")
@@ -141,6 +139,8 @@ def _check(config: DictConfig) -> None:
         raise ConfigError(f"split is '{config.split}'; choose one of {', '.join(SPLITS)}")
     if config.by not in ("classes", "names"):
         raise ConfigError(f"by is '{config.by}'; choose classes (the head for categories) or names (as a caption)")
+    if config.words not in WORDS:
+        raise ConfigError(f"words is '{config.words}'; choose one of {', '.join(WORDS)}")
     for key, least in (("detection_limit", 1), ("resamples", 0)):
         if config[key] < least:
             raise ConfigError(f"{key} is {config[key]}; it must be at least {least}")

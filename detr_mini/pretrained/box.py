@@ -1,6 +1,6 @@
 """Weights in small files: safetensors, half precision, all that a detector needs and nothing to resume from.
 
-Some come with the package, by name (`NAMES`): they work right after installation, offline.
+Some come with the package, by name (`names`): they work right after installation, offline.
 """
 
 from __future__ import annotations

@@ -10,20 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from detector_parts import BACKBONE, CATEGORIES, IMAGE, MODEL
+from detector_parts import BACKBONE, CATEGORIES, GROUNDED, IMAGE, untrained
 from detr_mini.config import compose
 from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.inference.detector import Detector, load
 from detr_mini.inference.predict import predict
-from detr_mini.models.build import build_model
 from detr_mini.text.tokenizers import SubwordTokenizer
 
-GROUNDED = {
-    **MODEL,
-    "_target_": "detr_mini.models.grounded.GroundedDETR",
-    "text": {"heads": 2, "feedforward": 32, "layers": 1, "max_tokens": 40},
-    "joint": {"layers": 1, "width": 8, "heads": 2, "pair_dim": 4},
-}
 TOKENIZER = SubwordTokenizer.train(["the small bolt left of the lampshade holder"] * 3, size=300)
 
 
@@ -33,11 +26,7 @@ def picture() -> Image.Image:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    model = build_model(GROUNDED, BACKBONE, len(CATEGORIES), vocabulary=len(TOKENIZER))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+    model = untrained(GROUNDED, 0.1, vocabulary=len(TOKENIZER))
     path = tmp_path_factory.mktemp("run") / "best.ckpt"
     weights = {f"model.{name}": value for name, value in model.state_dict().items()}
     config = {"model": GROUNDED, "backbone": BACKBONE}

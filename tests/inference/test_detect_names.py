@@ -10,22 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from detector_parts import BACKBONE, CATEGORIES, IMAGE, MODEL, checkpoint_of, untrained
+from detector_parts import CATEGORIES, GROUNDED, IMAGE, checkpoint_of, untrained
 from detr_mini.config import compose
 from detr_mini.errors import ConfigError, UserError
 from detr_mini.evaluation.coco import evaluate as coco_metric
 from detr_mini.inference.detector import Detector, load
 from detr_mini.inference.evaluate import evaluate
 from detr_mini.inference.predict import predict
-from detr_mini.models.build import build_model
 from detr_mini.text.tokenizers import WordTokenizer
 
-GROUNDED = {
-    **MODEL,
-    "_target_": "detr_mini.models.grounded.GroundedDETR",
-    "text": {"heads": 2, "feedforward": 32, "layers": 1, "max_tokens": 40},
-    "joint": {"layers": 1, "width": 8, "heads": 2, "pair_dim": 4},
-}
 TOKENIZER = WordTokenizer.train(["bolt. nut. washer."])
 DATA = {
     "_target_": "detr_mini.data.captions.module.CaptionData", "captions": {"train": "categories"}, "size": 64,
@@ -37,11 +30,7 @@ PICTURE = Image.linear_gradient("L").convert("RGB").resize((60, 40))
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    model = build_model(GROUNDED, BACKBONE, len(CATEGORIES), vocabulary=len(TOKENIZER))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+    model = untrained(GROUNDED, 0.1, vocabulary=len(TOKENIZER))
     path = tmp_path_factory.mktemp("outputs") / "best.ckpt"
     content = checkpoint_of(model, data=DATA)
     content["config"]["model"] = GROUNDED
