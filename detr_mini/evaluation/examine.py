@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from detr_mini.data.images import load_image
-from detr_mini.drawing.gallery import Pair, gallery
+from detr_mini.drawing.gallery import gallery
 from detr_mini.drawing.judgement import confusion_matrix, error_costs, precision_recall
 from detr_mini.errors import UserError
 from detr_mini.evaluation.confusion import best_threshold, confusion, precision_at_recalls
 from detr_mini.evaluation.errors_by_type import TYPES, Errors, errors_by_type
 from detr_mini.evaluation.matches import Matches
-from detr_mini.evaluation.measure import Measured
+from detr_mini.evaluation.measure import Measured, pair_of
 from detr_mini.evaluation.readings import readings
 from detr_mini.evaluation.table import number
 from detr_mini.evaluation.weighted import WeightedAP
@@ -72,7 +71,11 @@ def examine(folder: Path, measured: Measured, name: str, limit: int = 100) -> di
             counts, names, folder / "confusion.png", f"{title}, scores from {threshold:.2f} (best F1 {f1:.3f})"
         )
         error_costs(counted, costs, folder / "errors.png", f"{title}, AP50 {number(costs['AP50'])}")
-        pairs = [_pair(measured, part.image_ids[i], cost) for i, cost in worst]
+        records = measured.truth.records
+        images = [records[records.index_of(part.image_ids[i])] for i, _ in worst]
+        pairs = [
+            pair_of(measured, image, f" · costs {cost:.4f}") for image, (_, cost) in zip(images, worst, strict=True)
+        ]
         gallery(pairs, folder / "worst.png", threshold, f"{title}: the {len(pairs)} that cost most AP")
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror or error})") from error
@@ -96,13 +99,6 @@ def worst_images(matches: Matches, errors: Errors, threshold: float) -> list[tup
     costs = readings(judge(without), names)["AP"] - whole
     order = np.argsort(-np.nan_to_num(costs), kind="stable")[:WORST]
     return [(int(tried[i]), float(costs[i])) for i in order if costs[i] > 0]
-
-
-def _pair(measured: Measured, image_id: int, cost: float) -> Pair:
-    truth = measured.truth
-    record = truth.records[truth.image_ids.index(image_id)]
-    name = f"{record.file_name} · costs {cost:.4f}"
-    return Pair(load_image(record.path), measured.found[image_id], truth.target(image_id), name)
 
 
 def _mean(curves: Sequence[Float[np.ndarray, "101"] | None]) -> Float[np.ndarray, "101"] | None:

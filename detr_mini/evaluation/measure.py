@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from detr_mini.convert import to_coco_records
-from detr_mini.data.coco import CocoSet
+from detr_mini.data.coco import CocoSet, ImageRecord
 from detr_mini.data.images import load_image
 from detr_mini.drawing.gallery import Pair, gallery
 from detr_mini.drawing.sentences import draw_captions
@@ -149,7 +149,10 @@ def pairs(measured: Measured, count: int) -> list[Pair]:
     truth = measured.truth
     n = min(count, len(truth))
     chosen = [truth.records[i * len(truth) // n] for i in range(n)]
-    return [
-        Pair(load_image(record.path), measured.found[record.image_id], truth.target(record.image_id), record.file_name)
-        for record in chosen
-    ]
+    return [pair_of(measured, record) for record in chosen]
+
+
+def pair_of(measured: Measured, record: ImageRecord, note: str = "") -> Pair:
+    """What was found in one image beside its truth, under its file name and a `note`."""
+    found, target = measured.found[record.image_id], measured.truth.target(record.image_id)
+    return Pair(load_image(record.path), found, target, record.file_name + note)

@@ -23,12 +23,13 @@ def told(answer: Answer, threshold: float, image: UInt8[Tensor, "3 h w"]) -> Tol
     of_none = [guess for guess in answer.guesses if all(guess is not other for _, other in pairs)]
     for asked, guess in [*pairs, *((None, guess) for guess in of_none)]:
         first = len(boxes)
-        kept = None if guess is None else guess.scores >= threshold
-        found = torch.zeros(0, 4) if guess is None else guess.boxes[kept]
+        found, scores = torch.zeros(0, 4), list[float]()
+        if guess is not None:
+            kept = guess.scores >= threshold
+            found, scores = guess.boxes[kept], guess.scores[kept].tolist()
         truth = torch.zeros(0, 4) if asked is None else asked.boxes
         stands_for = matched(truth, found)
-        for place, box in enumerate(found):
-            score = float(guess.scores[kept][place])  # type: ignore[union-attr]
+        for place, (box, score) in enumerate(zip(found, scores, strict=True)):
             boxes.append(box)
             notes.append(f"{score:.2f}" if place in stands_for else f"wrong {score:.2f}")
         for place, box in enumerate(truth):
