@@ -17,9 +17,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Int8
 from pycocotools import mask
 
+from detr_mini.data.stats import LARGE, SMALL
+
 IOUS = np.linspace(0.5, 0.95, 10)
 """COCO's ten thresholds, by COCOeval's own formula."""
-AREA_RANGES = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))
+AREA_RANGES = ((0.0, 1e10), (0.0, SMALL), (SMALL, LARGE), (LARGE, 1e10))
 """In square pixels: all, small, medium, large (both ends belong to a range, as in COCOeval)."""
 FOUND, FALSE_ALARM, IGNORED = 1, 0, -1
 
