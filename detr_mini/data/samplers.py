@@ -15,7 +15,7 @@ from detr_mini.errors import DataError
 class Key(NamedTuple):
     """What is asked of a set: all that an image's augmentation depends on travels together, to whatever worker."""
 
-    index: int
+    place: int
     """Of an image in its set."""
     epoch: int
     strong: bool = False

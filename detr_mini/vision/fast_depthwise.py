@@ -74,7 +74,7 @@ class _ByParts(torch.autograd.Function):
         return functional.conv2d(given, weight, bias, stride, padding, groups=x.shape[1])
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         given, weight = ctx.saved_tensors
         wanted = ctx.needs_input_grad
@@ -179,9 +179,14 @@ class FoldedNorm(nn.Module):
     def __init__(self, norm: nn.Module) -> None:
         """`norm`: timm's FrozenBatchNormAct2d; its buffers keep their names."""
         super().__init__()
+        self.weight: Tensor
+        self.bias: Tensor
+        self.running_mean: Tensor
+        self.running_var: Tensor
         for name, buffer in norm.named_buffers(recurse=False):
             self.register_buffer(name, buffer)
-        self.eps, self.act = float(norm.eps), norm.act  # type: ignore[arg-type]
+        self.eps = float(norm.eps)  # type: ignore[arg-type]
+        self.act: nn.Module = norm.act  # type: ignore[assignment]
 
     def scale_and_shift(self) -> tuple[Float[Tensor, "c"], Float[Tensor, "c"]]:
         """s and t of y = s x + t."""
