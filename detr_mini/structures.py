@@ -76,7 +76,8 @@ class Target:
     is_crowd: Bool[Tensor, "n"]
     area: Float[Tensor, "n"]
     """In pixels of the original image, as the annotations have it."""
-    token_map: Bool[Tensor, "n t"] | None = None
+    attributes: Bool[Tensor, "n a"] | None = None
+    """What else is true of each, where the data say it: red, small."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Target:
         """A copy whose tensors lie on `device`."""
@@ -122,6 +123,8 @@ class Captions:
     """In training: which tokens speak of which truth, in the order of the image's `PackedTargets`."""
     tags: Int[Tensor, "c t"] | None = None
     """In training: what each token is (`grounded.TAGS`); -1 on padding."""
+    attributes: Bool[Tensor, "b n a"] | None = None
+    """In training: what is true of each truth, in the order of `PackedTargets`, where the data say it."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Captions:
         """A copy whose tensors lie on `device`."""
@@ -266,6 +269,8 @@ class GroundingOutput:
     """Whether a word speaks of a query's thing."""
     tags: Float[Tensor, "c t k"]
     """Logits of what each word is in its caption."""
+    attributes: Float[Tensor, "b q a"] | None = None
+    """In training, where the data have attributes: their logits for each query."""
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,9 @@ def from_checkpoint(checkpoint: Mapping[str, Any], name: str, device: str | torc
         tokenizer = None
         if checkpoint.get("tokeniser"):
             tokenizer = tokenizer_of(checkpoint["tokeniser"], f"the tokeniser in {name}")
-        words = {} if tokenizer is None else {"vocabulary": len(tokenizer)}
+        words = {}
+        if tokenizer is not None:
+            words = {"vocabulary": len(tokenizer), "attributes": len(checkpoint.get("attributes") or ())}
         model = build_model(model_config, backbone, len(categories), **words)
         model.load_state_dict(averaged_weights(checkpoint))
     except (KeyError, TypeError) as error:

@@ -91,7 +91,8 @@ def build(config: DictConfig) -> Parts:
     )  # fmt: skip
     data.setup("fit")
     tokenizer = getattr(data, "tokenizer", None)
-    words = {} if tokenizer is None else {"vocabulary": len(tokenizer)}
+    attributes = getattr(data, "attributes", ())
+    words = {} if tokenizer is None else {"vocabulary": len(tokenizer), "attributes": len(attributes)}
     parts = {"backbone": backbone, "num_classes": len(data.categories), **words}
     model = build_part("model", plain["model"], ALLOWED, **parts)
     if tokenizer is not None:
@@ -117,6 +118,7 @@ def build(config: DictConfig) -> Parts:
         card={
             "image": data.image,
             "tokeniser": None if tokenizer is None else tokenizer.state(),
+            "attributes": list(attributes),
             "recipe": plain["recipe"],
             "config": plain,
         },

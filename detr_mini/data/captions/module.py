@@ -10,13 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from detr_mini.boxes import cxcywh_to_xyxy, xyxy_to_xywh
 from detr_mini.data.captions.files import read_captions
 from detr_mini.data.captions.make import WEIGHTS, captions_of, ensure_captioned, items_of
 from detr_mini.data.captions.names import CategoryCaptions, Together
-from detr_mini.data.captions.records import Item
+from detr_mini.data.captions.records import ATTRIBUTES, Item
 from detr_mini.data.captions.refer import Words, captions_about, checked_kinds, things_of, words_for
 from detr_mini.data.captions.refer_files import ensure_referred
 from detr_mini.data.captions.targets import collate_captions
@@ -59,6 +61,9 @@ class CaptionDataset(DetectionDataset):
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Target, list[Caption]]:  # type: ignore[override]
         image, target = super().__getitem__(key)
+        own = self.captions.own if isinstance(self.captions, Together) else self.captions
+        if isinstance(own, MadeCaptions):
+            target = replace(target, attributes=own.attributes(key[0]))
         return image, target, self.captions(*key, target)
 
 
@@ -79,6 +84,11 @@ class MadeCaptions:
         rng = random.Random(image_seed(self.seed, epoch, self.image_ids[index]))
         side = min(target.original_size)
         return captions_of(items, side, rng, self.count, self.weights, longest_chain=self.longest_chain)
+
+    def attributes(self, index: int) -> Tensor:
+        """(n, a): which of `ATTRIBUTES` is true of each thing."""
+        return torch.tensor([[value in (i.shape, i.color, i.size, i.texture) for value in ATTRIBUTES]
+                             for i in self.items[index]])  # fmt: skip
 
 
 def _pixels(target: Target) -> Tensor:
@@ -146,7 +156,7 @@ class CaptionData(DetectionData):
     attributes of made scenes, whose `make` are parameters of `ensure_captioned`. `kinds`: how often training asks for
     each kind of made caption, where that is not as usual; `longest_chain`: of those, 2 or 3. `captions_per_image`: in
     a training batch. `tokenizer`: its `kind` and vocabulary `size`, learned from the training captions. After `setup`:
-    `tokenizer`, and the splits' captions in `sentences`.
+    `tokenizer`, the splits' captions in `sentences`, and the names of the `attributes` that training's things have.
     """
 
     def __init__(
@@ -186,6 +196,7 @@ class CaptionData(DetectionData):
         self.kinds = {**WEIGHTS, **(kinds or {})} if refer is None else checked_kinds(kinds)
         self.refer = None if refer is None else dict(refer)
         self.tokenizer: AnyTokenizer | None = None
+        self.attributes: tuple[str, ...] = ()
         self.sentences: dict[str, CaptionsOf] = {}
 
     def setup(self, stage: str | None = None) -> None:
@@ -194,6 +205,9 @@ class CaptionData(DetectionData):
         for name in self.sets:
             if name not in self.sentences and self.caption_files.get(name):
                 self.sentences[name] = self._sentences(name)
+        about = self.sentences.get("train")
+        if isinstance(about.own if isinstance(about, Together) else about, MadeCaptions):
+            self.attributes = ATTRIBUTES
         if self.tokenizer is None:
             self.tokenizer = self._trained_tokenizer()
 
@@ -309,4 +323,8 @@ def _collate(samples: Sequence[tuple[Tensor, Target, list[Caption]]], stride: in
     batch = collate(images, targets, stride)
     if not any(captions):  # boxes alone
         return batch
-    return replace(batch, captions=collate_captions(tokenizer, captions, batch.packed.counts))
+    told = collate_captions(tokenizer, captions, batch.packed.counts)
+    known = [target.attributes for target in targets if target.attributes is not None]
+    if len(known) == len(targets):
+        told = replace(told, attributes=pad_sequence(known, batch_first=True))
+    return replace(batch, captions=told)
