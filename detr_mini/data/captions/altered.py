@@ -1,4 +1,4 @@
-"""Captions made worse on purpose, to see what a detector reads: words in disorder, another picture's, a typing error."""
+"""Captions made worse on purpose, to see what a detector reads: in disorder, another picture's, with a typing error."""
 
 from __future__ import annotations
 

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import inspect
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from detr_mini.boxes import cxcywh_to_xyxy, xyxy_to_xywh
 from detr_mini.data.captions.files import read_captions
-from detr_mini.data.captions.make import WEIGHTS, captions_of, ensure_captioned, items_of
+from detr_mini.data.captions.make import WEIGHTS, ensure_captioned, items_of
 from detr_mini.data.captions.names import CategoryCaptions, Together
 from detr_mini.data.captions.records import ATTRIBUTES, Item
-from detr_mini.data.captions.refer import Words, captions_about, checked_kinds, things_of, words_for
+from detr_mini.data.captions.refer import Words, checked_kinds, words_for
 from detr_mini.data.captions.refer_files import ensure_referred
+from detr_mini.data.captions.sources import CaptionsOf, FileCaptions, MadeCaptions, ReferredCaptions
 from detr_mini.data.captions.targets import collate_captions
 from detr_mini.data.coco import CocoSet
 from detr_mini.data.collate import collate
@@ -28,10 +26,9 @@ from detr_mini.data.columns import read_json
 from detr_mini.data.dataset import DetectionDataset
 from detr_mini.data.module import DetectionData
 from detr_mini.data.samplers import Key
-from detr_mini.data.transforms import image_seed
 from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.structures import Batch, Caption, Target
-from detr_mini.text.names import FRAME, listed
+from detr_mini.text.names import listed
 from detr_mini.text.tokenizers import KINDS as TOKENIZERS
 from detr_mini.text.tokenizers import AnyTokenizer
 
@@ -48,9 +45,6 @@ ROUNDS = 4
 
 REFER = ("names", "complete", "folder", "each")
 
-CaptionsOf = Callable[[int, int, Target], list[Caption]]
-"""Captions of an image: its place in the set, the epoch, its target as the model gets it."""
-
 
 class CaptionDataset(DetectionDataset):
     """Images, targets and captions for keys (index, epoch)."""
@@ -65,84 +59,6 @@ class CaptionDataset(DetectionDataset):
         if isinstance(own, MadeCaptions):
             target = replace(target, attributes=own.attributes(key[0]))
         return image, target, self.captions(*key, target)
-
-
-@dataclass(frozen=True)
-class MadeCaptions:
-    """New captions of made scenes, a function of seed, epoch and image."""
-
-    items: tuple[tuple[Item, ...], ...]
-    image_ids: tuple[int, ...]
-    seed: int
-    count: int
-    weights: Mapping[str, float | int]
-    longest_chain: int
-
-    def __call__(self, index: int, epoch: int, target: Target) -> list[Caption]:
-        boxes = _pixels(target).tolist()
-        items = [replace(i, box=tuple(b)) for i, b in zip(self.items[index], boxes, strict=True)]
-        rng = random.Random(image_seed(self.seed, epoch, self.image_ids[index]))
-        side = min(target.original_size)
-        return captions_of(items, side, rng, self.count, self.weights, longest_chain=self.longest_chain)
-
-    def attributes(self, index: int) -> Tensor:
-        """(n, a): which of `ATTRIBUTES` is true of each thing."""
-        return torch.tensor([[value in (i.shape, i.color, i.size, i.texture) for value in ATTRIBUTES]
-                             for i in self.items[index]])  # fmt: skip
-
-
-def _pixels(target: Target) -> Tensor:
-    """The boxes (n, 4) as xywh in pixels of the original image's size."""
-    height, width = target.original_size
-    return xyxy_to_xywh(cxcywh_to_xyxy(target.boxes)) * target.boxes.new_tensor([width, height, width, height])
-
-
-@dataclass(frozen=True)
-class ReferredCaptions:
-    """New captions about photographs from their boxes, a function of seed, epoch and image."""
-
-    words: Words
-    categories: tuple[str, ...]
-    """Their names, by label."""
-    seed: int
-    count: int
-    weights: Mapping[str, float | int]
-    longest_chain: int
-
-    def __call__(self, index: int, epoch: int, target: Target) -> list[Caption]:
-        names = [self.categories[label] for label in target.labels.tolist()]
-        crowd = target.is_crowd.tolist()
-        crowded = frozenset(name for name, is_crowd in zip(names, crowd, strict=True) if is_crowd)
-        own = [name for name, is_crowd in zip(names, crowd, strict=True) if not is_crowd]
-        items = things_of(own, _pixels(target)[~target.is_crowd].tolist())
-        rng = random.Random(image_seed(self.seed, epoch, target.image_id))
-        how: dict[str, Any] = {"weights": self.weights, "longest_chain": self.longest_chain}
-        return captions_about(items, min(target.original_size), rng, self.words, self.count, crowded=crowded, **how)
-
-
-@dataclass(frozen=True)
-class FileCaptions:
-    """Captions of a file; `count` of each image's in training (None: all), drawn by seed, epoch and image."""
-
-    captions: tuple[tuple[Caption, ...], ...]
-    image_ids: tuple[int, ...]
-    seed: int
-    count: int | None
-
-    def __call__(self, index: int, epoch: int, target: Target) -> list[Caption]:
-        own = list(self.captions[index])
-        if self.count is None or len(own) <= self.count:
-            return own
-        return random.Random(image_seed(self.seed, epoch, self.image_ids[index])).sample(own, self.count)
-
-    def check(self, path: Path, tokenizer: AnyTokenizer, most: int) -> None:
-        """DataError where captions have more than `most` tokens with the frame: none is cut in silence."""
-        texts = [caption.text for own in self.captions for caption in own]
-        long = [text for text in texts if len(tokenizer.encode(text.lower()).ids) + FRAME > most]
-        if long:
-            raise DataError(f"{path}: {len(long)} of {len(texts)} captions have more than the {most} tokens that the "
-                            f"model takes (the first: {long[0][:60]!r}...); raise model.text.max_tokens or shorten "
-                            "them")  # fmt: skip
 
 
 class CaptionData(DetectionData):
