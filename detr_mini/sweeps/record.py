@@ -128,7 +128,8 @@ class Record:
         try:
             metrics = json.loads((self.path(run) / "metrics.json").read_bytes())
         except (OSError, ValueError):  # not there, or cut off by a kill
-            if run.state == "running" or (run.state == "done" and not self.path(run).is_dir()):
+            lost = run.metrics or not self.path(run).is_dir()  # without val and test nothing is measured
+            if run.state == "running" or (run.state == "done" and lost):
                 run.state = "waiting"
             return
         run.state, run.sentence = "done", ""
@@ -139,7 +140,8 @@ class Record:
         every = [set(run.words) for run in self.runs]
         common = set.intersection(*every) if every else set(words)
         differing = {key_of(word) for words in every for word in words - common}
-        return [word for word in words if key_of(word) in self.swept | differing]
+        last = {key_of(word): word for word in words}  # of one setting said twice the last word counts
+        return [word for key, word in last.items() if key in self.swept | differing]
 
     def title(self, run: Run) -> str:
         """The run in few words."""

@@ -146,8 +146,8 @@ class Optuna(Serial):
         measure = record.goes_by()
         done = [(run, run.metrics[measure]) for run in record.runs if run.metrics.get(measure) is not None]
         keys = [key for key in sorted(record.swept) if key != "seed"]
-        values = {key: [next(w for w in run.words if key_of(w) == key) for run, _ in done] for key in keys}
-        values = {key: [word.partition("=")[2] for word in words] for key, words in values.items()}
+        said = [{key_of(word): word.partition("=")[2] for word in run.words} for run, _ in done]
+        values = {key: [settings[key] for settings in said] for key in keys}
         searched(values, [value for _, value in done], path, measure, record.about())
 
 

@@ -29,9 +29,7 @@ def train_many(words: Sequence[str], attempt: Attempt) -> int:
     rest = [word for word in words if word not in own]
     for word in rest:
         if word.startswith(("run_folder=", "resume=")):
-            raise ConfigError(
-                f"{word} is for one run; a sweep has sweep.folder=FOLDER, and goes on where it stands there"
-            )
+            raise ConfigError(f"{word} is for one run; say sweep.folder=FOLDER (a sweep that is there goes on)")
     launcher = build_part("sweep", compose("sweep", own).sweep, ("detr_mini.sweeps",))
     record = Record.at(launcher.folder, _name(launcher.plan(rest)), launcher.measure)
     record.swept |= swept(rest)
@@ -70,7 +68,7 @@ def tell(record: Record, launcher: Any) -> None:
     Console().print(shown)
     with (record.folder / "sweep.txt").open("w", encoding="utf-8") as stream:
         Console(file=stream, width=120).print(shown)
-    if any(run.state == "done" for run in record.runs):
+    if any(row[by] is not None for row in rows):
         launcher.draw(record, rows, record.folder / "sweep.png")
     print(f"written to {record.folder}", flush=True)
 
