@@ -50,6 +50,8 @@ class Parts:
 def train(config: DictConfig) -> Path:
     """Train as `config` says (configs/train.yaml), measure the best checkpoint, fill the run folder, and return it.
 
+    The best is the best on val; without val (data.val=null) nothing is chosen: it is the last, its averaged weights.
+
     `config.resume`: go on in that run folder, where its last.ckpt stands. Raises KeyboardInterrupt after Ctrl-C, when
     last.ckpt is written. On processes other than the first nothing is written.
     """
@@ -224,17 +226,23 @@ def _fit(trainer: pl.Trainer, parts: Parts, checkpoint: Path | None) -> None:
         trainer.fit(parts.task, parts.data, ckpt_path=checkpoint, weights_only=True)
     except Interrupted:
         raise KeyboardInterrupt from None
-    except SystemExit:  # Lightning's answer to a second Ctrl-C
-        raise KeyboardInterrupt from None
+    except SystemExit as stop:
+        if stop.code == 1:  # Lightning's answer to a second Ctrl-C
+            raise KeyboardInterrupt from None
+        raise  # a cluster's, which starts the job again
 
 
 def _finish(parts: Parts, folder: Path, console: Console, config: DictConfig, world: int) -> None:
-    """Measure best.ckpt once, on test where the data has one, else on val; write the rest of the run folder."""
+    """Measure best.ckpt once, on test where the data has one, else on val; write the rest of the run folder.
+
+    `weights` in metrics.json says what was measured: "best on val", or "last" where there was no val to choose by.
+    """
     task, data = parts.task, parts.data
     writing(folder / "curves.png", curves, folder / "history.csv", folder / "curves.png", folder.name)
     best = read_checkpoint(folder / "best.ckpt")
     about = {
         "split": None,
+        "weights": "last" if best["best"]["epoch"] is None else "best on val",
         "val/AP": best["best"]["score"],
         "best_epoch": best["best"]["epoch"],
         "train_seconds": round(task.budget.elapsed, 2),
@@ -248,6 +256,8 @@ def _finish(parts: Parts, folder: Path, console: Console, config: DictConfig, wo
     if split is None:
         log.info("the data have neither val nor test: nothing is measured")
         return
+    if about["weights"] == "last":
+        console.print("no val to choose by: the last averaged weights are measured")
     data.setup({"test": "test", "val": "validate"}[split])
     model: nn.Module = task.averaged.model
     model.load_state_dict(averaged_weights(best))
