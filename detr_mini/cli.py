@@ -31,8 +31,10 @@ class Verb:
 
 
 TRAIN_KEYS = """\
-  experiment=NAME           a whole recipe: data, model, time
-  data.root=FOLDER          your data, in COCO's layout (data=coco_mini, or data.train.annotations=... and so on)
+  experiment=NAME           a whole recipe: data, model, time (finetune: your own images, in any form)
+  data.root=FOLDER          your data
+  init=CHECKPOINT           begin with another detector's weights, whatever its categories
+  augment=NAME              which way up your pictures are
   trainer.max_minutes=30    how long; or trainer.max_epochs, trainer.max_steps
   trainer=cpu|gpu|ddp       on what
   backbone=NAME model=NAME optim=NAME
@@ -55,7 +57,7 @@ DATA_KEYS = """\
 VERBS = {
     "train": Verb(
         "train a detector, measure it, write a run folder", "train", "detr_mini.training.run:train",
-        ("detr-mini train experiment=quickstart", "detr-mini train experiment=coco_mini data.root=my_photos",
+        ("detr-mini train experiment=quickstart", "detr-mini train experiment=finetune data.root=my_photos",
          "detr-mini train resume=outputs/quickstart",
          "detr-mini train -m experiment=bccd data.root=cells seed=0,1,2 optim=muon,adamw sweep=joblib"),
         TRAIN_KEYS + SWEEP_KEYS,

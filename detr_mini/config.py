@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
+MAY_BE_AUTO = ("data.size", "model.queries")
+"""Numbers that the data choose where they are auto."""
+
+
 def config_folder() -> Path:
     """`configs/`: inside an installed package, or beside it in a checkout."""
     here = Path(__file__).resolve().parent
@@ -194,6 +198,8 @@ def _check_kind(given: Any, known: Any, path: str) -> None:
     )  # fmt: skip
     if given is None or known is None or known == "???" or str(given).startswith("${"):
         return  # nothing to compare, or a value that stands elsewhere
+    if given == "auto" and path in MAY_BE_AUTO:
+        return
     if isinstance(known, list | Mapping):
         raise ConfigError(f"{path} is {given!r}; it must be a {'list' if isinstance(known, list) else 'section'}")
     for kind, name in kinds:

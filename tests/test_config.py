@@ -16,7 +16,7 @@ from detr_mini.training.options import TrainerOptions
 
 GROUPS = {
     "data": "train", "backbone": "train", "model": "train", "optim": "train", "trainer": "train", "logger": "train",
-    "experiment": "train", "debug": "train", "sentences": "train", "sweep": "sweep",
+    "experiment": "train", "debug": "train", "sentences": "train", "sweep": "sweep", "augment": "train",
 }  # fmt: skip
 NEEDS = {"model=mini_grounded_minilm": ["data=shapes_captions"]}
 """It brings a tokeniser along, which only data with captions have."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -172,6 +172,25 @@ def same_pictures(pictures: Sequence[Picture]) -> list[tuple[int, int, str]]:
         small = np.stack([pictures[i].small for i in shown]).reshape(len(shown), -1)  # type: ignore[misc]
         pairs += [(shown[a], shown[b], "the same, saved anew") for a, b in _near(small)]
     return sorted(pairs, key=lambda pair: pair[1])
+
+
+def alike(files: Iterable[tuple[int, Path]], skip_broken: bool = False) -> dict[int, int]:
+    """Of each (id, image file) that shows the same as an earlier one, that one.
+
+    DataError for a file that cannot be decoded, or it is taken for one of a kind (`skip_broken`).
+    """
+    ids, pictures = list[int](), list[Picture]()
+    for image_id, path in files:
+        try:
+            pictures.append(look_at(path, True))
+            ids.append(image_id)
+        except DataError:
+            if not skip_broken:
+                raise
+    leader: dict[int, int] = {}
+    for one, two, _ in same_pictures(pictures):
+        leader.setdefault(ids[two], leader.get(ids[one], ids[one]))
+    return leader
 
 
 def _near(small: np.ndarray) -> list[tuple[int, int]]:

@@ -58,7 +58,7 @@ class ImageCache:
 
 
 class DetectionDataset(Dataset[tuple[Tensor, Target]]):
-    """Images and targets of a `CocoSet` for keys (index, epoch).
+    """Images and targets of a `CocoSet` for keys (index, epoch, strong), see `Key`.
 
     `on_bad_image`: "refuse" with a DataError, or "skip": what cannot be decoded is a grey picture without boxes.
     """
@@ -91,23 +91,31 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         """Boxes that augmentation has moved out of their image so far."""
         return int(self._lost.sum())
 
-    def __getitem__(self, key: Key) -> tuple[Float[Tensor, "3 h w"], Target]:
-        index, epoch = key
-        record = self.coco.records[index]
-        target = self.coco.target(record.image_id)
-        try:
-            image = self.decoded(index)
-        except DataError as error:
-            if self.on_bad_image == "refuse":
-                raise
-            warnings.warn(f"{error}; it counts as an empty picture", stacklevel=2)
-            image, target = torch.full((3, *record.size), 128, dtype=torch.uint8), _without_boxes(target)
+    def __getitem__(self, key: Key | tuple[int, int]) -> tuple[Float[Tensor, "3 h w"], Target]:
+        index, epoch, strong = Key(*key)
+        image, target = self.sample(index)
         if self.augment is not None:
-            image, target, lost = self.augment(image, target, epoch)
+            image, target, lost = self.augment(image, target, epoch, strong=strong, draw=self._draw)
             if lost:
                 worker = get_worker_info()
                 self._lost[0 if worker is None else 1 + worker.id % 128] += lost
         return self._to_input(image), target
+
+    def sample(self, index: int) -> tuple[UInt8[Tensor, "3 h w"], Target]:
+        """An image as it is in its file, and its truth."""
+        record = self.coco.records[index]
+        target = self.coco.target(record.image_id)
+        try:
+            return self.decoded(index), target
+        except DataError as error:
+            if self.on_bad_image == "refuse":
+                raise
+            warnings.warn(f"{error}; it counts as an empty picture", stacklevel=2)
+            return torch.full((3, *record.size), 128, dtype=torch.uint8), _without_boxes(target)
+
+    def _draw(self) -> tuple[UInt8[Tensor, "3 h w"], Target]:
+        """Any image of the set, by torch's generator: for a transform that lays several images together."""
+        return self.sample(int(torch.randint(len(self), ())))
 
     def decoded(self, index: int) -> UInt8[Tensor, "3 h w"]:
         """The upright image of a record, as it is in the file; DataError where the file is broken or has changed."""

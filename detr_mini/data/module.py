@@ -12,10 +12,12 @@ import torch
 
 from detr_mini.config import rank
 from detr_mini.data.check import check
+from detr_mini.data.choose import AUTO, choose_size
 from detr_mini.data.coco import CocoSet
 from detr_mini.data.dataset import BatchLoader, DetectionDataset, collate_pairs
 from detr_mini.data.faults import FATAL, LOOKS
 from detr_mini.data.formats import Source, Split, located, read_mended, read_split
+from detr_mini.data.hold_out import first_images, held_out
 from detr_mini.data.report import LoadReport
 from detr_mini.data.samplers import EvaluationBatches, TrainBatches
 from detr_mini.data.shapes import ensure_scenes
@@ -25,6 +27,12 @@ from detr_mini.data.tree import Tree
 from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.structures import Batch, Categories
 
+NO_VAL = (
+    "there is no val: nothing is measured during the training, and the last weights are kept; data.hold_out=0.2 holds "
+    "out a share of train for it, 'detr-mini data split' makes one for good"
+)
+OF_TRAINING = ("augment", "augment_strong", "strong_until")
+"""Settings that say nothing of what is evaluated."""
 _SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 
 
@@ -35,11 +43,14 @@ class DetectionData(pl.LightningDataModule):
     lies under `root` (`formats.KEYS`; in COCO's form {images: folder, annotations: JSON file}), "auto" (found, too),
     or None. `make`: parameters of `ensure_scenes`, which then makes the scenes in `root`, or None. `check`: look at
     everything first, every pixel, and "stop" at a fault that loses something, or "mend": go on with the set as a mended
-    copy would have it. `size`, `shorter_side`: see `images.target_size`. `augment`: see `transforms.Augment`.
-    `cache_megabytes`: room for decoded training images. `limit_train`: the first images only.
-    `subset`: of the training images those that a `subset.Choice` of these settings picks. `on_...`: see
+    copy would have it. `hold_out`: such a share of train is val where the set has none (see `held_out`). `size`,
+    `shorter_side`: see `images.target_size`; size "auto": chosen from the boxes (see `choose_size`). `augment`: see
+    `transforms.Augment`; `augment_strong`: before those, in epochs that begin in the first `strong_until` of the
+    training, as `progress` tells. `cache_megabytes`: room for decoded training images. `limit_train`: the first images
+    only. `subset`: of the training images those that a `subset.Choice` of these settings picks. `on_...`: see
     `coco.Reading`; `first_pixel`, `difficult`: see `voc.read_voc`. `mean`, `std`, `stride`: what the model wants.
     `seed`: of order and augmentation.
+    `progress()` is the share of the training that was done when the epoch began; the trainer's task sets it.
 
     After `setup`: `categories`, `report`, and the splits' `CocoSet`s in `sets`. Set `categories` (a checkpoint's)
     before `setup` to map a data set to them; the training file is then not read for evaluation.
@@ -53,7 +64,7 @@ class DetectionData(pl.LightningDataModule):
         train: Mapping[str, Any] | str | None,
         val: Mapping[str, Any] | str | None,
         test: Mapping[str, Any] | str | None = None,
-        size: int,
+        size: int | str,
         mean: Sequence[float],
         std: Sequence[float],
         stride: int,
@@ -61,11 +72,14 @@ class DetectionData(pl.LightningDataModule):
         format: str = "coco",
         make: Mapping[str, int] | None = None,
         check: str | None = None,
+        hold_out: float | None = None,
         shorter_side: int | None = None,
         batch_size: int = 16,
         eval_batch_size: int | None = None,
         workers: int = 0,
         augment: Sequence[Any] = (),
+        augment_strong: Sequence[Any] = (),
+        strong_until: float | int = 1.0,
         cache_megabytes: int | float = 0,
         on_bad_box: str = "drop",
         on_turned: str = "enclose",
@@ -81,7 +95,7 @@ class DetectionData(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         for name, value, least in (
-            ("size", size, 1),
+            ("size", 1 if size == AUTO else size, 1),
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size or batch_size, 1),
             ("workers", workers, 0),
@@ -89,15 +103,23 @@ class DetectionData(pl.LightningDataModule):
             ("limit_train", 1 if limit_train is None else limit_train, 1),
             ("limit_val", 1 if limit_val is None else limit_val, 1),
         ):
-            if value < least:
+            if isinstance(value, str) or value < least:
                 raise ConfigError(f"data.{name} is {value}; it must be at least {least}")
+        if size == AUTO and (shorter_side is not None or make is not None):
+            what = "shorter_side" if make is None else "make"
+            raise ConfigError(f"data.size=auto goes by the longest side of photographs; with data.{what} say a number")
+        for name, share in (("strong_until", strong_until), ("hold_out", 0.5 if hold_out is None else hold_out)):
+            if not 0 <= share <= 1 or (name == "hold_out" and share in (0, 1)):
+                raise ConfigError(f"data.{name} is {share}; it must be a share from 0 to 1")
         self.root = Path(root)
         self._said = format, {"train": train, "val": val, "test": test}
         self.make = None if make is None else dict(make)
-        self.image = {"size": size, "shorter_side": shorter_side, "mean": list(mean), "std": list(std)}
+        self.image: dict[str, Any] = {"size": size, "shorter_side": shorter_side, "mean": list(mean), "std": list(std)}
         self.stride, self.seed, self.workers, self.pin_memory = stride, seed, workers, pin_memory
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
-        self.augment = Augment(list(augment or ()), seed)
+        self.augment = Augment(list(augment or ()), seed, list(augment_strong or ()))
+        self.strong_until, self.hold_out = strong_until, hold_out
+        self.progress: Callable[[], float] = lambda: 0.0
         self.cache_megabytes = cache_megabytes
         self.reading = {
             "on_bad_box": on_bad_box,
@@ -111,6 +133,7 @@ class DetectionData(pl.LightningDataModule):
         self.check = check
         self.subset = None if subset is None else Choice.of(subset)
         self._mended: dict[str, Tree] = {}
+        self._parts: dict[str, CocoSet] = {}
         self.voc: dict[str, Any] = {"first_pixel": first_pixel, "difficult": difficult}
         self.limits = {"train": limit_train, "val": limit_val, "test": None}
         self.categories: Categories | None = None
@@ -131,15 +154,22 @@ class DetectionData(pl.LightningDataModule):
 
     @property
     def splits(self) -> dict[str, Split | None]:
-        """Where each split lies below `root`, or None."""
-        return self._found[1]
+        """Where each split lies below `root`, or None; a val that is held out lies where train does."""
+        found = self._found[1]
+        return {**found, "val": found["train"]} if self.holds_out else found
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether val is a share of train."""
+        found = self._found[1]
+        return self.hold_out is not None and not found["val"] and bool(found["train"])
 
     def setup(self, stage: str | None = None) -> None:
         """Read what `stage` needs ("fit", "validate", "test"; None: all); what was read before stays."""
         wanted = _SPLITS.get(stage or "", tuple(name for name, split in self.splits.items() if split))
         if self.make is not None and not self.sets:
             self.report.notices.append(self._made())
-        if self.categories is None and "train" not in wanted:
+        if (self.categories is None or self.image["size"] == AUTO) and "train" not in wanted:
             wanted = ("train", *wanted)  # only the training file knows the categories
         if self.check is not None and not self._mended:
             self._check_all()
@@ -147,6 +177,12 @@ class DetectionData(pl.LightningDataModule):
             if name not in self.sets and (self.splits[name] or name == "train" or stage in ("validate", "test")):
                 self.sets[name] = self._read(name)
                 self.report.splits[name] = self.sets[name].report
+        if self.image["size"] == AUTO:
+            chosen = choose_size(self.train_set)
+            self.image["size"] = chosen.value
+            self.report.choose("data.size", chosen)
+        if stage == "fit" and not self.splits["val"] and NO_VAL not in self.report.notices:
+            self.report.notices.append(NO_VAL)
 
     def _made(self) -> str:
         assert self.make is not None
@@ -161,15 +197,26 @@ class DetectionData(pl.LightningDataModule):
         if not split:
             raise DataError(f"there is no {name} split in {self.root}; say where it lies with data.{name}.images=... "
                             "or make one with 'detr-mini data split'")  # fmt: skip
-        if name in self._mended:
-            coco = read_mended(self._mended[name], name, self.categories, self.limits[name], self.reading)
-        else:
-            coco = self._read_as_it_is(name, split)
+        held = self.holds_out and name in ("train", "val")
+        coco = self._held_out(name) if held else self._whole(name, split, self.limits[name])
         if self.categories is None:
             self.categories = coco.categories
         return subset_of(coco, self.subset) if name == "train" and self.subset is not None else coco
 
-    def _read_as_it_is(self, name: str, split: Split) -> CocoSet:
+    def _held_out(self, name: str) -> CocoSet:
+        """Train or val, both from the training files. Limits count what is left for each."""
+        if not self._parts:
+            split = self.splits["train"]
+            assert split is not None and self.hold_out is not None
+            train, val, what = held_out(self._whole("train", split, None), self.hold_out)
+            self._parts = {"train": train, "val": val}
+            self.report.notices.append(what)
+        limit = self.limits[name]
+        return self._parts[name] if limit is None else first_images(self._parts[name], limit)
+
+    def _whole(self, name: str, split: Split, limit: int | None) -> CocoSet:
+        if name in self._mended:
+            return read_mended(self._mended[name], name, self.categories, limit, self.reading)
         try:
             return read_split(
                 self.root,
@@ -177,7 +224,7 @@ class DetectionData(pl.LightningDataModule):
                 name,
                 format=self.format,
                 categories=self.categories,
-                limit=self.limits[name],
+                limit=limit,
                 **self.voc,
                 **self.reading,
             )
@@ -190,7 +237,7 @@ class DetectionData(pl.LightningDataModule):
 
     def _check_all(self) -> None:
         """Look at every split; print the table; stop, or keep what a mended copy would have."""
-        splits = {name: split for name, split in self.splits.items() if split}
+        splits = {name: split for name, split in self._found[1].items() if split}
         checked = check(Source(self.root, self.format, splits, **self.voc))
         if checked.faults and rank() == 0:
             checked.print()
@@ -242,7 +289,9 @@ class DetectionData(pl.LightningDataModule):
         """Shuffled, augmented batches; this rank's share."""
         dataset = self._train_dataset = self.dataset("train", training=True)
         rank, world = self._rank_and_world()
-        self.train_batches = TrainBatches(len(dataset), self.batch_size, seed=self.seed, rank=rank, world=world)
+        self.train_batches = TrainBatches(
+            len(dataset), self.batch_size, seed=self.seed, rank=rank, world=world, strong=self._strong
+        )
         self.train_batches.resume_at(*self._resume)
         if self.cache_megabytes:
             cache = dataset.cache
@@ -251,6 +300,10 @@ class DetectionData(pl.LightningDataModule):
                 f"{cache.bytes / 2**20:.0f} MiB (limit {self.cache_megabytes:g})"
             )
         return self._loader(dataset, self.train_batches)
+
+    def _strong(self) -> bool:
+        """Whether the epoch that begins has the strong augmentation."""
+        return bool(self.augment.strong) and self.progress() < self.strong_until
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """Every val image once, in order; this rank's share."""

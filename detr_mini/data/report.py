@@ -74,6 +74,14 @@ class SplitReport:
             known.append(example)
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """A number that the data have chosen, and why."""
+
+    value: int
+    because: str
+
+
 @dataclass
 class LoadReport:
     """What was loaded, all splits."""
@@ -81,10 +89,18 @@ class LoadReport:
     splits: dict[str, SplitReport] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
     """What concerns the whole set: scenes made or reused, the cache's size."""
+    chosen: dict[str, int] = field(default_factory=dict)
+    """Settings that the data have chosen (auto), by their names in the config."""
+
+    def choose(self, setting: str, chosen: Chosen) -> None:
+        """Keep a number that the data have chosen, and say why."""
+        self.chosen[setting] = chosen.value
+        self.notices.append(f"{setting}={chosen.value} is chosen from the data: {chosen.because}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for data_report.json."""
-        return {"splits": {name: asdict(split) for name, split in self.splits.items()}, "notices": list(self.notices)}
+        splits = {name: asdict(split) for name, split in self.splits.items()}
+        return {"splits": splits, "notices": list(self.notices), "chosen": dict(self.chosen)}
 
     def table(self) -> Any:
         """For rich: a row a count, a column a split; below it what was left out, by example, and the notices."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch.utils.data import Sampler
@@ -10,8 +11,15 @@ from torch.utils.data import Sampler
 from detr_mini.data.transforms import image_seed
 from detr_mini.errors import DataError
 
-Key = tuple[int, int]
-"""(index of an image in its set, epoch): the epoch travels with the index, so it reaches every worker."""
+
+class Key(NamedTuple):
+    """What is asked of a set: all that an image's augmentation depends on travels together, to whatever worker."""
+
+    index: int
+    """Of an image in its set."""
+    epoch: int
+    strong: bool = False
+    """Whether the epoch has the strong augmentation, too."""
 
 
 class TrainBatches(Sampler[list[Key]]):
@@ -19,14 +27,24 @@ class TrainBatches(Sampler[list[Key]]):
 
     Every rank has equally many batches of one size: what does not fill a batch on every rank is left out of the epoch
     (other images each time), since a short last batch weighs its few images more than the others. Only where a rank
-    has less than one batch is that one kept.
+    has less than one batch is that one kept. `strong` is asked once an epoch, at its start, whether the epoch's images
+    have the strong augmentation.
     """
 
-    def __init__(self, images: int, batch_size: int, *, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        images: int,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        strong: Callable[[], bool] = lambda: False,
+    ) -> None:
         if images < world:
             raise DataError(f"{images} training images cannot be shared by {world} processes; use fewer processes")
         self.images, self.batch_size, self.seed, self.rank, self.world = images, batch_size, seed, rank, world
-        self.epoch = 0
+        self.strong, self.epoch = strong, 0
         self.resumed = (0, 0)
 
     @property
@@ -47,14 +65,14 @@ class TrainBatches(Sampler[list[Key]]):
         return max(1, self.images // self.world // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        epoch = self.epoch
+        epoch, strong = self.epoch, self.strong()
         generator = torch.Generator().manual_seed(image_seed(self.seed, epoch, -1))
         order = torch.randperm(self.images, generator=generator)
         each = self.images // self.world
         own = order[self.rank : each * self.world : self.world].tolist()
         start = self.resumed[1] if self.resumed[0] == epoch else 0
         for batch in range(start, len(self)):
-            yield [(index, epoch) for index in own[batch * self.batch_size : (batch + 1) * self.batch_size]]
+            yield [Key(i, epoch, strong) for i in own[batch * self.batch_size : (batch + 1) * self.batch_size]]
 
 
 class EvaluationBatches(Sampler[list[Key]]):
@@ -69,4 +87,4 @@ class EvaluationBatches(Sampler[list[Key]]):
 
     def __iter__(self) -> Iterator[list[Key]]:
         for start in range(0, len(self.own), self.batch_size):
-            yield [(index, 0) for index in self.own[start : start + self.batch_size]]
+            yield [Key(index, 0) for index in self.own[start : start + self.batch_size]]

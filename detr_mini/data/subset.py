@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from detr_mini.data.check_images import Picture, look_at, same_pictures
+from detr_mini.data.check_images import alike
 from detr_mini.data.coco_set import CocoSet, ImageRecords
 from detr_mini.data.columns import columns_of
 from detr_mini.data.convert import check_sizes, new_folder, tracked, write_set
@@ -117,22 +117,29 @@ def stratified_order(owned: Mapping[int, Collection[str]], names: Mapping[int, s
 
 def subset_of(coco: CocoSet, choice: Choice) -> CocoSet:
     """Those images of a set that was read, with their boxes. The categories stay, so a model's labels do."""
-    images, boxes_image = coco.records, torch.arange(len(coco)).repeat_interleave(coco.first.diff())
-    names = [coco.categories.names[label] for label in coco.labels.tolist()]
+    files = {record.image_id: record.file_name for record in coco.records}
+    kept = choice.images(owned_in(coco), files, coco.categories.names)
+    return of_images(coco, kept, choice.categories, f"a subset: {len(kept)} of {len(coco)} images")
+
+
+def owned_in(coco: CocoSet) -> dict[int, set[str]]:
+    """Of each image its categories, crowd regions aside."""
     owned: dict[int, set[str]] = {image_id: set() for image_id in coco.image_ids}
-    for image, name, crowd in zip(boxes_image.tolist(), names, coco.is_crowd.tolist(), strict=True):
+    owners = coco.records.ids.repeat_interleave(coco.first.diff()).tolist()
+    for image_id, label, crowd in zip(owners, coco.labels.tolist(), coco.is_crowd.tolist(), strict=True):
         if not crowd:
-            owned[coco.image_ids[image]].add(name)
-    files = {record.image_id: record.file_name for record in images}
-    kept = choice.images(owned, files, coco.categories.names)
-    records = [images[images.index_of(image_id)] for image_id in kept]
-    wanted = {images.index_of(image_id) for image_id in kept}
-    named = None if choice.categories is None else set(choice.categories)
-    rows = torch.tensor(
-        [k for k, i in enumerate(boxes_image.tolist()) if i in wanted and (named is None or names[k] in named)],
-        dtype=torch.long,
-    )
-    per_image = torch.bincount(boxes_image[rows], minlength=len(coco))[sorted(wanted)]
+            owned[image_id].add(coco.categories.names[label])
+    return owned
+
+
+def of_images(coco: CocoSet, kept: Sequence[int], categories: Collection[str] | None, notice: str) -> CocoSet:
+    """The images of these ids, ascending, with their boxes: all, or those of some categories."""
+    images, boxes_image = coco.records, torch.arange(len(coco)).repeat_interleave(coco.first.diff())
+    places = torch.tensor([images.index_of(image_id) for image_id in kept], dtype=torch.long)
+    records = [images[place] for place in places.tolist()]
+    named = torch.tensor([categories is None or name in categories for name in coco.categories.names], dtype=torch.bool)
+    rows = torch.nonzero(torch.isin(boxes_image, places) & named[coco.labels])[:, 0]
+    per_image = torch.bincount(boxes_image[rows], minlength=len(coco))[places]
     labels, crowd = coco.labels[rows], coco.is_crowd[rows]
     counts = Counter(labels[~crowd].tolist())
     report = replace(
@@ -142,7 +149,7 @@ def subset_of(coco: CocoSet, choice: Choice) -> CocoSet:
         crowd=int(crowd.sum()),
         background=len(kept) - len(torch.unique(boxes_image[rows][~crowd])),
         per_category={name: counts[label] for label, name in enumerate(coco.categories.names)},
-        notices=[*coco.report.notices, f"a subset: {len(kept)} of {len(coco)} images"],
+        notices=[*coco.report.notices, notice],
     )
     return CocoSet(
         records=ImageRecords.of(images.folder, kept, [r.file_name for r in records], [r.size for r in records]),
@@ -236,7 +243,8 @@ def split_task(config: Mapping[str, Any]) -> Path:
         raise ConfigError(f"{source.root} is split already ({', '.join(trees)}); all=true splits all of it anew")
     merged = _merged(trees)
     columns_of(merged.content, merged.path)
-    together = _together(merged)
+    files = [(image["id"], merged.folder / image["file_name"]) for image in merged.content["images"]]
+    together = alike(tracked(files, "Looking for pictures that are there twice"))
     owned, names, _ = owned_names(merged)
     parts = split_ids(
         owned, names, {name: share for name, share in shares.items() if share > 0}, config["seed"], together
@@ -272,18 +280,6 @@ def _merged(trees: Mapping[str, Tree]) -> Tree:
         categories |= {c["id"]: c for c in tree.content["categories"]}
     content = {"images": images, "annotations": annotations, "categories": list(categories.values())}
     return Tree(content, first.folder, first.path, sizes)
-
-
-def _together(tree: Tree) -> dict[int, int]:
-    """Of each image that shows the same as an earlier one, that one."""
-    ids, pictures = list[int](), list[Picture]()
-    for image in tracked(tree.content["images"], "Looking for pictures that are there twice"):
-        ids.append(image["id"])
-        pictures.append(look_at(tree.folder / image["file_name"], True))
-    leader: dict[int, int] = {}
-    for one, two, _ in same_pictures(pictures):
-        leader.setdefault(ids[two], leader.get(ids[one], ids[one]))
-    return leader
 
 
 def _written(config: Mapping[str, Any], source: Source, parts: Mapping[str, Tree]) -> Path:

@@ -19,6 +19,8 @@ from detr_mini.structures import Target
 
 Sample = tuple[Tensor, Tensor]
 """uint8 image (3, h, w) and its boxes (n, 4) xyxy in pixels."""
+BESIDE_BOXES = ("labels", "is_crowd", "area")
+"""What a target says of each of its boxes."""
 LEAST_SIDE = 1.0
 """A box with a side below this, in pixels, after augmentation goes, together with its label."""
 
@@ -29,37 +31,63 @@ def image_seed(seed: int, epoch: int, image_id: int) -> int:
 
 
 class Augment:
-    """A list of transforms, applied to one image and its target.
+    """A list of transforms, applied to one image and its target; `strong` ones before them, where they are asked for.
 
     Each is a torchvision v2 transform, or a callable from `Sample` to `Sample` that keeps the number of boxes (those
-    below; some ten times lighter). Random numbers come from torch's generator, seeded for the image and restored
-    after: the same (seed, epoch, image id) gives the same result in any process, and no other stream moves.
+    below; some ten times lighter). One with an attribute `draws` also gets a function that gives another sample of the
+    set, and puts the boxes of those that it drew behind its own, in order. A box without size is one that went. An
+    attribute `cuts` says that things may be cut off: no image with sentences about it takes such a one, or one that
+    draws.
+    Random numbers come from torch's generator, seeded for the image and restored after: the same (seed, epoch, image
+    id) gives the same result in any process, and no other stream moves.
     """
 
-    def __init__(self, transforms: Sequence[Any], seed: int) -> None:
-        for transform in transforms:
-            if not callable(transform):
-                raise ConfigError(f"data.augment holds {transform!r}, which is no transform; give each a _target_")
-        self.transforms = tuple(transforms)
+    def __init__(self, transforms: Sequence[Any], seed: int, strong: Sequence[Any] = ()) -> None:
+        for name, own in (("augment", transforms), ("augment_strong", strong)):
+            for transform in own:
+                if not callable(transform):
+                    raise ConfigError(f"data.{name} holds {transform!r}, which is no transform; give each a _target_")
+        self.transforms, self.strong = tuple(transforms), tuple(strong)
         self.seed = seed
 
     def __call__(
-        self, image: UInt8[Tensor, "3 h w"], target: Target, epoch: int
+        self,
+        image: UInt8[Tensor, "3 h w"],
+        target: Target,
+        epoch: int,
+        *,
+        strong: bool = False,
+        draw: Callable[[], tuple[Tensor, Target]] | None = None,
     ) -> tuple[UInt8[Tensor, "3 h2 w2"], Target, int]:
-        """The augmented image and target, and how many boxes fell outside of it."""
-        if not self.transforms:
+        """The augmented image and target, and how many boxes fell outside of it.
+
+        `draw` gives any sample of the set, by torch's generator; without it, transforms that draw do nothing.
+        """
+        transforms = (*self.strong, *self.transforms) if strong else self.transforms
+        if not transforms:
             return image, target, 0
         boxes = cxcywh_to_xyxy(target.boxes) * _corners(image)
-        kept = torch.arange(len(boxes))
+        truths, kept = [target], torch.arange(len(boxes))
+
+        def another() -> Sample:
+            assert draw is not None
+            other, truth = draw()
+            truths.append(truth)
+            return other, cxcywh_to_xyxy(truth.boxes) * _corners(other)
+
         generator = torch.default_generator
         state = generator.get_state()
         try:
             generator.manual_seed(image_seed(self.seed, epoch, target.image_id))
-            for transform in self.transforms:
+            for transform in transforms:
                 if isinstance(transform, v2.Transform):
                     image, boxes, kept = _apply_v2(transform, image, boxes, kept)
-                else:
+                elif not getattr(transform, "draws", False):
                     image, boxes = transform(image, boxes)
+                elif draw is not None:
+                    before = sum(len(truth.labels) for truth in truths)
+                    image, boxes = transform(image, boxes, another)
+                    kept = torch.cat([kept, torch.arange(before, sum(len(truth.labels) for truth in truths))])
         finally:
             generator.set_state(state)
         limit = _corners(image)
@@ -68,11 +96,11 @@ class Augment:
         if not bool(inside.all()):
             boxes, kept = boxes[inside], kept[inside]
         boxes = xyxy_to_cxcywh(boxes / limit)
-        lost = len(target.boxes) - len(kept)
-        if not lost:
+        lost = sum(len(truth.labels) for truth in truths) - len(kept)
+        if not lost and len(truths) == 1:
             return image, replace(target, boxes=boxes), 0
-        labels, is_crowd, area = target.labels[kept], target.is_crowd[kept], target.area[kept]
-        return image, replace(target, boxes=boxes, labels=labels, is_crowd=is_crowd, area=area), lost
+        rest = {name: torch.cat([getattr(truth, name) for truth in truths])[kept] for name in BESIDE_BOXES}
+        return image, replace(target, boxes=boxes, **rest), lost
 
 
 def _apply_v2(
@@ -96,7 +124,8 @@ def _corners(image: Tensor) -> Float[Tensor, "4"]:
     return torch.tensor([width, height, width, height], dtype=torch.float32)
 
 
-def _chance(p: float) -> bool:
+def chance(p: float | int) -> bool:
+    """True with probability `p`."""
     return float(torch.rand(())) < p
 
 
@@ -108,7 +137,7 @@ class RandomHorizontalFlip:
 
     def __call__(self, image: UInt8[Tensor, "3 h w"], boxes: Float[Tensor, "n 4"]) -> Sample:
         """Flip image and boxes, or give them back."""
-        if not _chance(self.p):
+        if not chance(self.p):
             return image, boxes
         width = image.shape[2]
         return image.flip(2), torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1)
@@ -122,7 +151,7 @@ class RandomVerticalFlip:
 
     def __call__(self, image: UInt8[Tensor, "3 h w"], boxes: Float[Tensor, "n 4"]) -> Sample:
         """Flip image and boxes, or give them back."""
-        if not _chance(self.p):
+        if not chance(self.p):
             return image, boxes
         height = image.shape[1]
         return image.flip(1), torch.stack([boxes[:, 0], height - boxes[:, 3], boxes[:, 2], height - boxes[:, 1]], 1)
@@ -136,7 +165,23 @@ class RandomTranspose:
 
     def __call__(self, image: UInt8[Tensor, "3 h w"], boxes: Float[Tensor, "n 4"]) -> Sample:
         """Swap the axes of image and boxes, or give them back."""
-        return (image.transpose(1, 2), boxes[:, [1, 0, 3, 2]]) if _chance(self.p) else (image, boxes)
+        return (image.transpose(1, 2), boxes[:, [1, 0, 3, 2]]) if chance(self.p) else (image, boxes)
+
+
+class RandomQuarterTurn:
+    """Turned by 0, 90, 180 or 270 degrees, all equally likely: where there is no above, but mirror images do not occur.
+
+    Smaller angles are left out: the upright box around a turned box is larger than the thing, by 9 % a side at 5
+    degrees, so that all boxes would be wrong.
+    """
+
+    def __call__(self, image: UInt8[Tensor, "3 h w"], boxes: Float[Tensor, "n 4"]) -> Sample:
+        """Image and boxes, turned."""
+        for _ in range(int(torch.randint(4, ()))):
+            width = image.shape[2]
+            image = image.transpose(1, 2).flip(1)  # what is on the right goes to the top
+            boxes = torch.stack([boxes[:, 1], width - boxes[:, 2], boxes[:, 3], width - boxes[:, 0]], 1)
+        return image, boxes
 
 
 class RandomChannelPermutation:
@@ -155,7 +200,7 @@ class RandomInversion:
 
     def __call__(self, image: UInt8[Tensor, "3 h w"], boxes: Float[Tensor, "n 4"]) -> Sample:
         """255 minus the image, or the image."""
-        return (255 - image if _chance(self.p) else image), boxes
+        return (255 - image if chance(self.p) else image), boxes
 
 
 class RandomScaleCrop:
@@ -165,6 +210,8 @@ class RandomScaleCrop:
     s < 1: the image is laid somewhere on a canvas 1/s as wide and high, filled with `fill`. The later resize to the
     model's size makes things s times as large. A box whose centre lies outside the window goes (Liu et al. 2016).
     """
+
+    cuts = True
 
     def __init__(self, least: int | float = 0.5, most: int | float = 2.0, fill: int = 118) -> None:
         if not 0 < least <= most:

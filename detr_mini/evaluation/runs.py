@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from detr_mini.data.module import OF_TRAINING
 from detr_mini.errors import DataError, UserError
 from detr_mini.evaluation.matches import Matches, match
 from detr_mini.evaluation.subset import Part, chosen
@@ -77,7 +78,7 @@ class Run:
         split = self.metrics.get("split")
         if split not in STAGES:
             raise DataError(f"{self.folder} does not say what it was measured on (split in metrics.json is {split!r})")
-        settings = {key: value for key, value in self.config["data"].items() if key != "augment"}
+        settings = {key: value for key, value in self.config["data"].items() if key not in OF_TRAINING}
         known = {"mean": [0.0] * 3, "std": [1.0] * 3, "stride": 1, "seed": 0}
         data = build_part("data", {**settings, **known}, ("detr_mini.data",))
         if self.config.get("categories"):

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from detr_mini.data.captions.altered import altered
 from detr_mini.data.coco import CocoSet
 from detr_mini.data.formats import names_used
+from detr_mini.data.module import OF_TRAINING
 from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.evaluation.examine import examine
 from detr_mini.evaluation.measure import measure, write_measured
@@ -122,7 +123,7 @@ def data_settings(given: Any, trained: Mapping[str, Any] | None) -> dict[str, An
             settings[key] = {**old, **value} if isinstance(value, dict) and isinstance(old, dict) else value
         if "root" in said:
             settings["make"] = None
-    return {key: value for key, value in settings.items() if key not in (*FROM_TRAINING, "augment")}
+    return {key: value for key, value in settings.items() if key not in (*FROM_TRAINING, *OF_TRAINING)}
 
 
 def _said(value: Any) -> Any:

@@ -82,6 +82,11 @@ class DETR(nn.Module):
             attention=AttentionMaps(tuple(maps), (h, w)) if need_attention else None,
         )
 
+    @property
+    def category_rows(self) -> tuple[str, ...]:
+        """The parameters whose rows are categories', in the order of labels, and behind them "no object"."""
+        return "class_embed.weight", "class_embed.bias"
+
     def postprocess(
         self, output: DetectorOutput, sizes: Sequence[tuple[int, int]], categories: Categories, limit: int = 100
     ) -> list[Detections]:

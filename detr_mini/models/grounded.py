@@ -126,6 +126,13 @@ class GroundedDETR(MiniDETR):
             return output
         return replace(output, grounding=self.ground(output, captions))
 
+    @property
+    def token_rows(self) -> tuple[str, ...]:
+        """The parameters whose rows are the tokeniser's tokens."""
+        tables = {"text.embedding": self.text, "connectives.embedding": self.connectives}
+        own = (name for name, part in tables.items() if isinstance(getattr(part, "embedding", None), nn.Embedding))
+        return tuple(f"{name}.weight" for name in own)
+
     def ground(self, output: DetectorOutput, captions: Captions) -> GroundingOutput:
         """What each caption speaks of, among the queries of its image. Many captions share one image."""
         assert output.queries is not None

@@ -222,6 +222,12 @@ class MiniDETR(nn.Module):
             queries=final[:, :q],
         )
 
+    @property
+    def category_rows(self) -> tuple[str, ...]:
+        """The parameters whose rows are categories', in the order of labels."""
+        heads = [name for name, module in self.named_modules() if isinstance(module, PredictionHead)]
+        return (*(f"{h}.classify.{part}" for h in heads for part in ("weight", "bias")), "label_embedding.weight")
+
     def noised_truths(
         self, targets: PackedTargets, image_ids: Sequence[int], *, seed: int, step: int
     ) -> DenoisingQueries:

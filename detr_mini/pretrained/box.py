@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parent / "files"
 KEY = "detr_mini"
 KEPT = ("categories", "tokeniser", "attributes", "threshold", "image", "config", "recipe")
 """What stands beside the weights, as JSON in the file's header."""
-FOR_TRAINING = ("data", "optim", "trainer", "logger", "debug", "experiment", "run_folder", "resume", "name")
+FOR_TRAINING = ("data", "optim", "trainer", "logger", "debug", "experiment", "run_folder", "resume", "init", "name")
 """Parts of a config that say nothing of what the weights are."""
 
 

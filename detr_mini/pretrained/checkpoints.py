@@ -104,9 +104,9 @@ def check_categories(checkpoint_categories: Categories, data_categories: Categor
         return
     parts = []
     if wanted - known:
-        parts.append(f"it does not know {_listed(wanted - known)}")
+        parts.append(f"it does not know {quoted(wanted - known)}")
     if known - wanted:
-        parts.append(f"the data lack its {_listed(known - wanted)}")
+        parts.append(f"the data lack its {quoted(known - wanted)}")
     raise CheckpointError(
         f"the checkpoint was trained for {len(known)} other categories than the data's {len(wanted)}: "
         f"{'; '.join(parts)}; use a checkpoint of these data, or train one"
@@ -118,12 +118,13 @@ def check_knows(known: Sequence[str], names: Iterable[str]) -> None:
     unknown = set(names) - set(known)
     if unknown:
         raise CheckpointError(
-            f"the data have objects of {_listed(unknown)}, which the checkpoint was not trained for (it knows "
-            f"{_listed(known)}); use a checkpoint of these data, or train one"
+            f"the data have objects of {quoted(unknown)}, which the checkpoint was not trained for (it knows "
+            f"{quoted(known)}); use a checkpoint of these data, or train one"
         )
 
 
-def _listed(names: Iterable[str]) -> str:
+def quoted(names: Iterable[str]) -> str:
+    """Names for a sentence, the first ones of many."""
     ordered = sorted(names)
     more = f" and {len(ordered) - _LISTED} more" if len(ordered) > _LISTED else ""
     return ", ".join(repr(name) for name in ordered[:_LISTED]) + more

@@ -22,6 +22,8 @@ class TrainerOptions:
     max_minutes: float | int | None = None
     """Minutes of training; evaluation is not counted. Where such a run ends depends on the machine's speed."""
     validate_every_epochs: int = 1
+    validations: int | None = None
+    """So many evaluations, evenly over the training, each at the end of an epoch; then not every so many epochs."""
     save_every_minutes: float | int = 10.0
     """`last.ckpt` is written after each epoch, and this often inside a long one."""
     accelerator: str = "cpu"
@@ -65,6 +67,8 @@ class TrainerOptions:
             "accumulate",
             "log_every_steps",
         ]
+        if values["validations"] is not None:
+            counts.append("validations")
         for name in (*given, *counts):
             value, fraction = values[name], name.endswith("minutes")
             fits = isinstance(value, int | float) if fraction else isinstance(value, int)

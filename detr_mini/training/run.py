@@ -20,6 +20,7 @@ from rich.console import Console
 from torch import nn
 
 from detr_mini.config import new_run_folder
+from detr_mini.data.choose import AUTO, choose_queries
 from detr_mini.data.module import DetectionData
 from detr_mini.drawing.curves import curves
 from detr_mini.errors import CheckpointError, ConfigError, UserError
@@ -27,13 +28,14 @@ from detr_mini.evaluation.measure import measure, write_measured
 from detr_mini.evaluation.table import table
 from detr_mini.memory import keep_freed_memory, tiny_numbers_as_zero
 from detr_mini.models.build import ALLOWED, build_part
+from detr_mini.pretrained.carry import Start, carry
 from detr_mini.pretrained.checkpoints import averaged_weights, check_categories, read_checkpoint
 from detr_mini.structures import Categories
 from detr_mini.training.budget import Budget
 from detr_mini.training.callbacks import Bar, Checkpoints, Interrupted, Logging, writing
 from detr_mini.training.history import History
 from detr_mini.training.options import TrainerOptions
-from detr_mini.training.task import DetectionTask
+from detr_mini.training.task import NEVER, DetectionTask
 
 log = logging.getLogger("detr_mini")
 
@@ -64,7 +66,8 @@ def train(config: DictConfig) -> Path:
     with _logging_to(folder / "run.log"):
         trainer, first = _trainer(parts, folder, console, config), checkpoint is None
         if trainer.is_global_zero:
-            writing(folder / "config.yaml", OmegaConf.save, config, folder / "config.yaml", True)
+            plain = OmegaConf.create(dict(parts.task.card["config"]))
+            writing(folder / "config.yaml", OmegaConf.save, plain, folder / "config.yaml")
             _report(parts.data, folder, console)
             log.info("%s, torch %s, run folder %s", platform.platform(), torch.__version__, folder)
         if not (checkpoint and parts.task.budget.over(_resume(parts, checkpoint))):
@@ -86,17 +89,23 @@ def build(config: DictConfig) -> Parts:
         torch.set_num_threads(options.threads)
     keep_freed_memory()
     pl.seed_everything(config.seed, verbose=False)
-    backbone = build_part("backbone", plain["backbone"], ALLOWED)
+    start = None if plain.get("init") is None or plain["resume"] is not None else read_checkpoint(plain["init"])
+    own = {} if start is None or "weights" not in plain["backbone"] else {"weights": "none"}  # replaced in a moment
+    backbone = build_part("backbone", {**plain["backbone"], **own}, ALLOWED)
     data = build_part(
         "data", plain["data"], ("detr_mini.data", "torchvision.transforms"), mean=backbone.mean, std=backbone.std,
         stride=backbone.strides[-1], seed=config.seed,
     )  # fmt: skip
     data.setup("fit")
+    _choose(plain, data)
     tokenizer = getattr(data, "tokenizer", None)
     attributes = getattr(data, "attributes", ())
     words = {} if tokenizer is None else {"vocabulary": len(tokenizer), "attributes": len(attributes)}
     parts = {"backbone": backbone, "num_classes": len(data.categories), **words}
     model = build_part("model", plain["model"], ALLOWED, **parts)
+    if start is not None:
+        ours = Start(plain, data.categories, tokenizer)
+        data.report.notices += carry(model, start, str(plain["init"]), ours)
     if tokenizer is not None:
         data.limit_tokens(model.text.max_tokens)
     if options.channels_last:
@@ -117,6 +126,7 @@ def build(config: DictConfig) -> Parts:
         accumulate=options.accumulate,
         coarse_scale=options.coarse_scale,
         coarse_until=options.coarse_until,
+        validations=options.validations,
         card={
             "image": data.image,
             "tokeniser": None if tokenizer is None else tokenizer.state(),
@@ -126,7 +136,17 @@ def build(config: DictConfig) -> Parts:
         },
     )
     task.truth = data.sets.get("val")
+    data.progress = lambda: task.epoch_began
     return Parts(task, data, options)
+
+
+def _choose(plain: dict[str, Any], data: DetectionData) -> None:
+    """Put what the data have chosen into the config, for run folder and checkpoint."""
+    plain["data"]["size"] = data.image["size"]
+    if plain["model"].get("queries") == AUTO:
+        chosen = choose_queries(data.train_set)
+        plain["model"]["queries"] = chosen.value
+        data.report.choose("model.queries", chosen)
 
 
 def last_checkpoint(folder: str | Path) -> Path:
@@ -177,7 +197,7 @@ def _trainer(parts: Parts, folder: Path, console: Console, config: DictConfig) -
             precision=precision(options),  # type: ignore[arg-type]
             max_epochs=-1,  # the task's budget says when it is over
             accumulate_grad_batches=options.accumulate,
-            check_val_every_n_epoch=options.validate_every_epochs,
+            check_val_every_n_epoch=options.validate_every_epochs if options.validations is None else NEVER,
             num_sanity_val_steps=0,  # the loaders were read already; a part of val says nothing
             use_distributed_sampler=False,  # the data module shares the batches
             logger=_loggers(config, folder),
@@ -217,7 +237,10 @@ def _loggers(config: DictConfig, folder: Path) -> Any:
 
 def _report(data: DetectionData, folder: Path, console: Console) -> None:
     path = folder / "data_report.json"
-    writing(path, lambda: path.write_text(json.dumps(data.report.to_dict(), indent=1), encoding="utf-8"))
+    content = data.report.to_dict()
+    if path.is_file():  # resumed: the numbers stand in the config by now
+        content["chosen"] = json.loads(path.read_bytes()).get("chosen", {}) | content["chosen"]
+    writing(path, lambda: path.write_text(json.dumps(content, indent=1), encoding="utf-8"))
     console.print(data.report.table())
 
 
@@ -267,6 +290,7 @@ def _finish(parts: Parts, folder: Path, console: Console, config: DictConfig, wo
     write_measured(folder, measured, {**about, "split": split}, f"{folder.name} · {split}")
     table(measured.scores, f"{folder} on {split}", console)
     console.print(f"written to {folder}")
+    log.info("augmentation cut %d boxes away", data.boxes_cropped_away)
     log.info("AP %s, AP50 %s on %s", measured.scores.metrics["AP"], measured.scores.metrics["AP50"], split)
 
 

@@ -26,6 +26,8 @@ from detr_mini.training.diagnosis import explain
 
 HEADLINES = ("grounding/accuracy", "AP")
 """What the best checkpoint is chosen by: the first that is measured."""
+NEVER = 2**31
+"""Epochs between two evaluations, where something else says when there is one."""
 LOGGED = ("loss", "loss_class", "loss_l1", "loss_giou")
 
 
@@ -35,7 +37,8 @@ class DetectionTask(pl.LightningModule):
     `make_optimizer(model)`; `budget`: the training's length, over which the learning rate falls along a cosine to zero
     after `warmup_steps`; `clip`: largest norm of the gradient; `average`: decay of the averaged weights, which are what
     is evaluated; `seed`: of dropout and denoising; `coarse_scale`: of the images' sides, up to the share `coarse_until`
-    of the training (see `coarsened`); `card`: what a checkpoint says besides (image, config, recipe, ...).
+    of the training (see `coarsened`); `validations`: so many, evenly over the training, or as the trainer says; `card`:
+    what a checkpoint says besides (image, config, recipe, ...).
     Validation measures the averaged weights, in float32 whatever the training's precision.
     """
 
@@ -54,6 +57,7 @@ class DetectionTask(pl.LightningModule):
         accumulate: int = 1,
         coarse_scale: float | int = 1.0,
         coarse_until: float | int = 0.0,
+        validations: int | None = None,
         card: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -61,6 +65,9 @@ class DetectionTask(pl.LightningModule):
         self.categories, self.budget, self.seed = categories, budget, seed
         self.warmup_steps, self.clip, self.accumulate, self.card = warmup_steps, clip, accumulate, dict(card or {})
         self.coarse_scale, self.coarse_until = coarse_scale, coarse_until
+        self.validations = validations
+        self.epoch_began = 0.0
+        """The share of the training that was done when the present epoch began."""
         self.averaged = AveragedModel(model, average)
         self.truth: CocoSet | None = None
         """The val split, for its metric."""
@@ -150,7 +157,13 @@ class DetectionTask(pl.LightningModule):
         self.budget.start()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        if self.budget.over(self.global_step):
+        progress = self.budget.progress(self.global_step)
+        if self.validations is not None and self.trainer.is_last_batch:
+            due = int(progress * self.validations) > int(self.epoch_began * self.validations)
+            self.trainer.check_val_every_n_epoch = 1 if due else NEVER
+        if self.trainer.is_last_batch:
+            self.epoch_began = progress
+        if progress >= 1:
             self.trainer.should_stop = True
             self.trainer.check_val_every_n_epoch = 1  # the end is measured, whatever the rhythm was
 
@@ -229,6 +242,7 @@ class DetectionTask(pl.LightningModule):
             "random_state": {"torch": torch.get_rng_state()},
             "progress": {
                 "elapsed": self.budget.elapsed,
+                "epoch_began": self.epoch_began,
                 "images_seen": self.images_seen,
                 "sums": self.share_sums().tolist(),
                 "scores": None if self.scores is None else dict(self.scores.metrics),
@@ -242,6 +256,7 @@ class DetectionTask(pl.LightningModule):
         torch.set_rng_state(checkpoint["random_state"]["torch"])
         progress = checkpoint["progress"]
         self.budget.set_elapsed(progress["elapsed"])
+        self.epoch_began = progress.get("epoch_began", 0.0)
         self.images_seen = progress["images_seen"]
         if self.trainer.is_global_zero:
             self.sums = torch.tensor(progress["sums"], dtype=torch.float64)

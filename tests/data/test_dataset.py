@@ -9,8 +9,9 @@ import torch
 
 from detr_mini.data.coco import CocoSet, read_coco
 from detr_mini.data.dataset import BatchLoader, DetectionDataset, ImageCache, collate_pairs
-from detr_mini.data.samplers import EvaluationBatches, TrainBatches
+from detr_mini.data.samplers import EvaluationBatches, Key, TrainBatches
 from detr_mini.data.transforms import Augment, RandomHorizontalFlip, RandomInversion, RandomScaleCrop
+from detr_mini.data.windows import Mosaic
 from detr_mini.errors import DataError
 from detr_mini.structures import Batch
 
@@ -123,3 +124,21 @@ def test_boxes_that_a_crop_loses_are_counted_in_every_process(coco: CocoSet) -> 
             pass
         counts.append(dataset.boxes_cropped_away)
     assert counts[0] == counts[1] > 0
+
+
+@pytest.mark.parametrize("cache", [0, 1])
+def test_images_that_are_drawn_depend_on_seed_epoch_and_image_alone(coco: CocoSet, cache: int) -> None:
+    def asked(order: list[int]) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+        dataset = DetectionDataset(coco, **INPUT, augment=Augment([], 3, [Mosaic(p=1)]), cache_megabytes=cache)  # type: ignore[arg-type]
+        found = {}
+        for index in order:
+            torch.rand(index)
+            image, target = dataset[Key(index, 2, strong=True)]
+            found[index] = image, target.boxes
+        return found
+
+    one, other = asked([0, 1, 2, 3]), asked([3, 1, 0, 2, 1])
+    for index, (image, boxes) in one.items():
+        assert torch.equal(image, other[index][0]) and torch.equal(boxes, other[index][1])
+    plain = DetectionDataset(coco, **INPUT)  # type: ignore[arg-type]
+    assert not torch.equal(plain[Key(0, 2)][0], one[0][0])

@@ -73,7 +73,7 @@ def test_lightning_trains_on_another_order_each_epoch(scenes_root: Path, tmp_pat
     assert batches is not None
     for epoch in range(3):
         batches.set_epoch(epoch)
-        expected = [tuple(data.train_set.records[i].image_id for i, _ in batch) for batch in batches]
+        expected = [tuple(data.train_set.records[i].image_id for i, *_ in batch) for batch in batches]
         assert [ids for e, ids, _ in watch.seen if e == epoch] == expected
     assert watch.seen[0][1] != watch.seen[3][1]
     assert watch.validated == 3 * list(data.val_set.image_ids)

@@ -13,8 +13,8 @@ images, batch_sizes, worlds = st.integers(4, 60), st.integers(1, 20), st.integer
 def epoch_of(batches: TrainBatches, epoch: int) -> list[list[int]]:
     batches.set_epoch(epoch)
     keys = list(batches)
-    assert all(e == epoch for batch in keys for _, e in batch)
-    return [[index for index, _ in batch] for batch in keys]
+    assert all(e == epoch for batch in keys for _, e, _ in batch)
+    return [[index for index, *_ in batch] for batch in keys]
 
 
 @given(images, batch_sizes, worlds)
@@ -71,5 +71,5 @@ def test_fewer_images_than_processes_are_refused() -> None:
 def test_evaluation_sees_every_image_once(images: int, batch_size: int, world: int) -> None:
     ranks = [EvaluationBatches(images, batch_size, rank=r, world=world) for r in range(world)]
     keys = [list(rank) for rank in ranks]
-    assert sorted(index for rank in keys for batch in rank for index, _ in batch) == list(range(images))
+    assert sorted(index for rank in keys for batch in rank for index, *_ in batch) == list(range(images))
     assert [len(rank) for rank in ranks] == [len(k) for k in keys]

@@ -119,3 +119,28 @@ def test_a_finished_run_resumed_trains_no_further(scenes_root: Path, tmp_path: P
     after = read_checkpoint(run / "last.ckpt")
     assert after["global_step"] == before["global_step"] == 3
     assert all(torch.equal(weights(before)[k], weights(after)[k]) for k in weights(before))
+
+
+@pytest.mark.slow
+def test_strong_augmentation_that_ends_and_evaluations_by_progress_resume_in_the_same_bits(
+    scenes_root: Path, tmp_path: Path
+) -> None:
+    mosaic = "data.augment_strong=[{_target_: detr_mini.data.windows.Mosaic, p: 1}]"
+    arguments = overrides(
+        scenes_root, "data.batch_size=2", "trainer.max_epochs=6", "trainer.log_every_steps=1", "trainer.threads=1",
+        "trainer.validations=4", "data.strong_until=0.5", mosaic, "trainer.save_every_minutes=1e-9", "data.workers=2",
+    )  # fmt: skip
+    finish(start([*arguments, f"run_folder={tmp_path / 'whole'}"], tmp_path))
+    killed = tmp_path / "killed"
+    process = start([*arguments, f"run_folder={killed}"], tmp_path)
+    for least in (11, 21, 27, 37):  # of 48 steps: inside epochs 1, 2 (the last that begins before the half), 3 and 4
+        deadline = time.monotonic() + 120
+        while steps_done(killed) < least and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        assert process.poll() is None, f"the run was over before: {process.communicate()[0]}"
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        process = start([f"resume={killed}"], tmp_path)
+    finish(process)
+    assert_same_run(tmp_path / "whole", killed)

@@ -47,18 +47,18 @@ REFER = ("names", "complete", "folder", "each")
 
 
 class CaptionDataset(DetectionDataset):
-    """Images, targets and captions for keys (index, epoch)."""
+    """Images, targets and captions for keys (index, epoch, strong)."""
 
     def __init__(self, coco: CocoSet, captions: CaptionsOf, **how: Any) -> None:
         super().__init__(coco, **how)
         self.captions = captions
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, Target, list[Caption]]:  # type: ignore[override]
+    def __getitem__(self, key: Key | tuple[int, int]) -> tuple[Tensor, Target, list[Caption]]:  # type: ignore[override]
         image, target = super().__getitem__(key)
         own = self.captions.own if isinstance(self.captions, Together) else self.captions
         if isinstance(own, MadeCaptions):
             target = replace(target, attributes=own.attributes(key[0]))
-        return image, target, self.captions(*key, target)
+        return image, target, self.captions(key[0], key[1], target)
 
 
 class CaptionData(DetectionData):
@@ -88,6 +88,13 @@ class CaptionData(DetectionData):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        for transform in (*self.augment.strong, *self.augment.transforms):
+            if captions.get("train") != CATEGORIES and (
+                getattr(transform, "cuts", False) or getattr(transform, "draws", False)
+            ):
+                raise ConfigError(f"data.augment holds {type(transform).__name__}, which adds things or cuts them off, "
+                                  "so that sentences about the image would no longer be true; leave it out (names of "
+                                  "categories, data.captions.train=categories, may have it)")  # fmt: skip
         if captions_per_image < 1:
             raise ConfigError(f"data.captions_per_image is {captions_per_image}; it must be at least 1")
         if not 0 <= categories_share < 1:

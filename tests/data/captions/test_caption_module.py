@@ -12,7 +12,8 @@ import torch
 from detr_mini.boxes import cxcywh_to_xyxy
 from detr_mini.data.captions.make import ensure_captioned
 from detr_mini.data.captions.module import CaptionData
-from detr_mini.data.transforms import RandomHorizontalFlip
+from detr_mini.data.transforms import RandomHorizontalFlip, RandomScaleCrop
+from detr_mini.data.windows import Mixup, Mosaic, RandomWindow
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.structures import Batch
 
@@ -125,3 +126,25 @@ def test_settings_that_make_no_sense_are_refused(root: Path, tmp_path: Path) -> 
     (root / "annotations/plain.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match="without attributes"):
         data(root, train={"images": "train", "annotations": "annotations/plain.json"})
+
+
+@pytest.mark.parametrize(
+    "transform", [Mosaic(), Mixup(), RandomWindow(), RandomScaleCrop()], ids=lambda t: type(t).__name__
+)
+@pytest.mark.parametrize("place", ["augment", "augment_strong"])
+def test_what_adds_things_or_cuts_them_off_is_refused_beside_sentences(root: Path, transform: Any, place: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"data\.augment holds {type(transform).__name__}, .* no longer be true; leave"
+    ):
+        data(root, **{place: [transform]})
+
+
+def test_names_of_categories_stay_true_whatever_is_cut_or_added(root: Path) -> None:
+    captions = {"train": "categories", "val": None, "test": None}
+    made = data(root, captions=captions, augment_strong=[Mosaic(p=1), RandomScaleCrop(2, 3)])
+    assert made._strong()
+    for batch in batches(made):
+        assert batch.captions is not None and batch.captions.token_map is not None
+        assert batch.captions.token_map.shape[1] == batch.packed.boxes.shape[1]
+    made.progress = lambda: 1.0
+    assert not made._strong()

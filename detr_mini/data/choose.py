@@ -1,0 +1,67 @@
+"""What a set of boxes asks of a model: images large enough for its small things, queries enough for its full images."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from detr_mini.data.coco_set import CocoSet
+from detr_mini.data.report import Chosen
+
+AUTO = "auto"
+"""The word, in a config, for a number that the data choose."""
+SMALL_SHARE = 0.1
+"""Of the boxes, every category counting the same: so many may be smaller than what the size is chosen for."""
+SMALL_SIDE = 16
+"""Pixels of a small box's shorter side in the model: a cell of the memory that the queries come from."""
+STEP, SMALLEST, LARGEST = 32, 224, 640
+"""Sizes are multiples of the backbone's deepest stride, in these bounds."""
+ROOM = 1.5
+"""Queries for each box of the fullest image."""
+FEWEST, MOST = 20, 300
+
+
+def choose_size(coco: CocoSet) -> Chosen:
+    """The longest side of images in the model, from the boxes of the training set.
+
+    The smallest multiple of STEP, from SMALLEST to LARGEST, at which all but SMALL_SHARE of the boxes have a shorter
+    side of SMALL_SIDE pixels. Every category counts the same, as in AP: a rare small thing is not outvoted. Never more
+    than the images themselves have (the median of their longest sides).
+    """
+    longest = coco.records.sizes.amax(1).double()
+    own = max(STEP, int(longest.quantile(0.5)) // STEP * STEP)
+    small = _small_side(coco, longest)
+    if small is None:
+        return Chosen(min(SMALLEST, own), "there is no box to go by")
+    needed = max(SMALLEST, math.ceil(SMALL_SIDE / small / STEP) * STEP)
+    size = min(needed, LARGEST, own)
+    because = (
+        f"nine of ten boxes (each category counting the same) are then at least {small * size:.0f} pixels wide and high"
+    )
+    if size < needed:
+        limit = f"{LARGEST} is the most that is chosen" if size == LARGEST else "the images themselves are no larger"
+        because += f"; {SMALL_SIDE} would need {needed}, but {limit}"
+    return Chosen(size, because)
+
+
+def _small_side(coco: CocoSet, longest: Float[Tensor, "images"]) -> float | None:
+    """The shorter side of a small box, as a share of its image's longest; None where there is no box."""
+    keep = ~coco.is_crowd
+    if not bool(keep.any()):
+        return None
+    owner = torch.arange(len(coco)).repeat_interleave(coco.first.diff())[keep]
+    sides, order = (coco.boxes_xywh[keep, 2:].amin(1) / longest[owner]).sort()
+    labels = coco.labels[keep]
+    weight = 1 / torch.bincount(labels).double()[labels[order]]
+    return float(sides[(weight.cumsum(0) / weight.sum()) >= SMALL_SHARE][0])
+
+
+def choose_queries(coco: CocoSet) -> Chosen:
+    """Object queries, from the most boxes in one training image: ROOM times as many, in tens, from FEWEST to MOST."""
+    owner = torch.arange(len(coco)).repeat_interleave(coco.first.diff())
+    most = int(torch.bincount(owner[~coco.is_crowd], minlength=len(coco)).max())
+    wanted = math.ceil(ROOM * most / 10) * 10
+    return Chosen(min(max(wanted, FEWEST), MOST), f"the fullest training image has {most} boxes")

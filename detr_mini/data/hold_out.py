@@ -1,0 +1,36 @@
+"""A val for a set that has none: a share of its training images, the same ones every time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from detr_mini.data.check_images import alike
+from detr_mini.data.coco_set import CocoSet
+from detr_mini.data.convert import tracked
+from detr_mini.data.subset import of_images, owned_in, split_ids
+from detr_mini.errors import DataError
+
+
+def held_out(coco: CocoSet, share: float) -> tuple[CocoSet, CocoSet, str]:
+    """A set as train and, of a share of its images, val; and a sentence about it.
+
+    Every category is in val in its share, copies of one picture stay together, and file names alone decide: other
+    seeds, and the same files elsewhere, give the same val. DataError where one of the two would be empty.
+    """
+    files = {record.image_id: record.file_name for record in coco.records}
+    paths = [(record.image_id, record.path) for record in coco.records]
+    together = alike(tracked(paths, "Looking for pictures that are there twice"), skip_broken=True)
+    parts = split_ids(owned_in(coco), files, {"train": 1 - share, "val": share}, 0, together)
+    for name, ids in parts.items():
+        if not ids:
+            raise DataError(f"data.hold_out={share:g} of {len(coco)} images leaves none for {name}; say another")
+    what = f"{len(parts['val'])} of {len(coco)} training images are held out as val (data.hold_out={share:g})"
+    if together:
+        what += f"; {len(together)} that show the same as another one stay with it"
+    train, val = (of_images(coco, parts[name], None, what) for name in ("train", "val"))
+    return train, replace(val, report=replace(val.report, split="val")), what
+
+
+def first_images(coco: CocoSet, count: int) -> CocoSet:
+    """The first images, by id."""
+    return of_images(coco, list(coco.image_ids[:count]), None, f"the first {count} of {len(coco)} images")

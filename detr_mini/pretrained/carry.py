@@ -1,0 +1,167 @@
+"""A training that begins with another one's weights, whatever the categories of that one were.
+
+What belongs to a category (rows of the heads that classify, embeddings of labels) goes over by the category's name,
+what belongs to a token by its text; all else by the parameter's name. Nothing is left out in silence.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from detr_mini.errors import CheckpointError
+from detr_mini.pretrained.checkpoints import averaged_weights, quoted
+from detr_mini.structures import Categories
+from detr_mini.text.tokenizers import SPECIAL, UNKNOWN, AnyTokenizer, tokenizer_of
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is to be trained."""
+
+    config: Mapping[str, Any]
+    """With its sections `model` and `backbone`."""
+    categories: Categories
+    tokenizer: AnyTokenizer | None = None
+
+
+def carry(model: nn.Module, checkpoint: Mapping[str, Any], name: str, ours: Start) -> list[str]:
+    """Put the weights of a checkpoint that was read into `model`, in place; sentences about what went where.
+
+    Rows of categories and tokens that the checkpoint does not know begin anew, and so do whole parts that it lacks
+    (those that read sentences). CheckpointError where it holds another architecture; `name` stands in errors.
+    """
+    own, given = model.state_dict(), averaged_weights(checkpoint)
+    if not hasattr(model, "category_rows"):
+        raise CheckpointError(f"a {type(model).__name__} cannot begin with the weights of {name}; leave init out")
+    theirs = Categories.from_dict(checkpoint["categories"])
+    known = rows_by_name(theirs.names, ours.categories.names)
+    tables = dict.fromkeys(model.category_rows, (known, len(ours.categories), len(theirs)))
+    notices = [_about_categories(name, theirs.names, ours.categories.names, known)]
+    if ours.tokenizer is not None and checkpoint.get("tokeniser") not in (None, ours.tokenizer.state()):
+        old = tokenizer_of(checkpoint["tokeniser"], f"the tokeniser in {name}")
+        tokens = rows_by_token(old, ours.tokenizer)
+        tables |= dict.fromkeys(model.token_rows, (tokens, len(ours.tokenizer), len(old)))
+        notices.append(f"init={name}: {len(tokens)} of {len(ours.tokenizer)} tokens go on with its vectors")
+    anew, unused = _parts(own) - _parts(given), _parts(given) - _parts(own)
+    begun = dict(own)
+    for parameter in {**own, **given}:
+        part = parameter.partition(".")[0]
+        if part in unused or (part in anew and parameter not in tables):
+            continue
+        both = parameter in own and parameter in given
+        taken = _taken(own[parameter], given[parameter], tables.get(parameter)) if both else None
+        if taken is None:
+            raise CheckpointError(_refusal(name, checkpoint["config"], ours.config, parameter, own, given))
+        begun[parameter] = taken
+    model.load_state_dict(begun)
+    if anew:
+        notices.append(f"init={name} has no {', '.join(sorted(anew))}: they begin anew")
+    if unused:
+        notices.append(f"init={name}: its {', '.join(sorted(unused))} are left out, the model has none")
+    return notices
+
+
+def rows_by_name(theirs: Sequence[str], ours: Sequence[str]) -> dict[int, int]:
+    """Of our names those that they have, too: our place and theirs.
+
+    The same name, or the only one of theirs that differs in case, blanks, hyphens and the like.
+    """
+    exact = {name: place for place, name in enumerate(theirs)}
+    alike: dict[str, list[int]] = {}
+    for place, name in enumerate(theirs):
+        alike.setdefault(plain_name(name), []).append(place)
+    found = {}
+    for place, name in enumerate(ours):
+        near = alike.get(plain_name(name), [])
+        if name in exact:
+            found[place] = exact[name]
+        elif len(near) == 1:
+            found[place] = near[0]
+    return found
+
+
+def plain_name(name: str) -> str:
+    """A name in small letters, a blank for whatever stands between words: "Red_Blood-Cell" is "red blood cell"."""
+    folded = unicodedata.normalize("NFKC", name).casefold()
+    return re.sub(r"[\W_]+", " ", folded).strip() or folded
+
+
+def rows_by_token(theirs: AnyTokenizer, ours: AnyTokenizer) -> dict[int, int]:
+    """Of our tokens those that are one token of theirs, too: our id and theirs."""
+    found = {token: token for token in range(len(SPECIAL))}
+    for token in range(len(SPECIAL), len(ours)):
+        text = ours.decode([token])
+        ids = theirs.encode(text).ids
+        if len(ids) == 1 and ids[0] != UNKNOWN and theirs.decode(ids) == text:
+            found[token] = ids[0]
+    return found
+
+
+def _parts(weights: Iterable[str]) -> set[str]:
+    """The model's parts, as the first word of each parameter's name."""
+    return {name.partition(".")[0] for name in weights}
+
+
+def _taken(own: Tensor, given: Tensor, table: tuple[Mapping[int, int], int, int] | None) -> Tensor | None:
+    """What a parameter begins with; None where the two do not fit.
+
+    `table`: for one of rows, our place: theirs, and how many such rows each has; what follows them goes over as it is.
+    """
+    if table is None:
+        return given if given.shape == own.shape else None
+    known, ours, theirs = table
+    if own.shape[1:] != given.shape[1:] or len(own) - ours != len(given) - theirs:
+        return None
+    rows = {**known, **{ours + k: theirs + k for k in range(len(own) - ours)}}
+    taken = own.clone()
+    taken[list(rows)] = given[list(rows.values())].to(own.dtype)
+    return taken
+
+
+def _about_categories(name: str, theirs: Sequence[str], ours: Sequence[str], known: Mapping[int, int]) -> str:
+    carried = [ours[k] if ours[k] == theirs[v] else f"{ours[k]} (its {theirs[v]})" for k, v in known.items()]
+    new = [category for place, category in enumerate(ours) if place not in known]
+    left = len(theirs) - len(set(known.values()))
+    said = f"init={name}: {len(carried)} of {len(ours)} categories go on with its rows"
+    said += f": {quoted(carried)}" if carried else ""
+    said += f"; new rows: {quoted(new)}" if new else ""
+    return said + (f"; {left} of its {len(theirs)} categories are not in these data" if left else "")
+
+
+def _refusal(
+    name: str,
+    theirs: Mapping[str, Any],
+    ours: Mapping[str, Any],
+    parameter: str,
+    own: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+) -> str:
+    """What differs, and the settings that would build what the checkpoint holds."""
+    kinds = [[str(config.get(part, {}).get("_target_")).rpartition(".")[2] for part in ("model", "backbone")]
+             for config in (theirs, ours)]  # fmt: skip
+    if kinds[0] != kinds[1]:
+        return (f"init={name} holds another architecture, {' on '.join(kinds[0])}, and this training builds "
+                f"{' on '.join(kinds[1])}; choose the same model=... and backbone=..., or leave init out")  # fmt: skip
+    settings = [_settings({part: config.get(part) for part in ("model", "backbone")}) for config in (theirs, ours)]
+    differ = [f"{key}={value}" for key, value in settings[0].items() if settings[1].get(key, value) != value]
+    shapes = [tuple(weights[parameter].shape) if parameter in weights else "missing" for weights in (given, own)]
+    mend = f"say {' '.join(differ)} to build the same" if differ else "use a checkpoint of this version"
+    return (f"init={name} holds another architecture: its {parameter} is {shapes[0]}, here it is {shapes[1]}; {mend}, "
+            "or leave init out")  # fmt: skip
+
+
+def _settings(config: Mapping[str, Any], path: str = "") -> dict[str, str]:
+    """Every setting of a config by its dotted name, without blanks; but for where weights come from."""
+    found = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            found |= _settings(value, f"{path}{key}.")
+        elif key != "weights":
+            found[f"{path}{key}"] = "null" if value is None else str(value).replace(" ", "")
+    return found
