@@ -20,6 +20,7 @@ from detr_mini.errors import ConfigError
 from detr_mini.evaluation.paired import Difference, holm, paired_test
 from detr_mini.evaluation.recipes import recipe, recipe_table
 from detr_mini.evaluation.runs import Run, Truth, common_truth, labels, read_runs
+from detr_mini.evaluation.table import number
 
 MOST = 12
 """So many runs at most are tested pair by pair."""

@@ -135,9 +135,10 @@ def test_ctrl_c_ends_with_the_table_of_what_is_there(
 def test_each_run_has_the_words_of_a_training_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen = []
     monkeypatch.setattr(cli, "_call", lambda name, words: seen.append(cli.sys.argv[1:]))
-    train_many(tmp_path / "a b'c", "seed=0,1")
-    folder = str(tmp_path / "a b'c" / "0_seed-0").replace("'", "\\'")
-    assert seen[0] == ["train", "seed=0", f"run_folder='{folder}'"], "further processes start this run, not the sweep"
+    quoted = str(tmp_path / "a b'c").replace("'", "\\'")
+    cli.main(["train", "-m", f"sweep.folder='{quoted}'", "seed=0,1"])
+    run = f"run_folder='{quoted}/0_seed-0'"
+    assert seen[0] == ["train", "seed=0", run], "further processes start this run, not the sweep"
     assert cli.compose("train", seen[0][1:]).run_folder == str(tmp_path / "a b'c" / "0_seed-0")
 
 
