@@ -7,6 +7,7 @@ stride 2 and that of a 5x5 kernel: they are put together from others, which are 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -74,7 +75,7 @@ class _ByParts(torch.autograd.Function):
         return functional.conv2d(given, weight, bias, stride, padding, groups=x.shape[1])
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         given, weight = ctx.saved_tensors
         wanted = ctx.needs_input_grad
@@ -176,12 +177,18 @@ class FoldedConv(nn.Conv2d):
 class FoldedNorm(nn.Module):
     """A frozen norm whose work a `FoldedConv` does; what is left of it is the activation."""
 
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, norm: nn.Module) -> None:
         """`norm`: timm's FrozenBatchNormAct2d; its buffers keep their names."""
         super().__init__()
         for name, buffer in norm.named_buffers(recurse=False):
             self.register_buffer(name, buffer)
-        self.eps, self.act = float(norm.eps), norm.act  # type: ignore[arg-type]
+        self.eps = float(norm.eps)  # type: ignore[arg-type]
+        self.act: Callable[[Tensor], Tensor] = norm.act
 
     def scale_and_shift(self) -> tuple[Float[Tensor, "c"], Float[Tensor, "c"]]:
         """s and t of y = s x + t."""
@@ -189,8 +196,7 @@ class FoldedNorm(nn.Module):
         return scale, self.bias - self.running_mean * scale
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        y: Tensor = self.act(x)
-        return y
+        return self.act(x)
 
 
 def fold_frozen_norms(network: nn.Module) -> None:
