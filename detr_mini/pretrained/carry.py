@@ -158,7 +158,7 @@ def _refusal(
 
 def _names_in(model: nn.Module, of: str) -> Sequence[str]:
     """Parameters that `model` lists as having a row for each category, or token."""
-    names: Sequence[str] = getattr(model, of)  # type: ignore[assignment]
+    names: Sequence[str] = getattr(model, of)
     return names
 
 

@@ -188,7 +188,7 @@ class FoldedNorm(nn.Module):
         for name, buffer in norm.named_buffers(recurse=False):
             self.register_buffer(name, buffer)
         self.eps = float(norm.eps)  # type: ignore[arg-type]
-        self.act: Callable[[Tensor], Tensor] = norm.act
+        self.act: Callable[[Tensor], Tensor] = norm.act  # type: ignore[assignment]
 
     def scale_and_shift(self) -> tuple[Float[Tensor, "c"], Float[Tensor, "c"]]:
         """s and t of y = s x + t."""
