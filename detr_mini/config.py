@@ -232,8 +232,18 @@ def sweep(overrides: Sequence[str]) -> list[list[str]]:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         batches = BasicSweeper.split_arguments(parsed, None)
     except HydraException as error:
+        if "INTERVAL_SWEEP" in str(error):
+            raise ConfigError("an interval has no end of values; add sweep=optuna, which searches it") from error
         raise ConfigError(f"the sweep cannot be read: {_first_line(error)}") from error
     return [list(run) for batch in batches for run in batch]
+
+
+def swept(overrides: Sequence[str]) -> set[str]:
+    """The settings of which a multirun's overrides ask for several values."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return {override.get_key_element().lstrip("+~") for override in parsed if override.is_sweep_override()}
 
 
 def rank() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -76,7 +76,8 @@ class Target:
     is_crowd: Bool[Tensor, "n"]
     area: Float[Tensor, "n"]
     """In pixels of the original image, as the annotations have it."""
-    token_map: Bool[Tensor, "n t"] | None = None
+    attributes: Bool[Tensor, "n a"] | None = None
+    """What else is true of each, where the data say it: red, small."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Target:
         """A copy whose tensors lie on `device`."""
@@ -122,6 +123,8 @@ class Captions:
     """In training: which tokens speak of which truth, in the order of the image's `PackedTargets`."""
     tags: Int[Tensor, "c t"] | None = None
     """In training: what each token is (`grounded.TAGS`); -1 on padding."""
+    attributes: Bool[Tensor, "b n a"] | None = None
+    """In training: what is true of each truth, in the order of `PackedTargets`, where the data say it."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Captions:
         """A copy whose tensors lie on `device`."""
@@ -154,6 +157,10 @@ class PackedTargets:
     def total(self) -> int:
         """Truths in the batch."""
         return sum(self.counts)
+
+    def of(self, row: int) -> tuple[Float[Tensor, "m 4"], Int[Tensor, "m"]]:
+        """Boxes and labels of one image, without the padding."""
+        return self.boxes[row, : self.counts[row]], self.labels[row, : self.counts[row]]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedTargets:
         """A copy whose tensors lie on `device`."""
@@ -266,6 +273,20 @@ class GroundingOutput:
     """Whether a word speaks of a query's thing."""
     tags: Float[Tensor, "c t k"]
     """Logits of what each word is in its caption."""
+    attributes: Float[Tensor, "b q a"] | None = None
+    """In training, where the data have attributes: their logits for each query."""
+
+
+@dataclass(frozen=True)
+class PeerLoss:
+    """What another library's own loss is computed from, for images of a batch that went through its model together."""
+
+    rows: tuple[int, ...]
+    """Their places in the batch."""
+    loss: Callable[..., Any]
+    """Takes `inputs`, with the truths in the second place, and `named`; gives the loss and its parts."""
+    inputs: tuple[Any, ...]
+    named: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -286,6 +307,8 @@ class DetectorOutput:
     queries: Float[Tensor, "b q c"] | None = None
     """The queries themselves after the last layer."""
     grounding: GroundingOutput | None = None
+    peer: tuple[PeerLoss, ...] = ()
+    """Of a detector of another library; then that library's loss is what trains it."""
 
     @property
     def final(self) -> Prediction:

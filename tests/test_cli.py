@@ -109,25 +109,6 @@ def test_a_fault_of_our_own_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch)
         cli.main(["train"])
 
 
-def test_a_sweep_runs_every_combination_and_a_failure_does_not_stop_the_others(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    seen = []
-
-    def call(name: str, overrides: list[str]) -> None:
-        seen.append((name, overrides, sys.argv[1:]))
-        if "seed=1" in overrides:
-            raise cli.ConfigError("this one is wrong")
-
-    monkeypatch.setattr(cli, "_call", call)
-    assert cli.main(["train", "-m", "seed=0,1,2", "optim.clip=1,5"]) == 2
-    assert [overrides for _, overrides, _ in seen] == [
-        [f"seed={seed}", f"optim.clip={clip}"] for seed in (0, 1, 2) for clip in (1, 5)
-    ]
-    assert seen[0][2] == ["train", "seed=0", "optim.clip=1"], "further processes start this run, not the sweep"
-    assert "2 of 6 runs failed" in capsys.readouterr().err
-
-
 def test_the_config_can_be_looked_at_without_running(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "--config", "experiment=quickstart", "seed=7"]) == 0
     shown = capsys.readouterr().out

@@ -10,13 +10,13 @@ import pytest
 from omegaconf import OmegaConf
 
 from detr_mini import config as config_module
-from detr_mini.config import compose, config_folder, new_run_folder, sweep
+from detr_mini.config import compose, config_folder, new_run_folder, sweep, swept
 from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.training.options import TrainerOptions
 
 GROUPS = {
     "data": "train", "backbone": "train", "model": "train", "optim": "train", "trainer": "train", "logger": "train",
-    "experiment": "train", "debug": "train", "sentences": "train", "augment": "train",
+    "experiment": "train", "debug": "train", "sentences": "train", "sweep": "sweep", "augment": "train",
 }  # fmt: skip
 NEEDS = {"model=mini_grounded_minilm": ["data=shapes_captions"]}
 """It brings a tokeniser along, which only data with captions have."""
@@ -27,7 +27,7 @@ NEEDS = {"model=mini_grounded_minilm": ["data=shapes_captions"]}
     [f"{group}={option.stem}" for group in GROUPS for option in sorted((config_folder() / group).glob("*.yaml"))],
 )
 def test_every_choice_of_every_group_composes_and_passes_the_check(choice: str) -> None:
-    assert compose("train", [*NEEDS.get(choice, ()), choice]).name
+    assert compose(GROUPS[choice.partition("=")[0]], [*NEEDS.get(choice, ()), choice])
 
 
 def test_every_group_of_the_folder_is_tested() -> None:
@@ -100,6 +100,7 @@ def test_resuming_takes_the_runs_own_config_with_overrides_on_top(tmp_path: Path
 def test_sweeps_read_hydras_syntax() -> None:
     assert sweep(["seed=0,1", "model=mini"]) == [["seed=0", "model=mini"], ["seed=1", "model=mini"]]
     assert sweep(["seed=range(0,3)"]) == [["seed=0"], ["seed=1"], ["seed=2"]]
+    assert swept(["seed=0,1", "model=mini", "+data.size=range(1,3)", "a=interval(0,1)"]) == {"seed", "data.size", "a"}
 
 
 def test_run_folders_never_repeat_and_an_empty_fixed_one_is_used(tmp_path: Path) -> None:

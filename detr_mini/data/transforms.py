@@ -19,6 +19,8 @@ from detr_mini.structures import Target
 
 Sample = tuple[Tensor, Tensor]
 """uint8 image (3, h, w) and its boxes (n, 4) xyxy in pixels."""
+BESIDE_BOXES = ("labels", "is_crowd", "area")
+"""What a target says of each of its boxes."""
 LEAST_SIDE = 1.0
 """A box with a side below this, in pixels, after augmentation goes, together with its label."""
 
@@ -97,10 +99,10 @@ class Augment:
         lost = sum(len(truth.labels) for truth in truths) - len(kept)
         if not lost and len(truths) == 1:
             return image, replace(target, boxes=boxes), 0
-        labels, is_crowd, area = (
-            torch.cat([getattr(truth, name) for truth in truths])[kept] for name in ("labels", "is_crowd", "area")
-        )
-        return image, replace(target, boxes=boxes, labels=labels, is_crowd=is_crowd, area=area), lost
+        rest: dict[str, Any] = {
+            name: torch.cat([getattr(truth, name) for truth in truths])[kept] for name in BESIDE_BOXES
+        }
+        return image, replace(target, boxes=boxes, **rest), lost
 
 
 def _apply_v2(

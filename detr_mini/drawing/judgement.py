@@ -108,23 +108,71 @@ def error_costs(counts: Mapping[str, int], costs: Mapping[str, float | None], pa
     figure.savefig(str(path), format="png")
 
 
-def spreads(groups: Mapping[str, Sequence[float]], path: str | Path, measure: str, title: str) -> None:
-    """Write one PNG: a row a group, a dot a run, a line at the mean, a bar of one standard deviation each way."""
-    figure = _figure(10, 1.6 + 0.42 * len(groups))
-    axes = figure.subplots()
-    for row, values in enumerate(groups.values()):
-        mean, spread = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+def spreads(measures: Mapping[str, Mapping[str, Sequence[float]]], path: str | Path, title: str) -> None:
+    """Write one PNG: a panel a measure, in it a row a group: a dot a run, a line at their mean, a bar of one standard
+    deviation each way, and a thin line, the mean's 95 % interval (Student's t)."""
+    names = list(dict.fromkeys(name for groups in measures.values() for name in groups))
+    figure = _figure(5 + 4 * len(measures), 1.9 + 0.42 * len(names))
+    panels = np.atleast_1d(figure.subplots(1, len(measures), sharey=True))
+    for axes, (measure, groups) in zip(panels, measures.items(), strict=True):
+        for name, values in groups.items():
+            _spread(axes, names.index(name), np.asarray(values, dtype=float))
+        _plain(axes, measure)
+        if any(len(values) for values in groups.values()):
+            low, high = min(map(min, groups.values())), max(map(max, groups.values()))
+            room = max(0.3 * (high - low), 0.01)  # of two or three runs the interval may be far wider
+            axes.set_xlim(low - room, high + room)
+        axes.set(yticks=range(len(names)), ylim=(len(names) - 0.4, -0.7))
+        axes.set_yticklabels(names, fontsize=9)
+    figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
+    note = "dot: a run; line: their mean; bar: one standard deviation; thin line: 95 % interval of the mean"
+    figure.supxlabel(note, fontsize=8, color="#555555")
+    figure.savefig(str(path), format="png")
+
+
+def _spread(axes: Any, row: int, values: Float[np.ndarray, "n"]) -> None:
+    """One row of `spreads`."""
+    from scipy.special import stdtrit
+
+    mean, count = float(values.mean()), len(values)
+    if count > 1:
+        spread = float(values.std(ddof=1))
+        half = float(stdtrit(count - 1, 0.975)) * spread / count**0.5
         axes.barh(row, 2 * spread, left=mean - spread, height=0.5, color=COOL, alpha=0.18)
-        axes.plot([mean, mean], [row - 0.3, row + 0.3], color=COOL, linewidth=2)
-        axes.plot(values, [row] * len(values), "o", color=WARM, markersize=5, alpha=0.85)
-        axes.annotate(
-            f"{mean:.3f}", (mean, row - 0.3), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=8
-        )
-    _plain(axes, title)
-    axes.set_yticks(range(len(groups)), list(groups), fontsize=9)
-    low, high = min(min(v) for v in groups.values()), max(max(v) for v in groups.values())
-    room = max(0.15 * (high - low), 0.01)
-    axes.set(xlim=(low - room, high + room), ylim=(len(groups) - 0.4, -0.7), xlabel=measure)
+        axes.plot([mean - half, mean + half], [row, row], color=COOL, linewidth=1)
+    axes.plot([mean, mean], [row - 0.3, row + 0.3], color=COOL, linewidth=2)
+    axes.plot(values, [row] * count, "o", color=WARM, markersize=5, alpha=0.85)
+    axes.annotate(f"{mean:.3f}", (mean, row - 0.3), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=8)
+
+
+def searched(
+    settings: Mapping[str, Sequence[str]], values: Sequence[float], path: str | Path, measure: str, title: str
+) -> None:
+    """Write one PNG: a panel a setting, a dot a run, what it reached over the setting's value; later runs are darker,
+    the best one is ringed. Values that are numbers stand on an axis, of logarithms where they span a factor of ten."""
+    columns = min(len(settings), 3)
+    rows = -(-len(settings) // columns)
+    figure = _figure(1.5 + 3.6 * columns, 0.8 + 3.2 * rows)
+    panels = np.atleast_1d(figure.subplots(rows, columns, sharey=True)).ravel()
+    best = int(np.argmax(values))
+    for axes in panels[len(settings) :]:
+        axes.set_axis_off()
+    for axes, (name, texts) in zip(panels, settings.items(), strict=False):
+        try:
+            places = [float(text) for text in texts]
+            if min(places) > 0 and max(places) >= 10 * min(places):
+                axes.set_xscale("log")
+        except ValueError:
+            kinds = sorted(set(texts))
+            places = [float(kinds.index(text)) for text in texts]
+            axes.set_xticks(range(len(kinds)), kinds)
+            axes.set_xlim(-0.5, len(kinds) - 0.5)
+        order = np.linspace(0.3, 1.0, len(values))
+        axes.scatter(places, values, c=order, cmap="Blues", vmin=0, vmax=1, s=36, edgecolors="#555555", linewidths=0.4)
+        axes.plot(places[best], values[best], "o", markersize=12, markerfacecolor="none", color=WARM)
+        axes.set(xlabel=name, ylabel=measure)
+        _plain(axes, "")
+    figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
     figure.savefig(str(path), format="png")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -19,6 +18,7 @@ from detr_mini.config import new_run_folder
 from detr_mini.drawing.judgement import differences, spreads
 from detr_mini.errors import ConfigError
 from detr_mini.evaluation.paired import Difference, holm, paired_test
+from detr_mini.evaluation.recipes import recipe, recipe_table
 from detr_mini.evaluation.runs import Run, Truth, common_truth, labels, read_runs
 from detr_mini.evaluation.table import number
 
@@ -101,18 +101,24 @@ def _verdict(rows: Sequence[Difference], level: float, images: int) -> str:
 def _many(runs: Sequence[Run], truth: Truth, config: DictConfig, folder: Path) -> Group:
     named = labels(runs)
     groups = {name: [run for run, own in zip(runs, named, strict=True) if own == name] for name in dict.fromkeys(named)}
-    ordered = sorted(groups, key=lambda name: -_mean([run.metrics.get("AP") for run in groups[name]]))
+    recipes = [
+        {**recipe(name, [run.metrics for run in own]), "runs": [str(run.folder) for run in own]}
+        for name, own in groups.items()
+    ]
+    recipes.sort(key=lambda row: -(row["AP"] or 0.0))
     pairs = _pairs(runs, truth, config) if len(runs) <= MOST else []
-    recipes = [_summary(name, groups[name]) for name in ordered]
     content = {
         "images": len(truth.part.image_ids),
         "recipes": recipes,
         "pairs": pairs,
     }
     _write(folder, content)
-    values = {name: [float(run.metrics.get("AP") or 0.0) for run in groups[name]] for name in ordered}
-    spreads(values, folder / "compare.png", "AP", f"{len(runs)} runs on {len(truth.part.image_ids)} images")
-    shown: list[Any] = [_recipe_table(recipes)]
+    values = {
+        key: {row["recipe"]: [float(run.metrics[key] or 0.0) for run in groups[row["recipe"]]] for row in recipes}
+        for key in ("AP", "AP50")
+    }
+    spreads(values, folder / "compare.png", f"{len(runs)} runs on {len(truth.part.image_ids)} images")
+    shown: list[Any] = [recipe_table(recipes, [str(len(row["runs"])) for row in recipes])]
     if len(runs) > MOST:
         shown.append(Text(f"More than {MOST} runs: no pairs were tested; compare two of them."))
     else:
@@ -134,36 +140,6 @@ def _pairs(runs: Sequence[Run], truth: Truth, config: DictConfig) -> list[dict[s
     for pair, adjusted in zip(tested, holm([pair["p"] for pair in tested]), strict=True):
         pair |= {"adjusted": adjusted, "real": adjusted <= config.level}
     return tested
-
-
-def _summary(name: str, runs: Sequence[Run]) -> dict[str, Any]:
-    row: dict[str, Any] = {"recipe": name, "runs": [str(run.folder) for run in runs]}
-    for key in ("AP", "AP50", "AP75", "train_seconds"):
-        values = [float(run.metrics[key]) for run in runs if run.metrics.get(key) is not None]
-        row[key] = _mean(values) if values else None
-        row[f"{key}_spread"] = statistics.stdev(values) if len(values) > 1 else None
-    return row
-
-
-def _mean(values: Sequence[float | None]) -> float:
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known else 0.0
-
-
-def _recipe_table(rows: Sequence[dict[str, Any]]) -> Table:
-    table = Table("recipe", "runs", "AP", "AP50", "AP75", "minutes")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in rows:
-        cells = [_with_spread(row[key], row[f"{key}_spread"]) for key in ("AP", "AP50", "AP75")]
-        seconds = row["train_seconds"]
-        minutes = "" if seconds is None else f"{seconds / 60:.1f}"
-        table.add_row(row["recipe"], str(len(row["runs"])), *cells, minutes)
-    return table
-
-
-def _with_spread(mean: float | None, spread: float | None) -> str:
-    return number(mean) if spread is None else f"{number(mean)} ± {spread:.3f}"
 
 
 def _pair_table(pairs: Sequence[dict[str, Any]], level: float) -> Table:

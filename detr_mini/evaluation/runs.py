@@ -144,7 +144,10 @@ def common_truth(runs: Sequence[Run]) -> Truth:
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
-    """A name for each run's recipe: the settings in which these runs differ, the seed aside."""
+    """A name for each run's recipe: the settings in which these runs differ, the seed aside; in one sweep its words."""
+    words = _as_swept(runs)
+    if words is not None:
+        return words
     flat = [dict(_flat(run.config, "")) for run in runs]
     keys = {key for settings in flat for key in settings if key.split(".")[0] not in NOT_A_CHOICE}
     differing = sorted(key for key in keys if len({json.dumps(settings.get(key)) for settings in flat}) > 1)
@@ -155,6 +158,16 @@ def labels(runs: Sequence[Run]) -> list[str]:
         _label(settings, kept) or run.config.get("name", run.folder.name)
         for settings, run in zip(flat, runs, strict=True)
     ]
+
+
+def _as_swept(runs: Sequence[Run]) -> list[str] | None:
+    """The words in which the sweep that made all these runs varied them; None where there was no such sweep."""
+    file = runs[0].folder.parent / "sweep.json"
+    if {run.folder.parent for run in runs} != {file.parent} or not file.is_file():
+        return None
+    choices = {row["folder"]: row["choice"] for row in _json(file)["runs"]}
+    found = [choices.get(run.folder.name) for run in runs]
+    return None if None in found else [str(choice) for choice in found]
 
 
 def _label(settings: Mapping[str, Any], keys: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from detr_mini.data.collate import collate
 from detr_mini.data.images import _to_rgb_tensor, load_image, to_model_input
-from detr_mini.errors import CheckpointError, ConfigError, DataError, UserError
+from detr_mini.errors import CheckpointError, ConfigError, DataError, UserError, nearest
 from detr_mini.evaluation.predict import detect_batches, evaluating
 from detr_mini.models.build import build_model
 from detr_mini.models.by_names import ByNames
@@ -23,7 +24,7 @@ from detr_mini.models.grounded import one_caption
 from detr_mini.pretrained.checkpoints import averaged_weights, checkpoint_file, read_checkpoint
 from detr_mini.structures import Batch, Categories, Detections, PhraseFound, Target
 from detr_mini.text.names import checked_names, names_in
-from detr_mini.text.tokenizers import AnyTokenizer, tokenizer_of
+from detr_mini.text.tokenizers import AnyTokenizer, WordTokenizer, tokenizer_of
 
 ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
 """A file; a PIL image; uint8 (H, W, 3) or (H, W); uint8 (3, H, W), or float (3, H, W) in [0, 1]. RGB throughout."""
@@ -51,7 +52,9 @@ def from_checkpoint(checkpoint: Mapping[str, Any], name: str, device: str | torc
         tokenizer = None
         if checkpoint.get("tokeniser"):
             tokenizer = tokenizer_of(checkpoint["tokeniser"], f"the tokeniser in {name}")
-        words = {} if tokenizer is None else {"vocabulary": len(tokenizer)}
+        words = {}
+        if tokenizer is not None:
+            words = {"vocabulary": len(tokenizer), "attributes": len(checkpoint.get("attributes") or ())}
         model = build_model(model_config, backbone, len(categories), **words)
         model.load_state_dict(averaged_weights(checkpoint))
     except (KeyError, TypeError) as error:
@@ -122,6 +125,7 @@ class Detector:
 
         `threshold`: the least score; 0.5 unless given, with a caption the one that val found best. `limit`: so many an
         image at most. `batch_size`: images that go through the model together; it changes nothing in the result.
+        A word that the detector was never taught is warned of, with the one that may be meant.
         DataError where an image cannot be used; UserError for a caption that is empty or too long, or a detector that
         was trained without captions.
         """
@@ -131,6 +135,7 @@ class Detector:
         one = not isinstance(images, list | tuple)
         given = list(images) if isinstance(images, list | tuple) else [images]
         categories, names = self.categories_of(caption), _names(caption)
+        self._warn_of_unknown([caption] if isinstance(caption, str) else caption or ())
         if isinstance(caption, str) and names is None:
             kept = [d[:limit] for d in self._asked(given, caption, least, batch_size)]
             return kept[0] if one else kept
@@ -179,6 +184,13 @@ class Detector:
             labels = output.logits.argmax(-1).cpu()
             found += [self._as_detections(*one, caption, least) for one in zip(read, labels, sizes, strict=True)]
         return found
+
+    def _warn_of_unknown(self, texts: Sequence[str]) -> None:
+        if not isinstance(self.tokenizer, WordTokenizer):  # the others know of no unknown words
+            return
+        for word in self.tokenizer.unknown(" ".join(texts).lower()):
+            hint = nearest(word, self.tokenizer.words)
+            warnings.warn(f"the detector was never taught the word '{word}', and reads on{hint}", stacklevel=3)
 
     def _as_detections(
         self, phrases: Sequence[PhraseFound], labels: Tensor, size: tuple[int, int], caption: str, least: float

@@ -21,7 +21,7 @@ from detr_mini.inference.detector import from_checkpoint
 from detr_mini.models.build import build_part
 from detr_mini.pretrained.checkpoints import check_knows, checkpoint_file, read_checkpoint
 
-WORDS = ("as_typed", "shuffled", "foreign")
+WORDS = ("as_typed", "shuffled", "foreign", "misspelt")
 SPLITS = {"val": "validate", "test": "test"}
 FROM_TRAINING = ("mean", "std", "stride", "seed", "size", "shorter_side")
 """What the data module is told by the checkpoint, whatever the data's config says."""

@@ -23,11 +23,13 @@ class GroundedCriterion(DetectionCriterion):
         *,
         weight_tokens: float | int = 1.0,
         weight_tags: float | int = 1.0,
+        weight_attributes: float | int = 0.5,
         **kwargs: Any,
     ) -> None:
-        """`kwargs`: of `DetectionCriterion`; weights: see `grounding_loss`."""
+        """`kwargs`: of `DetectionCriterion`; weights: see `grounding_loss` and `attribute_loss`."""
         super().__init__(**kwargs)
         self.grounding = {"weight_tokens": weight_tokens, "weight_tags": weight_tags}
+        self.weight_attributes = weight_attributes
 
     def __call__(
         self, output: DetectorOutput, targets: PackedTargets, progress: float = 0.0, captions: Captions | None = None
@@ -40,7 +42,11 @@ class GroundedCriterion(DetectionCriterion):
         loss, terms = grounding_loss(output.grounding, captions, losses.match, **self.grounding)
         share = max(losses.boxes, 1) / len(captions.token_ids)
         terms = {name: term * share for name, term in terms.items()}
-        return replace(losses, total=losses.total + loss * share, terms={**losses.terms, **terms})
+        total = losses.total + loss * share
+        if output.grounding.attributes is not None and captions.attributes is not None:
+            looks = attribute_loss(output.grounding.attributes, captions.attributes, losses.match)
+            total, terms["attributes"] = total + self.weight_attributes * looks, looks.detach()
+        return replace(losses, total=total, terms={**losses.terms, **terms})
 
 
 def truth_of_query(match: Match, queries: int) -> Int[Tensor, "b {queries}"]:
@@ -49,6 +55,16 @@ def truth_of_query(match: Match, queries: int) -> Int[Tensor, "b {queries}"]:
     place = torch.where(match.valid, match.query, queries)  # what is not valid goes past the end
     found = match.truth.new_full((b, queries + 1), -1)
     return found.scatter(1, place, match.truth)[:, :queries]
+
+
+def attribute_loss(
+    logits: Float[Tensor, "b q a"], attributes: Bool[Tensor, "b n a"], match: Match
+) -> Float[Tensor, ""]:
+    """Binary cross-entropy of every attribute of each matched query's truth, summed."""
+    truth = truth_of_query(match, logits.shape[1])
+    wanted = attributes.gather(1, truth.clamp(min=0)[..., None].expand(-1, -1, attributes.shape[2])).float()
+    loss = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(-1)
+    return (loss * (truth >= 0)).sum()
 
 
 def grounding_loss(

@@ -51,6 +51,12 @@ def build_part(what: str, config: Mapping[str, Any], packages: Sequence[str], **
         raise
 
 
+def takes(config: Mapping[str, Any], part: str) -> bool:
+    """Whether what `config` names by `_target_` has a parameter `part`."""
+    target = config.get("_target_")
+    return target is not None and part in inspect.signature(_find(target, "model", ALLOWED)).parameters
+
+
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(config, DictConfig):
         return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))

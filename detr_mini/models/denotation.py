@@ -7,6 +7,9 @@ is worked out where things and words cross: `connectives` tells each word what s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -52,6 +55,17 @@ class Connectives(nn.Module):
         return self.out_proj((weights.to(words.dtype) @ words[:, None]).transpose(1, 2).flatten(2))
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What a `DenotationLayer` takes from the words alone, the same for every thing."""
+
+    attention: Float[Tensor, "c h t t"]
+    """Where each word looks."""
+    gate_from: Float[Tensor, "c t v"]
+    gate_to: Float[Tensor, "c t v"]
+    up: Float[Tensor, "c t f"]
+
+
 class DenotationLayer(nn.Module):
     """One step in the plane of things i and words t: a state s_it of `width`, x_i a thing, w_t a word.
 
@@ -84,13 +98,13 @@ class DenotationLayer(nn.Module):
         self,
         state: Float[Tensor, "c q t e"],
         logits: Float[Tensor, "c q t"],
-        words: Float[Tensor, "c t d"],
+        read: Reading,
         things: Float[Tensor, "c q d"],
         pairs: Float[Tensor, "c q p k"],
-        padding_mask: Bool[Tensor, "c t"],
         hidden: Bool[Tensor, "c q"],
     ) -> Float[Tensor, "c q t e"]:
-        """`pairs[:, i, :, k]`: what i sees of k; `hidden`: queries that stand for nothing."""
+        """`read`: this layer's of the words (`reading`); `pairs[:, i, :, k]`: what i sees of k; `hidden`: queries that
+        stand for nothing."""
         c, q, t, _ = state.shape
         x = self.norm1(state)
         speaks = torch.stack([logits, self.names(x)[..., 0]], -1).float().sigmoid()
@@ -98,22 +112,23 @@ class DenotationLayer(nn.Module):
         sets = torch.cat([speaks / (speaks.sum(1, keepdim=True) + 0.1), speaks / 2], -1).to(state.dtype)
         lies = pairs.flatten(1, 2) @ sets.flatten(2)  # (c, q * p, t * 4)
         lies = lies.view(c, q, pairs.shape[2], t, 4).permute(0, 1, 3, 4, 2).flatten(3)
-        told = (self.value(x) + self.between(lies)) * (1 + self.gate_from(words))[:, None]
-        told = self._heads(self.attention(words, padding_mask).to(told.dtype), told)
-        state = state + self.out_proj(told * (1 + self.gate_to(words))[:, None])
+        told = (self.value(x) + self.between(lies)) * (1 + read.gate_from)[:, None]
+        told = self._heads(read.attention.to(told.dtype), told)
+        state = state + self.out_proj(told * (1 + read.gate_to)[:, None])
         score = self.rivals(x).float().masked_fill(hidden[:, :, None, None], -30.0).log_softmax(1)
         state = state + self.rivals_out(torch.cat([score.clamp(min=LEAST_LOG) / 2, score.exp()], -1).to(state.dtype))
-        inner = self.up(self.norm2(state)) + self.up_word(words)[:, None] + self.up_thing(things)[:, :, None]
+        inner = self.up(self.norm2(state)) + read.up[:, None] + self.up_thing(things)[:, :, None]
         return state + self.down(functional.gelu(inner))
 
-    def attention(self, words: Float[Tensor, "c t d"], padding_mask: Bool[Tensor, "c t"]) -> Float[Tensor, "c h t t"]:
-        """Where each word looks, head by head: of the sentence alone, the same for every thing."""
+    def reading(self, words: Float[Tensor, "c t d"], padding_mask: Bool[Tensor, "c t"]) -> Reading:
+        """What the layer takes from the words. `readings` is the same for several layers at once."""
         c, t, _ = words.shape
         query, key = self.query_key(words).view(c, t, 2, self.heads, self.key).permute(2, 0, 3, 1, 4).float()
         similarity = query @ key.transpose(-1, -2) * self.key**-0.5
         if self.distance is not None:
             similarity = similarity + self.distance(t)
-        return attention_weights(similarity, padding_mask[:, None, None])
+        attention = attention_weights(similarity, padding_mask[:, None, None])
+        return Reading(attention, self.gate_from(words), self.gate_to(words), self.up_word(words))
 
     def _heads(self, weights: Float[Tensor, "c h t t"], values: Float[Tensor, "c q t v"]) -> Float[Tensor, "c q t v"]:
         """Each head's average over the words, of its share of the channels."""
@@ -121,3 +136,21 @@ class DenotationLayer(nn.Module):
         share = v // self.heads
         by_head = values.view(c, q, t, self.heads, share).permute(0, 3, 2, 1, 4).flatten(3)
         return (weights @ by_head).view(c, self.heads, t, q, share).permute(0, 3, 2, 1, 4).flatten(3)
+
+
+def readings(
+    layers: Sequence[DenotationLayer], words: Float[Tensor, "c t d"], padding_mask: Bool[Tensor, "c t"]
+) -> list[Reading]:
+    """Each layer's `reading`, in a few large products in place of many small ones."""
+    c, t, _ = words.shape
+    maps = [part for each in layers for part in (each.query_key, each.gate_from, each.gate_to, each.up_word)]
+    weight, bias = torch.cat([part.weight for part in maps]), torch.cat([part.bias for part in maps])
+    parts = functional.linear(words, weight, bias).split([part.out_features for part in maps], -1)
+    heads, key = layers[0].heads, layers[0].key
+    query_key = torch.stack(parts[::4], 2).view(c, t, len(layers), 2, heads, key).permute(3, 0, 2, 4, 1, 5).float()
+    similarity = query_key[0] @ query_key[1].transpose(-1, -2) * key**-0.5
+    tables = [layer.distance(t) for layer in layers if layer.distance is not None]
+    if tables:
+        similarity = similarity + torch.stack(tables)
+    attention = attention_weights(similarity, padding_mask[:, None, None, None])
+    return [Reading(a, *parts[4 * i + 1 : 4 * i + 4]) for i, a in enumerate(attention.unbind(1))]

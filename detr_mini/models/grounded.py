@@ -20,7 +20,7 @@ from detr_mini.attention.positions import sine_box_code
 from detr_mini.boxes import cxcywh_to_xyxy
 from detr_mini.errors import ConfigError
 from detr_mini.models.denoising import DenoisingQueries
-from detr_mini.models.denotation import Connectives, DenotationLayer
+from detr_mini.models.denotation import Connectives, DenotationLayer, readings
 from detr_mini.models.mini import MiniDETR
 from detr_mini.models.mlp import mlp
 from detr_mini.structures import (
@@ -75,14 +75,15 @@ class GroundedDETR(MiniDETR):
         *,
         vocabulary: int,
         joint: Mapping[str, Any],
+        attributes: int = 0,
         text: Mapping[str, Any] | None = None,
         pretrained_text: Mapping[str, Any] | None = None,
         dim: int = 128,
         **kwargs: Any,
     ) -> None:
         """`text`: settings of `TextEncoder`, or `pretrained_text`: of `PretrainedTextEncoder`; `joint`: `layers`,
-        `width`, `heads`, `pair_dim` and `likenesses` of the layers in which things and words meet; `kwargs`: of
-        `MiniDETR`.
+        `width`, `heads`, `pair_dim` and `likenesses` of the layers in which things and words meet; `attributes`: how
+        many the training data name (a head tells them, so that queries carry them); `kwargs`: of `MiniDETR`.
         """
         super().__init__(dim=dim, **kwargs)
         if (text is None) == (pretrained_text is None):
@@ -108,6 +109,7 @@ class GroundedDETR(MiniDETR):
         self.first = nn.Linear(2 * width, width)
         self.joint = nn.ModuleList(DenotationLayer(dim, ordered=ordered, **layer) for _ in range(layers))
         self.norm, self.speaks = nn.LayerNorm(width), nn.Linear(width, 1)
+        self.attributes = nn.Linear(dim, attributes) if attributes else None
         nn.init.constant_(self.speaks.bias, -3.0)
 
     def forward(
@@ -155,7 +157,8 @@ class GroundedDETR(MiniDETR):
             tags.append(functional.pad(tag, (0, 0, 0, longest - t)))
         back = torch.cat(groups).argsort().to(captions.token_ids.device)
         layers = tuple(torch.cat(parts)[back] for parts in zip(*logits, strict=True))
-        return GroundingOutput(layers if self.training else layers[-1:], torch.cat(tags)[back])
+        looks = self.attributes(output.queries).float() if self.training and self.attributes is not None else None
+        return GroundingOutput(layers if self.training else layers[-1:], torch.cat(tags)[back], looks)
 
     def spoken(
         self,
@@ -173,8 +176,8 @@ class GroundedDETR(MiniDETR):
         words = (words + self.connectives(alone, of_none, padding_mask)).to(things.dtype)
         state = self.first(self.of_thing(things)[:, :, None] * self.of_word(words)[:, None])
         logits = [self.speaks(self.norm(state))[..., 0]]
-        for layer in self.joint:
-            state = layer(state, logits[-1], words, things, pairs, padding_mask, hidden)
+        for layer, read in zip(self.joint, readings(list(self.joint), words, padding_mask), strict=True):  # type: ignore[arg-type]
+            state = layer(state, logits[-1], read, things, pairs, hidden)
             logits.append(self.speaks(self.norm(state))[..., 0])
         return logits, tags
 

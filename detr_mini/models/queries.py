@@ -50,8 +50,12 @@ class PredictionHead(nn.Module):
 def select(
     proposals: Prediction, features: Float[Tensor, "b n c"], queries: int
 ) -> tuple[Float[Tensor, "b q c"], Float[Tensor, "b q 4"], Bool[Tensor, "b q"] | None]:
-    """Features, boxes and visibility of the `queries` tokens with the best class score (or of all, if fewer)."""
-    score = proposals.logits.detach().amax(-1)
+    """Features, boxes and visibility of the `queries` tokens with the most chance of a thing (or of all, if fewer).
+
+    The sum over the classes, not the best: a small thing of doubtful class must not give way to a second guess at a
+    large one.
+    """
+    score = proposals.logits.detach().sigmoid().sum(-1)
     if proposals.visible is not None:
         score = score.masked_fill(~proposals.visible, -torch.inf)
     best: Int[Tensor, "b q"] = score.topk(min(queries, score.shape[1]), 1).indices

@@ -30,8 +30,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Groups for `Muon` (`matrices`) or for AdamW. Biases, gains and embeddings are not decayed.
 
-    The learning rate of the parameters under `backbone.` is multiplied by `backbone_scale`, that of a pretrained text
-    encoder's by `text_scale`, that of other tables by `embedding_scale`.
+    The learning rate of the parameters under `backbone.`, at any depth, is multiplied by `backbone_scale`, that of a
+    pretrained text encoder's by `text_scale`, that of other tables by `embedding_scale`.
     """
     groups: dict[tuple[str, bool, float], list[Tensor]] = {}
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
@@ -41,8 +41,8 @@ def parameter_groups(
         rule = "matrix" if matrices and is_matrix(name, parameter) else "adamw"
         decayed = parameter.ndim >= 2 and id(parameter) not in tables and not name.endswith("gain")
         scale = embedding_scale if id(parameter) in tables else 1.0
-        for part, its_scale in (("backbone.", backbone_scale), ("text.pretrained.", text_scale)):
-            scale = its_scale if name.startswith(part) else scale
+        for part, its_scale in ((".backbone.", backbone_scale), (".text.pretrained.", text_scale)):
+            scale = its_scale if part in f".{name}" else scale
         groups.setdefault((rule, decayed, scale), []).append(parameter)
     return [
         {

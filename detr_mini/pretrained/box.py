@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from detr_mini.errors import CheckpointError
 
 SUFFIX = ".safetensors"
 FOLDER = Path(__file__).parent / "files"
 KEY = "detr_mini"
-KEPT = ("categories", "tokeniser", "threshold", "image", "config", "recipe")
+KEPT = ("categories", "tokeniser", "attributes", "threshold", "image", "config", "recipe")
 """What stands beside the weights, as JSON in the file's header."""
 FOR_TRAINING = ("data", "optim", "trainer", "logger", "debug", "experiment", "run_folder", "resume", "init", "name")
 """Parts of a config that say nothing of what the weights are."""
@@ -40,8 +40,7 @@ def pack(checkpoint: Mapping[str, Any], weights: Mapping[str, torch.Tensor], pat
     content = {key: checkpoint.get(key) for key in KEPT}
     content["config"] = {key: part for key, part in checkpoint["config"].items() if key not in FOR_TRAINING}
     halved = {name: (t.half() if t.is_floating_point() else t).contiguous() for name, t in weights.items()}
-    save_file(halved, str(path), {KEY: json.dumps(content)})
-    return Path(path).stat().st_size
+    return Path(path).write_bytes(save(halved, {KEY: json.dumps(content)}))  # save_file would make it the owner's alone
 
 
 def unpack(path: str | Path) -> dict[str, Any]:

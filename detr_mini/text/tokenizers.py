@@ -124,6 +124,11 @@ class WordTokenizer:
         parts = [(word, span) for word, span in _split(text) if not word.isspace()]
         return Encoding(tuple(self._ids.get(word, UNKNOWN) for word, _ in parts), tuple(span for _, span in parts))
 
+    def unknown(self, text: str) -> list[str]:
+        """The words of a text that training has not seen, each once."""
+        words = (word for word, _ in _split(text) if not word.isspace())
+        return [word for word in dict.fromkeys(words) if word not in self._ids]
+
     def decode(self, ids: Iterable[int]) -> str:
         """The words with a blank between any two, [UNK] where one was unknown; other special tokens say nothing."""
         known = [SPECIAL[UNKNOWN] if token == UNKNOWN else self.words[token - len(SPECIAL)]

@@ -28,7 +28,8 @@ class AveragedModel:
         for name, parameter in self.model.named_parameters():
             parameter.data = frozen.get(name, parameter.data)
         own, new = self.model.state_dict(), self.source.state_dict()
-        own = {name: tensor for name, tensor in own.items() if name not in frozen}
+        first = {tensor.data_ptr(): name for name, tensor in reversed(own.items())}  # one tensor may have two names
+        own = {n: tensor for n, tensor in own.items() if n not in frozen and first[tensor.data_ptr()] == n}
         self._floats = [(own[n], new[n]) for n in own if own[n].is_floating_point()]
         self._counters = [(own[n], new[n]) for n in own if not own[n].is_floating_point()]
 

@@ -27,7 +27,7 @@ from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.evaluation.measure import measure, write_measured
 from detr_mini.evaluation.table import table
 from detr_mini.memory import keep_freed_memory, tiny_numbers_as_zero
-from detr_mini.models.build import ALLOWED, build_part
+from detr_mini.models.build import ALLOWED, build_part, takes
 from detr_mini.pretrained.carry import Start, carry
 from detr_mini.pretrained.checkpoints import averaged_weights, check_categories, read_checkpoint
 from detr_mini.structures import Categories
@@ -51,6 +51,8 @@ class Parts:
 
 def train(config: DictConfig) -> Path:
     """Train as `config` says (configs/train.yaml), measure the best checkpoint, fill the run folder, and return it.
+
+    The best is the best on val; without val (data.val=null) nothing is chosen: it is the last, its averaged weights.
 
     `config.resume`: go on in that run folder, where its last.ckpt stands. Raises KeyboardInterrupt after Ctrl-C, when
     last.ckpt is written. On processes other than the first nothing is written.
@@ -97,9 +99,16 @@ def build(config: DictConfig) -> Parts:
     data.setup("fit")
     _choose(plain, data)
     tokenizer = getattr(data, "tokenizer", None)
-    words = {} if tokenizer is None else {"vocabulary": len(tokenizer)}
+    attributes = getattr(data, "attributes", ())
+    words = {} if tokenizer is None else {"vocabulary": len(tokenizer), "attributes": len(attributes)}
     parts = {"backbone": backbone, "num_classes": len(data.categories), **words}
+    if words and not takes(plain["model"], "vocabulary"):
+        raise ConfigError("the data bring captions, which this model does not read; choose model=mini_grounded, or "
+                          "data without captions")  # fmt: skip
     model = build_part("model", plain["model"], ALLOWED, **parts)
+    if hasattr(model, "start"):  # a peer, from weights that its library's users share
+        data.report.notices += model.start(data.categories.names)
+        plain = model.settled(plain)
     if start is not None:
         ours = Start(plain, data.categories, tokenizer)
         data.report.notices += carry(model, start, str(plain["init"]), ours)
@@ -127,6 +136,7 @@ def build(config: DictConfig) -> Parts:
         card={
             "image": data.image,
             "tokeniser": None if tokenizer is None else tokenizer.state(),
+            "attributes": list(attributes),
             "recipe": plain["recipe"],
             "config": plain,
         },
@@ -245,17 +255,23 @@ def _fit(trainer: pl.Trainer, parts: Parts, checkpoint: Path | None) -> None:
         trainer.fit(parts.task, parts.data, ckpt_path=checkpoint, weights_only=True)
     except Interrupted:
         raise KeyboardInterrupt from None
-    except SystemExit:  # Lightning's answer to a second Ctrl-C
-        raise KeyboardInterrupt from None
+    except SystemExit as stop:
+        if stop.code == 1:  # Lightning's answer to a second Ctrl-C
+            raise KeyboardInterrupt from None
+        raise  # a cluster's, which starts the job again
 
 
 def _finish(parts: Parts, folder: Path, console: Console, config: DictConfig, world: int) -> None:
-    """Measure best.ckpt once, on test where the data has one, else on val; write the rest of the run folder."""
+    """Measure best.ckpt once, on test where the data has one, else on val; write the rest of the run folder.
+
+    `weights` in metrics.json says what was measured: "best on val", or "last" where there was no val to choose by.
+    """
     task, data = parts.task, parts.data
     writing(folder / "curves.png", curves, folder / "history.csv", folder / "curves.png", folder.name)
     best = read_checkpoint(folder / "best.ckpt")
     about = {
         "split": None,
+        "weights": "last" if best["best"]["epoch"] is None else "best on val",
         "val/AP": best["best"]["score"],
         "best_epoch": best["best"]["epoch"],
         "train_seconds": round(task.budget.elapsed, 2),
@@ -269,6 +285,8 @@ def _finish(parts: Parts, folder: Path, console: Console, config: DictConfig, wo
     if split is None:
         log.info("the data have neither val nor test: nothing is measured")
         return
+    if about["weights"] == "last":
+        console.print("no val to choose by: the last averaged weights are measured")
     data.setup({"test": "test", "val": "validate"}[split])
     model: nn.Module = task.averaged.model
     model.load_state_dict(averaged_weights(best))

@@ -14,7 +14,7 @@ from detr_mini.convert import to_coco_records
 from detr_mini.data.coco import CocoSet
 from detr_mini.evaluation.coco import Scores, score
 from detr_mini.evaluation.grounding import Answer, answers, best_threshold, grounding_metrics
-from detr_mini.losses.criterion import DetectionCriterion, Losses
+from detr_mini.losses.criterion import Losses
 from detr_mini.losses.matcher import NonFiniteCostError
 from detr_mini.models.denoising import mix_numbers
 from detr_mini.optim.schedule import warmup_cosine
@@ -46,7 +46,7 @@ class DetectionTask(pl.LightningModule):
         self,
         *,
         model: nn.Module,
-        criterion: DetectionCriterion,
+        criterion: Callable[..., Losses],
         make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
         categories: Categories,
         budget: Budget,

@@ -7,6 +7,7 @@ stride 2 and that of a 5x5 kernel: they are put together from others, which are 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -176,17 +177,18 @@ class FoldedConv(nn.Conv2d):
 class FoldedNorm(nn.Module):
     """A frozen norm whose work a `FoldedConv` does; what is left of it is the activation."""
 
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, norm: nn.Module) -> None:
         """`norm`: timm's FrozenBatchNormAct2d; its buffers keep their names."""
         super().__init__()
-        self.weight: Tensor
-        self.bias: Tensor
-        self.running_mean: Tensor
-        self.running_var: Tensor
         for name, buffer in norm.named_buffers(recurse=False):
             self.register_buffer(name, buffer)
         self.eps = float(norm.eps)  # type: ignore[arg-type]
-        self.act: nn.Module = norm.act  # type: ignore[assignment]
+        self.act: Callable[[Tensor], Tensor] = norm.act  # type: ignore[assignment]
 
     def scale_and_shift(self) -> tuple[Float[Tensor, "c"], Float[Tensor, "c"]]:
         """s and t of y = s x + t."""
@@ -194,8 +196,7 @@ class FoldedNorm(nn.Module):
         return scale, self.bias - self.running_mean * scale
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        y: Tensor = self.act(x)
-        return y
+        return self.act(x)
 
 
 def fold_frozen_norms(network: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from detr_mini.config import compose
 from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.inference.detector import Detector, load
 from detr_mini.inference.predict import predict
-from detr_mini.text.tokenizers import SubwordTokenizer
+from detr_mini.text.tokenizers import SubwordTokenizer, WordTokenizer
 
 TOKENIZER = SubwordTokenizer.train(["the small bolt left of the lampshade holder"] * 3, size=300)
 
@@ -108,3 +109,16 @@ def test_predict_takes_a_caption_and_writes_its_phrases(checkpoint: Path, tmp_pa
     assert [record["phrase"] for record in found] == list(expected.phrases or ())
     with pytest.raises(ConfigError, match="leave one of the two out"):
         predict(compose("predict", [*said, "caption=the small bolt", "explain=true"]))
+
+
+def test_a_word_that_training_never_showed_is_warned_of_with_what_may_be_meant(checkpoint: Path) -> None:
+    words = WordTokenizer.train(["the small bolt left of the lampshade holder", "large nut"], size=300)
+    detector = load(checkpoint)
+    detector.tokenizer = words
+    with pytest.warns(UserWarning, match="never taught the word 'blot', and reads on; did you mean 'bolt'"):
+        detector.detect(picture(), "the small blot left of the holder")
+    with pytest.warns(UserWarning, match="never taught the word 'zebra', and reads on"):
+        detector.detect(picture(), ["nut", "zebra"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        detector.detect(picture(), "The small BOLT")

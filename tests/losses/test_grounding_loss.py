@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from detr_mini.losses.grounding import grounding_loss, truth_of_query
+from detr_mini.losses.grounding import attribute_loss, grounding_loss, truth_of_query
 from detr_mini.losses.matcher import Match
 from detr_mini.structures import Captions, GroundingOutput
 
@@ -72,3 +72,12 @@ def test_padding_costs_nothing_whatever_is_said_there() -> None:
     tags = right.tags.clone()
     tags[1, 2:] = torch.tensor([-20.0, 3.0, 5.0, 0.0])
     assert loss(replace(right, logits=(logits, logits), tags=tags))[0] < 1e-5
+
+
+def test_attributes_count_for_matched_queries_alone() -> None:
+    attributes = torch.tensor([[[True, False], [False, True]], [[True, True], [False, False]]])
+    logits = torch.full((2, QUERIES, 2), 7.0)  # of what is matched to nothing, anything may be said
+    logits[0, 3], logits[0, 1], logits[1, 0] = torch.tensor([[20.0, -20.0], [-20.0, 20.0], [20.0, 20.0]])
+    assert attribute_loss(logits, attributes, MATCH) < 1e-5
+    logits[0, 3, 1] = 20.0
+    torch.testing.assert_close(attribute_loss(logits, attributes, MATCH), torch.tensor(20.0))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detr_mini.models.denotation import Connectives, DenotationLayer
+from detr_mini.models.denotation import Connectives, DenotationLayer, readings
 
 C, Q, T, D, E, P = 2, 4, 5, 8, 6, 3
 
@@ -30,12 +30,17 @@ def inputs(t: int = T) -> dict[str, Tensor]:
     return drawn
 
 
+def run(made: DenotationLayer, given: dict[str, Tensor]) -> Tensor:
+    words = {name: given[name] for name in ("words", "padding_mask")}
+    return made(read=made.reading(**words), **{name: value for name, value in given.items() if name not in words})
+
+
 def test_is_its_formula() -> None:
     made, given = layer(), inputs()
     state, words, things, pairs = (given[name] for name in ("state", "words", "things", "pairs"))
     x = made.norm1(state)
     speaks = torch.stack([given["logits"], made.names(x)[..., 0]], -1).sigmoid()
-    a = made.attention(words, given["padding_mask"])
+    a = made.reading(words, given["padding_mask"]).attention
     expected = state.clone()
     for c in range(C):
         for i in range(Q):
@@ -52,7 +57,7 @@ def test_is_its_formula() -> None:
     expected += made.rivals_out(torch.cat([score.clamp(min=-8) / 2, score.exp()], -1))
     inner = made.up(made.norm2(expected)) + made.up_word(words)[:, None] + made.up_thing(things)[:, :, None]
     expected += made.down(torch.nn.functional.gelu(inner))
-    torch.testing.assert_close(made(**given), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(run(made, given), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_padding_and_hidden_queries_might_as_well_not_be_there() -> None:
@@ -64,14 +69,26 @@ def test_padding_and_hidden_queries_might_as_well_not_be_there() -> None:
         "things": given["things"][:, :2], "pairs": given["pairs"][:, :2, :, :2],
         "padding_mask": given["padding_mask"][:, :3], "hidden": given["hidden"][:, :2],
     }  # fmt: skip
-    torch.testing.assert_close(made(**given)[:, :2, :3], made(**short), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(run(made, given)[:, :2, :3], run(made, short), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_several_layers_read_at_once_what_each_reads_alone(ordered: bool) -> None:
+    layers, given = [layer(ordered=ordered), layer(ordered=ordered)], inputs()
+    given["padding_mask"][1, 3:] = True
+    with torch.no_grad():
+        layers[1].up_word.weight.mul_(-0.5)
+        for made, read in zip(layers, readings(layers, given["words"], given["padding_mask"]), strict=True):
+            alone = made.reading(given["words"], given["padding_mask"])
+            for name in ("attention", "gate_from", "gate_to", "up"):
+                torch.testing.assert_close(getattr(read, name), getattr(alone, name))
 
 
 def test_where_everything_is_hidden_answers_and_gradients_are_finite() -> None:
     made, given = layer(), inputs()
     given["padding_mask"][:], given["hidden"][:] = True, True
     state = given["state"].requires_grad_()
-    answer = made(**given)
+    answer = run(made, given)
     answer.sum().backward()
     assert answer.isfinite().all()
     assert state.grad is not None
@@ -88,7 +105,7 @@ def test_words_in_another_order_are_the_same_set_only_without_distances(ordered:
         "words": given["words"].flip(1),
     }
     with torch.no_grad():
-        assert torch.allclose(made(**given), made(**turned).flip(2), atol=1e-6) is same
+        assert torch.allclose(run(made, given), run(made, turned).flip(2), atol=1e-6) is same
 
 
 @pytest.mark.parametrize("ordered", [False, True])

@@ -122,6 +122,16 @@ def test_every_parameter_gets_a_gradient() -> None:
     assert not silent
 
 
+def test_with_attributes_a_head_tells_them_in_training_only() -> None:
+    torch.manual_seed(0)
+    model = GroundedDETR(
+        backbone=backbone(), vocabulary=30, attributes=5, text={"heads": 2, "feedforward": 32, "layers": 1},
+        joint={"layers": 1, "width": 8, "heads": 2, "pair_dim": 4, "likenesses": 2}, **SIZES,
+    )  # fmt: skip
+    assert model.train()(images(2), captions=captions([3], [1])).grounding.attributes.shape == (2, 8, 5)
+    assert model.eval()(images(2), captions=captions([3], [1])).grounding.attributes is None
+
+
 def test_phrases_begin_where_a_word_says_so_and_go_on_over_gaps() -> None:
     other, begin, inside, anchor = range(4)
     assert phrases_of([other, begin, inside, other, begin, anchor, other, inside]) == [[1, 2], [4, 7]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,12 @@ def test_numbers_that_break_end_the_run_and_the_last_good_checkpoint_stays(
 
 def test_data_without_val_keep_the_last_checkpoint_as_the_best(scenes_root: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    train(small_config(scenes_root, "trainer.max_epochs=1", "data.val=null", "data.test=null", f"run_folder={run}"))
-    assert read_checkpoint(run / "best.ckpt")["global_step"] == 4
+    train(small_config(scenes_root, "trainer.max_epochs=2", "data.val=null", f"run_folder={run}"))
+    best, last = (read_checkpoint(run / f"{name}.ckpt") for name in ("best", "last"))
+    assert best["global_step"] == last["global_step"] == 8
+    assert all(torch.equal(value, weights(last)[name]) for name, value in weights(best).items())
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert (metrics["weights"], metrics["val/AP"], metrics["split"]) == ("last", None, "test")
 
 
 def test_workers_change_nothing(scenes_root: Path, tmp_path: Path) -> None:

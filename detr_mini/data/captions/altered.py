@@ -1,4 +1,4 @@
-"""Captions made worse on purpose, to see what a detector reads: words in disorder, or another picture's sentence."""
+"""Captions made worse on purpose, to see what a detector reads: in disorder, another picture's, with a typing error."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from detr_mini.structures import Caption, Phrase
 
@@ -45,19 +46,34 @@ def foreign(caption: Caption, others: Sequence[Caption]) -> Caption | None:
     return None
 
 
+def misspelt(caption: Caption, rng: random.Random) -> Caption:
+    """Two neighbouring letters of one word exchanged, as fingers do it: what is true of the picture stays true."""
+    text = caption.text
+    places = [i for i in range(len(text) - 1) if text[i : i + 2].isalpha() and text[i] != text[i + 1]]
+    if not places:
+        return caption
+    i = rng.choice(places)
+    return replace(caption, text=text[:i] + text[i + 1] + text[i] + text[i + 2 :])
+
+
 Source = Callable[[int], Sequence[Caption]]
 
 
 def altered(how: str, images: int, seed: int, source: Source) -> Source:
-    """The captions of image i of `images`, which `source` gives, `how` = shuffled or foreign."""
+    """The captions of image i of `images`, which `source` gives, `how` = shuffled, misspelt or foreign."""
 
-    def disordered(index: int) -> list[Caption]:
+    def changed(change: Callable[[Caption, random.Random], Caption], index: int) -> list[Caption]:
         rng = random.Random(f"{seed} {index}")
-        return [shuffled(caption, rng) for caption in source(index)]
+        return [change(caption, rng) for caption in source(index)]
 
     def exchanged(index: int) -> list[Caption]:
         nearby = [caption for step in range(1, min(images, 6)) for caption in source((index + step) % images)]
         found = (foreign(caption, nearby) for caption in source(index))
         return [caption for caption in found if caption is not None]
 
-    return {"shuffled": disordered, "foreign": exchanged}[how]
+    ways: dict[str, Source] = {
+        "shuffled": partial(changed, shuffled),
+        "misspelt": partial(changed, misspelt),
+        "foreign": exchanged,
+    }
+    return ways[how]

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import inspect
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from detr_mini.boxes import cxcywh_to_xyxy, xyxy_to_xywh
 from detr_mini.data.captions.files import read_captions
-from detr_mini.data.captions.make import WEIGHTS, captions_of, ensure_captioned, items_of
+from detr_mini.data.captions.make import WEIGHTS, ensure_captioned, items_of
 from detr_mini.data.captions.names import CategoryCaptions, Together
-from detr_mini.data.captions.records import Item
-from detr_mini.data.captions.refer import Words, captions_about, checked_kinds, things_of, words_for
+from detr_mini.data.captions.records import ATTRIBUTES, Item
+from detr_mini.data.captions.refer import Words, checked_kinds, words_for
 from detr_mini.data.captions.refer_files import ensure_referred
+from detr_mini.data.captions.sources import CaptionsOf, FileCaptions, MadeCaptions, ReferredCaptions
 from detr_mini.data.captions.targets import collate_captions
 from detr_mini.data.coco import CocoSet
 from detr_mini.data.collate import collate
@@ -26,10 +26,9 @@ from detr_mini.data.columns import read_json
 from detr_mini.data.dataset import DetectionDataset
 from detr_mini.data.module import DetectionData
 from detr_mini.data.samplers import Key
-from detr_mini.data.transforms import image_seed
 from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.structures import Batch, Caption, Target
-from detr_mini.text.names import FRAME, listed
+from detr_mini.text.names import listed
 from detr_mini.text.tokenizers import KINDS as TOKENIZERS
 from detr_mini.text.tokenizers import AnyTokenizer
 
@@ -46,9 +45,6 @@ ROUNDS = 4
 
 REFER = ("names", "complete", "folder", "each")
 
-CaptionsOf = Callable[[int, int, Target], list[Caption]]
-"""Captions of an image: its place in the set, the epoch, its target as the model gets it."""
-
 
 class CaptionDataset(DetectionDataset):
     """Images, targets and captions for keys (index, epoch, strong)."""
@@ -59,80 +55,10 @@ class CaptionDataset(DetectionDataset):
 
     def __getitem__(self, key: Key | tuple[int, int]) -> tuple[Tensor, Target, list[Caption]]:  # type: ignore[override]
         image, target = super().__getitem__(key)
+        own = self.captions.own if isinstance(self.captions, Together) else self.captions
+        if isinstance(own, MadeCaptions):
+            target = replace(target, attributes=own.attributes(key[0]))
         return image, target, self.captions(key[0], key[1], target)
-
-
-@dataclass(frozen=True)
-class MadeCaptions:
-    """New captions of made scenes, a function of seed, epoch and image."""
-
-    items: tuple[tuple[Item, ...], ...]
-    image_ids: tuple[int, ...]
-    seed: int
-    count: int
-    weights: Mapping[str, float | int]
-    longest_chain: int
-
-    def __call__(self, index: int, epoch: int, target: Target) -> list[Caption]:
-        boxes = _pixels(target).tolist()
-        items = [replace(i, box=tuple(b)) for i, b in zip(self.items[index], boxes, strict=True)]
-        rng = random.Random(image_seed(self.seed, epoch, self.image_ids[index]))
-        side = min(target.original_size)
-        return captions_of(items, side, rng, self.count, self.weights, longest_chain=self.longest_chain)
-
-
-def _pixels(target: Target) -> Tensor:
-    """The boxes (n, 4) as xywh in pixels of the original image's size."""
-    height, width = target.original_size
-    return xyxy_to_xywh(cxcywh_to_xyxy(target.boxes)) * target.boxes.new_tensor([width, height, width, height])
-
-
-@dataclass(frozen=True)
-class ReferredCaptions:
-    """New captions about photographs from their boxes, a function of seed, epoch and image."""
-
-    words: Words
-    categories: tuple[str, ...]
-    """Their names, by label."""
-    seed: int
-    count: int
-    weights: Mapping[str, float | int]
-    longest_chain: int
-
-    def __call__(self, index: int, epoch: int, target: Target) -> list[Caption]:
-        names = [self.categories[label] for label in target.labels.tolist()]
-        crowd = target.is_crowd.tolist()
-        crowded = frozenset(name for name, is_crowd in zip(names, crowd, strict=True) if is_crowd)
-        own = [name for name, is_crowd in zip(names, crowd, strict=True) if not is_crowd]
-        items = things_of(own, _pixels(target)[~target.is_crowd].tolist())
-        rng = random.Random(image_seed(self.seed, epoch, target.image_id))
-        how: dict[str, Any] = {"weights": self.weights, "longest_chain": self.longest_chain}
-        return captions_about(items, min(target.original_size), rng, self.words, self.count, crowded=crowded, **how)
-
-
-@dataclass(frozen=True)
-class FileCaptions:
-    """Captions of a file; `count` of each image's in training (None: all), drawn by seed, epoch and image."""
-
-    captions: tuple[tuple[Caption, ...], ...]
-    image_ids: tuple[int, ...]
-    seed: int
-    count: int | None
-
-    def __call__(self, index: int, epoch: int, target: Target) -> list[Caption]:
-        own = list(self.captions[index])
-        if self.count is None or len(own) <= self.count:
-            return own
-        return random.Random(image_seed(self.seed, epoch, self.image_ids[index])).sample(own, self.count)
-
-    def check(self, path: Path, tokenizer: AnyTokenizer, most: int) -> None:
-        """DataError where captions have more than `most` tokens with the frame: none is cut in silence."""
-        texts = [caption.text for own in self.captions for caption in own]
-        long = [text for text in texts if len(tokenizer.encode(text.lower()).ids) + FRAME > most]
-        if long:
-            raise DataError(f"{path}: {len(long)} of {len(texts)} captions have more than the {most} tokens that the "
-                            f"model takes (the first: {long[0][:60]!r}...); raise model.text.max_tokens or shorten "
-                            "them")  # fmt: skip
 
 
 class CaptionData(DetectionData):
@@ -146,7 +72,7 @@ class CaptionData(DetectionData):
     attributes of made scenes, whose `make` are parameters of `ensure_captioned`. `kinds`: how often training asks for
     each kind of made caption, where that is not as usual; `longest_chain`: of those, 2 or 3. `captions_per_image`: in
     a training batch. `tokenizer`: its `kind` and vocabulary `size`, learned from the training captions. After `setup`:
-    `tokenizer`, and the splits' captions in `sentences`.
+    `tokenizer`, the splits' captions in `sentences`, and the names of the `attributes` that training's things have.
     """
 
     def __init__(
@@ -193,6 +119,7 @@ class CaptionData(DetectionData):
         self.kinds = {**WEIGHTS, **(kinds or {})} if refer is None else checked_kinds(kinds)
         self.refer = None if refer is None else dict(refer)
         self.tokenizer: AnyTokenizer | None = None
+        self.attributes: tuple[str, ...] = ()
         self.sentences: dict[str, CaptionsOf] = {}
 
     def setup(self, stage: str | None = None) -> None:
@@ -201,6 +128,9 @@ class CaptionData(DetectionData):
         for name in self.sets:
             if name not in self.sentences and self.caption_files.get(name):
                 self.sentences[name] = self._sentences(name)
+        about = self.sentences.get("train")
+        if isinstance(about.own if isinstance(about, Together) else about, MadeCaptions):
+            self.attributes = ATTRIBUTES
         if self.tokenizer is None:
             self.tokenizer = self._trained_tokenizer()
 
@@ -316,4 +246,8 @@ def _collate(samples: Sequence[tuple[Tensor, Target, list[Caption]]], stride: in
     batch = collate(images, targets, stride)
     if not any(captions):  # boxes alone
         return batch
-    return replace(batch, captions=collate_captions(tokenizer, captions, batch.packed.counts))
+    told = collate_captions(tokenizer, captions, batch.packed.counts)
+    known = [target.attributes for target in targets if target.attributes is not None]
+    if len(known) == len(targets):
+        told = replace(told, attributes=pad_sequence(known, batch_first=True))
+    return replace(batch, captions=told)

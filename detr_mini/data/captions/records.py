@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from detr_mini.data.canvas import SHAPES
+
 KINDS = (
     "list",
     "attribute",
@@ -20,6 +22,7 @@ KINDS = (
 COLORS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 TEXTURES = ("plain", "striped", "dotted")
 SIZES = ("small", "large")
+ATTRIBUTES = (*SHAPES, *COLORS, *SIZES, *TEXTURES)
 
 CLEAR_OFFSET = 1 / 32
 """Of the canvas' side: centres nearer than this in x (y) are neither left nor right (above nor below) of each other."""

@@ -8,7 +8,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detr_mini.data.captions.altered import altered, foreign, shuffled
+from detr_mini.data.captions.altered import altered, foreign, misspelt, shuffled
 from detr_mini.structures import Caption, Phrase
 
 STAR = Caption(
@@ -31,6 +31,17 @@ def test_shuffled_words_are_the_same_words_and_phrases_keep_theirs(seed: int) ->
     for before, after in zip(STAR.phrases, made.phrases, strict=True):
         assert words_of(made, after) == words_of(STAR, before)
         assert (after.things, after.asked) == (before.things, before.asked)
+
+
+@given(st.integers(0, 999))
+def test_a_typing_error_exchanges_two_letters_of_one_word(seed: int) -> None:
+    made = misspelt(STAR, random.Random(seed))
+    wrong = [i for i, (one, other) in enumerate(zip(STAR.text, made.text, strict=True)) if one != other]
+    assert len(wrong) == 2
+    assert wrong[1] == wrong[0] + 1
+    assert made.text[wrong[0]] + made.text[wrong[1]] == STAR.text[wrong[1]] + STAR.text[wrong[0]]
+    assert made.phrases == STAR.phrases
+    assert misspelt(Caption("a b", "list", ()), random.Random(seed)).text == "a b"
 
 
 def test_a_foreign_sentence_is_of_the_kind_and_its_answer_is_this_pictures() -> None:

@@ -73,6 +73,26 @@ def test_left_stays_left_in_an_image_that_was_flipped(root: Path) -> None:
     assert read > 5
 
 
+def test_training_knows_the_attributes_of_each_thing_that_a_caption_asks_for(root: Path) -> None:
+    made, read = data(root, kinds={"attribute": 9.0}), 0
+    for batch in batches(made):
+        assert batch.captions.attributes.shape == (len(batch), batch.packed.boxes.shape[1], len(made.attributes))
+        assert (batch.captions.attributes.sum(-1) == 4 * batch.packed.valid).all()
+        for caption, row in zip(batch.captions.records, batch.captions.caption_image.tolist(), strict=True):
+            for phrase in caption.phrases if caption.kind == "attribute" else ():
+                words = [caption.text[a:b] for a, b in phrase.spans]
+                known = {word for word in " ".join(words).split() if word in made.attributes}
+                for thing in phrase.things:
+                    names = [
+                        n
+                        for n, true in zip(made.attributes, batch.captions.attributes[row, thing], strict=True)
+                        if true
+                    ]
+                    assert known <= set(names)
+                    read += len(known)
+    assert read > 3
+
+
 def test_val_has_the_files_captions_whole(root: Path) -> None:
     (batch,) = data(root).val_dataloader()
     written = json.loads((root / "annotations/val_captions.json").read_text())

@@ -1,0 +1,55 @@
+"""What the runs of a sweep are doing, on the terminal."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from detr_mini.evaluation.table import number
+from detr_mini.sweeps.record import Record, Run
+
+
+@contextmanager
+def board(record: Record, total: int, console: Console) -> Iterator[None]:
+    """Show, until the context is left, how many of `total` runs are done, and where each running one stands."""
+
+    def render() -> Table:
+        shown = Table.grid(padding=(0, 2))
+        running = [run for run in record.runs if run.state == "running"]
+        ended = sum(run.state in ("done", "failed", "broken") for run in record.runs)
+        shown.add_row(f"{ended} of {total} runs ended, {len(running)} running", "")
+        for run in running:
+            shown.add_row(record.title(run), _stands(record, run))
+        return shown
+
+    with Live(get_renderable=render, console=console, refresh_per_second=1, transient=True):
+        yield
+
+
+def say(record: Record, run: Run, console: Console) -> None:
+    """One line about a run that has ended."""
+    ended = sum(other.state in ("done", "failed", "broken") for other in record.runs)
+    if run.state == "done":
+        seconds = run.metrics.get("train_seconds")
+        told = f"AP {number(run.metrics.get('AP'))}, AP50 {number(run.metrics.get('AP50'))}"
+        told += "" if seconds is None else f", {seconds / 60:.1f} minutes"
+    else:
+        told = f"{run.state}: {run.sentence}"
+    console.print(f"[{ended}] {record.title(run)}: {told}", markup=False, highlight=False)
+
+
+def _stands(record: Record, run: Run) -> str:
+    """Step and latest AP, from its history.csv."""
+    try:
+        with (record.path(run) / "history.csv").open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+    except OSError:
+        return "starting"
+    measured = [row["val/AP"] for row in rows if row.get("val/AP")]
+    step = rows[-1]["step"] if rows else "0"
+    return f"step {step}" + (f", AP {float(measured[-1]):.3f}" if measured else "")

@@ -1,0 +1,109 @@
+"""The runs of a sweep as jobs of a cluster, by submitit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rich.console import Console
+
+from detr_mini.errors import ConfigError
+from detr_mini.sweeps.board import board, say
+from detr_mini.sweeps.launch import Attempt, Serial, left
+from detr_mini.sweeps.process import shared_threads
+from detr_mini.sweeps.record import Outcome, Record, start_or_go_on
+
+
+@dataclass(frozen=True)
+class Submitit(Serial):
+    """A job each on SLURM where it is found, else a process each on this machine, all at once.
+
+    `cluster`: slurm, local, debug (in this process) or None. `minutes`, `cpus`, `gpus`, `memory_gb`: of each job; one
+    that is pre-empted, or has used up its minutes, is queued again and goes on from its last.ckpt. `at_once`: jobs at
+    a time on SLURM. `more`: further parameters of submitit's AutoExecutor, such as {slurm_partition: gpu}.
+    """
+
+    cluster: str | None = None
+    minutes: int = 240
+    cpus: int = 4
+    gpus: int = 0
+    memory_gb: int | float = 16
+    at_once: int = 16
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def plan(self, words: Sequence[str]) -> list[list[str]]:
+        """As `Serial.plan`. ImportError, ConfigError where it cannot be done."""
+        with TemporaryDirectory() as folder:
+            self._executor(Path(folder), "check")
+        return super().plan(words)
+
+    def launch(self, words: Sequence[str], record: Record, attempt: Attempt) -> None:
+        """As `Serial.launch`; Ctrl-C cancels the jobs."""
+        import submitit
+
+        plan, executor = self.plan(words), self._executor(record.folder / "submitit", record.name)
+        runs = left(plan, record)
+        if not runs:
+            return
+        threads = self.cpus if executor.cluster == "slurm" else shared_threads(len(runs))
+        for run in runs:
+            record.begin(run)
+        with executor.batch():
+            jobs = [executor.submit(Job(run.words, record.path(run), threads, attempt)) for run in runs]
+        waiting, console = dict(zip(jobs, runs, strict=True)), Console()
+        console.print(f"{len(jobs)} jobs ({executor.cluster}), their logs in {record.folder / 'submitit'}")
+        try:
+            with board(record, len(plan), console):
+                for job in submitit.helpers.as_completed(jobs, poll_frequency=2):
+                    run = waiting.pop(job)
+                    record.end(run, _outcome(job))
+                    say(record, run, console)
+        except KeyboardInterrupt:
+            for job in waiting:
+                job.cancel(check=False)
+            raise
+
+    def _executor(self, folder: Path, name: str) -> Any:
+        import submitit
+
+        try:
+            executor = submitit.AutoExecutor(folder, self.cluster)
+            executor.update_parameters(
+                name=name, timeout_min=self.minutes, cpus_per_task=self.cpus, gpus_per_node=self.gpus,
+                mem_gb=self.memory_gb, slurm_array_parallelism=self.at_once, **self.more,
+            )  # fmt: skip
+        except (ValueError, NameError, AssertionError, RuntimeError) as error:
+            raise ConfigError(f"submitit refuses these settings: {str(error).splitlines()[0]}") from error
+        return executor
+
+
+class Job:
+    """What a job runs. It is sent to the cluster, with its settings, as a file."""
+
+    def __init__(self, words: Sequence[str], folder: Path, threads: int, attempt: Attempt) -> None:
+        self.words, self.folder, self.threads, self.attempt = list(words), folder, threads, attempt
+
+    def __call__(self) -> Outcome:
+        """Train in the job's own process, from the start or from last.ckpt."""
+        import torch
+
+        torch.set_num_threads(self.threads)
+        return self.attempt(start_or_go_on(self.words, self.folder))
+
+    def checkpoint(self) -> Any:
+        """Asked by submitit when the job is to be queued again: the same once more, which then goes on."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def _outcome(job: Any) -> Outcome:
+    """What a job gave back; of one that was lost, the end of its log."""
+    try:
+        return job.result()
+    except Exception as error:  # submitit's own, for all that may go wrong on a cluster
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        return 1, lines[-1].strip() if lines else type(error).__name__

@@ -1,0 +1,109 @@
+"""Where the runs of a sweep are trained: on this machine, one after the other or side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from detr_mini.config import sweep
+from detr_mini.drawing.judgement import spreads
+from detr_mini.errors import ConfigError
+from detr_mini.sweeps.board import board, say
+from detr_mini.sweeps.process import Processes, shared_threads
+from detr_mini.sweeps.record import Outcome, Record, Run
+
+Attempt = Callable[[Sequence[str]], Outcome]
+"""Trains with some words in this process; how it ended."""
+
+
+@dataclass(frozen=True)
+class Serial:
+    """One run after the other, in this process.
+
+    `folder`: the sweep's; None: a new one. `measure`: the key of metrics.json that orders the choices; None: AP on val
+    where there is one, else AP. Both are so in all launchers.
+    """
+
+    folder: str | None = None
+    measure: str | None = None
+
+    def plan(self, words: Sequence[str]) -> list[list[str]]:
+        """The settings of each run: every value with every other."""
+        return sweep(words)
+
+    def launch(self, words: Sequence[str], record: Record, attempt: Attempt) -> None:
+        """Train what is not done yet, and keep how each ended in `record`. KeyboardInterrupt after Ctrl-C."""
+        runs = left(self.plan(words), record)
+        for number, run in enumerate(runs, 1):
+            print(f"[{number}/{len(runs)}] {record.title(run)}", flush=True)
+            outcome = attempt(record.begin(run))
+            record.end(run, outcome)
+            if outcome[0] == 130:
+                raise KeyboardInterrupt
+
+    def draw(self, record: Record, rows: Sequence[dict[str, Any]], path: Path) -> None:
+        """One picture of what was reached: `rows` are the choices, in their order."""
+        choices = record.choices()
+        values = {key: {} for key in ("AP", "AP50")}  # type: dict[str, dict[str, list[float]]]
+        for key, groups in values.items():
+            for name in [row["recipe"] for row in rows[:DRAWN]]:
+                found = [run.metrics[key] for run in choices[name] if run.metrics.get(key) is not None]
+                groups |= {name: found} if found else {}
+        spreads(values, path, record.about())
+
+
+DRAWN = 30
+"""So many choices, the best, are drawn."""
+
+
+@dataclass(frozen=True)
+class Joblib(Serial):
+    """`jobs` runs at a time on this machine, each a process; the cores are shared out."""
+
+    jobs: int = 2
+
+    def plan(self, words: Sequence[str]) -> list[list[str]]:
+        """As `Serial.plan`. ImportError, ConfigError where it cannot be done."""
+        check_jobs(self.jobs)
+        return super().plan(words)
+
+    def launch(self, words: Sequence[str], record: Record, attempt: Attempt) -> None:
+        """As `Serial.launch`. joblib keeps `jobs` threads going, which wait for the processes."""
+        plan = self.plan(words)
+        side_by_side(partial(_train, record), left(plan, record), self.jobs, record, len(plan))
+
+
+def side_by_side(
+    work: Callable[[Processes, Console, Any], None], items: Sequence[Any], jobs: int, record: Record, total: int
+) -> None:
+    """`work` each of `items`, `jobs` at a time; the terminal shows how far they are."""
+    from joblib import Parallel, delayed
+
+    console = Console()
+    with Processes(shared_threads(jobs)) as processes, board(record, total, console):
+        pool = Parallel(n_jobs=jobs, backend="threading", return_as="generator_unordered", batch_size=1)
+        for _ in pool(delayed(work)(processes, console, item) for item in items):
+            pass
+
+
+def check_jobs(jobs: int) -> None:
+    """ConfigError where so many runs at a time make no sense; ImportError where joblib is missing."""
+    import joblib  # noqa: F401
+
+    if jobs < 1:
+        raise ConfigError(f"sweep.jobs is {jobs}; it must be at least 1")
+
+
+def _train(record: Record, processes: Processes, console: Console, run: Run) -> None:
+    record.end(run, processes.train(record.begin(run), record.log(run)))
+    say(record, run, console)
+
+
+def left(plan: Sequence[Sequence[str]], record: Record) -> list[Run]:
+    """The runs of the plan that are not done yet."""
+    return [run for run in [record.run(words) for words in plan] if run.state != "done"]

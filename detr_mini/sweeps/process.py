@@ -1,0 +1,105 @@
+"""A run as a process of its own: killed, it takes no other along; and the cores are shared out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+
+from detr_mini.sweeps.record import Outcome
+
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+COMMAND = (sys.executable, "-m", "detr_mini", "train")
+PACKAGE = Path(__file__).resolve().parents[2]
+
+
+class Processes:
+    """Trainings of this sweep that are processes, each with `threads` threads.
+
+    Ctrl-C (and SIGTERM, and a closed terminal) reaches them once, through here: each writes its last.ckpt after its
+    step, no further one starts, and leaving the context waits for them; a second Ctrl-C stops them at once.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self.stopping = False
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._former: dict[int, signal.Handlers | int | object | None] = {}
+
+    def __enter__(self) -> Processes:
+        if threading.current_thread() is threading.main_thread():
+            self._former = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None and not self.stopping:
+            self._interrupt()
+        for process in list(self._running):
+            process.wait()
+        for number, handler in self._former.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        first = not self.stopping
+        self._interrupt()
+        if first:
+            print("\nstopping: each run writes its state after its step; once more stops at once", flush=True)
+            raise KeyboardInterrupt
+
+    def _interrupt(self) -> None:
+        self.stopping = True
+        for process in list(self._running):
+            process.send_signal(signal.SIGINT)
+
+    def train(self, words: Sequence[str], log: Path) -> Outcome:
+        """`detr-mini train WORDS`, what it says appended to `log`; how it ended."""
+        if self.stopping:
+            return 130, "stopped"
+        threads = str(self.threads)
+        paths = os.pathsep.join(filter(None, [str(PACKAGE), os.environ.get("PYTHONPATH")]))
+        own = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONPATH": paths}
+        with log.open("ab") as stream:
+            process = subprocess.Popen(
+                [*COMMAND, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **own},
+                start_new_session=True,  # a terminal's Ctrl-C would reach it a second time
+            )
+        self._running.add(process)
+        if self.stopping:  # asked for while it was started
+            process.send_signal(signal.SIGINT)
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
+        finally:
+            self._running.discard(process)
+        return status, _said(status, log)
+
+
+def shared_threads(jobs: int) -> int:
+    """Threads that each of `jobs` runs at a time may have: this process's cores shared out, at least one."""
+    from joblib import cpu_count
+
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    share = max(1, cpu_count() // jobs)
+    return min(share, int(allowed)) if allowed.isdigit() and int(allowed) else share
+
+
+def _said(status: int, log: Path) -> str:
+    """The sentence of a process that ended with `status`."""
+    if status == 0:
+        return ""
+    if status < 0:
+        name = signal.Signals(-status).name
+        return f"its process was ended by {name}" + (" (often too little memory)" if name == "SIGKILL" else "")
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1].removeprefix("detr-mini: ") if lines else f"it ended with status {status}"

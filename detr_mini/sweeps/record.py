@@ -1,0 +1,199 @@
+"""What a sweep has done so far, in its folder: sweep.json, from which it also goes on."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from detr_mini.config import new_run_folder
+from detr_mini.errors import ConfigError
+
+Outcome = tuple[int, str]
+"""How a run ended: its exit status, and a sentence where that is not 0."""
+STATES = {0: "done", 2: "failed", 130: "stopped"}
+"""Exit statuses; any other is "broken": a fault of ours, or a process that was killed."""
+KEPT = ("AP", "AP50", "AP75", "AP_low", "AP_high", "AP50_low", "AP50_high", "val/AP", "split", "seed", "train_seconds")
+
+
+@dataclass
+class Run:
+    """One training. `words`: its settings; `folder`: below the sweep's; `metrics`: of its metrics.json what is KEPT,
+    and the measure that the sweep goes by."""
+
+    words: list[str]
+    folder: str
+    state: str = "waiting"
+    sentence: str = ""
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+class Record:
+    """The runs of a sweep. Every change is written at once; threads may share it."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+        self.runs: list[Run] = []
+        self.swept: set[str] = set()
+        """Settings of which several values were asked for."""
+        self.asked: list[Run] = []
+        """The runs that this call is about; others are from earlier calls."""
+        self.measure: str | None = None
+        """What the sweep goes by; None: AP on val where there is one, else AP."""
+        self._lock = threading.RLock()
+
+    @classmethod
+    def at(cls, folder: str | Path | None, name: str, measure: str | None = None) -> Record:
+        """A new sweep in `folder` (None: outputs/<name>/<date and time>), or the one that is there.
+
+        ConfigError where something else is.
+        """
+        wanted = None if folder is None else Path(folder).expanduser()
+        if wanted is None or not wanted.exists() or (wanted.is_dir() and not any(wanted.iterdir())):
+            record = cls(new_run_folder("outputs", name, wanted), name)
+            record.measure = measure
+            return record
+        file = wanted / "sweep.json"
+        if not file.is_file():
+            raise ConfigError(f"{wanted} holds something and no sweep (no sweep.json); choose another sweep.folder")
+        try:
+            content = json.loads(file.read_bytes())
+            record = cls(wanted, content["name"])
+            record.runs = [Run(**{k: row[k] for k in Run.__dataclass_fields__}) for row in content["runs"]]
+            record.swept, record.measure = set(content["swept"]), measure
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{file} is not what a sweep has written ({error}); choose another folder") from error
+        for run in record.runs:
+            record._look(run)
+        return record
+
+    def run(self, words: Sequence[str]) -> Run:
+        """The run with these settings: one that is there, or a new one."""
+        with self._lock:
+            run = next((run for run in self.runs if run.words == list(words)), None)
+            if run is None:
+                shown = "_".join(re.sub(r"[^\w.+-]+", "-", _last(word)).strip("-") for word in self.varied(words))
+                run = Run(list(words), f"{len(self.runs)}_{shown or self.name}"[:60])
+                self.runs.append(run)
+                self.write()
+            self.asked.append(run)
+            return run
+
+    def take(self, run: Run) -> bool:
+        """Whether it is the caller's to train: False where it is done, or another thread trains it."""
+        with self._lock:
+            if run.state in ("done", "running"):
+                return False
+            run.state = "running"
+            return True
+
+    def begin(self, run: Run) -> list[str]:
+        """It runs from now on: words that start it, or let it go on where its last.ckpt stands."""
+        with self._lock:
+            run.state, run.sentence = "running", ""
+            self.write()
+        return start_or_go_on(run.words, self.path(run))
+
+    def end(self, run: Run, outcome: Outcome) -> None:
+        """Keep how it ended, and what it reached."""
+        with self._lock:
+            run.state, run.sentence = STATES.get(outcome[0], "broken"), outcome[1]
+            if run.state == "done":
+                self._look(run)
+            self.write()
+
+    def stop(self) -> None:
+        """Nothing runs any more."""
+        with self._lock:
+            for run in self.runs:
+                if run.state == "running":
+                    run.state = "stopped"
+            self.write()
+
+    def path(self, run: Run) -> Path:
+        """Its run folder."""
+        return self.folder / run.folder
+
+    def log(self, run: Run) -> Path:
+        """What it says, where it is a process of its own."""
+        return self.folder / f"{run.folder}.log"
+
+    def _look(self, run: Run) -> None:
+        """Its state as its folder has it, and what it reached."""
+        try:
+            metrics = json.loads((self.path(run) / "metrics.json").read_bytes())
+        except (OSError, ValueError):  # not there, or cut off by a kill
+            lost = run.metrics or not self.path(run).is_dir()  # without val and test nothing is measured
+            if run.state == "running" or (run.state == "done" and lost):
+                run.state = "waiting"
+            return
+        run.state, run.sentence = "done", ""
+        run.metrics = {key: metrics.get(key) for key in (*KEPT, *filter(None, [self.measure]))}
+
+    def varied(self, words: Sequence[str]) -> list[str]:
+        """Those of a run's words in which the runs differ."""
+        every = [set(run.words) for run in self.runs]
+        common = set.intersection(*every) if every else set(words)
+        differing = {key_of(word) for words in every for word in words - common}
+        last = {key_of(word): word for word in words}  # of one setting said twice the last word counts
+        return [word for key, word in last.items() if key in self.swept | differing]
+
+    def title(self, run: Run) -> str:
+        """The run in few words."""
+        return " ".join(self.varied(run.words)) or self.name
+
+    def choice(self, run: Run) -> str:
+        """The same without the seed: runs of one choice are repeats."""
+        return ", ".join(word for word in self.varied(run.words) if key_of(word) != "seed") or self.name
+
+    def choices(self) -> dict[str, list[Run]]:
+        """All runs by choice."""
+        found: dict[str, list[Run]] = {}
+        for run in self.runs:
+            found.setdefault(self.choice(run), []).append(run)
+        return found
+
+    def goes_by(self) -> str:
+        """The measure that choices are ordered and searched by."""
+        if self.measure is not None:
+            return self.measure
+        return "val/AP" if any(run.metrics.get("val/AP") is not None for run in self.runs) else "AP"
+
+    def about(self) -> str:
+        """A title: whose runs, how many, measured on what."""
+        done = [run for run in self.runs if run.state == "done"]
+        splits = sorted({str(run.metrics.get("split")) for run in done})
+        return f"{self.name}: {len(done)} runs on {' and '.join(splits)}"
+
+    def write(self, **more: Any) -> None:
+        """sweep.json, whole at any moment."""
+        runs = [{**asdict(run), "choice": self.choice(run)} for run in self.runs]
+        content = {"name": self.name, "swept": sorted(self.swept), "measure": self.goes_by(), "runs": runs, **more}
+        temporary = self.folder / ".sweep.tmp"
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        temporary.replace(self.folder / "sweep.json")
+
+
+def start_or_go_on(words: Sequence[str], folder: Path) -> list[str]:
+    """Words that train in `folder`: from the start, or from where its last.ckpt stands."""
+    if (folder / "last.ckpt").is_file():
+        return [f"resume={folder}"]
+    shutil.rmtree(folder, ignore_errors=True)  # of a try that was ended before it had saved anything
+    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    return [*words, f"run_folder='{quoted}'"]
+
+
+def key_of(word: str) -> str:
+    """The setting that a word is about."""
+    return word.lstrip("+~").partition("=")[0]
+
+
+def _last(word: str) -> str:
+    """optim.optimizer.lr=0.02 in short: lr-0.02."""
+    key, _, value = word.partition("=")
+    return f"{key.split('.')[-1]}-{value}"

@@ -1,0 +1,181 @@
+"""Settings searched by Optuna: each trial trains with values that those before make promising."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from detr_mini.drawing.judgement import searched
+from detr_mini.errors import ConfigError
+from detr_mini.sweeps.board import say
+from detr_mini.sweeps.launch import Attempt, Serial, check_jobs, side_by_side
+from detr_mini.sweeps.process import Processes
+from detr_mini.sweeps.record import Record, key_of
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is searched: settings that stay, a distribution for each that does not, the seeds of each trial."""
+
+    fixed: list[str]
+    searched: dict[str, Any]
+    seeds: list[str]
+
+    def words(self, values: dict[str, Any], seed: str) -> list[str]:
+        """The settings of one run."""
+        told = [f"{key}={f'{value:.6g}' if isinstance(value, float) else value}" for key, value in values.items()]
+        return [*self.fixed, *told, *([seed] if seed else [])]
+
+
+def space(words: Sequence[str]) -> Space:
+    """From Hydra's words: interval(a,b), int(interval(a,b)), range(a,b,step), tag(log,...), choice(...) or a,b.
+
+    Several seeds are no choice: each trial has them all. ConfigError where nothing is searched.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    fixed, searched, seeds = [], {}, [""]
+    for word in words:
+        try:
+            override = OverridesParser.create().parse_override(word)
+        except HydraException as error:
+            raise ConfigError(f"the sweep cannot be read: {str(error).splitlines()[0]}") from error
+        if not override.is_sweep_override():
+            fixed.append(word)
+        elif override.get_key_element() == "seed" and not override.is_interval_sweep():
+            seeds = [f"seed={value}" for value in override.sweep_string_iterator()]
+        else:
+            searched[override.get_key_element()] = _distribution(override)
+    if not searched:
+        raise ConfigError(
+            "nothing is searched; give a range such as 'optim.optimizer.lr=interval(0.005,0.05)', "
+            "or a choice such as optim=muon,adamw"
+        )
+    return Space(fixed, searched, seeds)
+
+
+def _distribution(override: Any) -> Any:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    value = override.value()
+    log = "log" in getattr(value, "tags", ())
+    if override.is_interval_sweep():
+        kind = IntDistribution if isinstance(value.start, int) else FloatDistribution
+        ends, more = (value.start, value.end), {"log": log}
+    elif override.is_range_sweep() and not log:
+        whole = isinstance(value.start, int) and isinstance(value.step, int)
+        kind = IntDistribution if whole else FloatDistribution
+        steps = list(value.range())
+        ends, more = (steps[0], steps[-1]), {"step": value.step}
+    else:
+        return CategoricalDistribution(list(override.sweep_string_iterator()))
+    try:
+        return kind(*ends, **more)
+    except ValueError as error:
+        raise ConfigError(f"{override.input_line} cannot be searched: {error}") from error
+
+
+@dataclass(frozen=True)
+class Optuna(Serial):
+    """`trials` trainings, `jobs` at a time, each a process; Optuna's TPE chooses the values to make `measure` large.
+
+    The first `random` trials are drawn at random, by `seed`. The study is kept in the sweep's folder (study.db): the
+    same words with the same folder go on, with more `trials` if so told. `measure`: None is AP on val, so that nothing
+    is chosen by what the test set says.
+    """
+
+    jobs: int = 1
+    trials: int = 20
+    random: int = 5
+    seed: int = 0
+
+    def plan(self, words: Sequence[str]) -> list[list[str]]:
+        """The settings of one run, as an example. ImportError, ConfigError where it cannot be done."""
+        import optuna  # noqa: F401
+
+        check_jobs(self.jobs)
+        searching = space(words)
+        lowest = {key: getattr(d, "low", getattr(d, "choices", [0])[0]) for key, d in searching.searched.items()}
+        return [searching.words(lowest, searching.seeds[0])]
+
+    def launch(self, words: Sequence[str], record: Record, attempt: Attempt) -> None:
+        """As `Serial.launch`, of runs whose settings are found as they go."""
+        from optuna.trial import TrialState
+
+        searching = space(words)
+        record.measure = self.measure or "val/AP"
+        study = self._study(words, record)
+        for trial in study.get_trials(states=(TrialState.RUNNING,)):  # of a sweep that was ended: the same once more
+            study.tell(trial.number, state=TrialState.FAIL)
+            study.enqueue_trial(trial.params)
+        left = self.trials - len(study.get_trials(states=(TrialState.COMPLETE,)))
+        total = len(record.runs) + max(left, 0) * len(searching.seeds)
+        side_by_side(partial(_try, study, searching, record), range(left), self.jobs, record, total)
+
+    def _study(self, words: Sequence[str], record: Record) -> Any:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        storage = f"sqlite:///{record.folder / 'study.db'}"
+        study = optuna.create_study(storage=storage, study_name="sweep", direction="maximize", load_if_exists=True)
+        known = study.user_attrs.get("words", list(words))
+        if known != list(words):
+            raise ConfigError(
+                f"the study in {record.folder} was made with other settings ({' '.join(known)}); "
+                "the same ones go on there, others need another sweep.folder"
+            )
+        study.set_user_attr("words", list(words))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # constant_liar, which keeps trials side by side apart, was new once
+            study.sampler = optuna.samplers.TPESampler(
+                n_startup_trials=self.random, constant_liar=True, seed=self.seed + len(study.trials)
+            )
+        return study
+
+    def draw(self, record: Record, rows: Sequence[dict[str, Any]], path: Path) -> None:
+        """The measure over each setting that was searched."""
+        measure = record.goes_by()
+        done = [(run, run.metrics[measure]) for run in record.runs if run.metrics.get(measure) is not None]
+        keys = [key for key in sorted(record.swept) if key != "seed"]
+        said = [{key_of(word): word.partition("=")[2] for word in run.words} for run, _ in done]
+        values = {key: [settings[key] for settings in said] for key in keys}
+        searched(values, [value for _, value in done], path, measure, record.about())
+
+
+def _try(study: Any, searching: Space, record: Record, processes: Processes, console: Console, number: int) -> None:
+    """One trial: a run for each seed; their mean is what the study is told."""
+    from optuna.trial import TrialState
+
+    trial = study.ask(searching.searched)
+    reached: list[float] = []
+    for seed in searching.seeds:
+        run = record.run(searching.words(trial.params, seed))
+        taken = record.take(run)
+        while not taken and run.state == "running":  # another trial drew the same values
+            time.sleep(0.2)
+            taken = record.take(run)
+        if taken:
+            record.end(run, processes.train(record.begin(run), record.log(run)))
+            say(record, run, console)
+        if run.state == "stopped":
+            return  # the trial stays open: the next call goes on with it
+        if run.state != "done":
+            study.tell(trial, state=TrialState.FAIL)
+            return
+        value = run.metrics.get(record.goes_by())
+        if value is None:
+            raise ConfigError(
+                f"the search goes by '{record.goes_by()}', and {record.path(run)}/metrics.json has none; "
+                "name another of its keys by sweep.measure"
+            )
+        reached.append(float(value))
+    study.tell(trial, statistics.fmean(reached))

@@ -1,0 +1,88 @@
+"""`detr-mini train -m`: many trainings, then one table and one picture of them all."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console, Group
+from rich.text import Text
+
+from detr_mini.config import compose, swept
+from detr_mini.errors import ConfigError
+from detr_mini.evaluation.recipes import recipe, recipe_table
+from detr_mini.models.build import build_part
+from detr_mini.sweeps.launch import Attempt
+from detr_mini.sweeps.record import Record, Run
+
+
+def train_many(words: Sequence[str], attempt: Attempt) -> int:
+    """Train with each of the settings that `words` ask for; the exit status.
+
+    Words that begin with `sweep` say where and how (configs/sweep.yaml). 0: all are done; 2: some failed, each for
+    something that the user gave; 1: some failed otherwise. A failure does not stop the others. KeyboardInterrupt after
+    Ctrl-C. Table, picture and sweep.json of what is there come in every case.
+    """
+    own = [word for word in words if re.match(r"sweep[.=]", word)]
+    rest = [word for word in words if word not in own]
+    for word in rest:
+        if word.startswith(("run_folder=", "resume=")):
+            raise ConfigError(f"{word} is for one run; say sweep.folder=FOLDER (a sweep that is there goes on)")
+    launcher = build_part("sweep", compose("sweep", own).sweep, ("detr_mini.sweeps",))
+    record = Record.at(launcher.folder, _name(launcher.plan(rest)), launcher.measure)
+    record.swept |= swept(rest)
+    try:
+        launcher.launch(rest, record, attempt)
+    finally:
+        record.stop()
+        if record.runs:
+            tell(record, launcher)
+    return _status(record)
+
+
+def _name(plan: Sequence[Sequence[str]]) -> str:
+    """The name that the runs have; ConfigError where no run's settings can be read."""
+    complaint = ConfigError("the sweep has no run")
+    for words in plan:
+        try:
+            return str(compose("train", words).name)
+        except ConfigError as error:
+            complaint = error
+    raise complaint
+
+
+def tell(record: Record, launcher: Any) -> None:
+    """Print the table of the choices; write it, and sweep.json and sweep.png."""
+    choices, by = record.choices(), record.goes_by()
+    measures = [*dict.fromkeys((by, "AP", "AP50", "train_seconds"))]
+    done = {name: [run.metrics for run in runs if run.state == "done"] for name, runs in choices.items()}
+    rows = [recipe(name, metrics, measures) for name, metrics in done.items()]
+    rows.sort(key=lambda row: -1.0 if row[by] is None else row[by], reverse=True)
+    counts = [_count(choices[row["recipe"]]) for row in rows]
+    parts: list[Any] = [recipe_table(rows, counts, measures, title=f"{record.about()}; the best {by} first")]
+    parts += [Text(f"{record.title(run)}: {run.state}. {run.sentence}") for run in record.runs if run.state != "done"]
+    shown = Group(*parts)
+    record.write(choices=rows)
+    Console().print(shown)
+    with (record.folder / "sweep.txt").open("w", encoding="utf-8") as stream:
+        Console(file=stream, width=120).print(shown)
+    if any(row[by] is not None for row in rows):
+        launcher.draw(record, rows, record.folder / "sweep.png")
+    print(f"written to {record.folder}", flush=True)
+
+
+def _count(runs: Sequence[Run]) -> str:
+    done = sum(run.state == "done" for run in runs)
+    return str(done) if done == len(runs) else f"{done} of {len(runs)}"
+
+
+def _status(record: Record) -> int:
+    asked = {run.folder: run for run in record.asked}
+    left = [run for run in asked.values() if run.state != "done"]
+    if not left:
+        return 0
+    names = "; ".join(record.title(run) for run in left)
+    print(f"detr-mini: {len(left)} of {len(asked)} runs failed: {names}", file=sys.stderr)
+    return 1 if any(run.state == "broken" for run in left) else 2

@@ -1,0 +1,107 @@
+"""`python docs/caption_pictures.py`: the pictures of docs/captions.md, by the weights that come with the package."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+
+from detr_mini import load
+from detr_mini.drawing.sentences import Told, draw_captions
+from detr_mini.inference.detector import Detector, as_tensor
+from detr_mini.structures import Caption, Phrase
+
+IMAGES = Path(__file__).parent / "images"
+FINE = 4
+"""Pictures are drawn so many times larger, and made smaller with smooth edges."""
+SIDE = 128
+
+Thing = tuple[str, str, float, float, float]
+"""Shape, colour, centre (x, y) and diameter in pixels."""
+
+DRAWN: list[tuple[str, list[Thing], list[str]]] = [
+    (
+        "#101840",
+        [("square", "#d02020", 64, 92, 34), ("triangle", "#20a030", 64, 60, 34), ("star", "#ffd820", 22, 24, 24),
+         ("star", "#ffd820", 58, 18, 14), ("star", "#ffd820", 104, 30, 26), ("circle", "#3060e0", 22, 100, 15)],
+        ["the triangle above the red square", "the two large yellow stars", "the blue circle left of the square"],
+    ),
+    (
+        "#bfe4f7",
+        [("circle", "#d02020", 20, 44, 26), ("circle", "#20a030", 50, 34, 26), ("circle", "#7030c0", 80, 46, 26),
+         ("circle", "#d02020", 108, 36, 26), ("square", "#f08010", 64, 102, 30)],
+        ["the second circle from the left", "the circles that are not red", "a green circle and an orange square"],
+    ),
+    (
+        "#ffffff",
+        [("cross", "#2040d0", 26, 26, 26), ("circle", "#d02020", 64, 26, 26), ("cross", "#2040d0", 102, 64, 26),
+         ("circle", "#d02020", 64, 64, 26), ("cross", "#2040d0", 26, 102, 26), ("heart", "#f080b0", 102, 102, 26)],
+        ["the three crosses", "the circle above the red circle", "the cross right of the circle below the circle"],
+    ),
+]  # fmt: skip
+"""Ground, things, and what is asked of the picture."""
+
+
+def outline(shape: str, x: float, y: float, size: float) -> list[tuple[float, float]]:
+    """Corners of a thing of that diameter."""
+    r = size / 2
+    if shape == "heart":
+        turns = [2 * math.pi * k / 60 for k in range(60)]
+        across = [16 * math.sin(t) ** 3 for t in turns]
+        down = [-(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) for t in turns]
+        return [(x + r * a / 17, y + r * d / 17) for a, d in zip(across, down, strict=True)]
+    if shape == "cross":
+        arm = 0.34 * r
+        quarter = [(r, -arm), (r, arm), (arm, arm)]
+        corners = [c for k in range(4) for c in (quarter if k == 0 else [_turned(*q, k) for q in quarter])]
+        return [(x + a, y + b) for a, b in corners]
+    corners, inner = {"circle": (60, 1.0), "square": (4, 1.0), "triangle": (3, 1.0), "star": (10, 0.45)}[shape]
+    start = -math.pi / 4 if shape == "square" else -math.pi / 2
+    points = []
+    for k in range(corners):
+        reach = r * (inner if k % 2 else 1.0) * (math.sqrt(2) if shape == "square" else 1.0)
+        angle = start + 2 * math.pi * k / corners
+        points.append((x + reach * math.cos(angle), y + reach * math.sin(angle)))
+    return points
+
+
+def _turned(x: float, y: float, quarters: int) -> tuple[float, float]:
+    for _ in range(quarters):
+        x, y = -y, x
+    return x, y
+
+
+def drawn(ground: str, things: list[Thing]) -> Image.Image:
+    """What a person would draw: flat colours on a flat ground."""
+    picture = Image.new("RGB", (SIDE * FINE, SIDE * FINE), ground)
+    pen = ImageDraw.Draw(picture)
+    for shape, colour, x, y, size in things:
+        pen.polygon([(FINE * a, FINE * b) for a, b in outline(shape, x, y, size)], fill=colour)
+    return picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+
+
+def answered(detector: Detector, picture: Image.Image, caption: str) -> Told:
+    """What the detector finds of the caption, as a card: each phrase and its boxes in one colour."""
+    found = detector.detect(picture, caption)
+    assert found.phrases is not None
+    phrases, notes = [], [f"{score:.2f}" for score in found.scores.tolist()]
+    for words in dict.fromkeys(found.phrases):
+        begin = caption.find(words)
+        spans = ((begin, begin + len(words)),) if begin >= 0 else ()
+        things = tuple(i for i, own in enumerate(found.phrases) if own == words)
+        phrases.append(Phrase(spans, things, asked=True))
+    boxes = found.boxes if len(found) else torch.zeros(0, 4)
+    return Told(as_tensor(picture), boxes, Caption(caption, "", tuple(phrases)), notes=tuple(notes))
+
+
+def main() -> None:
+    detector = load("shapes_captions")
+    scenes = [(drawn(ground, things), captions) for ground, things, captions in DRAWN]
+    cards = [answered(detector, picture, caption) for picture, captions in scenes for caption in captions]
+    draw_captions(cards, IMAGES / "captions_drawn.png", "Drawn by hand, found by the weights in the box", columns=3)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Runs as jobs, on submitit's own stand-ins for a cluster."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from detr_mini import cli
+from detr_mini.sweeps.cluster import Job
+from sweep_parts import pretend, settings, sweep_json
+
+submitit = pytest.importorskip("submitit", reason="comes with the extra 'sweep'")
+
+
+def test_jobs_in_this_process_fill_the_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cli, "_call", lambda name, words: pretend(words))
+    words = ["sweep=submitit", "sweep.cluster=debug", f"sweep.folder={tmp_path / 's'}", "seed=0,1"]
+    assert cli.main(["train", "-m", *words]) == 0
+    (choice,) = sweep_json(tmp_path / "s")["choices"]
+    assert choice["AP_spread"] > 0
+
+
+def test_a_mistake_comes_back_from_a_job_of_its_own_process(tmp_path: Path) -> None:
+    words = ["sweep=submitit", "sweep.cluster=local", f"sweep.folder={tmp_path / 's'}", "trainer.threads=1"]
+    assert cli.main(["train", "-m", *words]) == 2
+    (run,) = sweep_json(tmp_path / "s")["runs"]
+    assert run["state"] == "failed"
+    assert "nothing says when training ends" in run["sentence"]
+
+
+def test_a_job_that_is_queued_again_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    seen = []
+
+    def attempt(words: list[str]) -> tuple[int, str]:
+        seen.append(settings(words))
+        return 0, ""
+
+    job = Job(["seed=1"], tmp_path / "run", 1, attempt)
+    job()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last.ckpt").write_text("")
+    again = job.checkpoint().function
+    again()
+    assert seen == [{"seed": "1", "run_folder": str(tmp_path / "run")}, {"resume": str(tmp_path / "run")}]
+
+
+def test_what_a_job_runs_can_be_sent_as_a_file(tmp_path: Path) -> None:
+    import cloudpickle
+
+    job = cloudpickle.loads(cloudpickle.dumps(Job(["seed=1"], tmp_path, 1, partial(cli._attempt, "train"))))
+    assert job.words == ["seed=1"]
