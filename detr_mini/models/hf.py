@@ -76,6 +76,9 @@ class HFDetector(nn.Module):
         self.masked = self.kind.name in MASKED
         self.loss: Callable[..., Any] = self.library.loss_function  # type: ignore[assignment]
         self.library.loss_function = _inputs_of_loss  # type: ignore[assignment]
+        for parameter_name, parameter in self.library.named_parameters():
+            if parameter_name.endswith("mask_token"):  # for the library's own pretraining: no detector uses it
+                parameter.requires_grad_(False)
         # the library's losses of grouped queries (LW-DETR, RF-DETR) count groups that evaluation has not
         self.judged = copy.copy(made)
         if hasattr(made, "group_detr"):
@@ -172,6 +175,13 @@ class HFDetector(nn.Module):
         from detr_mini.models.hf_weights import take_published
 
         return [take_published(self.library, self.kind, names)]
+
+    @property
+    def category_rows(self) -> tuple[str, ...]:
+        """Parameters with a row a category."""
+        from detr_mini.models.hf_weights import per_category
+
+        return tuple(f"library.{name}" for name in per_category(self.library))
 
     def settled(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """`config` (of a training) with all that builds this model written out: neither a folder nor a hub is asked

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from detr_mini.errors import CheckpointError
 from detr_mini.models.hf_kinds import Kind, build_library, library
+from detr_mini.text.names import rows_by_name
 
 _LISTED = 8
 
@@ -19,21 +20,18 @@ _LISTED = 8
 def take_published(model: nn.Module, kind: Kind, names: Sequence[str]) -> str:
     """Load `kind`'s published weights into `model` (the library's, for categories `names`); a sentence about it.
 
-    What belongs to a category goes to the one of the same name (whatever its case); others keep their random rows.
+    What belongs to a category goes to the one of the same name (`rows_by_name`); others keep their random rows.
     CheckpointError where weights are missing or made for other settings.
     """
     given = _published(kind)
-    own = model.state_dict()
-    other: Any = copy.deepcopy(model.config)
-    other.num_labels = len(names) + 1
-    per_category = {name for name, t in build_library(other).state_dict().items() if t.shape != own[name].shape}
-    rows = _same_names(kind.labels, names)
+    own, heads = model.state_dict(), per_category(model)
+    rows = rows_by_name(kind.labels, names)
     taken: dict[str, Tensor] = {}
     for name, tensor in own.items():
         if name not in given:
             raise CheckpointError(f"the weights of {kind.source} have no '{name}'; leave out what asks for it in "
                                   "model.config and model.queries")  # fmt: skip
-        if name in per_category:
+        if name in heads:
             taken[name] = _rows_over(tensor, given[name], rows, len(names), len(kind.labels))
         elif tensor.shape != given[name].shape:
             raise CheckpointError(
@@ -44,6 +42,13 @@ def take_published(model: nn.Module, kind: Kind, names: Sequence[str]) -> str:
             taken[name] = given[name]
     _load(model, taken)
     return _said(kind, names, rows)
+
+
+def per_category(model: nn.Module) -> list[str]:
+    """Of the library's model those tensors that have a row a category: they change with the number of categories."""
+    own, other = model.state_dict(), copy.deepcopy(model.config)
+    other.num_labels += 1  # type: ignore[union-attr,operator]
+    return [name for name, t in build_library(other).state_dict().items() if t.shape != own[name].shape]
 
 
 def _published(kind: Kind) -> dict[str, Tensor]:
@@ -63,16 +68,6 @@ def _published(kind: Kind) -> dict[str, Tensor]:
                               f"as '{missing[0]}'; give the weights of a detector")  # fmt: skip
     weights: dict[str, Tensor] = model.state_dict()
     return weights
-
-
-def _same_names(published: Sequence[str], names: Sequence[str]) -> dict[int, int]:
-    """Which published category each of ours is, by their places."""
-
-    def plain(name: str) -> str:
-        return name.casefold().replace("_", " ").replace("-", " ").strip()
-
-    places = {plain(name): place for place, name in enumerate(published)}
-    return {own: places[plain(name)] for own, name in enumerate(names) if plain(name) in places}
 
 
 def _rows_over(own: Tensor, given: Tensor, rows: Mapping[int, int], new: int, old: int) -> Tensor:

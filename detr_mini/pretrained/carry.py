@@ -6,8 +6,6 @@ what belongs to a token by its text; all else by the parameter's name. Nothing i
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 from detr_mini.errors import CheckpointError
 from detr_mini.pretrained.checkpoints import averaged_weights, quoted
 from detr_mini.structures import Categories
+from detr_mini.text.names import rows_by_name
 from detr_mini.text.tokenizers import SPECIAL, UNKNOWN, AnyTokenizer, tokenizer_of
 
 
@@ -65,31 +64,6 @@ def carry(model: nn.Module, checkpoint: Mapping[str, Any], name: str, ours: Star
     if unused:
         notices.append(f"init={name}: its {', '.join(sorted(unused))} are left out, the model has none")
     return notices
-
-
-def rows_by_name(theirs: Sequence[str], ours: Sequence[str]) -> dict[int, int]:
-    """Of our names those that they have, too: our place and theirs.
-
-    The same name, or the only one of theirs that differs in case, blanks, hyphens and the like.
-    """
-    exact = {name: place for place, name in enumerate(theirs)}
-    alike: dict[str, list[int]] = {}
-    for place, name in enumerate(theirs):
-        alike.setdefault(plain_name(name), []).append(place)
-    found = {}
-    for place, name in enumerate(ours):
-        near = alike.get(plain_name(name), [])
-        if name in exact:
-            found[place] = exact[name]
-        elif len(near) == 1:
-            found[place] = near[0]
-    return found
-
-
-def plain_name(name: str) -> str:
-    """A name in small letters, a blank for whatever stands between words: "Red_Blood-Cell" is "red blood cell"."""
-    folded = unicodedata.normalize("NFKC", name).casefold()
-    return re.sub(r"[\W_]+", " ", folded).strip() or folded
 
 
 def rows_by_token(theirs: AnyTokenizer, ours: AnyTokenizer) -> dict[int, int]:

@@ -1,8 +1,10 @@
-"""Names as a caption: "person. dog.", where each of them stands in it, and as many at once as a model takes."""
+"""Names of categories: which of two lists are the same, and names as a caption ("person. dog."), where each of them
+stands in it, and as many at once as a model takes."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from detr_mini.errors import UserError
@@ -69,3 +71,28 @@ def passes(names: Sequence[str], tokenizer: AnyTokenizer, most: int, at_once: in
         together[-1].append(index)
         room -= count
     return together
+
+
+def rows_by_name(theirs: Sequence[str], ours: Sequence[str]) -> dict[int, int]:
+    """Of our names those that they have, too: our place and theirs.
+
+    The same name, or the only one of theirs that differs in case, blanks, hyphens and the like.
+    """
+    exact = {name: place for place, name in enumerate(theirs)}
+    alike: dict[str, list[int]] = {}
+    for place, name in enumerate(theirs):
+        alike.setdefault(plain_name(name), []).append(place)
+    found = {}
+    for place, name in enumerate(ours):
+        near = alike.get(plain_name(name), [])
+        if name in exact:
+            found[place] = exact[name]
+        elif len(near) == 1:
+            found[place] = near[0]
+    return found
+
+
+def plain_name(name: str) -> str:
+    """A name in small letters, a blank for whatever stands between words: "Red_Blood-Cell" is "red blood cell"."""
+    folded = unicodedata.normalize("NFKC", name).casefold()
+    return re.sub(r"[\W_]+", " ", folded).strip() or folded

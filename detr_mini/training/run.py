@@ -288,6 +288,7 @@ def _finish(parts: Parts, folder: Path, console: Console, config: DictConfig, wo
     if about["weights"] == "last":
         console.print("no val to choose by: the last averaged weights are measured")
     data.setup({"test": "test", "val": "validate"}[split])
+    data.trainer = None  # the other processes are done: here are all images, and not this one's share
     model: nn.Module = task.averaged.model
     model.load_state_dict(averaged_weights(best))
     loader = data.test_dataloader() if split == "test" else data.val_dataloader()

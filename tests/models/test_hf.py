@@ -70,6 +70,7 @@ def test_training_computes_and_loses_what_the_library_does(kind: str) -> None:
     assert float(losses.total.detach()) / 5 == pytest.approx(float(said.loss.detach()), rel=1e-5)
     losses.total.backward()
     said.loss.backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
     theirs = dict(own.named_parameters())
     for name, parameter in model.library.named_parameters():
         if parameter.grad is not None and theirs[name].grad is not None:

@@ -16,7 +16,9 @@ from detr_mini.errors import CheckpointError, ConfigError
 from detr_mini.models.build import build_model
 from detr_mini.models.hf import HFDetector, OwnBackbone
 from detr_mini.models.hf_kinds import build_library, find, make_config
-from peer_parts import BACKBONE, MODEL, SMALL
+from detr_mini.pretrained.carry import Start, carry
+from detr_mini.structures import Categories
+from peer_parts import BACKBONE, MODEL, SMALL, config_of
 
 PUBLISHED = ("cat", "traffic_light", "N/A", "Person")
 NAMES = ("person", "bolt", "traffic light")
@@ -154,6 +156,25 @@ def test_damaged_and_partial_weights_are_refused(tmp_path: Path) -> None:
     file.write_bytes(save({k: v for k, v in tensors.items() if "decoder" not in k}, {"format": "pt"}))
     with pytest.raises(CheckpointError, match=r"does not hold a whole detr: \d+ tensors are missing, such as"):
         from_folder(tmp_path).start(NAMES)
+
+
+@pytest.mark.parametrize("kind", ["detr", "rt_detr_v2"])
+def test_a_peer_that_was_trained_begins_another_of_other_categories(kind: str) -> None:
+    trained, new = (build_model(config_of(kind), {**BACKBONE, "name": kind}, n) for n in (3, 2))
+    checkpoint = {
+        "state_dict": {f"model.{name}": value for name, value in trained.state_dict().items()},
+        "categories": Categories((1, 2, 3), ("bolt", "nut", "washer")).to_dict(),
+        "config": {"model": config_of(kind)},
+    }
+    ours = Start({"model": config_of(kind)}, Categories((1, 2), ("screw", "nut")))
+    (said,) = carry(new, checkpoint, "outputs/a", ours)
+    assert "1 of 2 categories go on with its rows: 'nut'; new rows: 'screw'" in said
+    before, after = trained.state_dict(), new.state_dict()
+    assert isinstance(new, HFDetector)
+    for name in new.category_rows:
+        assert torch.equal(after[name][1], before[name][1])
+        assert torch.equal(after[name][2:], before[name][3:])
+    assert all(torch.equal(after[name], before[name]) for name in after if name not in new.category_rows)
 
 
 def test_published_weights_keep_their_backbone(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from torch import nn
 from detector_parts import BACKBONE, CATEGORIES, GROUNDED, MODEL, checkpoint_of, untrained
 from detr_mini.errors import CheckpointError
 from detr_mini.models.build import build_model
-from detr_mini.pretrained.carry import Start, carry, plain_name, rows_by_name, rows_by_token
+from detr_mini.pretrained.carry import Start, carry, rows_by_token
 from detr_mini.structures import Categories
+from detr_mini.text.names import plain_name, rows_by_name
 from detr_mini.text.tokenizers import AnyTokenizer, CharacterTokenizer, WordTokenizer
 
 DETR = {"_target_": "detr_mini.models.detr.DETR", "dim": 32, "heads": 2, "feedforward": 32, "encoder_layers": 1,

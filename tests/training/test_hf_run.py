@@ -36,10 +36,10 @@ def hydras(value: Any) -> str:
 
 
 def words(scenes: Path, folder: Path, kind: str, *more: str) -> list[str]:
-    """A training of two steps on made scenes."""
+    """A training of five steps on made scenes, with an evaluation after the fourth."""
     return [
         f"data.root={scenes}", "data.make={train: 16, val: 8, test: 6, size: 64, seed: 0}", "data.size=64",
-        "data.batch_size=4", "trainer.max_steps=2", "trainer.precision=32-true", "trainer.progress=false", "logger=csv",
+        "data.batch_size=4", "trainer.max_steps=5", "trainer.precision=32-true", "trainer.progress=false", "logger=csv",
         f"run_folder={folder}", "model=hf", f"model.name={kind}", "model.queries=6",
         f"model.config={hydras(SMALL[kind])}", *more,
     ]  # fmt: skip
@@ -95,10 +95,10 @@ def test_what_was_trained_is_measured_and_looks_at_pictures(
 def test_a_training_goes_on_where_it_stood(scenes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["train", *words(scenes_root, tmp_path / "run", "rt_detr_v2", "data.val=null", "data.test=null")]) == 0
-    assert main(["train", "resume=run", "trainer.max_steps=3"]) == 0
+    assert main(["train", "resume=run", "trainer.max_steps=6"]) == 0
     checkpoint = read_checkpoint(tmp_path / "run" / "last.ckpt")
-    assert checkpoint["global_step"] == 3
-    assert checkpoint["averaged"]["updates"] == 3
+    assert checkpoint["global_step"] == 6
+    assert checkpoint["averaged"]["updates"] == 6
 
 
 def test_two_images_are_learned_by_heart() -> None:
