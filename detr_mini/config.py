@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-MAY_BE_AUTO = ("data.size", "model.queries")
-"""Numbers that the data choose where they are auto."""
+WORDS = {
+    "data.size": ("auto",), "model.queries": ("auto",),
+    "data.train": ("auto",), "data.val": ("auto", "train"), "data.test": ("auto",),
+}  # fmt: skip
+"""What may stand in place of a number, or of a section: the data then say which."""
 
 
 def config_folder() -> Path:
@@ -198,7 +201,7 @@ def _check_kind(given: Any, known: Any, path: str) -> None:
     )  # fmt: skip
     if given is None or known is None or known == "???" or str(given).startswith("${"):
         return  # nothing to compare, or a value that stands elsewhere
-    if given == "auto" and path in MAY_BE_AUTO:
+    if given in WORDS.get(path, ()):
         return
     if isinstance(known, list | Mapping):
         raise ConfigError(f"{path} is {given!r}; it must be a {'list' if isinstance(known, list) else 'section'}")

@@ -137,9 +137,9 @@ def _take_faults(tree: Tree, report: SplitReport, rules: Reading) -> None:
 def located(
     root: str | Path, format: str, splits: Mapping[str, Split | str | None]
 ) -> tuple[str, dict[str, Split | None]]:
-    """Format and splits with "auto" looked up in the folder; ConfigError for what makes no sense."""
+    """Format and splits, "auto" looked up in the folder, val "train" taken as train; ConfigError for other words."""
     for name, split in splits.items():
-        if isinstance(split, str) and split != "auto":
+        if isinstance(split, str) and split != "auto" and (name, split) != ("val", "train"):
             raise ConfigError(f"data.{name} is {split!r}; it must be auto, null, or a section that says where it lies")
     layout = None
     if format == "auto" or "auto" in splits.values():
@@ -150,7 +150,7 @@ def located(
         found[name] = layout.splits.get(name) if layout and split == "auto" else split  # type: ignore[assignment]
         if isinstance(split, Mapping):
             check_split(split, name, format)
-    return format, found
+    return format, {name: found["train"] if splits[name] == "train" else split for name, split in found.items()}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ class Budget:
         self.steps, self.seconds = steps, seconds
         self._elapsed = 0.0
         self._since: float | None = None
+        self._agreed: float | None = None
 
     @property
     def elapsed(self) -> float:
@@ -39,10 +40,25 @@ class Budget:
         if self._since is not None:
             self._since = time.perf_counter()
 
+    def agree(self, seconds: float | int) -> None:
+        """What several processes take for the time, all of them at the same step."""
+        self.set_elapsed(seconds)
+        self._agreed = seconds
+
     def progress(self, step: int) -> float:
         """The share of the training, in [0, 1], that is done when `step` steps are."""
+        return self._share(step, self.elapsed)
+
+    def agreed_progress(self, step: int) -> float:
+        """`progress` by the time that was agreed on last: the very same number in all processes.
+
+        An evaluation, or the end, that comes to one of them alone would wait for the others for ever.
+        """
+        return self._share(step, self.elapsed if self._agreed is None else self._agreed)
+
+    def _share(self, step: int, elapsed: float) -> float:
         by_steps = 0.0 if self.steps is None else step / self.steps
-        by_time = 0.0 if self.seconds is None else self.elapsed / self.seconds
+        by_time = 0.0 if self.seconds is None else elapsed / self.seconds
         return min(1.0, max(by_steps, by_time))
 
     def over(self, step: int) -> bool:

@@ -128,7 +128,7 @@ class DetectionTask(pl.LightningModule):
             shared = torch.tensor([boxes, self.budget.elapsed], dtype=torch.float64, device=self.device)
             torch.distributed.all_reduce(shared)
             boxes, elapsed = shared.tolist()
-            self.budget.set_elapsed(elapsed / world)
+            self.budget.agree(elapsed / world)
         self._window_boxes = 0
         scale = world / max(boxes, 1.0)  # DDP has divided by the number of processes
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -157,7 +157,7 @@ class DetectionTask(pl.LightningModule):
         self.budget.start()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        progress = self.budget.progress(self.global_step)
+        progress = self.budget.agreed_progress(self.global_step)
         if self.validations is not None and self.trainer.is_last_batch:
             due = int(progress * self.validations) > int(self.epoch_began * self.validations)
             self.trainer.check_val_every_n_epoch = 1 if due else NEVER

@@ -38,3 +38,16 @@ def test_of_two_limits_the_nearer_one_counts() -> None:
 def test_a_budget_has_an_end() -> None:
     with pytest.raises(ValueError, match="in steps, in seconds, or in both"):
         Budget()
+
+
+def test_processes_that_agree_on_the_time_see_the_same_progress_until_they_agree_again() -> None:
+    one, other = Budget(seconds=100), Budget(seconds=100)
+    one.start()
+    for elapsed in (10.0, 20.0):
+        for budget in (one, other):
+            budget.agree(elapsed)
+        time.sleep(0.01)
+        assert one.agreed_progress(1) == other.agreed_progress(1) == elapsed / 100
+        assert one.progress(1) > other.progress(1)
+    alone = Budget(steps=10)
+    assert alone.agreed_progress(3) == alone.progress(3) == 0.3

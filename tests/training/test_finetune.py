@@ -20,7 +20,7 @@ from detr_mini.inference.evaluate import evaluate
 from detr_mini.pretrained.checkpoints import read_checkpoint
 from detr_mini.training.options import TrainerOptions
 from detr_mini.training.run import build, train
-from training_parts import overrides, small_config
+from training_parts import SMALL, overrides, small_config
 
 STRONG = ("data.strong_until=0.5", "data.augment_strong=[{_target_: detr_mini.data.windows.Mosaic, p: 1}]")
 
@@ -162,3 +162,11 @@ def test_real_photographs_of_any_form_choose_their_size(
     batch = next(iter(parts.data.train_dataloader()))
     assert max(batch.images.shape[2:]) <= size and len(batch.images) == 8
     assert parts.data._strong() and parts.data.train_batches is not None
+
+
+def test_what_is_learned_by_heart_is_measured_on_itself_whatever_the_form(scenes_root: Path) -> None:
+    words = ["data=folder", "debug=overfit", "augment=photographs", f"data.root={scenes_root}", "data.size=64", *SMALL]
+    parts = build(compose("train", [*words, "data.workers=0", "model.queries=8"]))
+    assert parts.data.val_set.image_ids == parts.data.train_set.image_ids
+    assert len(parts.data.val_set) == 8
+    assert not parts.data._strong()
