@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from data_parts import write_coco
 from detr_mini.data.shapes import ensure_scenes
+
+settings.register_profile("unhurried", deadline=None)  # a busy machine is no mistake of ours
+settings.load_profile("unhurried")
 
 MakeCoco = Callable[..., tuple[Path, Path]]
 

@@ -279,7 +279,7 @@ class DetectionData(pl.LightningDataModule):
         """The split `name` as model inputs and targets; augmented and cached in training only."""
         return DetectionDataset(
             self.sets[name],
-            **self.image,  # type: ignore[arg-type]
+            **self.image,
             augment=self.augment if training else None,
             cache_megabytes=self.cache_megabytes if training else 0,
             on_bad_image=self.reading["on_bad_image"],

@@ -15,7 +15,7 @@ from detr_mini.errors import DataError
 class Key(NamedTuple):
     """What is asked of a set: all that an image's augmentation depends on travels together, to whatever worker."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple has a method of that name
     """Of an image in its set."""
     epoch: int
     strong: bool = False

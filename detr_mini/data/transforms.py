@@ -99,7 +99,9 @@ class Augment:
         lost = sum(len(truth.labels) for truth in truths) - len(kept)
         if not lost and len(truths) == 1:
             return image, replace(target, boxes=boxes), 0
-        rest = {name: torch.cat([getattr(truth, name) for truth in truths])[kept] for name in BESIDE_BOXES}
+        rest: dict[str, Any] = {
+            name: torch.cat([getattr(truth, name) for truth in truths])[kept] for name in BESIDE_BOXES
+        }
         return image, replace(target, boxes=boxes, **rest), lost
 
 

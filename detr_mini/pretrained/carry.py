@@ -40,12 +40,12 @@ def carry(model: nn.Module, checkpoint: Mapping[str, Any], name: str, ours: Star
         raise CheckpointError(f"a {type(model).__name__} cannot begin with the weights of {name}; leave init out")
     theirs = Categories.from_dict(checkpoint["categories"])
     known = rows_by_name(theirs.names, ours.categories.names)
-    tables = dict.fromkeys(model.category_rows, (known, len(ours.categories), len(theirs)))
+    tables = dict.fromkeys(_names_in(model, "category_rows"), (known, len(ours.categories), len(theirs)))
     notices = [_about_categories(name, theirs.names, ours.categories.names, known)]
     if ours.tokenizer is not None and checkpoint.get("tokeniser") not in (None, ours.tokenizer.state()):
         old = tokenizer_of(checkpoint["tokeniser"], f"the tokeniser in {name}")
         tokens = rows_by_token(old, ours.tokenizer)
-        tables |= dict.fromkeys(model.token_rows, (tokens, len(ours.tokenizer), len(old)))
+        tables |= dict.fromkeys(_names_in(model, "token_rows"), (tokens, len(ours.tokenizer), len(old)))
         notices.append(f"init={name}: {len(tokens)} of {len(ours.tokenizer)} tokens go on with its vectors")
     anew, unused = _parts(own) - _parts(given), _parts(given) - _parts(own)
     begun = dict(own)
@@ -130,9 +130,15 @@ def _refusal(
             "or leave init out")  # fmt: skip
 
 
+def _names_in(model: nn.Module, of: str) -> Sequence[str]:
+    """Parameters that `model` lists as having a row for each category, or token."""
+    names: Sequence[str] = getattr(model, of)
+    return names
+
+
 def _settings(config: Mapping[str, Any], path: str = "") -> dict[str, str]:
     """Every setting of a config by its dotted name, without blanks; but for where weights come from."""
-    found = {}
+    found: dict[str, str] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
             found |= _settings(value, f"{path}{key}.")

@@ -17,6 +17,7 @@ from torchvision.models import MobileNetV3, ResNet, WeightsEnum
 from torchvision.ops import FrozenBatchNorm2d
 
 from detr_mini.errors import CheckpointError, ConfigError
+from detr_mini.vision.fast_depthwise import fold_frozen_norms
 from detr_mini.vision.features import Features
 from detr_mini.vision.padding import PaddingGuard
 from detr_mini.weights import load_weights
@@ -177,6 +178,7 @@ def efficientnet_lite0(
         from timm.layers import freeze_batch_norm_2d
 
         network = freeze_batch_norm_2d(network)
+        fold_frozen_norms(network)
     stages = {"conv_stem": network.conv_stem, "bn1": network.bn1}
     stages |= {f"blocks{index}": stage for index, stage in enumerate(network.blocks)}  # type: ignore[arg-type]
     return Backbone(

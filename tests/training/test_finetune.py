@@ -15,6 +15,8 @@ from omegaconf import OmegaConf
 from detr_mini.config import compose
 from detr_mini.data.samplers import Key
 from detr_mini.errors import ConfigError
+from detr_mini.evaluation.runs import read_runs
+from detr_mini.inference.evaluate import evaluate
 from detr_mini.pretrained.checkpoints import read_checkpoint
 from detr_mini.training.options import TrainerOptions
 from detr_mini.training.run import build, train
@@ -135,6 +137,17 @@ def test_a_training_begins_with_another_ones_weights_and_says_which(scenes_root:
     (first / "last.ckpt").unlink()
     train(compose("train", [f"resume={second}", "trainer.max_steps=2"]))  # asks for nothing that it began with
     assert read_checkpoint(second / "last.ckpt")["global_step"] == 2
+
+
+def test_what_is_held_out_is_what_evaluate_and_compare_measure(scenes_root: Path, tmp_path: Path) -> None:
+    words = ["data.make=null", "data.val=null", "data.test=null", "data.hold_out=0.25", "trainer.max_steps=2"]
+    run = train(small_config(scenes_root, *words, f"run_folder={tmp_path / 'run'}"))
+    again = evaluate(compose("evaluate", [f"checkpoint={run}", f"output={tmp_path / 'again'}", "gallery=1"]))
+    one, other = (json.loads((folder / "metrics.json").read_text()) for folder in (run, again))
+    assert (one["images"], one["split"]) == (other["images"], other["split"]) == (4, "val")
+    assert one["AP50"] == pytest.approx(other["AP50"], abs=1e-6)
+    truths = [found.truth() for found in read_runs([run, again])]
+    assert truths[0].differs(truths[1]) is None
 
 
 @pytest.mark.parametrize(

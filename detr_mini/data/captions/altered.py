@@ -71,4 +71,9 @@ def altered(how: str, images: int, seed: int, source: Source) -> Source:
         found = (foreign(caption, nearby) for caption in source(index))
         return [caption for caption in found if caption is not None]
 
-    return {"shuffled": partial(changed, shuffled), "misspelt": partial(changed, misspelt), "foreign": exchanged}[how]
+    ways: dict[str, Source] = {
+        "shuffled": partial(changed, shuffled),
+        "misspelt": partial(changed, misspelt),
+        "foreign": exchanged,
+    }
+    return ways[how]

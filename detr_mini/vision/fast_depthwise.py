@@ -1,0 +1,216 @@
+"""EfficientNet's convolutions sooner on a CPU: the same numbers, computed another way (times in docs/results.md).
+
+A frozen norm behind a convolution is a factor on its kernel and a shift, so that nothing is left to do for it on the
+feature map. And in bfloat16 a CPU's library is slow at two gradients of depthwise convolutions, that of the image with
+stride 2 and that of a 5x5 kernel: they are put together from others, which are ten times faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+
+def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Zeros before and behind, so that ceil(side / stride) places come out (TensorFlow's "same": more behind)."""
+    zeros = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+    return zeros // 2, zeros - zeros // 2
+
+
+def depthwise(
+    x: Float[Tensor, "b c h w"], weight: Float[Tensor, "c 1 k k"], bias: Float[Tensor, "c"] | None, stride: int
+) -> Float[Tensor, "b c h2 w2"]:
+    """`depthwise_plain` in the form that is faster here: by parts where a CPU trains in bfloat16."""
+    if x.device.type == "cpu" and torch.is_grad_enabled():
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+            x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+        if x.dtype == torch.bfloat16:
+            return depthwise_by_parts(x, weight, bias, stride)
+    return depthwise_plain(x, weight, bias, stride)
+
+
+def depthwise_plain(
+    x: Float[Tensor, "b c h w"], weight: Float[Tensor, "c 1 k k"], bias: Float[Tensor, "c"] | None, stride: int
+) -> Float[Tensor, "b c h2 w2"]:
+    """A convolution of each channel by itself, odd kernel, "same" padding."""
+    if stride == 1:
+        return functional.conv2d(x, weight, bias, padding=weight.shape[2] // 2, groups=x.shape[1])
+    top, bottom = same_padding(x.shape[2], weight.shape[2], stride)
+    left, right = same_padding(x.shape[3], weight.shape[3], stride)
+    padded = functional.pad(x, (left, right, top, bottom))
+    return functional.conv2d(padded, weight, bias, stride, groups=x.shape[1])
+
+
+def depthwise_by_parts(
+    x: Float[Tensor, "b c h w"], weight: Float[Tensor, "c 1 k k"], bias: Float[Tensor, "c"] | None, stride: int
+) -> Float[Tensor, "b c h2 w2"]:
+    """`depthwise_plain` for kernels 3x3 and 5x5 and stride 1 and 2, its gradients put together from fast ones."""
+    y: Tensor = _ByParts.apply(x, weight, bias, stride)
+    return y
+
+
+class _ByParts(torch.autograd.Function):
+    """torch's own forward; gradients by `image_gradient` and `kernel_gradient`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+        kernel = weight.shape[2]
+        padding, given = kernel // 2, x
+        if stride == 2:
+            # of a 5x5 kernel one row and column more, which the kernel's gradient looks at in passing
+            more = kernel // 5
+            top, bottom = same_padding(x.shape[2], kernel, 2)
+            left, right = same_padding(x.shape[3], kernel, 2)
+            padding, given = 0, functional.pad(x, (left, right + more, top, bottom + more))
+        ctx.save_for_backward(given, weight)
+        ctx.stride, ctx.size = stride, (x.shape[2], x.shape[3])
+        return functional.conv2d(given, weight, bias, stride, padding, groups=x.shape[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        given, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        gradient = gradient.contiguous(memory_format=_layout(given))
+        of_x = image_gradient(gradient, weight, ctx.size, ctx.stride) if wanted[0] else None
+        of_weight = kernel_gradient(gradient, given, weight, ctx.stride) if wanted[1] else None
+        return of_x, of_weight, gradient.sum((0, 2, 3)) if wanted[2] else None, None
+
+
+def image_gradient(
+    gradient: Float[Tensor, "b c h2 w2"], weight: Float[Tensor, "c 1 k k"], size: tuple[int, int], stride: int
+) -> Float[Tensor, "b c h w"]:
+    """Of images of `size`: that of stride 2 is that of stride 1, with zeros in every other row and column."""
+    kernel, whole = weight.shape[2], gradient
+    if stride == 2:
+        shape = (*gradient.shape[:2], *size)
+        whole = torch.empty(shape, dtype=gradient.dtype, memory_format=_layout(gradient)).zero_()
+        top, left = (kernel // 2 - same_padding(side, kernel, 2)[0] for side in size)
+        whole[:, :, top::2, left::2] = gradient
+    # what the images were does not matter to it: anything of their shape will do
+    found: Tensor = _torch_gradients(whole, whole, weight, 1, kernel // 2, [True, False, False])[0]
+    return found
+
+
+def kernel_gradient(
+    gradient: Float[Tensor, "b c h2 w2"], x: Float[Tensor, "b c h w"], weight: Float[Tensor, "c 1 k k"], stride: int
+) -> Float[Tensor, "c 1 k k"]:
+    """Of a kernel on `x`, which is padded where the stride is 2. That of 5x5 is four of 3x3 and stride 1.
+
+    With stride 1 one for each corner of the kernel, with stride 2 one each for its even and odd rows and columns, on
+    as many parts of the image: row a + s i of the kernel meets row y of the output in row a + s (y + i) of the image.
+    """
+    if weight.shape[2] == 3:
+        return _of_kernel(gradient, x, weight, stride, 2 - stride)
+    padded = functional.pad(x, (2, 2, 2, 2)) if stride == 1 else x
+    found = weight.new_empty(len(weight), 1, 6, 6)
+    starts = (0, 2) if stride == 1 else (0, 1)
+    height, width = (stride * (side + 2) for side in gradient.shape[2:])
+    for top in starts:
+        for left in starts:
+            part = padded[:, :, top : top + height : stride, left : left + width : stride]
+            part = part.contiguous(memory_format=_layout(gradient))
+            corner = found[:, :, top : top + 3 * stride : stride, left : left + 3 * stride : stride]
+            corner.copy_(_of_kernel(gradient, part, corner, 1, 0))
+    return found[:, :, :5, :5]
+
+
+def _of_kernel(gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    found: Tensor = _torch_gradients(gradient, x, weight, stride, padding, [False, True, False])[1]
+    return found
+
+
+def _torch_gradients(
+    gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, wanted: list[bool]
+) -> tuple[Any, ...]:
+    """torch's own: of image, kernel and bias, those that are wanted."""
+    settings = [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], x.shape[1]
+    found: tuple[Any, ...] = torch.ops.aten.convolution_backward(gradient, x, weight, None, *settings, wanted)
+    return found
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    channels_last = x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+class FoldedConv(nn.Conv2d):
+    """A convolution and the frozen norm behind it in one: s (w * x) + t = (s w) * x + t.
+
+    The kernel learns as before; the norm stays where it was, for its name in checkpoints (`FoldedNorm`).
+    """
+
+    def __init__(self, conv: nn.Conv2d, norm: FoldedNorm, same: bool) -> None:
+        """`same`: "same" padding, whatever `conv.padding` says."""
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type]
+            conv.stride,  # type: ignore[arg-type]
+            conv.padding,  # type: ignore[arg-type]
+            groups=conv.groups,
+            bias=False,
+            device="meta",
+        )
+        self.weight, self.same = conv.weight, same
+        self._norm = (norm,)  # in a tuple it is no part of this module
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
+        scale, shift = self._norm[0].scale_and_shift()
+        weight = self.weight * scale[:, None, None, None]
+        if self.groups > 1:
+            return depthwise(x, weight, shift, self.stride[0])
+        if self.same:
+            sides = zip(x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True)
+            x = functional.pad(x, [zeros for side in sides for zeros in same_padding(*side)])
+        return functional.conv2d(x, weight, shift, self.stride, self.padding)
+
+
+class FoldedNorm(nn.Module):
+    """A frozen norm whose work a `FoldedConv` does; what is left of it is the activation."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, norm: nn.Module) -> None:
+        """`norm`: timm's FrozenBatchNormAct2d; its buffers keep their names."""
+        super().__init__()
+        for name, buffer in norm.named_buffers(recurse=False):
+            self.register_buffer(name, buffer)
+        self.eps = float(norm.eps)  # type: ignore[arg-type]
+        self.act: Callable[[Tensor], Tensor] = norm.act  # type: ignore[assignment]
+
+    def scale_and_shift(self) -> tuple[Float[Tensor, "c"], Float[Tensor, "c"]]:
+        """s and t of y = s x + t."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return self.act(x)
+
+
+def fold_frozen_norms(network: nn.Module) -> None:
+    """Make one of each convolution and the frozen norm behind it, in place. The names of all weights stay.
+
+    For networks whose modules list a convolution right before its norm, with square kernels of odd size, undilated, all
+    or one channel at a time: timm's EfficientNets.
+    """
+    from timm.layers import Conv2dSame, FrozenBatchNormAct2d
+
+    for module in list(network.modules()):
+        children = list(module.named_children())
+        for (name, conv), (behind, norm) in pairwise(children):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNormAct2d):
+                folded = FoldedNorm(norm)
+                setattr(module, behind, folded)
+                setattr(module, name, FoldedConv(conv, folded, isinstance(conv, Conv2dSame)))
