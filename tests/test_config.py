@@ -18,8 +18,8 @@ GROUPS = {
     "data": "train", "backbone": "train", "model": "train", "optim": "train", "trainer": "train", "logger": "train",
     "experiment": "train", "debug": "train", "sentences": "train", "sweep": "sweep", "augment": "train",
 }  # fmt: skip
-NEEDS = {"model=mini_grounded_minilm": ["data=shapes_captions"]}
-"""It brings a tokeniser along, which only data with captions have."""
+NEEDS = {"model=mini_grounded_minilm": ["data=shapes_captions"], "backbone=own": ["model=hf"]}
+"""The one brings a tokeniser along, which only data with captions have; the other is a peer's."""
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,10 @@ def from_checkpoint(checkpoint: Mapping[str, Any], name: str, device: str | torc
         model_config = {**config["model"]}
         if model_config.get("pretrained_text"):
             model_config["pretrained_text"] = {**model_config["pretrained_text"], "weights": "none"}
+        for part in (backbone, model_config):
+            if "/" in str(part.get("name", "")):
+                raise CheckpointError(f"{name} asks for '{part['name']}', and a checkpoint holds all that it needs: it "
+                                      "was not written by a training; use another one")  # fmt: skip
         tokenizer = None
         if checkpoint.get("tokeniser"):
             tokenizer = tokenizer_of(checkpoint["tokeniser"], f"the tokeniser in {name}")

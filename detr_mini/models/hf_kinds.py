@@ -84,8 +84,8 @@ def find(name: str | None) -> Kind:
     for a folder or a hub name without a detector that can be trained.
     """
     if name is None:
-        raise ConfigError(f"model.name is not set; say a kind of detector ({', '.join(kinds())}), or a folder or hub "
-                          "name of published weights")  # fmt: skip
+        raise ConfigError(f"model.name is not set; beside model=hf say a kind of detector ({', '.join(kinds())}), or a "
+                          "folder or hub name of published weights")  # fmt: skip
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _published(str(folder), local=True)

@@ -27,8 +27,10 @@ PARTS = {
     "backbone": ("backbone",),
     "encoder": ("encoder", "transformer.encoder", "top_down"),
     "decoder": ("decoder", "transformer.decoder"),
+    "words": ("text", "connectives"),
+    "things and words": ("joint",),
 }
-"""Rows of the table and the submodules whose forward they are, for either model."""
+"""Rows of the table and the submodules whose forward they are, for any model."""
 
 
 class Stopwatch:
@@ -57,17 +59,23 @@ class Stopwatch:
         self.steps.append(dict(self.step))
         self.step.clear()
 
-    def medians(self) -> dict[str, float]:
-        """Milliseconds of each name, median over the steps."""
+    def typical(self) -> dict[str, float]:
+        """Milliseconds of each name, mean over the middle half of the steps by their "step".
+
+        As robust as medians, and unlike those it keeps sums: a whole is never less than its parts.
+        """
+        by_length = sorted(self.steps, key=lambda step: step["step"])
+        middle = by_length[len(by_length) // 4 : len(by_length) - len(by_length) // 4]
         names = dict.fromkeys(name for step in self.steps for name in step)
-        return {n: statistics.median(step.get(n, 0.0) for step in self.steps) * 1e3 for n in names}
+        return {n: statistics.fmean(step.get(n, 0.0) for step in middle) * 1e3 for n in names}
 
 
 def benchmark_step(config: DictConfig) -> dict[str, Any]:
     """Time `config.steps` steps of the training that `config` describes; print and return the table.
 
-    Milliseconds are medians. `rate` is the step's floating-point operations (matrix products and convolutions, counted
-    by torch) a second; `matrix_rate` that of one large product on the same threads, in the training's precision.
+    Milliseconds are means over the middle half of the steps. `rate` is the step's floating-point operations (matrix
+    products and convolutions, counted by torch) a second; `matrix_rate` that of one large product on the same threads,
+    in the training's precision.
     """
     parts = build(config)
     device = torch.device("cuda" if parts.options.accelerator in ("gpu", "cuda") else "cpu")
@@ -84,9 +92,9 @@ def benchmark_step(config: DictConfig) -> dict[str, Any]:
             run(nullcontext())
     counter = FlopCounterMode(display=False)
     run(counter)
-    medians = watch.medians()
-    whole = medians.pop("step")
-    table = _table(medians, whole)
+    typical = watch.typical()
+    whole = typical.pop("step")
+    table = _table(typical, whole)
     rate, matrix_rate = counter.get_total_flops() / whole * 1e-6, _matrix_rate(config.matrix, dtype, watch)
     result = {
         "milliseconds": table, "step": whole, "images_per_second": parts.data.batch_size / whole * 1e3,
@@ -113,9 +121,9 @@ def _stepper(
                 step = next(count)
                 noise = noised(batch.packed, batch.image_ids, seed=0, step=step) if noised else None
             with watch.measuring("forward"), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                output = task.model(batch.images, batch.mask(), noise)
+                output = task.model(batch.images, batch.mask(), noise, **batch.with_captions)
             with watch.measuring("loss"):
-                losses = task.criterion(output, batch.packed, 0.0)
+                losses = task.criterion(output, batch.packed, 0.0, **batch.with_captions)
                 loss = losses.total / max(losses.boxes, 1)
             with watch.measuring("backward"):
                 loss.backward()
@@ -168,13 +176,13 @@ def _timed(model: nn.Module, watch: Stopwatch) -> Iterator[None]:
             setattr(criterion_module, name, function)
 
 
-def _table(medians: dict[str, float], whole: float) -> dict[str, float]:
-    matching = medians.get("matching", 0.0)  # a peer's is inside its library's loss
-    rest = medians["forward"] - sum(medians.get(name, 0.0) for name in PARTS)
-    rows = {"data": medians["data"], "denoising queries": medians["denoising queries"]}
-    rows |= {name: medians[name] for name in PARTS if name in medians}
-    rows |= {"rest of the model": rest, "matching": matching, "loss": medians["loss"] - matching}
-    rows |= {name: medians[name] for name in ("backward", "optimizer", "averaging")}
+def _table(typical: dict[str, float], whole: float) -> dict[str, float]:
+    matching = typical.get("matching", 0.0)  # a peer's is inside its library's loss
+    rest = typical["forward"] - sum(typical.get(name, 0.0) for name in PARTS)
+    rows = {"data": typical["data"], "denoising queries": typical["denoising queries"]}
+    rows |= {name: typical[name] for name in PARTS if name in typical}
+    rows |= {"rest of the model": rest, "matching": matching, "loss": typical["loss"] - matching}
+    rows |= {name: typical[name] for name in ("backward", "optimizer", "averaging")}
     return rows | {"between": whole - sum(rows.values())}
 
 

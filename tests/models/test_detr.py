@@ -278,7 +278,7 @@ def test_detections_never_say_no_object() -> None:
     assert all(bool((d.scores.diff() <= 0).all()) for d in found)
 
 
-@pytest.mark.parametrize("config", sorted(path.stem for path in (CONFIGS / "backbone").glob("*.yaml")))
+@pytest.mark.parametrize("config", sorted({path.stem for path in (CONFIGS / "backbone").glob("*.yaml")} - {"own"}))
 def test_detr_is_built_from_configs_on_every_backbone(config: str) -> None:
     backbone = OmegaConf.load(CONFIGS / "backbone" / f"{config}.yaml")
     if "weights" in backbone:

@@ -171,7 +171,9 @@ def test_a_backbone_that_does_not_fit_is_said(kind: str, backbone: dict[str, Any
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"model.name=rtdetr_2 is no detector .*; did you mean 'rt_detr_v2'"):
         find("rtdetr_2")
-    with pytest.raises(ConfigError, match=r"model.name is not set; say a kind of detector \(conditional_detr, d_fine"):
+    with pytest.raises(
+        ConfigError, match=r"model.name is not set; beside model=hf say a kind of detector \(conditional_detr"
+    ):
         find(None)
     with pytest.raises(ConfigError, match=r"pp_doclayout_v2 reads pages of documents"):
         find("pp_doclayout_v2")

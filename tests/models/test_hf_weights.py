@@ -13,6 +13,7 @@ from torch import Tensor
 pytest.importorskip("transformers", reason="transformers is not installed: pip install 'detr-mini[hf]'")
 
 from detr_mini.errors import CheckpointError, ConfigError
+from detr_mini.inference.detector import from_checkpoint
 from detr_mini.models.build import build_model
 from detr_mini.models.hf import HFDetector, OwnBackbone
 from detr_mini.models.hf_kinds import build_library, find, make_config
@@ -175,6 +176,15 @@ def test_a_peer_that_was_trained_begins_another_of_other_categories(kind: str) -
         assert torch.equal(after[name][1], before[name][1])
         assert torch.equal(after[name][2:], before[name][3:])
     assert all(torch.equal(after[name], before[name]) for name in after if name not in new.category_rows)
+
+
+def test_a_checkpoint_that_asks_for_weights_elsewhere_is_refused() -> None:
+    checkpoint = {
+        "categories": Categories((1,), ("bolt",)).to_dict(),
+        "config": {"model": {**MODEL, "name": "someone/else"}, "backbone": {**BACKBONE, "name": "detr"}},
+    }
+    with pytest.raises(CheckpointError, match=r"asks for 'someone/else', and a checkpoint holds all that it needs"):
+        from_checkpoint(checkpoint, "a.ckpt")
 
 
 def test_published_weights_keep_their_backbone(tmp_path: Path) -> None:
