@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
 from detr_mini import load
+from detr_mini.data.canvas import OUTLINES
 from detr_mini.drawing.sentences import Told, draw_captions
 from detr_mini.inference.detector import Detector, as_tensor
 from detr_mini.structures import Caption, Phrase
@@ -44,41 +45,13 @@ DRAWN: list[tuple[str, list[Thing], list[str]]] = [
 """Ground, things, and what is asked of the picture."""
 
 
-def outline(shape: str, x: float, y: float, size: float) -> list[tuple[float, float]]:
-    """Corners of a thing of that diameter."""
-    r = size / 2
-    if shape == "heart":
-        turns = [2 * math.pi * k / 60 for k in range(60)]
-        across = [16 * math.sin(t) ** 3 for t in turns]
-        down = [-(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) for t in turns]
-        return [(x + r * a / 17, y + r * d / 17) for a, d in zip(across, down, strict=True)]
-    if shape == "cross":
-        arm = 0.34 * r
-        quarter = [(r, -arm), (r, arm), (arm, arm)]
-        corners = [c for k in range(4) for c in (quarter if k == 0 else [_turned(*q, k) for q in quarter])]
-        return [(x + a, y + b) for a, b in corners]
-    corners, inner = {"circle": (60, 1.0), "square": (4, 1.0), "triangle": (3, 1.0), "star": (10, 0.45)}[shape]
-    start = -math.pi / 4 if shape == "square" else -math.pi / 2
-    points = []
-    for k in range(corners):
-        reach = r * (inner if k % 2 else 1.0) * (math.sqrt(2) if shape == "square" else 1.0)
-        angle = start + 2 * math.pi * k / corners
-        points.append((x + reach * math.cos(angle), y + reach * math.sin(angle)))
-    return points
-
-
-def _turned(x: float, y: float, quarters: int) -> tuple[float, float]:
-    for _ in range(quarters):
-        x, y = -y, x
-    return x, y
-
-
 def drawn(ground: str, things: list[Thing]) -> Image.Image:
     """What a person would draw: flat colours on a flat ground."""
     picture = Image.new("RGB", (SIDE * FINE, SIDE * FINE), ground)
     pen = ImageDraw.Draw(picture)
     for shape, colour, x, y, size in things:
-        pen.polygon([(FINE * a, FINE * b) for a, b in outline(shape, x, y, size)], fill=colour)
+        corners = OUTLINES[shape] / np.abs(OUTLINES[shape]).max()
+        pen.polygon([tuple(point) for point in FINE * (np.array([x, y]) + size / 2 * corners)], fill=colour)
     return picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 

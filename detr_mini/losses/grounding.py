@@ -57,13 +57,18 @@ def truth_of_query(match: Match, queries: int) -> Int[Tensor, "b {queries}"]:
     return found.scatter(1, place, match.truth)[:, :queries]
 
 
+def of_truths(per_truth: Bool[Tensor, "r n a"], truth: Int[Tensor, "r q"]) -> Float[Tensor, "r q a"]:
+    """What is true of each query's truth; nothing where it has none (-1)."""
+    told = per_truth.gather(1, truth.clamp(min=0)[..., None].expand(-1, -1, per_truth.shape[2]))
+    return (told & (truth >= 0)[..., None]).float()
+
+
 def attribute_loss(
     logits: Float[Tensor, "b q a"], attributes: Bool[Tensor, "b n a"], match: Match
 ) -> Float[Tensor, ""]:
     """Binary cross-entropy of every attribute of each matched query's truth, summed."""
     truth = truth_of_query(match, logits.shape[1])
-    wanted = attributes.gather(1, truth.clamp(min=0)[..., None].expand(-1, -1, attributes.shape[2])).float()
-    loss = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(-1)
+    loss = functional.binary_cross_entropy_with_logits(logits, of_truths(attributes, truth), reduction="none").sum(-1)
     return (loss * (truth >= 0)).sum()
 
 
@@ -80,9 +85,7 @@ def grounding_loss(
     assert captions.tags is not None
     q = output.logits[0].shape[1]
     truth = truth_of_query(match, q)[captions.caption_image]
-    of_truth = truth.clamp(min=0)
-    spoken = captions.token_map.gather(1, of_truth[..., None].expand(-1, -1, captions.token_map.shape[2]))
-    wanted = (spoken & (truth >= 0)[..., None]).float()
+    wanted = of_truths(captions.token_map, truth)
     counted = (~captions.padding_mask[:, None]).float()
     logits = torch.stack(output.logits).float()
     tokens = functional.binary_cross_entropy_with_logits(logits, wanted.expand_as(logits), reduction="none") * counted

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import interpolate
+
+from detr_mini.models.queries import visible_size
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,4 @@ def visible_sizes(
     images: Float[Tensor, "b 3 h w"], padding_mask: Bool[Tensor, "b h w"] | None
 ) -> list[tuple[int, int]]:
     """(height, width) in pixels of each image without its padding."""
-    if padding_mask is None:
-        return [(images.shape[2], images.shape[3])] * len(images)
-    visible = ~padding_mask
-    return [(h, w) for h, w in torch.stack([visible[:, :, 0].sum(1), visible[:, 0].sum(1)], 1).tolist()]
+    return [(int(h), int(w)) for w, h in visible_size(images, padding_mask).tolist()]

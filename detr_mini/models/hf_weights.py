@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from detr_mini.errors import CheckpointError
+from detr_mini.errors import CheckpointError, first_of
 from detr_mini.models.hf_kinds import Kind, build_library, library
 from detr_mini.text.names import rows_by_name
 
@@ -112,8 +111,5 @@ def _said(kind: Kind, names: Sequence[str], rows: Mapping[int, int]) -> str:
     )
 
 
-def _listed(names: Sequence[Any]) -> str:
-    if not names:
-        return ""
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return f" ({', '.join(map(str, names[:_LISTED]))}{more})"
+def _listed(names: Sequence[str]) -> str:
+    return f" ({first_of(names, _LISTED)})" if names else ""

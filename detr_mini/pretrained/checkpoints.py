@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from detr_mini.errors import CheckpointError, nearest
+from detr_mini.errors import CheckpointError, first_of, nearest
 from detr_mini.pretrained import box
 from detr_mini.structures import Categories
 from detr_mini.weights import load_weights
@@ -125,6 +125,4 @@ def check_knows(known: Sequence[str], names: Iterable[str]) -> None:
 
 def quoted(names: Iterable[str]) -> str:
     """Names for a sentence, the first ones of many."""
-    ordered = sorted(names)
-    more = f" and {len(ordered) - _LISTED} more" if len(ordered) > _LISTED else ""
-    return ", ".join(repr(name) for name in ordered[:_LISTED]) + more
+    return first_of([repr(name) for name in sorted(names)], _LISTED)

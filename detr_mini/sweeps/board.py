@@ -21,8 +21,7 @@ def board(record: Record, total: int, console: Console) -> Iterator[None]:
     def render() -> Table:
         shown = Table.grid(padding=(0, 2))
         running = [run for run in record.runs if run.state == "running"]
-        ended = sum(run.state in ("done", "failed", "broken") for run in record.runs)
-        shown.add_row(f"{ended} of {total} runs ended, {len(running)} running", "")
+        shown.add_row(f"{_ended(record)} of {total} runs ended, {len(running)} running", "")
         for run in running:
             shown.add_row(record.title(run), _stands(record, run))
         return shown
@@ -33,14 +32,17 @@ def board(record: Record, total: int, console: Console) -> Iterator[None]:
 
 def say(record: Record, run: Run, console: Console) -> None:
     """One line about a run that has ended."""
-    ended = sum(other.state in ("done", "failed", "broken") for other in record.runs)
     if run.state == "done":
         seconds = run.metrics.get("train_seconds")
         told = f"AP {number(run.metrics.get('AP'))}, AP50 {number(run.metrics.get('AP50'))}"
         told += "" if seconds is None else f", {seconds / 60:.1f} minutes"
     else:
         told = f"{run.state}: {run.sentence}"
-    console.print(f"[{ended}] {record.title(run)}: {told}", markup=False, highlight=False)
+    console.print(f"[{_ended(record)}] {record.title(run)}: {told}", markup=False, highlight=False)
+
+
+def _ended(record: Record) -> int:
+    return sum(run.state in ("done", "failed", "broken") for run in record.runs)
 
 
 def _stands(record: Record, run: Run) -> str:

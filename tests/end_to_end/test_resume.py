@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,17 @@ def steps_done(run: Path) -> int:
         return 0
 
 
+def kill_when(process: subprocess.Popen[str], run: Path, far_enough: Callable[[int], bool]) -> None:
+    """SIGKILL, once so many steps are done; the run must not be over before."""
+    deadline = time.monotonic() + 120
+    while not far_enough(steps_done(run)) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    assert process.poll() is None, f"the run was over before it was killed: {process.communicate()[0]}"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
 @pytest.mark.slow
 def test_a_run_killed_at_five_random_moments_inside_epochs_ends_in_the_same_bits(
     scenes_root: Path, tmp_path: Path
@@ -73,14 +85,7 @@ def test_a_run_killed_at_five_random_moments_inside_epochs_ends_in_the_same_bits
     process = start([*arguments, f"run_folder={killed}"], tmp_path)
     for kill in range(5):
         # some steps further than at the last kill, and not at a checkpoint: a step's row is written inside the epoch
-        least = 6 + 7 * kill
-        deadline = time.monotonic() + 120
-        while steps_done(killed) < least + chance.randint(0, 2) and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        assert process.poll() is None, f"the run was over before kill {kill}: {process.communicate()[0]}"
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        kill_when(process, killed, lambda steps, least=6 + 7 * kill: steps >= least + chance.randint(0, 2))
         process = start([f"resume={killed}"], tmp_path)
     finish(process)
     assert_same_run(tmp_path / "whole", killed)
@@ -134,13 +139,7 @@ def test_strong_augmentation_that_ends_and_evaluations_by_progress_resume_in_the
     killed = tmp_path / "killed"
     process = start([*arguments, f"run_folder={killed}"], tmp_path)
     for least in (11, 21, 27, 37):  # of 48 steps: inside epochs 1, 2 (the last that begins before the half), 3 and 4
-        deadline = time.monotonic() + 120
-        while steps_done(killed) < least and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-        assert process.poll() is None, f"the run was over before: {process.communicate()[0]}"
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        kill_when(process, killed, lambda steps, least=least: steps >= least)
         process = start([f"resume={killed}"], tmp_path)
     finish(process)
     assert_same_run(tmp_path / "whole", killed)

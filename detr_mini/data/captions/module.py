@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from detr_mini.data.captions.files import read_captions
 from detr_mini.data.captions.make import WEIGHTS, ensure_captioned, items_of
-from detr_mini.data.captions.names import CategoryCaptions, Together
+from detr_mini.data.captions.names import CategoryCaptions, Together, beside_names
 from detr_mini.data.captions.records import ATTRIBUTES, Item
 from detr_mini.data.captions.refer import Words, checked_kinds, words_for
 from detr_mini.data.captions.refer_files import ensure_referred
@@ -55,7 +55,7 @@ class CaptionDataset(DetectionDataset):
 
     def __getitem__(self, key: Key | tuple[int, int]) -> tuple[Tensor, Target, list[Caption]]:  # type: ignore[override]
         image, target = super().__getitem__(key)
-        own = self.captions.own if isinstance(self.captions, Together) else self.captions
+        own = beside_names(self.captions)
         if isinstance(own, MadeCaptions):
             target = replace(target, attributes=own.attributes(key[0]))
         return image, target, self.captions(key[0], key[1], target)
@@ -128,8 +128,7 @@ class CaptionData(DetectionData):
         for name in self.sets:
             if name not in self.sentences and self.caption_files.get(name):
                 self.sentences[name] = self._sentences(name)
-        about = self.sentences.get("train")
-        if isinstance(about.own if isinstance(about, Together) else about, MadeCaptions):
+        if "train" in self.sentences and isinstance(beside_names(self.sentences["train"]), MadeCaptions):
             self.attributes = ATTRIBUTES
         if self.tokenizer is None:
             self.tokenizer = self._trained_tokenizer()
@@ -199,7 +198,7 @@ class CaptionData(DetectionData):
         coco, sentences, given = self.sets["train"], self.sentences["train"], 0
         if isinstance(sentences, CategoryCaptions | Together):  # not all may be drawn below
             yield from [listed([name.lower() for name in coco.categories.names])[0]] * 2
-        source = sentences.own if isinstance(sentences, Together) else sentences
+        source = beside_names(sentences)
         rounds = ROUNDS if isinstance(source, ReferredCaptions) else 1
         for which in range(rounds * len(coco)):
             before, index = divmod(which, len(coco))
@@ -213,7 +212,7 @@ class CaptionData(DetectionData):
         """No caption may have more than `most` tokens: so few categories at once, DataError for captions of a file."""
         assert self.tokenizer is not None
         for name, sentences in self.sentences.items():
-            own = sentences.own if isinstance(sentences, Together) else sentences
+            own = beside_names(sentences)
             if isinstance(own, FileCaptions):
                 own.check(self.root / str(self.caption_files[name]), self.tokenizer, most)
             if isinstance(own, CategoryCaptions):

@@ -70,3 +70,8 @@ class Together:
 
     def __call__(self, index: int, epoch: int, target: Target) -> list[Caption]:
         return self.own(index, epoch, target) + self.names(index, epoch, target)
+
+
+def beside_names(captions: Callable[[int, int, Target], list[Caption]]) -> Callable[[int, int, Target], list[Caption]]:
+    """The source that lists of names stand beside; the given one where there are none."""
+    return captions.own if isinstance(captions, Together) else captions
