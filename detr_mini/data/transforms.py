@@ -23,6 +23,8 @@ BESIDE_BOXES = ("labels", "is_crowd", "area")
 """What a target says of each of its boxes."""
 LEAST_SIDE = 1.0
 """A box with a side below this, in pixels, after augmentation goes, together with its label."""
+EVERY_IMAGE = -2
+"""In place of an image's id: what all images of an epoch share."""
 
 
 def image_seed(seed: int, epoch: int, image_id: int) -> int:
@@ -39,7 +41,8 @@ class Augment:
     attribute `cuts` says that things may be cut off: no image with sentences about it takes such a one, or one that
     draws.
     Random numbers come from torch's generator, seeded for the image and restored after: the same (seed, epoch, image
-    id) gives the same result in any process, and no other stream moves.
+    id) gives the same result in any process, and no other stream moves. One with a true attribute `whole_epoch` draws
+    the same for every image of an epoch.
     """
 
     def __init__(self, transforms: Sequence[Any], seed: int, strong: Sequence[Any] = ()) -> None:
@@ -80,6 +83,9 @@ class Augment:
         try:
             generator.manual_seed(image_seed(self.seed, epoch, target.image_id))
             for transform in transforms:
+                own_state = generator.get_state() if getattr(transform, "whole_epoch", False) else None
+                if own_state is not None:
+                    generator.manual_seed(image_seed(self.seed, epoch, EVERY_IMAGE))
                 if isinstance(transform, v2.Transform):
                     image, boxes, kept = _apply_v2(transform, image, boxes, kept)
                 elif not getattr(transform, "draws", False):
@@ -88,6 +94,8 @@ class Augment:
                     before = sum(len(truth.labels) for truth in truths)
                     image, boxes = transform(image, boxes, another)
                     kept = torch.cat([kept, torch.arange(before, sum(len(truth.labels) for truth in truths))])
+                if own_state is not None:
+                    generator.set_state(own_state)
         finally:
             generator.set_state(state)
         limit = _corners(image)
@@ -160,10 +168,13 @@ class RandomVerticalFlip:
 
 
 class RandomTranspose:
-    """Rows become columns with probability `p`; with both flips, all eight views of a square are equally likely."""
+    """Rows become columns with probability `p`; with both flips, all eight views of a square are equally likely.
 
-    def __init__(self, p: int | float = 0.5) -> None:
-        self.p = p
+    `whole_epoch`: for all images of an epoch or for none, so that batches of images of one shape need no padding.
+    """
+
+    def __init__(self, p: int | float = 0.5, whole_epoch: bool = False) -> None:
+        self.p, self.whole_epoch = p, whole_epoch
 
     def __call__(self, image: UInt8[Tensor, "3 h w"], boxes: Float[Tensor, "n 4"]) -> Sample:
         """Swap the axes of image and boxes, or give them back."""

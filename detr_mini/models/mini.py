@@ -32,8 +32,9 @@ from detr_mini.structures import (
     PackedTargets,
     Prediction,
 )
-from detr_mini.vision.convnet import StandardisedConv, hide
+from detr_mini.vision.convnet import StandardisedConv
 from detr_mini.vision.features import Features
+from detr_mini.vision.padding import hide
 from detr_mini.vision.pyramid import TopDown
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from detr_mini.vision.features import Features
-from detr_mini.vision.padding import cells_on_padding
+from detr_mini.vision.padding import cells_on_padding, hide
 
 RELU_GAIN = 1.7139588594436646  # sqrt(2 / (1 - 1 / pi)): a ReLU of unit-variance noise times this has unit variance
 
@@ -38,11 +38,6 @@ class StandardisedConv(nn.Conv2d):
         rows = functional.layer_norm(rows, (fan_in,), eps=1e-6 / fan_in) * (self.gain.flatten(1) * fan_in**-0.5)
         weight = rows.view(outputs, height, width, inputs).permute(0, 3, 1, 2)
         return functional.conv2d(x, weight, self.bias, self.stride, self.padding)
-
-
-def hide(x: Float[Tensor, "b c h w"], padding_mask: Bool[Tensor, "b h w"] | None) -> Float[Tensor, "b c h w"]:
-    """Zeros on padding, as a convolution sees them beyond the border of an image that stands alone."""
-    return x if padding_mask is None else x.masked_fill(padding_mask[:, None], 0.0)
 
 
 class ResidualBlock(nn.Module):

@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from detr_mini.vision.convnet import RELU_GAIN, StandardisedConv, hide
+from detr_mini.vision.convnet import RELU_GAIN, StandardisedConv
 from detr_mini.vision.features import Features
+from detr_mini.vision.padding import hide
 
 
 class TopDown(nn.Module):
