@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain, repeat
 from typing import Any
@@ -90,7 +91,7 @@ def benchmark_step(config: DictConfig) -> dict[str, Any]:
         watch.steps.clear()
         for _ in range(config.steps):
             run(nullcontext())
-    counter = FlopCounterMode(display=False)
+    counter = operations_counter()
     run(counter)
     typical = watch.typical()
     whole = typical.pop("step")
@@ -102,6 +103,18 @@ def benchmark_step(config: DictConfig) -> dict[str, Any]:
     }  # fmt: skip
     _print(result)
     return result
+
+
+def operations_counter() -> FlopCounterMode:
+    """torch's counter, with convolutions whose channels are in groups: it takes their gradients for ungrouped ones."""
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _of_gradients})
+
+
+def _of_gradients(gradient: Sequence[int], x: Sequence[int], weight: Sequence[int], *settings: Any, **_: Any) -> int:
+    """Each of the two large gradients multiplies as often as the convolution did; shapes, as the counter gives them."""
+    *_, transposed, _, _, wanted = settings
+    places = math.prod((x if transposed else gradient)[2:])
+    return 2 * gradient[0] * places * math.prod(weight) * sum(wanted[:2])
 
 
 def _stepper(

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from detr_mini.config import compose
-from detr_mini.training.benchmark import Stopwatch, benchmark_step
+from detr_mini.training.benchmark import Stopwatch, benchmark_step, operations_counter
 from training_parts import overrides
 
 
@@ -42,3 +43,16 @@ def test_a_slow_step_moves_no_part_and_parts_stay_within_their_whole() -> None:
     typical = watch.typical()
     assert 2000 < typical["step"] < 2100
     assert 1000 <= typical["data"] <= 1020
+
+
+@pytest.mark.parametrize("groups", [1, 2, 12])
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_a_gradient_counts_as_many_operations_as_its_convolution(kind: type[nn.Conv2d], groups: int) -> None:
+    convolution = kind(12, 24, 3, stride=2, padding=1, groups=groups)
+    image = torch.randn(2, 12, 9, 8, requires_grad=True)
+    with operations_counter() as counter:
+        output = convolution(image)
+    forward = counter.get_total_flops()
+    with operations_counter() as counter:
+        output.sum().backward()
+    assert counter.get_total_flops() == 2 * forward > 0
