@@ -1,6 +1,9 @@
 # make quickstart: from nothing to a trained detector; make test: the tests. Both make .venv where there is none.
 PYTHON ?= python3
 BIN := .venv/bin
+WORKERS ?= 2
+# a thread a worker, which does not spin while it waits for the other's
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 .PHONY: quickstart test test-slow lint clean
 
@@ -9,10 +12,10 @@ quickstart: .venv/installed
 	else $(BIN)/detr-mini train experiment=quickstart; fi
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: .venv/installed-dev
-	$(BIN)/python -m pytest -q -m "slow"
+	$(PYTEST) -m "slow"
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -128,8 +128,15 @@ def test_a_run_folder_below_a_file_is_a_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "least"), [("scale", "0", "0.1"), ("until", "1.5", "0"), ("until", "-0.1", "0")]
+    ("key", "value", "least"),
+    [
+        ("coarse_scale", "0", "0.1"),
+        ("coarse_until", "1.5", "0"),
+        ("coarse_until", "-0.1", "0"),
+        ("caption_share", "0", "0.01"),
+        ("caption_share_until", "2", "0"),
+    ],
 )
 def test_a_share_of_the_training_that_is_none_is_refused(key: str, value: str, least: str) -> None:
-    with pytest.raises(ConfigError, match=rf"trainer\.coarse_{key} is .* must be a number from {least} to 1"):
-        TrainerOptions.of(compose("train", ["trainer.max_steps=1", f"trainer.coarse_{key}={value}"]).trainer)
+    with pytest.raises(ConfigError, match=rf"trainer\.{key} is .* must be a number from {least} to 1"):
+        TrainerOptions.of(compose("train", ["trainer.max_steps=1", f"trainer.{key}={value}"]).trainer)

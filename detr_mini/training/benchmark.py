@@ -112,7 +112,7 @@ def operations_counter() -> FlopCounterMode:
 
 def _of_gradients(gradient: Sequence[int], x: Sequence[int], weight: Sequence[int], *settings: Any, **_: Any) -> int:
     """Each of the two large gradients multiplies as often as the convolution did; shapes, as the counter gives them."""
-    *_, transposed, _, _, wanted = settings
+    transposed, wanted = settings[-4], settings[-1]
     places = math.prod((x if transposed else gradient)[2:])
     return 2 * gradient[0] * places * math.prod(weight) * sum(wanted[:2])
 

@@ -1,4 +1,4 @@
-"""Smaller images while a training is young: more of them a second, and the details can wait."""
+"""Smaller images and fewer sentences while a training is young: more of them a second, and the details can wait."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from torch.nn.functional import interpolate
 
 from detr_mini.models.queries import visible_size
 from detr_mini.structures import Batch
+
+PER_CAPTION = ("token_ids", "padding_mask", "caption_image", "spans", "records", "token_map", "tags")
 
 
 def coarsened(batch: Batch, scale: float, stride: int) -> Batch:
@@ -27,3 +29,18 @@ def coarsened(batch: Batch, scale: float, stride: int) -> Batch:
     x, y = torch.arange(width, device=mask.device), torch.arange(height, device=mask.device)
     padding = (x >= w)[:, None, :] | (y >= h)[:, :, None]
     return replace(batch, images=(images / share).masked_fill(padding[:, None], 0.0), padding_mask=padding)
+
+
+def fewer_captions(batch: Batch, share: float, step: int) -> Batch:
+    """`batch` with about this share of its captions, at least one: every n-th, from another place each `step`.
+
+    What the images show is learned from all of them all the same: it costs less than what is said about it.
+    """
+    told = batch.captions
+    if told is None:
+        return batch
+    count = len(told.token_ids)
+    every = min(max(1, round(1 / share)), count)
+    rows = slice(step % every, None, every)
+    cut = {name: tensor[rows] for name in PER_CAPTION if (tensor := getattr(told, name)) is not None}
+    return replace(batch, captions=replace(told, **cut))

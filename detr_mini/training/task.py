@@ -21,7 +21,7 @@ from detr_mini.optim.schedule import warmup_cosine
 from detr_mini.structures import Batch, Categories
 from detr_mini.training.averaging import AveragedModel
 from detr_mini.training.budget import Budget
-from detr_mini.training.coarse import coarsened
+from detr_mini.training.coarse import coarsened, fewer_captions
 from detr_mini.training.diagnosis import explain
 
 HEADLINES = ("grounding/accuracy", "AP")
@@ -37,7 +37,8 @@ class DetectionTask(pl.LightningModule):
     `make_optimizer(model)`; `budget`: the training's length, over which the learning rate falls along a cosine to zero
     after `warmup_steps`; `clip`: largest norm of the gradient; `average`: decay of the averaged weights, which are what
     is evaluated; `seed`: of dropout and denoising; `coarse_scale`: of the images' sides, up to the share `coarse_until`
-    of the training (see `coarsened`); `validations`: so many, evenly over the training, or as the trainer says; `card`:
+    of the training (see `coarsened`); `caption_share`: of a batch's captions, up to `caption_share_until` (see
+    `fewer_captions`); `validations`: so many, evenly over the training, or as the trainer says; `card`:
     what a checkpoint says besides (image, config, recipe, ...).
     Validation measures the averaged weights, in float32 whatever the training's precision.
     """
@@ -57,6 +58,8 @@ class DetectionTask(pl.LightningModule):
         accumulate: int = 1,
         coarse_scale: float | int = 1.0,
         coarse_until: float | int = 0.0,
+        caption_share: float | int = 1.0,
+        caption_share_until: float | int = 0.0,
         validations: int | None = None,
         card: Mapping[str, Any] | None = None,
     ) -> None:
@@ -65,6 +68,7 @@ class DetectionTask(pl.LightningModule):
         self.categories, self.budget, self.seed = categories, budget, seed
         self.warmup_steps, self.clip, self.accumulate, self.card = warmup_steps, clip, accumulate, dict(card or {})
         self.coarse_scale, self.coarse_until = coarse_scale, coarse_until
+        self.caption_share, self.caption_share_until = caption_share, caption_share_until
         self.validations = validations
         self.epoch_began = 0.0
         """The share of the training that was done when the present epoch began."""
@@ -100,6 +104,8 @@ class DetectionTask(pl.LightningModule):
         step = self.global_step
         if self.budget.progress(step) < self.coarse_until:
             batch = coarsened(batch, self.coarse_scale, self.model.stride)  # type: ignore[arg-type]
+        if self.budget.progress(step) < self.caption_share_until:
+            batch = fewer_captions(batch, self.caption_share, step)
         torch.manual_seed(mix_numbers(self.seed, step, batch_idx, self.global_rank))  # dropout: f(seed, step)
         try:
             losses = self.losses(batch, step)
