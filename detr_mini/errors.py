@@ -32,7 +32,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean '{matches[0]}'?" if matches else ""
 
 
-def first_of(words: Sequence[str], most: int) -> str:
+def some_of(words: Sequence[str], most: int) -> str:
     """The first `most` of some words for a sentence, and how many more there are."""
     more = f" and {len(words) - most} more" if len(words) > most else ""
     return ", ".join(words[:most]) + more

@@ -84,6 +84,10 @@ class Checked:
         return {"images": self.images, "boxes": self.boxes, "counts": dict(self.counts), "faults": faults}
 
 
+MADE_HERE = ("made", "categories")
+"""In place of a file of captions: there is none to check."""
+
+
 def check(source: Source, *, pixels: bool = True, captions: Mapping[str, Any] | None = None) -> Checked:
     """Look at everything once. `pixels`: decode the images (else their headers and ends only).
 
@@ -104,7 +108,7 @@ def check(source: Source, *, pixels: bool = True, captions: Mapping[str, Any] | 
     _check_pictures(done, pictures)
     _check_strays(source, done)
     for name, file in (captions or {}).items():
-        if file and file != "made" and name in done.trees:
+        if file and file not in MADE_HERE and name in done.trees:
             texts = caption_faults(source.root / str(file), done.trees[name].content)
             done.faults += [Fault("caption", f"{name}: {text}") for text in texts]
     done.faults.sort(key=lambda fault: list(KINDS).index(fault.kind))
@@ -260,10 +264,15 @@ def _short(mend: str) -> str:
     return "cut at the edge" if mend.startswith("cut to") else mend
 
 
+def _caption_files(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Of each split its file of captions. Those that the data make (`refer`) were proved as they were made."""
+    return None if data.get("refer") else data.get("captions")
+
+
 def check_task(config: Mapping[str, Any]) -> Checked:
     """The verb `detr-mini data check data.root=FOLDER fix=true output=FOLDER pixels=true report=FILE`."""
     source = Source.of(config["data"])
-    done = check(source, pixels=config["pixels"], captions=config["data"].get("captions"))
+    done = check(source, pixels=config["pixels"], captions=_caption_files(config["data"]))
     done.print()
     if config["report"]:
         Path(config["report"]).write_text(json.dumps(done.to_dict(), indent=1, ensure_ascii=False), encoding="utf-8")

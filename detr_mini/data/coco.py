@@ -18,7 +18,7 @@ from detr_mini.data.columns import Columns, read_json
 from detr_mini.data.images import image_size, is_whole_file, load_image
 from detr_mini.data.large import read_columns
 from detr_mini.data.report import SplitReport
-from detr_mini.errors import ConfigError, DataError, first_of
+from detr_mini.errors import ConfigError, DataError, some_of
 from detr_mini.structures import Categories
 
 __all__ = ["CocoSet", "ImageRecord", "ImageRecords", "Reading", "build_set", "read_coco", "read_json"]
@@ -120,7 +120,7 @@ def _records(
     report.missing += missing
     if missing and reading.on_missing == "refuse":
         raise DataError(f"{len(missing)} of {len(names)} images that {path} lists are not in {folder}: "
-                        f"{first_of(missing, LISTED)}; "
+                        f"{some_of(missing, LISTED)}; "
                         "add them, or leave them out with data.on_missing=skip")  # fmt: skip
     for name in missing:
         report.drop("image file missing", name, name)

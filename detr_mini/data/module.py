@@ -57,6 +57,9 @@ class DetectionData(pl.LightningDataModule):
     The trainer needs `use_distributed_sampler=False`: the batches are shared among ranks here.
     """
 
+    ensure: Callable[..., str] = staticmethod(ensure_scenes)
+    """Makes the scenes that `make` asks for, where they are not there yet."""
+
     def __init__(
         self,
         *,
@@ -111,7 +114,7 @@ class DetectionData(pl.LightningDataModule):
         for name, share in (("strong_until", strong_until), ("hold_out", 0.5 if hold_out is None else hold_out)):
             if not 0 <= share <= 1 or (name == "hold_out" and share in (0, 1)):
                 raise ConfigError(f"data.{name} is {share}; it must be a share from 0 to 1")
-        self.root = Path(root)
+        self.root = Path(root).expanduser()
         self._said = format, {"train": train, "val": val, "test": test}
         self.make = None if make is None else dict(make)
         self.image: dict[str, Any] = {"size": size, "shorter_side": shorter_side, "mean": list(mean), "std": list(std)}
@@ -190,7 +193,7 @@ class DetectionData(pl.LightningDataModule):
         for key in self.make:
             if key not in known:
                 raise ConfigError(f"data.make.{key} does not exist{nearest(key, known)}")
-        return ensure_scenes(self.root, **self.make)
+        return self.ensure(self.root, **self.make)
 
     def _read(self, name: str) -> CocoSet:
         split = self.splits[name]

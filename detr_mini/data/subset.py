@@ -207,7 +207,8 @@ def split_ids(
         if name != "train":
             wanted = round(share * len(leaders))
             parts[name] = stratified_order(rest, names, seed)[:wanted]
-            rest = {i: found for i, found in rest.items() if i not in set(parts[name])}
+            taken = set(parts[name])
+            rest = {i: found for i, found in rest.items() if i not in taken}
     parts["train"] = list(rest)
     place = {i: name for name, own in parts.items() for i in own}
     return {name: sorted(i for i in owned if place[together.get(i, i)] == name) for name in shares}

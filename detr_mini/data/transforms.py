@@ -22,7 +22,9 @@ Sample = tuple[Tensor, Tensor]
 BESIDE_BOXES = ("labels", "is_crowd", "area")
 """What a target says of each of its boxes."""
 LEAST_SIDE = 1.0
-"""A box with a side below this, in pixels, after augmentation goes, together with its label."""
+"""A box that augmentation has made smaller, to a side below this in pixels, goes, together with its label."""
+ROUNDING = 1e-3
+"""Pixels by which a side may differ that nothing was done to."""
 EVERY_IMAGE = -2
 """In place of an image's id: what all images of an epoch share."""
 
@@ -100,7 +102,11 @@ class Augment:
             generator.set_state(state)
         limit = _corners(image)
         boxes = boxes.clamp(min=0).minimum(limit)
-        inside = ((boxes[:, 2:] - boxes[:, :2]) >= LEAST_SIDE).all(1)
+        sides = boxes[:, 2:] - boxes[:, :2]
+        inside = (sides >= LEAST_SIDE).all(1)
+        if not bool(inside.all()):
+            least = torch.cat([_sides(truth) for truth in truths])[kept].amin(1) - ROUNDING
+            inside |= (sides >= least.clamp(min=ROUNDING)[:, None]).all(1)
         if not bool(inside.all()):
             boxes, kept = boxes[inside], kept[inside]
         boxes = xyxy_to_cxcywh(boxes / limit)
@@ -132,6 +138,12 @@ def _corners(image: Tensor) -> Float[Tensor, "4"]:
     """(width, height, width, height)."""
     height, width = image.shape[1:]
     return torch.tensor([width, height, width, height], dtype=torch.float32)
+
+
+def _sides(target: Target) -> Float[Tensor, "n 2"]:
+    """Width and height of its boxes, in pixels of its image."""
+    height, width = target.original_size
+    return target.boxes[:, 2:] * torch.tensor([width, height], dtype=torch.float32)
 
 
 def chance(p: float | int) -> bool:
@@ -248,18 +260,3 @@ class RandomScaleCrop:
         centre = (boxes[:, :2] + boxes[:, 2:]) / 2
         inside = ((centre > 0) & (centre < torch.tensor([new_width, new_height]))).all(1)
         return image[:, top : top + new_height, left : left + new_width], boxes * inside[:, None]
-
-
-class RandomColorRotation:
-    """Colours turned (or mirrored) about middle grey by a random rotation of RGB, which keeps their distances.
-
-    For data where colour says nothing about the class. All rotations and reflections are equally likely; what falls
-    outside the cube of colours is clipped.
-    """
-
-    def __call__(self, image: UInt8[Tensor, "3 h w"], boxes: Float[Tensor, "n 4"]) -> Sample:
-        """The image in other colours."""
-        q, r = torch.linalg.qr(torch.randn(3, 3))
-        turn = q * r.diagonal().sign()  # without this the choice would not be uniform (Mezzadri 2007)
-        turned = turn @ (image.flatten(1).float() - 127.5) + 127.5
-        return turned.round_().clamp_(0, 255).to(torch.uint8).view_as(image), boxes

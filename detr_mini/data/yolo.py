@@ -12,7 +12,7 @@ from typing import Any
 from detr_mini.data.faults import Fault
 from detr_mini.data.images import image_size
 from detr_mini.data.tree import EXACT, Tree, first_of, image_files, image_ids, is_image_name
-from detr_mini.errors import DataError
+from detr_mini.errors import DataError, some_of
 
 SLACK = Decimal("0.01")
 """A value by so much outside 0 to 1 is a rounding error; more is another unit."""
@@ -99,6 +99,9 @@ def read_yolo(root: Path, images: str | Sequence[str], labels: str | None = None
     files = _listed(root, [images] if isinstance(images, str) else list(images))
     tree = Tree({"images": [], "annotations": [], "categories": []}, root, file)
     category_ids = data.category_ids or {index: index for index in data.names}
+    if missing := [data.names[index] for index in data.names if index not in category_ids]:
+        raise DataError(f"{file}: category_ids has no id for {some_of(missing, 3)}; add one for each name, or leave "
+                        "category_ids out")  # fmt: skip
     tree.content["categories"] += [{"id": category_ids[i], "name": n} for i, n in sorted(data.names.items())]
     file_names = [Path(os.path.relpath(path, root)).as_posix() for path in files]
     used, places = set[Path](), set[Path]()

@@ -148,7 +148,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
     words = _as_swept(runs)
     if words is not None:
         return words
-    flat = [dict(_flat(run.config, "")) for run in runs]
+    flat = [dict(settings_of(run.config)) for run in runs]
     keys = {key for settings in flat for key in settings if key.split(".")[0] not in NOT_A_CHOICE}
     differing = sorted(key for key in keys if len({json.dumps(settings.get(key)) for settings in flat}) > 1)
     # where a section builds another thing, its other settings are not the choice
@@ -181,9 +181,10 @@ def _label(settings: Mapping[str, Any], keys: Sequence[str]) -> str:
     return ", ".join(parts[:SHOWN]) + (", ..." if len(parts) > SHOWN else "")
 
 
-def _flat(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+def settings_of(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting of a config, by its dotted key."""
     if isinstance(node, Mapping) and node:
         for key, value in node.items():
-            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+            yield from settings_of(value, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, node

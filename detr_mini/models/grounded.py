@@ -35,8 +35,9 @@ from detr_mini.text.tokenizers import Encoding, pad
 
 TAGS = ("other", "begin", "inside", "anchor")
 """What a word is in its caption: of no phrase, the first or a later word of what is asked for, of an anchor."""
-GROUPS = 4
-"""Captions are taken in so many groups of like length: what is padding in a group is computed for nothing."""
+GROUPS, LEAST = 4, 16
+"""Captions are taken in at most so many groups of like length, of so many at least: what is padding in a group is
+computed for nothing, and each group costs its calls."""
 
 
 def phrases_of(tags: Sequence[int]) -> list[list[int]]:
@@ -144,7 +145,7 @@ class GroundedDETR(MiniDETR):
         visible = output.query_visible
         hidden = things.new_zeros(things.shape[:2], dtype=torch.bool) if visible is None else ~visible
         lengths = torch.tensor([len(spans) for spans in captions.spans])
-        groups = [group for group in lengths.argsort().tensor_split(GROUPS) if len(group)]
+        groups = lengths.argsort().tensor_split(min(GROUPS, max(1, len(lengths) // LEAST)))
         logits: list[list[Tensor]] = []
         tags, longest = [], captions.token_ids.shape[1]
         for group in groups:

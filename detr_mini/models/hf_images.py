@@ -63,4 +63,6 @@ def visible_sizes(
     images: Float[Tensor, "b 3 h w"], padding_mask: Bool[Tensor, "b h w"] | None
 ) -> list[tuple[int, int]]:
     """(height, width) in pixels of each image without its padding."""
+    if padding_mask is None:
+        return [(images.shape[2], images.shape[3])] * len(images)
     return [(int(h), int(w)) for w, h in visible_size(images, padding_mask).tolist()]

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from detr_mini.errors import CheckpointError, first_of
+from detr_mini.errors import CheckpointError, some_of
 from detr_mini.models.hf_kinds import Kind, build_library, library
 from detr_mini.text.names import rows_by_name
 
@@ -112,4 +112,4 @@ def _said(kind: Kind, names: Sequence[str], rows: Mapping[int, int]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return f" ({first_of(names, _LISTED)})" if names else ""
+    return f" ({some_of(names, _LISTED)})" if names else ""

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from detr_mini.errors import CheckpointError, first_of, nearest
+from detr_mini.errors import CheckpointError, nearest, some_of
 from detr_mini.pretrained import box
 from detr_mini.structures import Categories
 from detr_mini.weights import load_weights
@@ -125,4 +125,4 @@ def check_knows(known: Sequence[str], names: Iterable[str]) -> None:
 
 def quoted(names: Iterable[str]) -> str:
     """Names for a sentence, the first ones of many."""
-    return first_of([repr(name) for name in sorted(names)], _LISTED)
+    return some_of([repr(name) for name in sorted(names)], _LISTED)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch.nn.functional import interpolate
@@ -10,7 +12,7 @@ from torch.nn.functional import interpolate
 from detr_mini.models.queries import visible_size
 from detr_mini.structures import Batch
 
-PER_CAPTION = ("token_ids", "padding_mask", "caption_image", "spans", "records", "token_map", "tags")
+OF_CAPTIONS = ("token_ids", "padding_mask", "caption_image", "token_map", "tags")
 
 
 def coarsened(batch: Batch, scale: float, stride: int) -> Batch:
@@ -32,7 +34,7 @@ def coarsened(batch: Batch, scale: float, stride: int) -> Batch:
 
 
 def fewer_captions(batch: Batch, share: float, step: int) -> Batch:
-    """`batch` with about this share of its captions, at least one: every n-th, from another place each `step`.
+    """`batch` with this share of its captions, at least one: evenly spread, from another place each `step`.
 
     What the images show is learned from all of them all the same: it costs less than what is said about it.
     """
@@ -40,7 +42,10 @@ def fewer_captions(batch: Batch, share: float, step: int) -> Batch:
     if told is None:
         return batch
     count = len(told.token_ids)
-    every = min(max(1, round(1 / share)), count)
-    rows = slice(step % every, None, every)
-    cut = {name: tensor[rows] for name in PER_CAPTION if (tensor := getattr(told, name)) is not None}
+    rows = [i for i in range(count) if math.floor((step + i + 1) * share) > math.floor((step + i) * share)]
+    rows = rows or [step % count]
+    cut: dict[str, Any] = {name: [getattr(told, name)[i] for i in rows] for name in ("spans", "records")}
+    cut = {name: tuple(values) for name, values in cut.items()}
+    tensors = {name: tensor for name in OF_CAPTIONS if (tensor := getattr(told, name)) is not None}
+    cut |= {name: tensor[rows] for name, tensor in tensors.items()}
     return replace(batch, captions=replace(told, **cut))

@@ -26,7 +26,9 @@ def explain(model: nn.Module, batch: Batch, step: int, precision: str, what: str
         return NonFiniteError(f"{story}: the weights '{bad[0]}' already were not; the step before ruined them; {MEND}")
     if not _finite(batch.images):
         return NonFiniteError(f"{story}: the images themselves hold values that are not finite; check the augmentation")
-    layer = first_bad_layer(model, batch)
+    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision, torch.float32)
+    with torch.autocast(batch.images.device.type, dtype, enabled=dtype != torch.float32):
+        layer = first_bad_layer(model, batch)
     grads = [name for name, p in model.named_parameters() if p.grad is not None and not _finite(p.grad)]
     if layer is None and not grads:
         return NonFiniteError(f"{story}, though every layer's output is: the loss itself overflowed; {MEND}")
@@ -51,7 +53,7 @@ def first_bad_layer(model: nn.Module, batch: Batch) -> str | None:
     """The name of the first layer, in the order of computing, whose output is not finite; None where all are."""
     found: list[str] = []
     with _watching(model, found):
-        model(batch.images, batch.mask())
+        model(batch.images, batch.mask(), **batch.with_captions)
     return found[0] if found else None
 
 

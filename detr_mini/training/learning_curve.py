@@ -12,10 +12,14 @@ from rich.table import Table
 
 from detr_mini.drawing.judgement import learning_curve as draw
 from detr_mini.errors import ConfigError
+from detr_mini.evaluation.runs import settings_of
 from detr_mini.evaluation.table import with_interval
 from detr_mini.training.run import build, train
 
 DRAWN = ("AP", "AP50")
+DECISIVE = ("data.root", "data.train", "data.val", "data.test", "data.size", "data.augment", "data.limit",
+            "data.subset", "model.", "backbone.", "criterion.", "optim.", "trainer.max_", "seed", "init")  # fmt: skip
+"""Settings that a run's figure depends on."""
 
 
 def learning_curve(config: DictConfig) -> Path:
@@ -35,10 +39,12 @@ def learning_curve(config: DictConfig) -> Path:
     rows: list[dict[str, Any]] = []
     for images in dict.fromkeys(max(1, round(share * total)) for share in shares):
         run = folder / f"{images}-images"
-        if not (run / "metrics.json").is_file():
+        own = OmegaConf.create({**settings, "run_folder": str(run)})
+        own.data.limit_train = images
+        if (run / "metrics.json").is_file():
+            _check_same(run, own)
+        else:
             print(f"{images} of {total} training images")
-            own = OmegaConf.create({**settings, "run_folder": str(run)})
-            own.data.limit_train = images
             train(own)
         rows.append({**json.loads((run / "metrics.json").read_bytes()), "images": images})
     kept = ("images", "AP", "AP_low", "AP_high", "AP50", "AP50_low", "AP50_high", "train_seconds", "split")
@@ -48,6 +54,17 @@ def learning_curve(config: DictConfig) -> Path:
     _print(rows)
     print(f"written to {folder}")
     return folder
+
+
+def _check_same(run: Path, wanted: DictConfig) -> None:
+    """ConfigError where the finished `run` had other settings: its figure would stand for another training."""
+    configs = OmegaConf.load(run / "config.yaml"), wanted
+    there, here = (dict(settings_of(OmegaConf.to_container(config, resolve=True))) for config in configs)
+    for key, value in here.items():
+        # what the data chose ("auto") stands in the run's config as a number
+        if key.startswith(DECISIVE) and key in there and value != "auto" and there[key] != value:
+            raise ConfigError(f"{run} was trained with {key}={there[key]}, not {value}; give another output=FOLDER, or "
+                              "remove it")  # fmt: skip
 
 
 def _draw(rows: list[dict[str, Any]], path: Path, title: str) -> None:

@@ -61,7 +61,9 @@ def train(config: DictConfig) -> Path:
     parts = build(config)  # a mistake in the config leaves no folder behind
     if checkpoint is not None:
         check_categories(Categories.from_dict(checkpoint["categories"]), parts.task.categories)
-    folder = Path(config.resume) if checkpoint else new_run_folder("outputs", config.name, config.run_folder)
+    folder = (
+        Path(config.resume).expanduser() if checkpoint else new_run_folder("outputs", config.name, config.run_folder)
+    )
     console = Console()
     with _logging_to(folder / "run.log"):
         trainer, first = _trainer(parts, folder, console, config), checkpoint is None
@@ -184,6 +186,7 @@ def _resume(parts: Parts, checkpoint: dict[str, Any]) -> int:
     else:
         parts.data.resume_at(epoch["processed"], 0)
     parts.task.budget.set_elapsed(checkpoint["progress"]["elapsed"])
+    parts.task.images_seen = checkpoint["progress"]["images_seen"]
     return int(checkpoint["global_step"])
 
 
@@ -295,7 +298,8 @@ def _finish(parts: Parts, folder: Path, console: Console, config: DictConfig, wo
     model.load_state_dict(averaged_weights(best))
     loader = data.test_dataloader() if split == "test" else data.val_dataloader()
     how = {"progress": parts.options.progress, "threshold": best.get("threshold")}
-    measured = measure(model, loader, data.sets[split], task.categories, task.device, **how)  # type: ignore[arg-type]
+    device = next(model.parameters()).device  # Lightning has moved the task to the CPU, and not what it averaged
+    measured = measure(model, loader, data.sets[split], task.categories, device, **how)  # type: ignore[arg-type]
     write_measured(folder, measured, {**about, "split": split}, f"{folder.name} · {split}")
     table(measured.scores, f"{folder} on {split}", console)
     console.print(f"written to {folder}")

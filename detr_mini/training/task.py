@@ -180,7 +180,12 @@ class DetectionTask(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         with torch.autocast(self.device.type, enabled=False):
             output = self.averaged.model(batch.images, batch.mask(), **batch.with_captions)
-            losses = self.criterion(output, batch.packed, 1.0, **batch.with_captions)
+            try:
+                losses = self.criterion(output, batch.packed, 1.0, **batch.with_captions)
+            except NonFiniteCostError:
+                raise explain(
+                    self.averaged.model, batch, self.global_step, "32-true", "a matching cost on val"
+                ) from None
         self._val_sums = (self._val_sums[0] + float(losses.total), self._val_sums[1] + losses.boxes)
         sizes = [target.original_size for target in batch.targets]
         detections = self.averaged.model.postprocess(output, sizes, self.categories)  # type: ignore[operator]

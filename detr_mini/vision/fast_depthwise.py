@@ -32,7 +32,7 @@ def depthwise(
         if torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
             x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-        if x.dtype == torch.bfloat16:
+        if x.dtype == torch.bfloat16 and weight.shape[2] in (3, 5) and stride in (1, 2):
             return depthwise_by_parts(x, weight, bias, stride)
     return depthwise_plain(x, weight, bias, stride)
 
@@ -166,7 +166,7 @@ class FoldedConv(nn.Conv2d):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
         scale, shift = self._norm[0].scale_and_shift()
         weight = self.weight * scale[:, None, None, None]
-        if self.groups > 1:
+        if self.groups == self.in_channels == self.out_channels:
             return depthwise(x, weight, shift, self.stride[0])
         if self.same:
             sides = zip(x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True)

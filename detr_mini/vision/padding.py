@@ -90,5 +90,6 @@ class PaddingGuard:
             return None
         mask = self.cells(*args[0].shape[-2:])
         assert mask is not None
-        visible = (~mask).sum((1, 2)).to(output.dtype)
-        return self.hide(args[0]).sum((2, 3), keepdim=True) / visible[:, None, None, None]
+        visible = (~mask).sum((1, 2))[:, None, None, None]
+        exact = torch.promote_types(output.dtype, torch.float32)
+        return (self.hide(args[0]).sum((2, 3), keepdim=True, dtype=exact) / visible).to(output.dtype)

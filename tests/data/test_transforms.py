@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -155,3 +156,36 @@ def test_what_is_no_transform_is_refused() -> None:
         T.Augment([{"p": 0.5}], 0)
     with pytest.raises(ConfigError, match="0 < least <= most"):
         T.RandomScaleCrop(2, 1)
+
+
+@pytest.mark.parametrize("side", [0.3, 0.9999, 1.0])
+def test_a_box_that_was_as_small_in_its_file_stays(side: float) -> None:
+    image, target = sample()
+    boxes = torch.tensor([[17.0, 9.0, 17.0 + side, 30.0]]) / torch.tensor([SIZE[1], SIZE[0], SIZE[1], SIZE[0]])
+    small = replace(
+        target,
+        boxes=xyxy_to_cxcywh(boxes),
+        labels=torch.zeros(1, dtype=torch.long),
+        is_crowd=torch.zeros(1, dtype=torch.bool),
+        area=torch.ones(1),
+    )
+    _, out, lost = T.Augment([T.RandomHorizontalFlip(1.0), T.RandomTranspose(1.0)], 0)(image, small, 0)
+    assert (len(out.boxes), lost) == (1, 0)
+
+
+def test_all_images_of_an_epoch_are_transposed_or_none() -> None:
+    turned = set()
+    for epoch in range(20):
+        augment = T.Augment([T.RandomTranspose(whole_epoch=True), T.RandomHorizontalFlip()], 5)
+        shapes = {augment(*sample(image_id), epoch)[0].shape[1:] for image_id in range(6)}
+        assert len(shapes) == 1
+        turned |= shapes
+    assert len(turned) == 2
+
+
+def test_what_an_epoch_shares_leaves_the_images_own_draws_alone() -> None:
+    flip = T.RandomHorizontalFlip()
+    for image_id in range(8):
+        alone = T.Augment([flip], 5)(*sample(image_id), 0)[0]
+        behind = T.Augment([T.RandomTranspose(0.0, whole_epoch=True), flip], 5)(*sample(image_id), 0)[0]
+        assert torch.equal(alone, behind)

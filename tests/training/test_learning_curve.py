@@ -35,3 +35,11 @@ def test_shares_that_make_no_sense_are_refused(scenes_root: Path, tmp_path: Path
     with pytest.raises(ConfigError, match="shares"):
         learning_curve(compose("learning_curve", words))
     assert not (tmp_path / "curve").exists()
+
+
+def test_a_finished_run_of_other_settings_is_not_taken_for_this_one(scenes_root: Path, tmp_path: Path) -> None:
+    words = [word for word in overrides(scenes_root) if not word.startswith(("run_folder", "trainer.max"))]
+    words += ["trainer.max_steps=1", "trainer.max_epochs=null", f"output={tmp_path / 'curve'}", "shares=[0.5]"]
+    learning_curve(compose("learning_curve", words))
+    with pytest.raises(ConfigError, match=r"8-images was trained with optim\.optimizer\.lr=.*, not 0\.5; give another"):
+        learning_curve(compose("learning_curve", [*words, "optim.optimizer.lr=0.5"]))

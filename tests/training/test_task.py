@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from detr_mini.config import compose
 from detr_mini.data.collate import collate
 from detr_mini.errors import NonFiniteError
 from detr_mini.structures import Batch
+from detr_mini.training.diagnosis import explain
 from detr_mini.training.run import Parts, build
 from training_parts import small_config
 
@@ -144,3 +147,15 @@ def test_T_02_validation_loss_does_not_depend_on_the_batch_size(scenes_root: Pat
         aps.append(parts.task.scores.metrics["AR100"])
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
     assert aps == pytest.approx([aps[0]] * 3, abs=1e-6)
+
+
+def test_the_layer_that_spoils_sentences_is_named(tmp_path: Path) -> None:
+    make = "data.make={train: 4, val: 2, test: 2, size: 64, seed: 0}"
+    words = ["experiment=shapes_captions", make, f"data.root={tmp_path}", "data.size=64", "data.batch_size=2"]
+    parts = build(compose("train", [*words, "trainer.max_minutes=null", "trainer.max_steps=1"]))
+    parts.data.setup("fit")
+    model = parts.task.model
+    handle = model.joint[1].rivals.register_forward_hook(lambda module, inputs, output: output * math.nan)
+    error = explain(model, next(iter(parts.data.train_dataloader())), 0, "32-true", "a matching cost")
+    handle.remove()
+    assert "the first to make it was layer 'joint.1.rivals'" in str(error)

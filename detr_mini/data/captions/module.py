@@ -56,6 +56,9 @@ class CaptionDataset(DetectionDataset):
     def __getitem__(self, key: Key | tuple[int, int]) -> tuple[Tensor, Target, list[Caption]]:  # type: ignore[override]
         image, target = super().__getitem__(key)
         own = beside_names(self.captions)
+        # names of categories are asked of what is there; others speak of all things, and an unreadable image has none
+        if not isinstance(own, CategoryCaptions) and len(target.labels) < len(self.coco.target(target.image_id).labels):
+            return image, target, []
         if isinstance(own, MadeCaptions):
             target = replace(target, attributes=own.attributes(key[0]))
         return image, target, self.captions(key[0], key[1], target)
@@ -74,6 +77,8 @@ class CaptionData(DetectionData):
     a training batch. `tokenizer`: its `kind` and vocabulary `size`, learned from the training captions. After `setup`:
     `tokenizer`, the splits' captions in `sentences`, and the names of the `attributes` that training's things have.
     """
+
+    ensure: Callable[..., str] = staticmethod(ensure_captioned)
 
     def __init__(
         self,
@@ -130,16 +135,8 @@ class CaptionData(DetectionData):
                 self.sentences[name] = self._sentences(name)
         if "train" in self.sentences and isinstance(beside_names(self.sentences["train"]), MadeCaptions):
             self.attributes = ATTRIBUTES
-        if self.tokenizer is None:
+        if self.tokenizer is None and stage in ("fit", None):  # of what is measured the checkpoint has one
             self.tokenizer = self._trained_tokenizer()
-
-    def _made(self) -> str:
-        assert self.make is not None
-        known = ("train", "val", "test", "seed", "size", "processes")
-        for key in self.make:
-            if key not in known:
-                raise ConfigError(f"data.make.{key} does not exist{nearest(key, known)}")
-        return ensure_captioned(self.root, **self.make)
 
     def _sentences(self, name: str) -> CaptionsOf:
         names, count = self.sets[name].categories.names, self.captions_per_image if name == "train" else None
@@ -230,6 +227,7 @@ class CaptionData(DetectionData):
             **self.image,
             augment=self.augment if training else None,
             cache_megabytes=self.cache_megabytes if training else 0,
+            on_bad_image=self.reading["on_bad_image"],
         )
 
     def collate(self, dataset: DetectionDataset) -> Callable[[Sequence[Any]], Batch]:

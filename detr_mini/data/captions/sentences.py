@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from detr_mini.data.captions.facts import ATTRIBUTES, members
+from detr_mini.data.captions.facts import members
 from detr_mini.data.captions.words import (
     PATTERNS,
     UNSEEN_PAIRS,
@@ -138,8 +138,3 @@ class Sentence:
             for number, one in enumerate(self.named)
         ]
         return Caption(text, kind, tuple(phrases), detail)
-
-
-def spare(wanted: Wanted, names: Sequence[str] = ATTRIBUTES) -> dict[str, str]:
-    """`wanted` of these attributes only."""
-    return {name: wanted[name] for name in names if name in wanted}

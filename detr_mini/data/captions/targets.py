@@ -5,46 +5,48 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
 
 from detr_mini.structures import Caption, Captions, Phrase
-from detr_mini.text.tokenizers import AnyTokenizer, Encoding, pad, tokens_of
+from detr_mini.text.tokenizers import AnyTokenizer, Encoding, pad
 
 OTHER, BEGIN, INSIDE, ANCHOR = range(4)
 
 
-def token_tags(encoding: Encoding, phrases: Sequence[Phrase]) -> Int[Tensor, "t"]:
-    """OTHER, BEGIN and INSIDE of what is asked for, ANCHOR."""
-    tags = torch.full((len(encoding.ids),), OTHER)
+def phrase_tokens(encoding: Encoding, phrase: Phrase) -> list[int]:
+    """Places of the tokens that share a character with the phrase; as a list, since a tensor for each costs more."""
+    spans = zip(range(len(encoding.ids)), encoding.spans, strict=False)
+    return [i for i, (begin, end) in spans if any(begin < last and end > first for first, last in phrase.spans)]
+
+
+def token_tags(encoding: Encoding, phrases: Sequence[Phrase]) -> list[int]:
+    """Of each token: OTHER, BEGIN and INSIDE of what is asked for, ANCHOR."""
+    tags = [OTHER] * len(encoding.ids)
     for phrase in phrases:
-        own = tokens_of(encoding, phrase.spans).nonzero()[:, 0]
-        tags[own] = INSIDE if phrase.asked else ANCHOR
-        if phrase.asked and len(own):
+        own = phrase_tokens(encoding, phrase)
+        for token in own:
+            tags[token] = INSIDE if phrase.asked else ANCHOR
+        if phrase.asked and own:
             tags[own[0]] = BEGIN
     return tags
 
 
-def token_map(encoding: Encoding, phrases: Sequence[Phrase], things: int) -> Bool[Tensor, "n t"]:
-    """Which tokens speak of which of the `things`."""
-    spoken = torch.zeros(things, len(encoding.ids), dtype=torch.bool)
-    for phrase in phrases:
-        own = tokens_of(encoding, phrase.spans)
-        for thing in phrase.things:
-            spoken[thing] |= own
-    return spoken
-
-
 def collate_captions(tokenizer: AnyTokenizer, captions: Sequence[Sequence[Caption]], things: Sequence[int]) -> Captions:
     """The captions of a batch's images, `things[i]` truths in image i, as one padded block."""
-    encodings = [tokenizer.encode(caption.text.lower()).framed() for own in captions for caption in own]
-    ids, padding = pad(encodings)
-    image = torch.tensor([row for row, own in enumerate(captions) for _ in own], dtype=torch.long)
     flat = [caption for own in captions for caption in own]
+    image = [row for row, own in enumerate(captions) for _ in own]
+    encodings = [tokenizer.encode(caption.text.lower()).framed() for caption in flat]
+    ids, padding = pad(encodings)
     spoken = torch.zeros(len(flat), max((*things, 1)), ids.shape[1], dtype=torch.bool)
-    tags = torch.full_like(ids, -1)
-    for row, (caption, encoding) in enumerate(zip(flat, encodings, strict=True)):
-        n = things[int(image[row])]
-        spoken[row, :n, : len(encoding.ids)] = token_map(encoding, caption.phrases, n)
-        tags[row, : len(encoding.ids)] = token_tags(encoding, caption.phrases)
-    return Captions(ids, padding, image, tuple(e.spans for e in encodings), tuple(flat), spoken, tags)
+    told = [
+        (row, thing, token)
+        for row, (caption, encoding) in enumerate(zip(flat, encodings, strict=True))
+        for phrase in caption.phrases
+        for token in phrase_tokens(encoding, phrase)
+        for thing in phrase.things
+    ]
+    if told:
+        spoken[tuple(torch.tensor(told).T)] = True
+    tags = [token_tags(encoding, caption.phrases) for caption, encoding in zip(flat, encodings, strict=True)]
+    padded = torch.tensor([own + [-1] * (ids.shape[1] - len(own)) for own in tags], dtype=torch.long).view(ids.shape)
+    return Captions(ids, padding, torch.tensor(image, dtype=torch.long), tuple(e.spans for e in encodings), tuple(flat),
+                    spoken, padded)  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,31 @@ def test_names_of_categories_stay_true_whatever_is_cut_or_added(root: Path) -> N
         assert batch.captions.token_map.shape[1] == batch.packed.boxes.shape[1]
     made.progress = lambda: 1.0
     assert not made._strong()
+
+
+def test_an_image_that_cannot_be_read_has_no_captions_where_it_may_be_skipped(root: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(root, broken)
+    file = sorted((broken / "train").glob("*.png"))[2]
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2] + b"\0" * 40 + content[len(content) // 2 + 40 :])
+    with pytest.raises(DataError, match=file.name):
+        batches(data(broken))
+    with pytest.warns(UserWarning, match="empty picture"):
+        made = batches(data(broken, on_bad_image="skip"))
+    assert len(texts(made)) == 11 * 5
+    for batch in made:
+        for row, target in enumerate(batch.targets):
+            assert bool(len(target.labels)) == bool((batch.captions.caption_image == row).any())
+
+
+def test_what_is_measured_needs_no_captions_to_learn_words_from(root: Path) -> None:
+    measured = CaptionData(
+        root=root, **SPLIT, captions=CAPTIONS, tokenizer={"kind": "words", "size": 500}, size=64, mean=[0.5] * 3,
+        std=[0.25] * 3, stride=16, seed=0, batch_size=4,
+    )  # fmt: skip
+    trained = data(root)
+    measured.categories = trained.categories
+    measured.setup("test")
+    assert set(measured.sets) == {"test"}
+    assert measured.tokenizer is None
