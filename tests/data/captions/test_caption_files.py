@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from detr_mini.data.captions.files import caption_records, checked_spans, read_captions
+from detr_mini.data.captions.files import caption_faults, caption_records, checked_spans, read_captions
 from detr_mini.data.captions.make import captions_of_all_kinds, ensure_captioned
 from detr_mini.data.captions.scenes import SPLITS, draw_items
 from detr_mini.data.coco import CocoSet, read_coco
@@ -137,3 +137,13 @@ def test_a_record_is_what_other_tools_read() -> None:
     written = caption_records([({"id": 3, "file_name": "a.png", "width": 9, "height": 9}, [], [caption])])
     assert written["images"][0]["caption"] == "the star"
     assert written["images"][0]["original_img_id"] == 3
+
+
+def test_the_file_that_the_page_shows_has_no_fault(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "captions.md").read_text(encoding="utf-8")
+    shown = page.split("```json\n")[1].split("```")[0]
+    (tmp_path / "captions.json").write_text(shown)
+    boxes = [{"image_id": 7, "bbox": box} for box in ([10, 20, 90, 80], [300, 40, 60, 60])]
+    instances = {"images": [{"id": 7, "file_name": "a.jpg"}], "annotations": boxes}
+    assert caption_faults(tmp_path / "captions.json", instances) == []
+    assert len(caption_faults(tmp_path / "captions.json", {**instances, "annotations": boxes[:1]})) == 1
