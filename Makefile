@@ -15,7 +15,7 @@ test: .venv/installed-dev
 	$(PYTEST) -m "not slow"
 
 test-slow: .venv/installed-dev
-	$(PYTEST) -m "slow"
+	$(BIN)/python -m pytest -q -m "slow"
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
