@@ -303,11 +303,15 @@ def pad(encodings: Sequence[Encoding]) -> tuple[Int[Tensor, "c t"], Bool[Tensor,
 
 def tokens_of(encoding: Encoding, marked: Iterable[tuple[int, int]]) -> Bool[Tensor, "t"]:
     """Which tokens share a character with any of the `marked` [begin, end) spans of the text."""
-    begin, end = torch.tensor(encoding.spans or [(0, 0)], dtype=torch.long)[: len(encoding.ids)].unbind(-1)
     found = torch.zeros(len(encoding.ids), dtype=torch.bool)
-    for first, last in marked:
-        found |= (begin < last) & (end > first)
+    found[places_of(encoding, list(marked))] = True
     return found
+
+
+def places_of(encoding: Encoding, marked: Sequence[tuple[int, int]]) -> list[int]:
+    """`tokens_of` as places in the text, without a tensor."""
+    spans = zip(range(len(encoding.ids)), encoding.spans, strict=False)
+    return [i for i, (begin, end) in spans if any(begin < last and end > first for first, last in marked)]
 
 
 def _split(text: str) -> list[tuple[str, tuple[int, int]]]:

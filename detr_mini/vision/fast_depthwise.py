@@ -171,7 +171,7 @@ class FoldedConv(nn.Conv2d):
         if self.same:
             sides = zip(x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True)
             x = functional.pad(x, [zeros for side in sides for zeros in same_padding(*side)])
-        return functional.conv2d(x, weight, shift, self.stride, self.padding)
+        return functional.conv2d(x, weight, shift, self.stride, self.padding, groups=self.groups)
 
 
 class FoldedNorm(nn.Module):

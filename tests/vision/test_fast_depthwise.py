@@ -132,6 +132,18 @@ def test_in_float32_they_are_equal_to_6e_5() -> None:
     assert float((one - other).abs().max() / one.abs().max()) < 6e-5
 
 
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_a_convolution_in_groups_is_folded_as_such(groups: int) -> None:
+    from timm.layers import FrozenBatchNormAct2d
+
+    conv, norm = nn.Conv2d(8, 8, 3, padding=1, groups=groups, bias=False), FrozenBatchNormAct2d(8)
+    plain = nn.Sequential(conv, norm).double()
+    folded = copy.deepcopy(plain)
+    fold_frozen_norms(folded)
+    x = torch.randn(2, 8, 6, 7, dtype=torch.float64)
+    torch.testing.assert_close(folded(x), plain(x))
+
+
 def test_names_of_weights_stay_and_a_copy_is_a_network_of_its_own() -> None:
     plain = lite0()
     folded = copy.deepcopy(plain)

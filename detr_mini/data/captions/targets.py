@@ -7,22 +7,15 @@ from collections.abc import Sequence
 import torch
 
 from detr_mini.structures import Caption, Captions, Phrase
-from detr_mini.text.tokenizers import AnyTokenizer, Encoding, pad
+from detr_mini.text.tokenizers import AnyTokenizer, pad, places_of
 
 OTHER, BEGIN, INSIDE, ANCHOR = range(4)
 
 
-def phrase_tokens(encoding: Encoding, phrase: Phrase) -> list[int]:
-    """Places of the tokens that share a character with the phrase; as a list, since a tensor for each costs more."""
-    spans = zip(range(len(encoding.ids)), encoding.spans, strict=False)
-    return [i for i, (begin, end) in spans if any(begin < last and end > first for first, last in phrase.spans)]
-
-
-def token_tags(encoding: Encoding, phrases: Sequence[Phrase]) -> list[int]:
-    """Of each token: OTHER, BEGIN and INSIDE of what is asked for, ANCHOR."""
-    tags = [OTHER] * len(encoding.ids)
-    for phrase in phrases:
-        own = phrase_tokens(encoding, phrase)
+def token_tags(tokens: int, phrases: Sequence[Phrase], places: Sequence[Sequence[int]]) -> list[int]:
+    """Of each of so many tokens: OTHER, BEGIN and INSIDE of what is asked for, ANCHOR; `places`: each phrase's own."""
+    tags = [OTHER] * tokens
+    for phrase, own in zip(phrases, places, strict=True):
         for token in own:
             tags[token] = INSIDE if phrase.asked else ANCHOR
         if phrase.asked and own:
@@ -37,16 +30,16 @@ def collate_captions(tokenizer: AnyTokenizer, captions: Sequence[Sequence[Captio
     encodings = [tokenizer.encode(caption.text.lower()).framed() for caption in flat]
     ids, padding = pad(encodings)
     spoken = torch.zeros(len(flat), max((*things, 1)), ids.shape[1], dtype=torch.bool)
-    told = [
-        (row, thing, token)
-        for row, (caption, encoding) in enumerate(zip(flat, encodings, strict=True))
-        for phrase in caption.phrases
-        for token in phrase_tokens(encoding, phrase)
-        for thing in phrase.things
-    ]
+    told, tags = list[tuple[int, int, int]](), list[list[int]]()  # in lists: a tensor for each phrase costs far more
+    for row, (caption, encoding) in enumerate(zip(flat, encodings, strict=True)):
+        places = [places_of(encoding, phrase.spans) for phrase in caption.phrases]
+        for phrase, own in zip(caption.phrases, places, strict=True):
+            if any(not 0 <= thing < things[image[row]] for thing in phrase.things):
+                raise IndexError(f"{caption.text!r} speaks of a thing that its image does not have")
+            told += [(row, thing, token) for token in own for thing in phrase.things]
+        tags.append(token_tags(len(encoding.ids), caption.phrases, places))
     if told:
         spoken[tuple(torch.tensor(told).T)] = True
-    tags = [token_tags(encoding, caption.phrases) for caption, encoding in zip(flat, encodings, strict=True)]
     padded = torch.tensor([own + [-1] * (ids.shape[1] - len(own)) for own in tags], dtype=torch.long).view(ids.shape)
     return Captions(ids, padding, torch.tensor(image, dtype=torch.long), tuple(e.spans for e in encodings), tuple(flat),
                     spoken, padded)  # fmt: skip

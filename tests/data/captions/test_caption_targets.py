@@ -44,3 +44,8 @@ def test_an_image_without_captions_and_things_works() -> None:
     assert captions.caption_image.tolist() == [1]
     assert not captions.token_map.any()
     assert collate_captions(tokenizer, [[]], [0]).token_ids.shape[0] == 0
+
+
+def test_a_thing_that_its_own_image_does_not_have_is_refused_whatever_the_others_have() -> None:
+    with pytest.raises(IndexError, match="a thing that its image does not have"):
+        collate_captions(WordTokenizer.train([TEXT]), [[CAPTION], []], [1, 5])
