@@ -2,8 +2,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
-# a thread a worker, which does not spin while it waits for the other's
-PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 .PHONY: quickstart test test-slow lint clean
 
@@ -12,7 +10,8 @@ quickstart: .venv/installed
 	else $(BIN)/detr-mini train experiment=quickstart; fi
 
 test: .venv/installed-dev
-	$(PYTEST) -m "not slow"
+	@# a thread a worker, which does not spin while it waits for the other's
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow"
 
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -q -m "slow"

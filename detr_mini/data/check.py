@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from detr_mini.data.captions.files import caption_faults
+from detr_mini.data.captions.files import CATEGORIES, MADE, caption_faults
 from detr_mini.data.check_boxes import checked_boxes
 from detr_mini.data.check_images import Picture, checked_files, checked_records, same_pictures
 from detr_mini.data.check_names import check_data_file, check_names, checked_categories
@@ -84,10 +84,6 @@ class Checked:
         return {"images": self.images, "boxes": self.boxes, "counts": dict(self.counts), "faults": faults}
 
 
-MADE_HERE = ("made", "categories")
-"""In place of a file of captions: there is none to check."""
-
-
 def check(source: Source, *, pixels: bool = True, captions: Mapping[str, Any] | None = None) -> Checked:
     """Look at everything once. `pixels`: decode the images (else their headers and ends only).
 
@@ -108,7 +104,7 @@ def check(source: Source, *, pixels: bool = True, captions: Mapping[str, Any] | 
     _check_pictures(done, pictures)
     _check_strays(source, done)
     for name, file in (captions or {}).items():
-        if file and file not in MADE_HERE and name in done.trees:
+        if file and file not in (MADE, CATEGORIES) and name in done.trees:
             texts = caption_faults(source.root / str(file), done.trees[name].content)
             done.faults += [Fault("caption", f"{name}: {text}") for text in texts]
     done.faults.sort(key=lambda fault: list(KINDS).index(fault.kind))

@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from detr_mini.losses import criterion as criterion_module
 from detr_mini.memory import tiny_numbers_as_zero
 from detr_mini.structures import Batch
+from detr_mini.training.diagnosis import AUTOCAST
 from detr_mini.training.run import Parts, build, precision
 
 PARTS = {
@@ -82,7 +83,7 @@ def benchmark_step(config: DictConfig) -> dict[str, Any]:
     device = torch.device("cuda" if parts.options.accelerator in ("gpu", "cuda") else "cpu")
     parts.task.model.to(device).train()
     kind = precision(parts.options)
-    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(kind, torch.float32)
+    dtype = AUTOCAST.get(kind, torch.float32)
     watch = Stopwatch(device)
     run = _stepper(parts, watch, device, dtype)
     with tiny_numbers_as_zero(), _timed(parts.task.model, watch):

@@ -44,8 +44,6 @@ def fewer_captions(batch: Batch, share: float, step: int) -> Batch:
     count = len(told.token_ids)
     rows = [i for i in range(count) if math.floor((step + i + 1) * share) > math.floor((step + i) * share)]
     rows = rows or [step % count]
-    cut: dict[str, Any] = {name: [getattr(told, name)[i] for i in rows] for name in ("spans", "records")}
-    cut = {name: tuple(values) for name, values in cut.items()}
-    tensors = {name: tensor for name in OF_CAPTIONS if (tensor := getattr(told, name)) is not None}
-    cut |= {name: tensor[rows] for name, tensor in tensors.items()}
+    cut: dict[str, Any] = {name: tuple(getattr(told, name)[i] for i in rows) for name in ("spans", "records")}
+    cut |= {name: each[rows] for name in OF_CAPTIONS if (each := getattr(told, name)) is not None}
     return replace(batch, captions=replace(told, **cut))

@@ -13,6 +13,9 @@ from torch.utils import _pytree as pytree
 from detr_mini.errors import NonFiniteError
 from detr_mini.structures import Batch
 
+AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""What layers compute in, where the precision is a mixed one."""
+
 
 def explain(model: nn.Module, batch: Batch, step: int, precision: str, what: str) -> NonFiniteError:
     """The error for a step in which `what` was not finite: names the images, the first layer, and the mend.
@@ -26,7 +29,7 @@ def explain(model: nn.Module, batch: Batch, step: int, precision: str, what: str
         return NonFiniteError(f"{story}: the weights '{bad[0]}' already were not; the step before ruined them; {MEND}")
     if not _finite(batch.images):
         return NonFiniteError(f"{story}: the images themselves hold values that are not finite; check the augmentation")
-    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision, torch.float32)
+    dtype = AUTOCAST.get(precision, torch.float32)
     with torch.autocast(batch.images.device.type, dtype, enabled=dtype != torch.float32):
         layer = first_bad_layer(model, batch)
     grads = [name for name, p in model.named_parameters() if p.grad is not None and not _finite(p.grad)]

@@ -102,9 +102,10 @@ class DetectionTask(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         step = self.global_step
-        if self.budget.progress(step) < self.coarse_until:
+        progress = self.budget.progress(step)
+        if progress < self.coarse_until:
             batch = coarsened(batch, self.coarse_scale, self.model.stride)  # type: ignore[arg-type]
-        if self.budget.progress(step) < self.caption_share_until:
+        if progress < self.caption_share_until:
             batch = fewer_captions(batch, self.caption_share, step)
         torch.manual_seed(mix_numbers(self.seed, step, batch_idx, self.global_rank))  # dropout: f(seed, step)
         try:

@@ -22,6 +22,10 @@ from detr_mini.errors import DataError
 from detr_mini.structures import Caption, Phrase
 
 Spans = tuple[tuple[int, int], ...]
+MADE = "made"
+"""In place of a file of captions: they are made anew each epoch, from the instances."""
+CATEGORIES = "categories"
+"""In place of a file of captions: names of categories, "person. dog.", new ones each epoch; of any boxes."""
 CLOSE = 0.5
 """Pixels by which a caption's box may differ from the box of the same thing among the instances."""
 

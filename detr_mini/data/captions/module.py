@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from detr_mini.data.captions.files import read_captions
+from detr_mini.data.captions.files import CATEGORIES, MADE, read_captions
 from detr_mini.data.captions.make import WEIGHTS, ensure_captioned, items_of
 from detr_mini.data.captions.names import CategoryCaptions, Together, beside_names
 from detr_mini.data.captions.records import ATTRIBUTES, Item
@@ -32,10 +32,6 @@ from detr_mini.text.names import listed
 from detr_mini.text.tokenizers import KINDS as TOKENIZERS
 from detr_mini.text.tokenizers import AnyTokenizer
 
-MADE = "made"
-"""In place of a file of captions: they are made anew each epoch, from the instances."""
-CATEGORIES = "categories"
-"""In place of a file of captions: names of categories, "person. dog.", new ones each epoch; of any boxes."""
 TEXTS = 20_000
 """So many captions teach a tokeniser its vocabulary."""
 EACH = 2
