@@ -280,13 +280,16 @@ class DetectionData(pl.LightningDataModule):
 
     def dataset(self, name: str, *, training: bool = False) -> DetectionDataset:
         """The split `name` as model inputs and targets; augmented and cached in training only."""
-        return DetectionDataset(
-            self.sets[name],
+        return DetectionDataset(self.sets[name], **self.how(training))
+
+    def how(self, training: bool) -> dict[str, Any]:
+        """What a `DetectionDataset` of these settings is told besides its images."""
+        return {
             **self.image,
-            augment=self.augment if training else None,
-            cache_megabytes=self.cache_megabytes if training else 0,
-            on_bad_image=self.reading["on_bad_image"],
-        )
+            "augment": self.augment if training else None,
+            "cache_megabytes": self.cache_megabytes if training else 0,
+            "on_bad_image": self.reading["on_bad_image"],
+        }
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled, augmented batches; this rank's share."""

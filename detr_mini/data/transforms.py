@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
@@ -32,6 +33,17 @@ EVERY_IMAGE = -2
 def image_seed(seed: int, epoch: int, image_id: int) -> int:
     """A seed in [0, 2^63) that depends on all three."""
     return int.from_bytes(blake2b(f"{seed}/{epoch}/{image_id}".encode(), digest_size=8).digest(), "little") >> 1
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within it torch's generator runs from `seed`; behind it, on from where it was."""
+    state = torch.default_generator.get_state()
+    try:
+        torch.default_generator.manual_seed(seed)
+        yield
+    finally:
+        torch.default_generator.set_state(state)
 
 
 class Augment:
@@ -80,26 +92,18 @@ class Augment:
             truths.append(truth)
             return other, cxcywh_to_xyxy(truth.boxes) * _corners(other)
 
-        generator = torch.default_generator
-        state = generator.get_state()
-        try:
-            generator.manual_seed(image_seed(self.seed, epoch, target.image_id))
+        with seeded(image_seed(self.seed, epoch, target.image_id)):
             for transform in transforms:
-                own_state = generator.get_state() if getattr(transform, "whole_epoch", False) else None
-                if own_state is not None:
-                    generator.manual_seed(image_seed(self.seed, epoch, EVERY_IMAGE))
-                if isinstance(transform, v2.Transform):
-                    image, boxes, kept = _apply_v2(transform, image, boxes, kept)
-                elif not getattr(transform, "draws", False):
-                    image, boxes = transform(image, boxes)
-                elif draw is not None:
-                    before = sum(len(truth.labels) for truth in truths)
-                    image, boxes = transform(image, boxes, another)
-                    kept = torch.cat([kept, torch.arange(before, sum(len(truth.labels) for truth in truths))])
-                if own_state is not None:
-                    generator.set_state(own_state)
-        finally:
-            generator.set_state(state)
+                whole_epoch = getattr(transform, "whole_epoch", False)
+                with seeded(image_seed(self.seed, epoch, EVERY_IMAGE)) if whole_epoch else nullcontext():
+                    if isinstance(transform, v2.Transform):
+                        image, boxes, kept = _apply_v2(transform, image, boxes, kept)
+                    elif not getattr(transform, "draws", False):
+                        image, boxes = transform(image, boxes)
+                    elif draw is not None:
+                        before = sum(len(truth.labels) for truth in truths)
+                        image, boxes = transform(image, boxes, another)
+                        kept = torch.cat([kept, torch.arange(before, sum(len(truth.labels) for truth in truths))])
         limit = _corners(image)
         boxes = boxes.clamp(min=0).minimum(limit)
         sides = boxes[:, 2:] - boxes[:, :2]

@@ -217,14 +217,7 @@ class CaptionData(DetectionData):
         """The split `name` with its captions, where it has any."""
         if name not in self.sentences:
             return super().dataset(name, training=training)
-        return CaptionDataset(
-            self.sets[name],
-            self.sentences[name],
-            **self.image,
-            augment=self.augment if training else None,
-            cache_megabytes=self.cache_megabytes if training else 0,
-            on_bad_image=self.reading["on_bad_image"],
-        )
+        return CaptionDataset(self.sets[name], self.sentences[name], **self.how(training))
 
     def collate(self, dataset: DetectionDataset) -> Callable[[Sequence[Any]], Batch]:
         """How samples of the dataset become a batch."""
