@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing import get_context
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,15 +60,27 @@ def made_once(
 
 
 def drawn(work: Callable[[list[Job]], list[Made]], jobs: Sequence[Job], processes: int) -> list[Made]:
-    """What `work` makes of all jobs, in order, by several processes."""
+    """What `work` makes of all jobs, in order, by several processes; DataError where one of them was killed."""
     from rich.progress import track
 
     chunks = [list(jobs[i : i + 25]) for i in range(0, len(jobs), 25)]
     if processes <= 1 or len(chunks) <= 1:
         return [made for chunk in track(chunks, "Drawing scenes", transient=True) for made in work(chunk)]
-    with get_context().Pool(processes) as pool:  # before the bar: its thread must not be copied by a fork
-        parts = track(pool.imap(work, chunks), "Drawing scenes", total=len(chunks), transient=True)
-        return [made for part in parts for made in part]
+    # An executor's processes end by a message. A pool's are sent SIGTERM, which a caller's handler, copied by the
+    # fork, may swallow: the pool would then wait for ever.
+    with ProcessPoolExecutor(processes, initializer=_may_be_ended) as executor:
+        made = executor.map(work, chunks)  # before the bar: its thread must not be copied by a fork
+        try:
+            return [m for part in track(made, "Drawing scenes", total=len(chunks), transient=True) for m in part]
+        except BrokenProcessPool:
+            raise DataError(f"one of {processes} processes that draw scenes was killed, often for want of memory; "
+                            f"nothing was written: ask for fewer with processes={processes // 2}") from None  # fmt: skip
+
+
+def _may_be_ended() -> None:
+    """In a drawing process: SIGTERM ends it whatever the caller does at one; Ctrl-C is the caller's to answer."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _same(root: Path, wanted: Mapping[str, Any]) -> bool:

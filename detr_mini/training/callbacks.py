@@ -150,6 +150,9 @@ class Checkpoints(pl.Callback):
             signal.signal(number, handler)
         self._former = {}
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.teardown(trainer, pl_module, "fit")  # which Lightning leaves out after an exception
+
 
 class Bar(pl.Callback):
     """One bar for the whole training: images a second, loss, the last AP, the time left."""

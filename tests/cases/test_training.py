@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -68,6 +69,21 @@ def test_C_02_the_learning_rate_after_resuming_is_that_of_the_unbroken_run(
     train(resumed)
     assert rates("broken") == rates("whole")
     assert len(rates("whole")) == 24
+
+
+def test_a_training_that_breaks_off_gives_the_signals_back(
+    scenes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(self: Checkpoints, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert signal.getsignal(signal.SIGTERM) == self._ask
+        self.interrupted = True
+        self._stop_if_asked()
+
+    monkeypatch.setattr(Checkpoints, "on_train_epoch_end", stop)
+    former = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt):
+        train(small_config(scenes_root, "trainer.max_epochs=2", f"run_folder={tmp_path}"))
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == former
 
 
 def test_C_03_a_sanity_pass_never_counts_as_best(

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
 from hashlib import sha256
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 from matplotlib.path import Path as Outline
 
 from detr_mini.data.canvas import SHAPES
+from detr_mini.data.made import Job, drawn
 from detr_mini.data.shapes import Scene, draw_scene, ensure_scenes, make
 from detr_mini.errors import DataError, UserError
 
@@ -98,6 +102,33 @@ def test_same_seed_same_bytes_whatever_the_number_of_processes(tmp_path: Path) -
         ensure_scenes(tmp_path / name, train=60, val=3, test=2, seed=5, size=48, processes=processes)
     assert digest(tmp_path / "one") == digest(tmp_path / "two")
     assert len(digest(tmp_path / "one")) == 65 + 4
+
+
+def _nothing(jobs: list[Job]) -> list[int]:
+    return [index for _, _, index in jobs]
+
+
+def _killed(jobs: list[Job]) -> list[int]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return []
+
+
+JOBS = [(0, "train", i) for i in range(60)]
+
+
+def test_processes_end_although_the_caller_swallows_sigterm() -> None:
+    former = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        for _ in range(5):
+            assert drawn(_nothing, JOBS, processes=2) == list(range(60))
+        assert not multiprocessing.active_children()
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def test_a_killed_process_is_told_and_not_waited_for() -> None:
+    with pytest.raises(DataError, match=r"one of 2 processes .* was killed.* processes=1"):
+        drawn(_killed, JOBS, processes=2)
 
 
 def test_annotations_describe_the_scenes(scenes_root: Path) -> None:
