@@ -79,10 +79,6 @@ class Target:
     attributes: Bool[Tensor, "n a"] | None = None
     """What else is true of each, where the data say it: red, small."""
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Target:
-        """A copy whose tensors lie on `device`."""
-        return _move(self, device, non_blocking)
-
 
 @dataclass(frozen=True)
 class Phrase:
@@ -107,6 +103,10 @@ class Caption:
     """Of a chain its number of relations, of an absent caption the reason, of an order pair what is swapped."""
 
 
+TAGS = ("other", "begin", "inside", "anchor")
+"""What a token is in its caption: of no phrase, the first or a later one of what is asked for, of an anchor."""
+
+
 @dataclass(frozen=True)
 class Captions:
     """C captions as tokens, and the image (row of the batch) each belongs to."""
@@ -122,7 +122,7 @@ class Captions:
     token_map: Bool[Tensor, "c n t"] | None = None
     """In training: which tokens speak of which truth, in the order of the image's `PackedTargets`."""
     tags: Int[Tensor, "c t"] | None = None
-    """In training: what each token is (`grounded.TAGS`); -1 on padding."""
+    """In training: what each token is (`TAGS`); -1 on padding."""
     attributes: Bool[Tensor, "b n a"] | None = None
     """In training: what is true of each truth, in the order of `PackedTargets`, where the data say it."""
 
@@ -216,21 +216,12 @@ class Batch:
         return self.padding_mask if self.has_padding else None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """A copy whose tensors lie on `device`."""
-        moved = _move(self, device, non_blocking)
-        return replace(moved, targets=tuple(t.to(device, non_blocking) for t in self.targets))
+        """A copy whose tensors lie on `device`. The targets stay: what a device needs of them is in `packed`."""
+        return _move(self, device, non_blocking)
 
     def pin_memory(self) -> Batch:
-        """A copy in page-locked memory (the data loader calls this for `pin_memory=True`)."""
-        return replace(
-            self,
-            images=self.images.pin_memory(),
-            padding_mask=self.padding_mask.pin_memory(),
-            packed=replace(
-                self.packed,
-                **{n: getattr(self.packed, n).pin_memory() for n in ("boxes", "labels", "valid")},
-            ),
-        )
+        """A copy in page-locked memory (the data loader calls this for `pin_memory=True`), but for the targets."""
+        return _each(self, Tensor.pin_memory)
 
 
 @dataclass(frozen=True)
@@ -371,10 +362,16 @@ class Detections:
 
 
 def _move(record: Any, device: torch.device | str, non_blocking: bool) -> Any:
-    """A copy of a frozen dataclass with every tensor, and every such dataclass in it, on `device`."""
-    moved = {}
+    return _each(record, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+
+def _each(record: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A copy of a frozen dataclass with every tensor, and those of every such dataclass in it, changed."""
+    changed = {}
     for entry in fields(record):
         value = getattr(record, entry.name)
-        if isinstance(value, Tensor | PackedTargets | Captions):
-            moved[entry.name] = value.to(device, non_blocking=non_blocking)
-    return replace(record, **moved)
+        if isinstance(value, Tensor):
+            changed[entry.name] = change(value)
+        elif isinstance(value, PackedTargets | Captions):
+            changed[entry.name] = _each(value, change)
+    return replace(record, **changed)

@@ -133,8 +133,6 @@ def test_a_run_folder_below_a_file_is_a_sentence(tmp_path: Path) -> None:
         ("coarse_scale", "0", "0.1"),
         ("coarse_until", "1.5", "0"),
         ("coarse_until", "-0.1", "0"),
-        ("caption_share", "0", "0.01"),
-        ("caption_share_until", "2", "0"),
     ],
 )
 def test_a_share_of_the_training_that_is_none_is_refused(key: str, value: str, least: str) -> None:

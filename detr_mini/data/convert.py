@@ -18,7 +18,7 @@ from detr_mini.data.columns import columns_of, rotation_of
 from detr_mini.data.faults import LOOKS
 from detr_mini.data.formats import KEYS, Source
 from detr_mini.data.images import image_size
-from detr_mini.data.tree import Tree
+from detr_mini.data.tree import Tree, with_one_list
 from detr_mini.data.voc import CATEGORIES, voc_xml
 from detr_mini.data.yolo import fractions
 from detr_mini.errors import ConfigError, DataError, UserError, nearest
@@ -102,6 +102,7 @@ def _write_voc(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str
     lists.mkdir(parents=True)
     (folder / "Annotations").mkdir()
     taken: set[str] = set()
+    trees = with_one_list(trees)
     categories = {c["id"]: c["name"] for tree in trees.values() for c in tree.content["categories"]}
     lines = [f"{number} {name}\n" for number, name in sorted(categories.items())]
     (folder / CATEGORIES).write_text("".join(lines), encoding="utf-8")
@@ -128,6 +129,7 @@ def _flat(name: str, taken: set[str]) -> str:
 
 
 def _write_yolo(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str]:
+    trees = with_one_list(trees)
     categories = {c["id"]: c["name"] for tree in trees.values() for c in tree.content["categories"]}
     index = {category_id: rank for rank, category_id in enumerate(sorted(categories))}
     notes = _left_out(trees, {"segmentation": "outlines", "area": "areas of outlines"})

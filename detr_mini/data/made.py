@@ -73,8 +73,10 @@ def drawn(work: Callable[[list[Job]], list[Made]], jobs: Sequence[Job], processe
         try:
             return [m for part in track(made, "Drawing scenes", total=len(chunks), transient=True) for m in part]
         except BrokenProcessPool:
-            raise DataError(f"one of {processes} processes that draw scenes was killed, often for want of memory; "
-                            f"nothing was written: ask for fewer with processes={processes // 2}") from None  # fmt: skip
+            raise DataError(
+                f"one of {processes} processes that draw scenes was killed, often for want of memory; nothing was "
+                f"written: ask for fewer with processes={processes // 2}"
+            ) from None
 
 
 def _may_be_ended() -> None:

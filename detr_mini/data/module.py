@@ -33,6 +33,8 @@ NO_VAL = (
 )
 OF_TRAINING = ("augment", "augment_strong", "strong_until")
 """Settings that say nothing of what is evaluated."""
+STAGES = {"val": "validate", "test": "test"}
+"""What `setup` is told where a split is measured."""
 _SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 
 

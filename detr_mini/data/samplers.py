@@ -41,8 +41,7 @@ class TrainBatches(Sampler[list[Key]]):
         world: int = 1,
         strong: Callable[[], bool] = lambda: False,
     ) -> None:
-        if images < world:
-            raise DataError(f"{images} training images cannot be shared by {world} processes; use fewer processes")
+        _check_shares(images, world, "training")
         self.images, self.batch_size, self.seed, self.rank, self.world = images, batch_size, seed, rank, world
         self.strong, self.epoch = strong, 0
         self.resumed = (0, 0)
@@ -76,9 +75,13 @@ class TrainBatches(Sampler[list[Key]]):
 
 
 class EvaluationBatches(Sampler[list[Key]]):
-    """Every image once, in order; rank r of w takes images r, r + w, ... and no image is repeated to even it out."""
+    """Every image once, in order; rank r of w takes images r, r + w, ... and no image is repeated to even it out.
+
+    DataError where a rank would have none: it would wait for the others at another place than they for it.
+    """
 
     def __init__(self, images: int, batch_size: int, *, rank: int = 0, world: int = 1) -> None:
+        _check_shares(images, world, "evaluation")
         self.own = list(range(rank, images, world))
         self.batch_size = batch_size
 
@@ -88,3 +91,8 @@ class EvaluationBatches(Sampler[list[Key]]):
     def __iter__(self) -> Iterator[list[Key]]:
         for start in range(0, len(self.own), self.batch_size):
             yield [Key(index, 0) for index in self.own[start : start + self.batch_size]]
+
+
+def _check_shares(images: int, world: int, what: str) -> None:
+    if images < world:
+        raise DataError(f"{images} {what} images cannot be shared by {world} processes; use fewer processes")

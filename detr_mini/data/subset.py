@@ -20,7 +20,7 @@ from detr_mini.data.coco_set import CocoSet, ImageRecords
 from detr_mini.data.columns import columns_of
 from detr_mini.data.convert import check_sizes, new_folder, tracked, write_set
 from detr_mini.data.formats import Source
-from detr_mini.data.tree import Tree
+from detr_mini.data.tree import Tree, with_one_list
 from detr_mini.errors import ConfigError, DataError, nearest
 
 
@@ -242,8 +242,9 @@ def split_task(config: Mapping[str, Any]) -> Path:
     trees = source.trees()
     if len(trees) > 1 and not config["all"]:
         raise ConfigError(f"{source.root} is split already ({', '.join(trees)}); all=true splits all of it anew")
+    for tree in trees.values():
+        columns_of(tree.content, tree.path)
     merged = _merged(trees)
-    columns_of(merged.content, merged.path)
     files = [(image["id"], merged.folder / image["file_name"]) for image in merged.content["images"]]
     together = alike(tracked(files, "Looking for pictures that are there twice"))
     owned, names, _ = owned_names(merged)
@@ -259,7 +260,10 @@ def split_task(config: Mapping[str, Any]) -> Path:
 
 
 def _merged(trees: Mapping[str, Tree]) -> Tree:
-    """All splits as one; images and annotations are numbered anew where there are several."""
+    """All splits as one; images and annotations are numbered anew where there are several, categories joined by name.
+
+    What their readers say of each (faults, notices) stays.
+    """
     first = next(iter(trees.values()))
     if len(trees) == 1:
         return first
@@ -270,6 +274,7 @@ def _merged(trees: Mapping[str, Tree]) -> Tree:
     annotations: list[dict[str, Any]] = []
     categories: dict[int, dict[str, Any]] = {}
     sizes = {}
+    trees = with_one_list(trees)
     for tree in trees.values():
         new = {image["id"]: len(images) + k for k, image in enumerate(tree.content["images"], start=1)}
         images += [{**image, "id": new[image["id"]]} for image in tree.content["images"]]
@@ -279,8 +284,14 @@ def _merged(trees: Mapping[str, Tree]) -> Tree:
             for k, a in enumerate(tree.content["annotations"], start=1)
         ]
         categories |= {c["id"]: c for c in tree.content["categories"]}
-    content = {"images": images, "annotations": annotations, "categories": list(categories.values())}
-    return Tree(content, first.folder, first.path, sizes)
+    own = {"images": images, "annotations": annotations, "categories": list(categories.values())}
+    return replace(
+        first,
+        content={**first.content, **own},
+        sizes=sizes,
+        faults=[fault for tree in trees.values() for fault in tree.faults],
+        notices=[notice for tree in trees.values() for notice in tree.notices],
+    )
 
 
 def _written(config: Mapping[str, Any], source: Source, parts: Mapping[str, Tree]) -> Path:

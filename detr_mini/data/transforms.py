@@ -53,7 +53,7 @@ class Augment:
     below; some ten times lighter). One with an attribute `draws` also gets a function that gives another sample of the
     set, and puts the boxes of those that it drew behind its own, in order. A box without size is one that went. An
     attribute `cuts` says that things may be cut off: no image with sentences about it takes such a one, or one that
-    draws.
+    draws; `moves` says that left or above may change.
     Random numbers come from torch's generator, seeded for the image and restored after: the same (seed, epoch, image
     id) gives the same result in any process, and no other stream moves. One with a true attribute `whole_epoch` draws
     the same for every image of an epoch.
@@ -158,6 +158,8 @@ def chance(p: float | int) -> bool:
 class RandomHorizontalFlip:
     """Left becomes right with probability `p`."""
 
+    moves = True
+
     def __init__(self, p: int | float = 0.5) -> None:
         self.p = p
 
@@ -171,6 +173,8 @@ class RandomHorizontalFlip:
 
 class RandomVerticalFlip:
     """Above becomes below with probability `p`."""
+
+    moves = True
 
     def __init__(self, p: int | float = 0.5) -> None:
         self.p = p
@@ -189,6 +193,8 @@ class RandomTranspose:
     `whole_epoch`: for all images of an epoch or for none, so that batches of images of one shape need no padding.
     """
 
+    moves = True
+
     def __init__(self, p: int | float = 0.5, whole_epoch: bool = False) -> None:
         self.p, self.whole_epoch = p, whole_epoch
 
@@ -203,6 +209,8 @@ class RandomQuarterTurn:
     Smaller angles are left out: the upright box around a turned box is larger than the thing, by 9 % a side at 5
     degrees, so that all boxes would be wrong.
     """
+
+    moves = True
 
     def __call__(self, image: UInt8[Tensor, "3 h w"], boxes: Float[Tensor, "n 4"]) -> Sample:
         """Image and boxes, turned."""

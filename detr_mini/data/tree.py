@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Context
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,35 @@ class Tree:
     faults: list[Fault] = field(default_factory=list)
     """What could not be taken over into `content`."""
     notices: list[str] = field(default_factory=list)
+
+
+def with_one_list(trees: Mapping[str, Tree]) -> dict[str, Tree]:
+    """The splits with one id for each name of a category, as training joins them: by name.
+
+    The first split that has a name decides its id; one that another name has already becomes a free one.
+    """
+    ids: dict[str, int] = {}
+    highest = max((c["id"] for tree in trees.values() for c in tree.content["categories"]), default=0)
+    for tree in trees.values():
+        for category in tree.content["categories"]:
+            if category["name"] not in ids:
+                taken = category["id"] in ids.values()
+                highest += taken
+                ids[category["name"]] = highest if taken else category["id"]
+    return {name: _renumbered(tree, ids) for name, tree in trees.items()}
+
+
+def _renumbered(tree: Tree, ids: Mapping[str, int]) -> Tree:
+    categories = tree.content["categories"]
+    new = {c["id"]: ids[c["name"]] for c in categories}
+    if all(old == own for old, own in new.items()):
+        return tree
+    content = {
+        **tree.content,
+        "categories": [{**c, "id": new[c["id"]]} for c in categories],
+        "annotations": [{**a, "category_id": new[a["category_id"]]} for a in tree.content["annotations"]],
+    }
+    return replace(tree, content=content)
 
 
 def image_ids(names: Sequence[str]) -> list[int]:

@@ -9,9 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from pycocotools import mask
 
-from detr_mini.evaluation.matches import FOUND, IGNORED, Matches, Ranking
-
-RECALLS = np.linspace(0.0, 1.0, 101)
+from detr_mini.evaluation.matches import FOUND, IGNORED, RECALLS, Matches, Ranking
 
 
 def confusion(

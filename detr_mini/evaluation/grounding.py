@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -45,6 +46,23 @@ class Answer:
     text: str = ""
     image_id: int = 0
 
+    @cached_property
+    def pairs(self) -> list[tuple[Asked, PhraseFound | None]]:
+        """Each asked-for phrase with the guess that shares most characters with it; a guess serves one phrase only."""
+        shared = sorted(
+            (
+                (_shared(asked.spans, guess.spans), -a, -g)
+                for a, asked in enumerate(self.asked)
+                for g, guess in enumerate(self.guesses)
+            ),
+            reverse=True,
+        )
+        chosen: dict[int, int] = {}
+        for amount, a, g in shared:
+            if amount > 0 and -a not in chosen and -g not in chosen.values():
+                chosen[-a] = -g
+        return [(asked, self.guesses[chosen[a]] if a in chosen else None) for a, asked in enumerate(self.asked)]
+
 
 def answers(found: Sequence[tuple[PhraseFound, ...]], captions: Captions, targets: Sequence[Target]) -> list[Answer]:
     """What was found of a batch's captions beside what is true; `targets` of its images."""
@@ -52,7 +70,7 @@ def answers(found: Sequence[tuple[PhraseFound, ...]], captions: Captions, target
     for phrases, caption, image in zip(found, captions.records, captions.caption_image.tolist(), strict=True):
         target = targets[image]
         height, width = target.original_size
-        boxes = cxcywh_to_xyxy(target.boxes[~target.is_crowd].cpu()) * torch.tensor([width, height, width, height])
+        boxes = cxcywh_to_xyxy(target.boxes[~target.is_crowd]) * torch.tensor([width, height, width, height])
         asked = tuple(Asked(p.spans, boxes[list(p.things)]) for p in caption.phrases if p.asked)
         made.append(Answer(caption.kind, asked, phrases, target.original_size, caption.text, target.image_id))
     return made
@@ -60,10 +78,10 @@ def answers(found: Sequence[tuple[PhraseFound, ...]], captions: Captions, target
 
 def is_exact(answer: Answer, threshold: float) -> bool:
     """Every asked-for phrase's boxes are found, paired one to one at IoU 0.5, none missing, none too many."""
-    pairs = paired(answer)
-    if len(answer.guesses) != len(answer.asked) or any(guess is None for _, guess in pairs):
+    if len(answer.guesses) != len(answer.asked) or any(guess is None for _, guess in answer.pairs):
         return False
-    return all(_same_boxes(asked.boxes, guess.boxes[guess.scores >= threshold]) for asked, guess in pairs if guess)
+    found = ((asked.boxes, guess.boxes[guess.scores >= threshold]) for asked, guess in answer.pairs if guess)
+    return all(_same_boxes(truth, boxes) for truth, boxes in found)
 
 
 def best_threshold(answers: Sequence[Answer]) -> float:
@@ -80,7 +98,7 @@ def grounding_metrics(answers: Sequence[Answer], threshold: float) -> dict[str, 
     ranks: dict[str, list[bool]] = defaultdict(list)
     for answer in answers:
         exact[answer.kind].append(is_exact(answer, threshold))
-        for asked, guess in paired(answer):
+        for asked, guess in answer.pairs:
             if len(asked.boxes):
                 _rank(ranks, asked, guess)
     absent = [a for a in answers if not any(len(asked.boxes) for asked in a.asked)]
@@ -96,23 +114,6 @@ def grounding_metrics(answers: Sequence[Answer], threshold: float) -> dict[str, 
         "grounding/captions": len(answers),
     }
     return metrics | {f"grounding/accuracy/{kind}": _mean(rights) for kind, rights in sorted(exact.items())}
-
-
-def paired(answer: Answer) -> list[tuple[Asked, PhraseFound | None]]:
-    """Each asked-for phrase with the guess that shares most characters with it; a guess serves one phrase only."""
-    shared = sorted(
-        (
-            (_shared(asked.spans, guess.spans), -a, -g)
-            for a, asked in enumerate(answer.asked)
-            for g, guess in enumerate(answer.guesses)
-        ),
-        reverse=True,
-    )
-    chosen: dict[int, int] = {}
-    for amount, a, g in shared:
-        if amount > 0 and -a not in chosen and -g not in chosen.values():
-            chosen[-a] = -g
-    return [(asked, answer.guesses[chosen[a]] if a in chosen else None) for a, asked in enumerate(answer.asked)]
 
 
 def _shared(one: Spans, other: Spans) -> int:

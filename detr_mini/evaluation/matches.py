@@ -19,8 +19,8 @@ from pycocotools import mask
 
 from detr_mini.data.stats import LARGE, SMALL
 
-IOUS = np.linspace(0.5, 0.95, 10)
-"""COCO's ten thresholds, by COCOeval's own formula."""
+IOUS, RECALLS = np.linspace(0.5, 0.95, 10), np.linspace(0.0, 1.0, 101)
+"""COCO's ten thresholds and its recalls, by COCOeval's own formulas."""
 AREA_RANGES = ((0.0, 1e10), (0.0, SMALL), (SMALL, LARGE), (LARGE, 1e10))
 """In square pixels: all, small, medium, large (both ends belong to a range, as in COCOeval)."""
 FOUND, FALSE_ALARM, IGNORED = 1, 0, -1

@@ -13,14 +13,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from detr_mini.data.module import OF_TRAINING
+from detr_mini.data.module import OF_TRAINING, STAGES
 from detr_mini.errors import DataError, UserError
 from detr_mini.evaluation.matches import Matches, match
 from detr_mini.evaluation.subset import Part, chosen
 from detr_mini.models.build import build_part
 from detr_mini.structures import Categories
 
-STAGES = {"val": "validate", "test": "test"}
 NEEDED = ("config.yaml", "metrics.json", "predictions.json")
 NOT_A_CHOICE = {"seed", "name", "run_folder", "resume", "output", "categories"}
 """Settings that tell runs of one recipe apart."""

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from detr_mini.drawing.sentences import Told
-from detr_mini.evaluation.grounding import Answer, is_exact, matched, paired
+from detr_mini.evaluation.grounding import Answer, is_exact, matched
 from detr_mini.structures import Caption, Phrase
 
 
@@ -19,7 +19,7 @@ def told(answer: Answer, threshold: float, image: UInt8[Tensor, "3 h w"]) -> Tol
     boxes: list[Tensor] = []
     notes: list[str] = []
     phrases: list[Phrase] = []
-    pairs = paired(answer)
+    pairs = answer.pairs
     of_none = [guess for guess in answer.guesses if all(guess is not other for _, other in pairs)]
     for asked, guess in [*pairs, *((None, guess) for guess in of_none)]:
         first = len(boxes)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from detr_mini.data.captions.altered import altered
 from detr_mini.data.coco import CocoSet
 from detr_mini.data.formats import names_used
-from detr_mini.data.module import OF_TRAINING
+from detr_mini.data.module import OF_TRAINING, STAGES
 from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.evaluation.examine import examine
 from detr_mini.evaluation.measure import measure, write_measured
@@ -22,7 +22,6 @@ from detr_mini.models.build import build_part
 from detr_mini.pretrained.checkpoints import check_knows, checkpoint_file, read_checkpoint
 
 WORDS = ("as_typed", "shuffled", "foreign", "misspelt")
-SPLITS = {"val": "validate", "test": "test"}
 FROM_TRAINING = ("mean", "std", "stride", "seed", "size", "shorter_side")
 """What the data module is told by the checkpoint, whatever the data's config says."""
 
@@ -47,7 +46,7 @@ def evaluate(config: DictConfig) -> Path:
     data.categories = detector.categories
     if hasattr(data, "tokenizer"):
         data.tokenizer = detector.tokenizer
-    data.setup(SPLITS[config.split])
+    data.setup(STAGES[config.split])
     if getattr(data, "tokenizer", None) is not None:
         data.limit_tokens(int(detector.model.text.max_tokens))  # type: ignore[union-attr,arg-type]
     _alter(data, config)
@@ -136,8 +135,8 @@ def _said(value: Any) -> Any:
 def _check(config: DictConfig) -> None:
     if OmegaConf.is_missing(config, "checkpoint") or config.checkpoint is None:
         raise ConfigError("checkpoint is not set; say checkpoint=outputs/RUN (see 'detr-mini evaluate --help')")
-    if config.split not in SPLITS:
-        raise ConfigError(f"split is '{config.split}'; choose one of {', '.join(SPLITS)}")
+    if config.split not in STAGES:
+        raise ConfigError(f"split is '{config.split}'; choose one of {', '.join(STAGES)}")
     if config.by not in ("classes", "names"):
         raise ConfigError(f"by is '{config.by}'; choose classes (the head for categories) or names (as a caption)")
     if config.words not in WORDS:

@@ -10,11 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from detr_mini.models.grounded import GroundedDETR, one_caption
+from detr_mini.models.grounded import GroundedDETR
 from detr_mini.models.heads import sigmoid_detections
 from detr_mini.structures import Captions, Categories, Detections, DetectorOutput, PhraseFound
 from detr_mini.text.names import listed, passes
-from detr_mini.text.tokenizers import AnyTokenizer, tokens_of
+from detr_mini.text.tokenizers import AnyTokenizer, Encoding, pad, tokens_of
+
+AT_ONCE = 128
+"""So many captions of a batch's images are read at once: what a training batch has, and memory stays small."""
 
 
 class ByNames(nn.Module):
@@ -27,6 +30,7 @@ class ByNames(nn.Module):
     def __init__(self, model: GroundedDETR, tokenizer: AnyTokenizer) -> None:
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
+        self._captions: dict[tuple[str, ...], list[tuple[Encoding, list[list[int]]]]] = {}
 
     def forward(self, *images: Any, **more: Any) -> DetectorOutput:
         """As the model's."""
@@ -51,11 +55,25 @@ class ByNames(nn.Module):
 
     def logits(self, output: DetectorOutput, names: Sequence[str]) -> Float[Tensor, "b q k"]:
         """Whether each query's thing is what each name says."""
+        asked, b = self._asked(tuple(names)), len(output.boxes)
         columns = list[Tensor]()
-        for own in passes(names, self.tokenizer, self.model.text.max_tokens):
-            text, spans = listed([names[index].lower() for index in own])
-            encoding = self.tokenizer.encode(text).framed()
-            captions = one_caption(encoding, len(output.boxes)).to(output.boxes.device)
-            spoken = self.model.ground(output, captions).logits[-1].float()
-            columns += [spoken[..., tokens_of(encoding, [span])].mean(-1) for span in spans]
+        each = max(1, AT_ONCE // b)
+        for some in (asked[i : i + each] for i in range(0, len(asked), each)):
+            ids, padding = pad([encoding for encoding, _ in some] * b)
+            image = torch.arange(b).repeat_interleave(len(some))
+            captions = Captions(ids, padding, image, tuple(encoding.spans for encoding, _ in some) * b)
+            spoken = self.model.ground(output, captions.to(output.boxes.device)).logits[-1].float()
+            for (_, places), own in zip(some, spoken.unflatten(0, (b, -1)).unbind(1), strict=True):
+                columns += [own[..., tokens].mean(-1) for tokens in places]
         return torch.stack(columns, -1)
+
+    def _asked(self, names: tuple[str, ...]) -> list[tuple[Encoding, list[list[int]]]]:
+        """The captions that ask for all names, in order, and of each one's names the tokens; made once."""
+        if names not in self._captions:
+            asked = []
+            for own in passes(names, self.tokenizer, self.model.text.max_tokens):
+                text, spans = listed([names[index].lower() for index in own])
+                encoding = self.tokenizer.encode(text).framed()
+                asked.append((encoding, [tokens_of(encoding, [span]) for span in spans]))
+            self._captions[names] = asked
+        return self._captions[names]

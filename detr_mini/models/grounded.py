@@ -23,18 +23,11 @@ from detr_mini.models.denoising import DenoisingQueries
 from detr_mini.models.denotation import Connectives, DenotationLayer, readings
 from detr_mini.models.mini import MiniDETR
 from detr_mini.models.mlp import mlp
-from detr_mini.structures import (
-    Captions,
-    DetectorOutput,
-    GroundingOutput,
-    PhraseFound,
-)
+from detr_mini.structures import TAGS, Captions, DetectorOutput, GroundingOutput, PhraseFound
 from detr_mini.text.bert import PretrainedTextEncoder
 from detr_mini.text.encoder import TextEncoder
 from detr_mini.text.tokenizers import Encoding, pad
 
-TAGS = ("other", "begin", "inside", "anchor")
-"""What a word is in its caption: of no phrase, the first or a later word of what is asked for, of an anchor."""
 GROUPS, LEAST = 4, 16
 """Captions are taken in at most so many groups of like length, of so many at least: what is padding in a group is
 computed for nothing, and each group costs its calls."""

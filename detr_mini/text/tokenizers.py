@@ -301,15 +301,8 @@ def pad(encodings: Sequence[Encoding]) -> tuple[Int[Tensor, "c t"], Bool[Tensor,
     return ids, ids == PAD
 
 
-def tokens_of(encoding: Encoding, marked: Iterable[tuple[int, int]]) -> Bool[Tensor, "t"]:
-    """Which tokens share a character with any of the `marked` [begin, end) spans of the text."""
-    found = torch.zeros(len(encoding.ids), dtype=torch.bool)
-    found[places_of(encoding, list(marked))] = True
-    return found
-
-
-def places_of(encoding: Encoding, marked: Sequence[tuple[int, int]]) -> list[int]:
-    """`tokens_of` as places in the text, without a tensor."""
+def tokens_of(encoding: Encoding, marked: Sequence[tuple[int, int]]) -> list[int]:
+    """The places of the tokens that share a character with any of the `marked` [begin, end) spans of the text."""
     spans = zip(range(len(encoding.ids)), encoding.spans, strict=False)
     return [i for i, (begin, end) in spans if any(begin < last and end > first for first, last in marked)]
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from detr_mini.errors import UserError
-from detr_mini.training.history import History
+from detr_mini.training.history import LOSSES, History
 from detr_mini.training.task import LOGGED, DetectionTask
 
 SHOWN = ("AP", "AP50", "AP75", "grounding/accuracy", "grounding/top1", "grounding/absent_rejected")
@@ -50,12 +50,14 @@ class Logging(pl.Callback):
 
     def _training_row(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         assert isinstance(task, DetectionTask)
-        *sums, boxes = task.share_sums().tolist()
+        total, *parts, boxes = task.share_sums().tolist()
         task.sums.zero_()
         seconds, images = task.budget.elapsed, task.images_seen
         speed = (images - self._mark[1]) * trainer.world_size / max(seconds - self._mark[0], 1e-9)
         self._mark = (seconds, images)
-        row: dict[str, Any] = {f"train/{name}": value / max(boxes, 1) for name, value in zip(LOGGED, sums, strict=True)}
+        row: dict[str, Any] = {"train/loss": total / max(boxes, 1)}
+        named = zip(LOGGED, parts, strict=True)
+        row |= {f"train/loss_{name}": part / max(boxes, 1) for name, part in named if part or name in LOSSES}
         row |= {"lr": float(trainer.optimizers[0].param_groups[0]["lr"]), "images_per_second": speed}
         self._add(trainer, task, row)
 

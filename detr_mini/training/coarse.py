@@ -1,18 +1,14 @@
-"""Smaller images and fewer sentences while a training is young: more of them a second, and the details can wait."""
+"""Smaller images while a training is young: more of them a second, and the details can wait."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch.nn.functional import interpolate
 
 from detr_mini.models.queries import visible_size
 from detr_mini.structures import Batch
-
-OF_CAPTIONS = ("token_ids", "padding_mask", "caption_image", "token_map", "tags")
 
 
 def coarsened(batch: Batch, scale: float, stride: int) -> Batch:
@@ -31,19 +27,3 @@ def coarsened(batch: Batch, scale: float, stride: int) -> Batch:
     x, y = torch.arange(width, device=mask.device), torch.arange(height, device=mask.device)
     padding = (x >= w)[:, None, :] | (y >= h)[:, :, None]
     return replace(batch, images=(images / share).masked_fill(padding[:, None], 0.0), padding_mask=padding)
-
-
-def fewer_captions(batch: Batch, share: float, step: int) -> Batch:
-    """`batch` with this share of its captions, at least one: evenly spread, from another place each `step`.
-
-    What the images show is learned from all of them all the same: it costs less than what is said about it.
-    """
-    told = batch.captions
-    if told is None:
-        return batch
-    count = len(told.token_ids)
-    rows = [i for i in range(count) if math.floor((step + i + 1) * share) > math.floor((step + i) * share)]
-    rows = rows or [step % count]
-    cut: dict[str, Any] = {name: tuple(getattr(told, name)[i] for i in rows) for name in ("spans", "records")}
-    cut |= {name: each[rows] for name in OF_CAPTIONS if (each := getattr(told, name)) is not None}
-    return replace(batch, captions=replace(told, **cut))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,12 +17,15 @@ AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """What layers compute in, where the precision is a mixed one."""
 
 
-def explain(model: nn.Module, batch: Batch, step: int, precision: str, what: str) -> NonFiniteError:
+def explain(
+    model: nn.Module, batch: Batch, step: int, precision: str, what: str, rows: Sequence[int] | None = None
+) -> NonFiniteError:
     """The error for a step in which `what` was not finite: names the images, the first layer, and the mend.
 
+    `rows` of the batch are at fault, or all may be.
     The forward pass is run again as it was, and once more in float32.
     """
-    ids = ", ".join(str(i) for i in batch.image_ids)
+    ids = ", ".join(str(batch.image_ids[row]) for row in (range(len(batch)) if rows is None else rows))
     story = f"{what} is not finite at step {step}, images [{ids}]"
     bad = [name for name, tensor in model.named_parameters() if not _finite(tensor)]
     if bad:

@@ -7,8 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+LOSSES = ("class", "l1", "giou")
+"""Parts of the loss, each in a column."""
+CAPTION_LOSSES = ("tokens", "tags", "attributes")
+"""Further ones, where captions are trained."""
 COLUMNS = (
-    "step", "epoch", "seconds", "lr", "train/loss", "train/loss_class", "train/loss_l1", "train/loss_giou",
+    "step", "epoch", "seconds", "lr",
+    "train/loss", *(f"train/loss_{part}" for part in (*LOSSES, *CAPTION_LOSSES)),
     "images_per_second", "val/loss", "val/AP", "val/AP50", "val/AP75",
     "val/grounding/accuracy", "val/grounding/top1", "val/grounding/absent_rejected",
 )  # fmt: skip
@@ -36,7 +41,7 @@ class History:
             return []
         with self.path.open(newline="", encoding="utf-8") as stream:
             # the last row of a killed process may be cut off
-            return [row for row in csv.DictReader(stream) if all(row.get(c) is not None for c in COLUMNS)]
+            return [row for row in csv.DictReader(stream) if all(value is not None for value in row.values())]
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append one row."""

@@ -37,9 +37,6 @@ class TrainerOptions:
     coarse_scale: float | int = 1.0
     coarse_until: float | int = 0.0
     """Up to this share of the training, images are `coarse_scale` times as wide and high."""
-    caption_share: float | int = 1.0
-    caption_share_until: float | int = 0.0
-    """Up to this share of the training, `caption_share` of a batch's captions are learned from."""
     compile: bool = False
     channels_last: bool = True
     threads: int | None = None
@@ -78,9 +75,8 @@ class TrainerOptions:
             if not fits or isinstance(value, bool) or value <= 0:
                 kind = "a number" if fraction else "a whole number"
                 raise ConfigError(f"trainer.{name} is {value!r}; it must be {kind} greater than 0")
-        for name in ("coarse_scale", "coarse_until", "caption_share", "caption_share_until"):
+        for name, least in (("coarse_scale", 0.1), ("coarse_until", 0.0)):
             value = values[name]
-            least = {"coarse_scale": 0.1, "caption_share": 0.01}.get(name, 0.0)
             if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= 1:
                 raise ConfigError(f"trainer.{name} is {value!r}; it must be a number from {least:g} to 1")
         if values["precision"] not in PRECISIONS:

@@ -134,8 +134,6 @@ def build(config: DictConfig) -> Parts:
         accumulate=options.accumulate,
         coarse_scale=options.coarse_scale,
         coarse_until=options.coarse_until,
-        caption_share=options.caption_share,
-        caption_share_until=options.caption_share_until,
         validations=options.validations,
         card={
             "image": data.image,

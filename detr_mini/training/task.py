@@ -21,14 +21,15 @@ from detr_mini.optim.schedule import warmup_cosine
 from detr_mini.structures import Batch, Categories
 from detr_mini.training.averaging import AveragedModel
 from detr_mini.training.budget import Budget
-from detr_mini.training.coarse import coarsened, fewer_captions
+from detr_mini.training.coarse import coarsened
 from detr_mini.training.diagnosis import explain
+from detr_mini.training.history import CAPTION_LOSSES, LOSSES
 
+LOGGED = (*LOSSES, *CAPTION_LOSSES)
 HEADLINES = ("grounding/accuracy", "AP")
 """What the best checkpoint is chosen by: the first that is measured."""
 NEVER = 2**31
 """Epochs between two evaluations, where something else says when there is one."""
-LOGGED = ("loss", "loss_class", "loss_l1", "loss_giou")
 
 
 class DetectionTask(pl.LightningModule):
@@ -37,8 +38,7 @@ class DetectionTask(pl.LightningModule):
     `make_optimizer(model)`; `budget`: the training's length, over which the learning rate falls along a cosine to zero
     after `warmup_steps`; `clip`: largest norm of the gradient; `average`: decay of the averaged weights, which are what
     is evaluated; `seed`: of dropout and denoising; `coarse_scale`: of the images' sides, up to the share `coarse_until`
-    of the training (see `coarsened`); `caption_share`: of a batch's captions, up to `caption_share_until` (see
-    `fewer_captions`); `validations`: so many, evenly over the training, or as the trainer says; `card`:
+    of the training (see `coarsened`); `validations`: so many, evenly over the training, or as the trainer says; `card`:
     what a checkpoint says besides (image, config, recipe, ...).
     Validation measures the averaged weights, in float32 whatever the training's precision.
     """
@@ -58,8 +58,6 @@ class DetectionTask(pl.LightningModule):
         accumulate: int = 1,
         coarse_scale: float | int = 1.0,
         coarse_until: float | int = 0.0,
-        caption_share: float | int = 1.0,
-        caption_share_until: float | int = 0.0,
         validations: int | None = None,
         card: Mapping[str, Any] | None = None,
     ) -> None:
@@ -68,7 +66,6 @@ class DetectionTask(pl.LightningModule):
         self.categories, self.budget, self.seed = categories, budget, seed
         self.warmup_steps, self.clip, self.accumulate, self.card = warmup_steps, clip, accumulate, dict(card or {})
         self.coarse_scale, self.coarse_until = coarse_scale, coarse_until
-        self.caption_share, self.caption_share_until = caption_share, caption_share_until
         self.validations = validations
         self.epoch_began = 0.0
         """The share of the training that was done when the present epoch began."""
@@ -80,8 +77,8 @@ class DetectionTask(pl.LightningModule):
         self.val_loss: float | None = None
         self.best: dict[str, Any] = {"score": None, "epoch": None}
         self.images_seen = 0
-        self.sums = torch.zeros(len(LOGGED) + 1, dtype=torch.float64)
-        """Since the last logged row: the losses, and the boxes they are divided by."""
+        self.sums = torch.zeros(len(LOGGED) + 2, dtype=torch.float64)
+        """Since the last logged row: the loss, its parts, and the boxes they are divided by."""
         self._window_boxes = 0
         self._records: dict[int, list[dict[str, Any]]] = {}
         self._answers: dict[int, list[Answer]] = {}
@@ -105,15 +102,14 @@ class DetectionTask(pl.LightningModule):
         progress = self.budget.progress(step)
         if progress < self.coarse_until:
             batch = coarsened(batch, self.coarse_scale, self.model.stride)  # type: ignore[arg-type]
-        if progress < self.caption_share_until:
-            batch = fewer_captions(batch, self.caption_share, step)
         torch.manual_seed(mix_numbers(self.seed, step, batch_idx, self.global_rank))  # dropout: f(seed, step)
         try:
             losses = self.losses(batch, step)
-        except NonFiniteCostError:
-            raise explain(self.model, batch, step, self._precision, "a matching cost") from None
-        parts = [losses.total.detach(), *(losses.terms[name] for name in ("class", "l1", "giou"))]
-        self.sums += torch.stack([*parts, parts[0].new_tensor(losses.boxes)])
+        except NonFiniteCostError as error:
+            raise explain(self.model, batch, step, self._precision, "a matching cost", error.rows) from None
+        total = losses.total.detach()
+        parts = [losses.terms.get(name, total.new_zeros(())) for name in LOGGED]
+        self.sums += torch.stack([total, *parts, total.new_tensor(losses.boxes)])
         self._window_boxes += losses.boxes
         self.images_seen += len(batch)
         self._batch = batch
@@ -183,10 +179,9 @@ class DetectionTask(pl.LightningModule):
             output = self.averaged.model(batch.images, batch.mask(), **batch.with_captions)
             try:
                 losses = self.criterion(output, batch.packed, 1.0, **batch.with_captions)
-            except NonFiniteCostError:
-                raise explain(
-                    self.averaged.model, batch, self.global_step, "32-true", "a matching cost on val"
-                ) from None
+            except NonFiniteCostError as error:
+                what = "a matching cost on val"
+                raise explain(self.averaged.model, batch, self.global_step, "32-true", what, error.rows) from None
         self._val_sums = (self._val_sums[0] + float(losses.total), self._val_sums[1] + losses.boxes)
         sizes = [target.original_size for target in batch.targets]
         detections = self.averaged.model.postprocess(output, sizes, self.categories)  # type: ignore[operator]
@@ -271,4 +266,5 @@ class DetectionTask(pl.LightningModule):
         self.epoch_began = progress.get("epoch_began", 0.0)
         self.images_seen = progress["images_seen"]
         if self.trainer.is_global_zero:
-            self.sums = torch.tensor(progress["sums"], dtype=torch.float64)
+            sums = torch.tensor(progress["sums"], dtype=torch.float64)
+            self.sums = sums if sums.shape == self.sums.shape else self.sums  # a file of an earlier version has fewer

@@ -475,6 +475,7 @@ CAPTION = {"id": 1, "file_name": "1.png", "height": 80, "width": 120, "caption":
         ({"caption": " "}, {}, "has no caption"),
         ({}, {"bbox": [1, 1, 2, 2]}, "not among the image's boxes"),
         ({}, {"image_id": 5}, "belongs to no record"),
+        ({"id": 2}, {"image_id": 2}, "has 2 records with the id 2"),
     ],
 )
 def test_faults_of_captions_are_found(

@@ -12,13 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_parts import AUTO, write_coco, write_yolo
+from data_parts import AUTO, write_coco, write_voc, write_yolo
 from detr_mini.data.coco import CocoSet, read_coco
 from detr_mini.data.formats import Source
 from detr_mini.data.subset import Choice, split_ids, split_task, stratified_order, subset_of, subset_task
+from detr_mini.data.tree import Tree, with_one_list
 from detr_mini.errors import ConfigError, DataError
 
 NAMES = ("bolt", "nut", "washer")
+HERE = Path()
+IDS, BOX = ({"id": 1}, {"id": 2}, {"id": 3}), [1, 2, 30, 20]
 sets = st.lists(st.sets(st.sampled_from(NAMES)), min_size=1, max_size=60)
 
 
@@ -202,6 +205,45 @@ def test_a_folder_without_splits_is_split_and_copies_of_one_picture_stay_togethe
         split_task({**config, "test": 0.01, "output": tmp_path / "y"})
     with pytest.raises(ConfigError, match=r"leave -0\.2 for train"):
         split_task({**config, "val": 0.8, "test": 0.4, "output": tmp_path / "z"})
+
+
+def test_splits_that_number_their_categories_otherwise_are_joined_by_name(tmp_path: Path) -> None:
+    one, two = (
+        ({"id": 1, "name": "bolt"}, {"id": 2, "name": "nut"}),
+        ({"id": 1, "name": "nut"}, {"id": 7, "name": "pin"}),
+    )
+    write_coco(tmp_path / "set", "train", images=IDS, annotations=[{"bbox": BOX, "category_id": 2}], categories=one)
+    boxes = [{"image_id": 9, "bbox": BOX, "category_id": 1}, {"image_id": 9, "bbox": BOX, "category_id": 7}]
+    write_coco(tmp_path / "set", "val", images=[{"id": 9}], annotations=boxes, categories=two)
+    for file in (tmp_path / "set/val").iterdir():
+        shutil.move(file, tmp_path / "set/train")
+    (tmp_path / "set/val").rmdir()
+    (tmp_path / "set/train").rename(tmp_path / "set/images")
+    data = {**AUTO, "root": tmp_path / "set", "format": "coco"}
+    split_task({**task(tmp_path / "set", tmp_path / "new"), "data": data, "val": 0.4, "test": 0.0, "all": True})
+    trees = Source.of({"root": tmp_path / "new", **AUTO}).trees().values()
+    names = [{c["id"]: c["name"] for c in tree.content["categories"]} for tree in trees]
+    assert names == [{1: "bolt", 2: "nut", 7: "pin"}] * 2
+    found = Counter(names[0][a["category_id"]] for tree in trees for a in tree.content["annotations"])
+    assert found == {"nut": 2, "pin": 1}
+
+
+def test_an_id_that_two_names_claim_goes_to_the_first() -> None:
+    def tree(*categories: tuple[int, str]) -> Tree:
+        boxes = [{"category_id": i} for i, _ in categories]
+        return Tree({"categories": [{"id": i, "name": n} for i, n in categories], "annotations": boxes}, HERE, HERE)
+
+    joined = with_one_list({"train": tree((1, "bolt")), "val": tree((1, "pin"), (2, "bolt"))})
+    assert joined["val"].content["categories"] == [{"id": 3, "name": "pin"}, {"id": 1, "name": "bolt"}]
+    assert joined["val"].content["annotations"] == [{"category_id": 3}, {"category_id": 1}]
+    assert joined["train"].content["annotations"] == [{"category_id": 1}]
+
+
+def test_splitting_anew_refuses_what_no_box_can_be_made_of(tmp_path: Path) -> None:
+    things = [("bolt", (1, 2, 30, 20))]
+    write_voc(tmp_path / "set", {"train": {"a": things, "b": things}, "val": {"c": [("nut", ("wide", 9, 9, 30))]}})
+    with pytest.raises(DataError, match="mend them first"):
+        split_task({**task(tmp_path / "set", tmp_path / "new"), "val": 0.4, "test": 0.0, "all": True})
 
 
 def test_blood_cells_are_split_in_their_shares(shared_data: Callable[[str], Path], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from detr_mini import load
 from detr_mini.config import compose
 from detr_mini.inference.evaluate import evaluate
+from detr_mini.training.history import CAPTION_LOSSES
 from detr_mini.training.run import train
 
 SMALL = [
@@ -20,7 +21,7 @@ SMALL = [
     "data.batch_size=4", "data.captions_per_image=3", "model.dim=32", "model.feedforward=32", "model.queries=14",
     "model.joint={layers: 2, width: 8, heads: 2, pair_dim: 4}", "model.text.layers=1",
     "backbone.channels=[8,16,16,32]", "backbone.blocks=[0,1,1,1]", "trainer.max_minutes=null",
-    "trainer.progress=false", "logger=csv",
+    "trainer.progress=false", "trainer.log_every_steps=3", "logger=csv",
 ]  # fmt: skip
 
 
@@ -35,6 +36,8 @@ def test_a_training_with_captions_fills_the_run_folder_answers_sentences_and_res
     assert Image.open(whole / "captions.png").width > 400
     rows = list(csv.DictReader((whole / "history.csv").open()))
     assert any(row["val/grounding/accuracy"] for row in rows)
+    trained = [row for row in rows if row["lr"]]
+    assert trained and all(float(row[f"train/loss_{part}"]) > 0 for row in trained for part in CAPTION_LOSSES)
 
     found = load(whole).detect(tmp_path / "made" / "test" / "000000.png", "the small red circle", threshold=0)
     assert found.phrases is not None

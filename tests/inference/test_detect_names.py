@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from detr_mini.evaluation.coco import evaluate as coco_metric
 from detr_mini.inference.detector import Detector, load
 from detr_mini.inference.evaluate import evaluate
 from detr_mini.inference.predict import predict
+from detr_mini.models import by_names
 from detr_mini.text.tokenizers import WordTokenizer
 
 TOKENIZER = WordTokenizer.train(["bolt. nut. washer."])
@@ -62,6 +64,20 @@ def test_a_batch_of_images_changes_nothing_and_the_limit_holds(named: Detector) 
         assert len(found) == 5
     least = named.detect(PICTURE, ["nut"])
     assert len(least) == int((named.detect(PICTURE, ["nut"], threshold=0.0).scores >= 0.3).sum())
+
+
+def test_names_in_several_passes_are_scored_as_in_a_pass_of_their_own(
+    named: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, names = named.by_names(), [" ".join(words) for words in product(("bolt", "nut", "washer"), repeat=3)]
+    with torch.no_grad():
+        output = model(torch.rand(2, 3, 64, 64))
+        together = model.logits(output, names)
+        apart = torch.cat([model.logits(output, names[i : i + 10]) for i in (0, 10, 20)], -1)
+        torch.testing.assert_close(together, apart, atol=1e-4, rtol=1e-4)
+        assert together.flatten(0, 1).std(1).min() > 0, "names that differ are told apart"
+        monkeypatch.setattr(by_names, "AT_ONCE", 2)
+        torch.testing.assert_close(model.logits(output, names), together, atol=1e-4, rtol=1e-4)
 
 
 def test_names_in_other_scripts_and_unknown_words_are_read_without_harm(named: Detector) -> None:

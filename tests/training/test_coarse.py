@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
-
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -12,8 +9,8 @@ from hypothesis import strategies as st
 
 from detr_mini.data.collate import collate
 from detr_mini.models.queries import visible_size
-from detr_mini.structures import Batch, Caption, Captions, Target
-from detr_mini.training.coarse import coarsened, fewer_captions
+from detr_mini.structures import Batch, Target
+from detr_mini.training.coarse import coarsened
 from detr_mini.training.run import build
 from tests.training_parts import small_config
 
@@ -72,58 +69,3 @@ def test_images_are_small_up_to_their_share_of_the_training(
     with pytest.raises(ZeroDivisionError):
         task.training_step(batch_of([torch.randn(3, 64, 64)]), 0)
     assert sides == [side]
-
-
-def told_of(count: int, images: int) -> Batch:
-    """A batch with so many captions, the k-th of which is k in all that is said of it."""
-    number = torch.arange(count)
-    captions = Captions(
-        token_ids=number[:, None],
-        padding_mask=torch.zeros(count, 1, dtype=torch.bool),
-        caption_image=number % images,
-        spans=tuple(((0, k),) for k in range(count)),
-        records=tuple(Caption(str(k), "list", ()) for k in range(count)),
-        token_map=torch.zeros(count, 2, 1, dtype=torch.bool),
-        tags=number[:, None],
-        attributes=torch.ones(images, 2, 3, dtype=torch.bool),
-    )
-    return replace(batch_of([torch.randn(3, 32, 32)] * images), captions=captions)
-
-
-@given(st.integers(1, 40), st.integers(1, 5), st.floats(0.01, 1.0), st.integers(0, 100))
-def test_fewer_captions_stay_whole_and_every_one_has_its_turn(count: int, images: int, share: float, step: int) -> None:
-    batch = told_of(count, images)
-    seen: set[int] = set()
-    for turn in range(step, step + math.ceil(1 / share) + 1):
-        few = fewer_captions(batch, share, turn).captions
-        assert few is not None
-        rows = few.token_ids[:, 0].tolist()
-        assert max(1, math.floor(count * share - 1e-9)) <= len(rows) <= math.ceil(count * share + 1e-9)
-        assert few.caption_image.tolist() == [row % images for row in rows]
-        assert [record.text for record in few.records] == [str(row) for row in rows]
-        assert [spans[0][1] for spans in few.spans] == few.tags[:, 0].tolist() == rows
-        assert len(few.token_map) == len(few.padding_mask) == len(rows)
-        assert few.attributes is batch.captions.attributes
-        seen.update(rows)
-    assert share < 1 / count or seen == set(range(count))
-
-
-def test_a_batch_without_captions_has_none_to_leave_out() -> None:
-    batch = batch_of([torch.randn(3, 32, 32)])
-    assert fewer_captions(batch, 0.1, 3) is batch
-
-
-@pytest.mark.parametrize(("step", "captions"), [(0, 2), (3, 2), (4, 8)])
-def test_captions_are_few_up_to_their_share_of_the_training(
-    scenes_root: object, step: int, captions: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = small_config(
-        scenes_root, "trainer.max_steps=10", "trainer.caption_share=0.25", "trainer.caption_share_until=0.4"
-    )
-    task = build(config).task
-    seen: list[int] = []
-    monkeypatch.setattr(type(task), "global_step", step)
-    monkeypatch.setattr(task, "losses", lambda batch, _: seen.append(len(batch.captions.token_ids)) or 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        task.training_step(told_of(8, 2), 0)
-    assert seen == [captions]

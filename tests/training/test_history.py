@@ -26,3 +26,13 @@ def test_a_row_cut_off_by_a_kill_is_left_out(tmp_path: Path) -> None:
     assert len(history.rows()) == 1
     history.begin(10)
     assert [row["step"] for row in history.rows()] == ["5"]
+
+
+def test_rows_of_a_file_with_fewer_columns_are_kept(tmp_path: Path) -> None:
+    history = History(tmp_path / "history.csv")
+    history.path.write_text("step,epoch,train/loss\n5,0,1.5\n10,0,1.2\n15,0,")
+    history.begin(10)
+    assert [(row["step"], row["train/loss"], row["val/AP"]) for row in history.rows()] == [
+        ("5", "1.5", ""),
+        ("10", "1.2", ""),
+    ]

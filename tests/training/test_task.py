@@ -159,3 +159,11 @@ def test_the_layer_that_spoils_sentences_is_named(tmp_path: Path) -> None:
     error = explain(model, next(iter(parts.data.train_dataloader())), 0, "32-true", "a matching cost")
     handle.remove()
     assert "the first to make it was layer 'joint.1.rivals'" in str(error)
+
+
+def test_only_images_at_fault_are_named(scenes_root: Path) -> None:
+    parts = build(small_config(scenes_root, "trainer.max_steps=1"))
+    parts.data.setup("fit")
+    batch = next(iter(parts.data.train_dataloader()))
+    story = str(explain(parts.task.model, batch, 7, "32-true", "a matching cost", [1]))
+    assert story.startswith(f"a matching cost is not finite at step 7, images [{batch.image_ids[1]}], though")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -91,7 +92,7 @@ def instances_of(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     annotations: list[dict[str, Any]] = []
     for number, annotation in enumerate(content["annotations"], start=1):
         named, box = name_of.get(annotation.get("image_id")), annotation.get("bbox")
-        if named is None or not isinstance(box, list) or len(box) != 4:
+        if named is None or not _is_box(box):
             raise DataError(f"annotation number {number} of {path} belongs to no record, or has no bbox; mend it")
         if any(_close(box, own) for own in boxes[named]):
             continue
@@ -123,7 +124,9 @@ def read_captions(path: str | Path, instances: CocoSet) -> dict[int, list[Captio
     path = Path(path)
     content = read_json(path)
     place_of = {record.file_name: place for place, record in enumerate(instances.records)}
-    records = {image["id"]: image for image in content["images"]}
+    records = {image.get("id"): image for image in content["images"]}
+    if None in records or len(records) < len(content["images"]):
+        raise DataError(f"{path} has {_double(content['images'])}; give each caption's record an id of its own")
     grouped: dict[int, dict[tuple[Spans, bool], list[list[float | int]]]] = {number: {} for number in records}
     for number, annotation in enumerate(content["annotations"], start=1):
         record = records.get(annotation.get("image_id"))
@@ -131,7 +134,10 @@ def read_captions(path: str | Path, instances: CocoSet) -> dict[int, list[Captio
             raise DataError(f"annotation number {number} of {path} belongs to no record; mend its image_id")
         spans = checked_spans(record, annotation.get("tokens_positive"), path)
         phrase = spans, bool(annotation.get("asked", True))
-        grouped[record["id"]].setdefault(phrase, []).append(annotation["bbox"])
+        box = annotation.get("bbox")
+        if not _is_box(box):
+            raise DataError(f"annotation number {number} of {path} has the bbox {box!r}; give [x, y, width, height]")
+        grouped[record["id"]].setdefault(phrase, []).append(box)
     found: dict[int, list[Caption]] = {record.image_id: [] for record in instances.records}
     for number, record in records.items():
         place = place_of.get(record.get("file_name", ""))
@@ -187,6 +193,9 @@ def caption_faults(path: Path, instances: Mapping[str, Any]) -> list[str]:
             boxes[names[annotation["image_id"]]].append(annotation["bbox"])
     records = {image.get("id"): image for image in content["images"]}
     found: list[str] = []
+    if None in records or len(records) < len(content["images"]):
+        found.append(f"{path} has {_double(content['images'])}; give each caption's record an id of its own")
+        records.pop(None, None)
     phrases: dict[Any, set[Phrase]] = {number: set() for number in records}
     for number, annotation in enumerate(content["annotations"], start=1):
         record = records.get(annotation.get("image_id"))
@@ -213,10 +222,20 @@ def caption_faults(path: Path, instances: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def _double(records: Sequence[Mapping[str, Any]]) -> str:
+    counts = Counter(record.get("id") for record in records)
+    number, count = counts.most_common(1)[0]
+    if counts[None]:
+        return f"{counts[None]} of {len(records)} records without an id"
+    return f"{count} records with the id {number}"
+
+
+def _is_box(box: Any) -> bool:
+    return isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
+
+
 def _is_close(box: Any, other: Sequence[float | int]) -> bool:
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
-        return False
-    return bool(all(abs(a - b) <= CLOSE for a, b in zip(box, other, strict=True)))
+    return _is_box(box) and _close(box, other)
 
 
 def _word_around(caption: str, begin: int, end: int) -> tuple[int, int]:

@@ -89,7 +89,7 @@ class CaptionData(DetectionData):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        for transform in (*self.augment.strong, *self.augment.transforms):
+        for transform in self._all_transforms():
             if captions.get("train") != CATEGORIES and (
                 getattr(transform, "cuts", False) or getattr(transform, "draws", False)
             ):
@@ -123,6 +123,9 @@ class CaptionData(DetectionData):
         self.attributes: tuple[str, ...] = ()
         self.sentences: dict[str, CaptionsOf] = {}
 
+    def _all_transforms(self) -> list[Any]:
+        return [*self.augment.strong, *self.augment.transforms]
+
     def setup(self, stage: str | None = None) -> None:
         """As `DetectionData`; also the captions of what is read, and the tokeniser from those of training."""
         super().setup(stage)
@@ -154,6 +157,12 @@ class CaptionData(DetectionData):
                 each = self.refer.get("each") or EACH
                 self.report.notices.append(ensure_referred(path, coco, words, each=each, weights=self.kinds))
             found = read_captions(path, coco)
+            moving = [type(t).__name__ for t in self._all_transforms() if getattr(t, "moves", False)]
+            if name == "train" and moving:
+                self.report.notices.append(
+                    f"data.augment holds {' and '.join(moving)}: captions of {path} that say left or above will be "
+                    "false; leave it out if there are such"
+                )
             return FileCaptions(tuple(tuple(found[i]) for i in coco.image_ids), coco.image_ids, self.seed, count)
         how = self.seed, count or self.captions_per_image, self.kinds, self.longest_chain
         if words is not None:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
-from detr_mini.structures import Caption, Captions, Phrase
-from detr_mini.text.tokenizers import AnyTokenizer, pad, places_of
+from detr_mini.structures import TAGS, Caption, Captions, Phrase
+from detr_mini.text.tokenizers import AnyTokenizer, pad, tokens_of
 
-OTHER, BEGIN, INSIDE, ANCHOR = range(4)
+OTHER, BEGIN, INSIDE, ANCHOR = range(len(TAGS))
 
 
 def token_tags(tokens: int, phrases: Sequence[Phrase], places: Sequence[Sequence[int]]) -> list[int]:
@@ -32,7 +32,7 @@ def collate_captions(tokenizer: AnyTokenizer, captions: Sequence[Sequence[Captio
     spoken = torch.zeros(len(flat), max((*things, 1)), ids.shape[1], dtype=torch.bool)
     told, tags = list[tuple[int, int, int]](), list[list[int]]()  # in lists: a tensor for each phrase costs far more
     for row, (caption, encoding) in enumerate(zip(flat, encodings, strict=True)):
-        places = [places_of(encoding, phrase.spans) for phrase in caption.phrases]
+        places = [tokens_of(encoding, phrase.spans) for phrase in caption.phrases]
         for phrase, own in zip(caption.phrases, places, strict=True):
             if any(not 0 <= thing < things[image[row]] for thing in phrase.things):
                 raise IndexError(f"{caption.text!r} speaks of a thing that its image does not have")

@@ -105,6 +105,8 @@ def test_a_span_in_the_middle_of_a_character_is_refused(tmp_path: Path) -> None:
             r"speaks of the box \[9, 9, 9, 9\], which is not among the image's boxes",
         ),
         (({**DOG, "image_id": 3},), {}, "annotation number 1 .* belongs to no record"),
+        (({**DOG, "bbox": None},), {}, "annotation number 1 .* has the bbox None"),
+        ((DOG,), {"id": None}, "has 1 of 1 records without an id"),
     ],
 )
 def test_records_that_cannot_be_used_are_refused(
@@ -112,6 +114,15 @@ def test_records_that_cannot_be_used_are_refused(
 ) -> None:
     with pytest.raises(DataError, match=why):
         read_captions(grounded(tmp_path, *annotations, **record), instances(tmp_path))
+
+
+def test_two_records_of_one_id_are_refused(tmp_path: Path) -> None:
+    path = grounded(tmp_path, DOG)
+    content = json.loads(path.read_text())
+    content["images"] *= 2
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="has 2 records with the id 1; give each caption's record an id of its own"):
+        read_captions(path, instances(tmp_path))
 
 
 def test_captions_written_and_read_are_the_same(tmp_path: Path) -> None:
