@@ -39,14 +39,24 @@ def hat_weights(coordinate: Float[Tensor, "b q p"], cells: int) -> Float[Tensor,
     return (1 - (coordinate[..., None] - centres).abs()).clamp(min=0)
 
 
-def sample(
+def sample_products(
     features: Float[Tensor, "b c h w"], x: Float[Tensor, "b q p"], y: Float[Tensor, "b q p"]
 ) -> Float[Tensor, "b q p p c"]:
-    """`sample_plain` as two matrix products, since a grid's samples are separable: rows first, then columns."""
+    """`sample_plain` as two matrix products, since a grid's samples are separable: rows first, then columns.
+
+    More operations, but what a GPU is good at, and a gradient of the same bits every time, which torch's own has not.
+    """
     b, c, h, w = features.shape
     q, p = x.shape[1:]
     rows = hat_weights(y, h).flatten(1, 2) @ features.permute(0, 2, 3, 1).reshape(b, h, w * c)
     return hat_weights(x, w)[:, :, None] @ rows.view(b, q, p, w, c)
+
+
+def sample(
+    features: Float[Tensor, "b c h w"], x: Float[Tensor, "b q p"], y: Float[Tensor, "b q p"]
+) -> Float[Tensor, "b q p p c"]:
+    """The faster of the two: on a CPU the plain form, ten times and more without a gradient."""
+    return (sample_plain if features.is_cpu else sample_products)(features, x, y)
 
 
 class BoxAttention(nn.Module):

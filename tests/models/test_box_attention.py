@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detr_mini.models.box_attention import BoxAttention, grid_lines, sample, sample_plain
+from detr_mini.models.box_attention import BoxAttention, grid_lines, sample_plain, sample_products
 
 
 @settings(max_examples=20, deadline=None)
@@ -16,7 +16,7 @@ def test_two_matrix_products_are_bilinear_sampling(h: int, w: int, points: int, 
     features = torch.randn(2, 3, h, w, dtype=torch.float64, requires_grad=True)
     x = torch.rand(2, 5, points, dtype=torch.float64) * (w + 4) - 2  # outside, too
     y = torch.rand(2, 5, points, dtype=torch.float64) * (h + 4) - 2
-    fast, plain = sample(features, x, y), sample_plain(features, x, y)
+    fast, plain = sample_products(features, x, y), sample_plain(features, x, y)
     torch.testing.assert_close(fast, plain, rtol=1e-9, atol=1e-9)
     weight = torch.randn_like(fast)
     gradients = [torch.autograd.grad((form * weight).sum(), features)[0] for form in (fast, plain)]
@@ -43,7 +43,7 @@ def test_a_grid_spans_the_box_times_its_spread_centre_and_all() -> None:
 def test_a_sample_at_a_cells_centre_is_the_cell_and_rows_come_before_columns() -> None:
     features = torch.arange(12.0).view(1, 1, 3, 4)
     lines = torch.tensor([[[0.5, 2.5]]])
-    for form in (sample, sample_plain):
+    for form in (sample_products, sample_plain):
         torch.testing.assert_close(form(features, lines, lines)[0, 0, ..., 0], torch.tensor([[0.0, 2.0], [8.0, 10.0]]))
 
 
