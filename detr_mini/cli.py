@@ -141,13 +141,16 @@ VERBS = {
     "benchmark step": Verb(
         "where a step of training spends its time", "benchmark_step", "detr_mini.training.benchmark:benchmark_step",
         ("detr-mini benchmark step", "detr-mini benchmark step experiment=coco_mini data.root=my_photos steps=10"),
-        TRAIN_KEYS,
+        "  steps=30 warmup=5          measured, and not\n"
+        "  matrix=2048               side of the product whose rate stands beside the step's\n" + TRAIN_KEYS,
     ),
     "benchmark learning_curve": Verb(
         "train on growing shares of the data: what would more images bring?", "learning_curve",
         "detr_mini.training.learning_curve:learning_curve",
         ("detr-mini benchmark learning_curve experiment=coco_mini data.root=my_photos shares=[0.1,0.3,1]",),
-        TRAIN_KEYS,
+        "  shares=[0.1,0.2,0.5,1.0]  of the training images\n"
+        "  output=FOLDER             of picture and runs; called again it goes on (no run_folder, no resume)\n"
+        + TRAIN_KEYS,
     ),
     "benchmark attention": Verb(
         "time and memory of every kind of attention", "benchmark_attention",
@@ -322,6 +325,8 @@ def _about_files(error: OSError) -> str | None:
         return f"the disk is full: cannot write{where}; free some space and run again (checkpoints written before stay)"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"no right to use{where} ({error.strerror}); check its rights, or choose another place"
+    if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+        return f"cannot write{where} ({error.strerror}): a file stands where a folder should, or the other way round"
     return None
 
 

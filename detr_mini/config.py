@@ -22,6 +22,8 @@ WORDS = {
     "data.train": ("auto",), "data.val": ("auto", "train"), "data.test": ("auto",),
 }  # fmt: skip
 """What may stand in place of a number, or of a section: the data then say which."""
+WHEN_SET: Mapping[str, Any] = {"threshold": 0.5, "size": 320, "shorter_side": 320, "boxes": {}}
+"""Of what kind a setting is that is null unless it is set."""
 
 
 def config_folder() -> Path:
@@ -132,6 +134,9 @@ def _explain(error: Exception, primary: str, overrides: Sequence[str]) -> str:
             known = _paths(_compose(primary, words if len(words) < len(overrides) else ()))
         except ConfigError:
             known = _paths(_compose(primary, ()))
+        inner = re.search(r"full_key: (\S+)", str(error.__cause__))
+        if inner and key in known:  # trainer={max_stepz: 3}: the section is there, not what it is given
+            key = inner[1]
         return f"{key} does not exist{nearest(key, [*known, *_groups()])}"
     return f"the settings cannot be read: {_first_line(error)}"
 
@@ -171,6 +176,10 @@ def check_config(config: DictConfig, known: DictConfig) -> None:
 
 
 def _check(given: Any, known: Any, path: str) -> None:
+    known = WHEN_SET.get(path) if known is None else known
+    if isinstance(given, list | Mapping) and isinstance(known, int | float):
+        kind = "true or false" if isinstance(known, bool) else "a number"
+        raise ConfigError(f"{path} is {given!r}; it must be {kind}")
     if isinstance(given, list):
         for index, item in enumerate(given):
             _check(item, None, f"{path}[{index}]")
@@ -257,11 +266,11 @@ def rank() -> int:
     return 0
 
 
-def new_run_folder(root: str | Path, name: str, fixed: str | Path | None = None) -> Path:
+def new_run_folder(root: str | Path, name: str, fixed: str | Path | None = None, key: str = "run_folder") -> Path:
     """A folder that did not exist, made at once so that no other run can have it: root/name/<date, time>, or `fixed`.
 
-    Where it is taken, a number is put behind it. An empty folder counts as new. Processes other than the first of a
-    training write nothing and make none.
+    `key` is the setting that `fixed` comes from. Where it is taken, a number is put behind it. An empty folder counts
+    as new. Processes other than the first of a training write nothing and make none.
     """
     wanted = Path(fixed).expanduser() if fixed else Path(root) / name / time.strftime("%Y-%m-%d_%H-%M-%S")
     if rank() > 0:
@@ -276,7 +285,7 @@ def new_run_folder(root: str | Path, name: str, fixed: str | Path | None = None)
         except OSError as error:
             raise UserError(
                 f"cannot make the run folder {candidate} ({error.strerror or error}); "
-                "choose another with run_folder=..., or run where you may write"
+                f"choose another with {key}=..., or run where you may write"
             ) from error
     raise AssertionError("unreachable")
 

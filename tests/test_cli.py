@@ -90,6 +90,7 @@ def _raising(error: BaseException) -> object:
     [
         (OSError(errno.ENOSPC, "No space left on device", "x.ckpt"), 2, "the disk is full: cannot write x.ckpt"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, "no right to use /x"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "a/b"), 2, "cannot write a/b (Not a directory): a file"),
         (KeyboardInterrupt(), 130, "stopped"),
         (RuntimeError("operator torchvision::nms does not exist"), 2, "torch and torchvision are of different builds"),
         (ModuleNotFoundError("No module named 'timm'", name="timm"), 2, "pip install 'detr-mini[timm]'"),

@@ -55,6 +55,9 @@ def test_an_experiment_fits_a_screen(experiment: Path) -> None:
         (["trainer.compile=3"], "trainer.compile is 3; it must be true or false"),
         (["data.train=3"], "data.train is 3; it must be a section"),
         (["seed"], "'seed' is no setting"),
+        (["trainer={max_stepz: 3}"], "trainer.max_stepz does not exist; did you mean 'trainer.max_steps'?"),
+        (["seed=[0,1]"], "seed is [0, 1]; it must be a number"),
+        (["trainer.compile={a: 1}"], "trainer.compile is {'a': 1}; it must be true or false"),
         (["data.size=[1"], "the settings cannot be read"),
     ],
 )
@@ -62,6 +65,23 @@ def test_a_wrong_setting_is_named_with_the_nearest_that_exists(words: list[str],
     with pytest.raises(ConfigError) as caught:
         compose("train", words)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("verb", "word", "said"),
+    [
+        ("predict", "threshold=40%", "threshold is '40%'; it must be a number"),
+        ("evaluate", "size=big", "size is 'big'; it must be a number"),
+        ("evaluate", "resamples=[1]", "resamples is [1]; it must be a number"),
+        ("data_refer", "boxes=annotations/x.json", "boxes is 'annotations/x.json'; it must be a section"),
+    ],
+)
+def test_a_setting_that_is_null_unless_set_has_its_kind(verb: str, word: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(verb, [word])
+    assert str(caught.value) == said
+    assert compose("predict", ["threshold=0.4"]).threshold == 0.4
+    assert compose("data_refer", ["boxes={images: a, annotations: b}"]).boxes.images == "a"
 
 
 def test_a_slip_inside_an_experiment_file_is_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

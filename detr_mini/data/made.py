@@ -75,7 +75,7 @@ def drawn(work: Callable[[list[Job]], list[Made]], jobs: Sequence[Job], processe
         except BrokenProcessPool:
             raise DataError(
                 f"one of {processes} processes that draw scenes was killed, often for want of memory; nothing was "
-                f"written: ask for fewer with processes={processes // 2}"
+                f"written: ask for fewer with processes={processes // 2} (in a training data.make.processes)"
             ) from None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,7 @@ class DetectionData(pl.LightningDataModule):
         if (self.categories is None or self.image["size"] == AUTO) and "train" not in wanted:
             wanted = ("train", *wanted)  # only the training file knows the categories
         if self.check is not None and not self._mended:
-            self._check_all()
+            self._check_all(("train", "val", "test") if "train" in wanted or self.holds_out else wanted)
         for name in wanted:
             if name not in self.sets and (self.splits[name] or name == "train" or stage in ("validate", "test")):
                 self.sets[name] = self._read(name)
@@ -202,22 +202,24 @@ class DetectionData(pl.LightningDataModule):
         if not split:
             raise DataError(f"there is no {name} split in {self.root}; say where it lies with data.{name}.images=... "
                             "or make one with 'detr-mini data split'")  # fmt: skip
-        held = self.holds_out and name in ("train", "val")
-        coco = self._held_out(name) if held else self._whole(name, split, self.limits[name])
+        held, limit = self.holds_out and name in ("train", "val"), self.limits[name]
+        subset = self.subset if name == "train" else None
+        last = held or subset is not None  # a limit counts what they leave
+        coco = self._held_out(name) if held else self._whole(name, split, None if last else limit)
         if self.categories is None:
             self.categories = coco.categories
-        return subset_of(coco, self.subset) if name == "train" and self.subset is not None else coco
+        coco = coco if subset is None else subset_of(coco, subset)
+        return first_images(coco, limit) if last and limit is not None and limit < len(coco) else coco
 
     def _held_out(self, name: str) -> CocoSet:
-        """Train or val, both from the training files. Limits count what is left for each."""
+        """Train or val, both from the training files."""
         if not self._parts:
             split = self.splits["train"]
             assert split is not None and self.hold_out is not None
             train, val, what = held_out(self._whole("train", split, None), self.hold_out)
             self._parts = {"train": train, "val": val}
             self.report.notices.append(what)
-        limit = self.limits[name]
-        return self._parts[name] if limit is None else first_images(self._parts[name], limit)
+        return self._parts[name]
 
     def _whole(self, name: str, split: Split, limit: int | None) -> CocoSet:
         if name in self._mended:
@@ -240,9 +242,9 @@ class DetectionData(pl.LightningDataModule):
                     checked.print()
             raise
 
-    def _check_all(self) -> None:
-        """Look at every split; print the table; stop, or keep what a mended copy would have."""
-        splits = {name: split for name, split in self._found[1].items() if split}
+    def _check_all(self, names: Sequence[str]) -> None:
+        """Look at these splits; print the table; stop, or keep what a mended copy would have."""
+        splits = {name: split for name, split in self._found[1].items() if split and name in names}
         checked = check(Source(self.root, self.format, splits, **self.voc))
         if checked.faults and rank() == 0:
             checked.print()
@@ -315,18 +317,19 @@ class DetectionData(pl.LightningDataModule):
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """Every val image once, in order; this rank's share."""
-        return self._evaluation_loader("val")
+        return self.evaluation_loader("val") if "val" in self.sets else []  # Lightning's word for "no such split"
 
     def test_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """Every test image once, in order; this rank's share."""
-        return self._evaluation_loader("test")
+        return self.evaluation_loader("test") if "test" in self.sets else []
 
-    def _evaluation_loader(self, name: str) -> BatchLoader | list[BatchLoader]:
-        if name not in self.sets:
-            return []  # Lightning's word for "no such split": training without val
+    def evaluation_loader(self, name: str, image_ids: Collection[int] | None = None) -> BatchLoader:
+        """Every image of a split once, in order, or only those of these ids; this rank's share."""
         dataset = self.dataset(name)
+        wanted = set(dataset.coco.image_ids if image_ids is None else image_ids)
+        indices = [index for index, image_id in enumerate(dataset.coco.image_ids) if image_id in wanted]
         rank, world = self._rank_and_world()
-        return self._loader(dataset, EvaluationBatches(len(dataset), self.eval_batch_size, rank=rank, world=world))
+        return self._loader(dataset, EvaluationBatches(indices, self.eval_batch_size, rank=rank, world=world))
 
     def _loader(self, dataset: DetectionDataset, batches: Any) -> BatchLoader:
         return BatchLoader(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -75,14 +75,14 @@ class TrainBatches(Sampler[list[Key]]):
 
 
 class EvaluationBatches(Sampler[list[Key]]):
-    """Every image once, in order; rank r of w takes images r, r + w, ... and no image is repeated to even it out.
+    """Each of the `indices` once, in order; rank r of w takes every w-th from r on, none is repeated to even it out.
 
     DataError where a rank would have none: it would wait for the others at another place than they for it.
     """
 
-    def __init__(self, images: int, batch_size: int, *, rank: int = 0, world: int = 1) -> None:
-        _check_shares(images, world, "evaluation")
-        self.own = list(range(rank, images, world))
+    def __init__(self, indices: Sequence[int], batch_size: int, *, rank: int = 0, world: int = 1) -> None:
+        _check_shares(len(indices), world, "evaluation")
+        self.own = list(indices[rank::world])
         self.batch_size = batch_size
 
     def __len__(self) -> int:

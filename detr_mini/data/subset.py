@@ -45,13 +45,14 @@ class Choice:
             if key not in known:
                 raise ConfigError(f"{key} does not exist in a subset{nearest(str(key), known)}")
         count, share = config.get("count"), config.get("share")
+        check_numbers(config)
         if count is not None and share is not None:
             raise ConfigError("count and share say the same twice; give one of them")
         if count is not None and count < 1:
             raise ConfigError(f"count is {count}; it must be at least 1")
         if share is not None and not 0 < share <= 1:
             raise ConfigError(f"share is {share}; it must be above 0, and at most 1")
-        names, ids = config.get("categories"), config.get("ids")
+        names, ids = several(config.get("categories")), several(config.get("ids"))
         return cls(
             None if names is None else tuple(str(name) for name in names),
             None if ids is None else tuple(ids),
@@ -95,6 +96,19 @@ class Choice:
                                 "file names")  # fmt: skip
             found.add(image_id)
         return [i for i in chosen if i in found]
+
+
+def several(said: Any) -> list[Any] | None:
+    """A setting that may be a list, a single word or number, or None."""
+    return None if said is None else [said] if isinstance(said, str | int | float) else list(said)
+
+
+def check_numbers(config: Mapping[str, Any]) -> None:
+    """ConfigError where `share`, `count` or `seed` of a subset is no number."""
+    for key, kinds in (("share", (int, float)), ("count", (int,)), ("seed", (int,))):
+        value = config.get(key)
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+            raise ConfigError(f"{key} of a subset is {value!r}; it must be a {'whole ' * (len(kinds) == 1)}number")
 
 
 def stratified_order(owned: Mapping[int, Collection[str]], names: Mapping[int, str], seed: int) -> list[int]:

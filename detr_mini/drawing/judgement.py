@@ -196,7 +196,7 @@ def learning_curve(
         for n, v in zip(x, y, strict=True):
             axes.annotate(f"{v:.3f}", (n, v), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
     _plain(axes, title)
-    axes.set(xscale="log", ylim=(0, 1), xlabel="training images", ylabel="on the same test images")
+    axes.set(xscale="log", ylim=(0, 1), xlabel="training images", ylabel="on the same images")
     axes.set_xticks(list(images), [str(n) for n in images])
     axes.set_xticks([], minor=True)
     axes.legend(fontsize=9, framealpha=0.8, edgecolor="none")

@@ -41,7 +41,7 @@ def compare(config: DictConfig) -> Path:
     if len(runs) < 2:
         raise ConfigError(f"{runs[0].folder} is the only run; compare takes two or more, or a folder that holds some")
     truth = common_truth(runs)
-    folder = new_run_folder("outputs", "compare", config.output)
+    folder = new_run_folder("outputs", "compare", config.output, "output")
     shown = _two(runs, truth, config, folder) if len(runs) == 2 else _many(runs, truth, config, folder)
     Console().print(shown)
     with (folder / "compare.txt").open("w", encoding="utf-8") as stream:
@@ -51,7 +51,7 @@ def compare(config: DictConfig) -> Path:
 
 
 def _check(config: DictConfig) -> None:
-    if config.get("runs") is None:
+    if not config.get("runs"):
         raise ConfigError("runs is not set; say runs=[outputs/a,outputs/b] (see 'detr-mini compare --help')")
     if config.rounds < 1:
         raise ConfigError(f"rounds is {config.rounds}; it must be at least 1")

@@ -61,10 +61,10 @@ def measure(
     resamples: int = 1000,
     fast: bool = False,
 ) -> Measured:
-    """Detect in every image of `truth`, which `loader` gives, and score it with COCO's metric, each AP with its 95 %
+    """Detect in the images of `truth` that `loader` gives, and score it with COCO's metric, each AP with its 95 %
     interval (keys `AP_low`, `AP_high`, `AP_low/<category>` and so on) from so many `resamples` (0: none).
 
-    `part`: the images and categories to judge by; None: all. `fast`: see `coco.score`.
+    `part`: the images, which `loader` gives, and the categories to judge by; None: all. `fast`: see `coco.score`.
     Where the loader gives captions, what the model reads in them is scored, too, at `threshold` (chosen on other data;
     0.5 where there is none).
     """
@@ -79,13 +79,13 @@ def measure(
     started = time.perf_counter()
     found = detect_batches(model, loader, categories, device, limit, progress, watch=listen)
     seconds = time.perf_counter() - started
-    records = [record for image_id in truth.image_ids for record in to_coco_records(found[image_id], image_id)]
     part = part or Part(truth.image_ids, categories)
+    records = [record for image_id in part.image_ids for record in to_coco_records(found[image_id], image_id)]
     scores, matches = judge(truth.truth, records, part, limit, resamples, fast)
     least = 0.5 if threshold is None else threshold
     if said:
         scores.metrics.update(grounding_metrics(said, least))
-    return Measured(scores, records, found, truth, len(truth) / seconds, part, matches, tuple(said), least)
+    return Measured(scores, records, found, truth, len(part.image_ids) / seconds, part, matches, tuple(said), least)
 
 
 def judge(
@@ -145,11 +145,11 @@ def _draw_answers(path: Path, measured: Measured, count: int, name: str) -> None
 
 
 def pairs(measured: Measured, count: int) -> list[Pair]:
-    """At most `count` images, evenly spread over the set, with truth and detections."""
-    truth = measured.truth
-    n = min(count, len(truth))
-    chosen = [truth.records[i * len(truth) // n] for i in range(n)]
-    return [pair_of(measured, record) for record in chosen]
+    """At most `count` images, evenly spread over what was judged, with truth and detections."""
+    wanted = set(measured.part.image_ids)
+    records = [record for record in measured.truth.records if record.image_id in wanted]
+    n = min(count, len(records))
+    return [pair_of(measured, records[i * len(records) // n]) for i in range(n)]
 
 
 def pair_of(measured: Measured, record: ImageRecord, note: str = "") -> Pair:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from detr_mini.data.subset import check_numbers, several
 from detr_mini.errors import ConfigError, nearest
 from detr_mini.structures import Categories
 
@@ -39,8 +40,9 @@ class Part:
 def chosen(image_ids: Sequence[int], categories: Categories, subset: Mapping[str, Any] | None) -> Part:
     """The part that a config's `subset` (categories, ids, share, seed; each may be None) says; all where None."""
     said = dict(subset or {})
-    images = chosen_images(image_ids, said.get("ids"), said.get("share"), said.get("seed") or 0)
-    return Part(images, chosen_categories(categories, said.get("categories")))
+    check_numbers(said)
+    images = chosen_images(image_ids, several(said.get("ids")), said.get("share"), said.get("seed") or 0)
+    return Part(images, chosen_categories(categories, several(said.get("categories"))))
 
 
 def chosen_images(

@@ -52,10 +52,11 @@ def evaluate(config: DictConfig) -> Path:
     _alter(data, config)
     truth: CocoSet = data.sets[config.split]
     part = chosen(truth.image_ids, detector.categories, config.subset)
-    name = file.resolve().parent.name
+    path = file.resolve()  # a run's best.ckpt is called by its run, a file on its own by its own name
+    name = path.parent.name if path.suffix == ".ckpt" else path.stem
     output = _new_folder(config.output, f"{name}-{config.split}")
     try:
-        loader = data.val_dataloader() if config.split == "val" else data.test_dataloader()
+        loader = data.evaluation_loader(config.split, part.image_ids)
         model = detector.by_names() if config.by == "names" else detector.model
         measured = measure(
             model, loader, truth, detector.categories, detector.device, config.detection_limit,

@@ -80,12 +80,16 @@ def kinds() -> dict[str, str]:
 def find(name: str | None) -> Kind:
     """What `name` stands for: a kind, a folder of published weights, or their hub name ("owner/model").
 
-    A hub name is downloaded once; a folder needs no network. ConfigError for a name that is neither, CheckpointError
-    for a folder or a hub name without a detector that can be trained.
+    A folder that is called like a kind is meant by ./NAME. A hub name is downloaded once; a folder needs no network.
+    ConfigError for a name that is neither, CheckpointError for a folder or a hub name without a detector that can be
+    trained.
     """
     if name is None:
         raise ConfigError(f"model.name is not set; beside model=hf say a kind of detector ({', '.join(kinds())}), or a "
                           "folder or hub name of published weights")  # fmt: skip
+    word = name.replace("-", "_").lower()
+    if word in kinds():
+        return Kind(word)
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _published(str(folder), local=True)
@@ -93,16 +97,13 @@ def find(name: str | None) -> Kind:
         return _published(name, local=False)
     if "/" in name:
         raise CheckpointError(f"there is no folder {folder} (model.name); check the path")
-    word = name.replace("-", "_").lower()
     if word.startswith(DOCUMENTS):
         raise ConfigError(f"model.name={name} reads pages of documents, and transformers cannot train it; say one of "
                           f"{', '.join(kinds())}")  # fmt: skip
-    if word not in kinds():
-        raise ConfigError(
-            f"model.name={name} is no detector of transformers {library().__version__}{nearest(word, kinds())} "
-            f"(there are: {', '.join(kinds())}; or a folder or hub name of published weights)"
-        )
-    return Kind(word)
+    raise ConfigError(
+        f"model.name={name} is no detector of transformers {library().__version__}{nearest(word, kinds())} "
+        f"(there are: {', '.join(kinds())}; or a folder or hub name of published weights)"
+    )
 
 
 def _published(source: str, local: bool) -> Kind:

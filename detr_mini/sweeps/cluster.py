@@ -51,8 +51,12 @@ class Submitit(Serial):
         threads = self.cpus if executor.cluster == "slurm" else shared_threads(len(runs))
         for run in runs:
             record.begin(run)
-        with executor.batch():
-            jobs = [executor.submit(Job(run.words, record.path(run), threads, attempt)) for run in runs]
+        try:
+            with executor.batch():
+                jobs = [executor.submit(Job(run.words, record.path(run), threads, attempt)) for run in runs]
+        except submitit.core.utils.FailedJobError as error:
+            record.stop()
+            raise ConfigError(f"the cluster refuses the jobs: {_last_line(error)}") from error
         waiting, console = dict(zip(jobs, runs, strict=True)), Console()
         console.print(f"{len(jobs)} jobs ({executor.cluster}), their logs in {record.folder / 'submitit'}")
         try:
@@ -105,5 +109,9 @@ def _outcome(job: Any) -> Outcome:
     try:
         return job.result()
     except Exception as error:  # submitit's own, for all that may go wrong on a cluster
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        return 1, lines[-1].strip() if lines else type(error).__name__
+        return 1, _last_line(error)
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

@@ -105,5 +105,6 @@ def _train(record: Record, processes: Processes, console: Console, run: Run) -> 
 
 
 def left(plan: Sequence[Sequence[str]], record: Record) -> list[Run]:
-    """The runs of the plan that are not done yet."""
-    return [run for run in [record.run(words) for words in plan] if run.state != "done"]
+    """The runs of the plan that are not done yet, each once."""
+    runs = {run.folder: run for run in [record.run(words) for words in plan]}
+    return [run for run in runs.values() if run.state != "done"]

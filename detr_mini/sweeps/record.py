@@ -45,6 +45,8 @@ class Record:
         """The runs that this call is about; others are from earlier calls."""
         self.measure: str | None = None
         """What the sweep goes by; None: AP on val where there is one, else AP."""
+        self._differing: tuple[int, set[str]] = (0, set())
+        """Of so many runs, the settings in which they differ."""
         self._lock = threading.RLock()
 
     @classmethod
@@ -55,7 +57,7 @@ class Record:
         """
         wanted = None if folder is None else Path(folder).expanduser()
         if wanted is None or not wanted.exists() or (wanted.is_dir() and not any(wanted.iterdir())):
-            record = cls(new_run_folder("outputs", name, wanted), name)
+            record = cls(new_run_folder("outputs", name, wanted, "sweep.folder"), name)
             record.measure = measure
             return record
         file = wanted / "sweep.json"
@@ -137,9 +139,11 @@ class Record:
 
     def varied(self, words: Sequence[str]) -> list[str]:
         """Those of a run's words in which the runs differ."""
-        every = [set(run.words) for run in self.runs]
-        common = set.intersection(*every) if every else set(words)
-        differing = {key_of(word) for words in every for word in words - common}
+        if self._differing[0] != len(self.runs):  # asked once for every run, at every change
+            every = [set(run.words) for run in self.runs]
+            common = set.intersection(*every)
+            self._differing = len(every), {key_of(word) for own in every for word in own - common}
+        differing = self._differing[1]
         last = {key_of(word): word for word in words}  # of one setting said twice the last word counts
         return [word for key, word in last.items() if key in self.swept | differing]
 

@@ -125,7 +125,10 @@ class Optuna(Serial):
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        storage = f"sqlite:///{record.folder / 'study.db'}"
+        file = record.folder / "study.db"
+        if record.runs and not file.exists():
+            raise ConfigError(f"{record.folder} holds a sweep that was no search; give another sweep.folder")
+        storage = f"sqlite:///{file}"
         study = optuna.create_study(storage=storage, study_name="sweep", direction="maximize", load_if_exists=True)
         known = study.user_attrs.get("words", list(words))
         if known != list(words):
@@ -145,10 +148,11 @@ class Optuna(Serial):
         """The measure over each setting that was searched."""
         measure = record.goes_by()
         done = [(run, run.metrics[measure]) for run in record.runs if run.metrics.get(measure) is not None]
-        keys = [key for key in sorted(record.swept) if key != "seed"]
         said = [{key_of(word): word.partition("=")[2] for word in run.words} for run, _ in done]
+        keys = [key for key in sorted(record.swept) if key != "seed" and all(key in settings for settings in said)]
         values = {key: [settings[key] for settings in said] for key in keys}
-        searched(values, [value for _, value in done], path, measure, record.about())
+        if values:
+            searched(values, [value for _, value in done], path, measure, record.about())
 
 
 def _try(study: Any, searching: Space, record: Record, processes: Processes, console: Console, number: int) -> None:

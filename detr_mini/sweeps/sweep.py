@@ -55,6 +55,10 @@ def _name(plan: Sequence[Sequence[str]]) -> str:
 
 def tell(record: Record, launcher: Any) -> None:
     """Print the table of the choices; write it, and sweep.json and sweep.png."""
+    reached = [run.metrics.get(record.goes_by()) for run in record.runs if run.state == "done"]
+    if reached and not any(isinstance(value, int | float) for value in reached):
+        print(f"no run has the number '{record.goes_by()}' in its metrics.json; name another key by sweep.measure")
+        record.measure = None
     choices, by = record.choices(), record.goes_by()
     measures = [*dict.fromkeys((by, "AP", "AP50", "train_seconds"))]
     done = {name: [run.metrics for run in runs if run.state == "done"] for name, runs in choices.items()}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,9 @@ from detr_mini.evaluation.table import with_interval
 from detr_mini.training.run import build, train
 
 DRAWN = ("AP", "AP50")
-DECISIVE = ("data.root", "data.train", "data.val", "data.test", "data.size", "data.augment", "data.limit",
-            "data.subset", "model.", "backbone.", "criterion.", "optim.", "trainer.max_", "seed", "init")  # fmt: skip
-"""Settings that a run's figure depends on."""
+HARMLESS = ("name", "output", "shares", "run_folder", "resume", "logger", "trainer.progress", "trainer.log_every_steps",
+            "trainer.save_every_minutes", "data.workers", "data.cache_megabytes", "data.pin_memory")  # fmt: skip
+"""Settings that no run's figure depends on."""
 
 
 def learning_curve(config: DictConfig) -> Path:
@@ -27,44 +29,56 @@ def learning_curve(config: DictConfig) -> Path:
 
     Each run is what `train` makes of the same words with data.limit_train: the first images by id, so a smaller share
     is a part of a larger one. Every run is measured on the same images. Called again with the same output, it goes
-    on: runs that are finished stay.
+    on: runs that are finished stay, one that was broken off is resumed.
     """
     shares = sorted(set(config.shares))
     if not shares or not all(0 < share <= 1 for share in shares):
         raise ConfigError(f"shares is {list(config.shares)}; they must be above 0 and at most 1")
+    if config.resume is not None:
+        raise ConfigError("resume is of one training; a learning curve goes on when it is called again with its output")
     folder = Path(config.output).expanduser()
     plain = OmegaConf.to_container(config, resolve=True)
-    settings = {key: value for key, value in plain.items() if key not in ("shares", "output")}  # type: ignore[union-attr]
-    total = len(build(OmegaConf.create(settings)).data.train_set)
+    assert isinstance(plain, dict)
+    settings = {str(key): value for key, value in plain.items() if key not in ("shares", "output")}
+    _check_same(folder / "config.yaml", settings)
+    data = build(OmegaConf.create(settings)).data
+    total = len(data.train_set)
+    if not (data.splits["val"] or data.splits["test"]):
+        raise ConfigError("the data have neither val nor test, so that nothing could be measured; data.hold_out=0.2 "
+                          "holds out a share of train, 'detr-mini data split' makes splits")  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(OmegaConf.create(settings), folder / "config.yaml")
     rows: list[dict[str, Any]] = []
     for images in dict.fromkeys(max(1, round(share * total)) for share in shares):
         run = folder / f"{images}-images"
-        own = OmegaConf.create({**settings, "run_folder": str(run)})
-        own.data.limit_train = images
-        if (run / "metrics.json").is_file():
-            _check_same(run, own)
-        else:
+        if not (run / "metrics.json").is_file():
             print(f"{images} of {total} training images")
+            own = OmegaConf.create({**settings, "run_folder": str(run)})
+            own.data.limit_train = images
+            if (run / "last.ckpt").is_file():
+                own.resume = str(run)
+            else:
+                shutil.rmtree(run, ignore_errors=True)  # of a try that was ended before it had saved anything
             train(own)
         rows.append({**json.loads((run / "metrics.json").read_bytes()), "images": images})
     kept = ("images", "AP", "AP_low", "AP_high", "AP50", "AP50_low", "AP50_high", "train_seconds", "split")
     content = [{key: row.get(key) for key in kept} for row in rows]
     (folder / "learning_curve.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-    _draw(rows, folder / "learning_curve.png", f"{config.name}: learning curve")
+    _draw(rows, folder / "learning_curve.png", f"{config.name}: learning curve on {rows[0]['split']}")
     _print(rows)
     print(f"written to {folder}")
     return folder
 
 
-def _check_same(run: Path, wanted: DictConfig) -> None:
-    """ConfigError where the finished `run` had other settings: its figure would stand for another training."""
-    configs = OmegaConf.load(run / "config.yaml"), wanted
-    there, here = (dict(settings_of(OmegaConf.to_container(config, resolve=True))) for config in configs)
-    for key, value in here.items():
-        # what the data chose ("auto") stands in the run's config as a number
-        if key.startswith(DECISIVE) and key in there and value != "auto" and there[key] != value:
-            raise ConfigError(f"{run} was trained with {key}={there[key]}, not {value}; give another output=FOLDER, or "
-                              "remove it")  # fmt: skip
+def _check_same(path: Path, wanted: Mapping[str, Any]) -> None:
+    """ConfigError where the folder's runs had other settings: their figures would stand for another training."""
+    if not path.is_file():
+        return
+    there, here = (dict(settings_of(own)) for own in (OmegaConf.to_container(OmegaConf.load(path)), wanted))
+    for key in sorted({*there, *here}):
+        if not key.startswith(HARMLESS) and there.get(key) != here.get(key):
+            raise ConfigError(f"the runs in {path.parent} were trained with {key}={there.get(key)}, not "
+                              f"{here.get(key)}; give another output=FOLDER, or remove it")  # fmt: skip
 
 
 def _draw(rows: list[dict[str, Any]], path: Path, title: str) -> None:

@@ -100,7 +100,7 @@ def test_a_file_that_breaks_while_training_is_named_in_one_sentence(
     dataset = DetectionDataset(replace(coco, records=replace(coco.records, folder=tmp_path)), **INPUT)
     loader = BatchLoader(
         dataset,
-        EvaluationBatches(16, 4),
+        EvaluationBatches(range(16), 4),
         collate_samples=AS_THEY_ARE,
         workers=workers,
         pin_memory=False,

@@ -74,6 +74,10 @@ def test_fewer_training_images_are_measured_on_the_same_val(only_train: Path) ->
     part.setup("fit")
     assert part.val_set.image_ids == whole.val_set.image_ids
     assert set(part.train_set.image_ids) < set(whole.train_set.image_ids)
+    for share in (0.25, None):  # a limit counts what a subset leaves
+        fewer = data(only_train, hold_out=share, subset={"count": 4}, limit_train=3)
+        fewer.setup("fit")
+        assert len(fewer.train_set) == 3
 
 
 def test_a_val_that_is_there_is_val(only_train: Path) -> None:

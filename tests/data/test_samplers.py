@@ -66,12 +66,12 @@ def test_fewer_images_than_processes_are_refused() -> None:
     with pytest.raises(DataError, match="cannot be shared by 4 processes"):
         TrainBatches(3, 1, seed=0, world=4)
     with pytest.raises(DataError, match="3 evaluation images cannot be shared by 4 processes; use fewer processes"):
-        EvaluationBatches(3, 1, world=4)
+        EvaluationBatches(range(3), 1, world=4)
 
 
 @given(images, batch_sizes, worlds)
 def test_evaluation_sees_every_image_once(images: int, batch_size: int, world: int) -> None:
-    ranks = [EvaluationBatches(images, batch_size, rank=r, world=world) for r in range(world)]
+    ranks = [EvaluationBatches(range(images), batch_size, rank=r, world=world) for r in range(world)]
     keys = [list(rank) for rank in ranks]
     assert sorted(index for rank in keys for batch in rank for index, *_ in batch) == list(range(images))
     assert [len(rank) for rank in ranks] == [len(k) for k in keys]

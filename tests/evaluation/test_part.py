@@ -103,6 +103,9 @@ def test_a_smaller_share_is_a_part_of_a_larger_one() -> None:
         ({"share": 1.5}, "share"),
         ({"categories": ["nutt"]}, "did you mean 'nut'"),
         ({"categories": []}, "empty"),
+        ({"categories": "nutt"}, "names 'nutt', .* did you mean 'nut'"),
+        ({"share": "half"}, "share of a subset is 'half'; it must be a number"),
+        ({"ids": 99}, "99"),
     ],
 )
 def test_a_part_that_cannot_be_is_refused_in_a_sentence(subset: dict[str, Any], part: str) -> None:

@@ -96,6 +96,7 @@ def test_a_part_of_the_data_and_a_report_are_had_for_a_word(config: Config, tmp_
     output = evaluate(config(subset={"categories": ["star", "circle"], "share": 0.5}, report=True, resamples=50))
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["images"] == 4
+    assert len({record["image_id"] for record in json.loads((output / "predictions.json").read_text())}) <= 4
     assert {key for key in metrics if key.startswith("AP/")} == {"AP/star", "AP/circle"}
     for name in ("report.json", "precision_recall.png", "confusion.png", "errors.png", "worst.png"):
         assert (output / name).stat().st_size > 0

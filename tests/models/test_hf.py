@@ -168,6 +168,16 @@ def test_a_backbone_that_does_not_fit_is_said(kind: str, backbone: dict[str, Any
         peer(kind, backbone)
 
 
+def test_a_folder_that_is_called_like_a_kind_does_not_stand_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "detr").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find("detr").name == "detr"
+    with pytest.raises(CheckpointError, match=r"the folder detr holds no config\.json"):
+        find("./detr")
+
+
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"model.name=rtdetr_2 is no detector .*; did you mean 'rt_detr_v2'"):
         find("rtdetr_2")

@@ -30,6 +30,19 @@ def test_a_mistake_comes_back_from_a_job_of_its_own_process(tmp_path: Path) -> N
     assert "nothing says when training ends" in run["sentence"]
 
 
+def test_a_cluster_that_refuses_is_a_sentence_and_nothing_counts_as_running(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise submitit.core.utils.FailedJobError("sbatch failed\nsbatch: error: invalid partition specified: gppu")
+
+    monkeypatch.setattr("submitit.AutoExecutor.submit", refuse)
+    words = ["sweep=submitit", "sweep.cluster=debug", f"sweep.folder={tmp_path / 's'}", "seed=0,1"]
+    assert cli.main(["train", "-m", *words]) == 2
+    assert "refuses the jobs: sbatch: error: invalid partition specified: gppu" in capsys.readouterr().err
+    assert [run["state"] for run in sweep_json(tmp_path / "s")["runs"]] == ["stopped", "stopped"]
+
+
 def test_a_job_that_is_queued_again_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     seen = []
 

@@ -135,6 +135,17 @@ def test_a_trial_that_was_interrupted_is_tried_again_with_its_values(
     assert rates[1] == rates[2]
 
 
+def test_a_search_does_not_go_on_with_a_sweep_that_was_none(
+    trained: list[dict[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = ["train", "-m", "sweep=joblib", f"sweep.folder={tmp_path / 's'}", "trainer.max_steps=1", "seed=0,0,1"]
+    assert cli.main(sweep) == 0
+    assert sorted(said["seed"] for said in trained) == ["0", "1"], "a value said twice is trained once"
+    assert search(tmp_path / "s", "sweep.trials=2", RATE) == 2
+    assert "holds a sweep that was no search; give another sweep.folder" in capsys.readouterr().err
+    assert len(trained) == 2
+
+
 def test_a_measure_that_is_not_there_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

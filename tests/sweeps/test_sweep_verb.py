@@ -52,6 +52,17 @@ def test_every_value_meets_every_other_and_seeds_are_one_choice(
     assert "0.410 ± 0.010" in (tmp_path / "all" / "sweep.txt").read_text()
 
 
+def test_a_measure_that_no_run_has_is_told_and_the_table_goes_by_the_usual(
+    calls: list[dict[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, measure in enumerate(("val/ap", "split")):
+        assert train_many(tmp_path / str(number), "seed=0,1", f"sweep.measure={measure}") == 0
+        shown = capsys.readouterr().out
+        assert f"no run has the number '{measure}' in its metrics.json; name another key" in shown
+        assert "the best val/AP first" in shown
+        assert (tmp_path / str(number) / "sweep.png").stat().st_size > 0
+
+
 def test_a_sweep_that_is_there_goes_on_and_finished_runs_stay(calls: list[dict[str, str]], tmp_path: Path) -> None:
     assert train_many(tmp_path / "all", "seed=0,1", "trainer.max_steps=3") == 0
     assert train_many(tmp_path / "all", "seed=0,1,2,3", "trainer.max_steps=3") == 0

@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 from PIL import Image
 
 from detr_mini.config import compose
 from detr_mini.errors import ConfigError
+from detr_mini.training.callbacks import Checkpoints
+from detr_mini.training.history import History
 from detr_mini.training.learning_curve import learning_curve
 from training_parts import overrides
 
@@ -41,5 +44,39 @@ def test_a_finished_run_of_other_settings_is_not_taken_for_this_one(scenes_root:
     words = [word for word in overrides(scenes_root) if not word.startswith(("run_folder", "trainer.max"))]
     words += ["trainer.max_steps=1", "trainer.max_epochs=null", f"output={tmp_path / 'curve'}", "shares=[0.5]"]
     learning_curve(compose("learning_curve", words))
-    with pytest.raises(ConfigError, match=r"8-images was trained with optim\.optimizer\.lr=.*, not 0\.5; give another"):
-        learning_curve(compose("learning_curve", [*words, "optim.optimizer.lr=0.5"]))
+    with pytest.raises(ConfigError, match=r"curve were trained with data\.batch_size=4, not 2; give another"):
+        learning_curve(compose("learning_curve", [*words, "data.batch_size=2"]))
+    learning_curve(compose("learning_curve", [*words, "data.cache_megabytes=1"]))
+
+
+def test_a_curve_that_was_broken_off_goes_on(
+    scenes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [word for word in overrides(scenes_root) if not word.startswith(("run_folder", "trainer.max"))]
+    words += ["trainer.max_steps=8", "trainer.max_epochs=null", f"output={tmp_path / 'curve'}", "shares=[1.0]"]
+    end = Checkpoints.on_train_epoch_end
+
+    def stop(self: Checkpoints, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.interrupted = True
+        end(self, trainer, pl_module)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoints, "on_train_epoch_end", stop)
+        with pytest.raises(KeyboardInterrupt):
+            learning_curve(compose("learning_curve", words))
+    run = tmp_path / "curve" / "16-images"
+    assert (run / "last.ckpt").is_file() and not (run / "metrics.json").exists()
+    folder = learning_curve(compose("learning_curve", words))
+    assert [row["images"] for row in json.loads((folder / "learning_curve.json").read_text())] == [16]
+    steps = [int(row["step"]) for row in History(run / "history.csv").rows()]
+    assert steps == sorted(steps) and steps[-1] == 8
+    assert [path.name for path in folder.iterdir() if path.is_dir()] == ["16-images"]
+
+
+def test_a_curve_of_nothing_measured_and_a_resumed_one_are_refused(scenes_root: Path, tmp_path: Path) -> None:
+    words = [*overrides(scenes_root), "trainer.max_steps=1", f"output={tmp_path / 'curve'}"]
+    with pytest.raises(ConfigError, match="neither val nor test"):
+        learning_curve(compose("learning_curve", [*words, "data.val=null", "data.test=null"]))
+    with pytest.raises(ConfigError, match="resume is of one training"):
+        learning_curve(compose("learning_curve", [*words, "resume=somewhere"]))
+    assert not (tmp_path / "curve").exists()
