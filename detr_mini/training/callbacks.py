@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from detr_mini.errors import UserError
-from detr_mini.training.history import LOSSES, History
-from detr_mini.training.task import LOGGED, DetectionTask
+from detr_mini.training.history import LOGGED, LOSSES, History
+from detr_mini.training.task import DetectionTask
 
 SHOWN = ("AP", "AP50", "AP75", "grounding/accuracy", "grounding/top1", "grounding/absent_rejected")
 """Figures of a validation that history.csv keeps."""

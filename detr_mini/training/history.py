@@ -11,9 +11,10 @@ LOSSES = ("class", "l1", "giou")
 """Parts of the loss, each in a column."""
 CAPTION_LOSSES = ("tokens", "tags", "attributes")
 """Further ones, where captions are trained."""
+LOGGED = (*LOSSES, *CAPTION_LOSSES)
 COLUMNS = (
     "step", "epoch", "seconds", "lr",
-    "train/loss", *(f"train/loss_{part}" for part in (*LOSSES, *CAPTION_LOSSES)),
+    "train/loss", *(f"train/loss_{part}" for part in LOGGED),
     "images_per_second", "val/loss", "val/AP", "val/AP50", "val/AP75",
     "val/grounding/accuracy", "val/grounding/top1", "val/grounding/absent_rejected",
 )  # fmt: skip

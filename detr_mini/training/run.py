@@ -21,7 +21,7 @@ from torch import nn
 
 from detr_mini.config import new_run_folder
 from detr_mini.data.choose import AUTO, choose_queries
-from detr_mini.data.module import DetectionData
+from detr_mini.data.module import STAGES, DetectionData
 from detr_mini.drawing.curves import curves
 from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.evaluation.measure import measure, write_measured
@@ -290,7 +290,7 @@ def _finish(parts: Parts, folder: Path, console: Console, config: DictConfig, wo
         return
     if about["weights"] == "last":
         console.print("no val to choose by: the last averaged weights are measured")
-    data.setup({"test": "test", "val": "validate"}[split])
+    data.setup(STAGES[split])
     data.trainer = None  # the other processes are done: here are all images, and not this one's share
     model: nn.Module = task.averaged.model
     model.load_state_dict(averaged_weights(best))

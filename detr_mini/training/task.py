@@ -23,9 +23,8 @@ from detr_mini.training.averaging import AveragedModel
 from detr_mini.training.budget import Budget
 from detr_mini.training.coarse import coarsened
 from detr_mini.training.diagnosis import explain
-from detr_mini.training.history import CAPTION_LOSSES, LOSSES
+from detr_mini.training.history import LOGGED
 
-LOGGED = (*LOSSES, *CAPTION_LOSSES)
 HEADLINES = ("grounding/accuracy", "AP")
 """What the best checkpoint is chosen by: the first that is measured."""
 NEVER = 2**31

@@ -125,8 +125,8 @@ def read_captions(path: str | Path, instances: CocoSet) -> dict[int, list[Captio
     content = read_json(path)
     place_of = {record.file_name: place for place, record in enumerate(instances.records)}
     records = {image.get("id"): image for image in content["images"]}
-    if None in records or len(records) < len(content["images"]):
-        raise DataError(f"{path} has {_double(content['images'])}; give each caption's record an id of its own")
+    if fault := _id_fault(content["images"], path):
+        raise DataError(fault)
     grouped: dict[int, dict[tuple[Spans, bool], list[list[float | int]]]] = {number: {} for number in records}
     for number, annotation in enumerate(content["annotations"], start=1):
         record = records.get(annotation.get("image_id"))
@@ -193,8 +193,8 @@ def caption_faults(path: Path, instances: Mapping[str, Any]) -> list[str]:
             boxes[names[annotation["image_id"]]].append(annotation["bbox"])
     records = {image.get("id"): image for image in content["images"]}
     found: list[str] = []
-    if None in records or len(records) < len(content["images"]):
-        found.append(f"{path} has {_double(content['images'])}; give each caption's record an id of its own")
+    if fault := _id_fault(content["images"], path):
+        found.append(fault)
         records.pop(None, None)
     phrases: dict[Any, set[Phrase]] = {number: set() for number in records}
     for number, annotation in enumerate(content["annotations"], start=1):
@@ -222,12 +222,16 @@ def caption_faults(path: Path, instances: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _double(records: Sequence[Mapping[str, Any]]) -> str:
+def _id_fault(records: Sequence[Mapping[str, Any]], path: Path) -> str | None:
+    """The sentence about records without an id, or with that of another."""
     counts = Counter(record.get("id") for record in records)
+    if len(counts) == len(records) and None not in counts:
+        return None
     number, count = counts.most_common(1)[0]
+    what = f"{count} records with the id {number}"
     if counts[None]:
-        return f"{counts[None]} of {len(records)} records without an id"
-    return f"{count} records with the id {number}"
+        what = f"{counts[None]} of {len(records)} records without an id"
+    return f"{path} has {what}; give each caption's record an id of its own"
 
 
 def _is_box(box: Any) -> bool:
