@@ -69,12 +69,15 @@ class TrainerOptions:
         ]
         if values["validations"] is not None:
             counts.append("validations")
+            if values["validate_every_epochs"] is None:  # "not every so many epochs": what validations means
+                values["validate_every_epochs"] = known["validate_every_epochs"]
         for name in (*given, *counts):
             value, fraction = values[name], name.endswith("minutes")
             fits = isinstance(value, int | float) if fraction else isinstance(value, int)
             if not fits or isinstance(value, bool) or value <= 0:
                 kind = "a number" if fraction else "a whole number"
-                raise ConfigError(f"trainer.{name} is {value!r}; it must be {kind} greater than 0")
+                said = "null" if value is None else repr(value)
+                raise ConfigError(f"trainer.{name} is {said}; it must be {kind} greater than 0")
         for name, least in (("coarse_scale", 0.1), ("coarse_until", 0.0)):
             value = values[name]
             if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= 1:

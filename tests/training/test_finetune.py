@@ -44,6 +44,13 @@ def test_measuring_no_times_is_refused() -> None:
         TrainerOptions.of({"max_steps": 1, "validations": 0})
 
 
+def test_not_every_so_many_epochs_is_what_validations_mean() -> None:
+    words = {"max_steps": 1, "validate_every_epochs": None}
+    assert TrainerOptions.of({**words, "validations": 3}).validations == 3
+    with pytest.raises(ConfigError, match=r"trainer\.validate_every_epochs is null; it must be a whole number"):
+        TrainerOptions.of(words)
+
+
 class Asked:
     """Notes the keys that a training asks its images by."""
 
