@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
@@ -264,6 +265,14 @@ def rank() -> int:
         if name in os.environ:
             return int(os.environ[name])
     return 0
+
+
+def to_go_on(folder: Path) -> bool:
+    """Whether a training was broken off in `folder` and can go on; what one left that saved nothing is removed."""
+    saved = (folder / "last.ckpt").is_file()
+    if not saved:
+        shutil.rmtree(folder, ignore_errors=True)
+    return saved
 
 
 def new_run_folder(root: str | Path, name: str, fixed: str | Path | None = None, key: str = "run_folder") -> Path:

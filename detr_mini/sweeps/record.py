@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from detr_mini.config import new_run_folder
+from detr_mini.config import new_run_folder, to_go_on
 from detr_mini.errors import ConfigError
 
 Outcome = tuple[int, str]
@@ -185,9 +184,8 @@ class Record:
 
 def start_or_go_on(words: Sequence[str], folder: Path) -> list[str]:
     """Words that train in `folder`: from the start, or from where its last.ckpt stands."""
-    if (folder / "last.ckpt").is_file():
+    if to_go_on(folder):
         return [f"resume={folder}"]
-    shutil.rmtree(folder, ignore_errors=True)  # of a try that was ended before it had saved anything
     quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
     return [*words, f"run_folder='{quoted}'"]
 

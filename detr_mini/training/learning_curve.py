@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from detr_mini.config import to_go_on
 from detr_mini.drawing.judgement import learning_curve as draw
 from detr_mini.errors import ConfigError
 from detr_mini.evaluation.runs import settings_of
@@ -55,10 +55,7 @@ def learning_curve(config: DictConfig) -> Path:
             print(f"{images} of {total} training images")
             own = OmegaConf.create({**settings, "run_folder": str(run)})
             own.data.limit_train = images
-            if (run / "last.ckpt").is_file():
-                own.resume = str(run)
-            else:
-                shutil.rmtree(run, ignore_errors=True)  # of a try that was ended before it had saved anything
+            own.resume = str(run) if to_go_on(run) else None
             train(own)
         rows.append({**json.loads((run / "metrics.json").read_bytes()), "images": images})
     kept = ("images", "AP", "AP_low", "AP_high", "AP50", "AP50_low", "AP50_high", "train_seconds", "split")
