@@ -21,7 +21,7 @@ def pretend(words: Sequence[str]) -> tuple[int, str]:
     reached = round(0.5 - 0.1 * abs(math.log10(rate / 0.01)) + 0.01 * seed, 6)
     folder.mkdir(parents=True)
     metrics = {"AP": reached - 0.1, "AP50": reached + 0.2, "AP75": 0.3, "val/AP": reached, "split": "test",
-               "seed": seed, "train_seconds": 60.0 * (1 + seed)}  # fmt: skip
+               "seed": seed, "train_seconds": 60.0 * (1 + seed), "val/loss": 1 - reached}  # fmt: skip
     (folder / "metrics.json").write_text(json.dumps(metrics))
     return 0, ""
 

@@ -17,6 +17,7 @@ Outcome = tuple[int, str]
 """How a run ended: its exit status, and a sentence where that is not 0."""
 STATES = {0: "done", 2: "failed", 130: "stopped"}
 """Exit statuses; any other is "broken": a fault of ours, or a process that was killed."""
+LESS_IS_BETTER = ("seconds", "loss", "parameters")
 KEPT = ("AP", "AP50", "AP75", "AP_low", "AP_high", "AP50_low", "AP50_high", "val/AP", "split", "seed", "train_seconds")
 
 
@@ -166,6 +167,10 @@ class Record:
         if self.measure is not None:
             return self.measure
         return "val/AP" if any(run.metrics.get("val/AP") is not None for run in self.runs) else "AP"
+
+    def less_is_better(self) -> bool:
+        """The measure is a time, a loss or a size."""
+        return self.goes_by().endswith(LESS_IS_BETTER)
 
     def about(self) -> str:
         """A title: whose runs, how many, measured on what."""

@@ -86,7 +86,7 @@ def _distribution(override: Any) -> Any:
 
 @dataclass(frozen=True)
 class Optuna(Serial):
-    """`trials` trainings, `jobs` at a time, each a process; Optuna's TPE chooses the values to make `measure` large.
+    """`trials` trainings, `jobs` at a time, each a process; Optuna's TPE chooses the values that make `measure` good.
 
     The first `random` trials are drawn at random, by `seed`. The study is kept in the sweep's folder (study.db): the
     same words with the same folder go on, with more `trials` if so told. `measure`: None is AP on val, so that nothing
@@ -129,7 +129,8 @@ class Optuna(Serial):
         if record.runs and not file.exists():
             raise ConfigError(f"{record.folder} holds a sweep that was no search; give another sweep.folder")
         storage = f"sqlite:///{file}"
-        study = optuna.create_study(storage=storage, study_name="sweep", direction="maximize", load_if_exists=True)
+        direction = "minimize" if record.less_is_better() else "maximize"
+        study = optuna.create_study(storage=storage, study_name="sweep", direction=direction, load_if_exists=True)
         known = study.user_attrs.get("words", list(words))
         if known != list(words):
             raise ConfigError(

@@ -63,7 +63,8 @@ def tell(record: Record, launcher: Any) -> None:
     measures = [*dict.fromkeys((by, "AP", "AP50", "train_seconds"))]
     done = {name: [run.metrics for run in runs if run.state == "done"] for name, runs in choices.items()}
     rows = [recipe(name, metrics, measures) for name, metrics in done.items()]
-    rows.sort(key=lambda row: -1.0 if row[by] is None else row[by], reverse=True)
+    sign = 1 if record.less_is_better() else -1
+    rows.sort(key=lambda row: (row[by] is None, sign * (row[by] or 0)))
     counts = [_count(choices[row["recipe"]]) for row in rows]
     parts: list[Any] = [recipe_table(rows, counts, measures, title=f"{record.about()}; the best {by} first")]
     parts += [Text(f"{record.title(run)}: {run.state}. {run.sentence}") for run in record.runs if run.state != "done"]

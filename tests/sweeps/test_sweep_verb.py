@@ -63,6 +63,13 @@ def test_a_measure_that_no_run_has_is_told_and_the_table_goes_by_the_usual(
         assert (tmp_path / str(number) / "sweep.png").stat().st_size > 0
 
 
+def test_the_least_loss_comes_first(calls: list[dict[str, str]], tmp_path: Path) -> None:
+    assert train_many(tmp_path / "all", "optim.optimizer.lr=0.02,0.01,0.04", "sweep.measure=val/loss") == 0
+    losses = [choice["val/loss"] for choice in sweep_json(tmp_path / "all")["choices"]]
+    assert losses == sorted(losses)
+    assert len(set(losses)) == 3
+
+
 def test_a_sweep_that_is_there_goes_on_and_finished_runs_stay(calls: list[dict[str, str]], tmp_path: Path) -> None:
     assert train_many(tmp_path / "all", "seed=0,1", "trainer.max_steps=3") == 0
     assert train_many(tmp_path / "all", "seed=0,1,2,3", "trainer.max_steps=3") == 0
