@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -129,7 +129,7 @@ class Optuna(Serial):
         if record.runs and not file.exists():
             raise ConfigError(f"{record.folder} holds a sweep that was no search; give another sweep.folder")
         storage = f"sqlite:///{file}"
-        direction = "minimize" if record.less_is_better() else "maximize"
+        direction: Literal["minimize", "maximize"] = "minimize" if record.less_is_better() else "maximize"
         study = optuna.create_study(storage=storage, study_name="sweep", direction=direction, load_if_exists=True)
         known = study.user_attrs.get("words", list(words))
         if known != list(words):

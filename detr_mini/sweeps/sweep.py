@@ -66,7 +66,8 @@ def tell(record: Record, launcher: Any) -> None:
     sign = 1 if record.less_is_better() else -1
     rows.sort(key=lambda row: (row[by] is None, sign * (row[by] or 0)))
     counts = [_count(choices[row["recipe"]]) for row in rows]
-    parts: list[Any] = [recipe_table(rows, counts, measures, title=f"{record.about()}; the best {by} first")]
+    told = [key for key in measures if key == by or any(row[key] != row[by] for row in rows)]  # AP on val: once
+    parts: list[Any] = [recipe_table(rows, counts, told, title=f"{record.about()}; the best {by} first")]
     parts += [Text(f"{record.title(run)}: {run.state}. {run.sentence}") for run in record.runs if run.state != "done"]
     shown = Group(*parts)
     record.write(choices=rows)

@@ -70,6 +70,16 @@ def test_the_least_loss_comes_first(calls: list[dict[str, str]], tmp_path: Path)
     assert len(set(losses)) == 3
 
 
+def test_a_number_that_is_the_measure_by_another_name_is_told_once(
+    calls: list[dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sweep_parts.TEST_GAP", 0.0)  # without a test set AP is AP on val
+    assert train_many(tmp_path / "all", "optim.optimizer.lr=0.01,0.02") == 0
+    (head,) = [line.split() for line in capsys.readouterr().out.splitlines() if "recipe" in line]
+    assert head == ["recipe", "runs", "val/AP", "AP50", "minutes"]
+    assert all(choice["AP"] == choice["val/AP"] for choice in sweep_json(tmp_path / "all")["choices"])
+
+
 def test_a_sweep_that_is_there_goes_on_and_finished_runs_stay(calls: list[dict[str, str]], tmp_path: Path) -> None:
     assert train_many(tmp_path / "all", "seed=0,1", "trainer.max_steps=3") == 0
     assert train_many(tmp_path / "all", "seed=0,1,2,3", "trainer.max_steps=3") == 0
