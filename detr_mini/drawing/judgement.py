@@ -146,15 +146,20 @@ def _spread(axes: Any, row: int, values: Float[np.ndarray, "n"]) -> None:
 
 
 def searched(
-    settings: Mapping[str, Sequence[str]], values: Sequence[float], path: str | Path, measure: str, title: str
+    settings: Mapping[str, Sequence[str]],
+    values: Sequence[float],
+    best: int,
+    path: str | Path,
+    measure: str,
+    title: str,
 ) -> None:
     """Write one PNG: a panel a setting, a dot a run, what it reached over the setting's value; later runs are darker,
-    the best one is ringed. Values that are numbers stand on an axis, of logarithms where they span a factor of ten."""
+    the `best` one is ringed. Values that are numbers stand on an axis, of logarithms where they span a factor of ten;
+    numbers that come again and again have a tick each."""
     columns = min(len(settings), 3)
     rows = -(-len(settings) // columns)
     figure = _figure(1.5 + 3.6 * columns, 0.8 + 3.2 * rows)
     panels = np.atleast_1d(figure.subplots(rows, columns, sharey=True)).ravel()
-    best = int(np.argmax(values))
     for axes in panels[len(settings) :]:
         axes.set_axis_off()
     for axes, (name, texts) in zip(panels, settings.items(), strict=False):
@@ -162,6 +167,9 @@ def searched(
             places = [float(text) for text in texts]
             if min(places) > 0 and max(places) >= 10 * min(places):
                 axes.set_xscale("log")
+            elif 2 * len(set(places)) <= len(places):
+                axes.set_xticks(sorted(set(places)))
+                axes.margins(x=0.2)
         except ValueError:
             kinds = sorted(set(texts))
             places = [float(kinds.index(text)) for text in texts]
@@ -173,6 +181,7 @@ def searched(
         axes.set(xlabel=name, ylabel=measure)
         _plain(axes, "")
     figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
+    figure.supxlabel("dot: a run, later ones darker; ring: the best", fontsize=8, color="#555555")
     figure.savefig(str(path), format="png")
 
 

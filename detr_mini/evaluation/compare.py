@@ -118,7 +118,8 @@ def _many(runs: Sequence[Run], truth: Truth, config: DictConfig, folder: Path) -
         for key in ("AP", "AP50")
     }
     spreads(values, folder / "compare.png", f"{len(runs)} runs on {len(truth.part.image_ids)} images")
-    shown: list[Any] = [recipe_table(recipes, [str(len(row["runs"])) for row in recipes])]
+    counts = [str(len(row["runs"])) for row in recipes]
+    shown: list[Any] = [recipe_table(recipes, counts, ("AP", "AP50", "train_seconds"))]
     if len(runs) > MOST:
         shown.append(Text(f"More than {MOST} runs: no pairs were tested; compare two of them."))
     else:
@@ -145,6 +146,8 @@ def _pairs(runs: Sequence[Run], truth: Truth, config: DictConfig) -> list[dict[s
 def _pair_table(pairs: Sequence[dict[str, Any]], level: float) -> Table:
     title = f"AP of every two runs; real where p of all pairs is at most {level:g}"
     table = Table("A", "B", "B - A", "by chance", "p of all", "", title=title, title_justify="left")
+    for column in table.columns:
+        column.overflow = "fold"
     for pair in sorted(pairs, key=lambda pair: pair["adjusted"]):
         a, b = (Path(pair[side]) for side in ("first", "second"))
         numbers = (f"{pair['difference']:+.3f}", f"±{1.96 * pair['noise']:.3f}", f"{pair['adjusted']:.4f}")

@@ -153,7 +153,9 @@ class Optuna(Serial):
         keys = [key for key in sorted(record.swept) if key != "seed" and all(key in settings for settings in said)]
         values = {key: [settings[key] for settings in said] for key in keys}
         if values:
-            searched(values, [value for _, value in done], path, measure, record.about())
+            reached = [value for _, value in done]
+            best = reached.index((min if record.less_is_better() else max)(reached))
+            searched(values, reached, best, path, measure, record.about())
 
 
 def _try(study: Any, searching: Space, record: Record, processes: Processes, console: Console, number: int) -> None:

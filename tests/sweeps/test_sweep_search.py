@@ -146,12 +146,18 @@ def test_a_search_does_not_go_on_with_a_sweep_that_was_none(
     assert len(trained) == 2
 
 
-def test_a_loss_is_made_small_and_ap_large(trained: list[dict[str, str]], tmp_path: Path) -> None:
+def test_a_loss_is_made_small_and_ap_large(
+    trained: list[dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ringed: list[float] = []
+    monkeypatch.setattr(
+        "detr_mini.sweeps.search.searched", lambda settings, values, best, *about: ringed.append(values[best])
+    )
     for measure, direction in (("val/loss", "MINIMIZE"), ("AP50", "MAXIMIZE")):
         folder = tmp_path / direction
         assert search(folder, RATE, f"sweep.measure={measure}", "sweep.trials=3") == 0
         assert study(folder).direction.name == direction
-        assert study(folder).best_value == sweep_json(folder)["choices"][0][measure]
+        assert study(folder).best_value == sweep_json(folder)["choices"][0][measure] == ringed[-1]
 
 
 def test_a_measure_that_is_not_there_is_named(
