@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,15 @@ def test_a_killed_run_and_one_with_a_mistake_are_told_and_the_others_go_on(tmp_p
     assert runs["seed=1"]["state"] == runs["seed=2"]["state"] == "done"
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """As in a foreground shell: one in the background begins with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_reaches_each_run_once_and_is_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "s"
 
