@@ -24,6 +24,13 @@ def _figure(width: int | float, height: int | float) -> Any:
     return Figure(figsize=(width, height), dpi=110, layout="constrained", facecolor="white")
 
 
+def _write(figure: Any, path: str | Path, title: str, note: str = "") -> None:
+    figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
+    if note:
+        figure.supxlabel(note, fontsize=8, color="#555555")
+    figure.savefig(str(path), format="png")
+
+
 def _plain(axes: Any, title: str) -> None:
     axes.set_title(title, fontsize=11, loc="left", fontweight="bold")
     axes.spines[["top", "right"]].set_visible(False)
@@ -48,8 +55,7 @@ def precision_recall(by_iou: Curves, by_category: Curves, path: str | Path, titl
         axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
         if curves:
             axes.legend(fontsize=8, framealpha=0.8, edgecolor="none", loc="lower left")
-    figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
-    figure.savefig(str(path), format="png")
+    _write(figure, path, title)
 
 
 def confusion_matrix(counts: Int[np.ndarray, "n n"], names: Sequence[str], path: str | Path, title: str) -> None:
@@ -104,8 +110,7 @@ def error_costs(counts: Mapping[str, int], costs: Mapping[str, float | None], pa
         axes.set_xlim(0, 1.18 * max(*values, 1e-3))
         axes.grid(visible=False, axis="y")
     left.invert_yaxis()
-    figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
-    figure.savefig(str(path), format="png")
+    _write(figure, path, title)
 
 
 def spreads(measures: Mapping[str, Mapping[str, Sequence[float]]], path: str | Path, title: str) -> None:
@@ -124,10 +129,8 @@ def spreads(measures: Mapping[str, Mapping[str, Sequence[float]]], path: str | P
             axes.set_xlim(low - room, high + room)
         axes.set(yticks=range(len(names)), ylim=(len(names) - 0.4, -0.7))
         axes.set_yticklabels(names, fontsize=9)
-    figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
     note = "dot: a run; line: their mean; bar: one standard deviation; thin line: 95 % interval of the mean"
-    figure.supxlabel(note, fontsize=8, color="#555555")
-    figure.savefig(str(path), format="png")
+    _write(figure, path, title, note)
 
 
 def _spread(axes: Any, row: int, values: Float[np.ndarray, "n"]) -> None:
@@ -180,9 +183,7 @@ def searched(
         axes.plot(places[best], values[best], "o", markersize=12, markerfacecolor="none", color=WARM)
         axes.set(xlabel=name, ylabel=measure)
         _plain(axes, "")
-    figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
-    figure.supxlabel("dot: a run, later ones darker; ring: the best", fontsize=8, color="#555555")
-    figure.savefig(str(path), format="png")
+    _write(figure, path, title, "dot: a run, later ones darker; ring: the best")
 
 
 def learning_curve(

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console, Group
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from detr_mini.config import new_run_folder
@@ -145,14 +145,13 @@ def _pairs(runs: Sequence[Run], truth: Truth, config: DictConfig) -> list[dict[s
 
 def _pair_table(pairs: Sequence[dict[str, Any]], level: float) -> Table:
     title = f"AP of every two runs; real where p of all pairs is at most {level:g}"
-    table = Table("A", "B", "B - A", "by chance", "p of all", "", title=title, title_justify="left")
-    for column in table.columns:
-        column.overflow = "fold"
+    sides = (Column(side, overflow="fold") for side in "AB")
+    table = Table(*sides, "B - A", "by chance", "p of all", "", title=title, title_justify="left")
     for pair in sorted(pairs, key=lambda pair: pair["adjusted"]):
         a, b = (Path(pair[side]) for side in ("first", "second"))
         numbers = (f"{pair['difference']:+.3f}", f"±{1.96 * pair['noise']:.3f}", f"{pair['adjusted']:.4f}")
-        sides = ("/".join(path.parts[-2:]) for path in (a, b))
-        table.add_row(*sides, *numbers, "real" if pair["real"] else "", style="bold" if pair["real"] else None)
+        names = ("/".join(path.parts[-2:]) for path in (a, b))
+        table.add_row(*names, *numbers, "real" if pair["real"] else "", style="bold" if pair["real"] else None)
     return table
 
 

@@ -29,7 +29,7 @@ def recipe(name: str, runs: Sequence[Mapping[str, Any]], measures: Sequence[str]
 
 
 def recipe_table(
-    rows: Sequence[Mapping[str, Any]], counts: Sequence[str], measures: Sequence[str] = MEASURES, **about: Any
+    rows: Sequence[Mapping[str, Any]], counts: Sequence[str], measures: Sequence[str], **about: Any
 ) -> Table:
     """Rows of `recipe`; `counts` says how many runs each has, `about` goes to the table."""
     heads = ("minutes" if key == "train_seconds" else key for key in measures)

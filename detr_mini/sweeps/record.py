@@ -18,6 +18,7 @@ Outcome = tuple[int, str]
 STATES = {0: "done", 2: "failed", 130: "stopped"}
 """Exit statuses; any other is "broken": a fault of ours, or a process that was killed."""
 LESS_IS_BETTER = ("seconds", "loss", "parameters")
+"""Ends of the names of such measures."""
 KEPT = ("AP", "AP50", "AP75", "AP_low", "AP_high", "AP50_low", "AP50_high", "val/AP", "split", "seed", "train_seconds")
 
 
@@ -171,6 +172,10 @@ class Record:
     def less_is_better(self) -> bool:
         """The measure is a time, a loss or a size."""
         return self.goes_by().endswith(LESS_IS_BETTER)
+
+    def merit(self, value: float) -> float:
+        """What the measure's value is worth: the larger, the better."""
+        return -value if self.less_is_better() else value
 
     def about(self) -> str:
         """A title: whose runs, how many, measured on what."""

@@ -154,7 +154,7 @@ class Optuna(Serial):
         values = {key: [settings[key] for settings in said] for key in keys}
         if values:
             reached = [value for _, value in done]
-            best = reached.index((min if record.less_is_better() else max)(reached))
+            best = reached.index(max(reached, key=record.merit))
             searched(values, reached, best, path, measure, record.about())
 
 

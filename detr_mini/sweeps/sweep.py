@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -63,10 +64,10 @@ def tell(record: Record, launcher: Any) -> None:
     measures = [*dict.fromkeys((by, "AP", "AP50", "train_seconds"))]
     done = {name: [run.metrics for run in runs if run.state == "done"] for name, runs in choices.items()}
     rows = [recipe(name, metrics, measures) for name, metrics in done.items()]
-    sign = 1 if record.less_is_better() else -1
-    rows.sort(key=lambda row: (row[by] is None, sign * (row[by] or 0)))
+    rows.sort(key=lambda row: -math.inf if row[by] is None else record.merit(row[by]), reverse=True)
     counts = [_count(choices[row["recipe"]]) for row in rows]
-    told = [key for key in measures if key == by or any(row[key] != row[by] for row in rows)]  # AP on val: once
+    twice = by == "val/AP" and all(row["AP"] == row[by] for row in rows)  # measured on val
+    told = [key for key in measures if not (twice and key == "AP")]
     parts: list[Any] = [recipe_table(rows, counts, told, title=f"{record.about()}; the best {by} first")]
     parts += [Text(f"{record.title(run)}: {run.state}. {run.sentence}") for run in record.runs if run.state != "done"]
     shown = Group(*parts)
