@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from detr_mini.drawing.figures import new_figure, panel, write
+
 Series = tuple[list[float], list[float]]
 RATES = ("lr", "learning_rate", "rate")
 QUALITIES = ("AP", "AP50", "AP75")
@@ -19,20 +21,13 @@ def curves(history_csv: str | Path, path: str | Path, title: str = "") -> None:
     A row holds what was measured at its step; empty fields are skipped. Columns are known by their names' last part
     ("train/loss_box", "val/AP50", "lr/muon"). A panel without data says so.
     """
-    import matplotlib
-
-    matplotlib.use("Agg", force=False)
-    from matplotlib.figure import Figure
-
     series = read_history(history_csv)
-    figure = Figure(figsize=(15, 4.6), dpi=110, layout="constrained", facecolor="white")
+    figure = new_figure(15, 4.6)
     loss, quality, rate = figure.subplots(1, 3)
     _panel(loss, "loss", _losses(series), log=True)
     _panel(quality, "AP on val", {n: s for n, s in series.items() if _last(n) in QUALITIES}, points=True, least_top=1.0)
     _panel(rate, "learning rate", {n: s for n, s in series.items() if _is_rate(n)}, log=True, smooth=False)
-    if title:
-        figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
-    figure.savefig(str(path), format="png")
+    write(figure, path, title)
 
 
 def read_history(history_csv: str | Path) -> dict[str, Series]:
@@ -86,10 +81,7 @@ def _panel(
     points: bool = False,
     least_top: float | None = None,
 ) -> None:
-    axes.set_title(title, fontsize=11, loc="left", fontweight="bold")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
-    axes.tick_params(labelsize=9)
+    panel(axes, title)
     if not series:
         axes.text(0.5, 0.5, "nothing was recorded", ha="center", va="center", color="grey", transform=axes.transAxes)
         axes.set(xticks=[], yticks=[])

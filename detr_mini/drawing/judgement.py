@@ -9,39 +9,18 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from detr_mini.drawing.figures import heading, new_figure, panel, write
+
 Curves = Mapping[str, Float[np.ndarray, "r"]]
 CURVES, SQUARES = 12, 24
 """So many categories at most stand in one picture of curves, of squares."""
 WARM, COOL = "#d1495b", "#30638e"
 
 
-def _figure(width: int | float, height: int | float) -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg", force=False)
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=110, layout="constrained", facecolor="white")
-
-
-def _write(figure: Any, path: str | Path, title: str, note: str = "") -> None:
-    figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
-    if note:
-        figure.supxlabel(note, fontsize=8, color="#555555")
-    figure.savefig(str(path), format="png")
-
-
-def _plain(axes: Any, title: str) -> None:
-    axes.set_title(title, fontsize=11, loc="left", fontweight="bold")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
-    axes.tick_params(labelsize=9)
-
-
 def precision_recall(by_iou: Curves, by_category: Curves, path: str | Path, title: str) -> None:
     """Write one PNG: the mean curve at several IoUs, and each category's at IoU 0.5. Curves have one value a recall,
     evenly spread over [0, 1]; of many categories the first are drawn."""
-    figure = _figure(12, 4.8)
+    figure = new_figure(12, 4.8)
     left, right = figure.subplots(1, 2)
     for axes, curves, name in (
         (left, by_iou, "mean over the categories"),
@@ -51,11 +30,11 @@ def precision_recall(by_iou: Curves, by_category: Curves, path: str | Path, titl
             colour, line = f"C{number % 10}", "-" if number < 10 else "--"
             recalls = np.linspace(0, 1, len(curve))
             axes.plot(recalls, curve, line, color=colour, label=f"{label} ({np.mean(curve):.3f})")
-        _plain(axes, name)
+        panel(axes, name)
         axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
         if curves:
             axes.legend(fontsize=8, framealpha=0.8, edgecolor="none", loc="lower left")
-    _write(figure, path, title)
+    write(figure, path, title)
 
 
 def confusion_matrix(counts: Int[np.ndarray, "n n"], names: Sequence[str], path: str | Path, title: str) -> None:
@@ -69,7 +48,7 @@ def confusion_matrix(counts: Int[np.ndarray, "n n"], names: Sequence[str], path:
     part = counts[np.ix_(kept, kept)]
     shares = part / np.maximum(counts[kept].sum(1, keepdims=True), 1)
     side = 2.6 + 0.52 * len(kept)
-    figure = _figure(side + 1.2, side)
+    figure = new_figure(side + 1.2, side)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     labels = [names[k] if k < len(names) else "nothing" for k in kept]
@@ -85,13 +64,13 @@ def confusion_matrix(counts: Int[np.ndarray, "n n"], names: Sequence[str], path:
     figure.colorbar(image, ax=axes, shrink=0.7, label="share of the row")
     left_out = len(present) - len(worst)
     note = f"\n{left_out} categories with fewer errors are not drawn" if left_out else ""
-    axes.set_title(title + note, fontsize=11, loc="left", fontweight="bold")
-    figure.savefig(str(path), format="png")
+    heading(axes, title + note)
+    write(figure, path)
 
 
 def error_costs(counts: Mapping[str, int], costs: Mapping[str, float | None], path: str | Path, title: str) -> None:
     """Write one PNG: how many errors there are of each type, and what each type costs in AP50."""
-    figure = _figure(11, 3.6)
+    figure = new_figure(11, 3.6)
     left, right = figure.subplots(1, 2, sharey=True)
     kinds = list(counts)
     for axes, values, name, colour, form in (
@@ -105,24 +84,24 @@ def error_costs(counts: Mapping[str, int], costs: Mapping[str, float | None], pa
         ),
     ):
         bars = axes.barh(kinds, values, color=colour, height=0.62)
-        _plain(axes, name)
+        panel(axes, name)
         axes.bar_label(bars, [form.format(v) for v in values], padding=4, fontsize=9)
         axes.set_xlim(0, 1.18 * max(*values, 1e-3))
         axes.grid(visible=False, axis="y")
     left.invert_yaxis()
-    _write(figure, path, title)
+    write(figure, path, title)
 
 
 def spreads(measures: Mapping[str, Mapping[str, Sequence[float]]], path: str | Path, title: str) -> None:
     """Write one PNG: a panel a measure, in it a row a group: a dot a run, a line at their mean, a bar of one standard
     deviation each way, and a thin line, the mean's 95 % interval (Student's t)."""
     names = list(dict.fromkeys(name for groups in measures.values() for name in groups))
-    figure = _figure(5 + 4 * len(measures), 1.9 + 0.42 * len(names))
+    figure = new_figure(5 + 4 * len(measures), 1.9 + 0.42 * len(names))
     panels = np.atleast_1d(figure.subplots(1, len(measures), sharey=True))
     for axes, (measure, groups) in zip(panels, measures.items(), strict=True):
         for name, values in groups.items():
             _spread(axes, names.index(name), np.asarray(values, dtype=float))
-        _plain(axes, measure)
+        panel(axes, measure)
         if any(len(values) for values in groups.values()):
             low, high = min(map(min, groups.values())), max(map(max, groups.values()))
             room = max(0.3 * (high - low), 0.01)  # of two or three runs the interval may be far wider
@@ -130,7 +109,7 @@ def spreads(measures: Mapping[str, Mapping[str, Sequence[float]]], path: str | P
         axes.set(yticks=range(len(names)), ylim=(len(names) - 0.4, -0.7))
         axes.set_yticklabels(names, fontsize=9)
     note = "dot: a run; line: their mean; bar: one standard deviation; thin line: 95 % interval of the mean"
-    _write(figure, path, title, note)
+    write(figure, path, title, note)
 
 
 def _spread(axes: Any, row: int, values: Float[np.ndarray, "n"]) -> None:
@@ -161,7 +140,7 @@ def searched(
     numbers that come again and again have a tick each."""
     columns = min(len(settings), 3)
     rows = -(-len(settings) // columns)
-    figure = _figure(1.5 + 3.6 * columns, 0.8 + 3.2 * rows)
+    figure = new_figure(1.5 + 3.6 * columns, 0.8 + 3.2 * rows)
     panels = np.atleast_1d(figure.subplots(rows, columns, sharey=True)).ravel()
     for axes in panels[len(settings) :]:
         axes.set_axis_off()
@@ -182,8 +161,8 @@ def searched(
         axes.scatter(places, values, c=order, cmap="Blues", vmin=0, vmax=1, s=36, edgecolors="#555555", linewidths=0.4)
         axes.plot(places[best], values[best], "o", markersize=12, markerfacecolor="none", color=WARM)
         axes.set(xlabel=name, ylabel=measure)
-        _plain(axes, "")
-    _write(figure, path, title, "dot: a run, later ones darker; ring: the best")
+        panel(axes, "")
+    write(figure, path, title, "dot: a run, later ones darker; ring: the best")
 
 
 def learning_curve(
@@ -194,7 +173,7 @@ def learning_curve(
     title: str,
 ) -> None:
     """Write one PNG: each of `values` over the number of training images (log scale), with its band if any."""
-    figure = _figure(7.6, 4.8)
+    figure = new_figure(7.6, 4.8)
     axes = figure.subplots()
     for number, (name, series) in enumerate(values.items()):
         known = [(n, v, b) for n, v, b in zip(images, series, bands[name], strict=True) if v is not None]
@@ -205,27 +184,27 @@ def learning_curve(
             axes.fill_between(*zip(*banded, strict=True), color=f"C{number}", alpha=0.15, linewidth=0)
         for n, v in zip(x, y, strict=True):
             axes.annotate(f"{v:.3f}", (n, v), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
-    _plain(axes, title)
+    panel(axes, title)
     axes.set(xscale="log", ylim=(0, 1), xlabel="training images", ylabel="on the same images")
     axes.set_xticks(list(images), [str(n) for n in images])
     axes.set_xticks([], minor=True)
     axes.legend(fontsize=9, framealpha=0.8, edgecolor="none")
-    figure.savefig(str(path), format="png")
+    write(figure, path)
 
 
 def differences(rows: Sequence[tuple[str, float, float, bool]], path: str | Path, title: str) -> None:
     """Write one PNG: a row (name, difference, what chance makes, real) each; of many the first and the largest."""
     rows = [*rows[:6], *sorted(rows[6:], key=lambda row: -abs(row[1]))[:30]]
-    figure = _figure(8.5, 1.6 + 0.3 * len(rows))
+    figure = new_figure(8.5, 1.6 + 0.3 * len(rows))
     axes = figure.subplots()
     for place, (_, difference, noise, real) in enumerate(rows):
         axes.barh(place, 2 * noise, left=-noise, height=0.6, color="#bbbbbb", alpha=0.6)
         axes.plot(difference, place, "o", color=WARM if real else "#555555", markersize=7 if real else 5)
-    _plain(axes, title)
+    panel(axes, title)
     axes.axvline(0, color="#666666", linewidth=0.8)
     axes.set_yticks(range(len(rows)), [f"{name} *" if real else name for name, _, _, real in rows], fontsize=9)
     axes.set(
         ylim=(len(rows) - 0.4, -0.6),
         xlabel="grey: what chance alone makes (95 %); red, *: real, all comparisons counted",
     )
-    figure.savefig(str(path), format="png")
+    write(figure, path)

@@ -8,6 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from detr_mini.drawing.figures import new_figure, panel, write
+
 SHOWN = 24
 """Categories with a bar of their own."""
 
@@ -32,12 +34,7 @@ class Numbers(Protocol):
 
 def statistics(found: Mapping[str, Numbers], path: str | Path, title: str = "") -> None:
     """Write one PNG: categories, sizes, shapes and places of boxes, boxes an image, sizes of images, by split."""
-    import matplotlib
-
-    matplotlib.use("Agg", force=False)
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(16, 9), dpi=110, layout="constrained", facecolor="white")
+    figure = new_figure(16, 9)
     categories, side, aspect, per_image, sizes, centres = figure.subplots(2, 3).flat
     _categories(categories, found)
     _histogram(side, "side of a box: square root of its area, pixels", {n: s.side for n, s in found.items()}, log=True)
@@ -50,15 +47,7 @@ def statistics(found: Mapping[str, Numbers], path: str | Path, title: str = "") 
     _histogram(per_image, "boxes an image", {n: s.per_image for n, s in found.items()}, log=False)
     _sizes(sizes, found)
     _centres(centres, found)
-    if title:
-        figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
-    figure.savefig(str(path), format="png")
-
-
-def _title(axes: Any, title: str) -> None:
-    axes.set_title(title, fontsize=11, loc="left", fontweight="bold")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=9)
+    write(figure, path, title)
 
 
 def _categories(axes: Any, found: Mapping[str, Numbers]) -> None:
@@ -78,7 +67,7 @@ def _categories(axes: Any, found: Mapping[str, Numbers]) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.12)
     rest = f", the first {len(shown)} of {len(most)} categories" if len(most) > len(shown) else ""
-    _title(axes, f"boxes{rest}")
+    panel(axes, f"boxes{rest}", grid=False)
     axes.grid(axis="x", alpha=0.25)
     axes.set_axisbelow(True)
     if len(found) > 1:
@@ -87,7 +76,7 @@ def _categories(axes: Any, found: Mapping[str, Numbers]) -> None:
 
 def _histogram(axes: Any, title: str, values: Mapping[str, np.ndarray], *, log: bool) -> None:
     """Shares of each split, so that splits of any size can be compared."""
-    _title(axes, title)
+    panel(axes, title, grid=False)
     axes.grid(alpha=0.25)
     everything = np.concatenate([v[v > 0] if log else v for v in values.values()]).astype(float)
     if not len(everything):
@@ -116,7 +105,7 @@ def _histogram(axes: Any, title: str, values: Mapping[str, np.ndarray], *, log: 
 
 
 def _sizes(axes: Any, found: Mapping[str, Numbers]) -> None:
-    _title(axes, "sizes of images, pixels")
+    panel(axes, "sizes of images, pixels", grid=False)
     axes.grid(alpha=0.25)
     largest = max((int(stats.sizes.max()) for stats in found.values() if len(stats.sizes)), default=1)
     axes.plot([0, largest * 1.1], [0, largest * 1.1], color="grey", linewidth=0.8, linestyle=":")
@@ -134,7 +123,7 @@ def _sizes(axes: Any, found: Mapping[str, Numbers]) -> None:
 
 
 def _centres(axes: Any, found: Mapping[str, Numbers]) -> None:
-    _title(axes, "where the centres of boxes lie")
+    panel(axes, "where the centres of boxes lie", grid=False)
     places = np.concatenate([stats.centres for stats in found.values()])
     counts, _, _ = np.histogram2d(places[:, 1], places[:, 0], bins=32, range=((0, 1), (0, 1)))
     axes.imshow(counts, cmap="viridis", extent=(0, 1, 1, 0), aspect="auto", interpolation="nearest")

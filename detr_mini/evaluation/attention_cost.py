@@ -23,6 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 from detr_mini.attention.core import attend, attend_plain
 from detr_mini.attention.deformable import sample_levels
 from detr_mini.attention.efficient import Linformer, chunked, orthogonal_features, performer, windowed
+from detr_mini.drawing.figures import new_figure, write
 from detr_mini.errors import ConfigError, nearest
 from detr_mini.memory import keep_freed_memory
 
@@ -173,12 +174,7 @@ def _short(value: float) -> str:
 
 
 def _plot(rows: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg", force=False)
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 4.6), dpi=110, layout="constrained", facecolor="white")
+    figure = new_figure(12, 4.6)
     for axes, name, title in zip(
         figure.subplots(1, 2), ("ms", "bytes"), ("milliseconds", "bytes at most"), strict=True
     ):
@@ -187,4 +183,4 @@ def _plot(rows: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
         axes.set(xscale="log", yscale="log", xlabel="elements of the set", title=title)
         axes.grid(True, which="both", alpha=0.2)
         axes.legend(fontsize=8)
-    figure.savefig(str(path))
+    write(figure, path)
