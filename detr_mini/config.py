@@ -42,12 +42,46 @@ def compose(primary: str, overrides: Sequence[str] = ()) -> DictConfig:
     With `resume=RUN` among them it is that run's own config, with the other overrides on top. ConfigError, naming the
     nearest key or option, where something does not exist.
     """
+    overrides = [_with_quotes(word) for word in overrides]
     run = next((word.removeprefix("resume=") for word in overrides if word.startswith("resume=")), None)
     if primary == "train" and run and run != "null":
         return _resumed(run, [word for word in overrides if not word.startswith("resume=")])
+    values = _values_named_like_groups(primary, overrides)
+    overrides = [word for word in overrides if word.partition("=")[0] not in values]
     config = _compose(primary, overrides)
+    config.update(values)
     check_config(config, _compose(primary, _choices(primary, overrides)))
     return _resolve(config)
+
+
+def _with_quotes(word: str) -> str:
+    """`overrides=[data.size=256]` with quotes around the elements that contain `=`, which Hydra's grammar requires."""
+    key, _, value = word.partition("=")
+    if "=" not in value or not (value.startswith("[") and value.endswith("]")):
+        return word
+    elements, depth, quote = [""], 0, ""
+    for character in value[1:-1]:
+        if character in "'\"" and quote in ("", character):
+            quote = "" if quote else character
+        elif not quote:
+            depth += (character in "[{(") - (character in ")}]")
+        if character == "," and not depth and not quote:
+            elements.append("")
+        else:
+            elements[-1] += character
+    quoted = [
+        "'" + e.replace("'", "\\'") + "'" if re.match(r"[\w./@+~-]+=", e) else e for e in map(str.strip, elements)
+    ]
+    return f"{key}=[{','.join(quoted)}]"
+
+
+def _values_named_like_groups(primary: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Overrides of `primary`'s own keys that are named like a folder of configs: Hydra would choose a file by them."""
+    from omegaconf import OmegaConf
+
+    own = set(OmegaConf.load(config_folder() / f"{primary}.yaml")) & set(_groups())
+    words = (word.partition("=") for word in overrides)
+    return {key: _value(value) for key, equals, value in words if equals and key in own}
 
 
 def _choices(primary: str, overrides: Sequence[str]) -> list[str]:

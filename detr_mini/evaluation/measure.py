@@ -20,6 +20,7 @@ from detr_mini.drawing.sentences import draw_captions
 from detr_mini.errors import UserError
 from detr_mini.evaluation.bootstrap import intervals
 from detr_mini.evaluation.coco import Scores, score
+from detr_mini.evaluation.doubles import doubles
 from detr_mini.evaluation.grounding import Answer, answers, grounding_metrics
 from detr_mini.evaluation.matches import Matches, match
 from detr_mini.evaluation.predict import detect_batches
@@ -65,8 +66,8 @@ def measure(
     interval (keys `AP_low`, `AP_high`, `AP_low/<category>` and so on) from so many `resamples` (0: none).
 
     `part`: the images, which `loader` gives, and the categories to judge by; None: all. `fast`: see `coco.score`.
-    Where the loader gives captions, what the model reads in them is scored, too, at `threshold` (chosen on other data;
-    0.5 where there is none).
+    `threshold`: the detector's own, chosen on other data; 0.5 where it is None. Detections above it that repeat another
+    one are counted (`doubles`). Where the loader gives captions, what the model reads in them is scored at it, too.
     """
     said: list[Answer] = []
 
@@ -83,6 +84,7 @@ def measure(
     records = [record for image_id in part.image_ids for record in to_coco_records(found[image_id], image_id)]
     scores, matches = judge(truth.truth, records, part, limit, resamples, fast)
     least = 0.5 if threshold is None else threshold
+    scores.metrics.update(doubles(truth.truth, records, part, least))
     if said:
         scores.metrics.update(grounding_metrics(said, least))
     return Measured(scores, records, found, truth, len(part.image_ids) / seconds, part, matches, tuple(said), least)

@@ -196,8 +196,13 @@ def start_or_go_on(words: Sequence[str], folder: Path) -> list[str]:
     """Words that train in `folder`: from the start, or from where its last.ckpt stands."""
     if to_go_on(folder):
         return [f"resume={folder}"]
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    return [*words, f"run_folder='{quoted}'"]
+    return [*words, f"run_folder={quoted(folder)}"]
+
+
+def quoted(path: Path) -> str:
+    """A path as a value of Hydra's, whatever characters are in it."""
+    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def key_of(word: str) -> str:

@@ -40,7 +40,7 @@ def learning_curve(config: DictConfig) -> Path:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     settings = {str(key): value for key, value in plain.items() if key not in ("shares", "output")}
-    _check_same(folder / "config.yaml", settings)
+    check_same(folder / "config.yaml", settings)
     data = build(OmegaConf.create(settings)).data
     total = len(data.train_set)
     if not (data.splits["val"] or data.splits["test"]):
@@ -67,15 +67,21 @@ def learning_curve(config: DictConfig) -> Path:
     return folder
 
 
-def _check_same(path: Path, wanted: Mapping[str, Any]) -> None:
-    """ConfigError where the folder's runs had other settings: their figures would stand for another training."""
+def check_same(
+    path: Path, wanted: Mapping[str, Any], harmless: tuple[str, ...] = HARMLESS, key_of_folder: str = "output"
+) -> None:
+    """ConfigError where the folder's runs had other settings: their figures would stand for another training.
+
+    `path`: the config.yaml of the folder, which the setting `key_of_folder` names. Settings that begin with one of
+    `harmless` may differ.
+    """
     if not path.is_file():
         return
     there, here = (dict(settings_of(own)) for own in (OmegaConf.to_container(OmegaConf.load(path)), wanted))
     for key in sorted({*there, *here}):
-        if not key.startswith(HARMLESS) and there.get(key) != here.get(key):
+        if not key.startswith(harmless) and there.get(key) != here.get(key):
             raise ConfigError(f"the runs in {path.parent} were trained with {key}={there.get(key)}, not "
-                              f"{here.get(key)}; give another output=FOLDER, or remove it")  # fmt: skip
+                              f"{here.get(key)}; give another {key_of_folder}=FOLDER, or remove it")  # fmt: skip
 
 
 def _draw(rows: list[dict[str, Any]], path: Path, title: str) -> None:
