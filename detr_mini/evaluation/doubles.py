@@ -80,13 +80,17 @@ def nms_gain(
     truth: Mapping[str, Any], records: Sequence[Mapping[str, Any]], part: Part, limit: int = 100
 ) -> dict[str, float | None]:
     """What AP and AP50 gain (keys `nms_AP`, `nms_AP50`) by NMS at an IoU of 0.6; None where they are undefined."""
-
-    def reached(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        there, found = part.of(truth, results)
-        matches = match(there, found, part.categories.ids, part.image_ids, limit, areas=1)
-        values = WeightedAP(matches)(np.ones((1, len(part.image_ids)), np.int64))
-        return {name: float(value[0]) for name, value in readings(values, part.categories.names).items()}
-
-    before, after = reached(records), reached(without_overlaps(records))
+    before = average_precisions(truth, records, part, limit)
+    after = average_precisions(truth, without_overlaps(records), part, limit)
     gains = {f"nms_{name}": after[name] - before[name] for name in ("AP", "AP50")}
     return {name: None if np.isnan(gain) else gain for name, gain in gains.items()}
+
+
+def average_precisions(
+    truth: Mapping[str, Any], records: Sequence[Mapping[str, Any]], part: Part, limit: int = 100
+) -> dict[str, float]:
+    """AP, AP50 and so on of `records`, by name, NaN where undefined, without the ranges of area: quick."""
+    there, found = part.of(truth, records)
+    matches = match(there, found, part.categories.ids, part.image_ids, limit, areas=1)
+    values = WeightedAP(matches)(np.ones((1, len(part.image_ids)), np.int64))
+    return {name: float(value[0]) for name, value in readings(values, part.categories.names).items()}
