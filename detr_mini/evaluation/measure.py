@@ -27,6 +27,7 @@ from detr_mini.evaluation.predict import detect_batches
 from detr_mini.evaluation.subset import Part
 from detr_mini.evaluation.table import number
 from detr_mini.evaluation.told import spread, told
+from detr_mini.run_folder import write_text
 from detr_mini.structures import Batch, Categories, Detections, DetectorOutput
 
 
@@ -129,11 +130,11 @@ def write_measured(
     numbers = {**measured.scores.metrics, **metrics}
     title = f"{name} · AP {number(numbers['AP'])}, AP50 {number(numbers['AP50'])}"
     try:
-        (folder / "metrics.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")
-        (folder / "predictions.json").write_text(json.dumps(measured.records), encoding="utf-8")
+        write_text(folder / "predictions.json", json.dumps(measured.records))
         gallery(pairs(measured, pictures), folder / "gallery.png", threshold, title)
         if measured.said and pictures:
             _draw_answers(folder / "captions.png", measured, 2 * pictures, name)
+        write_text(folder / "metrics.json", json.dumps(numbers, indent=1))  # the last: where it is, all is
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror or error})") from error
 

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from detr_mini.changed_settings import settings_of
 from detr_mini.data.module import OF_TRAINING, STAGES
 from detr_mini.errors import DataError, UserError
 from detr_mini.evaluation.matches import Matches, match
@@ -183,12 +184,3 @@ def _label(settings: Mapping[str, Any], keys: Sequence[str]) -> str:
         else:
             parts.append(f"{'.'.join(key.split('.')[-2:])}={value}")
     return ", ".join(parts[:SHOWN]) + (", ..." if len(parts) > SHOWN else "")
-
-
-def settings_of(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting of a config, by its dotted key."""
-    if isinstance(node, Mapping) and node:
-        for key, value in node.items():
-            yield from settings_of(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, node

@@ -90,6 +90,7 @@ class DetectionTask(pl.LightningModule):
         optimizer = self.make_optimizer(self.model)
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
+        self._groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         return optimizer
 
     def on_fit_start(self) -> None:
@@ -156,6 +157,8 @@ class DetectionTask(pl.LightningModule):
         self.averaged.update()
 
     def on_train_start(self) -> None:
+        for group, given in zip(self.trainer.optimizers[0].param_groups, self._groups, strict=True):
+            group.update(given)  # a resumed run's own settings, not those that its checkpoint brought back
         self.budget.start()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
