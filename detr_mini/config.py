@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 WORDS = {
-    "data.size": ("auto",), "model.queries": ("auto",),
+    "data.size": ("auto",), "model.queries": ("auto",), "suppress_iou": ("auto",),
+    "operating_point.threshold": ("auto",), "operating_point.suppress_iou": ("auto",),
     "data.train": ("auto",), "data.val": ("auto", "train"), "data.test": ("auto",),
 }  # fmt: skip
 """What may stand in place of a number, or of a section: the data then say which."""

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from detr_mini.errors import ConfigError
 from detr_mini.evaluation.confusion import best_threshold
 from detr_mini.evaluation.doubles import average_precisions, without_overlaps
 from detr_mini.evaluation.matches import match
 from detr_mini.evaluation.subset import Part
-from detr_mini.structures import Categories
+from detr_mini.structures import Categories, OperatingPoint
 
-DEFAULT_THRESHOLD = 0.5
-"""The least score where nothing was chosen."""
 OVERLAPS = (0.8, 0.7, 0.6, 0.5)
 """IoUs that are tried for suppression, the gentlest first."""
 LEAST_GAIN = 0.001
@@ -27,14 +25,23 @@ THRESHOLDS = (0.05, 0.9)
 AUTO = "auto"
 
 
-@dataclass(frozen=True)
-class OperatingPoint:
-    """What is reported of a detector's guesses."""
+def check_overlap(key: str, iou: float | str | None) -> None:
+    """ConfigError unless `iou`, the setting `key`, is "auto", null or a share."""
+    if iou is not None and iou != AUTO and not (isinstance(iou, int | float) and 0 < iou <= 1):
+        raise ConfigError(f"{key} is {iou!r}; it must be auto, null or an IoU above 0 and at most 1")
 
-    threshold: float = DEFAULT_THRESHOLD
-    """The least score."""
-    suppress_iou: float | None = None
-    """IoU above which the worse of two detections of one category goes (NMS); None: none goes."""
+
+def settled(settings: Mapping[str, Any] | None) -> OperatingPoint:
+    """What `settings` (`threshold`, `suppress_iou`) say, the defaults for "auto". ConfigError for what is neither."""
+    settings = {"threshold": AUTO, "suppress_iou": AUTO, **(settings or {})}
+    threshold, iou = settings["threshold"], settings["suppress_iou"]
+    check_overlap("operating_point.suppress_iou", iou)
+    if threshold != AUTO and not (isinstance(threshold, int | float) and 0 <= threshold <= 1):
+        raise ConfigError(f"operating_point.threshold is {threshold!r}; it must be auto or a score from 0 to 1")
+    default = OperatingPoint()
+    return OperatingPoint(
+        default.threshold if threshold == AUTO else float(threshold), default.suppress_iou if iou == AUTO else iou
+    )
 
 
 def choose(
@@ -81,9 +88,9 @@ def _best_overlap(truth: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
 def _best_threshold(truth: Mapping[str, Any], records: Sequence[Mapping[str, Any]], part: Part) -> float:
     there, found = part.of(truth, records)
     if sum(not thing.get("iscrowd", 0) for thing in there["annotations"]) < FEWEST_OBJECTS:
-        return DEFAULT_THRESHOLD
+        return OperatingPoint.threshold
     score, f1 = best_threshold(match(there, found, part.categories.ids, part.image_ids, areas=1))
     if not f1:
-        return DEFAULT_THRESHOLD
+        return OperatingPoint.threshold
     low, high = THRESHOLDS
     return min(max(int(score * 100) / 100, low), high)  # rounded down: the detection that it was chosen for stays

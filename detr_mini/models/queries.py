@@ -72,7 +72,7 @@ def select(
     else:
         some = score.topk(min(CANDIDATES * count, score.shape[1]), 1).indices
         boxes = cxcywh_to_xyxy(proposals.boxes.detach().gather(1, some[..., None].expand(-1, -1, 4)))
-        order = suppressed(boxes, distinct_iou).to(torch.uint8).argsort(1, stable=True)[:, :count]
+        order = suppressed(boxes, distinct_iou).to(torch.uint8).argsort(dim=1, stable=True)[:, :count]
         best = some.gather(1, order)
     pick = best[..., None]
     boxes = proposals.boxes.detach().gather(1, pick.expand(-1, -1, 4))

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from detr_mini.memory import amx
+from detr_mini.memory import fast_bfloat16
 from detr_mini.optim.groups import parameter_groups
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -24,11 +24,11 @@ def orthogonalise(matrices: Float[Tensor, "n rows columns"], steps: int = 4) -> 
     """Each matrix's singular values pushed towards 1, by Newton-Schulz iteration.
 
     With M = U S V^T the answer is near U V^T: a quintic polynomial applied `steps` times (Jordan et al. 2024, "Muon").
-    In bfloat16 where the device multiplies fastest in it, in float32 elsewhere (a CPU without AMX).
+    In bfloat16 where the device multiplies faster in it, in float32 elsewhere.
     """
     wide = matrices.shape[-2] <= matrices.shape[-1]
     x = matrices if wide else matrices.mT
-    if fast_bfloat16(x.device):
+    if x.device.type != "cpu" or fast_bfloat16():
         x = x.bfloat16()
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     by_gram = x.dtype != torch.bfloat16 and x.shape[-1] >= GRAM_RATIO * x.shape[-2]
@@ -60,11 +60,6 @@ def iterate_by_gram(x: Float[Tensor, "n rows columns"], steps: int) -> Float[Ten
         if step < steps - 1:
             gram = p @ gram @ p
     return x if product is None else product @ x
-
-
-def fast_bfloat16(device: torch.device) -> bool:
-    """Whether matrix products are faster in bfloat16 than in float32: on a GPU, and on a CPU with AMX."""
-    return device.type != "cpu" or amx()
 
 
 class Muon(torch.optim.Optimizer):

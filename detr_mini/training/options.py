@@ -31,7 +31,7 @@ class TrainerOptions:
     num_nodes: int = 1
     strategy: str = "auto"
     precision: str = "auto"
-    """auto: bf16-mixed where the processor computes in bfloat16, 32-true elsewhere."""
+    """auto: bf16-mixed where the device is faster in bfloat16 (measured), 32-true elsewhere."""
     accumulate: int = 1
     """Batches a step of the optimizer."""
     coarse_scale: float | int = 1.0

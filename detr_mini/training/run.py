@@ -7,9 +7,9 @@ import logging
 import platform
 import subprocess
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,10 +25,10 @@ from detr_mini.drawing.curves import curves
 from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.evaluation.measure import measure, write_measured
 from detr_mini.evaluation.table import table
-from detr_mini.memory import keep_freed_memory, tiny_numbers_as_zero
+from detr_mini.memory import fast_bfloat16, keep_freed_memory, tiny_numbers_as_zero
 from detr_mini.models.build import ALLOWED, build_part, takes
 from detr_mini.pretrained.carry import Start, carry
-from detr_mini.pretrained.checkpoints import averaged_weights, read_checkpoint
+from detr_mini.pretrained.checkpoints import averaged_weights, operating_point, read_checkpoint
 from detr_mini.run_folder import locked, new_run_folder, rank, write_text
 from detr_mini.training.budget import Budget
 from detr_mini.training.callbacks import Bar, CheckpointFiles, Checkpoints, Interrupted, Logging, writing
@@ -110,8 +110,12 @@ def _begin(
         parts.data.report.notices += [notice for notice in lost if notice]
         if not over:  # it is of a best.ckpt that may be replaced; a run is finished where there is one
             (folder / "metrics.json").unlink(missing_ok=True)
-    settings = OmegaConf.to_yaml(OmegaConf.create(dict(parts.task.card["config"])))
-    writing(folder / "config.yaml", write_text, folder / "config.yaml", settings)
+    _write_settings(folder, parts.task.card["config"])
+
+
+def _write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    text = OmegaConf.to_yaml(OmegaConf.create(dict(settings)))
+    writing(folder / "config.yaml", write_text, folder / "config.yaml", text)
 
 
 def build(config: DictConfig) -> Parts:
@@ -169,6 +173,7 @@ def build(config: DictConfig) -> Parts:
         coarse_scale=options.coarse_scale,
         coarse_until=options.coarse_until,
         validations=options.validations,
+        operating_point=plain.get("operating_point"),
         card={
             "image": data.image,
             "tokeniser": None if tokenizer is None else tokenizer.state(),
@@ -250,11 +255,11 @@ def _trainer(parts: Parts, folder: Path, console: Console, config: DictConfig) -
 
 
 def precision(options: TrainerOptions) -> str:
-    """`options.precision`, auto resolved: bf16-mixed where the device computes in bfloat16."""
+    """`options.precision`, auto resolved: bf16-mixed where the device is faster in bfloat16."""
     if options.precision != "auto":
         return options.precision
     if options.accelerator == "cpu":
-        fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+        fast = fast_bfloat16()
     else:
         fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16-mixed" if fast else "32-true"
@@ -324,9 +329,12 @@ def _finish(parts: Parts, folder: Path, console: Console, config: DictConfig, wo
     model.load_state_dict(averaged_weights(best))
     loader = data.test_dataloader() if split == "test" else data.val_dataloader()
     how = {"progress": parts.options.progress, "threshold": best.get("threshold")}
+    point = operating_point(best)
+    _write_settings(folder, {**task.card["config"], "operating_point": asdict(point)})  # for all to see
     device = next(model.parameters()).device  # Lightning has moved the task to the CPU, and not what it averaged
-    measured = measure(model, loader, data.sets[split], task.categories, device, **how)  # type: ignore[arg-type]
-    write_measured(folder, measured, {**about, "split": split}, f"{folder.name} · {split}")
+    measured = measure(model, loader, data.sets[split], task.categories, device, point=point, **how)  # type: ignore[arg-type]
+    title = f"{folder.name} · {split}"
+    write_measured(folder, measured, {**about, "split": split}, title, threshold=point.threshold)
     table(measured.scores, f"{folder} on {split}", console)
     console.print(f"written to {folder}")
     log.info("augmentation cut %d boxes away", data.boxes_cropped_away)
