@@ -13,7 +13,7 @@ CHANGEABLE = (
     *(f"trainer.{name}" for name in (
         "max_epochs", "max_steps", "max_minutes", "validate_every_epochs", "validations", "save_every_minutes",
         "log_every_steps", "progress", "threads", "compile", "channels_last", "accelerator", "precision",
-        "coarse_scale", "coarse_until",
+        "coarse_scale", "coarse_until", "coarse_grow",
     )),
     *(f"data.{name}" for name in (
         "root", "test", "workers", "cache_megabytes", "pin_memory", "eval_batch_size", "on_bad_image", "augment",

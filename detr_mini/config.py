@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 WORDS = {
-    "data.size": ("auto",), "model.queries": ("auto",), "suppress_iou": ("auto",),
+    "data.size": ("auto",), "data.batch_size": ("auto",), "data.strong_until": ("auto",),
+    "optim.warmup_steps": ("auto",), "optim.average": ("auto",), "model.queries": ("auto",), "suppress_iou": ("auto",),
     "operating_point.threshold": ("auto",), "operating_point.suppress_iou": ("auto",),
     "data.train": ("auto",), "data.val": ("auto", "train"), "data.test": ("auto",),
 }  # fmt: skip

@@ -37,6 +37,8 @@ class TrainerOptions:
     coarse_scale: float | int = 1.0
     coarse_until: float | int = 0.0
     """Up to this share of the training, images are `coarse_scale` times as wide and high."""
+    coarse_grow: bool = False
+    """They begin so and grow evenly up to there, in place of all at once."""
     compile: bool = False
     channels_last: bool = True
     threads: int | None = None

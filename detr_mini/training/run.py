@@ -32,8 +32,10 @@ from detr_mini.pretrained.checkpoints import averaged_weights, operating_point, 
 from detr_mini.run_folder import locked, new_run_folder, rank, write_text
 from detr_mini.training.budget import Budget
 from detr_mini.training.callbacks import Bar, CheckpointFiles, Checkpoints, Interrupted, Logging, writing
+from detr_mini.training.coarse import Coarse
 from detr_mini.training.history import History
 from detr_mini.training.options import TrainerOptions
+from detr_mini.training.plan import Trainable, fit_to_time
 from detr_mini.training.resume import budget_is_over, check_fits, read_last, repair
 from detr_mini.training.task import NEVER, DetectionTask
 
@@ -137,7 +139,7 @@ def build(config: DictConfig) -> Parts:
         stride=backbone.strides[-1], seed=config.seed,
     )  # fmt: skip
     data.setup("fit")
-    _choose(plain, data)
+    _choose_queries(plain, data)
     tokenizer = getattr(data, "tokenizer", None)
     attributes = getattr(data, "attributes", ())
     words = {} if tokenizer is None else {"vocabulary": len(tokenizer), "attributes": len(attributes)}
@@ -159,10 +161,17 @@ def build(config: DictConfig) -> Parts:
     if options.compile:
         model.compile()
     optim = plain["optim"]
+    criterion = build_part("criterion", plain["criterion"], ("detr_mini.losses",))
+
+    def make_optimizer(m: nn.Module) -> Any:
+        return build_part("optim.optimizer", optim["optimizer"], ("detr_mini.optim",), model=m)
+
+    coarse = Coarse(options.coarse_scale, options.coarse_until, options.coarse_grow)
+    fit_to_time(plain, options, data, coarse, Trainable(model, criterion, make_optimizer), precision(options))
     task = DetectionTask(
         model=model,
-        criterion=build_part("criterion", plain["criterion"], ("detr_mini.losses",)),
-        make_optimizer=lambda m: build_part("optim.optimizer", optim["optimizer"], ("detr_mini.optim",), model=m),
+        criterion=criterion,
+        make_optimizer=make_optimizer,
         categories=data.categories,
         budget=_budget(options, data),
         seed=config.seed,
@@ -170,8 +179,7 @@ def build(config: DictConfig) -> Parts:
         clip=optim["clip"],
         average=optim["average"],
         accumulate=options.accumulate,
-        coarse_scale=options.coarse_scale,
-        coarse_until=options.coarse_until,
+        coarse=coarse,
         validations=options.validations,
         operating_point=plain.get("operating_point"),
         card={
@@ -188,9 +196,8 @@ def build(config: DictConfig) -> Parts:
     return Parts(task, data, options)
 
 
-def _choose(plain: dict[str, Any], data: DetectionData) -> None:
+def _choose_queries(plain: dict[str, Any], data: DetectionData) -> None:
     """Put what the data have chosen into the config, for run folder and checkpoint."""
-    plain["data"]["size"] = data.image["size"]
     if plain["model"].get("queries") == AUTO:
         chosen = choose_queries(data.train_set)
         plain["model"]["queries"] = chosen.value

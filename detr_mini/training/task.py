@@ -24,7 +24,7 @@ from detr_mini.optim.schedule import warmup_cosine
 from detr_mini.structures import Batch, Categories, OperatingPoint
 from detr_mini.training.averaging import AveragedModel
 from detr_mini.training.budget import Budget
-from detr_mini.training.coarse import coarsened
+from detr_mini.training.coarse import Coarse, coarsened
 from detr_mini.training.diagnosis import explain
 from detr_mini.training.history import LOGGED
 
@@ -39,10 +39,9 @@ class DetectionTask(pl.LightningModule):
 
     `make_optimizer(model)`; `budget`: the training's length, over which the learning rate falls along a cosine to zero
     after `warmup_steps`; `clip`: largest norm of the gradient; `average`: decay of the averaged weights, which are what
-    is evaluated; `seed`: of dropout and denoising; `coarse_scale`: of the images' sides, up to the share `coarse_until`
-    of the training (see `coarsened`); `validations`: so many, evenly over the training, or as the trainer says;
-    `operating_point`: `threshold` and `suppress_iou`, or "auto" for what does best on val; `card`: what a checkpoint
-    says besides (image, config, recipe, ...).
+    is evaluated; `seed`: of dropout and denoising; `coarse`: smaller images at first; `validations`: so many, evenly
+    over the training, or as the trainer says; `operating_point`: `threshold` and `suppress_iou`, or "auto" for what
+    does best on val; `card`: what a checkpoint says besides (image, config, recipe, ...).
     Validation measures the averaged weights, in float32 whatever the training's precision.
     """
 
@@ -59,8 +58,7 @@ class DetectionTask(pl.LightningModule):
         clip: float | int = 5.0,
         average: float | int = 0.998,
         accumulate: int = 1,
-        coarse_scale: float | int = 1.0,
-        coarse_until: float | int = 0.0,
+        coarse: Coarse | None = None,
         validations: int | None = None,
         operating_point: Mapping[str, Any] | None = None,
         card: Mapping[str, Any] | None = None,
@@ -69,7 +67,7 @@ class DetectionTask(pl.LightningModule):
         self.model, self.criterion, self.make_optimizer = model, criterion, make_optimizer
         self.categories, self.budget, self.seed = categories, budget, seed
         self.warmup_steps, self.clip, self.accumulate, self.card = warmup_steps, clip, accumulate, dict(card or {})
-        self.coarse_scale, self.coarse_until = coarse_scale, coarse_until
+        self.coarse = coarse or Coarse()
         self.validations, self.point_settings = validations, dict(operating_point or {})
         self.point: OperatingPoint = settled(operating_point)
         """Which detections are reported, as the latest validation found best."""
@@ -107,8 +105,9 @@ class DetectionTask(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         step = self.global_step
         progress = self.budget.progress(step)
-        if progress < self.coarse_until:
-            batch = coarsened(batch, self.coarse_scale, self.model.stride)  # type: ignore[arg-type]
+        scale = self.coarse.scale_at(progress)
+        if scale < 1:
+            batch = coarsened(batch, scale, self.model.stride)  # type: ignore[arg-type]
         torch.manual_seed(mix_numbers(self.seed, step, batch_idx, self.global_rank))  # dropout: f(seed, step)
         try:
             losses = self.losses(batch, step)
