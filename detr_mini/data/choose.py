@@ -72,8 +72,8 @@ def range_notice(coco: CocoSet, size: int) -> str | None:
     small, large = float(sides.min()) * size, float(sides.max()) * size
     return (
         f"the largest object is {large / small:.0f} times as large as the smallest ({small:.1f} and {large:.0f} pixels "
-        f"at data.size={size}): the smallest will hardly be found; a larger data.size, or cutting the images into tiles "
-        "before training, shows them"
+        f"at data.size={size}): the smallest will hardly be found; a larger data.size, or cutting the images into "
+        "tiles before training, shows them"
     )
 
 
