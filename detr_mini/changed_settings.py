@@ -9,7 +9,7 @@ from typing import Any
 from detr_mini.errors import ConfigError
 
 CHANGEABLE = (
-    "resume", "logger", "optim", "criterion",
+    "resume", "logger", "optim", "criterion", "operating_point",
     *(f"trainer.{name}" for name in (
         "max_epochs", "max_steps", "max_minutes", "validate_every_epochs", "validations", "save_every_minutes",
         "log_every_steps", "progress", "threads", "compile", "channels_last", "accelerator", "precision",

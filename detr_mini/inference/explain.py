@@ -30,9 +30,9 @@ def explain(
         (found,) = detector.model.postprocess(  # type: ignore[operator]
             output, [batch.targets[0].original_size], detector.categories
         )
-    found = suppress(found, detector.operating_point.suppress_iou).above(float(threshold))
     if output.attention is None or found.queries is None:
         raise UserError("this model does not say where its queries look; train one with model=mini or model=detr")
+    found = suppress(found, detector.operating_point.suppress_iou).above(float(threshold))
     layers = torch.stack([layer[0].float().cpu()[found.queries] for layer in output.attention.cross], 1)
     maps = layers.unflatten(2, output.attention.size)
     height, width = batch.images.shape[-2:]

@@ -201,7 +201,9 @@ def fit_to_time(
         return
     images = len(data.train_set)
     alone = options.devices == options.num_nodes == 1 and hasattr(trainable.model, "noised_truths")
-    if options.max_minutes is not None and alone:
+    by_time = options.max_minutes is not None and options.max_steps is None and options.max_epochs is None
+    if by_time and alone:
+        assert options.max_minutes is not None
         device = torch.device("cuda" if options.accelerator in ("gpu", "cuda") else "cpu")
         dtype = AUTOCAST.get(precision, torch.float32)
         speed = measure_speed(trainable, len(data.categories or ()), device, dtype)
@@ -216,7 +218,7 @@ def fit_to_time(
         steps = _steps(options, images, data.batch_size)
         seen = steps * data.batch_size * options.devices * options.num_nodes
         chosen = Plan(wanted, data.batch_size, *rhythm(steps), strong_share(seen / images), seen, 0.0)
-        because = dict.fromkeys(("size", "batch_size"), "what is usual, since no time is set")
+        because = dict.fromkeys(("size", "batch_size"), "what is usual, since the time is not what ends the training")
         because |= dict.fromkeys(("strong_until", "warmup_steps", "average"), f"for {steps:,.0f} steps of training")
     if "size" in asked and chosen.size == wanted:
         asked.remove("size")  # the boxes' own choice, whose reason is in the report already

@@ -115,8 +115,8 @@ def _begin(
     _write_settings(folder, parts.task.card["config"])
 
 
-def _write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    text = OmegaConf.to_yaml(OmegaConf.create(dict(settings)))
+def _write_settings(folder: Path, settings: Mapping[str, Any], remark: str = "") -> None:
+    text = OmegaConf.to_yaml(OmegaConf.create(dict(settings))) + remark
     writing(folder / "config.yaml", write_text, folder / "config.yaml", text)
 
 
@@ -337,7 +337,7 @@ def _finish(parts: Parts, folder: Path, console: Console, config: DictConfig, wo
     loader = data.test_dataloader() if split == "test" else data.val_dataloader()
     how = {"progress": parts.options.progress, "threshold": best.get("threshold")}
     point = operating_point(best)
-    _write_settings(folder, {**task.card["config"], "operating_point": asdict(point)})  # for all to see
+    _write_settings(folder, task.card["config"], f"# chosen on val, and kept in best.ckpt: {asdict(point)}\n")
     device = next(model.parameters()).device  # Lightning has moved the task to the CPU, and not what it averaged
     measured = measure(model, loader, data.sets[split], task.categories, device, point=point, **how)  # type: ignore[arg-type]
     title = f"{folder.name} · {split}"

@@ -79,7 +79,7 @@ def test_the_report_says_what_was_chosen_and_why() -> None:
     report.choose("data.size", choose_size(boxes_of([[(10.0, 10.0, 0)]], (480, 1280))))
     assert report.to_dict()["chosen"] == {"data.size": 640}
     assert report.notices == [
-        "data.size=640 is chosen from the data: nine of ten boxes (each category counting the same) are then at least "
+        "data.size=640 is chosen: nine of ten boxes (each category counting the same) are then at least "
         "5 pixels wide and high; 16 would need 2048, but 640 is the most that is chosen"
     ]
     small = choose_size(boxes_of([[(10.0, 10.0, 0)]], (300, 400)))
