@@ -168,7 +168,7 @@ def _measured(run: Run, path: Path, split: str) -> None:
     except UserError as error:
         run.state, run.sentence = "failed", str(error)
     if run.metrics and run.metrics["split"] != split:
-        run.state, run.sentence = "failed", f"it was measured on {run.metrics['split']}, for want of images in {split}"
+        run.state, run.sentence = "failed", f"it was measured on {run.metrics['split']}: {split} has no images"
 
 
 def _no_split(words: Sequence[str], split: str) -> str:
@@ -230,8 +230,8 @@ def report(folder: Path, runs: Sequence[Run], settings: Mapping[str, Any], left_
     for row in cells:
         table.add_row(*(cell.replace(" (", "\n(") for cell in row))
     console = Console()
-    (console if console.is_terminal else Console(width=120)).print(Group(table, *map(Text, notes)))
-    lines = "".join(f"- {note}\n" for note in notes)
+    (console if console.is_terminal else Console(width=120)).print(Group(table, *map(Text, [LEGEND, *notes])))
+    lines = "".join(f"- {note}\n" for note in [LEGEND, *notes])
     (folder / "datasets.md").write_text(f"{title}\n\n{markdown(HEADS, cells)}\n{lines}", encoding="utf-8")
     drawn = [row for row in sets if row["AP"] is not None]
     if drawn:
@@ -243,7 +243,10 @@ def report(folder: Path, runs: Sequence[Run], settings: Mapping[str, Any], left_
 
 HEADS = ("set", "seeds", "AP", "AP50", "AP +NMS", "AP50 +NMS", "doubles", "images", "size", "queries", "steps",
          "images/s")  # fmt: skip
-"""Of the table. Images are those measured on; images/s is the speed of the training."""
+LEGEND = (
+    "In brackets: 95 % intervals over the images; ±: standard deviation over the seeds. +NMS: what NMS would add. "
+    "doubles: detections above the threshold that repeat a better one. images: measured on. images/s: trained on."
+)
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
@@ -268,4 +271,5 @@ def _with_spread(row: Mapping[str, Any], key: str) -> str:
 
 def _dots(row: Mapping[str, Any], key: str, runs: Sequence[Mapping[str, Any]]) -> tuple[list[float], float, float]:
     values = [run[key] for run in runs if run[key] is not None]
-    return values, row[f"{key}_low"], row[f"{key}_high"]
+    low, high = (row[key] if row[f"{key}_{end}"] is None else row[f"{key}_{end}"] for end in ("low", "high"))
+    return values, low, high
