@@ -30,6 +30,7 @@ from detr_mini.evaluation.readings import readings
 from detr_mini.evaluation.runs import Run, common_truth, read_runs
 from detr_mini.evaluation.table import number
 from detr_mini.evaluation.weighted import WeightedAP
+from detr_mini.run_folder import write_text
 
 FILE = "datasets.json"
 MEASURES = ("AP", "AP50")
@@ -74,7 +75,7 @@ class Comparison:
         """Write compare.json and compare.png; the table."""
         content = {"runs": [str(path) for path in self.folders], "seeds": self.seeds, "left_out": self.left_out,
                    "rows": [{**asdict(row), "difference": row.difference} for row in self.rows]}  # fmt: skip
-        (folder / "compare.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+        write_text(folder / "compare.json", json.dumps(content, indent=1))
         means_first = sorted(self.rows, key=lambda row: row.name not in (HERE, ELSEWHERE))
         drawn = [(f"{row.measure}, {row.name}", row.difference, row.half, row.real) for row in means_first]
         first, second = (path.name for path in self.folders)
@@ -176,7 +177,8 @@ def _on_one(
     name: str, pairs: Sequence[tuple[Matches, Matches]], names: Sequence[str], rounds: int, seed: int, level: float
 ) -> list[Row]:
     """A row for each measure that is defined."""
-    tested = {row.name: row for row in paired_test(*zip(*pairs, strict=True), names, rounds, seed, level)}
+    first, second = ([pair[side] for pair in pairs] for side in (0, 1))
+    tested = {row.name: row for row in paired_test(first, second, names, rounds, seed, level)}
     spreads = _spreads(pairs, names, rounds, seed)
     wide = NormalDist().inv_cdf(1 - level / 2)
     return [
