@@ -70,7 +70,8 @@ VERBS = {
     ),
     "compare": Verb(
         "which differences between runs are real", "compare", "detr_mini.evaluation.compare:compare",
-        ("detr-mini compare runs=[outputs/a,outputs/b]", "detr-mini compare runs=outputs/my_sweep"),
+        ("detr-mini compare runs=[outputs/a,outputs/b]", "detr-mini compare runs=outputs/my_sweep",
+         "detr-mini compare runs=[outputs/datasets/before,outputs/datasets/after]"),
     ),
     "predict": Verb(
         "find things in pictures: COCO records and drawn pictures", "predict", "detr_mini.inference.predict:predict",

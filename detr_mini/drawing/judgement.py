@@ -146,7 +146,7 @@ def dots(
         whole = float(np.mean(list(means.values())))
         axes.axvline(whole, color="#666666", linewidth=0.8, linestyle="--")
         panel(axes, f"{measure}, mean {whole:.3f}")
-        axes.set(yticks=range(len(names)), ylim=(len(names) - 0.4, -0.7), xlim=(0, 1))
+        axes.set(yticks=range(len(names)), ylim=(len(names) - 0.4, -0.7), xlim=(-0.02, 1.02))
         axes.set_yticklabels(names, fontsize=9)
     write(figure, path, title, note)
 

@@ -17,6 +17,7 @@ from rich.text import Text
 from detr_mini.config import new_run_folder
 from detr_mini.drawing.judgement import differences, spreads
 from detr_mini.errors import ConfigError
+from detr_mini.evaluation.compare_sets import benchmarks, compare_sets
 from detr_mini.evaluation.paired import Difference, holm, paired_test
 from detr_mini.evaluation.recipes import recipe, recipe_table
 from detr_mini.evaluation.runs import Run, Truth, common_truth, labels, read_runs
@@ -34,15 +35,24 @@ def compare(config: DictConfig) -> Path:
     """Compare `config.runs`, print the table, write compare.json, compare.txt and compare.png into a new folder.
 
     Two runs: every number, and which differences are real. More: mean and spread of each recipe (runs that differ in
-    their seed only are one), and which pairs of runs differ in AP.
+    their seed only are one), and which pairs of runs differ in AP. Two folders of `benchmark datasets`: the difference
+    on each dataset and in the mean.
     """
     _check(config)
-    runs = read_runs([config.runs] if isinstance(config.runs, str) else list(config.runs))
-    if len(runs) < 2:
-        raise ConfigError(f"{runs[0].folder} is the only run; compare takes two or more, or a folder that holds some")
-    truth = common_truth(runs)
-    folder = new_run_folder("outputs", "compare", config.output, "output")
-    shown = _two(runs, truth, config, folder) if len(runs) == 2 else _many(runs, truth, config, folder)
+    given = [config.runs] if isinstance(config.runs, str) else list(config.runs)
+    if benchmarks(given):
+        over_sets = compare_sets(given, config.rounds, config.seed, config.level)
+        folder = new_run_folder("outputs", "compare", config.output, "output")
+        shown = over_sets.write(folder)
+    else:
+        runs = read_runs(given)
+        if len(runs) < 2:
+            raise ConfigError(
+                f"{runs[0].folder} is the only run; compare takes two or more, or a folder that holds some"
+            )
+        truth = common_truth(runs)
+        folder = new_run_folder("outputs", "compare", config.output, "output")
+        shown = _two(runs, truth, config, folder) if len(runs) == 2 else _many(runs, truth, config, folder)
     Console().print(shown)
     with (folder / "compare.txt").open("w", encoding="utf-8") as stream:
         Console(file=stream, width=120).print(shown)

@@ -49,8 +49,8 @@ class Difference:
 
 
 def paired_test(
-    first: Matches,
-    second: Matches,
+    first: Matches | Sequence[Matches],
+    second: Matches | Sequence[Matches],
     names: Sequence[str],
     rounds: int = 2000,
     seed: int = 0,
@@ -58,25 +58,31 @@ def paired_test(
 ) -> tuple[Difference, ...]:
     """Every reading that is defined, of two detectors on the same images, and whether it differs.
 
-    `names`: of the categories. `rounds`: of swaps; the least possible p is 1 / (rounds + 1).
+    `names`: of the categories. `rounds`: of swaps; the least possible p is 1 / (rounds + 1). Of several seeds, paired
+    in order, the means are compared; an image's detections are swapped in all pairs at once.
     """
-    images = len(first.image_ids)
+    mine, theirs = ([side] if isinstance(side, Matches) else list(side) for side in (first, second))
+    images = len(mine[0].image_ids)
     rng = np.random.default_rng(seed)
-    judge = WeightedAP(side_by_side(first, second))
+    judges = [WeightedAP(side_by_side(a, b)) for a, b in zip(mine, theirs, strict=True)]
     keep = np.ones((1, images), np.int64)
     swapped = np.concatenate([keep, rng.integers(0, 2, (rounds, images))])
-    mine, theirs = (readings(judge(_half(half)), names) for half in (swapped, 1 - swapped))
-    rows = [name for name in mine if not np.isnan(mine[name][0])]
+    a, b = (_mean([readings(judge(_half(half)), names) for judge in judges]) for half in (swapped, 1 - swapped))
+    rows = [name for name in a if not np.isnan(a[name][0])]
     if not rows:
         return ()
-    differences = np.stack([theirs[name] - mine[name] for name in rows], 1)
+    differences = np.stack([b[name] - a[name] for name in rows], 1)
     single, adjusted = _p_values(differences, np.array([name == HEADLINE for name in rows]))
     noise = differences[1:].std(0)
     return tuple(
-        Difference(name, float(mine[name][0]), float(theirs[name][0]), float(noise[i]), float(single[i]),
+        Difference(name, float(a[name][0]), float(b[name][0]), float(noise[i]), float(single[i]),
                    float(adjusted[i]), bool(adjusted[i] <= level))
         for i, name in enumerate(rows)
     )  # fmt: skip
+
+
+def _mean(values: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.mean([own[name] for own in values], axis=0) for name in values[0]}
 
 
 def _half(first: Int[np.ndarray, "b i"]) -> Int[np.ndarray, "b 2*i"]:

@@ -13,14 +13,16 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from detr_mini.config import compose, new_run_folder
+from detr_mini.config import compose
 from detr_mini.data.formats import find_layout
 from detr_mini.drawing.judgement import dots
 from detr_mini.errors import ConfigError, DataError, UserError
+from detr_mini.evaluation.compare_sets import FILE, RECIPE
 from detr_mini.evaluation.doubles import nms_gain
 from detr_mini.evaluation.recipes import recipe
 from detr_mini.evaluation.runs import STAGES, data_of, read_runs
 from detr_mini.evaluation.table import markdown, with_interval
+from detr_mini.run_folder import is_unused, locked, new_run_folder, write_text
 from detr_mini.sweeps.board import result
 from detr_mini.sweeps.process import Processes
 from detr_mini.sweeps.record import KEPT, STATES, Run, key_of, quoted, start_or_go_on
@@ -32,12 +34,11 @@ OWN = ("data.root", "data.test", "experiment", "seed", "run_folder", "resume")
 MAY_GROW = ("sets", "seeds", "folder")
 """Settings of a folder of results that may differ when it is continued."""
 AVERAGED = (
-    "AP", "AP_low", "AP_high", "AP50", "AP50_low", "AP50_high", "nms_AP", "nms_AP50", "doubles",
+    "AP", "AP_low", "AP_high", "AP50", "AP50_low", "AP50_high", "nms_AP", "nms_AP50", "doubles", "threshold",
     "detections_at_threshold", "images", "size", "queries", "steps", "images_per_second", "train_seconds",
 )  # fmt: skip
-
 IN_THE_MEAN = ("AP", "AP50", "nms_AP", "nms_AP50", "doubles")
-"""What is averaged over the datasets, too."""
+"""What is averaged over the seeds of a dataset, and over the datasets, too."""
 
 
 def benchmark_datasets(config: DictConfig) -> Path:
@@ -58,15 +59,9 @@ def benchmark_datasets(config: DictConfig) -> Path:
     words = {name: _words(root / name, config) for name in names}
     compose("train", next(iter(words.values())))  # a mistake in the settings leaves no folder behind
     folder = _folder(config.folder, settings)
-    runs = [Run([*words[name], f"seed={seed}"], f"{name}/seed{seed}") for name in names for seed in config.seeds]
-    finished = (file.parent.relative_to(folder).as_posix() for file in sorted(folder.rglob("seed*/metrics.json")))
-    runs += [Run([], path) for path in finished if path not in {run.folder for run in runs}]  # of earlier calls
-    try:
-        with Processes(None) as processes:
-            for place, run in enumerate(runs, 1):
-                _train(run, folder, config.split, processes, f"[{place}/{len(runs)}] {run.folder}")
-    finally:
-        report(folder, runs, settings, left_out)
+    with locked(folder):
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
+        runs = _all(folder, words, config, left_out)
     failed = [run.folder for run in runs if run.state != "done"]
     if failed:
         raise UserError(
@@ -74,6 +69,20 @@ def benchmark_datasets(config: DictConfig) -> Path:
             f"The same command with folder={folder} tries them again"
         )
     return folder
+
+
+def _all(folder: Path, words: Mapping[str, list[str]], config: DictConfig, left_out: Mapping[str, str]) -> list[Run]:
+    """Train what is not finished yet, each dataset (`words` of each) with each seed; then the table in every case."""
+    runs = [Run([*words[name], f"seed={seed}"], f"{name}/seed{seed}") for name in words for seed in config.seeds]
+    finished = (file.parent.relative_to(folder).as_posix() for file in sorted(folder.rglob("seed*/metrics.json")))
+    runs += [Run([], path) for path in finished if path not in {run.folder for run in runs}]  # of earlier calls
+    try:
+        with Processes(None) as processes:
+            for place, run in enumerate(runs, 1):
+                _train(run, folder, config.split, processes, f"[{place}/{len(runs)}] {run.folder}")
+    finally:
+        report(folder, runs, config, left_out)
+    return runs
 
 
 def data_sets(root: Path, wanted: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
@@ -128,17 +137,14 @@ def _words(root: Path, config: DictConfig) -> list[str]:
 
 
 def _folder(wanted: str | None, settings: Mapping[str, Any]) -> Path:
-    """The folder of the results with its config.yaml: a new one, or the one that is to be continued."""
+    """The folder of the results: a new one, or the one that is to be continued."""
     there = None if wanted is None else Path(wanted).expanduser()
-    if there is None or not there.is_dir() or not any(there.iterdir()):
-        folder = new_run_folder("outputs", "datasets", there, "folder")
-    elif not (there / "config.yaml").is_file():
+    if there is None or not there.is_dir() or is_unused(there):
+        return new_run_folder("outputs", "datasets", there, "folder")
+    if not (there / "config.yaml").is_file():
         raise ConfigError(f"folder={there} holds something else (no config.yaml of a benchmark); choose a new folder")
-    else:
-        folder = there
-        check_same(folder / "config.yaml", settings, MAY_GROW, "folder")
-    OmegaConf.save(OmegaConf.create(dict(settings)), folder / "config.yaml")
-    return folder
+    check_same(there / "config.yaml", settings, MAY_GROW, "folder")
+    return there
 
 
 def _train(run: Run, folder: Path, split: str, processes: Processes, title: str) -> None:
@@ -168,7 +174,7 @@ def _measured(run: Run, path: Path, split: str) -> None:
     except UserError as error:
         run.state, run.sentence = "failed", str(error)
     if run.metrics and run.metrics["split"] != split:
-        run.state, run.sentence = "failed", f"it was measured on {run.metrics['split']}, for want of images in {split}"
+        run.state, run.sentence = "failed", f"it was measured on {run.metrics['split']}: {split} has no images"
 
 
 def _no_split(words: Sequence[str], split: str) -> str:
@@ -197,8 +203,9 @@ def _figures(path: Path) -> dict[str, Any]:
     }
 
 
-def report(folder: Path, runs: Sequence[Run], settings: Mapping[str, Any], left_out: Mapping[str, str]) -> None:
+def report(folder: Path, runs: Sequence[Run], config: DictConfig, left_out: Mapping[str, str]) -> None:
     """Write datasets.json, datasets.md and datasets.png, and print the table."""
+    settings = {key: OmegaConf.to_container(config)[key] for key in RECIPE}  # type: ignore[index,call-overload]
     by_set: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         if run.state == "done":
@@ -217,7 +224,7 @@ def report(folder: Path, runs: Sequence[Run], settings: Mapping[str, Any], left_
         "mean": mean,
         "runs": [{"folder": run.folder, "state": run.state, "sentence": run.sentence, **run.metrics} for run in runs],
     }
-    (folder / "datasets.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_text(folder / FILE, json.dumps(content, indent=1))
     cells = [_cells(row) for row in [*sets, {"set": "mean", **mean}]]
     title = f"{settings['experiment'] or 'train'} on {len(sets)} datasets, measured on {settings['split']}"
     notes = [f"{run.folder}: {run.state}. {run.sentence}" for run in runs if run.state != "done"]
@@ -230,9 +237,9 @@ def report(folder: Path, runs: Sequence[Run], settings: Mapping[str, Any], left_
     for row in cells:
         table.add_row(*(cell.replace(" (", "\n(") for cell in row))
     console = Console()
-    (console if console.is_terminal else Console(width=120)).print(Group(table, *map(Text, notes)))
-    lines = "".join(f"- {note}\n" for note in notes)
-    (folder / "datasets.md").write_text(f"{title}\n\n{markdown(HEADS, cells)}\n{lines}", encoding="utf-8")
+    (console if console.is_terminal else Console(width=120)).print(Group(table, *map(Text, [LEGEND, *notes])))
+    lines = "".join(f"- {note}\n" for note in [LEGEND, *notes])
+    write_text(folder / "datasets.md", f"{title}\n\n{markdown(HEADS, cells)}\n{lines}")
     drawn = [row for row in sets if row["AP"] is not None]
     if drawn:
         values = {key: {row["set"]: _dots(row, key, by_set[row["set"]]) for row in drawn} for key in ("AP", "AP50")}
@@ -243,7 +250,10 @@ def report(folder: Path, runs: Sequence[Run], settings: Mapping[str, Any], left_
 
 HEADS = ("set", "seeds", "AP", "AP50", "AP +NMS", "AP50 +NMS", "doubles", "images", "size", "queries", "steps",
          "images/s")  # fmt: skip
-"""Of the table. Images are those measured on; images/s is the speed of the training."""
+LEGEND = (
+    "In brackets: 95 % intervals over the images; ±: standard deviation over the seeds. +NMS: what NMS would add. "
+    "doubles: detections above the threshold that repeat a better one. images: measured on. images/s: trained on."
+)
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
@@ -268,4 +278,5 @@ def _with_spread(row: Mapping[str, Any], key: str) -> str:
 
 def _dots(row: Mapping[str, Any], key: str, runs: Sequence[Mapping[str, Any]]) -> tuple[list[float], float, float]:
     values = [run[key] for run in runs if run[key] is not None]
-    return values, row[f"{key}_low"], row[f"{key}_high"]
+    low, high = (row[key] if row[f"{key}_{end}"] is None else row[f"{key}_{end}"] for end in ("low", "high"))
+    return values, low, high
