@@ -15,8 +15,9 @@ import numpy as np
 from torchvision.transforms.v2 import functional as F
 
 from detr_mini.data.columns import is_number, is_whole
+from detr_mini.data.decoding import room_for
 from detr_mini.data.faults import Fault
-from detr_mini.data.images import image_size, is_whole_file, load_image, orientation_of
+from detr_mini.data.images import image_size, is_whole_file, load_image, needed_for, orientation_of
 from detr_mini.data.tree import Tree
 from detr_mini.errors import DataError
 
@@ -49,10 +50,13 @@ def look_at(path: Path, pixels: bool) -> Picture:
         if not is_whole_file(path):
             load_image(path)  # says what is wrong, if anything is
         return Picture(size, orientation_of(path), hashlib.blake2b(path.read_bytes(), digest_size=16).digest(), None)
-    image = load_image(path)
-    digest = hashlib.blake2b(image.numpy().tobytes() + repr(tuple(image.shape)).encode(), digest_size=16).digest()
-    small = F.resize(image.float().mean(0, keepdim=True), [SIDE, SIDE], antialias=True)[0].numpy()
-    return Picture(tuple(image.shape[1:]), orientation_of(path), digest, small)  # type: ignore[arg-type]
+    with room_for(needed_for(path), path):  # until the picture is gone: eight threads look at eight of them
+        image = load_image(path)
+        digest = hashlib.blake2b(image.numpy().data, digest_size=16)
+        digest.update(repr(tuple(image.shape)).encode())
+        grey = image[0].float().add_(image[1]).add_(image[2]).div_(3)
+        small = F.resize(grey[None], [SIDE, SIDE], antialias=True)[0].numpy()
+    return Picture(tuple(image.shape[1:]), orientation_of(path), digest.digest(), small)  # type: ignore[arg-type]
 
 
 def checked_records(tree: Tree, split: str, faults: list[Fault]) -> dict[int, dict[str, Any]]:

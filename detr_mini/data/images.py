@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
 
+from detr_mini.data.decoding import bytes_needed, room_for
+from detr_mini.data.deep_png import decode_deep_png
 from detr_mini.errors import DataError
 
 MAX_PIXELS = 120_000_000
 """A file that claims more is refused before it is decoded: a few bytes can claim gigabytes."""
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "SGI", "TGA", "TIFF",
+           "WEBP")  # fmt: skip
+"""Of Pillow's readers those of `data.tree.IMAGE_SUFFIXES`: others start programs (EPS) or are hardly used."""
+_BAND = 1 << 20
+"""Pixels that are converted at a time: a large image is never there twice."""
 _TAIL = 4096
 """Bytes at the end of a file in which its end mark is looked for."""
 _TURNED = (5, 6, 7, 8)
@@ -28,20 +35,32 @@ def load_image(path: str | Path) -> UInt8[Tensor, "3 h w"]:
 
     Grey and palette images become RGB, CMYK is converted, transparent parts are laid on white. More than 8 bits a
     value: the file's smallest value becomes 0 and its largest 255, linearly, over all channels (`stretch`).
-    DataError, naming the file, where it is missing, not an image, cut off, or larger than MAX_PIXELS.
+    DataError, naming the file, where it is missing, not an image, cut off, larger than MAX_PIXELS, or would take more
+    than `decoding.BUDGET` to decode.
     """
     with _opened(path) as image:
         _refuse_huge(path, image.size)
         try:
-            if _is_deep_colour(image):
-                return _load_deep_colour(path, image)
-            image.load()
-            return _to_rgb_tensor(ImageOps.exif_transpose(image))
+            deep = _is_deep_colour(image)
+            with room_for(bytes_needed(image, len(image.getbands()) if deep else 0), path):
+                if deep:
+                    return _load_deep_colour(path, image)
+                image.load()
+                _refuse_huge(path, image.size)  # a frame may be larger than its header says
+                return upright_rgb(image, close=True)
         except DataError:
             raise
         except Exception as error:  # decoders of broken files raise nearly anything
             raise DataError(f"{path} cannot be decoded ({_reason(error)}); the file may be cut off: "
                             "replace it or take it out of the set") from error  # fmt: skip
+
+
+def upright_rgb(image: Image.Image, close: bool = False) -> UInt8[Tensor, "3 h w"]:
+    """A PIL image as `load_image` gives it. `close`: free its memory as soon as it is read."""
+    rgb, orientation = _to_rgb_tensor(image), _orientation(image)
+    if close:
+        image.close()
+    return _upright(rgb, orientation).contiguous()
 
 
 def image_size(path: str | Path) -> tuple[tuple[int, int], bool]:
@@ -58,10 +77,21 @@ def image_size(path: str | Path) -> tuple[tuple[int, int], bool]:
 def orientation_of(path: str | Path) -> int:
     """The EXIF orientation of a file, 1 (upright) to 8. DataError where it is no image."""
     with _opened(path) as image:
-        try:
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        except Exception:  # broken EXIF counts for nothing, as in `ImageOps.exif_transpose`
-            return 1
+        return _orientation(image)
+
+
+def needed_for(path: str | Path) -> int:
+    """Bytes that `load_image` takes at its peak; DataError where it is no image."""
+    with _opened(path) as image:
+        _refuse_huge(path, image.size)
+        return bytes_needed(image, len(image.getbands()) if _is_deep_colour(image) else 0)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # broken EXIF counts for nothing, as in `ImageOps.exif_transpose`
+        return 1
     return orientation if orientation in range(1, 9) else 1
 
 
@@ -117,21 +147,31 @@ def stretch(values: np.ndarray) -> np.ndarray:
 
     Cameras of 10, 12 or 14 bits store their values in 16: cutting to the upper 8 bits leaves them nearly flat.
     """
-    values = values.astype(np.float32)
-    low, high = np.nanmin(values), np.nanmax(values)
-    return np.nan_to_num((values - low) * (255 / (high - low) if high > low else 0.0) + 0.5).astype(np.uint8)
+    return _stretched(values, float(np.nanmin(values)), float(np.nanmax(values)))
+
+
+def _stretched(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """`values` of an image whose smallest is `low` and whose largest is `high`."""
+    scale = np.float32(255 / (high - low) if high > low else 0.0)
+    return np.nan_to_num((values.astype(np.float32) - np.float32(low)) * scale + np.float32(0.5)).astype(np.uint8)
 
 
 def _opened(path: str | Path) -> Image.Image:
     if not Path(path).is_file():
         raise DataError(f"there is no image file {path}; check the path")
     try:
-        return Image.open(path)
+        return Image.open(path, formats=_formats())
     except Image.DecompressionBombError:
         raise DataError(_too_large(path, "")) from None
     except Exception as error:  # readers of broken headers raise nearly anything
         raise DataError(f"{path} is not an image that can be read ({_reason(error)}); "
                         "replace it or take it out of the set") from error  # fmt: skip
+
+
+@cache
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]  # AVIF is not in every Pillow
 
 
 def _refuse_huge(path: str | Path, size: tuple[int, int]) -> None:
@@ -148,14 +188,34 @@ def _reason(error: Exception) -> str:
 
 
 def _to_rgb_tensor(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
+    """The picture as it is stored, not turned upright."""
+    width, height = image.size
+    to_rgb: Callable[[Image.Image], np.ndarray] = _band_to_rgb
     if image.mode.startswith(("I", "F")):
-        grey = torch.from_numpy(stretch(np.asarray(image)))
-        return grey[None].repeat(3, 1, 1)
+        ends = [(np.nanmin(v), np.nanmax(v)) for v in (np.asarray(image.crop(box)) for box in _bands(width, height))]
+        low, high = float(np.nanmin([e[0] for e in ends])), float(np.nanmax([e[1] for e in ends]))
+
+        def to_rgb(band: Image.Image) -> np.ndarray:
+            return _stretched(np.asarray(band), low, high)[..., None]
+
+    rgb = torch.empty(3, height, width, dtype=torch.uint8)
+    for box in _bands(width, height):
+        band = image if box == (0, 0, width, height) else image.crop(box)
+        rgb[:, box[1] : box[3]] = torch.from_numpy(to_rgb(band)).permute(2, 0, 1)
+    return rgb
+
+
+def _bands(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
+    """Boxes of whole rows that together are the image."""
+    rows = max(1, _BAND // width)
+    return ((0, top, width, min(top + rows, height)) for top in range(0, height, rows))
+
+
+def _band_to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    pixels = np.array(image.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    return np.array(image.convert("RGB"))
 
 
 def _is_deep_colour(image: Image.Image) -> bool:
@@ -165,15 +225,17 @@ def _is_deep_colour(image: Image.Image) -> bool:
 
 
 def _load_deep_colour(path: str | Path, image: Image.Image) -> UInt8[Tensor, "3 h w"]:
-    raw = torch.from_numpy(np.fromfile(path, np.uint8))
-    values = decode_image(raw, ImageReadMode.UNCHANGED).numpy().astype(np.float32)
-    if values.shape[0] in (2, 4):
-        opacity = torch.from_numpy(values[-1:] / 65535)
-        on_white = torch.from_numpy(stretch(values[:-1])) * opacity + 255 * (1 - opacity)
-        deep = on_white.round().to(torch.uint8)
-    else:
-        deep = torch.from_numpy(stretch(values))
-    return _upright(deep, image.getexif().get(ExifTags.Base.Orientation, 1)).expand(3, -1, -1).contiguous()
+    values = decode_deep_png(path, image.size).numpy()
+    colours = values[:-1] if values.shape[0] in (2, 4) else values
+    low, high = float(colours.min()), float(colours.max())
+    rgb = torch.empty(3, *values.shape[1:], dtype=torch.uint8)
+    for _, top, _, bottom in _bands(values.shape[2], values.shape[1]):
+        band = torch.from_numpy(_stretched(colours[:, top:bottom], low, high))
+        if len(colours) < len(values):
+            opacity = torch.from_numpy(values[-1:, top:bottom].astype(np.float32) / 65535)
+            band = (band * opacity + 255 * (1 - opacity)).round().to(torch.uint8)
+        rgb[:, top:bottom] = band
+    return _upright(rgb, _orientation(image)).contiguous()
 
 
 def _upright(image: UInt8[Tensor, "c h w"], orientation: int) -> UInt8[Tensor, "c h2 w2"]:
