@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from detr_mini import parts
 from detr_mini.changed_settings import refuse_changes
 from detr_mini.errors import CheckpointError, ConfigError, nearest
 from detr_mini.run_folder import new_run_folder as new_run_folder
@@ -28,6 +27,9 @@ WORDS = {
 """What may stand in place of a number, or of a section: the data then say which."""
 WHEN_SET: Mapping[str, Any] = {"threshold": 0.5, "size": 320, "shorter_side": 320, "boxes": {}}
 """Of what kind a setting is that is null unless it is set."""
+
+LARGEST_FILE = 256 * 1024
+"""Bytes of a run folder's config.yaml, which is a few pages."""
 
 
 def config_folder() -> Path:
@@ -53,6 +55,7 @@ def compose(primary: str, overrides: Sequence[str] = ()) -> DictConfig:
     overrides = [word for word in overrides if word.partition("=")[0] not in values]
     config = _compose(primary, overrides)
     config.update(values)
+    parts.name_modules(config.get("modules") or ())
     check_config(config, _compose(primary, _choices(primary, overrides)))
     return _resolve(config)
 
@@ -118,10 +121,11 @@ def _resumed(run: str, overrides: Sequence[str]) -> DictConfig:
     folder = Path(run).expanduser()
     begun, start = (folder / "last.ckpt").is_file(), folder / ".start.yaml"
     file = start if start.is_file() and not begun else folder / "config.yaml"
-    if not file.is_file():
+    if not file.is_file():  # nor a pipe, which would never end
         raise CheckpointError(f"there is no {file}; resume=RUN takes the folder of a run, such as outputs/quickstart")
     try:
-        config = OmegaConf.load(file)
+        config = read_config(file)
+        config.modules = []  # those of this command alone: the file may be a stranger's
         before = config.copy()
         OmegaConf.set_struct(config, True)
         config.resume = run
@@ -132,10 +136,37 @@ def _resumed(run: str, overrides: Sequence[str]) -> DictConfig:
             OmegaConf.update(config, key, OmegaConf.create([_value(value)])[0])
     except OmegaConfBaseException as error:
         raise ConfigError(f"{file} and the overrides do not fit together: {_first_line(error)}") from error
-    check_config(config, before)  # type: ignore[arg-type]
+    parts.name_modules(config.modules or ())
+    check_config(config, before)
     if begun:
         refuse_changes(folder, OmegaConf.to_container(before), OmegaConf.to_container(config))  # type: ignore[arg-type]
-    return config  # type: ignore[return-value]
+    return config
+
+
+def read_config(file: Path) -> DictConfig:
+    """The config of a run folder, plain values only (`parts.plain`): nothing in it is looked up, called or imported.
+
+    ConfigError where the file is no config, or larger or more nested than one can be.
+    """
+    import yaml
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    size = file.stat().st_size
+    if size > LARGEST_FILE:
+        raise ConfigError(f"{file} has {size:,} bytes, and a config at most {LARGEST_FILE:,}; give another run")
+    try:
+        depth, text = 0, file.read_text(encoding="utf-8-sig")
+        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > parts.DEEPEST:
+                raise ConfigError(f"{file} repeats its own parts (&, *) or is nested too deeply; write every value out")
+        config = OmegaConf.create(text)
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
+        raise ConfigError(f"{file} cannot be read as a config ({_first_line(error)}); give another run") from error
+    if not isinstance(config, DictConfig):
+        raise ConfigError(f"{file} is no config: it holds no settings by name; give the folder of a run")
+    return OmegaConf.create(parts.plain(OmegaConf.to_container(config), str(file)))
 
 
 def _value(text: str) -> Any:
@@ -266,14 +297,7 @@ def _check_kind(given: Any, known: Any, path: str) -> None:
 
 def _taken_by(target: str, path: str) -> set[str] | None:
     """The keyword arguments of what `target` names; None where it takes any."""
-    module, _, name = target.rpartition(".")
-    try:
-        parameters = inspect.signature(getattr(import_module(module), name)).parameters
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{path}._target_ names '{target}', which cannot be imported ({error})") from error
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        return None
-    return set(parameters)
+    return parts.takes(parts.find(target, path))
 
 
 def sweep(overrides: Sequence[str]) -> list[list[str]]:

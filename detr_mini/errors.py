@@ -28,7 +28,9 @@ class NonFiniteError(UserError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the known name most like `name`, or an empty string where none is near."""
-    matches = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    known = list(known)
+    swapped = [word for word in known if sorted(word) == sorted(name)]  # letters in another order: surely meant
+    matches = swapped or get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean '{matches[0]}'?" if matches else ""
 
 

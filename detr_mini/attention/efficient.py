@@ -166,6 +166,8 @@ class Linformer(nn.Module):
 
 def orthogonal_features(features: int, width: int, generator: torch.Generator) -> Float[Tensor, "{features} {width}"]:
     """Random directions, orthogonal within each block of `width`, with the lengths of normal vectors."""
+    if torch.get_default_device().type == "meta":  # only the shape is asked for, and the draw below takes a generator
+        return torch.empty(features, width, dtype=torch.float64)
     blocks = []
     for _ in range(-(-features // width)):
         q, r = torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64))

@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from detr_mini.changed_settings import settings_of
+from detr_mini.config import read_config
 from detr_mini.data.module import OF_TRAINING, STAGES
-from detr_mini.errors import DataError, UserError
+from detr_mini.errors import ConfigError, DataError, UserError
 from detr_mini.evaluation.matches import Matches, match
 from detr_mini.evaluation.subset import Part, chosen
 from detr_mini.models.build import build_part
 from detr_mini.structures import Categories
 
 NEEDED = ("config.yaml", "metrics.json", "predictions.json")
-NOT_A_CHOICE = {"seed", "name", "run_folder", "resume", "output", "categories"}
+NOT_A_CHOICE = {"seed", "name", "run_folder", "resume", "output", "categories", "modules"}
 """Settings that tell runs of one recipe apart."""
 SHOWN = 4
 """So many choices at most stand in a run's label."""
@@ -90,7 +89,7 @@ def data_of(settings: Mapping[str, Any]) -> Any:
     """The data module of a config's data section, to find and read annotations; nothing is read yet."""
     kept = {key: value for key, value in settings.items() if key not in OF_TRAINING}
     known = {"mean": [0.0] * 3, "std": [1.0] * 3, "stride": 1, "seed": 0}
-    return build_part("data", {**kept, **known}, ("detr_mini.data",))
+    return build_part("data", {**kept, **known})
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[Run]:
@@ -117,9 +116,9 @@ def _read(folder: Path) -> Run:
         if not (folder / name).is_file():
             raise UserError(f"{folder} has no {name}, so it cannot be compared; give the folder of a finished run")
     try:
-        config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=True)
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise UserError(f"{folder / 'config.yaml'} cannot be read ({str(error).splitlines()[0]})") from error
+        config = OmegaConf.to_container(read_config(folder / "config.yaml"))
+    except ConfigError as error:
+        raise UserError(str(error)) from error
     if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
         raise UserError(f"{folder / 'config.yaml'} has no data section; give the folder of a finished run")
     return Run(folder, config, _json(folder / "metrics.json"))  # type: ignore[arg-type]

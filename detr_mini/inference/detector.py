@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,14 +12,14 @@ from typing import Any, TypeAlias, overload
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
 from detr_mini.data.collate import collate
-from detr_mini.data.images import _to_rgb_tensor, load_image, to_model_input
+from detr_mini.data.images import load_image, to_model_input, upright_rgb
 from detr_mini.errors import CheckpointError, ConfigError, DataError, UserError, nearest
 from detr_mini.evaluation.predict import detect_batches, evaluating
-from detr_mini.models.build import build_model
+from detr_mini.models.build import rebuild
 from detr_mini.models.by_names import ByNames
 from detr_mini.models.grounded import one_caption
 from detr_mini.pretrained.checkpoints import averaged_weights, checkpoint_file, operating_point, read_checkpoint
@@ -30,27 +31,30 @@ ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
 """A file; a PIL image; uint8 (H, W, 3) or (H, W); uint8 (3, H, W), or float (3, H, W) in [0, 1]. RGB throughout."""
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> Detector:
+def load(path: str | Path, device: str | torch.device = "cpu", modules: Sequence[str] = ()) -> Detector:
     """The detector in a checkpoint (best.ckpt, last.ckpt, or a run folder), with its averaged weights, on `device`.
 
+    `modules`: your own, whose classes the checkpoint's config may name; no other class than ours is built.
     CheckpointError where it cannot be read or its weights do not fit its own config. Nothing is downloaded.
     """
-    return from_checkpoint(read_checkpoint(path), str(checkpoint_file(path)), device)
+    return from_checkpoint(read_checkpoint(path), str(checkpoint_file(path)), device, modules)
 
 
-def from_checkpoint(checkpoint: Mapping[str, Any], name: str, device: str | torch.device = "cpu") -> Detector:
+def from_checkpoint(
+    checkpoint: Mapping[str, Any], name: str, device: str | torch.device = "cpu", modules: Sequence[str] = ()
+) -> Detector:
     """The detector in a checkpoint that was read; `name` stands in errors. See `load`."""
     categories = Categories.from_dict(checkpoint["categories"])
     config = checkpoint["config"]
     try:
         backbone = {**config["backbone"]}
         if "weights" in backbone:
-            backbone["weights"] = "none"  # they are replaced in a moment
+            backbone["weights"] = "none"  # they are replaced in a moment, and nothing is downloaded
         model_config = {**config["model"]}
         if model_config.get("pretrained_text"):
             model_config["pretrained_text"] = {**model_config["pretrained_text"], "weights": "none"}
         for part in (backbone, model_config):
-            if "/" in str(part.get("name", "")):
+            if not re.fullmatch(r"[\w-]*", str(part.get("name") or "")):  # a folder, or the name of a download
                 raise CheckpointError(f"{name} asks for '{part['name']}', and a checkpoint holds all that it needs: it "
                                       "was not written by a training; use another one")  # fmt: skip
         tokenizer = None
@@ -59,8 +63,8 @@ def from_checkpoint(checkpoint: Mapping[str, Any], name: str, device: str | torc
         words = {}
         if tokenizer is not None:
             words = {"vocabulary": len(tokenizer), "attributes": len(checkpoint.get("attributes") or ())}
-        model = build_model(model_config, backbone, len(categories), **words)
-        model.load_state_dict(averaged_weights(checkpoint))
+        weights = averaged_weights(checkpoint)
+        model = rebuild(model_config, backbone, len(categories), weights, modules=modules, **words)
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"the config in {name} has no part {error}; train anew with this version") from error
     except ConfigError as error:
@@ -250,8 +254,8 @@ def as_tensor(image: ImageLike) -> UInt8[Tensor, "3 h w"]:
         return load_image(image)
     if isinstance(image, Image.Image):
         try:
-            return _to_rgb_tensor(ImageOps.exif_transpose(image))
-        except OSError as error:
+            return upright_rgb(image)
+        except Exception as error:  # decoders of broken files raise nearly anything
             raise DataError(f"the image {getattr(image, 'filename', '')} cannot be decoded ({error})") from error
     if isinstance(image, np.ndarray):
         return _from_array(image)

@@ -43,7 +43,7 @@ def evaluate(config: DictConfig) -> Path:
     image |= {key: config[key] for key in ("size", "shorter_side") if config[key] is not None}
     settings = data_settings(OmegaConf.to_container(config.data, resolve=True), checkpoint["config"].get("data"))
     stride = int(detector.model.stride)  # type: ignore[arg-type]
-    data = build_part("data", settings, ("detr_mini.data",), **image, stride=stride, seed=0)
+    data = build_part("data", settings, **image, stride=stride, seed=0)
     _check_split(data, config.split, detector.categories.names)
     data.categories = detector.categories
     if hasattr(data, "tokenizer"):

@@ -1,95 +1,142 @@
-"""From plain configs to a model. Checkpoints of strangers carry configs: only our own parts are ever built."""
+"""From plain configs to a model, for a training and from a checkpoint, where shapes are compared before it is built."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
-from importlib import import_module
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from detr_mini.errors import ConfigError, UserError, nearest
+from detr_mini import parts
+from detr_mini.errors import ConfigError, UserError
 
-ALLOWED = ("detr_mini.models", "detr_mini.vision")
+LARGEST, LARGEST_SIDE, LARGEST_STRIDE, MOST_LEVELS = 1_000_000, 8192, 1024, 256
+"""Of whole numbers in a checkpoint's config; of those that are sides of images; of a model's stride; of a list."""
+SPARE = 1 << 24
+"""Numbers that a model may hold beside what its checkpoint does: tables that are computed when it is built."""
+
+
+def build_part(what: str, config: Mapping[str, Any], *, modules: Iterable[str] = (), **given: Any) -> Any:
+    """`parts.build_part` for a config of the command line as well, whose settings that stand for others are read."""
+    return parts.build_part(what, _plain(config), modules=modules, **given)
 
 
 def build_model(
-    model_config: Mapping[str, Any], backbone_config: Mapping[str, Any], num_classes: int, **more: Any
+    model_config: Mapping[str, Any],
+    backbone_config: Mapping[str, Any],
+    num_classes: int,
+    *,
+    modules: Iterable[str] = (),
+    **more: Any,
 ) -> nn.Module:
     """The model of `model_config` on the backbone of `backbone_config`, for `num_classes` categories.
 
-    Each config names what it builds by `_target_`, which must be defined in detr_mini.models or detr_mini.vision, at
-    every level; other keys go to its constructor, and so does `more`, which is no setting (a tokeniser's `vocabulary`).
-    ConfigError where a target is foreign or a key unknown.
+    Each config names what it builds by `_target_`, a name of `parts.TABLE` or a class of the user's own `modules`;
+    other keys go to its constructor, and so does `more`, which is no setting (a tokeniser's `vocabulary`).
+    ConfigError where a name is not in the table or a key unknown.
     """
-    backbone = build_part("backbone", backbone_config, ALLOWED)
-    parts = {"backbone": backbone, "num_classes": num_classes, **more}
-    return cast(nn.Module, build_part("model", model_config, ALLOWED, **parts))
+    backbone = build_part("backbone", backbone_config, modules=modules)
+    given = {"backbone": backbone, "num_classes": num_classes, **more}
+    return cast(nn.Module, build_part("model", model_config, modules=modules, **given))
 
 
-def build_part(what: str, config: Mapping[str, Any], packages: Sequence[str], **parts: Any) -> Any:
-    """What `config` names by `_target_`, made of its other keys and `parts`. ConfigError as in `build_model`."""
-    config = _plain(config)
-    if "_target_" not in config:
-        raise ConfigError(f"the {what} config has no _target_; name the class it builds")
-    refuse_foreign(config, what, packages)
-    known = set(inspect.signature(_find(config["_target_"], what, packages)).parameters)
-    for key in config:
-        if not key.startswith("_") and key not in known and "kwargs" not in known:
-            raise ConfigError(f"{what}.{key} is no setting of {config['_target_']}{nearest(key, sorted(known))}")
+def rebuild(
+    model_config: Mapping[str, Any],
+    backbone_config: Mapping[str, Any],
+    num_classes: int,
+    weights: Mapping[str, Tensor],
+    *,
+    modules: Iterable[str] = (),
+    **more: Any,
+) -> nn.Module:
+    """`build_model` of a checkpoint's config, with the checkpoint's `weights`.
+
+    It is built without memory first (on the meta device). RuntimeError where its names and shapes are not those of
+    `weights`: a config may ask for a model of any size, and only one that the file fills is built.
+    """
+    _refuse_large(model_config, "model")
+    _refuse_large(backbone_config, "backbone")
+    if all(str(config.get("_target_")) in KNOWN for config in (model_config, backbone_config)):
+        try:
+            with torch.device("meta"), _at_most(3 * len(weights) + 100):
+                skeleton = build_model(model_config, backbone_config, num_classes, modules=modules, **more)
+        except (UserError, RuntimeError):
+            raise
+        except Exception as error:  # settings that no training wrote raise nearly anything
+            reason = (str(error).splitlines() or [""])[0][:200]
+            raise ConfigError(f"its settings build no model ({type(error).__name__}: {reason})") from error
+        _refuse_misfit(skeleton, weights)
+    model = build_model(model_config, backbone_config, num_classes, modules=modules, **more)
+    model.load_state_dict(weights)
+    return model
+
+
+KNOWN = {*parts.OLDER, *parts.OLDER.values()}
+"""Names of our own classes, all of which can be built on the meta device. A user's may not."""
+
+
+def _refuse_large(node: Any, where: str) -> None:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            _refuse_large(value, f"{where}.{key}")
+    elif isinstance(node, list | tuple):
+        if len(node) > MOST_LEVELS:
+            raise ConfigError(f"{where} lists {len(node):,} values, and no model of ours takes over {MOST_LEVELS:,}")
+        for value in node:
+            _refuse_large(value, where)
+    elif isinstance(node, int):
+        most = LARGEST_SIDE if "size" in where.rpartition(".")[2] else LARGEST
+        if node > most:
+            raise ConfigError(f"{where} is over {most:,}, and no model of ours is as large")
+
+
+def _refuse_misfit(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name in sorted({*own, *given}):
+        if own.get(name) != given.get(name):
+            shapes = [given.get(name, "missing"), own.get(name, "missing")]
+            raise RuntimeError(f"{name} is {shapes[0]} in the file and {shapes[1]} in the model")
+    computed = sum(buffer.numel() for buffer in model.buffers())
+    if computed > SPARE + sum(tensor.numel() for tensor in weights.values()):
+        raise RuntimeError(f"the config asks for tables of {computed:,} numbers, which the file does not hold")
+    if not 1 <= int(cast(int, model.stride)) <= LARGEST_STRIDE:
+        raise RuntimeError(f"the config asks for a stride of {model.stride} pixels, over {LARGEST_STRIDE:,}")
+
+
+@contextmanager
+def _at_most(count: int) -> Iterator[None]:
+    """RuntimeError as soon as modules that are built inside, in this thread, have more than `count` parameters."""
+    seen, thread = 0, threading.get_ident()
+
+    def register(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal seen
+        if threading.get_ident() == thread:
+            seen += 1
+            if seen > count:
+                raise RuntimeError(f"the config asks for more than {count} parameters, more than the file holds")
+
+    handle = register_module_parameter_registration_hook(register)
     try:
-        return instantiate(config, **parts)
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        if isinstance(error.__cause__, TypeError | ValueError):
-            raise ConfigError(f"the {what} of {config['_target_']} cannot be built: {error.__cause__}") from error
-        raise
+        yield
+    finally:
+        handle.remove()
 
 
 def takes(config: Mapping[str, Any], part: str) -> bool:
     """Whether what `config` names by `_target_` has a parameter `part`."""
-    target = config.get("_target_")
-    return target is not None and part in inspect.signature(_find(target, "model", ALLOWED)).parameters
+    if config.get("_target_") is None:
+        return False
+    known = parts.takes(parts.find(config["_target_"], "model", ("model",)))
+    return known is None or part in known
 
 
-def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(config: Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(config, DictConfig):
         return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    return dict(config)
-
-
-def refuse_foreign(node: Any, where: str, packages: Sequence[str]) -> None:
-    """ConfigError for any `_target_`, at any level of `node`, that is not defined in one of `packages`."""
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            built = _find(str(node["_target_"]), where, packages)
-            # 'detr_mini.models.mini.nn' stands in our module and is none of ours: ask where the thing was defined
-            home = str(getattr(built, "__module__", ""))
-            if not callable(built) or not any(
-                home == package or home.startswith(f"{package}.") for package in packages
-            ):
-                raise ConfigError(_refusal(str(node["_target_"]), where, packages))
-        for key, value in node.items():
-            refuse_foreign(value, f"{where}.{key}", packages)
-    elif isinstance(node, list | tuple):
-        for index, value in enumerate(node):
-            refuse_foreign(value, f"{where}[{index}]", packages)
-
-
-def _find(target: str, where: str, packages: Sequence[str]) -> Any:
-    if not target.startswith(tuple(f"{package}." for package in packages)):
-        raise ConfigError(_refusal(target, where, packages))
-    module, _, name = target.rpartition(".")
-    try:
-        return getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{where}._target_ names '{target}', which cannot be imported ({error})") from error
-
-
-def _refusal(target: str, where: str, packages: Sequence[str]) -> str:
-    return f"{where}._target_ is '{target}', which is no part of {' or '.join(packages)}; only those are built"
+    return config

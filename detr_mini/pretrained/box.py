@@ -19,9 +19,11 @@ from detr_mini.errors import CheckpointError
 SUFFIX = ".safetensors"
 FOLDER = Path(__file__).parent / "files"
 KEY = "detr_mini"
+LONGEST_HEADER = 1 << 24
 KEPT = ("categories", "tokeniser", "attributes", "threshold", "operating_point", "image", "config", "recipe")
 """What stands beside the weights, as JSON in the file's header."""
-FOR_TRAINING = ("data", "optim", "trainer", "logger", "debug", "experiment", "run_folder", "resume", "init", "name")
+FOR_TRAINING = ("data", "optim", "trainer", "logger", "debug", "experiment", "run_folder", "resume", "init", "name",
+                "modules")  # fmt: skip
 """Parts of a config that say nothing of what the weights are."""
 
 
@@ -46,12 +48,19 @@ def pack(checkpoint: Mapping[str, Any], weights: Mapping[str, torch.Tensor], pat
 def unpack(path: str | Path) -> dict[str, Any]:
     """A file of `pack` as `read_checkpoint` has it, weights in float32. CheckpointError for any other file."""
     try:
+        with open(path, "rb") as stream:
+            if int.from_bytes(stream.read(8), "little") > LONGEST_HEADER:
+                raise ValueError("its header is longer than that of any file of 'export'")
         with safe_open(str(path), "pt") as file:
             content = json.loads((file.metadata() or {})[KEY])
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        if any(tensor.is_complex() for tensor in tensors.values()):
+            raise ValueError("it holds complex numbers")
+    except (SafetensorError, KeyError, ValueError, TypeError, RecursionError, OSError) as error:
         raise CheckpointError(
             f"{path} is no file of 'detr-mini export': it is damaged, or another program's; get it again"
         ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is no file of 'detr-mini export': it says nothing of its weights; get it again")
     weights = {f"model.{name}": t.float() if t.is_floating_point() else t for name, t in tensors.items()}
     return {**content, "state_dict": weights}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from detr_mini.errors import CheckpointError, nearest, some_of
+from detr_mini import parts
+from detr_mini.errors import CheckpointError, ConfigError, nearest, some_of
 from detr_mini.pretrained import box
 from detr_mini.structures import Categories, OperatingPoint
 from detr_mini.weights import load_weights
@@ -18,6 +20,8 @@ from detr_mini.weights import load_weights
 REQUIRED = ("state_dict", "categories", "image", "config")
 """Keys without which a checkpoint cannot be used. DESIGN's others are there for resuming."""
 PREFIX = "model."
+LARGEST_SIDE = 8192
+"""Pixels of a side that a checkpoint may ask for: every image is resized to it."""
 _LISTED = 10
 
 
@@ -29,7 +33,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     file = checkpoint_file(path)
     if file.suffix == box.SUFFIX:
-        return box.unpack(file)
+        return checked(box.unpack(file), file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about foreign files, which the error speaks of
@@ -41,7 +45,64 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{file} is no checkpoint of detr-mini (it has no '{missing[0]}'); give a best.ckpt or last.ckpt of a run"
         )
-    return dict(content)
+    return checked(content, file)
+
+
+def checked(content: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """`content` of a checkpoint file, each part of the kind that a training writes. CheckpointError for another."""
+    for key, right in _RIGHT.items():
+        if not right(content.get(key)):
+            raise CheckpointError(f"{file} is no checkpoint of detr-mini: its '{key}' is not what a training writes; "
+                                  "give a best.ckpt or last.ckpt of a run")  # fmt: skip
+    try:
+        return {**content, "config": parts.plain(content["config"], "config")}
+    except ConfigError as error:
+        raise CheckpointError(f"{file} cannot be used: {error}") from error
+
+
+def _are_weights(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+
+
+def _is_average(value: Any) -> bool:
+    return value is None or (isinstance(value, Mapping) and _are_weights(value.get("weights") or {}))
+
+
+def _are_categories(value: Any) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    ids, names = value.get("ids"), value.get("names")
+    if not isinstance(ids, list | tuple) or not isinstance(names, list | tuple):
+        return False
+    whole = all(type(i) is int for i in ids) and all(isinstance(name, str) for name in names)
+    return whole and len(ids) == len(names) == len({*ids}) == len({*names})
+
+
+def _is_image(value: Any) -> bool:
+    def is_side(side: Any) -> bool:
+        return type(side) is int and 1 <= side <= LARGEST_SIDE
+
+    if not isinstance(value, Mapping) or not is_side(value.get("size")):
+        return False
+    for numbers in (value.get("mean"), value.get("std")):
+        if not isinstance(numbers, list | tuple) or len(numbers) != 3:
+            return False
+        if not all(isinstance(n, int | float) and isfinite(n) for n in numbers):
+            return False
+    return (value.get("shorter_side") is None or is_side(value["shorter_side"])) and min(value["std"]) > 0
+
+
+_RIGHT: Mapping[str, Callable[[Any], bool]] = {
+    "state_dict": _are_weights,
+    "averaged": _is_average,
+    "categories": _are_categories,
+    "image": _is_image,
+    "config": lambda value: isinstance(value, Mapping),
+    "tokeniser": lambda value: value is None or isinstance(value, dict),
+    "attributes": lambda value: value is None or (isinstance(value, list) and all(isinstance(w, str) for w in value)),
+    "threshold": lambda value: value is None or (isinstance(value, int | float) and isfinite(value)),
+}
+"""What each part of a checkpoint must be; one that is not there is None."""
 
 
 def checkpoint_file(path: str | Path) -> Path:

@@ -32,7 +32,7 @@ def train_many(words: Sequence[str], attempt: Attempt) -> int:
     for word in rest:
         if word.startswith(("run_folder=", "resume=")):
             raise ConfigError(f"{word} is for one run; say sweep.folder=FOLDER (a sweep that is there goes on)")
-    launcher = build_part("sweep", compose("sweep", own).sweep, ("detr_mini.sweeps",))
+    launcher = build_part("sweep", compose("sweep", own).sweep)
     with Record.at(launcher.folder, _name(launcher.plan(rest)), launcher.measure) as record:
         record.swept |= swept(rest)
         try:

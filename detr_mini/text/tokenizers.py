@@ -162,11 +162,7 @@ class SubwordTokenizer:
     @classmethod
     def train(cls, texts: Iterable[str], *, size: int = 4096) -> SubwordTokenizer:
         """The most frequent pairs merged until the vocabulary has `size` entries or nothing occurs twice."""
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [_WORDS, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-        )
-        tokenizer.decoder = decoders.ByteLevel()
+        tokenizer = cls._empty()
         trainer = trainers.BpeTrainer(
             vocab_size=size - len(SPECIAL),
             min_frequency=2,
@@ -175,6 +171,15 @@ class SubwordTokenizer:
         )
         tokenizer.train_from_iterator(texts, trainer)
         return cls(tokenizer)
+
+    @staticmethod
+    def _empty() -> Tokenizer:
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [_WORDS, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
+        tokenizer.decoder = decoders.ByteLevel()
+        return tokenizer
 
     def __len__(self) -> int:
         return len(SPECIAL) + int(self._tokenizer.get_vocab_size())
@@ -200,7 +205,9 @@ class SubwordTokenizer:
 
     @classmethod
     def _of(cls, content: dict[str, Any]) -> SubwordTokenizer:
-        return cls(Tokenizer.from_str(json.dumps(content["tokenizer"])))
+        # only the vocabulary is the file's: other parts could pad a text to any length, or match it for ever
+        own = json.loads(cls._empty().to_str())
+        return cls(Tokenizer.from_str(json.dumps({**own, "model": content["tokenizer"]["model"]})))
 
 
 class WordPieceTokenizer:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from detr_mini.changed_settings import changes
+from detr_mini.config import read_config
 from detr_mini.drawing.judgement import learning_curve as draw
 from detr_mini.errors import ConfigError
 from detr_mini.evaluation.table import with_interval
@@ -19,8 +20,9 @@ from detr_mini.run_folder import locked, to_go_on, write_text
 from detr_mini.training.run import build, train
 
 DRAWN = ("AP", "AP50")
-HARMLESS = ("name", "output", "shares", "run_folder", "resume", "logger", "trainer.progress", "trainer.log_every_steps",
-            "trainer.save_every_minutes", "data.workers", "data.cache_megabytes", "data.pin_memory")  # fmt: skip
+HARMLESS = ("name", "output", "shares", "run_folder", "resume", "modules", "logger", "trainer.progress",
+            "trainer.log_every_steps", "trainer.save_every_minutes", "data.workers", "data.cache_megabytes",
+            "data.pin_memory")  # fmt: skip
 """Settings that no run's figure depends on."""
 
 
@@ -84,7 +86,7 @@ def check_same(
     """
     if not path.is_file():
         return
-    for key, (there, here) in changes(OmegaConf.to_container(OmegaConf.load(path)), wanted).items():  # type: ignore[arg-type]
+    for key, (there, here) in changes(OmegaConf.to_container(read_config(path)), wanted).items():  # type: ignore[arg-type]
         if not key.startswith(harmless):
             raise ConfigError(f"the runs in {path.parent} were trained with {key}={there}, not "
                               f"{here}; give another {key_of_folder}=FOLDER, or remove it")  # fmt: skip

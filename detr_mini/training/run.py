@@ -26,7 +26,7 @@ from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.evaluation.measure import measure, write_measured
 from detr_mini.evaluation.table import table
 from detr_mini.memory import fast_bfloat16, keep_freed_memory, tiny_numbers_as_zero
-from detr_mini.models.build import ALLOWED, build_part, takes
+from detr_mini.models.build import build_part, takes
 from detr_mini.pretrained.carry import Start, carry
 from detr_mini.pretrained.checkpoints import averaged_weights, operating_point, read_checkpoint
 from detr_mini.run_folder import locked, new_run_folder, rank, write_text
@@ -133,10 +133,9 @@ def build(config: DictConfig) -> Parts:
     pl.seed_everything(config.seed, verbose=False)
     start = None if plain.get("init") is None or plain["resume"] is not None else read_checkpoint(plain["init"])
     own = {} if start is None or "weights" not in plain["backbone"] else {"weights": "none"}  # replaced in a moment
-    backbone = build_part("backbone", {**plain["backbone"], **own}, ALLOWED)
+    backbone = build_part("backbone", {**plain["backbone"], **own})
     data = build_part(
-        "data", plain["data"], ("detr_mini.data", "torchvision.transforms"), mean=backbone.mean, std=backbone.std,
-        stride=backbone.strides[-1], seed=config.seed,
+        "data", plain["data"], mean=backbone.mean, std=backbone.std, stride=backbone.strides[-1], seed=config.seed,
     )  # fmt: skip
     data.setup("fit")
     _choose_queries(plain, data)
@@ -147,7 +146,7 @@ def build(config: DictConfig) -> Parts:
     if words and not takes(plain["model"], "vocabulary"):
         raise ConfigError("the data bring captions, which this model does not read; choose model=mini_grounded, or "
                           "data without captions")  # fmt: skip
-    model = build_part("model", plain["model"], ALLOWED, **parts)
+    model = build_part("model", plain["model"], **parts)
     if hasattr(model, "start"):  # a peer, from weights that its library's users share
         data.report.notices += model.start(data.categories.names)
         plain = model.settled(plain)
@@ -161,10 +160,10 @@ def build(config: DictConfig) -> Parts:
     if options.compile:
         model.compile()
     optim = plain["optim"]
-    criterion = build_part("criterion", plain["criterion"], ("detr_mini.losses",))
+    criterion = build_part("criterion", plain["criterion"])
 
     def make_optimizer(m: nn.Module) -> Any:
-        return build_part("optim.optimizer", optim["optimizer"], ("detr_mini.optim",), model=m)
+        return build_part("optim.optimizer", optim["optimizer"], model=m)
 
     coarse = Coarse(options.coarse_scale, options.coarse_until, options.coarse_grow)
     fit_to_time(plain, options, data, coarse, Trainable(model, criterion, make_optimizer), precision(options))

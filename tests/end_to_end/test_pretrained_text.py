@@ -64,10 +64,10 @@ def test_words_that_the_tokeniser_and_the_encoder_do_not_share_are_refused() -> 
     config = compose(
         "train", ["model=mini_grounded_minilm", "data=shapes_captions", "model.pretrained_text.weights=none"]
     )
-    backbone = build_part("backbone", config.backbone, ("detr_mini.vision",))
+    backbone = build_part("backbone", config.backbone)
     how = {"backbone": backbone, "num_classes": 3}
     with pytest.raises(ConfigError, match=r"set data\.tokenizer\.kind=pretrained"):
-        build_part("model", config.model, ("detr_mini.models",), vocabulary=99, **how)
+        build_part("model", config.model, vocabulary=99, **how)
     both = {**config.model, "text": {"layers": 1}}
     with pytest.raises(ConfigError, match=r"either model\.text or model\.pretrained_text"):
-        build_part("model", both, ("detr_mini.models",), vocabulary=Bert().word_embedding.num_embeddings, **how)
+        build_part("model", both, vocabulary=Bert().word_embedding.num_embeddings, **how)

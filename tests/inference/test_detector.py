@@ -129,11 +129,11 @@ def test_loading_draws_no_published_weights(tmp_path: Path, monkeypatch: pytest.
 
     seen: list[dict] = []
 
-    def build(model: dict, backbone: dict, classes: int) -> torch.nn.Module:
+    def build(model: dict, backbone: dict, classes: int, weights: dict, modules: tuple) -> torch.nn.Module:
         seen.append(backbone)
         return untrained()
 
-    monkeypatch.setattr(module, "build_model", build)
+    monkeypatch.setattr(module, "rebuild", build)
     content = checkpoint_of(untrained())
     content["config"]["backbone"] = {**content["config"]["backbone"], "weights": "published"}
     torch.save(content, tmp_path / "x.ckpt")

@@ -24,7 +24,8 @@ def test_plain_and_hydra_configs_build_the_same() -> None:
 @pytest.mark.parametrize(
     "target",
     ["os.system", "torch.load", "detr_mini.models.mini.torch.load", "detr_mini.models.mini.nn", "detr_mini.models.nope",
-     "detr_mini.models.build.instantiate", "detr_mini.data.shapes.make", "detr_mini.modelsx.y", ""],
+     "detr_mini.models.build.build_part", "detr_mini.models.mini.MiniDETR.forward",
+     "detr_mini.data.shapes.make", "detr_mini.modelsx.y", ""],
 )  # fmt: skip
 def test_a_target_of_others_is_refused_at_any_depth(target: str, tmp_path: Path) -> None:
     bad = {"_target_": target, "path": str(tmp_path)}
@@ -42,4 +43,4 @@ def test_a_value_that_cannot_be_is_a_sentence() -> None:
     with pytest.raises(ConfigError, match="cannot be built"):
         build_model(MODEL, {**BACKBONE, "channels": 3}, 3)
     with pytest.raises(ConfigError, match="no _target_"):
-        build_part("model", {}, ("detr_mini.models",))
+        build_part("model", {})

@@ -19,7 +19,7 @@ def data_of(experiment: str, root: Path) -> tuple[Any, DetectionData]:
     config = compose("train", [f"experiment={experiment}", f"data.root={root}"])
     settings = cast(dict[str, Any], OmegaConf.to_container(config.data))
     known = {"mean": [0.0] * 3, "std": [1.0] * 3, "stride": 32, "seed": 0}
-    data = build_part("data", settings | known, ("detr_mini.data", "torchvision.transforms"))
+    data = build_part("data", settings | known)
     data.setup("fit")
     if data.splits["test"]:
         data.setup("test")
