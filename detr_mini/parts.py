@@ -144,12 +144,13 @@ def find(
         found = getattr(v2, last, None)  # type: ignore[assignment]
         if inspect.isclass(found) and issubclass(found, v2.Transform):
             return found
-    if module and module in {*_NAMED, *modules}:
-        return _of_user(module, last, where)
+    for named in {*_NAMED, *modules}:
+        if module == named or module.startswith(f"{named}."):
+            return _of_user(module, last, named, where)
     raise ConfigError(_refusal(str(target)[:100], where, tuple(kinds)))
 
 
-def _of_user(module: str, name: str, where: str) -> Callable[..., Any]:
+def _of_user(module: str, name: str, named: str, where: str) -> Callable[..., Any]:
     here = str(Path.cwd())
     sys.path.append(here)  # last: a file here never stands for an installed package
     try:
@@ -158,10 +159,9 @@ def _of_user(module: str, name: str, where: str) -> Callable[..., Any]:
         raise ConfigError(f"{where}._target_ names '{module}.{name}', which cannot be imported ({error})") from error
     finally:
         sys.path.remove(here)
-    if not callable(found) or getattr(found, "__module__", None) != module:
-        raise ConfigError(
-            f"{where}._target_ is '{module}.{name}', which is not defined in {module}; name a class of it"
-        )
+    home = str(getattr(found, "__module__", ""))  # 'my_models.torch' stands in that module and is none of its own
+    if not callable(found) or not (home == named or home.startswith(f"{named}.")):
+        raise ConfigError(f"{where}._target_ is '{module}.{name}', which is not defined in {named}; name a class of it")
     return found
 
 

@@ -19,8 +19,8 @@ from detr_mini.errors import DataError
 
 MAX_PIXELS = 120_000_000
 """A file that claims more is refused before it is decoded: a few bytes can claim gigabytes."""
-FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "SGI", "TGA", "TIFF",
-           "WEBP")  # fmt: skip
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "JPEG2000", "AVIF", "PPM", "TGA", "ICO", "PCX",
+           "SGI")  # fmt: skip
 """Of Pillow's readers those of `data.tree.IMAGE_SUFFIXES`: others start programs (EPS) or are hardly used."""
 _BAND = 1 << 20
 """Pixels that are converted at a time: a large image is never there twice."""
@@ -215,7 +215,7 @@ def _band_to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _is_deep_colour(image: Image.Image) -> bool:

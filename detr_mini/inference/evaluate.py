@@ -126,7 +126,8 @@ def data_settings(given: Any, trained: Mapping[str, Any] | None) -> dict[str, An
         for key, value in said.items():
             old = settings.get(key)
             settings[key] = {**old, **value} if isinstance(value, dict) and isinstance(old, dict) else value
-        if "root" in said:
+        root = Path(str(settings.get("root")))
+        if "root" in said or root.is_absolute() or ".." in root.parts:  # a stranger's file draws nothing elsewhere
             settings["make"] = None
     return {key: value for key, value in settings.items() if key not in (*FROM_TRAINING, *OF_TRAINING)}
 
