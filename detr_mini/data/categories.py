@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from detr_mini.data.records import is_text, is_whole
+from detr_mini.data.safe_files import shown
 from detr_mini.errors import DataError, nearest
 from detr_mini.structures import Categories
 
@@ -29,7 +32,7 @@ def categories_of(
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     notices = [f"category {i} {name!r} is a group without boxes and left out" for i, name in groups.items()]
-    return categories, {i: categories.label_of(i) for i, _ in kept}, notices
+    return categories, {i: label for label, i in enumerate(categories.ids)}, notices
 
 
 def align(
@@ -65,12 +68,12 @@ def _entries(content: Mapping[str, Any], path: Path) -> list[tuple[int, str]]:
     entries = []
     for category in content["categories"]:
         category_id, name = category.get("id"), category.get("name")
-        if not isinstance(category_id, int) or isinstance(category_id, bool) or not isinstance(name, str):
-            raise DataError(f"{path} has the category {category}; give each a whole 'id' and a 'name' (text)")
+        if not is_whole(category_id) or not is_text(name):
+            raise DataError(f"{path} has the category {shown(category)}; give each a whole 'id' and a 'name' (text)")
         entries.append((category_id, name))
     for position, what in enumerate(("id", "name")):
-        values = [entry[position] for entry in entries]
-        twice = sorted({str(v) for v in values if values.count(v) > 1})
+        counts = Counter(entry[position] for entry in entries)
+        twice = sorted(str(value) for value, count in counts.items() if count > 1)
         if twice:
             raise DataError(f"category {what} {twice[0]} stands twice in the categories of {path}; make it unique")
     return entries
