@@ -21,7 +21,7 @@ from detr_mini.data.columns import any_json, is_whole
 from detr_mini.data.convert import new_folder, write_set
 from detr_mini.data.faults import FATAL, KINDS, Fault
 from detr_mini.data.formats import Source, read_tree
-from detr_mini.data.records import is_box, respell, tidy, unusable_names
+from detr_mini.data.records import from_corners, is_box, respell, tidy, unusable_names
 from detr_mini.data.report import MUCH_BACKGROUND
 from detr_mini.data.tree import Tree, image_files
 from detr_mini.data.yolo import find_data_file, read_data_file
@@ -188,12 +188,15 @@ def _check_split(tree: Tree, name: str, done: Checked, pixels: bool) -> dict[int
 
 
 def _check_corners(tree: Tree, split: str, pictures: Mapping[int, Picture], faults: list[Fault]) -> None:
-    """One fault where the boxes of a split fit as corners only: a mended copy would cut them at the wrong edges."""
-    rows = [(a["bbox"], pictures[a["image_id"]].size) for a in tree.content["annotations"]
-            if is_box(a.get("bbox")) and is_whole(a.get("image_id")) and a["image_id"] in pictures]  # fmt: skip
-    if rows and look_like_corners(np.array([r[0] for r in rows], float), np.array([r[1] for r in rows])):
+    """One fault where the boxes of a split fit as corners only; they are then looked at as corners."""
+    own = [a for a in tree.content["annotations"]
+           if is_box(a.get("bbox")) and is_whole(a.get("image_id")) and a["image_id"] in pictures]  # fmt: skip
+    sizes = [pictures[a["image_id"]].size for a in own]
+    if own and look_like_corners(np.array([a["bbox"] for a in own], float), np.array(sizes)):
         text = CORNERS.format(path=tree.path.name)
         faults.append(Fault("boxes that look like corners", f"{split}: {text}"))
+        for annotation in own:
+            annotation["bbox"] = from_corners(annotation["bbox"])
 
 
 def _check_names(source: Source, done: Checked) -> None:

@@ -105,14 +105,19 @@ def tidy(content: Mapping[str, Any], path: Path, *, corners: bool = False) -> li
         _whole_numbers(annotation, "annotations", place, file, faults)
         _area_number(annotation, place, file, faults)
         if corners and is_box(annotation.get("bbox")):
-            left, top, right, bottom = annotation["bbox"]
-            annotation["bbox"] = [left, top, right - left, bottom - top]
+            annotation["bbox"] = from_corners(annotation["bbox"])
         if not annotation.get("bbox"):
             _box_of_outline(annotation, place, file, faults)
         if as_flag(annotation.get("ignore")) == 1 and as_flag(annotation.get("iscrowd")) == 0:
             annotation["iscrowd"] = 1
             faults.append(Fault("marked as ignored", f"{place}: ignore is 1", file, "iscrowd 1"))
     return faults
+
+
+def from_corners(box: Sequence[float | int]) -> list[float | int]:
+    """Left, top, right, bottom as left, top, width, height."""
+    left, top, right, bottom = box
+    return [left, top, right - left, bottom - top]
 
 
 def _name(image: Mapping[str, Any]) -> str:
@@ -166,7 +171,7 @@ def box_of_outline(outline: Any) -> list[float] | None:
             return None
         xs += polygon[0::2]
         ys += polygon[1::2]
-    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+    return [float(v) for v in (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))]
 
 
 def _box_of_runs(counts: Any, size: Any) -> list[float] | None:
