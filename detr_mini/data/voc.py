@@ -236,7 +236,7 @@ def _objects(
         texts = [(thing.findtext(f"bndbox/{key}") or "").strip() for key in CORNERS]
         try:
             a, b, c, d = (Decimal(text[:_LONGEST_NUMBER]) for text in texts)
-            usable = all(v.is_finite() and abs(v) <= MOST_PIXELS for v in (a, b, c, d))
+            usable = all(v.is_finite() and -MOST_PIXELS <= v <= MOST_PIXELS for v in (a, b, c, d))
         except InvalidOperation:
             usable = False
         if not usable:

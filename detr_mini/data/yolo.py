@@ -97,7 +97,7 @@ def read_data_file(path: Path) -> DataFile:
     names = {int(index): _name(name) for index, name in pairs}
     if len(names) < len(pairs):
         raise DataError(f"{path} has two names for one class; give each class one name")
-    splits = {key: _as_list(content[key]) for key in ("train", "val", "test") if content.get(key)}
+    splits = {key: found for key in ("train", "val", "test") if (found := _as_list(content.get(key)))}
     said, stated, ids = content.get("path"), content.get("nc"), content.get("category_ids")
     base = path.parent / said if isinstance(said, str) and said else path.parent
     if isinstance(ids, dict) and not all(_is_index(k) and _is_index(v) for k, v in ids.items()):
@@ -128,7 +128,7 @@ def read_yaml(path: Path) -> Any:
     except FileNotFoundError:
         raise DataError(f"there is no data file {path}; check data.root and data.train.names") from None
     except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        why = reason(error).splitlines()[0] if reason(error) else type(error).__name__
+        why = getattr(error, "problem", None) or reason(error) or type(error).__name__
         raise DataError(f"{path} cannot be read ({why}); correct its YAML") from None
 
 
@@ -204,7 +204,7 @@ def _noted_names(path: Path) -> dict[int, str]:
 
 def _as_list(value: Any) -> list[str]:
     return [v for v in value if isinstance(v, str)] if isinstance(value, list) else \
-        [value] if isinstance(value, str) else []  # fmt: skip
+        [value] if isinstance(value, str) and value else []  # fmt: skip
 
 
 def read_yolo(
