@@ -143,7 +143,7 @@ def columns_of(content: Mapping[str, Any], path: Path, faults: Sequence[Fault] =
         owners=np.array([a["image_id"] for a in annotations], np.int64),
         category_ids=np.array([a["category_id"] for a in annotations], np.int64),
         is_crowd=np.array([as_flag(a.get("iscrowd")) == 1 for a in annotations], bool),
-        area=np.array([_area(a.get("area")) for a in annotations], np.float64),
+        area=np.array([area_of(a.get("area")) for a in annotations], np.float64),
         rotation=np.array([rotation_of(a) for a in annotations], np.float64),
         annotation_ids=np.array([a["id"] if is_whole(a.get("id")) else -1 for a in annotations], np.int64),
         where=lambda i: where(annotations[i], i + 1, path),
@@ -203,5 +203,6 @@ def _said_size(image: Mapping[str, Any]) -> tuple[int, int]:
     return (int(said[0]), int(said[1])) if usable else (0, 0)  # type: ignore[arg-type]
 
 
-def _area(value: Any) -> float:
+def area_of(value: Any) -> float:
+    """An annotation's area, NaN where it is not a positive number."""
     return float(value) if is_number(value) and value > 0 else math.nan

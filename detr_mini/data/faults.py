@@ -98,6 +98,7 @@ FATAL = (
 """Kinds that stop a training whatever the config says: what is meant cannot be guessed."""
 NOTICES = (
     "image without label file", "label file without image", "two label files for one image", "box given as an outline",
+    "number written as text", "marked as ignored", "name in decomposed characters", "file name spelled differently",
 )  # fmt: skip
 """Kinds that a training only mentions."""
 LOOKS = (*NOTICES, "corner at 0", "file name in the XML differs", "image listed twice")
