@@ -21,7 +21,7 @@ def categories_of(
     All that are listed count, used or not, but for groups: a category without a box whose name is the
     `supercategory` of another one (labelling services put such in front).
     """
-    entries = _entries(content, path)
+    entries = listed(content, path)
     parents = {str(c.get("supercategory")) for c in content["categories"] if c.get("supercategory") != c.get("name")}
     groups = {i: name for i, name in entries if name in parents and not used.get(i)}
     kept = [(i, name) for i, name in entries if i not in groups]
@@ -46,7 +46,7 @@ def align(
     labels = categories.labels_of_names()
     label_of: dict[int, int] = {}
     notices: list[str] = []
-    for category_id, name in _entries(content, path):
+    for category_id, name in listed(content, path):
         if name in labels:
             label_of[category_id] = labels[name]
             trained = categories.ids[labels[name]]
@@ -64,7 +64,8 @@ def align(
     return label_of, notices
 
 
-def _entries(content: Mapping[str, Any], path: Path) -> list[tuple[int, str]]:
+def listed(content: Mapping[str, Any], path: Path) -> list[tuple[int, str]]:
+    """Id and name of each category of a file; DataError where one has none, or that of another one."""
     entries = []
     for category in content["categories"]:
         category_id, name = category.get("id"), category.get("name")

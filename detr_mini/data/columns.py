@@ -88,7 +88,7 @@ def any_json(path: Path) -> Any:
     """What a JSON file holds; DataError where there is none, or it is broken."""
     try:
         with paused_garbage_collection():
-            return json.loads(read_bytes(path))
+            return _loads(read_bytes(path))
     except FileNotFoundError:
         raise DataError(f"there is no annotation file {path}; check data.root and the file's name") from None
     except OSError as error:
@@ -100,8 +100,15 @@ def any_json(path: Path) -> Any:
         raise DataError(f"{path} is not JSON text; give a COCO annotation file") from None
     except RecursionError:
         raise DataError(f"{path} is nested too deeply for an annotation file; export it again") from None
-    except ValueError as error:  # a whole number of thousands of digits
-        raise DataError(f"{path} holds a number that cannot be read ({error}); export it again") from None
+
+
+def _loads(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
+    except ValueError:  # a whole number of more digits than Python reads: no id and no pixel, but where is it?
+        return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 400 else math.inf)
 
 
 @contextmanager

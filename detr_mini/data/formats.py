@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from detr_mini.data.categories import listed as listed_categories
 from detr_mini.data.coco import CocoSet, Reading, build_set, read_coco
 from detr_mini.data.columns import any_json, columns_of, is_whole, read_json
 from detr_mini.data.faults import FATAL, LOOKS, NOTICES, Fault
@@ -112,6 +113,7 @@ def read_coco_tree(root: Path, split: Split, *, box_corners: bool = False) -> Tr
     if unusable := unusable_names(content, path, folder, root):
         raise DataError(f"{unusable[0].text} ({len(unusable)} such in all); give each file's path below the image "
                         "folder")  # fmt: skip
+    listed_categories(content, path)
     faults += respell(content, path, folder)
     return Tree(content, folder, path, notices=in_one_line(faults, NOTICES))
 

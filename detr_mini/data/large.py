@@ -63,7 +63,10 @@ def _with_msgspec(path: Path) -> Columns | None:
         [("images", list[image]), ("annotations", list[annotation]), ("categories", list[dict[str, Any]])],
     )
     try:
-        content: Any = msgspec.json.decode(read_bytes(path), type=whole)
+        text = read_bytes(path)
+        if not text.isascii():
+            text.decode("utf-8")  # msgspec does not look into what it skips
+        content: Any = msgspec.json.decode(text, type=whole)
         rows = content.annotations
         said = [(k, row.attributes) for k, row in enumerate(rows) if row.attributes]
         angles = [(k, rotation_of({"attributes": msgspec.json.decode(text)})) for k, text in said]

@@ -35,6 +35,8 @@ NOTES = "notes.json"
 """Label Studio's list of categories, which it writes beside classes.txt."""
 MOST_YAML = 2**20
 """Bytes of a data file: 20,000 names fit."""
+DEEPEST = 12
+"""Folders of a path from another machine that are looked for below the root."""
 DEEPEST_YAML = 50
 _LONGEST_NUMBER = 100
 _LONGEST_INDEX = 9
@@ -337,7 +339,8 @@ def _files_in_list(path: Path, root: Path) -> list[Path]:
         if not line:
             continue
         parts = [part for part in re.split(r"[\\/]", line) if part not in ("", ".")]
-        tails = ["/".join(parts[k:]) for k in range(len(parts)) if ".." not in parts[k:]]
+        last = range(max(0, len(parts) - DEEPEST), len(parts))
+        tails = ["/".join(parts[k:]) for k in last if ".." not in parts[k:]]
         names = [
             (path.parent, line),
             (root, line),
