@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from detr_mini.data.coco import enclosing
-from detr_mini.data.columns import columns_of, rotation_of
+from detr_mini.data.columns import area_of, columns_of, rotation_of
 from detr_mini.data.faults import LOOKS
 from detr_mini.data.formats import KEYS, Source
 from detr_mini.data.images import image_size
@@ -198,7 +198,7 @@ def _left_out(trees: Mapping[str, Tree], keys: Mapping[str, str]) -> list[str]:
             what
             for a in tree.content["annotations"]
             for key, what in keys.items()
-            if a.get(key) and not (key == "area" and abs(a[key] - a["bbox"][2] * a["bbox"][3]) < 1e-6)
+            if a.get(key) and not (key == "area" and not abs(area_of(a[key]) - a["bbox"][2] * a["bbox"][3]) > 1e-6)
         )
         notes += [f"{name}: {number} {what} are left out" for what, number in counts.items()]
     return notes

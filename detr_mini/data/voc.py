@@ -12,7 +12,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from detr_mini.data.faults import Fault
-from detr_mini.data.records import MOST_PIXELS, as_number, is_number
+from detr_mini.data.records import MOST_PIXELS, as_flag, as_number, is_number, is_text
 from detr_mini.data.safe_files import (
     MOST_TEXT,
     has_suffix,
@@ -295,21 +295,24 @@ def voc_xml(image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]], 
     for annotation in annotations:
         thing = ET.SubElement(root, "object")
         ET.SubElement(thing, "name").text = names[annotation["category_id"]]
-        ET.SubElement(thing, "pose").text = str(annotation.get("pose", "Unspecified"))
-        crowd = int(bool(annotation.get("iscrowd", 0)))
+        pose = annotation.get("pose")
+        ET.SubElement(thing, "pose").text = pose if is_text(pose) else "Unspecified"
+        crowd = as_flag(annotation.get("iscrowd"))
         for key in FLAGS:
             if key in annotation or key == "difficult":
-                ET.SubElement(thing, key).text = str(int(annotation.get(key, crowd)))
+                flag = as_flag(annotation.get(key, crowd))
+                ET.SubElement(thing, key).text = str(flag if flag in (0, 1) else 0)
         if crowd:
             ET.SubElement(thing, "iscrowd").text = "1"
         _, _, w, h = annotation["bbox"]
-        if annotation.get("area") not in (None, w * h):
+        if is_number(annotation.get("area")) and annotation["area"] != w * h:
             ET.SubElement(thing, "area").text = repr(annotation["area"])
         box = ET.SubElement(thing, "bndbox")
         for key, text in zip(CORNERS, _corner_texts([float(v) for v in annotation["bbox"]]), strict=True):
             ET.SubElement(box, key).text = text
-        angle = (annotation.get("attributes") or {}).get("rotation")
-        if angle:
+        attributes = annotation.get("attributes")
+        angle = attributes.get("rotation") if isinstance(attributes, Mapping) else None
+        if angle and is_number(as_number(angle)):
             attribute = ET.SubElement(ET.SubElement(thing, "attributes"), "attribute")
             ET.SubElement(attribute, "name").text, ET.SubElement(attribute, "value").text = "rotation", str(angle)
     ET.indent(root)
