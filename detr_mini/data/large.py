@@ -80,6 +80,8 @@ def _with_json(path: Path) -> Columns | None:
         content = json.loads(OUTLINES.sub(b"", read_bytes(path)))
         rows = content["annotations"]
         images, categories = content["images"], content["categories"]
+        if not all(isinstance(entries, list) for entries in (rows, images, categories)):
+            return None
         if any("attributes" in row or "ignore" in row for row in rows) or set(
             map(len, map(itemgetter("bbox"), rows))
         ) - {4}:
