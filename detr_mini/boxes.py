@@ -45,10 +45,7 @@ def iou_and_giou(
 
     Two boxes without area have IoU 0. All pairs of two sets: `iou_and_giou(a[:, None], b[None])`.
     """
-    low = torch.maximum(a_xyxy[..., :2], b_xyxy[..., :2])
-    high = torch.minimum(a_xyxy[..., 2:], b_xyxy[..., 2:])
-    intersection = (high - low).clamp(min=0).prod(-1)
-    union = area(a_xyxy) + area(b_xyxy) - intersection
+    intersection, union = _intersection_and_union(a_xyxy, b_xyxy)
     hull_low = torch.minimum(a_xyxy[..., :2], b_xyxy[..., :2])
     hull_high = torch.maximum(a_xyxy[..., 2:], b_xyxy[..., 2:])
     hull = (hull_high - hull_low).clamp(min=0).prod(-1)
@@ -57,9 +54,19 @@ def iou_and_giou(
     return iou, iou - (hull - union) / hull.clamp(min=tiny)
 
 
+def _intersection_and_union(
+    a_xyxy: Float[Tensor, "*#n 4"], b_xyxy: Float[Tensor, "*#n 4"]
+) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*n"]]:
+    low = torch.maximum(a_xyxy[..., :2], b_xyxy[..., :2])
+    high = torch.minimum(a_xyxy[..., 2:], b_xyxy[..., 2:])
+    intersection = (high - low).clamp(min=0).prod(-1)
+    return intersection, area(a_xyxy) + area(b_xyxy) - intersection
+
+
 def box_iou(a_xyxy: Float[Tensor, "*batch n 4"], b_xyxy: Float[Tensor, "*batch m 4"]) -> Float[Tensor, "*batch n m"]:
     """IoU of every box of `a` with every box of `b`."""
-    return iou_and_giou(a_xyxy[..., :, None, :], b_xyxy[..., None, :, :])[0]
+    intersection, union = _intersection_and_union(a_xyxy[..., :, None, :], b_xyxy[..., None, :, :])
+    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
 
 
 def generalized_box_iou(

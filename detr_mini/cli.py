@@ -152,6 +152,13 @@ VERBS = {
         "  output=FOLDER             of picture and runs; called again it goes on (no run_folder, no resume)\n"
         + TRAIN_KEYS,
     ),
+    "benchmark datasets": Verb(
+        "the same training on every dataset below a folder: is a recipe better on all of them?", "benchmark_datasets",
+        "detr_mini.sweeps.datasets:benchmark_datasets",
+        ("detr-mini benchmark datasets root=my_sets minutes=10 seeds=[0,1] folder=outputs/datasets/before",
+         "detr-mini benchmark datasets root=my_sets overrides=[data.size=256] folder=outputs/datasets/smaller",
+         "detr-mini compare runs=[outputs/datasets/before,outputs/datasets/smaller]"),
+    ),
     "benchmark attention": Verb(
         "time and memory of every kind of attention", "benchmark_attention",
         "detr_mini.evaluation.attention_cost:benchmark_attention",

@@ -1,25 +1,28 @@
-"""From words on the command line to a checked config, and from a config to a folder of its own."""
+"""From words on the command line to a checked config."""
 
 from __future__ import annotations
 
 import inspect
-import os
 import re
-import shutil
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detr_mini.errors import CheckpointError, ConfigError, UserError, nearest
+from detr_mini.changed_settings import refuse_changes
+from detr_mini.errors import CheckpointError, ConfigError, nearest
+from detr_mini.run_folder import new_run_folder as new_run_folder
+from detr_mini.run_folder import rank as rank
+from detr_mini.run_folder import to_go_on as to_go_on
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
 WORDS = {
-    "data.size": ("auto",), "model.queries": ("auto",),
+    "data.size": ("auto",), "data.batch_size": ("auto",), "data.strong_until": ("auto",),
+    "optim.warmup_steps": ("auto",), "optim.average": ("auto",), "model.queries": ("auto",), "suppress_iou": ("auto",),
+    "operating_point.threshold": ("auto",), "operating_point.suppress_iou": ("auto",),
     "data.train": ("auto",), "data.val": ("auto", "train"), "data.test": ("auto",),
 }  # fmt: skip
 """What may stand in place of a number, or of a section: the data then say which."""
@@ -40,14 +43,48 @@ def compose(primary: str, overrides: Sequence[str] = ()) -> DictConfig:
     """The config `primary` with Hydra's `overrides`, checked: every key exists and has the right kind of value.
 
     With `resume=RUN` among them it is that run's own config, with the other overrides on top. ConfigError, naming the
-    nearest key or option, where something does not exist.
+    nearest key or option, where something does not exist, or a run that has begun cannot change it any more.
     """
+    overrides = [_with_quotes(word) for word in overrides]
     run = next((word.removeprefix("resume=") for word in overrides if word.startswith("resume=")), None)
     if primary == "train" and run and run != "null":
         return _resumed(run, [word for word in overrides if not word.startswith("resume=")])
+    values = _values_named_like_groups(primary, overrides)
+    overrides = [word for word in overrides if word.partition("=")[0] not in values]
     config = _compose(primary, overrides)
+    config.update(values)
     check_config(config, _compose(primary, _choices(primary, overrides)))
     return _resolve(config)
+
+
+def _with_quotes(word: str) -> str:
+    """`overrides=[data.size=256]` with quotes around the elements that contain `=`, which Hydra's grammar requires."""
+    key, _, value = word.partition("=")
+    if "=" not in value or not (value.startswith("[") and value.endswith("]")):
+        return word
+    elements, depth, quote = [""], 0, ""
+    for character in value[1:-1]:
+        if character in "'\"" and quote in ("", character):
+            quote = "" if quote else character
+        elif not quote:
+            depth += (character in "[{(") - (character in ")}]")
+        if character == "," and not depth and not quote:
+            elements.append("")
+        else:
+            elements[-1] += character
+    quoted = [
+        "'" + e.replace("'", "\\'") + "'" if re.match(r"[\w./@+~-]+=", e) else e for e in map(str.strip, elements)
+    ]
+    return f"{key}=[{','.join(quoted)}]"
+
+
+def _values_named_like_groups(primary: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Overrides of `primary`'s own keys that are named like a folder of configs: Hydra would choose a file by them."""
+    from omegaconf import OmegaConf
+
+    own = set(OmegaConf.load(config_folder() / f"{primary}.yaml")) & set(_groups())
+    words = (word.partition("=") for word in overrides)
+    return {key: _value(value) for key, equals, value in words if equals and key in own}
 
 
 def _choices(primary: str, overrides: Sequence[str]) -> list[str]:
@@ -78,7 +115,9 @@ def _resumed(run: str, overrides: Sequence[str]) -> DictConfig:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    file = Path(run).expanduser() / "config.yaml"
+    folder = Path(run).expanduser()
+    begun, start = (folder / "last.ckpt").is_file(), folder / ".start.yaml"
+    file = start if start.is_file() and not begun else folder / "config.yaml"
     if not file.is_file():
         raise CheckpointError(f"there is no {file}; resume=RUN takes the folder of a run, such as outputs/quickstart")
     try:
@@ -94,6 +133,8 @@ def _resumed(run: str, overrides: Sequence[str]) -> DictConfig:
     except OmegaConfBaseException as error:
         raise ConfigError(f"{file} and the overrides do not fit together: {_first_line(error)}") from error
     check_config(config, before)  # type: ignore[arg-type]
+    if begun:
+        refuse_changes(folder, OmegaConf.to_container(before), OmegaConf.to_container(config))  # type: ignore[arg-type]
     return config  # type: ignore[return-value]
 
 
@@ -257,51 +298,3 @@ def swept(overrides: Sequence[str]) -> set[str]:
 
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     return {override.get_key_element().lstrip("+~") for override in parsed if override.is_sweep_override()}
-
-
-def rank() -> int:
-    """This process's number among those of one training, as its launcher (Lightning, torchrun, SLURM) tells it."""
-    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
-        if name in os.environ:
-            return int(os.environ[name])
-    return 0
-
-
-def to_go_on(folder: Path) -> bool:
-    """Whether a training was broken off in `folder` and can go on; what one left that saved nothing is removed."""
-    saved = (folder / "last.ckpt").is_file()
-    if not saved:
-        shutil.rmtree(folder, ignore_errors=True)
-    return saved
-
-
-def new_run_folder(root: str | Path, name: str, fixed: str | Path | None = None, key: str = "run_folder") -> Path:
-    """A folder that did not exist, made at once so that no other run can have it: root/name/<date, time>, or `fixed`.
-
-    `key` is the setting that `fixed` comes from. Where it is taken, a number is put behind it. An empty folder counts
-    as new. Processes other than the first of a training write nothing and make none.
-    """
-    wanted = Path(fixed).expanduser() if fixed else Path(root) / name / time.strftime("%Y-%m-%d_%H-%M-%S")
-    if rank() > 0:
-        return wanted
-    for candidate in _numbered(wanted):
-        try:
-            candidate.mkdir(parents=True)
-            return candidate
-        except FileExistsError:
-            if fixed and candidate.is_dir() and not any(candidate.iterdir()):
-                return candidate
-        except OSError as error:
-            raise UserError(
-                f"cannot make the run folder {candidate} ({error.strerror or error}); "
-                f"choose another with {key}=..., or run where you may write"
-            ) from error
-    raise AssertionError("unreachable")
-
-
-def _numbered(path: Path) -> Iterable[Path]:
-    yield path
-    number = 2
-    while True:
-        yield path.with_name(f"{path.name}-{number}")
-        number += 1

@@ -309,6 +309,16 @@ class DetectorOutput:
 
 
 @dataclass(frozen=True)
+class OperatingPoint:
+    """What is reported of a detector's guesses; a checkpoint carries the one that did best on val."""
+
+    threshold: float = 0.5
+    """The least score."""
+    suppress_iou: float | None = None
+    """IoU above which the worse of two detections of one category goes (NMS); None: none goes."""
+
+
+@dataclass(frozen=True)
 class Detections:
     """What was found in one image. Filters like an array: `detections[detections.scores > 0.5]`."""
 

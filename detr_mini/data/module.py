@@ -18,7 +18,7 @@ from detr_mini.data.dataset import BatchLoader, DetectionDataset, collate_pairs
 from detr_mini.data.faults import FATAL, LOOKS
 from detr_mini.data.formats import Source, Split, located, read_mended, read_split
 from detr_mini.data.hold_out import first_images, held_out
-from detr_mini.data.report import LoadReport
+from detr_mini.data.report import Chosen, LoadReport
 from detr_mini.data.samplers import EvaluationBatches, TrainBatches
 from detr_mini.data.shapes import ensure_scenes
 from detr_mini.data.subset import Choice, subset_of
@@ -36,6 +36,9 @@ OF_TRAINING = ("augment", "augment_strong", "strong_until")
 STAGES = {"val": "validate", "test": "test"}
 """What `setup` is told where a split is measured."""
 _SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+
+USUAL_BATCH = 8
+"""Images a batch where nothing says how many."""
 
 
 class DetectionData(pl.LightningDataModule):
@@ -79,12 +82,12 @@ class DetectionData(pl.LightningDataModule):
         check: str | None = None,
         hold_out: float | None = None,
         shorter_side: int | None = None,
-        batch_size: int = 16,
+        batch_size: int | str = 16,
         eval_batch_size: int | None = None,
         workers: int = 0,
         augment: Sequence[Any] = (),
         augment_strong: Sequence[Any] = (),
-        strong_until: float | int = 1.0,
+        strong_until: float | int | str = 1.0,
         cache_megabytes: int | float = 0,
         on_bad_box: str = "drop",
         on_turned: str = "enclose",
@@ -103,8 +106,8 @@ class DetectionData(pl.LightningDataModule):
         super().__init__()
         for name, value, least in (
             ("size", 1 if size == AUTO else size, 1),
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size or batch_size, 1),
+            ("batch_size", 1 if batch_size == AUTO else batch_size, 1),
+            ("eval_batch_size", eval_batch_size or (1 if batch_size == AUTO else batch_size), 1),
             ("workers", workers, 0),
             ("cache_megabytes", cache_megabytes, 0),
             ("limit_train", 1 if limit_train is None else limit_train, 1),
@@ -115,7 +118,8 @@ class DetectionData(pl.LightningDataModule):
         if size == AUTO and (shorter_side is not None or make is not None):
             what = "shorter_side" if make is None else "make"
             raise ConfigError(f"data.size=auto goes by the longest side of photographs; with data.{what} say a number")
-        for name, share in (("strong_until", strong_until), ("hold_out", 0.5 if hold_out is None else hold_out)):
+        until = 1.0 if isinstance(strong_until, str) else strong_until  # "auto": `settle` says
+        for name, share in (("strong_until", until), ("hold_out", 0.5 if hold_out is None else hold_out)):
             if not 0 <= share <= 1 or (name == "hold_out" and share in (0, 1)):
                 raise ConfigError(f"data.{name} is {share}; it must be a share from 0 to 1")
         self.root = Path(root).expanduser()
@@ -123,9 +127,10 @@ class DetectionData(pl.LightningDataModule):
         self.make = None if make is None else dict(make)
         self.image: dict[str, Any] = {"size": size, "shorter_side": shorter_side, "mean": list(mean), "std": list(std)}
         self.stride, self.seed, self.workers, self.pin_memory = stride, seed, workers, pin_memory
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
+        self.batch_size = USUAL_BATCH if isinstance(batch_size, str) else batch_size
+        self.eval_batch_size = eval_batch_size or self.batch_size
         self.augment = Augment(list(augment or ()), seed, list(augment_strong or ()))
-        self.strong_until, self.hold_out = strong_until, hold_out
+        self.strong_until, self.hold_out = float(until), hold_out
         self.progress: Callable[[], float] = lambda: 0.0
         self.cache_megabytes = cache_megabytes
         self.reading: dict[str, Any] = {
@@ -266,6 +271,15 @@ class DetectionData(pl.LightningDataModule):
         self._mended = checked.trees
         counts = ", ".join(f"{kind}: {count}" for kind, count in checked.counts.items())
         self.report.notices.append(f"every file was looked at; {counts or 'no fault found'}")
+
+    def settle(self, chosen: Mapping[str, Chosen]) -> None:
+        """Take what was chosen for `size`, `batch_size` or `strong_until` from the time that there is."""
+        for name, choice in chosen.items():
+            if name == "size":
+                self.image["size"] = choice.value
+            else:
+                setattr(self, name, choice.value)
+            self.report.choose(f"data.{name}", choice)
 
     @property
     def train_set(self) -> CocoSet:

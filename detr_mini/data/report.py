@@ -76,9 +76,9 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A number that the data have chosen, and why."""
+    """A number that the data, or the time there is, have chosen, and why."""
 
-    value: int
+    value: int | float
     because: str
 
 
@@ -89,13 +89,15 @@ class LoadReport:
     splits: dict[str, SplitReport] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
     """What concerns the whole set: scenes made or reused, the cache's size."""
-    chosen: dict[str, int] = field(default_factory=dict)
+    chosen: dict[str, int | float] = field(default_factory=dict)
     """Settings that the data have chosen (auto), by their names in the config."""
 
     def choose(self, setting: str, chosen: Chosen) -> None:
-        """Keep a number that the data have chosen, and say why."""
+        """Keep a number that was chosen, and why, in place of an earlier choice."""
+        begins = f"{setting}={self.chosen.get(setting)} is chosen: "
+        self.notices = [notice for notice in self.notices if not notice.startswith(begins)]
         self.chosen[setting] = chosen.value
-        self.notices.append(f"{setting}={chosen.value} is chosen from the data: {chosen.because}")
+        self.notices.append(f"{setting}={chosen.value} is chosen: {chosen.because}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for data_report.json."""

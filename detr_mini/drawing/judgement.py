@@ -127,6 +127,30 @@ def _spread(axes: Any, row: int, values: Float[np.ndarray, "n"]) -> None:
     axes.annotate(f"{mean:.3f}", (mean, row - 0.3), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=8)
 
 
+def dots(
+    measures: Mapping[str, Mapping[str, tuple[Sequence[float], float, float]]], path: str | Path, title: str, note: str
+) -> None:
+    """Write one PNG: a panel a measure, in it a row a group of runs: a dot a run, a line from the low to the high end
+    of its interval, the mean as a number; a dashed line is the mean over the rows. Measures are from 0 to 1."""
+    names = list(dict.fromkeys(name for groups in measures.values() for name in groups))
+    figure = new_figure(5 + 4 * len(measures), 1.9 + 0.42 * len(names))
+    panels = np.atleast_1d(figure.subplots(1, len(measures), sharey=True))
+    for axes, (measure, groups) in zip(panels, measures.items(), strict=True):
+        means = {name: float(np.mean(values)) for name, (values, _, _) in groups.items()}
+        for name, (values, low, high) in groups.items():
+            row = names.index(name)
+            axes.plot([low, high], [row, row], color=COOL, linewidth=2, alpha=0.6)
+            axes.plot(values, [row] * len(values), "o", color=WARM, markersize=6, alpha=0.85)
+            axes.annotate(f"{means[name]:.3f}", (means[name], row - 0.15), xytext=(0, 2), textcoords="offset points",
+                          ha="center", fontsize=8)  # fmt: skip
+        whole = float(np.mean(list(means.values())))
+        axes.axvline(whole, color="#666666", linewidth=0.8, linestyle="--")
+        panel(axes, f"{measure}, mean {whole:.3f}")
+        axes.set(yticks=range(len(names)), ylim=(len(names) - 0.4, -0.7), xlim=(0, 1))
+        axes.set_yticklabels(names, fontsize=9)
+    write(figure, path, title, note)
+
+
 def searched(
     settings: Mapping[str, Sequence[str]],
     values: Sequence[float],

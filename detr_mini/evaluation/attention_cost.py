@@ -25,6 +25,7 @@ from detr_mini.attention.deformable import sample_levels
 from detr_mini.attention.efficient import Linformer, chunked, orthogonal_features, performer, windowed
 from detr_mini.drawing.figures import new_figure, write
 from detr_mini.errors import ConfigError, nearest
+from detr_mini.evaluation.table import markdown
 from detr_mini.memory import keep_freed_memory
 
 Kind = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -156,17 +157,14 @@ def _peak_cuda(call: Callable[[], None]) -> int:
 
 def _markdown(rows: Rows, slopes: Mapping[str, Mapping[str, float]]) -> str:
     sizes = [int(row["n"]) for row in next(iter(rows.values()))]
-    lines = []
+    tables = []
     for name, title, scale in (("ms", "milliseconds", 1.0), ("bytes", "MiB at most", 2.0**20)):
-        lines += [
-            f"| {title} | {' | '.join(f'n = {n:,}' for n in sizes)} | exponent |",
-            "| --- " * (len(sizes) + 2) + "|",
+        cells = [
+            [kind, *(_short(row[name] / scale) for row in measured), f"{slopes[kind][name]:.2f}"]
+            for kind, measured in rows.items()
         ]
-        for kind, measured in rows.items():
-            cells = [_short(row[name] / scale) for row in measured]
-            lines.append(f"| {kind} | {' | '.join(cells)} | {slopes[kind][name]:.2f} |")
-        lines.append("")
-    return "\n".join(lines)
+        tables.append(markdown([title, *(f"n = {n:,}" for n in sizes), "exponent"], cells))
+    return "\n".join(tables)
 
 
 def _short(value: float) -> str:

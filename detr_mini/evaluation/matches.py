@@ -68,7 +68,7 @@ def match(
     `limit`: best detections an image and category that take part. `areas`: so many of AREA_RANGES.
     """
     place = {image_id: i for i, image_id in enumerate(image_ids)}
-    objects, found = _by_pair(truth["annotations"], place), _by_pair(results, place)
+    objects, found = by_pair(truth["annotations"], place), by_pair(results, place)
     ranges = np.array(AREA_RANGES[:areas])
     judged: dict[int, list[tuple[int, _Judged]]] = defaultdict(list)
     counted: dict[int, dict[int, np.ndarray]] = defaultdict(dict)
@@ -95,7 +95,8 @@ class _Judged:
     ignored_truth: Bool[np.ndarray, "a g"]
 
 
-def _by_pair(records: Sequence[Mapping[str, Any]], place: Mapping[int, int]) -> dict[tuple[int, int], list[Any]]:
+def by_pair(records: Sequence[Mapping[str, Any]], place: Mapping[int, int]) -> dict[tuple[int, int], list[Any]]:
+    """The records of each image (its place in `place`) and category; those of other images are left out."""
     pairs = defaultdict(list)
     for record in records:
         image = place.get(record["image_id"])

@@ -20,13 +20,15 @@ from detr_mini.drawing.sentences import draw_captions
 from detr_mini.errors import UserError
 from detr_mini.evaluation.bootstrap import intervals
 from detr_mini.evaluation.coco import Scores, score
+from detr_mini.evaluation.doubles import doubles
 from detr_mini.evaluation.grounding import Answer, answers, grounding_metrics
 from detr_mini.evaluation.matches import Matches, match
 from detr_mini.evaluation.predict import detect_batches
 from detr_mini.evaluation.subset import Part
 from detr_mini.evaluation.table import number
 from detr_mini.evaluation.told import spread, told
-from detr_mini.structures import Batch, Categories, Detections, DetectorOutput
+from detr_mini.run_folder import write_text
+from detr_mini.structures import Batch, Categories, Detections, DetectorOutput, OperatingPoint
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ def measure(
     limit: int = 100,
     progress: bool = True,
     threshold: float | None = None,
+    point: OperatingPoint | None = None,
     part: Part | None = None,
     resamples: int = 1000,
     fast: bool = False,
@@ -65,8 +68,9 @@ def measure(
     interval (keys `AP_low`, `AP_high`, `AP_low/<category>` and so on) from so many `resamples` (0: none).
 
     `part`: the images, which `loader` gives, and the categories to judge by; None: all. `fast`: see `coco.score`.
-    Where the loader gives captions, what the model reads in them is scored, too, at `threshold` (chosen on other data;
-    0.5 where there is none).
+    `point`: the detector's own, chosen on other data. Overlaps are suppressed as it says, and detections above its
+    threshold that repeat another one are counted (`doubles`). Where the loader gives captions, what the model reads in
+    them is scored at `threshold` (0.5 where it is None).
     """
     said: list[Answer] = []
 
@@ -77,12 +81,17 @@ def measure(
             said.extend(answers(found, batch.captions, batch.targets))
 
     started = time.perf_counter()
-    found = detect_batches(model, loader, categories, device, limit, progress, watch=listen)
+    point = point or OperatingPoint()
+    found = detect_batches(
+        model, loader, categories, device, limit, progress, watch=listen, suppress_iou=point.suppress_iou
+    )
     seconds = time.perf_counter() - started
     part = part or Part(truth.image_ids, categories)
     records = [record for image_id in part.image_ids for record in to_coco_records(found[image_id], image_id)]
     scores, matches = judge(truth.truth, records, part, limit, resamples, fast)
     least = 0.5 if threshold is None else threshold
+    scores.metrics.update({"threshold": point.threshold, "suppress_iou": point.suppress_iou})
+    scores.metrics.update(doubles(truth.truth, records, part, point.threshold))
     if said:
         scores.metrics.update(grounding_metrics(said, least))
     return Measured(scores, records, found, truth, len(part.image_ids) / seconds, part, matches, tuple(said), least)
@@ -127,11 +136,11 @@ def write_measured(
     numbers = {**measured.scores.metrics, **metrics}
     title = f"{name} · AP {number(numbers['AP'])}, AP50 {number(numbers['AP50'])}"
     try:
-        (folder / "metrics.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")
-        (folder / "predictions.json").write_text(json.dumps(measured.records), encoding="utf-8")
+        write_text(folder / "predictions.json", json.dumps(measured.records))
         gallery(pairs(measured, pictures), folder / "gallery.png", threshold, title)
         if measured.said and pictures:
             _draw_answers(folder / "captions.png", measured, 2 * pictures, name)
+        write_text(folder / "metrics.json", json.dumps(numbers, indent=1))  # the last: where it is, all is
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror or error})") from error
 

@@ -9,6 +9,7 @@ import torch
 from rich.progress import track
 from torch import nn
 
+from detr_mini.models.heads import suppress
 from detr_mini.structures import Batch, Categories, Detections, DetectorOutput
 
 
@@ -21,8 +22,11 @@ def detect_batches(
     progress: bool = True,
     title: str = "detecting",
     watch: Callable[[Batch, DetectorOutput], None] | None = None,
+    suppress_iou: float | None = None,
 ) -> dict[int, Detections]:
     """The `limit` best detections of each image, by image id, on the CPU; no threshold on the score.
+
+    `suppress_iou`: of those, what overlaps a better one of its category by more goes (see `suppress`).
 
     The model's parameters must lie on `device`. It runs in evaluation mode, without gradients, and is left in the mode
     it was in. `progress`: a bar on the terminal (no other may be active). `watch` sees every batch and its output.
@@ -38,7 +42,7 @@ def detect_batches(
                 watch(moved, output)
             sizes = [target.original_size for target in batch.targets]
             per_image = model.postprocess(output, sizes, categories, limit)  # type: ignore[operator]
-            found.update(zip(batch.image_ids, per_image, strict=True))
+            found.update(zip(batch.image_ids, (suppress(d, suppress_iou) for d in per_image), strict=True))
     return found
 
 

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from detr_mini.changed_settings import settings_of
 from detr_mini.data.module import OF_TRAINING, STAGES
 from detr_mini.errors import DataError, UserError
 from detr_mini.evaluation.matches import Matches, match
@@ -77,14 +78,19 @@ class Run:
         split = self.metrics.get("split")
         if split not in STAGES:
             raise DataError(f"{self.folder} does not say what it was measured on (split in metrics.json is {split!r})")
-        settings = {key: value for key, value in self.config["data"].items() if key not in OF_TRAINING}
-        known = {"mean": [0.0] * 3, "std": [1.0] * 3, "stride": 1, "seed": 0}
-        data = build_part("data", {**settings, **known}, ("detr_mini.data",))
+        data = data_of(self.config["data"])
         if self.config.get("categories"):
             data.categories = Categories.from_dict(self.config["categories"])
         data.setup(STAGES[split])
         read = data.sets[split]
         return Truth(read.truth, chosen(read.image_ids, data.categories, self.config.get("subset")))
+
+
+def data_of(settings: Mapping[str, Any]) -> Any:
+    """The data module of a config's data section, to find and read annotations; nothing is read yet."""
+    kept = {key: value for key, value in settings.items() if key not in OF_TRAINING}
+    known = {"mean": [0.0] * 3, "std": [1.0] * 3, "stride": 1, "seed": 0}
+    return build_part("data", {**kept, **known}, ("detr_mini.data",))
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[Run]:
@@ -178,12 +184,3 @@ def _label(settings: Mapping[str, Any], keys: Sequence[str]) -> str:
         else:
             parts.append(f"{'.'.join(key.split('.')[-2:])}={value}")
     return ", ".join(parts[:SHOWN]) + (", ..." if len(parts) > SHOWN else "")
-
-
-def settings_of(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting of a config, by its dotted key."""
-    if isinstance(node, Mapping) and node:
-        for key, value in node.items():
-            yield from settings_of(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, node

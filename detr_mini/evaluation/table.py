@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +93,12 @@ def with_interval(metrics: Mapping[str, Any], key: str) -> str:
     low, high = (metrics.get(f"{head}_{end}{slash}{name}") for end in ("low", "high"))
     text = number(metrics.get(key))
     return text if low is None or high is None else f"{text} ({low:.2f}-{high:.2f})"
+
+
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; every line ends with a line feed."""
+    lines = (f"| {' | '.join(cells)} |\n" for cells in rows)
+    return f"| {' | '.join(heads)} |\n{'| --- ' * len(heads)}|\n{''.join(lines)}"
 
 
 def summary(scores: Scores) -> str:

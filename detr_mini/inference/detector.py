@@ -21,8 +21,8 @@ from detr_mini.evaluation.predict import detect_batches, evaluating
 from detr_mini.models.build import build_model
 from detr_mini.models.by_names import ByNames
 from detr_mini.models.grounded import one_caption
-from detr_mini.pretrained.checkpoints import averaged_weights, checkpoint_file, read_checkpoint
-from detr_mini.structures import Batch, Categories, Detections, PhraseFound, Target
+from detr_mini.pretrained.checkpoints import averaged_weights, checkpoint_file, operating_point, read_checkpoint
+from detr_mini.structures import Batch, Categories, Detections, OperatingPoint, PhraseFound, Target
 from detr_mini.text.names import checked_names, names_in
 from detr_mini.text.tokenizers import AnyTokenizer, WordTokenizer, tokenizer_of
 
@@ -71,7 +71,8 @@ def from_checkpoint(checkpoint: Mapping[str, Any], name: str, device: str | torc
             f"the weights in {name} do not fit the model of its config ({reason[1 % len(reason)].strip()[:200]}); "
             "was it written by another version?"
         ) from error
-    return Detector(model, categories, checkpoint["image"], device, tokenizer, checkpoint.get("threshold"))
+    point = operating_point(checkpoint)
+    return Detector(model, categories, checkpoint["image"], device, tokenizer, checkpoint.get("threshold"), point)
 
 
 class Detector:
@@ -85,15 +86,18 @@ class Detector:
         device: str | torch.device = "cpu",
         tokenizer: AnyTokenizer | None = None,
         threshold: float | None = None,
+        operating_point: OperatingPoint | None = None,
     ) -> None:
         """`image`: size, shorter_side, mean and std, as in a checkpoint (`data.images.to_model_input`).
 
         `tokenizer`: of a model with captions; `threshold`: of its phrases' scores, the one that val found best.
+        `operating_point`: which detections are reported; assign another one to change it.
         """
         self.device = usable_device(device)
         self.model = model.eval().to(self.device)
         self.categories = categories
         self.tokenizer, self.threshold = tokenizer, 0.5 if threshold is None else threshold
+        self.operating_point = operating_point or OperatingPoint()
         self.image = {key: image[key] for key in ("size", "shorter_side", "mean", "std")}
 
     @overload
@@ -127,8 +131,8 @@ class Detector:
         `caption`: a sentence; then what it asks for, with the `phrases` as typed. Or names, any number of them, as a
         list or as "person. dog." (two at least); then `categories` and `phrases` are the names as typed.
 
-        `threshold`: the least score; 0.5 unless given, with a caption the one that val found best. `limit`: so many an
-        image at most. `batch_size`: images that go through the model together; it changes nothing in the result.
+        `threshold`: the least score; unless given the one that val found best, 0.5 where there was no val. `limit`: so
+        many an image at most. `batch_size`: images that go through the model together; it changes no result.
         A word that the detector was never taught is warned of, with the one that may be meant.
         DataError where an image cannot be used; UserError for a caption that is empty or too long, or a detector that
         was trained without captions.
@@ -145,7 +149,8 @@ class Detector:
             return kept[0] if one else kept
         model = self.model if names is None else self.by_names()
         batches = self.batches(given, batch_size)
-        found = detect_batches(model, batches, categories, self.device, limit, progress=False)
+        iou = self.operating_point.suppress_iou
+        found = detect_batches(model, batches, categories, self.device, limit, progress=False, suppress_iou=iou)
         kept = [found[i].above(least) for i in range(len(given))]
         if names is not None:
             kept = [replace(detections, phrases=detections.names) for detections in kept]
@@ -166,7 +171,7 @@ class Detector:
         """`threshold`, or where it is None the one that `detect` uses."""
         if threshold is not None:
             return float(threshold)
-        return 0.5 if caption is None else self.threshold
+        return self.operating_point.threshold if caption is None else self.threshold
 
     def _asked(self, images: Sequence[ImageLike], caption: str, least: float, batch_size: int) -> list[Detections]:
         """What the caption asks for in each image, best first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from detr_mini.data.module import OF_TRAINING, STAGES
 from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.evaluation.examine import examine
 from detr_mini.evaluation.measure import measure, write_measured
+from detr_mini.evaluation.operating_point import AUTO
 from detr_mini.evaluation.subset import chosen
 from detr_mini.evaluation.table import table
 from detr_mini.inference.detector import from_checkpoint
@@ -55,12 +57,15 @@ def evaluate(config: DictConfig) -> Path:
     path = file.resolve()  # a run's best.ckpt is called by its run, a file on its own by its own name
     name = path.parent.name if path.suffix == ".ckpt" else path.stem
     output = _new_folder(config.output, f"{name}-{config.split}")
+    point = detector.operating_point
+    if config.suppress_iou != AUTO:
+        point = replace(point, suppress_iou=config.suppress_iou)
     try:
         loader = data.evaluation_loader(config.split, part.image_ids)
         model = detector.by_names() if config.by == "names" else detector.model
         measured = measure(
             model, loader, truth, detector.categories, detector.device, config.detection_limit,
-            threshold=detector.threshold, part=part, resamples=config.resamples, fast=config.fast,
+            threshold=detector.threshold, point=point, part=part, resamples=config.resamples, fast=config.fast,
         )  # fmt: skip
         about = {
             "images_per_second": measured.images_per_second,
@@ -73,7 +78,7 @@ def evaluate(config: DictConfig) -> Path:
         }
         write_measured(
             output, measured, about, f"{name} · {config.split}",
-            pictures=config.gallery, threshold=float(config.threshold),
+            pictures=config.gallery, threshold=point.threshold if config.threshold is None else float(config.threshold),
         )  # fmt: skip
         kept = {
             **OmegaConf.to_container(config),  # type: ignore[dict-item]

@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate
 from detr_mini.errors import UserError
 from detr_mini.evaluation.predict import evaluating
 from detr_mini.inference.detector import Detector, ImageLike, as_tensor
+from detr_mini.models.heads import suppress
 from detr_mini.structures import Detections
 
 
@@ -29,7 +30,7 @@ def explain(
         (found,) = detector.model.postprocess(  # type: ignore[operator]
             output, [batch.targets[0].original_size], detector.categories
         )
-    found = found.above(float(threshold))
+    found = suppress(found, detector.operating_point.suppress_iou).above(float(threshold))
     if output.attention is None or found.queries is None:
         raise UserError("this model does not say where its queries look; train one with model=mini or model=detr")
     layers = torch.stack([layer[0].float().cpu()[found.queries] for layer in output.attention.cross], 1)

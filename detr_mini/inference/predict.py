@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from detr_mini.data.images import load_image
 from detr_mini.drawing.attention import draw_attention
 from detr_mini.drawing.boxes import draw_detections
 from detr_mini.errors import ConfigError, DataError, UserError
+from detr_mini.evaluation.operating_point import AUTO, check_overlap
 from detr_mini.inference.detector import Detector, load
 from detr_mini.inference.explain import explain
 from detr_mini.inference.sources import Source, find_pictures
@@ -43,6 +44,8 @@ class Written:
     records: list[dict[str, Any]] = field(default_factory=list)
     images: list[dict[str, Any]] = field(default_factory=list)
     unreadable: list[dict[str, str]] = field(default_factory=list)
+    best_score: float = 0.0
+    """Of all guesses, those below the threshold among them."""
     per_category: Counter[str] = field(default_factory=Counter)
 
 
@@ -59,6 +62,8 @@ def predict(config: DictConfig) -> Path:
     wanted = list(config.source) if isinstance(config.source, ListConfig) else str(config.source)
     pictures = find_pictures(wanted, [output / name for name in ("results", "drawn", "explained")])
     detector = load(config.checkpoint, config.device)
+    if config.suppress_iou != AUTO:
+        detector.operating_point = replace(detector.operating_point, suppress_iou=config.suppress_iou)
     try:
         written = _write_all(detector, pictures, output, config)
     except OSError as error:
@@ -91,6 +96,7 @@ def _check(config: DictConfig) -> None:
             raise ConfigError(f"{key} is not set; say {key}=... (see 'detr-mini predict --help')")
     if config.threshold is not None and not 0 <= config.threshold <= 1:
         raise ConfigError(f"threshold is {config.threshold}; it is a score between 0 and 1")
+    check_overlap("suppress_iou", config.suppress_iou)
     if config.caption is not None and config.explain:
         raise ConfigError("explain=true shows where detections without a caption come from; leave one of the two out")
     if config.batch_size < 1:
@@ -122,15 +128,18 @@ def _is_ours(index: Path) -> bool:
 
 def _detect_all(detector: Detector, pictures: Sequence[Source], work: Path, config: DictConfig) -> Written:
     written, caption = Written(), _caption(config)
+    least = detector.least_score(config.threshold, caption)
     steps = track(range(0, len(pictures), config.batch_size), "detecting", transient=True)
     for start in steps:
         readable = list(_readable(pictures[start : start + config.batch_size], written))
         images = [image for _, image in readable]
-        found = detector.detect(images, caption=caption, threshold=config.threshold, batch_size=len(readable))
-        for (source, image), detections in zip(readable, found, strict=True):
+        found = detector.detect(images, caption=caption, threshold=0.0, batch_size=len(readable))
+        for (source, image), everything in zip(readable, found, strict=True):
+            written.best_score = max([written.best_score, *everything.scores[:1].tolist()])
+            detections = everything.above(least)
             _write_one(source, image, detections, work, written, draw=config.draw)
             if config.explain and len(detections):
-                detections, maps = explain(detector, image, detector.least_score(config.threshold))
+                detections, maps = explain(detector, image, least)
                 _save(draw_attention(image, detections, maps), work / "explained" / _drawn_name(source.name))
     return written
 
@@ -199,6 +208,9 @@ def _summarise(written: Written, output: Path, threshold: float | int) -> None:
         + (f": {kinds}{more}" if total else ""),
         markup=False,
     )
+    if not total:
+        lower = max(0.0, int(written.best_score * 90) / 100)
+        console.print(f"the best score is {written.best_score:.3f}; threshold={lower:g} shows what it belongs to")
     if written.unreadable:
         console.print(f"{len(written.unreadable)} pictures could not be read:", markup=False)
         for entry in written.unreadable[:10]:

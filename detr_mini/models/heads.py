@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torchvision.ops import batched_nms
 
 from detr_mini.boxes import cxcywh_to_xyxy
 from detr_mini.structures import Categories, Detections, DetectorOutput
@@ -37,6 +38,16 @@ def softmax_detections(
     scores, labels = _hide(probabilities, output.query_visible).max(-1)
     best, query = scores.topk(min(limit, scores.shape[1]), dim=1)
     return _detections(best, labels.gather(1, query), query, output.boxes, sizes, categories)
+
+
+def suppress(found: Detections, iou: float | None) -> Detections:
+    """`found`, best first, without those that overlap a better one of their category by more than `iou` (None: all).
+
+    Greedy non-maximum suppression: what is left of a detector's doubles where it has not learned to find things once.
+    """
+    if iou is None or len(found) < 2:
+        return found
+    return found[batched_nms(found.boxes, found.scores, found.labels, iou).sort().values]
 
 
 def _hide(scores: Float[Tensor, "b q k"], visible: Bool[Tensor, "b q"] | None) -> Float[Tensor, "b q k"]:

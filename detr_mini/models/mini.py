@@ -115,6 +115,7 @@ class MiniDETR(nn.Module):
         decoder: Mapping[str, Any] | None = None,
         similarity: str = "scaled_dot",
         queries: int = 16,
+        distinct_iou: float | None = None,
         sample_channels: int = 32,
         sample_points: int = 7,
         anchor_cells: float = 3.0,
@@ -123,7 +124,7 @@ class MiniDETR(nn.Module):
     ) -> None:
         """`encoder`: its `layers`, and `attention` with that kind's settings (`attention_named`); `decoder`: its
         `layers` and `cross_attention` (`cross_attention_named`); `similarity`: of all attention (`SIMILARITIES`).
-        `box_noise`, `label_noise`: of the denoising queries, see `make_denoising`.
+        `distinct_iou`: see `select`. `box_noise`, `label_noise`: of the denoising queries, see `make_denoising`.
         """
         super().__init__()
         encoder_kind: dict[str, Any] = {"attention": "dense", **(encoder or {})}
@@ -134,7 +135,8 @@ class MiniDETR(nn.Module):
         strides: Sequence[int] = backbone.strides  # type: ignore[assignment]
         channels: Sequence[int] = backbone.channels  # type: ignore[assignment]
         self.backbone = backbone
-        self.num_classes, self.dim, self.queries, self.anchor_cells = num_classes, dim, queries, anchor_cells
+        self.num_classes, self.dim, self.anchor_cells = num_classes, dim, anchor_cells
+        self.queries, self.distinct_iou = queries, distinct_iou
         self.noise = {"box_noise": box_noise, "label_noise": label_noise}
         self.stride = strides[-1]
         self.input_projection = nn.Conv2d(channels[-1], dim, 1)
@@ -188,7 +190,7 @@ class MiniDETR(nn.Module):
         padding = None if middle.padding_mask is None else middle.padding_mask.flatten(1)
         token_visible = None if padding is None else ~padding
         proposals = self._with_visible(self.propose(tokens, anchors), token_visible)
-        content, boxes, query_visible = select(proposals, tokens, self.queries)
+        content, boxes, query_visible = select(proposals, tokens, self.queries, self.distinct_iou)
         fine = hide(self.fine_projection(levels[0].tensor), levels[0].padding_mask)
         memory = Memory(
             tokens=tokens,

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from detr_mini.boxes import box_iou, cxcywh_to_xyxy
 from detr_mini.models.mlp import mlp
 from detr_mini.structures import Prediction
 
@@ -47,19 +48,46 @@ class PredictionHead(nn.Module):
         return Prediction(self.classify(features).float(), refine(boxes, self.move(features).float()))
 
 
+CANDIDATES = 4
+"""Tokens that are compared with each other, for each query, where proposals must be distinct."""
+ROUNDS = 6
+"""Of `suppressed`: longer chains of overlapping boxes do not occur among proposals."""
+
+
 def select(
-    proposals: Prediction, features: Float[Tensor, "b n c"], queries: int
+    proposals: Prediction, features: Float[Tensor, "b n c"], queries: int, distinct_iou: float | None = None
 ) -> tuple[Float[Tensor, "b q c"], Float[Tensor, "b q 4"], Bool[Tensor, "b q"] | None]:
     """Features, boxes and visibility of the `queries` tokens with the most chance of a thing (or of all, if fewer).
 
     The sum over the classes, not the best: a small thing of doubtful class must not give way to a second guess at a
-    large one.
+    large one. With `distinct_iou`, a proposal that overlaps a better one by more than that IoU comes after all distinct
+    ones, so that the tokens of one large object do not take every query.
     """
     score = proposals.logits.detach().sigmoid().sum(-1)
     if proposals.visible is not None:
         score = score.masked_fill(~proposals.visible, -torch.inf)
-    best: Int[Tensor, "b q"] = score.topk(min(queries, score.shape[1]), 1).indices
+    count = min(queries, score.shape[1])
+    if distinct_iou is None:
+        best: Int[Tensor, "b q"] = score.topk(count, 1).indices
+    else:
+        some = score.topk(min(CANDIDATES * count, score.shape[1]), 1).indices
+        boxes = cxcywh_to_xyxy(proposals.boxes.detach().gather(1, some[..., None].expand(-1, -1, 4)))
+        order = suppressed(boxes, distinct_iou).to(torch.uint8).argsort(dim=1, stable=True)[:, :count]
+        best = some.gather(1, order)
     pick = best[..., None]
     boxes = proposals.boxes.detach().gather(1, pick.expand(-1, -1, 4))
     visible = None if proposals.visible is None else proposals.visible.gather(1, best)
     return features.gather(1, pick.expand(-1, -1, features.shape[-1])), boxes, visible
+
+
+def suppressed(boxes_xyxy: Float[Tensor, "b n 4"], iou: float) -> Bool[Tensor, "b n"]:
+    """Which boxes greedy non-maximum suppression drops, the best box first, for a whole batch at once.
+
+    A box is dropped where a better one that is kept overlaps it. From "all are kept", this rule is applied to all boxes
+    together until nothing changes: after r rounds every chain of at most r boxes is decided as one by one.
+    """
+    overlaps = (box_iou(boxes_xyxy, boxes_xyxy) > iou).triu(1)
+    kept = torch.ones_like(overlaps[:, 0])
+    for _ in range(ROUNDS):
+        kept = ~(overlaps & kept[:, :, None]).any(1)
+    return ~kept

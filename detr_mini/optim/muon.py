@@ -10,25 +10,56 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from detr_mini.memory import fast_bfloat16
 from detr_mini.optim.groups import parameter_groups
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
+GRAM_RATIO = 2
+"""Matrices at least this many times as wide as high are orthogonalised by way of their Gram matrix."""
+
+
 def orthogonalise(matrices: Float[Tensor, "n rows columns"], steps: int = 4) -> Float[Tensor, "n rows columns"]:
-    """Each matrix's singular values pushed towards 1, by Newton-Schulz iteration in bfloat16.
+    """Each matrix's singular values pushed towards 1, by Newton-Schulz iteration.
 
     With M = U S V^T the answer is near U V^T: a quintic polynomial applied `steps` times (Jordan et al. 2024, "Muon").
+    In bfloat16 where the device multiplies faster in it, in float32 elsewhere.
     """
-    a, b, c = NEWTON_SCHULZ
-    x = matrices.bfloat16()
-    wide = x.shape[-2] <= x.shape[-1]
-    x = x if wide else x.mT
+    wide = matrices.shape[-2] <= matrices.shape[-1]
+    x = matrices if wide else matrices.mT
+    if x.device.type != "cpu" or fast_bfloat16():
+        x = x.bfloat16()
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    by_gram = x.dtype != torch.bfloat16 and x.shape[-1] >= GRAM_RATIO * x.shape[-2]
+    x = (iterate_by_gram if by_gram else iterate)(x, steps)
+    return (x if wide else x.mT).to(matrices.dtype)
+
+
+def iterate(x: Float[Tensor, "n rows columns"], steps: int) -> Float[Tensor, "n rows columns"]:
+    """X <- (a + b G + c G^2) X with G = X X^T, `steps` times."""
+    a, b, c = NEWTON_SCHULZ
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + torch.baddbmm(b * gram, gram, gram, alpha=c) @ x
-    return (x if wide else x.mT).to(matrices.dtype)
+    return x
+
+
+def iterate_by_gram(x: Float[Tensor, "n rows columns"], steps: int) -> Float[Tensor, "n rows columns"]:
+    """`iterate` with half of the operations where X is wide, since all polynomials of one matrix commute.
+
+    P = a + b G + c G^2 gives X <- P X and G <- P G P, so that X itself is multiplied once, by the product of all P.
+    Needs float32: rounding of G is not corrected by looking at X again.
+    """
+    a, b, c = NEWTON_SCHULZ
+    gram, product = x @ x.mT, None
+    for step in range(steps):
+        p = torch.baddbmm(b * gram, gram, gram, alpha=c)
+        p.diagonal(dim1=-2, dim2=-1).add_(a)
+        product = p if product is None else p @ product
+        if step < steps - 1:
+            gram = p @ gram @ p
+    return x if product is None else product @ x
 
 
 class Muon(torch.optim.Optimizer):

@@ -19,7 +19,7 @@ from detr_mini.errors import CheckpointError
 SUFFIX = ".safetensors"
 FOLDER = Path(__file__).parent / "files"
 KEY = "detr_mini"
-KEPT = ("categories", "tokeniser", "attributes", "threshold", "image", "config", "recipe")
+KEPT = ("categories", "tokeniser", "attributes", "threshold", "operating_point", "image", "config", "recipe")
 """What stands beside the weights, as JSON in the file's header."""
 FOR_TRAINING = ("data", "optim", "trainer", "logger", "debug", "experiment", "run_folder", "resume", "init", "name")
 """Parts of a config that say nothing of what the weights are."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detr_mini.errors import CheckpointError, nearest, some_of
 from detr_mini.pretrained import box
-from detr_mini.structures import Categories
+from detr_mini.structures import Categories, OperatingPoint
 from detr_mini.weights import load_weights
 
 REQUIRED = ("state_dict", "categories", "image", "config")
@@ -95,6 +95,19 @@ def averaged_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
 def model_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """The plain weights by the model's own names."""
     return {name[len(PREFIX) :]: v for name, v in checkpoint["state_dict"].items() if name.startswith(PREFIX)}
+
+
+def operating_point(checkpoint: Mapping[str, Any]) -> OperatingPoint:
+    """What the detector reports: chosen on val, or the defaults where the file says nothing (or nothing that fits)."""
+    kept = checkpoint.get("operating_point")
+    kept = kept if isinstance(kept, Mapping) else {}
+    values = {key: _share(kept.get(key)) for key in ("threshold", "suppress_iou")}
+    return OperatingPoint(**{key: value for key, value in values.items() if value is not None})
+
+
+def _share(value: Any) -> float | None:
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+    return float(value) if fits else None
 
 
 def check_categories(checkpoint_categories: Categories, data_categories: Categories) -> None:

@@ -32,13 +32,16 @@ def board(record: Record, total: int, console: Console) -> Iterator[None]:
 
 def say(record: Record, run: Run, console: Console) -> None:
     """One line about a run that has ended."""
-    if run.state == "done":
-        seconds = run.metrics.get("train_seconds")
-        told = f"AP {number(run.metrics.get('AP'))}, AP50 {number(run.metrics.get('AP50'))}"
-        told += "" if seconds is None else f", {seconds / 60:.1f} minutes"
-    else:
-        told = f"{run.state}: {run.sentence}"
-    console.print(f"[{_ended(record)}] {record.title(run)}: {told}", markup=False, highlight=False)
+    console.print(f"[{_ended(record)}] {record.title(run)}: {result(run)}", markup=False, highlight=False)
+
+
+def result(run: Run) -> str:
+    """What a run that has ended reached, or its state and sentence."""
+    if run.state != "done":
+        return f"{run.state}: {run.sentence}"
+    seconds = run.metrics.get("train_seconds")
+    reached = f"AP {number(run.metrics.get('AP'))}, AP50 {number(run.metrics.get('AP50'))}"
+    return reached if seconds is None else f"{reached}, {seconds / 60:.1f} minutes"
 
 
 def _ended(record: Record) -> int:

@@ -19,13 +19,13 @@ PACKAGE = Path(__file__).resolve().parents[2]
 
 
 class Processes:
-    """Trainings of this sweep that are processes, each with `threads` threads.
+    """Trainings of this sweep that are processes, each with `threads` threads (None: as many as a training alone has).
 
     Ctrl-C (and SIGTERM, and a closed terminal) reaches them once, through here: each writes its last.ckpt after its
     step, no further one starts, and leaving the context waits for them; a second Ctrl-C stops them at once.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int | None) -> None:
         self.threads = threads
         self.stopping = False
         self._running: set[subprocess.Popen[bytes]] = set()
@@ -60,9 +60,10 @@ class Processes:
         """`detr-mini train WORDS`, what it says appended to `log`; how it ended."""
         if self.stopping:
             return 130, "stopped"
-        threads = str(self.threads)
         paths = os.pathsep.join(filter(None, [str(PACKAGE), os.environ.get("PYTHONPATH")]))
-        own = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONPATH": paths}
+        own = {"PYTHONPATH": paths}
+        if self.threads is not None:
+            own |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self.threads))
         with log.open("ab") as stream:
             process = subprocess.Popen(
                 [*COMMAND, *words],

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from detr_mini.config import new_run_folder, to_go_on
 from detr_mini.errors import ConfigError
+from detr_mini.run_folder import is_unused, locked, new_run_folder, remove_unfinished, to_go_on, write_text
 
 Outcome = tuple[int, str]
 """How a run ended: its exit status, and a sentence where that is not 0."""
@@ -51,29 +52,36 @@ class Record:
         self._lock = threading.RLock()
 
     @classmethod
-    def at(cls, folder: str | Path | None, name: str, measure: str | None = None) -> Record:
-        """A new sweep in `folder` (None: outputs/<name>/<date and time>), or the one that is there.
+    @contextmanager
+    def at(cls, folder: str | Path | None, name: str, measure: str | None = None) -> Iterator[Record]:
+        """A new sweep in `folder` (None: outputs/<name>/<date and time>), or the one that is there; locked inside.
 
-        ConfigError where something else is.
+        ConfigError where something else is, UserError where another process works there.
         """
         wanted = None if folder is None else Path(folder).expanduser()
-        if wanted is None or not wanted.exists() or (wanted.is_dir() and not any(wanted.iterdir())):
-            record = cls(new_run_folder("outputs", name, wanted, "sweep.folder"), name)
-            record.measure = measure
-            return record
-        file = wanted / "sweep.json"
-        if not file.is_file():
+        there = wanted is not None and wanted.exists() and not (wanted.is_dir() and is_unused(wanted))
+        if there and not (wanted / "sweep.json").is_file():  # type: ignore[operator]
             raise ConfigError(f"{wanted} holds something and no sweep (no sweep.json); choose another sweep.folder")
+        if wanted is None or not wanted.exists():
+            wanted = new_run_folder("outputs", name, wanted, "sweep.folder")
+        with locked(wanted):
+            remove_unfinished(wanted)
+            record = cls(wanted, name)
+            record.measure = measure
+            if (wanted / "sweep.json").is_file():
+                record._read(wanted / "sweep.json")
+            yield record
+
+    def _read(self, file: Path) -> None:
         try:
             content = json.loads(file.read_bytes())
-            record = cls(wanted, content["name"])
-            record.runs = [Run(**{k: row[k] for k in Run.__dataclass_fields__}) for row in content["runs"]]
-            record.swept, record.measure = set(content["swept"]), measure
+            self.name = content["name"]
+            self.runs = [Run(**{k: row[k] for k in Run.__dataclass_fields__}) for row in content["runs"]]
+            self.swept = set(content["swept"])
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{file} is not what a sweep has written ({error}); choose another folder") from error
-        for run in record.runs:
-            record._look(run)
-        return record
+        for run in self.runs:
+            self._look(run)
 
     def run(self, words: Sequence[str]) -> Run:
         """The run with these settings: one that is there, or a new one."""
@@ -187,17 +195,20 @@ class Record:
         """sweep.json, whole at any moment."""
         runs = [{**asdict(run), "choice": self.choice(run)} for run in self.runs]
         content = {"name": self.name, "swept": sorted(self.swept), "measure": self.goes_by(), "runs": runs, **more}
-        temporary = self.folder / ".sweep.tmp"
-        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        temporary.replace(self.folder / "sweep.json")
+        write_text(self.folder / "sweep.json", json.dumps(content, indent=1))
 
 
 def start_or_go_on(words: Sequence[str], folder: Path) -> list[str]:
     """Words that train in `folder`: from the start, or from where its last.ckpt stands."""
     if to_go_on(folder):
         return [f"resume={folder}"]
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    return [*words, f"run_folder='{quoted}'"]
+    return [*words, f"run_folder={quoted(folder)}"]
+
+
+def quoted(path: Path) -> str:
+    """A path as a value of Hydra's, whatever characters are in it."""
+    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def key_of(word: str) -> str:

@@ -15,6 +15,7 @@ from detr_mini.config import compose, swept
 from detr_mini.errors import ConfigError
 from detr_mini.evaluation.recipes import recipe, recipe_table
 from detr_mini.models.build import build_part
+from detr_mini.run_folder import whole
 from detr_mini.sweeps.launch import Attempt
 from detr_mini.sweeps.record import Record, Run
 
@@ -32,14 +33,14 @@ def train_many(words: Sequence[str], attempt: Attempt) -> int:
         if word.startswith(("run_folder=", "resume=")):
             raise ConfigError(f"{word} is for one run; say sweep.folder=FOLDER (a sweep that is there goes on)")
     launcher = build_part("sweep", compose("sweep", own).sweep, ("detr_mini.sweeps",))
-    record = Record.at(launcher.folder, _name(launcher.plan(rest)), launcher.measure)
-    record.swept |= swept(rest)
-    try:
-        launcher.launch(rest, record, attempt)
-    finally:
-        record.stop()
-        if record.runs:
-            tell(record, launcher)
+    with Record.at(launcher.folder, _name(launcher.plan(rest)), launcher.measure) as record:
+        record.swept |= swept(rest)
+        try:
+            launcher.launch(rest, record, attempt)
+        finally:
+            record.stop()
+            if record.runs:
+                tell(record, launcher)
     return _status(record)
 
 
@@ -73,7 +74,7 @@ def tell(record: Record, launcher: Any) -> None:
     shown = Group(*parts)
     record.write(choices=rows)
     Console().print(shown)
-    with (record.folder / "sweep.txt").open("w", encoding="utf-8") as stream:
+    with whole(record.folder / "sweep.txt") as temporary, temporary.open("w", encoding="utf-8") as stream:
         Console(file=stream, width=120).print(shown)
     if any(row[by] is not None for row in rows):
         launcher.draw(record, rows, record.folder / "sweep.png")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+import io
 import signal
 import threading
 import time
@@ -12,11 +11,15 @@ from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from detr_mini.errors import UserError
+from detr_mini.run_folder import sync, whole
 from detr_mini.training.history import LOGGED, LOSSES, History
+from detr_mini.training.resume import best_becomes_last
 from detr_mini.training.task import DetectionTask
 
 SHOWN = ("AP", "AP50", "AP75", "grounding/accuracy", "grounding/top1", "grounding/absent_rejected")
@@ -81,20 +84,27 @@ class Logging(pl.Callback):
 class Checkpoints(pl.Callback):
     """last.ckpt after each epoch, and every `minutes` inside a long one; best.ckpt is the one with the best val AP.
 
-    With captions it is the one with the best exact accuracy. Files are written beside and then renamed: what is there
-    is whole. Where nothing is measured, best is last.
+    With captions it is the one with the best exact accuracy. Where nothing is measured, best is last. last.ckpt comes
+    first, and says which step is the best: a process that is killed in between leaves what `resume.repair` finishes.
+    The first process decides on the folder, and sends it to the others. `forget`: the best so far is lost.
     Ctrl-C and SIGTERM are waited for until a step is done (or an evaluation), then the state is written and
     `Interrupted` raised; a second Ctrl-C stops at once, and what was written before stays.
     """
 
-    def __init__(self, folder: Path, minutes: float | int) -> None:
-        self.folder, self.seconds = folder, minutes * 60
+    def __init__(self, folder: Path, minutes: float | int, forget: bool = False) -> None:
+        self.folder, self.seconds, self.forget = folder, minutes * 60, forget
         self.interrupted = False
         self._saved = time.monotonic()
         self._better = False
         self._former: dict[int, Any] = {}
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.folder = trainer.strategy.broadcast(self.folder)
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, DetectionTask)
+        if self.forget:
+            pl_module.best = {"score": None, "epoch": None}
         if threading.current_thread() is threading.main_thread():
             self._former = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
 
@@ -129,19 +139,23 @@ class Checkpoints(pl.Callback):
 
     def save(self, trainer: pl.Trainer) -> None:
         """Write last.ckpt, and best.ckpt where it is the best so far."""
-        last, best = self.folder / "last.ckpt", self.folder / "best.ckpt"
-        temporary = self.folder / ".last.tmp"
-        writing(last, trainer.save_checkpoint, temporary)
         if trainer.is_global_zero:
-            writing(last, os.replace, temporary, last)
-            task = trainer.lightning_module
-            assert isinstance(task, DetectionTask)
-            if self._better or task.truth is None:
-                temporary = self.folder / ".best.tmp"
-                writing(best, shutil.copyfile, last, temporary)
-                writing(best, os.replace, temporary, best)
+            writing(self.folder / "last.ckpt", self._write, trainer)
+        else:
+            trainer.save_checkpoint(self.folder / "last.ckpt")  # writes nothing, but takes part in what all decide
         self._better = False
         self._saved = time.monotonic()
+
+    def _write(self, trainer: pl.Trainer) -> None:
+        task = trainer.lightning_module
+        assert isinstance(task, DetectionTask)
+        if (self.folder / "history.csv").is_file():
+            sync(self.folder / "history.csv")  # its rows are never behind the checkpoint, even after a power cut
+        with whole(self.folder / "last.ckpt") as temporary:
+            trainer.save_checkpoint(temporary)
+        if self._better or task.truth is None:
+            writing(self.folder / "best.ckpt", best_becomes_last, self.folder)
+        (self.folder / ".start.yaml").unlink(missing_ok=True)
 
     def _stop_if_asked(self) -> None:
         if self.interrupted:
@@ -223,15 +237,22 @@ def stepped(trainer: pl.Trainer) -> bool:
     return not trainer.fit_loop._should_accumulate()
 
 
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes a checkpoint where it is told to: Lightning's own way leads through the machine's folder /tmp."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        Path(path).write_bytes(content.getbuffer())
+
+
 def writing(path: Path, action: Any, *arguments: Any) -> None:
-    """`action(*arguments)`, its trouble with the file system as one sentence; a half-written file is removed."""
+    """`action(*arguments)`, its trouble with the file system as one sentence."""
     try:
         action(*arguments)
     except OSError as error:
-        for argument in arguments:
-            if isinstance(argument, Path) and argument.suffix == ".tmp":
-                argument.unlink(missing_ok=True)
+        saved = (path.parent / "last.ckpt").is_file()
+        how = f"go on with resume={path.parent} (what was written there before is whole)" if saved else "start it again"
         raise UserError(
-            f"cannot write {path} ({error.strerror or error}); free some space or check its rights, then go on "
-            f"with resume={path.parent} (what was written there before is whole)"
+            f"cannot write {path} ({error.strerror or error}); free some space or check its rights, then {how}"
         ) from error

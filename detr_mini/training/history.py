@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from detr_mini.run_folder import whole
+
 LOSSES = ("class", "l1", "giou")
 """Parts of the loss, each in a column."""
 CAPTION_LOSSES = ("tokens", "tags", "attributes")
@@ -29,20 +31,18 @@ class History:
     def begin(self, step: int) -> None:
         """Start the file, or keep of an earlier one the rows up to `step`: what came later is trained again."""
         rows = [row for row in self.rows() if int(row["step"]) <= step]
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, COLUMNS)
+        with whole(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)
-        temporary.replace(self.path)
 
     def rows(self) -> list[dict[str, str]]:
         """The rows so far, as text."""
         if not self.path.exists():
             return []
         with self.path.open(newline="", encoding="utf-8") as stream:
-            # the last row of a killed process may be cut off
-            return [row for row in csv.DictReader(stream) if all(value is not None for value in row.values())]
+            lines = [line for line in stream if line.endswith("\n")]  # the last row of a killed process may be cut off
+        return [row for row in csv.DictReader(lines) if all(value is not None for value in row.values())]
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append one row."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from detr_mini.config import to_go_on
+from detr_mini.changed_settings import changes
 from detr_mini.drawing.judgement import learning_curve as draw
 from detr_mini.errors import ConfigError
-from detr_mini.evaluation.runs import settings_of
 from detr_mini.evaluation.table import with_interval
+from detr_mini.run_folder import locked, to_go_on, write_text
 from detr_mini.training.run import build, train
 
 DRAWN = ("AP", "AP50")
@@ -40,14 +40,27 @@ def learning_curve(config: DictConfig) -> Path:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     settings = {str(key): value for key, value in plain.items() if key not in ("shares", "output")}
-    _check_same(folder / "config.yaml", settings)
+    check_same(folder / "config.yaml", settings)
     data = build(OmegaConf.create(settings)).data
     total = len(data.train_set)
     if not (data.splits["val"] or data.splits["test"]):
         raise ConfigError("the data have neither val nor test, so that nothing could be measured; data.hold_out=0.2 "
                           "holds out a share of train, 'detr-mini data split' makes splits")  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.create(settings), folder / "config.yaml")
+    with locked(folder):
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
+        rows = _trained(folder, settings, shares, total)
+        kept = ("images", "AP", "AP_low", "AP_high", "AP50", "AP50_low", "AP50_high", "train_seconds", "split")
+        content = [{key: row.get(key) for key in kept} for row in rows]
+        _draw(rows, folder / "learning_curve.png", f"{config.name}: learning curve on {rows[0]['split']}")
+        write_text(folder / "learning_curve.json", json.dumps(content, indent=1))
+    _print(rows)
+    print(f"written to {folder}")
+    return folder
+
+
+def _trained(folder: Path, settings: Mapping[str, Any], shares: Sequence[float], total: int) -> list[dict[str, Any]]:
+    """Train what is not there yet; what every run reached."""
     rows: list[dict[str, Any]] = []
     for images in dict.fromkeys(max(1, round(share * total)) for share in shares):
         run = folder / f"{images}-images"
@@ -58,24 +71,23 @@ def learning_curve(config: DictConfig) -> Path:
             own.resume = str(run) if to_go_on(run) else None
             train(own)
         rows.append({**json.loads((run / "metrics.json").read_bytes()), "images": images})
-    kept = ("images", "AP", "AP_low", "AP_high", "AP50", "AP50_low", "AP50_high", "train_seconds", "split")
-    content = [{key: row.get(key) for key in kept} for row in rows]
-    (folder / "learning_curve.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-    _draw(rows, folder / "learning_curve.png", f"{config.name}: learning curve on {rows[0]['split']}")
-    _print(rows)
-    print(f"written to {folder}")
-    return folder
+    return rows
 
 
-def _check_same(path: Path, wanted: Mapping[str, Any]) -> None:
-    """ConfigError where the folder's runs had other settings: their figures would stand for another training."""
+def check_same(
+    path: Path, wanted: Mapping[str, Any], harmless: tuple[str, ...] = HARMLESS, key_of_folder: str = "output"
+) -> None:
+    """ConfigError where the folder's runs had other settings: their figures would stand for another training.
+
+    `path`: the config.yaml of the folder, which the setting `key_of_folder` names. Settings that begin with one of
+    `harmless` may differ.
+    """
     if not path.is_file():
         return
-    there, here = (dict(settings_of(own)) for own in (OmegaConf.to_container(OmegaConf.load(path)), wanted))
-    for key in sorted({*there, *here}):
-        if not key.startswith(HARMLESS) and there.get(key) != here.get(key):
-            raise ConfigError(f"the runs in {path.parent} were trained with {key}={there.get(key)}, not "
-                              f"{here.get(key)}; give another output=FOLDER, or remove it")  # fmt: skip
+    for key, (there, here) in changes(OmegaConf.to_container(OmegaConf.load(path)), wanted).items():  # type: ignore[arg-type]
+        if not key.startswith(harmless):
+            raise ConfigError(f"the runs in {path.parent} were trained with {key}={there}, not "
+                              f"{here}; give another {key_of_folder}=FOLDER, or remove it")  # fmt: skip
 
 
 def _draw(rows: list[dict[str, Any]], path: Path, title: str) -> None:

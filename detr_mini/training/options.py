@@ -31,12 +31,14 @@ class TrainerOptions:
     num_nodes: int = 1
     strategy: str = "auto"
     precision: str = "auto"
-    """auto: bf16-mixed where the processor computes in bfloat16, 32-true elsewhere."""
+    """auto: bf16-mixed where the device is faster in bfloat16 (measured), 32-true elsewhere."""
     accumulate: int = 1
     """Batches a step of the optimizer."""
     coarse_scale: float | int = 1.0
     coarse_until: float | int = 0.0
     """Up to this share of the training, images are `coarse_scale` times as wide and high."""
+    coarse_grow: bool = False
+    """They begin so and grow evenly up to there, in place of all at once."""
     compile: bool = False
     channels_last: bool = True
     threads: int | None = None

@@ -7,9 +7,9 @@ import logging
 import platform
 import subprocess
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,22 +19,24 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
 
-from detr_mini.config import new_run_folder
 from detr_mini.data.choose import AUTO, choose_queries
 from detr_mini.data.module import STAGES, DetectionData
 from detr_mini.drawing.curves import curves
 from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.evaluation.measure import measure, write_measured
 from detr_mini.evaluation.table import table
-from detr_mini.memory import keep_freed_memory, tiny_numbers_as_zero
+from detr_mini.memory import fast_bfloat16, keep_freed_memory, tiny_numbers_as_zero
 from detr_mini.models.build import ALLOWED, build_part, takes
 from detr_mini.pretrained.carry import Start, carry
-from detr_mini.pretrained.checkpoints import averaged_weights, check_categories, read_checkpoint
-from detr_mini.structures import Categories
+from detr_mini.pretrained.checkpoints import averaged_weights, operating_point, read_checkpoint
+from detr_mini.run_folder import locked, new_run_folder, rank, write_text
 from detr_mini.training.budget import Budget
-from detr_mini.training.callbacks import Bar, Checkpoints, Interrupted, Logging, writing
+from detr_mini.training.callbacks import Bar, CheckpointFiles, Checkpoints, Interrupted, Logging, writing
+from detr_mini.training.coarse import Coarse
 from detr_mini.training.history import History
 from detr_mini.training.options import TrainerOptions
+from detr_mini.training.plan import Trainable, fit_to_time
+from detr_mini.training.resume import budget_is_over, check_fits, read_last, repair
 from detr_mini.training.task import NEVER, DetectionTask
 
 log = logging.getLogger("detr_mini")
@@ -54,30 +56,68 @@ def train(config: DictConfig) -> Path:
 
     The best is the best on val; without val (data.val=null) nothing is chosen: it is the last, its averaged weights.
 
-    `config.resume`: go on in that run folder, where its last.ckpt stands. Raises KeyboardInterrupt after Ctrl-C, when
-    last.ckpt is written. On processes other than the first nothing is written.
+    `config.resume`: go on in that run folder, where its last.ckpt stands, or from the start where it was killed before
+    it had one. UserError where another process works there, or the settings do not fit; the folder is then as it was.
+    Raises KeyboardInterrupt after Ctrl-C, when last.ckpt is written. On processes other than the first nothing is
+    written.
     """
-    checkpoint = None if config.resume is None else read_checkpoint(last_checkpoint(config.resume))
-    parts = build(config)  # a mistake in the config leaves no folder behind
-    if checkpoint is not None:
-        check_categories(Categories.from_dict(checkpoint["categories"]), parts.task.categories)
-    folder = (
-        Path(config.resume).expanduser() if checkpoint else new_run_folder("outputs", config.name, config.run_folder)
-    )
-    console = Console()
-    with _logging_to(folder / "run.log"):
-        trainer, first = _trainer(parts, folder, console, config), checkpoint is None
-        if trainer.is_global_zero:
-            plain = OmegaConf.create(dict(parts.task.card["config"]))
-            writing(folder / "config.yaml", OmegaConf.save, plain, folder / "config.yaml")
+    resumed = None if config.resume is None else Path(config.resume).expanduser()
+    console, first = Console(), rank() == 0
+    with ExitStack() as stack:
+        checkpoint, changed = None, {}
+        if resumed is not None:
+            if not resumed.is_dir():
+                raise CheckpointError(f"there is no folder {resumed}; resume=RUN takes the folder of a run")
+            stack.enter_context(locked(resumed))
+            checkpoint = read_last(resumed)
+            if checkpoint is None:
+                config = cast(DictConfig, OmegaConf.merge(config, {"resume": None}))
+        parts = build(config)  # a mistake in the config leaves no folder behind
+        if resumed is not None and checkpoint is not None:
+            changed = check_fits(resumed, checkpoint, parts.task, parts.data)
+        folder = resumed or new_run_folder("outputs", config.name, config.run_folder)
+        if resumed is None:
+            stack.enter_context(locked(folder))
+        trainer, checkpoints = _trainer(parts, folder, console, config)
+        over = checkpoint is not None and budget_is_over(parts.task, checkpoint)
+        if first:
+            _begin(parts, folder, config, checkpoint, checkpoints, over)
+            stack.enter_context(_logging_to(folder / "run.log"))
             _report(parts.data, folder, console)
             log.info("%s, torch %s, run folder %s", platform.platform(), torch.__version__, folder)
-        if not (checkpoint and parts.task.budget.over(_resume(parts, checkpoint))):
+            for key, (before, now) in changed.items():
+                log.info("resumed with %s=%s (it was %s)", key, now, before)
+        if checkpoint is not None:
+            _resume(parts, checkpoint)
+        if not over:
             with tiny_numbers_as_zero():
-                _fit(trainer, parts, None if first else last_checkpoint(folder))
+                _fit(trainer, parts, None if checkpoint is None else folder / "last.ckpt")
         if trainer.is_global_zero:
             _finish(parts, folder, console, config, trainer.world_size)
-    return folder
+    return checkpoints.folder
+
+
+def _begin(
+    parts: Parts, folder: Path, config: DictConfig, checkpoint: dict[str, Any] | None, checkpoints: Checkpoints,
+    over: bool,
+) -> None:  # fmt: skip
+    """The first that is written, when nothing can be refused any more: the settings; of a run that goes on, repairs."""
+    if checkpoint is None:  # as they were given: config.yaml has what the data and the published weights made of them
+        given = OmegaConf.to_yaml(config, resolve=True)
+        writing(folder / ".start.yaml", write_text, folder / ".start.yaml", given)
+    else:
+        lost: list[str | None] = []
+        writing(folder / "best.ckpt", lambda: lost.append(repair(folder, checkpoint, parts.task.truth is not None)))
+        checkpoints.forget = lost[0] is not None
+        parts.data.report.notices += [notice for notice in lost if notice]
+        if not over:  # it is of a best.ckpt that may be replaced; a run is finished where there is one
+            (folder / "metrics.json").unlink(missing_ok=True)
+    _write_settings(folder, parts.task.card["config"])
+
+
+def _write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    text = OmegaConf.to_yaml(OmegaConf.create(dict(settings)))
+    writing(folder / "config.yaml", write_text, folder / "config.yaml", text)
 
 
 def build(config: DictConfig) -> Parts:
@@ -99,7 +139,7 @@ def build(config: DictConfig) -> Parts:
         stride=backbone.strides[-1], seed=config.seed,
     )  # fmt: skip
     data.setup("fit")
-    _choose(plain, data)
+    _choose_queries(plain, data)
     tokenizer = getattr(data, "tokenizer", None)
     attributes = getattr(data, "attributes", ())
     words = {} if tokenizer is None else {"vocabulary": len(tokenizer), "attributes": len(attributes)}
@@ -121,10 +161,17 @@ def build(config: DictConfig) -> Parts:
     if options.compile:
         model.compile()
     optim = plain["optim"]
+    criterion = build_part("criterion", plain["criterion"], ("detr_mini.losses",))
+
+    def make_optimizer(m: nn.Module) -> Any:
+        return build_part("optim.optimizer", optim["optimizer"], ("detr_mini.optim",), model=m)
+
+    coarse = Coarse(options.coarse_scale, options.coarse_until, options.coarse_grow)
+    fit_to_time(plain, options, data, coarse, Trainable(model, criterion, make_optimizer), precision(options))
     task = DetectionTask(
         model=model,
-        criterion=build_part("criterion", plain["criterion"], ("detr_mini.losses",)),
-        make_optimizer=lambda m: build_part("optim.optimizer", optim["optimizer"], ("detr_mini.optim",), model=m),
+        criterion=criterion,
+        make_optimizer=make_optimizer,
         categories=data.categories,
         budget=_budget(options, data),
         seed=config.seed,
@@ -132,14 +179,15 @@ def build(config: DictConfig) -> Parts:
         clip=optim["clip"],
         average=optim["average"],
         accumulate=options.accumulate,
-        coarse_scale=options.coarse_scale,
-        coarse_until=options.coarse_until,
+        coarse=coarse,
         validations=options.validations,
+        operating_point=plain.get("operating_point"),
         card={
             "image": data.image,
             "tokeniser": None if tokenizer is None else tokenizer.state(),
             "attributes": list(attributes),
             "recipe": plain["recipe"],
+            "train_images": len(data.train_set),
             "config": plain,
         },
     )
@@ -148,21 +196,12 @@ def build(config: DictConfig) -> Parts:
     return Parts(task, data, options)
 
 
-def _choose(plain: dict[str, Any], data: DetectionData) -> None:
+def _choose_queries(plain: dict[str, Any], data: DetectionData) -> None:
     """Put what the data have chosen into the config, for run folder and checkpoint."""
-    plain["data"]["size"] = data.image["size"]
     if plain["model"].get("queries") == AUTO:
         chosen = choose_queries(data.train_set)
         plain["model"]["queries"] = chosen.value
         data.report.choose("model.queries", chosen)
-
-
-def last_checkpoint(folder: str | Path) -> Path:
-    """The last.ckpt of a run folder; CheckpointError where there is none."""
-    path = Path(folder).expanduser() / "last.ckpt"
-    if not path.is_file():
-        raise CheckpointError(f"there is no {path}; resume=RUN takes the folder of a run that has saved a checkpoint")
-    return path
 
 
 def _budget(options: TrainerOptions, data: DetectionData) -> Budget:
@@ -175,30 +214,29 @@ def _budget(options: TrainerOptions, data: DetectionData) -> Budget:
     return Budget(steps=min(steps, default=None), seconds=seconds)
 
 
-def _resume(parts: Parts, checkpoint: dict[str, Any]) -> int:
-    """Tell data and budget where the checkpoint stands; its step."""
+def _resume(parts: Parts, checkpoint: dict[str, Any]) -> None:
+    """Tell the data where the checkpoint stands."""
     epoch_loop = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
     epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
     if epoch["processed"] < epoch["started"]:  # inside an epoch
         parts.data.resume_at(epoch["processed"], epoch_loop["ready"])
     else:
         parts.data.resume_at(epoch["processed"], 0)
-    parts.task.budget.set_elapsed(checkpoint["progress"]["elapsed"])
     parts.task.images_seen = checkpoint["progress"]["images_seen"]
-    return int(checkpoint["global_step"])
 
 
-def _trainer(parts: Parts, folder: Path, console: Console, config: DictConfig) -> pl.Trainer:
+def _trainer(parts: Parts, folder: Path, console: Console, config: DictConfig) -> tuple[pl.Trainer, Checkpoints]:
     options = parts.options
     logging_callback = Logging(History(folder / "history.csv"), options.log_every_steps)
-    callbacks: list[pl.Callback] = [logging_callback, Checkpoints(folder, options.save_every_minutes)]
+    checkpoints = Checkpoints(folder, options.save_every_minutes)
+    callbacks: list[pl.Callback] = [logging_callback, checkpoints]
     if options.progress:
         callbacks.append(Bar(logging_callback, console))
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     try:
-        return pl.Trainer(
+        trainer = pl.Trainer(
             accelerator=options.accelerator,
             devices=options.devices,
             num_nodes=options.num_nodes,
@@ -214,19 +252,21 @@ def _trainer(parts: Parts, folder: Path, console: Console, config: DictConfig) -
             enable_progress_bar=False,
             enable_model_summary=False,
             callbacks=callbacks,
+            plugins=[CheckpointFiles()],
             default_root_dir=folder,
         )
     except (pl.utilities.exceptions.MisconfigurationException, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"the trainer section cannot be used on this machine: {reason}") from error
+    return trainer, checkpoints
 
 
 def precision(options: TrainerOptions) -> str:
-    """`options.precision`, auto resolved: bf16-mixed where the device computes in bfloat16."""
+    """`options.precision`, auto resolved: bf16-mixed where the device is faster in bfloat16."""
     if options.precision != "auto":
         return options.precision
     if options.accelerator == "cpu":
-        fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+        fast = fast_bfloat16()
     else:
         fast = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16-mixed" if fast else "32-true"
@@ -249,7 +289,7 @@ def _report(data: DetectionData, folder: Path, console: Console) -> None:
     content = data.report.to_dict()
     if path.is_file():  # resumed: the numbers stand in the config by now
         content["chosen"] = json.loads(path.read_bytes()).get("chosen", {}) | content["chosen"]
-    writing(path, lambda: path.write_text(json.dumps(content, indent=1), encoding="utf-8"))
+    writing(path, write_text, path, json.dumps(content, indent=1))
     console.print(data.report.table())
 
 
@@ -274,7 +314,7 @@ def _finish(parts: Parts, folder: Path, console: Console, config: DictConfig, wo
     best = read_checkpoint(folder / "best.ckpt")
     about = {
         "split": None,
-        "weights": "last" if best["best"]["epoch"] is None else "best on val",
+        "weights": "best on val" if best["best"].get("step") == best["global_step"] else "last",
         "val/AP": best["best"]["score"],
         "best_epoch": best["best"]["epoch"],
         "train_seconds": round(task.budget.elapsed, 2),
@@ -296,9 +336,12 @@ def _finish(parts: Parts, folder: Path, console: Console, config: DictConfig, wo
     model.load_state_dict(averaged_weights(best))
     loader = data.test_dataloader() if split == "test" else data.val_dataloader()
     how = {"progress": parts.options.progress, "threshold": best.get("threshold")}
+    point = operating_point(best)
+    _write_settings(folder, {**task.card["config"], "operating_point": asdict(point)})  # for all to see
     device = next(model.parameters()).device  # Lightning has moved the task to the CPU, and not what it averaged
-    measured = measure(model, loader, data.sets[split], task.categories, device, **how)  # type: ignore[arg-type]
-    write_measured(folder, measured, {**about, "split": split}, f"{folder.name} · {split}")
+    measured = measure(model, loader, data.sets[split], task.categories, device, point=point, **how)  # type: ignore[arg-type]
+    title = f"{folder.name} · {split}"
+    write_measured(folder, measured, {**about, "split": split}, title, threshold=point.threshold)
     table(measured.scores, f"{folder} on {split}", console)
     console.print(f"written to {folder}")
     log.info("augmentation cut %d boxes away", data.boxes_cropped_away)

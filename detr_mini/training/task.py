@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,15 +14,17 @@ from torch import Tensor, nn
 from detr_mini.convert import to_coco_records
 from detr_mini.data.coco import CocoSet
 from detr_mini.evaluation.coco import Scores, score
+from detr_mini.evaluation.doubles import without_overlaps
 from detr_mini.evaluation.grounding import Answer, answers, best_threshold, grounding_metrics
+from detr_mini.evaluation.operating_point import choose, settled
 from detr_mini.losses.criterion import Losses
 from detr_mini.losses.matcher import NonFiniteCostError
 from detr_mini.models.denoising import mix_numbers
 from detr_mini.optim.schedule import warmup_cosine
-from detr_mini.structures import Batch, Categories
+from detr_mini.structures import Batch, Categories, OperatingPoint
 from detr_mini.training.averaging import AveragedModel
 from detr_mini.training.budget import Budget
-from detr_mini.training.coarse import coarsened
+from detr_mini.training.coarse import Coarse, coarsened
 from detr_mini.training.diagnosis import explain
 from detr_mini.training.history import LOGGED
 
@@ -36,9 +39,9 @@ class DetectionTask(pl.LightningModule):
 
     `make_optimizer(model)`; `budget`: the training's length, over which the learning rate falls along a cosine to zero
     after `warmup_steps`; `clip`: largest norm of the gradient; `average`: decay of the averaged weights, which are what
-    is evaluated; `seed`: of dropout and denoising; `coarse_scale`: of the images' sides, up to the share `coarse_until`
-    of the training (see `coarsened`); `validations`: so many, evenly over the training, or as the trainer says; `card`:
-    what a checkpoint says besides (image, config, recipe, ...).
+    is evaluated; `seed`: of dropout and denoising; `coarse`: smaller images at first; `validations`: so many, evenly
+    over the training, or as the trainer says; `operating_point`: `threshold` and `suppress_iou`, or "auto" for what
+    does best on val; `card`: what a checkpoint says besides (image, config, recipe, ...).
     Validation measures the averaged weights, in float32 whatever the training's precision.
     """
 
@@ -55,17 +58,19 @@ class DetectionTask(pl.LightningModule):
         clip: float | int = 5.0,
         average: float | int = 0.998,
         accumulate: int = 1,
-        coarse_scale: float | int = 1.0,
-        coarse_until: float | int = 0.0,
+        coarse: Coarse | None = None,
         validations: int | None = None,
+        operating_point: Mapping[str, Any] | None = None,
         card: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.criterion, self.make_optimizer = model, criterion, make_optimizer
         self.categories, self.budget, self.seed = categories, budget, seed
         self.warmup_steps, self.clip, self.accumulate, self.card = warmup_steps, clip, accumulate, dict(card or {})
-        self.coarse_scale, self.coarse_until = coarse_scale, coarse_until
-        self.validations = validations
+        self.coarse = coarse or Coarse()
+        self.validations, self.point_settings = validations, dict(operating_point or {})
+        self.point: OperatingPoint = settled(operating_point)
+        """Which detections are reported, as the latest validation found best."""
         self.epoch_began = 0.0
         """The share of the training that was done when the present epoch began."""
         self.averaged = AveragedModel(model, average)
@@ -90,6 +95,7 @@ class DetectionTask(pl.LightningModule):
         optimizer = self.make_optimizer(self.model)
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
+        self._groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         return optimizer
 
     def on_fit_start(self) -> None:
@@ -99,8 +105,9 @@ class DetectionTask(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         step = self.global_step
         progress = self.budget.progress(step)
-        if progress < self.coarse_until:
-            batch = coarsened(batch, self.coarse_scale, self.model.stride)  # type: ignore[arg-type]
+        scale = self.coarse.scale_at(progress)
+        if scale < 1:
+            batch = coarsened(batch, scale, self.model.stride)  # type: ignore[arg-type]
         torch.manual_seed(mix_numbers(self.seed, step, batch_idx, self.global_rank))  # dropout: f(seed, step)
         try:
             losses = self.losses(batch, step)
@@ -156,6 +163,8 @@ class DetectionTask(pl.LightningModule):
         self.averaged.update()
 
     def on_train_start(self) -> None:
+        for group, given in zip(self.trainer.optimizers[0].param_groups, self._groups, strict=True):
+            group.update(given)  # a resumed run's own settings, not those that its checkpoint brought back
         self.budget.start()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -206,12 +215,11 @@ class DetectionTask(pl.LightningModule):
         assert self.truth is not None
         # a sanity pass sees part of the images only: it is measured on those
         ids = [image_id for image_id in self.truth.image_ids if image_id in records]
-        self.scores = score(
-            self.truth.truth,
-            [r for i in ids for r in records[i]],
-            self.categories,
-            None if len(ids) == len(self.truth) else ids,
-        )
+        found = [r for i in ids for r in records[i]]
+        self.point = choose(self.truth.truth, found, ids, self.categories, **self.point_settings)
+        if self.point.suppress_iou is not None:
+            found = without_overlaps(found, self.point.suppress_iou)
+        self.scores = score(self.truth.truth, found, self.categories, None if len(ids) == len(self.truth) else ids)
         said = {image_id: found for *_, share in shares for image_id, found in share.items()}
         if said:
             in_order = [answer for image_id in sorted(said) for answer in said[image_id]]
@@ -245,6 +253,7 @@ class DetectionTask(pl.LightningModule):
             "best": dict(self.best),
             "categories": self.categories.to_dict(),
             "threshold": self.threshold,
+            "operating_point": asdict(self.point),
             "random_state": {"torch": torch.get_rng_state()},
             "progress": {
                 "elapsed": self.budget.elapsed,

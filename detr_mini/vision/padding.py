@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 
 def cells_on_padding(padding_mask: Bool[Tensor, "b h w"], stride: int) -> Bool[Tensor, "b hh ww"]:
@@ -20,6 +22,10 @@ def cells_on_padding(padding_mask: Bool[Tensor, "b h w"], stride: int) -> Bool[T
 
     So every image keeps at least one visible cell. Height and width must be multiples of `stride`.
     """
+    while stride % 2 == 0:  # halving is vectorised, and torch's own `all` over a short axis is not
+        padding_mask = padding_mask[:, ::2] & padding_mask[:, 1::2]
+        padding_mask = padding_mask[:, :, ::2] & padding_mask[:, :, 1::2]
+        stride //= 2
     b, h, w = padding_mask.shape
     return padding_mask.reshape(b, h // stride, stride, w // stride, stride).all(4).all(2)
 
@@ -32,6 +38,40 @@ def hide(x: Float[Tensor, "b c h w"], padding_mask: Bool[Tensor, "b h w"] | None
     return x if padding_mask is None else torch.where(padding_mask[:, None], 0.0, x)
 
 
+def border_cells(padding: Bool[Tensor, "b h w"], reach: int) -> Int[Tensor, "n"]:
+    """Flat indices into (b, h, w) of the padding within `reach` cells of something visible.
+
+    All that a kernel of width 2 `reach` + 1 on a visible cell can see of the padding.
+    """
+    visible = (~padding).float()[:, None]
+    near = functional.max_pool2d(visible, 2 * reach + 1, stride=1, padding=reach)[:, 0] > 0
+    return (near & padding).flatten().nonzero()[:, 0]
+
+
+class _ClearCells(torch.autograd.Function):
+    """Zeros in some cells of a channels-last map, in place, and in the same cells of its gradient.
+
+    In place although the map may be what an earlier layer keeps for its own gradient: those cells are padding, where
+    every gradient is zero, so no other gradient changes. Autograd is not told of the write, since it would refuse it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cells: Tensor) -> Tensor:
+        ctx.save_for_backward(cells)
+        return _clear(x.data, cells).view_as(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (cells,) = ctx.saved_tensors
+        return _clear(gradient.contiguous(memory_format=torch.channels_last), cells), None
+
+
+def _clear(x: Tensor, cells: Tensor) -> Tensor:
+    x.permute(0, 2, 3, 1).view(-1, x.shape[1]).index_fill_(0, cells, 0)
+    return x
+
+
 class PaddingGuard:
     """Hides the padding from every layer of a network that looks further than its own cell.
 
@@ -40,18 +80,26 @@ class PaddingGuard:
     size of what they are given, so the canvas must be a multiple of the network's stride. Batch norms that still learn
     their statistics count padding too: freeze them, or train on images of one size.
 
+    A convolution of a channels-last map needs zeros only as far as its kernel reaches from a visible cell. Those are
+    written in place, since a pass over the whole map at every layer would double a backbone's time on a CPU. What
+    lies further out is never read by anything visible, and `hide` clears it at the end.
+
     The mask is kept here during a forward pass: one network serves one thread at a time.
     """
 
     def __init__(self, network: nn.Module) -> None:
         self._masks: dict[tuple[int, int], Bool[Tensor, "b h w"]] = {}
+        self._borders: dict[tuple[int, int, int], Int[Tensor, "n"]] = {}
         self._padding_mask: Bool[Tensor, "b h w"] | None = None
+        self._entered = False
         # bound methods, so that a deep copy of the network comes with a guard of its own
         for layer in network.modules():
             if isinstance(layer, nn.AdaptiveAvgPool2d):
                 layer.register_forward_hook(self._average_visible)
-            elif isinstance(layer, nn.MaxPool2d) or (isinstance(layer, nn.Conv2d) and max(layer.kernel_size) > 1):
+            elif isinstance(layer, nn.MaxPool2d):
                 layer.register_forward_pre_hook(self._hide)
+            elif isinstance(layer, nn.Conv2d) and max(layer.kernel_size) > 1:
+                layer.register_forward_pre_hook(self._hide_border)
 
     @contextmanager
     def guarding(self, padding_mask: Bool[Tensor, "b h w"] | None) -> Iterator[None]:
@@ -60,8 +108,8 @@ class PaddingGuard:
         try:
             yield
         finally:
-            self._padding_mask = None
-            self._masks = {}
+            self._padding_mask, self._entered = None, False
+            self._masks, self._borders = {}, {}
 
     def cells(self, height: int, width: int) -> Bool[Tensor, "b {height} {width}"] | None:
         """Which cells of a map of this size are padding, while guarding."""
@@ -84,6 +132,22 @@ class PaddingGuard:
 
     def _hide(self, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         return None if self._padding_mask is None else (self.hide(args[0]), *args[1:])
+
+    def _hide_border(self, layer: nn.Conv2d, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if self._padding_mask is None:
+            return None
+        x, own = args[0], self._entered
+        self._entered = True  # the network's input is the caller's: never written to
+        if not own or torch.compiler.is_compiling() or not x.permute(0, 2, 3, 1).is_contiguous():
+            return (self.hide(x), *args[1:])
+        # with a stride, the window of the last visible cell may begin at its own pixel
+        reach = max(d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
+        key = (x.shape[2], x.shape[3], reach)
+        if key not in self._borders:
+            padding = self.cells(x.shape[2], x.shape[3])
+            assert padding is not None
+            self._borders[key] = border_cells(padding, reach)
+        return (_ClearCells.apply(x, self._borders[key]), *args[1:])
 
     def _average_visible(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         if self._padding_mask is None:

@@ -1,0 +1,68 @@
+"""What differs between the settings of two runs, and which of them `resume=` may change (docs/run-folder.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from detr_mini.errors import ConfigError
+
+CHANGEABLE = (
+    "resume", "logger", "optim", "criterion",
+    *(f"trainer.{name}" for name in (
+        "max_epochs", "max_steps", "max_minutes", "validate_every_epochs", "validations", "save_every_minutes",
+        "log_every_steps", "progress", "threads", "compile", "channels_last", "accelerator", "precision",
+        "coarse_scale", "coarse_until", "coarse_grow",
+    )),
+    *(f"data.{name}" for name in (
+        "root", "test", "workers", "cache_megabytes", "pin_memory", "eval_batch_size", "on_bad_image", "augment",
+        "augment_strong", "strong_until", "make.processes",
+    )),
+)  # fmt: skip
+"""Settings, or sections, that `resume=` may change: training applies them from the next step on. All others decided
+what is there already: weights, the order of the images, the best checkpoint."""
+HARMLESS = (
+    "resume", "logger", "trainer.progress", "trainer.log_every_steps", "trainer.save_every_minutes", "trainer.threads",
+    "data.root", "data.test", "data.workers", "data.cache_megabytes", "data.pin_memory", "data.eval_batch_size",
+    "data.make.processes",
+)  # fmt: skip
+"""Those that mean something for a run that has been trained to its end, too."""
+
+
+def settings_of(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting of a config, by its dotted key."""
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            yield from settings_of(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, node
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two plain configs differ, with both values; one that a config lacks is null there."""
+    one, other = dict(settings_of(before)), dict(settings_of(after))
+    found = {key: (one.get(key), other.get(key)) for key in sorted({*one, *other})}
+    return {key: values for key, values in found.items() if values[0] != values[1]}
+
+
+def is_among(key: str, settings: Iterable[str]) -> bool:
+    """Whether a setting is one of these, or lies in a section that is."""
+    return any(key == setting or key.startswith((f"{setting}.", f"{setting}[")) for setting in settings)
+
+
+def refuse_changes(folder: Path, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The changes that `resume=folder` makes; ConfigError where one cannot be applied to what was trained so far."""
+    made = changes(before, after)
+    for key, (old, new) in made.items():
+        if not is_among(key, CHANGEABLE) or key.endswith("_target_"):
+            raise ConfigError(
+                f"resume={folder}: {key} is {_shown(old)} in this run and cannot become {_shown(new)} now that it has "
+                f"begun; leave it out, or start a run of its own from these weights: init={folder} {key}={_shown(new)}"
+            )
+    return made
+
+
+def _shown(value: Any) -> str:
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,292 @@
+"""Run folders: made by one process, written file by file, locked while they are written to (docs/run-folder.md)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from detr_mini.errors import UserError
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+LOCK = ".lock"
+BEAT, PATIENCE = 10.0, 75.0
+"""Seconds. A holder touches its lock every BEAT. A lock that another machine left, and that nobody touches for
+PATIENCE, is stale. PATIENCE is longer than the minute for which NFS may show an old time."""
+
+
+def rank() -> int:
+    """This process's number among those of one training, as its launcher (Lightning, torchrun, SLURM) tells it."""
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        if name in os.environ:
+            return int(os.environ[name])
+    return 0
+
+
+# Whole files
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to. On leaving, the file is flushed to the disk and renamed to `path`.
+
+    Whatever ends the process, `path` holds its former content or the new one, never a part of either.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+        temporary.unlink(missing_ok=True)  # a second name of the file that `path` names already is not renamed
+        sync(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by a file with this text, as `whole` does."""
+    with whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or a folder's list of names, to the disk."""
+    folder = path.is_dir()
+    if folder and os.name == "nt":  # no such thing there
+        return
+    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not folder:  # some file systems refuse it for folders, and none loses a file's content by that
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed process was still writing."""
+    for left in (*folder.glob(".*.tmp"), folder / "history.tmp"):  # the latter: of earlier versions
+        left.unlink(missing_ok=True)
+
+
+# New folders
+
+
+def to_go_on(folder: Path) -> bool:
+    """Whether a training has begun in `folder` and can go on; what one left that saved nothing is removed.
+
+    Nothing is removed from a folder that another process works in: resuming there says which.
+    """
+    if (folder / "last.ckpt").is_file() or in_use(folder):
+        return True
+    shutil.rmtree(folder, ignore_errors=True)
+    return False
+
+
+def new_run_folder(root: str | Path, name: str, fixed: str | Path | None = None, key: str = "run_folder") -> Path:
+    """A folder that did not exist, made at once so that no other run can have it: root/name/<date, time>, or `fixed`.
+
+    `key` is the setting that `fixed` comes from. Where it is taken, a number is put behind it. A folder counts as new
+    if it is empty, or holds only the lock of a process that was killed before it wrote anything. Processes other than
+    the first of a training make none: the first one sends them its folder.
+    """
+    wanted = Path(fixed).expanduser() if fixed else Path(root) / name / time.strftime("%Y-%m-%d_%H-%M-%S")
+    if rank() > 0:
+        return wanted
+    for candidate in _numbered(wanted):
+        try:
+            candidate.mkdir(parents=True)
+            return candidate
+        except FileExistsError:
+            if fixed and candidate.is_dir() and is_unused(candidate) and not in_use(candidate):
+                return candidate
+        except OSError as error:
+            raise UserError(
+                f"cannot make the run folder {candidate} ({error.strerror or error}); "
+                f"choose another with {key}=..., or run where you may write"
+            ) from error
+    raise AssertionError("unreachable")
+
+
+def is_unused(folder: Path) -> bool:
+    """Whether a folder is empty but for what a process leaves that was killed before it wrote anything."""
+    return all(path.name == LOCK or path.name.endswith(".tmp") for path in folder.iterdir())
+
+
+def _numbered(path: Path) -> Iterable[Path]:
+    yield path
+    number = 2
+    while True:
+        yield path.with_name(f"{path.name}-{number}")
+        number += 1
+
+
+# Locks
+
+
+_own: dict[str, int] = {}
+"""Folders that are locked here, with the process that did it: a forked child inherits the list, but not the locks."""
+_guard = threading.Lock()
+
+
+class FolderLock:
+    """`.lock` in a folder: one process writes there, and the file says which one, on which machine and since when.
+
+    The kernel holds the lock and frees it with the process, however that ends; so on one machine a stale lock is
+    recognised at once. Where another machine left the file, its holder is alive as long as it goes on touching it.
+    POSIX record locks, not `flock`: the workers of a killed training inherit the latter, and may outlive it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / LOCK
+        self._key = os.path.realpath(folder)
+        self._descriptor = -1
+        self._released = threading.Event()
+
+    def acquire(self) -> FolderLock:
+        """Take the lock. UserError that names the holder where there is one."""
+        with _guard:
+            if _own.get(self._key) == os.getpid():  # opening and closing the file once more would free it
+                raise UserError(_in_use(self.path.parent, _this_process()))
+            _own[self._key] = os.getpid()
+        try:
+            self._take()
+        except BaseException:
+            self._forget()
+            raise
+        threading.Thread(target=self._touch, name="folder lock", daemon=True).start()
+        return self
+
+    def _take(self) -> None:
+        while True:
+            try:
+                self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            except OSError as error:
+                raise UserError(
+                    f"cannot write {self.path} ({error.strerror or error}); check the rights of the folder"
+                ) from error
+            free, sure = _kernel_lock(self._descriptor)
+            holder = _read(self._descriptor)
+            if not free:
+                raise UserError(_in_use(self.path.parent, holder))
+            try:
+                if os.path.samestat(os.fstat(self._descriptor), os.stat(self.path)):
+                    break
+            except FileNotFoundError:
+                pass
+            os.close(self._descriptor)  # the holder before has just removed the file: lock the next one
+            self._descriptor = -1
+        if holder and not (sure and holder.get("host") == socket.gethostname()) and self._is_touched(holder):
+            raise UserError(_in_use(self.path.parent, holder))
+        os.ftruncate(self._descriptor, 0)
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        os.write(self._descriptor, json.dumps(_this_process()).encode())
+
+    def _is_touched(self, holder: Mapping[str, Any]) -> bool:
+        print(f"{self.path} was left by process {holder.get('pid')} on {holder.get('host')}: waiting up to "
+              f"{PATIENCE:.0f} s to see whether that is still at work", flush=True)  # fmt: skip
+        before, deadline = os.stat(self.path).st_mtime_ns, time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            time.sleep(min(1.0, PATIENCE / 10))
+            if os.stat(self.path).st_mtime_ns != before:
+                return True
+        return False
+
+    def _touch(self) -> None:
+        while not self._released.wait(BEAT):
+            with suppress(OSError):
+                os.utime(self.path)
+
+    def release(self) -> None:
+        """Give it back; the file goes. In a forked child it does nothing: the lock is its parent's."""
+        if _own.get(self._key) != os.getpid():
+            return
+        self._released.set()
+        with suppress(OSError):
+            self.path.unlink()
+        self._forget()
+
+    def _forget(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        with _guard:
+            _own.pop(self._key, None)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """No other process writes into `folder` inside. UserError that names the one that does.
+
+    Processes other than the first of a training write nothing, and lock nothing.
+    """
+    if rank() > 0:
+        yield
+        return
+    lock = FolderLock(folder).acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process works in `folder`."""
+    if not (folder / LOCK).is_file():
+        return False
+    try:
+        FolderLock(folder).acquire().release()
+    except UserError:
+        return True
+    return False
+
+
+def _kernel_lock(descriptor: int) -> tuple[bool, bool]:
+    """Whether the lock is ours, and whether the system can tell: some file systems, and Windows, cannot."""
+    if fcntl is None:
+        return True, False
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # EAGAIN, EACCES
+        return False, True
+    except OSError:
+        return True, False
+    return True, True
+
+
+def _this_process() -> dict[str, Any]:
+    return {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+
+
+def _read(descriptor: int) -> dict[str, Any]:
+    """What the holder has written; nothing where it had not come to that."""
+    try:
+        content = json.loads(os.read(descriptor, 4096))
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _in_use(folder: Path, holder: Mapping[str, Any]) -> str:
+    known = f"process {holder['pid']} on {holder.get('host')}, since {holder.get('since')}" if "pid" in holder else ""
+    return (
+        f"{folder} is in use by {known or 'another process'}; two processes would spoil each other's files there. "
+        "Wait until that one has ended, or stop it"
+    )

@@ -1,0 +1,250 @@
+"""A training that fits its time: image size, batch, warm-up, averaging and augmentation from what the machine does.
+
+Large images show small objects, and cost time. A detector that has seen too few images is worse than one that has seen
+enough smaller ones, so the size is the largest that leaves time for ENOUGH_IMAGES (docs/results.md).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detr_mini.data.choose import AUTO, SMALLEST, STEP
+from detr_mini.data.module import DetectionData
+from detr_mini.data.report import Chosen
+from detr_mini.structures import Target, pack_targets
+from detr_mini.training.coarse import Coarse
+from detr_mini.training.diagnosis import AUTOCAST
+from detr_mini.training.options import TrainerOptions
+
+ENOUGH_IMAGES = 5000
+"""Images that a training should see, each pass counting, before its size may grow."""
+BATCHES, ENOUGH_STEPS = (8, 16), 1000
+"""Images a step: the larger batch where it leaves that many steps, since the optimizer then costs half an image."""
+WARMUP_SHARE, LONGEST_WARMUP = 0.1, 100
+"""Of the steps; and steps at most."""
+AVERAGED_SHARE, LONGEST_AVERAGE = 0.1, 2000
+"""Of the steps that the averaged weights reach back; and steps at most."""
+FEW_EPOCHS, MANY_EPOCHS, LONGEST_STRONG = 4, 24, 0.8
+"""Strong augmentation is for images that come again and again: none up to so few passes over the training images, the
+longest share of the training from so many on, and linear between."""
+PROBE_SIDES, PROBE_BATCH, PROBE_STEPS = (192, 320), 4, 3
+PROBE_SECONDS = 4.0
+"""After so many no further step is timed: the machine is busy, or slow."""
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """What a step of training is made of."""
+
+    model: nn.Module
+    criterion: Callable[..., Any]
+    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds of a training step: `step` + images * (`image` + `pixel` * pixels of an image)."""
+
+    step: float
+    image: float
+    pixel: float
+
+    def seconds(self, batch: int, pixels: float) -> float:
+        """Of a step with `batch` images of so many pixels."""
+        return self.step + batch * (self.image + self.pixel * pixels)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the time allows; the data have their own share of it, in `chosen`."""
+
+    size: int
+    batch_size: int
+    warmup_steps: int
+    average: float
+    strong_until: float
+    images: float
+    """That the training will see."""
+    images_per_second: float
+
+
+def plan(
+    speed: Speed,
+    seconds: float,
+    *,
+    wanted: int,
+    shape: float,
+    train_images: int,
+    coarse: Coarse,
+    fixed: Mapping[str, Any] | None = None,
+) -> Plan:
+    """The plan for so many `seconds`. `wanted`: the size that the boxes ask for, which is never exceeded; `shape`: the
+    images' shorter side as a share of the longer; `fixed`: settings that the user gave (`size`, `batch_size`).
+    """
+    fixed = fixed or {}
+
+    def rate(size: int, batch: int) -> float:
+        steps = [speed.seconds(batch, (size * coarse.scale_at((i + 0.5) / 20)) ** 2 * shape) for i in range(20)]
+        # by time, not by steps: the growth follows the share of the time that is over
+        return sum(batch / step for step in steps) / len(steps)
+
+    smallest = min(SMALLEST, wanted)
+    size = fixed.get("size")
+    if size is None:
+        size = smallest
+        for candidate in range(wanted, smallest, -STEP):
+            if rate(candidate, BATCHES[0]) * seconds >= ENOUGH_IMAGES:
+                size = candidate
+                break
+    batch = fixed.get("batch_size")
+    if batch is None:
+        large = BATCHES[1]
+        batch = large if rate(size, large) * seconds / large >= ENOUGH_STEPS else BATCHES[0]
+    per_second = rate(size, batch)
+    images = per_second * seconds
+    return Plan(size, batch, *rhythm(images / batch), strong_share(images / train_images), images, per_second)
+
+
+def rhythm(steps: float) -> tuple[int, float]:
+    """Warm-up steps and decay of the averaged weights for a training of so many steps."""
+    warmup = max(1, min(LONGEST_WARMUP, round(WARMUP_SHARE * steps)))
+    return warmup, round(1 - 1 / min(max(AVERAGED_SHARE * steps, 10), LONGEST_AVERAGE), 4)
+
+
+def strong_share(epochs: float) -> float:
+    """The share of a training of so many epochs that has the strong augmentation."""
+    share = (epochs - FEW_EPOCHS) / (MANY_EPOCHS - FEW_EPOCHS)
+    return round(LONGEST_STRONG * min(max(share, 0.0), 1.0), 2)
+
+
+def measure_speed(trainable: Trainable, num_classes: int, device: torch.device, dtype: torch.dtype) -> Speed:
+    """Seconds of a step on this machine, from a few steps of a copy of the model with made images."""
+    copied = copy.deepcopy(trainable.model).to(device).train()
+    optimizer, criterion = trainable.make_optimizer(copied), trainable.criterion
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        steps = [_probe(copied, criterion, optimizer, num_classes, side, device, dtype) for side in PROBE_SIDES]
+    optimizing = min(seconds for _, seconds in steps)
+    small, large = (seconds / PROBE_BATCH for seconds, _ in steps)
+    pixels = [side * side for side in PROBE_SIDES]
+    pixel = max(large - small, 0.1 * large) / (pixels[1] - pixels[0])
+    return Speed(optimizing, max(0.0, small - pixel * pixels[0]), pixel)
+
+
+def _probe(
+    model: Any,
+    criterion: Callable[..., Any],
+    optimizer: torch.optim.Optimizer,
+    num_classes: int,
+    side: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> tuple[float, float]:
+    """Least seconds of forward and backward with a batch of squares, and of the optimizer."""
+    images = torch.rand(PROBE_BATCH, 3, side, side, device=device)
+    targets = pack_targets([_target(row, num_classes) for row in range(PROBE_BATCH)])
+    targets = targets.to(device)
+    learning, optimizing, started = math.inf, math.inf, _now(device)
+    for step in range(1 + PROBE_STEPS):
+        begun = _now(device)
+        noised = model.noised_truths(targets, range(PROBE_BATCH), seed=0, step=step)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            output = model(images, None, noised)
+        losses = criterion(output, targets, 0.0)
+        (losses.total / max(losses.boxes, 1)).backward()
+        middle = _now(device)
+        optimizer.step()
+        optimizer.zero_grad()
+        end = _now(device)
+        if step:  # the first one also pays for what is made once
+            learning, optimizing = min(learning, middle - begun), min(optimizing, end - middle)
+            if end - started > PROBE_SECONDS:
+                break
+    return learning, optimizing
+
+
+def _target(image_id: int, num_classes: int) -> Target:
+    boxes: Tensor = torch.cat([torch.rand(6, 2) * 0.6 + 0.2, torch.rand(6, 2) * 0.2 + 0.05], 1)
+    none = torch.zeros(6)
+    return Target(boxes, torch.randint(num_classes, (6,)), image_id, (100, 100), none.bool(), none)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def fit_to_time(
+    plain: dict[str, Any],
+    options: TrainerOptions,
+    data: DetectionData,
+    coarse: Coarse,
+    trainable: Trainable,
+    precision: str,
+) -> None:
+    """Put a number in the place of every "auto" in `plain`'s `data` and `optim`, into `data` too, and report why."""
+    settings, optim = plain["data"], plain["optim"]
+    asked = {name for name in ("size", "batch_size", "strong_until") if settings.get(name) == AUTO}
+    paced = {name for name in ("warmup_steps", "average") if optim.get(name) == AUTO}
+    wanted = data.image["size"]
+    settings["size"] = wanted
+    if not asked | paced:
+        return
+    images = len(data.train_set)
+    alone = options.devices == options.num_nodes == 1 and hasattr(trainable.model, "noised_truths")
+    if options.max_minutes is not None and alone:
+        device = torch.device("cuda" if options.accelerator in ("gpu", "cuda") else "cpu")
+        dtype = AUTOCAST.get(precision, torch.float32)
+        speed = measure_speed(trainable, len(data.categories or ()), device, dtype)
+        fixed = {name: settings[name] for name in ("size", "batch_size") if name not in asked}
+        sizes = data.train_set.records.sizes.double()
+        shape = float((sizes.amin(1) / sizes.amax(1)).median())
+        chosen = plan(
+            speed, options.max_minutes * 60, wanted=wanted, shape=shape, train_images=images, coarse=coarse, fixed=fixed
+        )
+        because = _because(chosen, wanted, images, options.max_minutes)
+    else:
+        steps = _steps(options, images, data.batch_size)
+        seen = steps * data.batch_size * options.devices * options.num_nodes
+        chosen = Plan(wanted, data.batch_size, *rhythm(steps), strong_share(seen / images), seen, 0.0)
+        because = dict.fromkeys(("size", "batch_size"), "what is usual, since no time is set")
+        because |= dict.fromkeys(("strong_until", "warmup_steps", "average"), f"for {steps:,.0f} steps of training")
+    if "size" in asked and chosen.size == wanted:
+        asked.remove("size")  # the boxes' own choice, whose reason is in the report already
+    data.settle({name: Chosen(getattr(chosen, name), because[name]) for name in sorted(asked)})
+    for name in sorted(asked):
+        settings[name] = getattr(chosen, name)
+    for name in sorted(paced):
+        optim[name] = getattr(chosen, name)
+        data.report.choose(f"optim.{name}", Chosen(optim[name], because[name]))
+
+
+def _steps(options: TrainerOptions, images: int, batch_size: int) -> float:
+    """Of the optimizer, where the length is not given in minutes or several processes share it."""
+    an_epoch = max(1, images // (batch_size * options.devices * options.num_nodes)) / options.accumulate
+    lengths = [] if options.max_steps is None else [float(options.max_steps)]
+    lengths += [] if options.max_epochs is None else [options.max_epochs * an_epoch]
+    return min(lengths, default=30 * an_epoch)
+
+
+def _because(chosen: Plan, wanted: int, train_images: int, minutes: float | int) -> dict[str, str]:
+    """The reason of each choice, in words."""
+    rate = f"{minutes:g} minutes give about {chosen.images:,.0f} images here ({chosen.images_per_second:.1f} a second)"
+    passes = f"{chosen.images / train_images:.1f} passes over {train_images:,} training images"
+    steps = f"for about {chosen.images / chosen.batch_size:,.0f} steps"
+    return {
+        "size": f"{rate}; the boxes ask for {wanted}, which would leave time for fewer than {ENOUGH_IMAGES:,}",
+        "batch_size": f"{rate}",
+        "strong_until": passes,
+        "warmup_steps": steps,
+        "average": steps,
+    }
