@@ -15,8 +15,10 @@ from typing import Any
 
 from detr_mini.errors import DataError
 
-MOST_TEXT = 64 * 2**20
-"""Bytes of a label file, an XML file or a list of names; a data file (YAML) has its own limit."""
+MOST_TEXT = 2**28
+"""Bytes of a list of files or of names; a data file (YAML) has its own limit."""
+MOST_LABELS = 8 * 2**20
+"""Bytes of the annotations of one image: tens of thousands of boxes."""
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _LONGEST_NAME = 255
 _LONGEST_PATH = 4000

@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 from detr_mini.data.faults import Fault
 from detr_mini.data.records import MOST_PIXELS, as_flag, as_number, is_number, is_text
 from detr_mini.data.safe_files import (
-    MOST_TEXT,
+    MOST_LABELS,
     has_suffix,
     is_file,
     name_fault,
@@ -169,7 +169,7 @@ def _without_ending(name: str) -> str:
 
 def _parse(path: Path, image: str, faults: list[Fault]) -> ET.Element | None:
     try:
-        return ET.fromstring(read_bytes(path, MOST_TEXT))
+        return ET.fromstring(read_bytes(path, MOST_LABELS))
     except FileNotFoundError:
         text = f"{image}: there is no {path.name} in {path.parent.name}"
         faults.append(Fault("image without label file", text, image, "an empty one"))

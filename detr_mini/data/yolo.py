@@ -16,6 +16,7 @@ from detr_mini.data.faults import Fault
 from detr_mini.data.images import image_size
 from detr_mini.data.records import is_text
 from detr_mini.data.safe_files import (
+    MOST_LABELS,
     files_in,
     is_file,
     name_fault,
@@ -35,6 +36,8 @@ NOTES = "notes.json"
 """Label Studio's list of categories, which it writes beside classes.txt."""
 MOST_YAML = 2**20
 """Bytes of a data file: 20,000 names fit."""
+MOST_ROWS = 50_000
+"""Boxes of one image."""
 DEEPEST = 12
 """Folders of a path from another machine that are looked for below the root."""
 DEEPEST_YAML = 50
@@ -378,9 +381,13 @@ def _rows(
 ) -> Iterable[tuple[tuple[Decimal, ...], int, str]]:
     """(centre x, centre y, width, height), class index and place of each usable row."""
     try:
-        lines = read_text(label).splitlines()
+        lines = read_text(label, MOST_LABELS).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         text = f"{where} cannot be read ({reason(error)})"
+        faults.append(Fault("broken annotation file", text, image, "as if it had no boxes"))
+        return
+    if len(lines) > MOST_ROWS:
+        text = f"{where} has {len(lines):,} rows, at most {MOST_ROWS:,} are read"
         faults.append(Fault("broken annotation file", text, image, "as if it had no boxes"))
         return
     for number, line in enumerate(lines, start=1):
