@@ -19,6 +19,8 @@ SMALL_SIDE = 16
 """Pixels of a small box's shorter side in the model: a cell of the memory that the queries come from."""
 STEP, SMALLEST, LARGEST = 32, 224, 640
 """Sizes are multiples of the backbone's deepest stride, in these bounds."""
+WIDE_RANGE = 100
+"""Between the sides of the largest and the smallest box: more does not fit one image size."""
 ROOM = 1.5
 """Queries for each box of the fullest image."""
 FEWEST, MOST = 20, 300
@@ -57,6 +59,22 @@ def _small_side(coco: CocoSet, longest: Float[Tensor, "images"]) -> float | None
     labels = coco.labels[keep]
     weight = 1 / torch.bincount(labels).double()[labels[order]]
     return float(sides[(weight.cumsum(0) / weight.sum()) >= SMALL_SHARE][0])
+
+
+def range_notice(coco: CocoSet, size: int) -> str | None:
+    """A sentence where the largest and the smallest box are so far apart that one size cannot show both; else None."""
+    keep = ~coco.is_crowd
+    longest = coco.records.sizes.amax(1).double()
+    owner = torch.arange(len(coco)).repeat_interleave(coco.first.diff())[keep]
+    sides = coco.boxes_xywh[keep, 2:].double().prod(1).sqrt() / longest[owner]
+    if not len(sides) or float(sides.max()) < WIDE_RANGE * float(sides.min()):
+        return None
+    small, large = float(sides.min()) * size, float(sides.max()) * size
+    return (
+        f"the largest object is {large / small:.0f} times as large as the smallest ({small:.1f} and {large:.0f} pixels "
+        f"at data.size={size}): the smallest will hardly be found; a larger data.size, or cutting the images into "
+        "tiles before training, shows them"
+    )
 
 
 def choose_queries(coco: CocoSet) -> Chosen:

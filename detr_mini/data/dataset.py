@@ -15,10 +15,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torchvision.transforms.v2 import functional as F
 
 from detr_mini.data.coco import CocoSet
 from detr_mini.data.collate import collate
-from detr_mini.data.images import load_image, to_model_input
+from detr_mini.data.images import load_image, target_size, to_model_input
 from detr_mini.data.samplers import Key
 from detr_mini.data.transforms import Augment
 from detr_mini.errors import DataError
@@ -60,6 +61,9 @@ class ImageCache:
 class DetectionDataset(Dataset[tuple[Tensor, Target]]):
     """Images and targets of a `CocoSet` for keys (index, epoch, strong), see `Key`.
 
+    `oversampling`: images more than so many times as large as the model's are brought down to that when they are
+    decoded: augmentation is then as quick for photographs of 12 megapixels as for small ones, and the cache holds all
+    of them. None: they stay as they are.
     `on_bad_image`: "refuse" with a DataError, or "skip": what cannot be decoded is a grey picture without boxes.
     """
 
@@ -68,6 +72,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         coco: CocoSet,
         *,
         size: int,
+        oversampling: float | int | None = None,
         shorter_side: int | None,
         mean: Sequence[float],
         std: Sequence[float],
@@ -78,7 +83,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         self.coco = coco
         self.on_bad_image = on_bad_image
         self.augment = augment
-        self.cache = ImageCache([record.size for record in coco.records], cache_megabytes)
+        self._most = None if oversampling is None else round(oversampling * max(size, shorter_side or 0))
+        self.cache = ImageCache([self._kept_size(record.size) for record in coco.records], cache_megabytes)
         self._to_input = partial(to_model_input, size=size, shorter_side=shorter_side, mean=tuple(mean), std=tuple(std))
         # one counter a process, in shared memory: the main process, then the workers
         self._lost = np.frombuffer(mmap.mmap(-1, 8 * 129), np.int64)
@@ -118,7 +124,10 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         return self.sample(int(torch.randint(len(self), ())))
 
     def decoded(self, index: int) -> UInt8[Tensor, "3 h w"]:
-        """The upright image of a record, as it is in the file; DataError where the file is broken or has changed."""
+        """The upright image of a record, at most `oversampling` times the model's size.
+
+        DataError where the file is broken or has changed.
+        """
         image = self.cache.get(index)
         if image is None:
             record = self.coco.records[index]
@@ -126,8 +135,14 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             if tuple(image.shape[1:]) != record.size:
                 raise DataError(f"{record.path} is {image.shape[2]} x {image.shape[1]} pixels when decoded, but its "
                                 f"header says {record.size[1]} x {record.size[0]}; save the image anew")  # fmt: skip
+            if self._kept_size(record.size) != record.size:
+                image = F.resize(image, list(self._kept_size(record.size)), antialias=True)
             self.cache.put(index, image)
         return image
+
+    def _kept_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of an image as it is decoded, cached and augmented."""
+        return size if self._most is None or max(size) <= self._most else target_size(size, self._most)
 
     def __getitems__(self, keys: list[Key]) -> list[Any] | DataError:
         """A batch's samples; a broken file as the value, so that its one sentence survives the way out of a worker."""

@@ -37,6 +37,8 @@ STAGES = {"val": "validate", "test": "test"}
 """What `setup` is told where a split is measured."""
 _SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 
+OVERSAMPLING = 2
+"""Times the model's size that training images have at most before augmentation: enough for a window of half of one."""
 USUAL_BATCH = 8
 """Images a batch where nothing says how many."""
 
@@ -316,6 +318,7 @@ class DetectionData(pl.LightningDataModule):
         return {
             **self.image,
             "augment": self.augment if training else None,
+            "oversampling": OVERSAMPLING if training else None,
             "cache_megabytes": self.cache_megabytes if training else 0,
             "on_bad_image": self.reading["on_bad_image"],
         }

@@ -25,7 +25,7 @@ THRESHOLDS = (0.05, 0.9)
 AUTO = "auto"
 
 
-def check_overlap(key: str, iou: float | str | None) -> None:
+def check_overlap(key: str, iou: float | int | str | None) -> None:
     """ConfigError unless `iou`, the setting `key`, is "auto", null or a share."""
     if iou is not None and iou != AUTO and not (isinstance(iou, int | float) and 0 < iou <= 1):
         raise ConfigError(f"{key} is {iou!r}; it must be auto, null or an IoU above 0 and at most 1")
@@ -50,8 +50,8 @@ def choose(
     image_ids: Sequence[int],
     categories: Categories,
     *,
-    threshold: float | str = AUTO,
-    suppress_iou: float | str | None = AUTO,
+    threshold: float | int | str = AUTO,
+    suppress_iou: float | int | str | None = AUTO,
 ) -> OperatingPoint:
     """The operating point that does best on these images, where a setting is "auto"; otherwise the setting itself.
 

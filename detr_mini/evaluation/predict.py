@@ -22,7 +22,7 @@ def detect_batches(
     progress: bool = True,
     title: str = "detecting",
     watch: Callable[[Batch, DetectorOutput], None] | None = None,
-    suppress_iou: float | None = None,
+    suppress_iou: float | int | None = None,
 ) -> dict[int, Detections]:
     """The `limit` best detections of each image, by image id, on the CPU; no threshold on the score.
 

@@ -40,7 +40,7 @@ def softmax_detections(
     return _detections(best, labels.gather(1, query), query, output.boxes, sizes, categories)
 
 
-def suppress(found: Detections, iou: float | None) -> Detections:
+def suppress(found: Detections, iou: float | int | None) -> Detections:
     """`found`, best first, without those that overlap a better one of their category by more than `iou` (None: all).
 
     Greedy non-maximum suppression: what is left of a detector's doubles where it has not learned to find things once.

@@ -115,7 +115,7 @@ class MiniDETR(nn.Module):
         decoder: Mapping[str, Any] | None = None,
         similarity: str = "scaled_dot",
         queries: int = 16,
-        distinct_iou: float | None = None,
+        distinct_iou: float | int | None = None,
         sample_channels: int = 32,
         sample_points: int = 7,
         anchor_cells: float = 3.0,

@@ -55,7 +55,7 @@ ROUNDS = 6
 
 
 def select(
-    proposals: Prediction, features: Float[Tensor, "b n c"], queries: int, distinct_iou: float | None = None
+    proposals: Prediction, features: Float[Tensor, "b n c"], queries: int, distinct_iou: float | int | None = None
 ) -> tuple[Float[Tensor, "b q c"], Float[Tensor, "b q 4"], Bool[Tensor, "b q"] | None]:
     """Features, boxes and visibility of the `queries` tokens with the most chance of a thing (or of all, if fewer).
 
@@ -80,7 +80,7 @@ def select(
     return features.gather(1, pick.expand(-1, -1, features.shape[-1])), boxes, visible
 
 
-def suppressed(boxes_xyxy: Float[Tensor, "b n 4"], iou: float) -> Bool[Tensor, "b n"]:
+def suppressed(boxes_xyxy: Float[Tensor, "b n 4"], iou: float | int) -> Bool[Tensor, "b n"]:
     """Which boxes greedy non-maximum suppression drops, the best box first, for a whole batch at once.
 
     A box is dropped where a better one that is kept overlaps it. From "all are kept", this rule is applied to all boxes

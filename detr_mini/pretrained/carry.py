@@ -6,6 +6,7 @@ what belongs to a token by its text; all else by the parameter's name. Nothing i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,9 @@ from detr_mini.pretrained.checkpoints import averaged_weights, quoted
 from detr_mini.structures import Categories
 from detr_mini.text.names import rows_by_name
 from detr_mini.text.tokenizers import SPECIAL, UNKNOWN, AnyTokenizer, tokenizer_of
+
+THING = "thing"
+"""The category of a detector that has learned to find anything: each new category begins as it."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,15 @@ def carry(model: nn.Module, checkpoint: Mapping[str, Any], name: str, ours: Star
     if not hasattr(model, "category_rows"):
         raise CheckpointError(f"a {type(model).__name__} cannot begin with the weights of {name}; leave init out")
     theirs = Categories.from_dict(checkpoint["categories"])
+    generic = theirs.names == (THING,)
     known = rows_by_name(theirs.names, ours.categories.names)
+    if generic:  # with the score of one thing shared among the categories: their sum begins as it was
+        known = dict.fromkeys(range(len(ours.categories)), 0)
+        shift = math.log(len(ours.categories))
+        given = {key: t - shift if key.endswith("classify.bias") else t for key, t in given.items()}
     tables = dict.fromkeys(_names_in(model, "category_rows"), (known, len(ours.categories), len(theirs)))
-    notices = [_about_categories(name, theirs.names, ours.categories.names, known)]
+    about = f"init={name} has learned to find things of any kind: every category begins as one"
+    notices = [about if generic else _about_categories(name, theirs.names, ours.categories.names, known)]
     if ours.tokenizer is not None and checkpoint.get("tokeniser") not in (None, ours.tokenizer.state()):
         old = tokenizer_of(checkpoint["tokeniser"], f"the tokeniser in {name}")
         tokens = rows_by_token(old, ours.tokenizer)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detr_mini.data.choose import AUTO, SMALLEST, STEP
+from detr_mini.data.choose import AUTO, SMALLEST, STEP, range_notice
 from detr_mini.data.module import DetectionData
 from detr_mini.data.report import Chosen
 from detr_mini.structures import Target, pack_targets
@@ -53,11 +53,11 @@ class Trainable:
 class Speed:
     """Seconds of a training step: `step` + images * (`image` + `pixel` * pixels of an image)."""
 
-    step: float
-    image: float
-    pixel: float
+    step: float | int
+    image: float | int
+    pixel: float | int
 
-    def seconds(self, batch: int, pixels: float) -> float:
+    def seconds(self, batch: int, pixels: float | int) -> float:
         """Of a step with `batch` images of so many pixels."""
         return self.step + batch * (self.image + self.pixel * pixels)
 
@@ -78,10 +78,10 @@ class Plan:
 
 def plan(
     speed: Speed,
-    seconds: float,
+    seconds: float | int,
     *,
     wanted: int,
-    shape: float,
+    shape: float | int,
     train_images: int,
     coarse: Coarse,
     fixed: Mapping[str, Any] | None = None,
@@ -113,13 +113,13 @@ def plan(
     return Plan(size, batch, *rhythm(images / batch), strong_share(images / train_images), images, per_second)
 
 
-def rhythm(steps: float) -> tuple[int, float]:
+def rhythm(steps: float | int) -> tuple[int, float]:
     """Warm-up steps and decay of the averaged weights for a training of so many steps."""
     warmup = max(1, min(LONGEST_WARMUP, round(WARMUP_SHARE * steps)))
     return warmup, round(1 - 1 / min(max(AVERAGED_SHARE * steps, 10), LONGEST_AVERAGE), 4)
 
 
-def strong_share(epochs: float) -> float:
+def strong_share(epochs: float | int) -> float:
     """The share of a training of so many epochs that has the strong augmentation."""
     share = (epochs - FEW_EPOCHS) / (MANY_EPOCHS - FEW_EPOCHS)
     return round(LONGEST_STRONG * min(max(share, 0.0), 1.0), 2)
@@ -220,6 +220,13 @@ def fit_to_time(
         because |= dict.fromkeys(("strong_until", "warmup_steps", "average"), f"for {steps:,.0f} steps of training")
     if "size" in asked and chosen.size == wanted:
         asked.remove("size")  # the boxes' own choice, whose reason is in the report already
+    if chosen.images < images:
+        data.report.notices.append(
+            f"the time is enough for about {chosen.images:,.0f} images, less than one pass over the {images:,} of "
+            "train: expect little; a longer trainer.max_minutes, or init= with another detector's weights, helps most"
+        )
+    notice = range_notice(data.train_set, chosen.size)
+    data.report.notices += [notice] if notice else []
     data.settle({name: Chosen(getattr(chosen, name), because[name]) for name in sorted(asked)})
     for name in sorted(asked):
         settings[name] = getattr(chosen, name)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 from functools import partial
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from data_parts import write_images
 from detr_mini.data.coco import CocoSet, read_coco
 from detr_mini.data.dataset import BatchLoader, DetectionDataset, ImageCache, collate_pairs
 from detr_mini.data.samplers import EvaluationBatches, Key, TrainBatches
@@ -142,3 +144,31 @@ def test_images_that_are_drawn_depend_on_seed_epoch_and_image_alone(coco: CocoSe
         assert torch.equal(image, other[index][0]) and torch.equal(boxes, other[index][1])
     plain = DetectionDataset(coco, **INPUT)  # type: ignore[arg-type]
     assert not torch.equal(plain[Key(0, 2)][0], one[0][0])
+
+
+def test_large_photographs_are_decoded_to_what_training_needs_so_that_the_cache_holds_them(tmp_path: Path) -> None:
+    write_images(tmp_path, ["large.png", "small.png"], size=(300, 400))
+    write_images(tmp_path, ["small.png"], size=(30, 40))
+    boxes = [{"image_id": 1, "bbox": [100, 60, 200, 120]}, {"image_id": 2, "bbox": [10, 6, 20, 12]}]
+    annotations = [{"id": i, "category_id": 1, "area": 1, "iscrowd": 0, **box} for i, box in enumerate(boxes, 1)]
+    sizes = [("large.png", 400, 300), ("small.png", 40, 30)]
+    images = [{"id": i, "file_name": n, "width": w, "height": h} for i, (n, w, h) in enumerate(sizes, 1)]
+    file = tmp_path / "train.json"
+    file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "a"}]}))
+    coco = read_coco(file, tmp_path)
+    whole, kept = (
+        DetectionDataset(
+            coco, size=32, shorter_side=None, mean=[0.5] * 3, std=[0.5] * 3, oversampling=o, cache_megabytes=1
+        )
+        for o in (None, 2)
+    )
+    assert whole.decoded(0).shape == (3, 300, 400)
+    assert kept.decoded(0).shape == (3, 48, 64)
+    assert kept.decoded(1).shape == (3, 30, 40)
+    assert kept.cache.bytes < whole.cache.bytes / 10
+    assert torch.equal(kept.decoded(0), kept.decoded(0))  # from the cache
+    for index in (0, 1):
+        (image, target), (other, same) = whole[index, 0], kept[index, 0]
+        assert image.shape == other.shape
+        assert torch.equal(target.boxes, same.boxes)
+        assert target.original_size == same.original_size

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.ops import nms
 
-from detr_mini.models.queries import PredictionHead, cell_centres, refine, select, visible_size
+from detr_mini.models.queries import PredictionHead, cell_centres, refine, select, suppressed, visible_size
 from detr_mini.structures import Prediction
 
 CELLS = st.integers(1, 6)
@@ -105,3 +106,46 @@ def test_a_token_is_as_good_as_its_chance_of_any_class() -> None:
     logits = torch.tensor([[[-1.0, -1.0], [-9.0, 0.0], [-2.0, -2.0]]])  # doubtful, but something; half of one class
     chosen, _, _ = select(Prediction(logits, torch.zeros(1, 3, 4)), torch.arange(3.0).view(1, 3, 1), 2)
     assert chosen.flatten().tolist() == [0.0, 1.0]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 12), st.integers(1, 3), st.sampled_from([0.3, 0.5, 0.7]), st.integers(0, 2**31))
+def test_what_is_suppressed_is_what_greedy_suppression_drops(n: int, b: int, iou: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    low = torch.rand(b, n, 2, generator=generator) * 0.4
+    boxes = torch.cat([low, low + 0.2 + 0.4 * torch.rand(b, n, 2, generator=generator)], -1)
+    dropped = suppressed(boxes, iou)
+    scores = torch.arange(n, 0, -1).float()
+    for row in range(b):
+        kept = torch.ones(n, dtype=torch.bool).index_fill(0, nms(boxes[row], scores, iou), False)
+        assert dropped[row].tolist() == kept.tolist()
+
+
+def guesses(boxes: list[list[float]], scores: list[float]) -> Prediction:
+    return Prediction(torch.tensor(scores).logit()[None, :, None], torch.tensor([boxes]))
+
+
+LARGE, NEARLY, SMALL = [0.5, 0.5, 0.6, 0.6], [0.51, 0.5, 0.6, 0.6], [0.1, 0.1, 0.1, 0.1]
+
+
+def test_second_guesses_at_a_large_object_do_not_take_the_queries_of_a_small_one() -> None:
+    found = guesses([LARGE, NEARLY, NEARLY, SMALL], [0.9, 0.8, 0.7, 0.2])
+    features = torch.arange(4.0)[None, :, None]
+    assert select(found, features, 2)[0].flatten().tolist() == [0, 1]
+    assert select(found, features, 2, distinct_iou=0.7)[0].flatten().tolist() == [0, 3]
+
+
+def test_doubles_fill_the_queries_that_no_distinct_proposal_wants() -> None:
+    found = guesses([LARGE, NEARLY, SMALL, NEARLY], [0.9, 0.8, 0.7, 0.2])
+    features = torch.arange(4.0)[None, :, None]
+    assert select(found, features, 4, distinct_iou=0.7)[0].flatten().tolist() == [0, 2, 1, 3]
+
+
+def test_padding_is_never_distinct_enough_to_become_a_query_before_the_image() -> None:
+    found = guesses([LARGE, NEARLY, SMALL], [0.9, 0.8, 0.99])
+    found = Prediction(found.logits, found.boxes, torch.tensor([[True, True, False]]))
+    features = torch.arange(3.0)[None, :, None]
+    content, _, visible = select(found, features, 2, distinct_iou=0.7)
+    assert visible is not None
+    assert content.flatten().tolist()[0] == 0
+    assert visible[0, 0]

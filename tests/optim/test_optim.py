@@ -16,7 +16,7 @@ from torch import nn
 from detr_mini.models.detr import DETR
 from detr_mini.models.mini import MiniDETR
 from detr_mini.optim.groups import adamw, is_matrix, parameter_groups
-from detr_mini.optim.muon import Muon, muon, orthogonalise
+from detr_mini.optim.muon import Muon, iterate, iterate_by_gram, muon, orthogonalise
 from detr_mini.optim.schedule import warmup_cosine
 from detr_mini.vision.convnet import ConvNet
 
@@ -249,3 +249,19 @@ def test_the_rate_rises_in_a_line_then_falls_to_its_end(warmup: int, final: floa
 
 def test_no_warmup_starts_at_the_full_rate() -> None:
     assert warmup_cosine(0, 0.0, warmup_steps=0) == 1.0
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 24), st.integers(24, 96), st.integers(0, 6), st.integers(0, 100))
+def test_iterating_on_the_gram_matrix_gives_what_iterating_on_the_matrix_gives(
+    rows: int, columns: int, steps: int, seed: int
+) -> None:
+    x = torch.randn(2, rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x = x / x.norm(dim=(-2, -1), keepdim=True)
+    torch.testing.assert_close(iterate_by_gram(x, steps), iterate(x, steps), rtol=1e-6, atol=1e-8)
+
+
+def test_on_the_gram_matrix_float32_is_exact_enough() -> None:
+    x = torch.randn(3, 192, 1152, generator=torch.Generator().manual_seed(0))
+    x = x / x.norm(dim=(-2, -1), keepdim=True)
+    torch.testing.assert_close(iterate_by_gram(x, 4), iterate(x, 4), rtol=0, atol=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from detector_parts import BACKBONE, CATEGORIES, GROUNDED, MODEL, checkpoint_of, untrained
 from detr_mini.errors import CheckpointError
 from detr_mini.models.build import build_model
-from detr_mini.pretrained.carry import Start, carry, rows_by_token
+from detr_mini.pretrained.carry import THING, Start, carry, rows_by_token
 from detr_mini.structures import Categories
 from detr_mini.text.names import plain_name, rows_by_name
 from detr_mini.text.tokenizers import AnyTokenizer, CharacterTokenizer, WordTokenizer
@@ -131,3 +132,18 @@ def test_tokens_go_over_by_their_text() -> None:
         assert torch.equal(rows[5], before.state_dict()[name][5])
     assert "init=outputs/old: 6 of 7 tokens go on with its vectors" in notices
     assert rows_by_token(CharacterTokenizer("ab"), CharacterTokenizer("bc"))[4 + 256] == 4 + 256 + 1
+
+
+def test_every_category_begins_as_a_thing_where_the_detector_has_learned_to_find_things() -> None:
+    things = Categories((1,), (THING,))
+    old = build_model(MODEL, BACKBONE, 1).eval()
+    for parameter in old.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    _, new, notices = begin(("gear", "nut"), checkpoint_of(old, things))
+    given = old.state_dict()
+    for name, value in new.state_dict().items():
+        if name.endswith("classify.bias"):  # two categories share the score of a thing
+            torch.testing.assert_close(value, (given[name] - math.log(2)).expand(2))
+        else:
+            assert torch.equal(value, given[name].expand_as(value)), name
+    assert notices == ["init=outputs/old has learned to find things of any kind: every category begins as one"]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from detr_mini.vision.padding import PaddingGuard, cells_on_padding
+from detr_mini.vision.padding import PaddingGuard, border_cells, cells_on_padding
 
 SIZES = st.integers(1, 32)
 
@@ -99,3 +99,59 @@ def test_a_canvas_that_is_no_multiple_of_the_stride_is_refused() -> None:
     net = network()
     with PaddingGuard(net).guarding(padding_of([(20, 20)], 30, 30)), pytest.raises(ValueError, match="multiple of"):
         net(torch.randn(1, 3, 30, 30))
+
+
+def deep_network() -> nn.Module:
+    """Strides, dilation, activations that keep their result and those that keep their input, a 1x1 beside a 5x5."""
+    torch.manual_seed(1)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(8, 8, 5, padding=2, groups=8),
+        nn.Hardtanh(0, 6),
+        nn.Conv2d(8, 12, 1),
+        nn.Conv2d(12, 12, 3, stride=2, padding=2, dilation=2),
+        nn.SiLU(),
+        nn.Conv2d(12, 6, 3, padding=1),
+    )
+    return net.to(memory_format=torch.channels_last)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(SIZES, SIZES), min_size=1, max_size=3), st.integers(0, 2**31))
+def test_clearing_the_border_gives_the_output_and_the_gradients_that_clearing_everything_gives(
+    sizes: list[tuple[int, int]], seed: int
+) -> None:
+    mask = padding_of(sizes, 32, 32)
+    images = torch.randn(len(sizes), 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+    results = []
+    for everywhere in (True, False):
+        net = deep_network()
+        guard = PaddingGuard(net)
+        if everywhere:
+            guard._hide_border = guard._hide  # type: ignore[method-assign]
+            for layer in net:
+                layer._forward_pre_hooks.clear()
+                if isinstance(layer, nn.Conv2d) and max(layer.kernel_size) > 1:
+                    layer.register_forward_pre_hook(guard._hide)
+        with guard.guarding(mask):
+            output = guard.hide(net(images.contiguous(memory_format=torch.channels_last)))
+        output.square().sum().backward()
+        results.append((output, *(p.grad for p in net.parameters())))
+    for everything, border in zip(*results, strict=True):
+        torch.testing.assert_close(border, everything, rtol=1e-4, atol=1e-5)
+
+
+def test_the_callers_images_are_never_written_to() -> None:
+    net = deep_network()
+    images = torch.randn(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    before = images.clone()
+    with PaddingGuard(net).guarding(padding_of([(9, 20), (32, 32)], 32, 32)):
+        net(images)
+    assert torch.equal(images, before)
+
+
+def test_border_cells_are_the_padding_that_a_kernel_on_a_visible_cell_reaches() -> None:
+    cells = border_cells(padding_of([(2, 3)], 6, 6), 1)
+    assert [divmod(int(cell), 6) for cell in cells] == [(0, 3), (1, 3), (2, 0), (2, 1), (2, 2), (2, 3)]
+    assert not len(border_cells(padding_of([(6, 6)], 6, 6), 2))

@@ -1,0 +1,81 @@
+"""Many COCO folders as one dataset with the single category "thing": what `experiment=start` learns from.
+
+    python scripts/merge_sets.py FURTHER OUTPUT [--leave-out NAME ...]
+
+FURTHER holds one folder a dataset: `annotations.json` and `images/`. A twentieth of each becomes val. Images are
+linked, not copied, where the file system can. Licences are kept: OUTPUT/SOURCES.json lists each dataset with its
+counts, and `LICENCES.tsv`, where FURTHER has one, is copied.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+VAL_SHARE = 0.05
+LEAST_SIDE = 4
+"""Pixels: smaller boxes are left out, nothing can be seen in them at the sizes of a start."""
+
+
+def merge(further: Path, output: Path, leave_out: set[str]) -> None:
+    """Write `output`/train and `output`/val, each with its images and `_annotations.coco.json`."""
+    merged: dict[str, dict[str, Any]] = {
+        split: {"images": [], "annotations": [], "categories": [{"id": 1, "name": "thing"}]}
+        for split in ("train", "val")
+    }
+    sources = []
+    for folder in sorted(p.parent for p in further.glob("*/annotations.json") if p.parent.name not in leave_out):
+        content = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
+        boxes: dict[int, list[list[float]]] = {}
+        for record in content["annotations"]:
+            if min(record["bbox"][2:]) >= LEAST_SIDE:
+                boxes.setdefault(record["image_id"], []).append(record["bbox"])
+        images = sorted(content["images"], key=lambda record: str(record["file_name"]))
+        random.Random(0).shuffle(images)
+        held_out = max(1, round(VAL_SHARE * len(images)))
+        for place, record in enumerate(images):
+            split = merged["val" if place < held_out else "train"]
+            source = folder / "images" / record["file_name"]
+            name = f"{folder.name}__{source.name}"
+            target = output / ("val" if place < held_out else "train") / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _link(source, target)
+            image_id = len(merged["train"]["images"]) + len(merged["val"]["images"]) + 1
+            size = {side: record[side] for side in ("width", "height")}
+            split["images"].append({"id": image_id, "file_name": name, **size})
+            for box in boxes.get(record["id"], []):
+                number = len(split["annotations"]) + 1
+                split["annotations"].append(
+                    {"id": number, "image_id": image_id, "category_id": 1, "bbox": box, "area": box[2] * box[3],
+                     "iscrowd": 0}
+                )  # fmt: skip
+        sources.append({"name": folder.name, "images": len(images), "boxes": sum(map(len, boxes.values()))})
+    for split, content in merged.items():
+        (output / split / "_annotations.coco.json").write_text(json.dumps(content), encoding="utf-8")
+    (output / "SOURCES.json").write_text(json.dumps(sources, indent=1), encoding="utf-8")
+    if (further / "LICENCES.tsv").is_file():
+        shutil.copy(further / "LICENCES.tsv", output / "LICENCES.tsv")
+    print(f"{len(sources)} datasets: {len(merged['train']['images'])} images to train on, "
+          f"{len(merged['val']['images'])} of val")  # fmt: skip
+
+
+def _link(source: Path, target: Path) -> None:
+    if target.exists():
+        return
+    try:
+        target.symlink_to(source.resolve())
+    except OSError:
+        shutil.copy(source, target)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("further", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--leave-out", nargs="*", default=[])
+    options = parser.parse_args()
+    merge(options.further, options.output, set(options.leave_out))

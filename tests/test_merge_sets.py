@@ -1,0 +1,48 @@
+"""The script that merges COCO folders into one dataset of things."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from data_parts import write_images
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "merge_sets.py"
+
+
+def folder(root: Path, name: str, boxes: list[list[float]]) -> None:
+    names = [f"{i}.png" for i in range(3)]
+    write_images(root / name / "images", names)
+    images = [{"id": 7 + i, "file_name": n, "width": 60, "height": 40} for i, n in enumerate(names)]
+    annotations = [
+        {"id": i, "image_id": 7 + image, "category_id": 5, "bbox": box, "area": 1, "iscrowd": 0}
+        for image in range(3)
+        for i, box in enumerate(boxes)
+    ]
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 5, "name": name}]}
+    (root / name / "annotations.json").write_text(json.dumps(content))
+
+
+def test_datasets_become_one_of_things_with_a_part_of_each_held_out(tmp_path: Path) -> None:
+    further, output = tmp_path / "further", tmp_path / "merged"
+    folder(further, "cars", [[1, 2, 10, 12], [1, 2, 3, 12]])
+    folder(further, "cups", [[5, 5, 20, 20]])
+    folder(further, "toys", [[5, 5, 20, 20]])
+    (further / "LICENCES.tsv").write_text("cars\tMIT\n")
+    command = [sys.executable, str(SCRIPT), str(further), str(output), "--leave-out", "toys"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "2 datasets: 4 images to train on, 2 of val" in done.stdout
+    parts = {s: json.loads((output / s / "_annotations.coco.json").read_text()) for s in ("train", "val")}
+    for split, content in parts.items():
+        assert [c["name"] for c in content["categories"]] == ["thing"]
+        ids = {image["id"] for image in content["images"]}
+        assert len(content["annotations"]) == len(ids)  # the box of 3 pixels is left out
+        assert {a["image_id"] for a in content["annotations"]} == ids
+        assert all((output / split / image["file_name"]).is_file() for image in content["images"])
+    assert not {i["id"] for i in parts["train"]["images"]} & {i["id"] for i in parts["val"]["images"]}
+    assert [(s["name"], s["images"]) for s in json.loads((output / "SOURCES.json").read_text())] == [
+        ("cars", 3), ("cups", 3),
+    ]  # fmt: skip
+    assert (output / "LICENCES.tsv").read_text() == "cars\tMIT\n"
