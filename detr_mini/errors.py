@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
@@ -11,7 +12,10 @@ class UserError(Exception):
 
 
 class DataError(UserError):
-    """A data set, an image or an annotation cannot be used."""
+    """A data set, an image or an annotation cannot be used. What the message quotes from a file is made printable."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class ConfigError(UserError):
@@ -26,8 +30,21 @@ class NonFiniteError(UserError):
     """A loss or gradient is not finite; the message names step, images and layer."""
 
 
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_LONGEST_MESSAGE = 20_000
+_LONGEST_NAME = 100
+
+
+def printable(text: str) -> str:
+    """`text` on one line, without control characters or halves of characters, and not endless."""
+    shorter = text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), shorter)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the known name most like `name`, or an empty string where none is near."""
+    if len(name) > _LONGEST_NAME:  # the comparison takes quadratic time
+        return ""
     known = list(known)
     swapped = [word for word in known if sorted(word) == sorted(name)]  # letters in another order: surely meant
     matches = swapped or get_close_matches(name, known, n=1, cutoff=0.5)

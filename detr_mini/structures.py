@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -28,7 +29,7 @@ class Categories:
         if len(self.ids) != len(self.names):
             raise DataError(f"{len(self.ids)} category ids but {len(self.names)} names")
         for what, values in (("id", self.ids), ("name", self.names)):
-            twice = sorted({v for v in values if values.count(v) > 1}, key=str)
+            twice = sorted((value for value, count in Counter(values).items() if count > 1), key=str)
             if twice:
                 raise DataError(f"category {what} {twice[0]!r} stands twice in the list of categories; make it unique")
         order = sorted(range(len(self.ids)), key=lambda i: self.ids[i])

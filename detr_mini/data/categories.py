@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from detr_mini.data.records import is_text, is_whole
+from detr_mini.data.safe_files import shown
 from detr_mini.errors import DataError, nearest
 from detr_mini.structures import Categories
 
@@ -18,7 +21,7 @@ def categories_of(
     All that are listed count, used or not, but for groups: a category without a box whose name is the
     `supercategory` of another one (labelling services put such in front).
     """
-    entries = _entries(content, path)
+    entries = listed(content, path)
     parents = {str(c.get("supercategory")) for c in content["categories"] if c.get("supercategory") != c.get("name")}
     groups = {i: name for i, name in entries if name in parents and not used.get(i)}
     kept = [(i, name) for i, name in entries if i not in groups]
@@ -29,7 +32,7 @@ def categories_of(
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     notices = [f"category {i} {name!r} is a group without boxes and left out" for i, name in groups.items()]
-    return categories, {i: categories.label_of(i) for i, _ in kept}, notices
+    return categories, {i: label for label, i in enumerate(categories.ids)}, notices
 
 
 def align(
@@ -43,7 +46,7 @@ def align(
     labels = categories.labels_of_names()
     label_of: dict[int, int] = {}
     notices: list[str] = []
-    for category_id, name in _entries(content, path):
+    for category_id, name in listed(content, path):
         if name in labels:
             label_of[category_id] = labels[name]
             trained = categories.ids[labels[name]]
@@ -61,16 +64,17 @@ def align(
     return label_of, notices
 
 
-def _entries(content: Mapping[str, Any], path: Path) -> list[tuple[int, str]]:
+def listed(content: Mapping[str, Any], path: Path) -> list[tuple[int, str]]:
+    """Id and name of each category of a file; DataError where one has none, or that of another one."""
     entries = []
     for category in content["categories"]:
         category_id, name = category.get("id"), category.get("name")
-        if not isinstance(category_id, int) or isinstance(category_id, bool) or not isinstance(name, str):
-            raise DataError(f"{path} has the category {category}; give each a whole 'id' and a 'name' (text)")
+        if not is_whole(category_id) or not is_text(name):
+            raise DataError(f"{path} has the category {shown(category)}; give each a whole 'id' and a 'name' (text)")
         entries.append((category_id, name))
     for position, what in enumerate(("id", "name")):
-        values = [entry[position] for entry in entries]
-        twice = sorted({str(v) for v in values if values.count(v) > 1})
+        counts = Counter(entry[position] for entry in entries)
+        twice = sorted(str(value) for value, count in counts.items() if count > 1)
         if twice:
             raise DataError(f"category {what} {twice[0]} stands twice in the categories of {path}; make it unique")
     return entries

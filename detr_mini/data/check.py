@@ -10,18 +10,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from detr_mini.data.captions.files import CATEGORIES, MADE, caption_faults
 from detr_mini.data.check_boxes import checked_boxes
 from detr_mini.data.check_images import Picture, checked_files, checked_records, same_pictures
 from detr_mini.data.check_names import check_data_file, check_names, checked_categories
+from detr_mini.data.coco import CORNERS, look_like_corners
 from detr_mini.data.columns import any_json, is_whole
 from detr_mini.data.convert import new_folder, write_set
-from detr_mini.data.faults import KINDS, Fault
+from detr_mini.data.faults import FATAL, KINDS, Fault
 from detr_mini.data.formats import Source, read_tree
+from detr_mini.data.records import from_corners, is_box, respell, tidy, unusable_names
 from detr_mini.data.report import MUCH_BACKGROUND
 from detr_mini.data.tree import Tree, image_files
 from detr_mini.data.yolo import find_data_file, read_data_file
-from detr_mini.errors import DataError, UserError
+from detr_mini.errors import DataError, UserError, printable
 from detr_mini.structures import Categories
 
 LISTS = ("images", "annotations", "categories")
@@ -80,7 +84,7 @@ class Checked:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        faults = [{"kind": f.kind, "text": f.text, "image": f.image, "mend": f.mend} for f in self.faults]
+        faults = [{"kind": f.kind, "text": f.text, "image": printable(f.image), "mend": f.mend} for f in self.faults]
         return {"images": self.images, "boxes": self.boxes, "counts": dict(self.counts), "faults": faults}
 
 
@@ -118,7 +122,8 @@ def _read(source: Source, name: str, known: Mapping[str, int], faults: list[Faul
             categories = Categories(tuple(known.values()), tuple(known)) if known else None
             tree = read_tree(
                 source.root, split, name, source.format,
-                first_pixel=source.first_pixel, difficult=source.difficult, categories=categories,
+                first_pixel=source.first_pixel, difficult=source.difficult, box_corners=source.box_corners,
+                categories=categories,
             )  # fmt: skip
             once = {(fault.kind, fault.image) for fault in faults if fault.kind == "label file without image"}
             new = (fault for fault in tree.faults if (fault.kind, fault.image) not in once)
@@ -138,7 +143,14 @@ def _read(source: Source, name: str, known: Mapping[str, int], faults: list[Faul
         elif not all(isinstance(entry, dict) for entry in entries):
             faults.append(Fault("broken annotation file", f"{name}: {path.name}: not all of '{key}' are records"))
             whole[key] = [entry for entry in entries if isinstance(entry, dict)]
-    return Tree(whole, source.root / split["images"], path)
+    folder = source.root / split["images"]
+    found = tidy(whole, path, corners=source.box_corners)
+    unusable = unusable_names(whole, path, folder, source.root)
+    names = {fault.image for fault in unusable}
+    whole["images"] = [i for i in whole["images"] if not isinstance(n := i.get("file_name"), str) or n not in names]
+    found += unusable + respell(whole, path, folder)
+    faults += [replace(fault, text=f"{name}: {fault.text.replace(str(path), path.name)}") for fault in found]
+    return Tree(whole, folder, path)
 
 
 def _check_split(tree: Tree, name: str, done: Checked, pixels: bool) -> dict[int, Picture]:
@@ -156,6 +168,8 @@ def _check_split(tree: Tree, name: str, done: Checked, pixels: bool) -> dict[int
     if records and background / len(records) > MUCH_BACKGROUND and name not in done.unsure:
         done.faults.append(Fault("many images without a box", f"{name}: {background} of {len(records)} images"))
     tree.content["categories"] = categories
+    if done.source.format == "coco" and not done.source.box_corners:
+        _check_corners(tree, name, pictures, done.faults)
     annotations = checked_boxes(tree, name, records, pictures, done.faults)
     merged = {c["id"]: c["same as"] for c in categories if "same as" in c}
     for annotation in annotations:
@@ -171,6 +185,18 @@ def _check_split(tree: Tree, name: str, done: Checked, pixels: bool) -> dict[int
     }
     done.trees[name] = Tree(content, tree.folder, tree.path)
     return pictures
+
+
+def _check_corners(tree: Tree, split: str, pictures: Mapping[int, Picture], faults: list[Fault]) -> None:
+    """One fault where the boxes of a split fit as corners only; they are then looked at as corners."""
+    own = [a for a in tree.content["annotations"]
+           if is_box(a.get("bbox")) and is_whole(a.get("image_id")) and a["image_id"] in pictures]  # fmt: skip
+    sizes = [pictures[a["image_id"]].size for a in own]
+    if own and look_like_corners(np.array([a["bbox"] for a in own], float), np.array(sizes)):
+        text = CORNERS.format(path=tree.path.name)
+        faults.append(Fault("boxes that look like corners", f"{split}: {text}"))
+        for annotation in own:
+            annotation["bbox"] = from_corners(annotation["bbox"])
 
 
 def _check_names(source: Source, done: Checked) -> None:
@@ -245,6 +271,10 @@ def mend(done: Checked, output: str | Path) -> Counter[str]:
 
     DataError where nothing would be left of a split.
     """
+    unclear = [fault for fault in done.faults if fault.kind in FATAL and not fault.mend]
+    if unclear:
+        raise DataError(f"{unclear[0].kind}: {unclear[0].text}; nothing is written, since it is not certain what is "
+                        f"meant ({len(unclear)} such in all)")  # fmt: skip
     for name, tree in done.trees.items():
         if not tree.content["images"]:
             raise DataError(f"no usable image is left in {name} of {done.source.root}; nothing is written")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +13,8 @@ from detr_mini.data.check_images import Picture, upright_box
 from detr_mini.data.coco import clip_boxes, enclosing
 from detr_mini.data.columns import is_number, is_whole, rotation_of, where
 from detr_mini.data.faults import Fault
+from detr_mini.data.records import is_box
+from detr_mini.data.safe_files import shown
 from detr_mini.data.tree import Tree
 
 SAME = 0.98
@@ -52,19 +53,19 @@ def _checked(
     image_id, category_id = annotation["image_id"], annotation["category_id"]
     record = records.get(image_id) if is_whole(image_id) else None
     if record is None:
-        text = f"{place} is of image id {image_id!r}"
+        text = f"{place} is of image id {shown(image_id)}"
         faults.append(Fault("annotation of an unknown image", text, mend="left out"))
         return None
     name = record["file_name"]
     place = f"{place} ({name})" if name not in place else place
     if not is_whole(category_id) or category_id not in known:
-        faults.append(Fault("unknown category", f"{place} has category id {category_id!r}", name, "left out"))
+        faults.append(Fault("unknown category", f"{place} has category id {shown(category_id)}", name, "left out"))
         return None
     if "same as" in record:
         image_id = annotation["image_id"] = record["same as"]
     box = annotation["bbox"]
-    if not isinstance(box, list) or len(box) != 4 or not all(is_number(v) for v in box):
-        faults.append(Fault("box without numbers", f"{place}: bbox {box!r}", name, "left out"))
+    if not is_box(box):
+        faults.append(Fault("box without numbers", f"{place}: bbox {shown(box)}", name, "left out"))
         return None
     picture = pictures.get(image_id)
     if picture is None or records[image_id].get("mend") == "left out":
@@ -76,7 +77,7 @@ def _checked(
 def _check_crowd(annotation: dict[str, Any], place: str, name: str, faults: list[Fault]) -> None:
     crowd = annotation.get("iscrowd", 0)
     if crowd not in (0, 1):
-        faults.append(Fault("iscrowd is neither 0 nor 1", f"{place}: iscrowd {crowd!r}", name, "0"))
+        faults.append(Fault("iscrowd is neither 0 nor 1", f"{place}: iscrowd {shown(crowd)}", name, "0"))
         annotation["iscrowd"] = 0
 
 
@@ -86,7 +87,7 @@ def _placed(
     """The box on the upright file: turned or scaled with it, around what is turned, cut at its edge."""
     name, size = record["file_name"], picture.size
     original = annotation["bbox"]
-    shown = f"bbox [{', '.join(f'{v:.12g}' for v in original)}]"
+    written = f"bbox [{', '.join(f'{v:.12g}' for v in original)}]"
     box, moved = [float(v) for v in original], False
     if record.get("mend") == "boxes turned with the picture":
         box, moved = upright_box(box, picture.orientation, (size[1], size[0])), True
@@ -96,21 +97,21 @@ def _placed(
     angle = rotation_of(annotation)
     if angle % 180 and min(box[2:]) > 0:
         box, moved = enclosing(np.array([box]), np.array([angle]))[0].tolist(), True
-        text = f"{place}: {shown} is turned by {angle:g} degrees"
+        text = f"{place}: {written} is turned by {angle:g} degrees"
         faults.append(Fault("turned box", text, name, "the upright box around it"))
         annotation["attributes"] = {k: v for k, v in annotation["attributes"].items() if k != "rotation"}
     clipped, fault = clip_boxes(np.array([box]), np.array([size]))
     if fault[0]:
         kind = "box past the edge" if "sticks" in fault[0] else \
             "box outside its image" if "outside" in fault[0] else "box without size"  # fmt: skip
-        text = f"{place}: {shown} {fault[0].format(width=size[1], height=size[0])}"
+        text = f"{place}: {written} {fault[0].format(width=size[1], height=size[0])}"
         mend = f"cut to [{', '.join(f'{v:.6g}' for v in clipped[0])}]" if "sticks" in fault[0] else "left out"
         faults.append(Fault(kind, text, name, mend))
         if mend == "left out":
             return None
         box, moved = clipped[0].tolist(), True
     elif min(box[2:]) < 1 and not annotation.get("iscrowd"):
-        faults.append(Fault("box smaller than a pixel", f"{place}: {shown}", name))
+        faults.append(Fault("box smaller than a pixel", f"{place}: {written}", name))
     _check_area(annotation, place, name, faults)
     if moved:
         annotation["bbox"] = box
@@ -125,8 +126,7 @@ def _check_area(annotation: dict[str, Any], place: str, name: str, faults: list[
         return
     _, _, w, h = annotation["bbox"]
     if not is_number(area) or area < 0 or (area == 0 and w * h > 1) or (area > w * h * _SLACK + 1 and w * h > 0):
-        shown = area if not is_number(area) or math.isfinite(area) else str(area)
-        text = f"{place}: area {shown!r}, its box has {w * h:.6g}"
+        text = f"{place}: area {shown(area)}, its box has {w * h:.6g}"
         faults.append(Fault("area that cannot be", text, name, "that of the box"))
         annotation["area"] = w * h
 

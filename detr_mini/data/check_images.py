@@ -18,6 +18,7 @@ from detr_mini.data.columns import is_number, is_whole
 from detr_mini.data.decoding import room_for
 from detr_mini.data.faults import Fault
 from detr_mini.data.images import image_size, is_whole_file, load_image, needed_for, orientation_of
+from detr_mini.data.safe_files import is_file, shown
 from detr_mini.data.tree import Tree
 from detr_mini.errors import DataError
 
@@ -68,7 +69,8 @@ def checked_records(tree: Tree, split: str, faults: list[Fault]) -> dict[int, di
         place = f"{split}: image number {number} of {tree.path.name}"
         if not is_whole(image_id) or not isinstance(name, str) or not name:
             known = {key: image.get(key) for key in ("id", "file_name")}
-            faults.append(Fault("image record incomplete", f"{place}: {known}", str(name or ""), "left out"))
+            image_name = name if isinstance(name, str) else ""
+            faults.append(Fault("image record incomplete", f"{place}: {shown(known)}", image_name, "left out"))
         elif image_id in found:
             other = found[image_id]["file_name"]
             faults.append(Fault("image id twice", f"{place}: id {image_id} is {other} and {name}", name, "left out"))
@@ -119,7 +121,7 @@ def checked_files(
 
 def _look(path: Path, pixels: bool) -> Picture | str:
     """The picture, or why there is none ("": there is no file)."""
-    if not path.is_file():
+    if not is_file(path):
         return ""
     try:
         return look_at(path, pixels)

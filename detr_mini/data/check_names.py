@@ -10,8 +10,10 @@ from typing import Any
 
 from detr_mini.data.columns import is_whole
 from detr_mini.data.faults import Fault
+from detr_mini.data.records import is_text
+from detr_mini.data.safe_files import shown
 from detr_mini.data.tree import Tree
-from detr_mini.data.yolo import DataFile
+from detr_mini.data.yolo import DataFile, as_other_tools_read
 from detr_mini.errors import nearest
 
 ALIKE = 0.8
@@ -29,8 +31,8 @@ def checked_categories(tree: Tree, split: str, faults: list[Fault]) -> list[dict
     kept = []
     for category in tree.content["categories"]:
         category_id, name = category.get("id"), category.get("name")
-        if not is_whole(category_id) or not isinstance(name, str) or not name.strip():
-            faults.append(Fault("category incomplete", f"{split}: {category}", mend="left out"))
+        if not is_whole(category_id) or not is_text(name):
+            faults.append(Fault("category incomplete", f"{split}: {shown(category)}", mend="left out"))
         elif category_id in ids:
             text = f"{split}: id {category_id} is {ids[category_id]!r} and {name!r}"
             faults.append(Fault("category id twice", text, mend="the first name counts"))
@@ -126,12 +128,9 @@ def check_data_file(data: DataFile, faults: list[Fault]) -> None:
         faults.append(Fault("number of classes differs", text, mend="left out"))
     if data.path.suffix not in (".yaml", ".yml"):
         return
-    import yaml
-
-    content = yaml.safe_load(data.path.read_text(encoding="utf-8"))
-    names = content["names"]
-    values = names.values() if isinstance(names, dict) else names
-    for written, read in zip(data.names.values(), values, strict=True):
+    names = as_other_tools_read(data.path).get("names")
+    values = names.values() if isinstance(names, dict) else names if isinstance(names, list) else ()
+    for written, read in zip(data.names.values(), values, strict=False):
         if not isinstance(read, str):
             text = f"{data.path.name}: {written} is read as {read!r}"
             faults.append(Fault("name that YAML takes for something else", text, mend="quoted"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from detr_mini.data.columns import Columns, read_json
 from detr_mini.data.images import image_size, is_whole_file, load_image
 from detr_mini.data.large import read_columns
 from detr_mini.data.report import SplitReport
+from detr_mini.data.safe_files import is_file, name_fault, shown, spelled_on_disk
 from detr_mini.errors import ConfigError, DataError, some_of
 from detr_mini.structures import Categories
 
@@ -27,6 +28,12 @@ ROUNDING = 0.5
 """Pixels by which a box may stick out of its image before that is worth a line in the report."""
 LISTED = 100
 """So many names at most stand in one error."""
+FEW = 3
+"""Fewer boxes than this say nothing about what their numbers mean."""
+CORNERS = (
+    "the boxes of {path} look like left, top, right, bottom: most stick out of their images as left, top, width, "
+    "height, and all fit as corners; set data.box_corners=true to read them so"
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,10 @@ class Reading:
     """A file is no image, or is cut off. Headers and ends are looked at; what is broken in between, the check finds."""
     on_wrong_size: str = "refuse"
     """An image's size differs from the one that is said, so that its boxes mean something else (turned photographs)."""
+    on_crowd: str = "ignore"
+    """Crowd regions are neither trained on nor scored, or each counts as an object."""
+    box_corners: bool = False
+    """The four numbers of a box are left, top, right, bottom (COCO: in pixels, YOLO: in shares of the image)."""
 
     def __post_init__(self) -> None:
         for name, known in (
@@ -51,6 +62,8 @@ class Reading:
             ("on_missing", ("refuse", "skip")),
             ("on_bad_image", ("refuse", "skip")),
             ("on_wrong_size", ("refuse", "skip")),
+            ("on_crowd", ("ignore", "object")),
+            ("box_corners", (False, True)),
         ):
             value = getattr(self, name)
             if value not in known:
@@ -64,16 +77,26 @@ def read_coco(
     split: str = "train",
     categories: Categories | None = None,
     limit: int | None = None,
-    **reading: str,
+    root: str | Path | None = None,
+    **reading: Any,
 ) -> CocoSet:
     """Read the COCO JSON `annotations` of the image files under `images`.
 
     `categories`: those of the training set, which this file's are mapped to by id and name; None: this is the
-    training set. `limit`: the first images only, by id. `reading`: see `Reading`. Segmentations are ignored. Images'
-    headers are read, not their pixels. DataError, in one sentence, for whatever cannot be trained on.
+    training set. `limit`: the first images only, by id. `root`: the folder that no file name may lead out of; None:
+    `images`. `reading`: see `Reading`. Outlines stand in for boxes that are missing. Images' headers are read, not
+    their pixels. DataError, in one sentence, for whatever cannot be trained on.
     """
-    rules, path = Reading(**reading), Path(annotations)
-    return build_set(read_columns(path), Path(images), split, rules, categories, limit)
+    rules, path, folder = Reading(**reading), Path(annotations), Path(images)
+    columns = read_columns(path)
+    for image_id, name in zip(columns.image_ids, columns.file_names, strict=True):
+        if fault := name_fault(name, folder, Path(root or folder)):
+            raise DataError(f"image {image_id} of {path} has the file_name {shown(name)}, which {fault}; "
+                            "give the file's path below the image folder")  # fmt: skip
+    if rules.box_corners:
+        x_y, ends = columns.boxes_xywh[:, :2], columns.boxes_xywh[:, 2:]
+        columns = replace(columns, boxes_xywh=np.concatenate([x_y, ends - x_y], 1))
+    return build_set(columns, folder, split, rules, categories, limit, may_be_corners=not rules.box_corners)
 
 
 def build_set(
@@ -85,11 +108,12 @@ def build_set(
     limit: int | None = None,
     report: SplitReport | None = None,
     sizes: Mapping[int, tuple[tuple[int, int], bool]] | None = None,
+    may_be_corners: bool = False,
 ) -> CocoSet:
     """What `columns` say of the files under `images`; see `read_coco`.
 
     `report`: has what the reader has dropped already. `sizes`: of images whose header is read already, by id: what
-    `image_size` gives.
+    `image_size` gives. `may_be_corners`: refuse boxes that look like corners.
     """
     report = report or SplitReport(split)
     report.notices += columns.notices
@@ -100,7 +124,7 @@ def build_set(
         label_of, notices = align({"categories": columns.categories}, columns.path, used, categories)
     report.notices += notices
     records = _records(columns, images, report, reading, limit, sizes or {})
-    return _with_boxes(columns, records, categories, label_of, report, reading)
+    return _with_boxes(columns, records, categories, label_of, report, reading, may_be_corners)
 
 
 def _records(
@@ -116,7 +140,16 @@ def _records(
         raise DataError(f"there is no image folder {folder}; check data.root and data.{report.split}.images")
     path, order = columns.path, np.argsort(columns.image_ids, kind="stable")[:limit].tolist()
     names = {i: columns.file_names[i] for i in order}
-    missing = [name for name in names.values() if not (folder / name).is_file()]
+    listed = Counter(names.values())
+    if twice := [name for name, count in listed.items() if count > 1]:
+        report.notices.append(f"{len(twice)} image files are listed more than once: {some_of(twice, 3)}; each record "
+                              "counts as an image of its own")  # fmt: skip
+    missing = [name for name in names.values() if not is_file(folder / name)]
+    if respelled := spelled_on_disk(folder, missing):
+        names = {i: respelled.get(name, name) for i, name in names.items()}
+        missing = [name for name in missing if name not in respelled]
+        report.notices.append(f"{len(respelled)} image files are spelled differently on disk and used: "
+                              f"{some_of([f'{a!a} is {b!a}' for a, b in respelled.items()], 3)}")  # fmt: skip
     report.missing += missing
     if missing and reading.on_missing == "refuse":
         raise DataError(f"{len(missing)} of {len(names)} images that {path} lists are not in {folder}: "
@@ -170,6 +203,7 @@ def _with_boxes(
     label_of: Mapping[int, int],
     report: SplitReport,
     reading: Reading,
+    may_be_corners: bool,
 ) -> CocoSet:
     """The boxes of the records' images, clipped, those without size left out."""
     ids = records.ids.numpy()
@@ -183,6 +217,8 @@ def _with_boxes(
     turned = (rotation % 180 != 0) & whole
     upright = np.where(turned[:, None], enclosing(raw, rotation), raw)
     boxes, fault = clip_boxes(upright, sizes[image])
+    if may_be_corners and not turned.any() and look_like_corners(raw, sizes[image]):
+        raise DataError(CORNERS.format(path=columns.path))
     keep = np.ones(len(own), bool)
     bad = []
     for row in np.flatnonzero((fault != "") | turned).tolist():
@@ -210,7 +246,7 @@ def _with_boxes(
         raise DataError(f"{bad[0]} ({len(bad)} such boxes in all); mend them, or set data.on_bad_box=drop")
     own, image, boxes, turned = own[keep], image[keep], boxes[keep], turned[keep]
     labels = np.array([label_of[c] for c in columns.category_ids[own].tolist()], np.int64)
-    crowd = columns.is_crowd[own]
+    crowd = columns.is_crowd[own] & (reading.on_crowd == "ignore")
     area = np.where(np.isnan(columns.area[own]) | turned, boxes[:, 2] * boxes[:, 3], columns.area[own])
     per_image = np.bincount(image, minlength=len(ids))
     report.crowd = int(crowd.sum())
@@ -218,6 +254,16 @@ def _with_boxes(
     report.background = int((np.bincount(image[~crowd], minlength=len(ids)) == 0).sum())
     counts = Counter(labels[~crowd].tolist())
     report.per_category = {name: counts[label] for label, name in enumerate(categories.names)}
+    if not report.boxes:
+        _refuse_without_boxes(columns.path, report)
+    for label, count in Counter(labels[crowd].tolist()).items():
+        if not counts[label]:
+            report.notices.append(f"category {categories.names[label]!r} has crowd regions only ({count}) and cannot "
+                                  "be learned; data.on_crowd=object takes crowd regions as objects")  # fmt: skip
+    single = np.flatnonzero(~crowd)
+    if len(again := single[repeated_rows(np.column_stack([image, labels, boxes])[single])]):
+        report.notices.append(f"{len(again)} boxes repeat another one of their image and category: "
+                              f"{columns.where(int(own[again[0]]))}; 'detr-mini data check' lists them")  # fmt: skip
     report.finish()
     return CocoSet(
         records=records,
@@ -227,8 +273,41 @@ def _with_boxes(
         boxes_xywh=torch.from_numpy(np.ascontiguousarray(boxes)),
         labels=torch.from_numpy(labels),
         is_crowd=torch.from_numpy(crowd.copy()),
-        area=torch.from_numpy(area.astype(np.float32)),
+        area=torch.from_numpy(area),
     )
+
+
+def _refuse_without_boxes(path: Path, report: SplitReport) -> None:
+    """DataError where there were boxes and none is left to learn from or to score."""
+    lost = {kind: count for kind, count in report.dropped.items() if not kind.startswith(("image ", "unreadable"))}
+    if lost:
+        kinds = ", ".join(f"{kind}: {count}" for kind, count in lost.items())
+        example = next(report.examples[kind][0] for kind in lost)
+        raise DataError(f"no box of {path} ({report.split}) can be used ({kinds}; the first: {example}); fix the "
+                        "annotations, 'detr-mini data check' lists every fault")  # fmt: skip
+    if report.crowd and report.split == "train":
+        raise DataError(f"all {report.crowd} annotations of {path} are crowd regions, which are not objects to learn; "
+                        "set data.on_crowd=object to take them as objects")  # fmt: skip
+
+
+def look_like_corners(boxes: Float[np.ndarray, "n 4"], sizes: Int[np.ndarray, "n 2"]) -> bool:
+    """Whether most boxes stick out of their images as xywh, and as good as all fit as xyxy. `sizes`: height, width."""
+    if len(boxes) < FEW:
+        return False
+    edge = sizes[:, ::-1].astype(np.float64)
+    low, high = boxes[:, :2], boxes[:, 2:]
+    sticks = (low + high > edge + ROUNDING).any(1)
+    fits = ((high > low) & (low >= -ROUNDING) & (high <= edge + ROUNDING)).all(1)
+    return bool(sticks.mean() > 0.5 and fits.mean() > 0.98)
+
+
+def repeated_rows(rows: Float[np.ndarray, "n k"]) -> Int[np.ndarray, "m"]:
+    """The places of rows that equal an earlier one."""
+    if len(rows) < 2:
+        return np.empty(0, np.int64)
+    key = (rows * np.sqrt(np.arange(2.0, 2.0 + rows.shape[1]))).sum(1)  # to sort by; equal rows have the same
+    order = np.argsort(key, kind="stable")
+    return np.sort(order[1:][(rows[order[1:]] == rows[order[:-1]]).all(1)])
 
 
 def clip_boxes(

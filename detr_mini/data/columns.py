@@ -15,7 +15,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from detr_mini.data.faults import NOTICES, Fault
+from detr_mini.data.records import (
+    MOST_PIXELS,
+    as_flag,
+    as_number,
+    in_one_line,
+    is_box,
+    is_number,
+    is_whole,
+    tidy,
+    where,
+)
+from detr_mini.data.safe_files import read_bytes, reason, shown
 from detr_mini.errors import DataError
+
+__all__ = ["Columns", "any_json", "columns_of", "is_number", "is_whole", "read_json", "rotation_of", "where"]
 
 
 @dataclass(frozen=True)
@@ -51,8 +66,11 @@ class Columns:
         return Counter(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The content of a COCO JSON file: its lists `images`, `annotations` and `categories`. DataError where broken."""
+def read_json(path: Path, faults: list[Fault] | None = None, *, corners: bool = False) -> dict[str, Any]:
+    """The content of a COCO JSON file: its lists `images`, `annotations` and `categories`. DataError where broken.
+
+    The records are made uniform (see `records.tidy`); what that changes is added to `faults`.
+    """
     content = any_json(path)
     if not isinstance(content, dict):
         raise DataError(f"{path} holds no COCO annotations: a JSON object with 'images' and 'annotations' is expected")
@@ -60,6 +78,9 @@ def read_json(path: Path) -> dict[str, Any]:
         entries = content.get(key)
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise DataError(f"{path} has no list '{key}' of records; give a COCO file for detection (instances)")
+    changed = tidy(content, path, corners=corners)
+    if faults is not None:
+        faults += changed
     return content
 
 
@@ -67,16 +88,27 @@ def any_json(path: Path) -> Any:
     """What a JSON file holds; DataError where there is none, or it is broken."""
     try:
         with paused_garbage_collection():
-            return json.loads(path.read_bytes())
+            return _loads(read_bytes(path))
     except FileNotFoundError:
         raise DataError(f"there is no annotation file {path}; check data.root and the file's name") from None
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); check the path and the rights") from None
+        raise DataError(f"{path} cannot be read ({reason(error)}); check the path and its permissions") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{path} is not whole JSON ({error.msg} at line {error.lineno}, column {error.colno}); "
                         "it may be cut off: copy or export it again") from None  # fmt: skip
     except UnicodeDecodeError:
         raise DataError(f"{path} is not JSON text; give a COCO annotation file") from None
+    except RecursionError:
+        raise DataError(f"{path} is nested too deeply for an annotation file; export it again") from None
+
+
+def _loads(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
+    except ValueError:  # a whole number of more digits than Python reads: no id and no pixel, but where is it?
+        return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 400 else math.inf)
 
 
 @contextmanager
@@ -91,10 +123,11 @@ def paused_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def columns_of(content: Mapping[str, Any], path: Path) -> Columns:
+def columns_of(content: Mapping[str, Any], path: Path, faults: Sequence[Fault] = ()) -> Columns:
     """The records of a COCO file's content as arrays; DataError, naming the record, where one cannot be used.
 
-    An annotation's `where` (of VOC and YOLO trees) stands for its id in errors.
+    An annotation's `where` (of VOC and YOLO trees) stands for its id in errors. `faults`: what `read_json` changed,
+    for the notices.
     """
     images, annotations = content["images"], content["annotations"]
     listed = _listed_images(images, path)
@@ -103,9 +136,10 @@ def columns_of(content: Mapping[str, Any], path: Path) -> Columns:
         _check_annotation(annotation, number, path, listed, known)
     ids = Counter(annotation["id"] for annotation in annotations if is_whole(annotation.get("id")))
     repeated = [i for i, count in ids.items() if count > 1]
-    notices = [
-        f"{len(repeated)} annotation ids stand more than once (the first is {repeated[0]!r}); each box counts"
-    ] if repeated else []  # fmt: skip
+    notices = in_one_line(faults, NOTICES)
+    if repeated:
+        notices.append(f"{len(repeated)} annotation ids stand more than once (the first is {repeated[0]}); "
+                       "each box counts")  # fmt: skip
     return Columns(
         path=path,
         image_ids=np.array([image["id"] for image in images], np.int64),
@@ -115,8 +149,8 @@ def columns_of(content: Mapping[str, Any], path: Path) -> Columns:
         boxes_xywh=np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4),
         owners=np.array([a["image_id"] for a in annotations], np.int64),
         category_ids=np.array([a["category_id"] for a in annotations], np.int64),
-        is_crowd=np.array([bool(a.get("iscrowd", 0)) for a in annotations], bool),
-        area=np.array([_area(a.get("area")) for a in annotations], np.float64),
+        is_crowd=np.array([as_flag(a.get("iscrowd")) == 1 for a in annotations], bool),
+        area=np.array([area_of(a.get("area")) for a in annotations], np.float64),
         rotation=np.array([rotation_of(a) for a in annotations], np.float64),
         annotation_ids=np.array([a["id"] if is_whole(a.get("id")) else -1 for a in annotations], np.int64),
         where=lambda i: where(annotations[i], i + 1, path),
@@ -129,7 +163,9 @@ def _listed_images(images: Sequence[Mapping[str, Any]], path: Path) -> dict[int,
     for number, image in enumerate(images, start=1):
         image_id, name = image.get("id"), image.get("file_name")
         if not is_whole(image_id):
-            raise DataError(f"image number {number} of {path} has the id {image_id!r}; image ids are whole numbers")
+            raise DataError(
+                f"image number {number} of {path} has the id {shown(image_id)}; image ids are whole numbers"
+            )
         if not isinstance(name, str) or not name:
             raise DataError(f"image {image_id} of {path} has no file_name; add it")
         if image_id in listed:
@@ -147,50 +183,33 @@ def _check_annotation(
 ) -> None:
     image_id, category_id, box = [annotation.get(key) for key in ("image_id", "category_id", "bbox")]
     if not is_whole(image_id) or image_id not in listed:
-        raise DataError(f"{where(annotation, number, path)} belongs to image id {image_id!r}, which is not among the "
-                        "images; add the image or remove the annotation")  # fmt: skip
+        raise DataError(f"{where(annotation, number, path)} belongs to image id {shown(image_id)}, which is not "
+                        "among the images; add the image or remove the annotation")  # fmt: skip
     if not is_whole(category_id) or category_id not in known:
-        raise DataError(f"{where(annotation, number, path)} has category id {category_id!r}, which is not among the "
-                        "categories; add the category or mend the id")  # fmt: skip
-    if not isinstance(box, list) or len(box) != 4 or not all(is_number(v) for v in box):
-        raise DataError(f"{where(annotation, number, path)} has the bbox {box!r}; it must be four numbers "
-                        "[left, top, width, height]")  # fmt: skip
-
-
-def where(annotation: Mapping[str, Any], number: int, path: Path) -> str:
-    """Names an annotation in a message."""
-    if "where" in annotation:
-        return str(annotation["where"])
-    return f"annotation {annotation['id']} of {path}" if "id" in annotation else f"annotation number {number} of {path}"
+        raise DataError(f"{where(annotation, number, path)} has category id {shown(category_id)}, which is not "
+                        "among the categories; add the category or mend the id")  # fmt: skip
+    if not is_box(box):
+        raise DataError(f"{where(annotation, number, path)} has the bbox {shown(box)}; it must be four numbers "
+                        "[left, top, width, height], not text")  # fmt: skip
+    if as_flag(annotation.get("iscrowd")) not in (0, 1):
+        raise DataError(f"{where(annotation, number, path)} has iscrowd {shown(annotation['iscrowd'])}; it must be 0 "
+                        "(an object) or 1 (a crowd region)")  # fmt: skip
 
 
 def rotation_of(annotation: Mapping[str, Any]) -> float:
     """The angle that labelling tools put beside an unturned box (`attributes: {"rotation": 60}`), in degrees."""
     attributes = annotation.get("attributes")
     angle = attributes.get("rotation") if isinstance(attributes, Mapping) else None
-    try:
-        value = float(angle or 0)
-    except (TypeError, ValueError):
-        return 0.0
-    return value % 360 if math.isfinite(value) else 0.0
+    value = as_number(angle)
+    return float(value) % 360 if is_number(value) else 0.0
 
 
 def _said_size(image: Mapping[str, Any]) -> tuple[int, int]:
     said = image.get("height"), image.get("width")
-    return (int(said[0]), int(said[1])) if all(is_number(v) and v > 0 for v in said) else (0, 0)  # type: ignore[arg-type,operator]
+    usable = all(is_number(v) and 0 < v <= MOST_PIXELS for v in said)  # type: ignore[operator]
+    return (int(said[0]), int(said[1])) if usable else (0, 0)  # type: ignore[arg-type]
 
 
-def _area(value: Any) -> float:
+def area_of(value: Any) -> float:
+    """An annotation's area, NaN where it is not a positive number."""
     return float(value) if is_number(value) and value > 0 else math.nan
-
-
-def is_whole(value: Any) -> bool:
-    """Whether it is a whole number of 64 bits (true and false are none)."""
-    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a finite number (true and false are none)."""
-    if isinstance(value, int):
-        return is_whole(value)
-    return isinstance(value, float) and math.isfinite(value)

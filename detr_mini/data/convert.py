@@ -8,16 +8,18 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from detr_mini.data.coco import enclosing
-from detr_mini.data.columns import columns_of, rotation_of
+from detr_mini.data.columns import area_of, columns_of, rotation_of
 from detr_mini.data.faults import LOOKS
 from detr_mini.data.formats import KEYS, Source
 from detr_mini.data.images import image_size
+from detr_mini.data.safe_files import safe_name
 from detr_mini.data.tree import Tree, with_one_list
 from detr_mini.data.voc import CATEGORIES, voc_xml
 from detr_mini.data.yolo import fractions
@@ -77,7 +79,7 @@ def write_set(folder: Path, to: str, trees: Mapping[str, Tree], images: str = "c
 def _write_coco(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str]:
     (folder / "annotations").mkdir()
     for name, tree in trees.items():
-        names = {i["file_name"]: _plain(i["file_name"], tree) for i in tree.content["images"]}
+        names = _plain_names(tree)
         records = [{**image, "file_name": names[image["file_name"]]} for image in tree.content["images"]]
         annotations = [
             {"area": a["bbox"][2] * a["bbox"][3], **{k: v for k, v in a.items() if k != "where"}}
@@ -89,12 +91,29 @@ def _write_coco(folder: Path, trees: Mapping[str, Tree], images: str) -> list[st
     return []
 
 
-def _plain(name: str, tree: Tree) -> str:
-    """The file name without the folders that all images of a YOLO split share."""
-    folders = {PurePosixPath(image["file_name"]).parent for image in tree.content["images"]}
+def _plain_names(tree: Tree) -> dict[str, str]:
+    """Of each file name its path in the copy: without the folders that all images share, and below the copy's folder.
+
+    No two are the same, whatever the names are.
+    """
+    names = dict.fromkeys(image["file_name"] for image in tree.content["images"])
+    paths = {name: _relative(name, tree.folder) for name in names}
+    folders = {path.parent for path in paths.values()}
     shared = PurePosixPath(os.path.commonpath(folders)) if folders else PurePosixPath()
-    path = PurePosixPath(name)
-    return str(path.relative_to(shared)) if path.is_relative_to(shared) else path.name
+    taken: set[str] = set()
+    found = {}
+    for name, path in paths.items():
+        safe = PurePosixPath(safe_name(str(path.relative_to(shared) if path.is_relative_to(shared) else path)))
+        numbered = (str(safe.with_name(f"{safe.stem}_{k}{safe.suffix}")) for k in count(2))
+        found[name] = str(safe) if str(safe) not in taken else next(n for n in numbered if n not in taken)
+        taken.add(found[name])
+    return found
+
+
+def _relative(name: str, folder: Path) -> PurePosixPath:
+    """A file name as a path from `folder`, without detours."""
+    path = os.path.relpath(folder / name, folder) if os.path.isabs(name) else os.path.normpath(name)
+    return PurePosixPath(Path(path).as_posix())
 
 
 def _write_voc(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str]:
@@ -109,7 +128,7 @@ def _write_voc(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str
     for name, tree in trees.items():
         names = {c["id"]: c["name"] for c in tree.content["categories"]}
         owned = _owned(tree)
-        files = {image["file_name"]: _flat(_plain(image["file_name"], tree), taken) for image in tree.content["images"]}
+        files = {old: _flat(plain, taken) for old, plain in _plain_names(tree).items()}
         for image in tree.content["images"]:
             file = files[image["file_name"]]
             text = voc_xml({**image, "file_name": file}, owned[image["id"]], names)
@@ -136,7 +155,7 @@ def _write_yolo(folder: Path, trees: Mapping[str, Tree], images: str) -> list[st
     for name, tree in trees.items():
         owned = _owned(tree)
         crowd = turned = 0
-        files = {image["file_name"]: _plain(image["file_name"], tree) for image in tree.content["images"]}
+        files = _plain_names(tree)
         for image in tree.content["images"]:
             rows = []
             for annotation in owned[image["id"]]:
@@ -179,9 +198,9 @@ def _left_out(trees: Mapping[str, Tree], keys: Mapping[str, str]) -> list[str]:
             what
             for a in tree.content["annotations"]
             for key, what in keys.items()
-            if a.get(key) and not (key == "area" and abs(a[key] - a["bbox"][2] * a["bbox"][3]) < 1e-6)
+            if a.get(key) and not (key == "area" and not abs(area_of(a[key]) - a["bbox"][2] * a["bbox"][3]) > 1e-6)
         )
-        notes += [f"{name}: {count} {what} are left out" for what, count in counts.items()]
+        notes += [f"{name}: {number} {what} are left out" for what, number in counts.items()]
     return notes
 
 
@@ -189,6 +208,8 @@ def _place(tree: Tree, where: Mapping[str, Path], images: str) -> None:
     if images == "none":
         return
     for name, target in tracked(list(where.items()), "Placing the images"):
+        if ".." in target.parts:
+            raise DataError(f"{name!r} would be written outside the output, to {target}; rename the image")
         target.parent.mkdir(parents=True, exist_ok=True)
         place_file(tree.folder / name, target, link=images == "link")
 

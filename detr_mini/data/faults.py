@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from detr_mini.errors import printable
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -17,6 +19,10 @@ class Fault:
     """The image it concerns, as the annotations name it."""
     mend: str = ""
     """What the mended copy has instead; empty where it is left as it is."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", printable(self.text))
+        object.__setattr__(self, "mend", printable(self.mend))
 
 
 KINDS: dict[str, str] = {
@@ -35,11 +41,15 @@ KINDS: dict[str, str] = {
     "picture shared by two splits": "what is measured on it is no measurement: take it out of one",
     # records
     "image record incomplete": "an image needs a whole number as id and a file_name",
+    "file name that cannot be used": "a file name is a path below the image folder, in text that disks can hold",
+    "file name spelled differently": "the file on disk differs in capitals or in how accents are stored; it is used",
     "image id twice": "boxes cannot be told apart: give each image its own id",
     "annotation incomplete": "an annotation needs image_id, category_id and bbox",
     "annotation id twice": "tools that go by id lose one: number them anew",
     "annotation of an unknown image": "its image_id is not among the images",
     "unknown category": "its category_id is not among the categories",
+    "number written as text": "it is read as the number; other tools may refuse it",
+    "marked as ignored": "its 'ignore' is 1: treated as a crowd region, neither trained on nor scored",
     "iscrowd is neither 0 nor 1": "crowd regions are no targets: say which it is",
     "area that cannot be": "not a positive number, or larger than its box: sizes are scored by it",
     # boxes
@@ -48,6 +58,7 @@ KINDS: dict[str, str] = {
     "box outside its image": "nothing of it is in the picture",
     "box past the edge": "it is cut at the edge",
     "box smaller than a pixel": "nothing can be seen in it",
+    "boxes that look like corners": "they fit as left, top, right, bottom: data.box_corners=true reads them so",
     "turned box": "the upright box around it is used, which is larger than the thing",
     "box given as an outline": "the upright box around it is used",
     "box twice": "the same thing labelled twice in one image",
@@ -65,6 +76,7 @@ KINDS: dict[str, str] = {
     "category incomplete": "a category needs a whole number as id and a name of text",
     "category id twice": "boxes cannot be told apart: give each category its own id",
     "category name twice": "one class under two ids",
+    "name in decomposed characters": "accents are stored apart from their letters; read as one character each",
     "names that differ in writing only": "capitals, blanks or hyphens make two classes of one",
     "mistyped category": "a rare name that is nearly another one",
     "category unknown to training": "train lacks it: it can never be found",
@@ -79,10 +91,14 @@ KINDS: dict[str, str] = {
 }  # fmt: skip
 """Each kind of fault, and what to do or to know about it; in the order of the table."""
 
-FATAL = ("broken annotation file", "class index out of range")
+FATAL = (
+    "broken annotation file", "class index out of range", "file name that cannot be used",
+    "boxes that look like corners",
+)  # fmt: skip
 """Kinds that stop a training whatever the config says: what is meant cannot be guessed."""
 NOTICES = (
     "image without label file", "label file without image", "two label files for one image", "box given as an outline",
+    "number written as text", "marked as ignored", "name in decomposed characters", "file name spelled differently",
 )  # fmt: skip
 """Kinds that a training only mentions."""
 LOOKS = (*NOTICES, "corner at 0", "file name in the XML differs", "image listed twice")

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from detr_mini.data.categories import listed as listed_categories
 from detr_mini.data.coco import CocoSet, Reading, build_set, read_coco
-from detr_mini.data.columns import any_json, columns_of, read_json
-from detr_mini.data.faults import FATAL, LOOKS, NOTICES
+from detr_mini.data.columns import any_json, columns_of, is_whole, read_json
+from detr_mini.data.faults import FATAL, LOOKS, NOTICES, Fault
+from detr_mini.data.records import in_one_line, respell, unusable_names
 from detr_mini.data.report import SplitReport
+from detr_mini.data.safe_files import files_in, is_file
 from detr_mini.data.tree import Tree, image_files
 from detr_mini.data.voc import read_voc
-from detr_mini.data.yolo import NAME_LISTS, find_data_file, read_data_file, read_yolo
+from detr_mini.data.yolo import NAME_LISTS, check_name_lists, find_data_file, read_data_file, read_yolo
 from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.structures import Categories
 
@@ -50,7 +53,7 @@ def read_split(
     limit: int | None = None,
     first_pixel: str | int = "auto",
     difficult: str = "keep",
-    **reading: str,
+    **reading: Any,
 ) -> CocoSet:
     """One split below `root`, in whatever form it is there; `split` says where (see `KEYS`).
 
@@ -61,9 +64,12 @@ def read_split(
     if format == "coco":
         check_split(split, name, format)
         paths = root / split["annotations"], root / split["images"]
-        return read_coco(*paths, split=name, categories=categories, limit=limit, **reading)
+        return read_coco(*paths, split=name, categories=categories, limit=limit, root=root, **reading)
     rules = Reading(**reading)
-    tree = read_tree(root, split, name, format, first_pixel=first_pixel, difficult=difficult, categories=categories)
+    tree = read_tree(
+        root, split, name, format, first_pixel=first_pixel, difficult=difficult, box_corners=rules.box_corners,
+        categories=categories,
+    )  # fmt: skip
     report = SplitReport(name, notices=list(tree.notices))
     _take_faults(tree, report, rules)
     columns = columns_of(tree.content, tree.path)
@@ -71,7 +77,7 @@ def read_split(
 
 
 def read_mended(
-    tree: Tree, name: str, categories: Categories | None, limit: int | None, reading: Mapping[str, str]
+    tree: Tree, name: str, categories: Categories | None, limit: int | None, reading: Mapping[str, Any]
 ) -> CocoSet:
     """A split as `check` has mended it."""
     columns = columns_of(tree.content, tree.path)
@@ -86,14 +92,30 @@ def read_tree(
     *,
     first_pixel: str | int = "auto",
     difficult: str = "keep",
+    box_corners: bool = False,
     categories: Categories | None = None,
 ) -> Tree:
-    """A split of a VOC or YOLO tree as a COCO file would have it, faults and all."""
+    """A split of any format as a COCO file would have it, faults and all."""
     check_split(split, name, format)
+    if format == "coco":
+        return read_coco_tree(root, split, box_corners=box_corners)
     said = {key: value for key, value in split.items() if value is not None}
     if format == "voc":
         return read_voc(root, **said, first_pixel=first_pixel, difficult=difficult, categories=categories)
-    return read_yolo(root, **said)
+    return read_yolo(root, **said, corners=box_corners)
+
+
+def read_coco_tree(root: Path, split: Split, *, box_corners: bool = False) -> Tree:
+    """A split of COCO with its records made uniform; DataError for a file name that leads out of `root`."""
+    path, folder = root / split["annotations"], root / split["images"]
+    faults: list[Fault] = []
+    content = read_json(path, faults, corners=box_corners)
+    if unusable := unusable_names(content, path, folder, root):
+        raise DataError(f"{unusable[0].text} ({len(unusable)} such in all); give each file's path below the image "
+                        "folder")  # fmt: skip
+    listed_categories(content, path)
+    faults += respell(content, path, folder)
+    return Tree(content, folder, path, notices=in_one_line(faults, NOTICES))
 
 
 def check_split(split: Split, name: str, format: str) -> None:
@@ -162,6 +184,7 @@ class Source:
     splits: dict[str, Split]
     first_pixel: str | int = "auto"
     difficult: str = "keep"
+    box_corners: bool = False
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Source:
@@ -173,23 +196,21 @@ class Source:
         if not there:
             raise DataError(f"there is no split in {root}; check data.root, or say where they lie with "
                             "data.train.images=... and so on")  # fmt: skip
-        return cls(root, format, there, config.get("first_pixel", "auto"), config.get("difficult", "keep"))
+        how = config.get("first_pixel", "auto"), config.get("difficult", "keep"), config.get("box_corners", False)
+        return cls(root, format, there, *how)
 
     def trees(self) -> dict[str, Tree]:
         """Each split's content; one name has one category id in all of them."""
         found: dict[str, Tree] = {}
         known: dict[str, int] = {}
         for name, split in self.splits.items():
-            if self.format == "coco":
-                path = self.root / split["annotations"]
-                found[name] = Tree(read_json(path), self.root / split["images"], path)
-                continue
             categories = Categories(tuple(known.values()), tuple(known)) if known else None
             found[name] = read_tree(
-                self.root, split, name, self.format,
-                first_pixel=self.first_pixel, difficult=self.difficult, categories=categories,
+                self.root, split, name, self.format, first_pixel=self.first_pixel, difficult=self.difficult,
+                box_corners=self.box_corners, categories=categories,
             )  # fmt: skip
-            known |= {category["name"]: category["id"] for category in found[name].content["categories"]}
+            if self.format != "coco":
+                known |= {category["name"]: category["id"] for category in found[name].content["categories"]}
         return found
 
 
@@ -202,11 +223,10 @@ def _is_there(root: Path, split: Split, name: str) -> bool:
 def names_used(root: str | Path, split: Split, name: str, format: str) -> set[str]:
     """The names of the categories that own a box."""
     root = Path(root)
-    content = (
-        read_json(root / split["annotations"]) if format == "coco" else read_tree(root, split, name, format).content
-    )
-    used = {annotation.get("category_id") for annotation in content["annotations"]}
-    names = (category.get("name") for category in content["categories"] if category.get("id") in used)
+    content = read_tree(root, split, name, format).content
+    ids = (annotation.get("category_id") for annotation in content["annotations"])
+    used = {category_id for category_id in ids if is_whole(category_id)}
+    names = (c.get("name") for c in content["categories"] if is_whole(c.get("id")) and c["id"] in used)
     return {name for name in names if isinstance(name, str)}
 
 
@@ -233,6 +253,7 @@ def _look_yolo(root: Path) -> dict[str, dict[str, Any]]:
     if file is None or file.name in NAME_LISTS:
         return {}
     data = read_data_file(file)
+    check_name_lists(root, file)
     found: dict[str, dict[str, Any]] = {}
     for name, entries in data.splits.items():
         images = [(data.base / entry) for entry in entries]
@@ -248,6 +269,7 @@ def _look_yolo_plain(root: Path) -> dict[str, dict[str, Any]]:
 
 def _plain_folders(root: Path, names: str) -> dict[str, dict[str, Any]]:
     """Splits by the names of folders that hold images: images/train, train/images, train."""
+    check_name_lists(root, root / names)
     found: dict[str, dict[str, Any]] = {}
     for name in SPLIT_WORDS:
         for folder in _split_folders(root, name):
@@ -259,14 +281,14 @@ def _plain_folders(root: Path, names: str) -> dict[str, dict[str, Any]]:
 
 def _look_voc(root: Path) -> dict[str, dict[str, Any]]:
     xmls = root / "Annotations"
-    if not xmls.is_dir() or next(xmls.glob("*.xml"), None) is None:
+    if not files_in(xmls, ".xml"):
         flat = {}
         for name in SPLIT_WORDS:
             for folder in _split_folders(root, name):
-                if next(folder.glob("*.xml"), None) is not None:
+                if files_in(folder, ".xml"):
                     flat[name] = {"images": _below(folder, root), "annotations": _below(folder, root)}
                     break
-        if not flat and next(root.glob("*.xml"), None) is not None:
+        if not flat and files_in(root, ".xml"):
             flat["train"] = {"images": ".", "annotations": "."}
         return flat
     images = next((name for name in ("JPEGImages", "images", "Images") if (root / name).is_dir()), "Annotations")
@@ -282,11 +304,8 @@ def _look_voc(root: Path) -> dict[str, dict[str, Any]]:
 
 
 def _look_coco(root: Path) -> dict[str, dict[str, Any]]:
-    files = [
-        *sorted((root / "annotations").glob("*.json")),
-        *sorted(root.glob("*.json")),
-        *sorted(root.glob("*/*.json")),
-    ]
+    folders = [root / "annotations", root, *sorted(path for path in root.iterdir() if path.is_dir())]
+    files = [file for folder in folders if not folder.name.startswith(".") for file in files_in(folder, ".json")]
     found: dict[str, dict[str, Any]] = {}
     ranked = sorted(dict.fromkeys(files), key=lambda path: not path.name.startswith("instances"))
     for path in ranked:
@@ -301,9 +320,10 @@ def _look_coco(root: Path) -> dict[str, dict[str, Any]]:
             content = any_json(path)
         except DataError:  # who reads it will say so; here it counts by its place and name
             content = {key: [] for key in ("images", "annotations", "categories")} if path.parent != root else {}
-        if not isinstance(content, dict) or not {"images", "categories"} <= set(content):
+        # a file that lacks one of its lists is broken, and who reads it says so; captions and results lack more
+        if not isinstance(content, dict) or len({"images", "annotations", "categories"} & set(content)) < 2:
             continue
-        images = _images_of(path, root, name, content["images"])
+        images = _images_of(path, root, name, content.get("images"))
         found[name] = {"images": _below(images, root), "annotations": _below(path, root)}
     return {name: found[name] for name in SPLIT_WORDS if name in found}
 
@@ -315,7 +335,7 @@ def _images_of(path: Path, root: Path, split: str, images: Any) -> Path:
     )
     stem = re.sub(r"^instances_", "", path.stem)
     places = [root / stem, root / "images" / stem, *_split_folders(root, split), root / "images", path.parent, root]
-    there = next((place for place in places if first and (place / first).is_file()), None)
+    there = next((place for place in places if first and is_file(place / first)), None)
     return there or next((place for place in places[:-3] if place.is_dir()), root / stem)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from operator import attrgetter, itemgetter
@@ -18,6 +19,9 @@ from typing import Any
 import numpy as np
 
 from detr_mini.data.columns import Columns, columns_of, paused_garbage_collection, read_json, rotation_of
+from detr_mini.data.faults import Fault
+from detr_mini.data.records import MOST_PIXELS, is_whole
+from detr_mini.data.safe_files import read_bytes
 
 NUMBERS = rb"\[[^\[\]\"]*\]"
 OUTLINES = re.compile(
@@ -34,7 +38,11 @@ def read_columns(path: Path) -> Columns:
             found = _with_msgspec(path)
         except ImportError:
             found = _with_json(path)
-    return columns_of(read_json(path), path) if found is None else found
+    if found is not None:
+        return found
+    faults: list[Fault] = []
+    content = read_json(path, faults)
+    return columns_of(content, path, faults)
 
 
 def _with_msgspec(path: Path) -> Columns | None:
@@ -44,7 +52,7 @@ def _with_msgspec(path: Path) -> Columns | None:
     annotation = msgspec.defstruct(
         "Annotation",
         [("image_id", int), ("category_id", int), ("bbox", four), ("id", int), ("area", float, float("nan")),
-         ("iscrowd", int, 0), ("attributes", msgspec.Raw, msgspec.Raw(b""))],
+         ("iscrowd", int, 0), ("ignore", int, 0), ("attributes", msgspec.Raw, msgspec.Raw(b""))],
         gc=False,
     )  # fmt: skip
     image = msgspec.defstruct(
@@ -55,21 +63,28 @@ def _with_msgspec(path: Path) -> Columns | None:
         [("images", list[image]), ("annotations", list[annotation]), ("categories", list[dict[str, Any]])],
     )
     try:
-        content: Any = msgspec.json.decode(path.read_bytes(), type=whole)
-    except (OSError, UnicodeDecodeError, msgspec.MsgspecError):
+        text = read_bytes(path)
+        if not text.isascii():
+            text.decode("utf-8")  # msgspec does not look into what it skips
+        content: Any = msgspec.json.decode(text, type=whole)
+        rows = content.annotations
+        said = [(k, row.attributes) for k, row in enumerate(rows) if row.attributes]
+        angles = [(k, rotation_of({"attributes": msgspec.json.decode(text)})) for k, text in said]
+    except (OSError, UnicodeDecodeError, RecursionError, msgspec.MsgspecError):
         return None
-    rows = content.annotations
-    said = [(k, row.attributes) for k, row in enumerate(rows) if row.attributes]
-    angles = [(k, rotation_of({"attributes": msgspec.json.decode(text)})) for k, text in said]
     return _columns(path, content.images, rows, content.categories, attrgetter, angles)
 
 
 def _with_json(path: Path) -> Columns | None:
     try:
-        content = json.loads(OUTLINES.sub(b"", path.read_bytes()))
+        content = json.loads(OUTLINES.sub(b"", read_bytes(path)))
         rows = content["annotations"]
         images, categories = content["images"], content["categories"]
-        if any("attributes" in row for row in rows) or set(map(len, map(itemgetter("bbox"), rows))) - {4}:
+        if not all(isinstance(entries, list) for entries in (rows, images, categories)):
+            return None
+        if any("attributes" in row or "ignore" in row for row in rows) or set(
+            map(len, map(itemgetter("bbox"), rows))
+        ) - {4}:
             return None
         for key in ("id", "image_id", "category_id", "iscrowd"):
             if set(map(type, map(itemgetter(key), rows))) - {int}:
@@ -81,8 +96,12 @@ def _with_json(path: Path) -> Columns | None:
         if numbers - {int, float} or texts - {str} or sizes - {int} or not all(isinstance(c, dict) for c in categories):
             return None
         return _columns(path, images, rows, categories, itemgetter, [])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _is_plain(name: Any) -> bool:
+    return isinstance(name, str) and unicodedata.is_normalized("NFC", name)
 
 
 def _columns(
@@ -107,12 +126,15 @@ def _columns(
         image_ids = column("id", np.int64, images)
         sizes = np.stack([column("height", np.int64, images), column("width", np.int64, images)], 1)
         area = column("area", np.float64)
+        ignored = any(map(get("ignore"), rows)) if get is attrgetter else False
     except OverflowError:
         return None
     names = list(map(get("file_name"), images))
     listed = np.unique(image_ids)
-    known = [c["id"] for c in categories if type(c.get("id")) is int]
-    fits = i > 0 and len(listed) == i and all(names) and np.isfinite(boxes).all()
+    known = [c["id"] for c in categories if is_whole(c.get("id"))]
+    fits = i > 0 and len(listed) == i and all(names) and not ignored and ((crowd == 0) | (crowd == 1)).all()
+    fits = fits and all(type(c.get("id")) is int and _is_plain(c.get("name")) for c in categories)
+    fits = fits and (np.abs(boxes) <= MOST_PIXELS).all() and (sizes <= MOST_PIXELS).all()
     if not fits or not np.isin(owners, listed).all() or not np.isin(category_ids, known).all() or (ids < 0).any():
         return None
     rotation = np.zeros(n)

@@ -96,6 +96,8 @@ class DetectionData(pl.LightningDataModule):
         on_missing: str = "refuse",
         on_bad_image: str = "refuse",
         on_wrong_size: str = "refuse",
+        on_crowd: str = "ignore",
+        box_corners: bool = False,
         first_pixel: str | int = "auto",
         difficult: str = "keep",
         limit_train: int | None = None,
@@ -133,12 +135,14 @@ class DetectionData(pl.LightningDataModule):
         self.strong_until, self.hold_out = float(until), hold_out
         self.progress: Callable[[], float] = lambda: 0.0
         self.cache_megabytes = cache_megabytes
-        self.reading = {
+        self.reading: dict[str, Any] = {
             "on_bad_box": on_bad_box,
             "on_turned": on_turned,
             "on_missing": on_missing,
             "on_bad_image": on_bad_image,
             "on_wrong_size": on_wrong_size,
+            "on_crowd": on_crowd,
+            "box_corners": box_corners,
         }
         if check not in (None, "stop", "mend"):
             raise ConfigError(f"data.check is {check!r}; it must be null, 'stop' or 'mend'")
@@ -154,6 +158,10 @@ class DetectionData(pl.LightningDataModule):
         self.train_batches: TrainBatches | None = None
         self._resume = (0, 0)
         self._train_dataset: DetectionDataset | None = None
+
+    @property
+    def _boxes(self) -> dict[str, Any]:
+        return {"box_corners": self.reading["box_corners"]}
 
     @cached_property
     def _found(self) -> tuple[str, dict[str, Split | None]]:
@@ -193,6 +201,9 @@ class DetectionData(pl.LightningDataModule):
             chosen = choose_size(self.train_set)
             self.image["size"] = chosen.value
             self.report.choose("data.size", chosen)
+        if stage == "fit" and not self.train_set.report.boxes:
+            raise DataError(f"the training set in {self.root} has no box to learn from; check its annotations with "
+                            "'detr-mini data check'")  # fmt: skip
         if stage == "fit" and not self.splits["val"] and NO_VAL not in self.report.notices:
             self.report.notices.append(NO_VAL)
 
@@ -244,7 +255,7 @@ class DetectionData(pl.LightningDataModule):
             )
         except DataError:
             if rank() == 0 and self.root.is_dir():
-                checked = check(Source(self.root, self.format, {name: split}, **self.voc), pixels=False)
+                checked = check(Source(self.root, self.format, {name: split}, **self.voc, **self._boxes), pixels=False)
                 if len(checked.faults) > 1:  # one alone stands in the error
                     checked.print()
             raise
@@ -252,7 +263,7 @@ class DetectionData(pl.LightningDataModule):
     def _check_all(self, names: Sequence[str]) -> None:
         """Look at these splits; print the table; stop, or keep what a mended copy would have."""
         splits = {name: split for name, split in self._found[1].items() if split and name in names}
-        checked = check(Source(self.root, self.format, splits, **self.voc))
+        checked = check(Source(self.root, self.format, splits, **self.voc, **self._boxes))
         if checked.faults and rank() == 0:
             checked.print()
         left = [fault for fault in checked.faults if fault.kind in FATAL or (fault.mend and fault.kind not in LOOKS)]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from detr_mini.data.columns import area_of
 from detr_mini.data.tree import Tree
 
 SMALL, LARGE = 32.0**2, 96.0**2
@@ -33,6 +34,8 @@ class SplitStats:
     """Boxes of each image."""
     boxes: Float[np.ndarray, "n 4"]
     """Left, top, width, height in pixels."""
+    area: Float[np.ndarray, "n"]
+    """Square pixels: as the annotations have it, else the box's."""
     owner: Int[np.ndarray, "n"]
     """Each box's row in `sizes`."""
     labels: Int[np.ndarray, "n"]
@@ -60,9 +63,9 @@ class SplitStats:
         return (self.boxes[:, :2] + self.boxes[:, 2:] / 2) / size
 
     def small_medium_large(self) -> tuple[int, int, int]:
-        """Boxes of each of COCO's sizes."""
-        area = self.side**2
-        return int((area < SMALL).sum()), int(((area >= SMALL) & (area <= LARGE)).sum()), int((area > LARGE).sum())
+        """Boxes of each of COCO's sizes, by area as AP counts them: one right at a border counts on both sides."""
+        area = self.area
+        return int((area <= SMALL).sum()), int(((area >= SMALL) & (area <= LARGE)).sum()), int((area >= LARGE).sum())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, for a JSON file."""
@@ -105,6 +108,8 @@ def split_stats(tree: Tree) -> SplitStats:
     owner = np.array([row[a["image_id"]] for a in whole], np.int64)
     pairs = {(a["image_id"], names[a["category_id"]]) for a in whole}
     images_of, boxes_of = Counter(name for _, name in pairs), Counter(names[a["category_id"]] for a in whole)
+    boxes = np.array([a["bbox"] for a in whole], np.float64).reshape(-1, 4)
+    given = np.array([area_of(a.get("area")) for a in whole], np.float64)
     return SplitStats(
         categories=order,
         images_of={name: images_of[name] for name in order},
@@ -113,7 +118,8 @@ def split_stats(tree: Tree) -> SplitStats:
         without_size=len(real) - len(whole),
         sizes=np.array([(i["height"], i["width"]) for i in tree.content["images"]], np.int64).reshape(-1, 2),
         per_image=np.bincount(owner, minlength=len(row)).astype(np.int64),
-        boxes=np.array([a["bbox"] for a in whole], np.float64).reshape(-1, 4),
+        boxes=boxes,
+        area=np.where(np.isnan(given), boxes[:, 2] * boxes[:, 3], given),
         owner=owner,
         labels=np.array([place[names[a["category_id"]]] for a in whole], np.int64),
     )

@@ -78,12 +78,28 @@ def image_ids(names: Sequence[str]) -> list[int]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """All image files below a folder, by name. Hidden files and folders are left out."""
-    found = []
+    """All image files below a folder, by name. Hidden files and folders are left out.
+
+    A link to another folder is followed once, never one that leads back to `folder`, into it or above it.
+    """
+    found: list[Path] = []
+    top = os.path.realpath(folder)
+    seen = {top}
     for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in sorted(folders) if not name.startswith(".") and _is_new(place, name, top, seen)]
         found += [Path(place) / name for name in files if is_image_name(name)]
     return sorted(found)
+
+
+def _is_new(place: str, name: str, top: str, seen: set[str]) -> bool:
+    """Whether a folder was not walked yet; links that lead back are none."""
+    path = os.path.join(place, name)
+    real = os.path.realpath(path)
+    back = os.path.islink(path) and (os.path.join(real, "").startswith(os.path.join(top, ""))
+                                     or os.path.join(top, "").startswith(os.path.join(real, "")))  # fmt: skip
+    is_new = real not in seen and not back
+    seen.add(real)
+    return is_new
 
 
 def is_image_name(name: str) -> bool:
@@ -93,4 +109,11 @@ def is_image_name(name: str) -> bool:
 
 def first_of(candidates: Iterable[Path]) -> Path | None:
     """The first that is there."""
-    return next((path for path in candidates if path.exists()), None)
+    return next((path for path in candidates if _exists(path)), None)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that no disk can hold
+        return False

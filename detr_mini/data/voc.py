@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation, localcontext
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 from detr_mini.data.faults import Fault
+from detr_mini.data.records import MOST_PIXELS, as_flag, as_number, is_number, is_text
+from detr_mini.data.safe_files import (
+    MOST_LABELS,
+    has_suffix,
+    is_file,
+    name_fault,
+    names_in,
+    read_bytes,
+    read_text,
+    reason,
+    shown,
+)
 from detr_mini.data.tree import EXACT, Tree, image_ids, is_image_name
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.structures import Categories
@@ -21,6 +33,8 @@ CATEGORIES = "categories.txt"
 """Beside a tree that we wrote: an id and a name a line, so that both survive."""
 FLAGS = ("truncated", "difficult", "occluded")
 Corners = tuple[Decimal, Decimal, Decimal, Decimal]
+_LONGEST_NUMBER = 200
+"""Characters; our own writer needs about 60."""
 
 
 def read_voc(
@@ -48,30 +62,39 @@ def read_voc(
     for folder, what in ((files, "images"), (xmls, "annotations")):
         if not folder.is_dir():
             raise DataError(f"there is no folder {folder}; check data.root and data.train.{what}")
-    lines = _stems(root / list if list else None, xmls)
+    by_stem = {name.rpartition(".")[0]: name for name in names_in(files) if is_image_name(name)}
+    xml_names = _xml_names(xmls)
+    lines = _listed(root / list, by_stem.keys() | xml_names.keys()) if list else sorted(xml_names)
     stems = [*dict.fromkeys(lines)]
     if not stems:
-        raise DataError(f"the list {root / list} is empty; give a split with images")  # type: ignore[operator]
-    by_stem = {name.rpartition(".")[0]: name for name in sorted(_names(files)) if is_image_name(name)}
+        raise DataError(f"the list {root / list} is empty; give a split with images" if list else
+                        f"there is no XML file in {xmls}; check data.root and data.train.annotations")  # fmt: skip
     tree = Tree({"images": [], "annotations": [], "categories": []}, files, root / list if list else xmls)
+    for stem in stems:
+        if fault := name_fault(stem, xmls, root) or name_fault(stem, files, root):
+            raise DataError(f"{root / list if list else xmls} lists {shown(stem)}, which {fault}; list file names "
+                            "without ending, as they are in the folder of the annotations")  # fmt: skip
     twice = [stem for stem, count in Counter(lines).items() if count > 1]
     tree.faults.extend(Fault("image listed twice", f"{stem} in {list}", stem, "listed once") for stem in twice)
-    parsed = {stem: _parse(xmls / f"{stem}.xml", by_stem.get(stem, f"{stem}.jpg"), tree.faults) for stem in stems}
-    names = [by_stem.get(stem) or _said_name(parsed[stem]) or f"{stem}.jpg" for stem in stems]
+    images_of = {stem: _same_spelling(stem, by_stem) for stem in stems}
+    paths = {stem: xmls / (_same_spelling(stem, xml_names) or f"{stem}.xml") for stem in stems}
+    parsed = {stem: _parse(paths[stem], images_of[stem] or f"{stem}.jpg", tree.faults) for stem in stems}
+    names = [images_of[stem] or _name_in_xml(parsed[stem], paths[stem], root, files, tree.faults) for stem in stems]
     ids = _category_ids(parsed.values(), categories, root / CATEGORIES)
     from_zero = marked = 0
     for stem, name, image_id in zip(stems, names, image_ids(names), strict=True):
         height, width = _size(parsed[stem])
         tree.content["images"].append({"id": image_id, "file_name": name, "height": height, "width": width})
-        found = _objects(parsed[stem], f"{annotations}/{stem}.xml", name, tree.faults)
+        place = f"{annotations}/{paths[stem].name}"
+        found = _objects(parsed[stem], place, name, tree.faults)
         said = _said_name(parsed[stem])
-        if said and Path(said).stem != stem:
-            text = f"{annotations}/{stem}.xml says {said}"
+        if said and _plain_stem(said) != unicodedata.normalize("NFC", stem):
+            text = f"{place} says {said}"
             tree.faults.append(Fault("file name in the XML differs", text, name, f"says {name}"))
         zero = _counts_from_zero(parsed[stem], [corners for _, corners, _, _ in found], first_pixel)
         if zero and found:
             from_zero += 1
-            tree.faults.append(Fault("corner at 0", f"{annotations}/{stem}.xml", name, "counts from 1"))
+            tree.faults.append(Fault("corner at 0", place, name, "counts from 1"))
         for thing, corners, decimal, where in found:
             annotation = {
                 "id": len(tree.content["annotations"]) + 1,
@@ -87,11 +110,12 @@ def read_voc(
                 annotation["iscrowd"] = 1
             tree.content["annotations"].append(annotation)
     tree.content["categories"] += [{"id": i, "name": name} for name, i in sorted(ids.items(), key=lambda kv: kv[1])]
-    listed = (
-        {stem for path in sorted((root / list).parent.glob("*.txt")) for stem in _stems(path, xmls)} if list else {}
-    )
-    for name in sorted(_names(xmls)):
-        if name.endswith(".xml") and not any(name[:-4] in known for known in (by_stem, parsed, listed)):
+    used = {path.name for path in paths.values()} | by_stem.keys()
+    if list:
+        others = (path for path in sorted((root / list).parent.glob("*.txt")) if not path.name.startswith("."))
+        used |= {stem for path in others for stem in _listed(path, xml_names)}
+    for stem, name in xml_names.items():
+        if name not in used and stem not in used:
             place = f"{annotations}/{name}"
             tree.faults.append(Fault("label file without image", f"{place} belongs to no image", place, "left out"))
     if from_zero and str(first_pixel) == "auto":
@@ -105,40 +129,53 @@ def read_voc(
     return tree
 
 
-def _stems(listing: Path | None, xmls: Path) -> list[str]:
-    if listing is None:
-        stems = sorted(name[:-4] for name in _names(xmls) if name.endswith(".xml"))
-        if not stems:
-            raise DataError(f"there is no XML file in {xmls}; check data.root and the folder of the annotations")
-        return stems
+def _xml_names(folder: Path) -> dict[str, str]:
+    """The XML files in a folder by their stems; of a.xml and a.XML the first."""
+    found: dict[str, str] = {}
+    for name in reversed(names_in(folder)):
+        if has_suffix(name, ".xml"):
+            found[name[:-4]] = name
+    return dict(sorted(found.items()))
+
+
+def _same_spelling(stem: str, known: Mapping[str, str]) -> str | None:
+    """The file of a stem, whether its accents are stored composed or decomposed."""
+    forms = (stem, unicodedata.normalize("NFC", stem), unicodedata.normalize("NFD", stem))
+    return next((known[form] for form in forms if form in known), None)
+
+
+def _listed(listing: Path, known: Container[str]) -> list[str]:
+    """The stems in a list file. `known`: those of the files that are there."""
     try:
-        lines = listing.read_text(encoding="utf-8").splitlines()
+        lines = [line.strip() for line in read_text(listing).splitlines() if line.strip()]
     except FileNotFoundError:
         raise DataError(f"there is no list {listing}; check data.root, or set data.train.list=null for all "
                         "files") from None  # fmt: skip
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"the list {listing} cannot be read ({error}); it has a file name without ending a line"
-        ) from None
-    # the lists of one class have 1, 0 or -1 behind the name
-    stems = [re.sub(r"\s+-?[01]$", "", line.strip()) for line in lines if line.strip()]
-    return [Path(stem).stem if stem.endswith(".xml") or is_image_name(stem) else stem for stem in stems]
+        raise DataError(f"the list {listing} cannot be read ({reason(error)}); it has a file name without ending a "
+                        "line") from None  # fmt: skip
+    # the lists of one class have 1, 0 or -1 behind every name; a name may end so, too
+    flagged = all(re.search(r"\s-?[01]$", line) for line in lines)
+    stems = []
+    for line in lines:
+        name, flagless = _without_ending(line), _without_ending(re.sub(r"\s+-?[01]$", "", line))
+        stems.append(flagless if name not in known and (flagless in known or flagged) else name)
+    return stems
 
 
-def _names(folder: Path) -> Iterable[str]:
-    return (entry.name for entry in folder.iterdir())
+def _without_ending(name: str) -> str:
+    return name.rpartition(".")[0] if has_suffix(name, ".xml") or is_image_name(name) else name
 
 
 def _parse(path: Path, image: str, faults: list[Fault]) -> ET.Element | None:
     try:
-        return ET.fromstring(path.read_bytes())
+        return ET.fromstring(read_bytes(path, MOST_LABELS))
     except FileNotFoundError:
         text = f"{image}: there is no {path.name} in {path.parent.name}"
         faults.append(Fault("image without label file", text, image, "an empty one"))
-    except (ET.ParseError, OSError, ValueError, LookupError) as error:
-        faults.append(
-            Fault("broken annotation file", f"{path} is not whole XML ({error})", image, "as if it had no boxes")
-        )
+    except (ET.ParseError, OSError, ValueError, LookupError, RecursionError) as error:
+        text = f"{path} is not whole XML ({reason(error)})"
+        faults.append(Fault("broken annotation file", text, image, "as if it had no boxes"))
     return None
 
 
@@ -147,27 +184,46 @@ def _said_name(root: ET.Element | None) -> str | None:
     return name.strip() if name and name.strip() else None
 
 
+def _plain_stem(name: str) -> str:
+    """The stem of a path of any system, accents composed."""
+    base = unicodedata.normalize("NFC", name.replace("\\", "/").rpartition("/")[2])
+    return _without_ending(base) if is_image_name(base) else Path(base).stem
+
+
+def _name_in_xml(root: ET.Element | None, path: Path, folder: Path, images: Path, faults: list[Fault]) -> str:
+    """The image's name where no image has the XML's: as the XML says, if that is a name below the folder."""
+    name, default = _said_name(root), f"{path.stem}.jpg"
+    if name is None:
+        return default
+    if fault := name_fault(name, images, folder):
+        faults.append(Fault("file name in the XML differs", f"{path} says {shown(name)}, which {fault}", default))
+        return default
+    return name
+
+
 def _size(root: ET.Element | None) -> tuple[int, int]:
     try:
         said = [] if root is None else [int(float(root.findtext(f"size/{key}") or 0)) for key in ("height", "width")]
     except (ValueError, OverflowError):
         said = []
-    return (said[0], said[1]) if said else (0, 0)
+    return (said[0], said[1]) if said and max(said) <= MOST_PIXELS else (0, 0)
 
 
 def _name(thing: ET.Element) -> str:
-    return (thing.findtext("name") or "").strip()
+    return unicodedata.normalize("NFC", (thing.findtext("name") or "").strip())
 
 
 def _category_ids(parsed: Iterable[ET.Element | None], categories: Categories | None, file: Path) -> dict[str, int]:
     ids = {} if categories is None else dict(zip(categories.names, categories.ids, strict=True))
-    if categories is None and file.is_file():
-        lines = (line.partition(" ") for line in file.read_text(encoding="utf-8").splitlines())
-        ids = {name: int(number) for number, _, name in lines if number.isdecimal() and name}
+    if categories is None and is_file(file):
+        try:
+            lines = [line.partition(" ") for line in read_text(file).splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{file} cannot be read ({reason(error)}); it has an id and a name a line") from None
+        ids = {name: int(number) for number, _, name in lines if re.fullmatch("[0-9]{1,18}", number) and name}
+    highest = max(ids.values(), default=0)
     found = {_name(thing) for root in parsed if root is not None for thing in root.findall("object")} - {""}
-    for name in sorted(found - set(ids)):
-        ids[name] = max(ids.values(), default=0) + 1
-    return ids
+    return ids | {name: highest + k for k, name in enumerate(sorted(found - set(ids)), start=1)}
 
 
 def _objects(
@@ -179,12 +235,12 @@ def _objects(
         place = f"object {number} of {where}"
         texts = [(thing.findtext(f"bndbox/{key}") or "").strip() for key in CORNERS]
         try:
-            a, b, c, d = (Decimal(text) for text in texts)
-            usable = all(v.is_finite() for v in (a, b, c, d))
+            a, b, c, d = (Decimal(text[:_LONGEST_NUMBER]) for text in texts)
+            usable = all(v.is_finite() and -MOST_PIXELS <= v <= MOST_PIXELS for v in (a, b, c, d))
         except InvalidOperation:
             usable = False
         if not usable:
-            faults.append(Fault("box without numbers", f"{place}: bndbox {texts}", image, "left out"))
+            faults.append(Fault("box without numbers", f"{place}: bndbox {shown(texts)}", image, "left out"))
         elif not _name(thing):
             faults.append(Fault("box without numbers", f"{place}: no name", image, "left out"))
         else:
@@ -219,10 +275,9 @@ def _extra(thing: ET.Element) -> dict[str, Any]:
     pose = (thing.findtext("pose") or "").strip()
     if pose and pose != "Unspecified":
         extra["pose"] = pose
-    area = thing.findtext("area")
-    if area:
-        with contextlib.suppress(ValueError):
-            extra["area"] = float(area)
+    area = as_number(thing.findtext("area"))
+    if is_number(area):
+        extra["area"] = area
     for attribute in thing.findall("attributes/attribute"):
         if attribute.findtext("name") == "rotation":
             extra["attributes"] = {"rotation": attribute.findtext("value")}
@@ -240,21 +295,24 @@ def voc_xml(image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]], 
     for annotation in annotations:
         thing = ET.SubElement(root, "object")
         ET.SubElement(thing, "name").text = names[annotation["category_id"]]
-        ET.SubElement(thing, "pose").text = str(annotation.get("pose", "Unspecified"))
-        crowd = int(bool(annotation.get("iscrowd", 0)))
+        pose = annotation.get("pose")
+        ET.SubElement(thing, "pose").text = pose if is_text(pose) else "Unspecified"
+        crowd = as_flag(annotation.get("iscrowd"))
         for key in FLAGS:
             if key in annotation or key == "difficult":
-                ET.SubElement(thing, key).text = str(int(annotation.get(key, crowd)))
+                flag = as_flag(annotation.get(key, crowd))
+                ET.SubElement(thing, key).text = str(flag if flag in (0, 1) else 0)
         if crowd:
             ET.SubElement(thing, "iscrowd").text = "1"
         _, _, w, h = annotation["bbox"]
-        if annotation.get("area") not in (None, w * h):
+        if is_number(annotation.get("area")) and annotation["area"] != w * h:
             ET.SubElement(thing, "area").text = repr(annotation["area"])
         box = ET.SubElement(thing, "bndbox")
         for key, text in zip(CORNERS, _corner_texts([float(v) for v in annotation["bbox"]]), strict=True):
             ET.SubElement(box, key).text = text
-        angle = (annotation.get("attributes") or {}).get("rotation")
-        if angle:
+        attributes = annotation.get("attributes")
+        angle = attributes.get("rotation") if isinstance(attributes, Mapping) else None
+        if angle and is_number(as_number(angle)):
             attribute = ET.SubElement(ET.SubElement(thing, "attributes"), "attribute")
             ET.SubElement(attribute, "name").text, ET.SubElement(attribute, "value").text = "rotation", str(angle)
     ET.indent(root)

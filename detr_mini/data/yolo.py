@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -11,12 +14,41 @@ from typing import Any
 
 from detr_mini.data.faults import Fault
 from detr_mini.data.images import image_size
+from detr_mini.data.records import is_text
+from detr_mini.data.safe_files import (
+    MOST_LABELS,
+    files_in,
+    is_file,
+    name_fault,
+    names_in,
+    read_text,
+    reason,
+    shown,
+    spelled_on_disk,
+)
 from detr_mini.data.tree import EXACT, Tree, first_of, image_files, image_ids, is_image_name
 from detr_mini.errors import DataError, some_of
 
 SLACK = Decimal("0.01")
 """A value by so much outside 0 to 1 is a rounding error; more is another unit."""
 NAME_LISTS = ("classes.txt", "obj.names", "_darknet.labels", "names.txt")
+NOTES = "notes.json"
+"""Label Studio's list of categories, which it writes beside classes.txt."""
+MOST_YAML = 2**20
+"""Bytes of a data file: 20,000 names fit."""
+MOST_ROWS = 50_000
+"""Boxes of one image."""
+DEEPEST = 12
+"""Folders of a path from another machine that are looked for below the root."""
+DEEPEST_YAML = 50
+_LONGEST_NUMBER = 100
+_LONGEST_INDEX = 9
+CORNERS = (
+    "the boxes look like left, top, right, bottom: most stick out of their images as centre, width and height, "
+    "and all fit as corners; set data.box_corners=true to read them so"
+)
+FEW = 3
+"""Fewer boxes than this say nothing about what their numbers mean."""
 
 
 @dataclass(frozen=True)
@@ -32,30 +64,31 @@ class DataFile:
     """`nc`, the number of classes, where it is said."""
     category_ids: dict[int, int] | None = None
     """The ids that the classes had before this tree was made (our own writer's)."""
+    keypoints: int = 0
+    """Numbers of the keypoints behind each box (`kpt_shape`: how many points, how many numbers each)."""
 
 
 def find_data_file(root: Path) -> Path | None:
     """The YAML file in `root` that has `names`, or a list of names."""
-    usual = [root / name for name in ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")]
-    others = sorted([*root.glob("*.yaml"), *root.glob("*.yml")])
-    for path in dict.fromkeys([*usual, *others]):
-        if path.is_file() and any(line.startswith("names") for line in _lines(path)):
-            return path
-    return first_of(root / name for name in NAME_LISTS)
+    usual = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
+    found = files_in(root, ".yaml", ".yml")
+    for path in sorted(found, key=lambda path: (path.name not in usual, usual.index(path.name.lower())
+                       if path.name.lower() in usual else 0, path.name)):  # fmt: skip
+        try:
+            if any(line.startswith("names") for line in _lines(path)):
+                return path
+        except DataError:
+            if path.name.lower() in usual:  # it is meant, and cannot be read
+                raise
+    return next((path for name in NAME_LISTS if is_file(path := root / name)), None)
 
 
 def read_data_file(path: Path) -> DataFile:
     """Names and splits. All text stays text: the names yes, no, on and 012 are no booleans and no numbers."""
-    if path.suffix not in (".yaml", ".yml"):
-        return DataFile(path, dict(enumerate(filter(None, map(str.strip, _lines(path))))), {}, path.parent)
-    import yaml
-
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    except FileNotFoundError:
-        raise DataError(f"there is no data file {path}; check data.root and data.train.names") from None
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({str(error).splitlines()[0]}); mend its YAML") from None
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        lines = (_name(line) for line in _lines(path))
+        return DataFile(path, dict(enumerate(filter(None, lines))), {}, path.parent)
+    content = read_yaml(path)
     given = content.get("names") if isinstance(content, dict) else None
     pairs = (
         list(given.items()) if isinstance(given, dict) else list(enumerate(given)) if isinstance(given, list) else []
@@ -63,40 +96,146 @@ def read_data_file(path: Path) -> DataFile:
     if not pairs:
         raise DataError(f"{path} has no names; add 'names: [first, second]', the class names in order")
     for index, name in pairs:
-        if not str(index).isdecimal() or not isinstance(name, str) or not name.strip():
-            raise DataError(f"{path} has the name {name!r} for the class {index!r}; a name is text and its class a "
-                            "whole number from 0")  # fmt: skip
-    splits = {key: _as_list(content[key]) for key in ("train", "val", "test") if content.get(key)}
-    said = Path(str(content.get("path") or "."))
-    base = first_of([path.parent / said]) or path.parent
-    stated = content.get("nc")
-    ids = content.get("category_ids")
+        if not _is_index(str(index)) or not is_text(name):
+            raise DataError(f"{path} has the name {shown(name)} for the class {shown(index)}; a name is text and its "
+                            "class a whole number from 0")  # fmt: skip
+    names = {int(index): _name(name) for index, name in pairs}
+    if len(names) < len(pairs):
+        raise DataError(f"{path} has two names for one class; give each class one name")
+    splits = {key: found for key in ("train", "val", "test") if (found := _as_list(content.get(key)))}
+    said, stated, ids = content.get("path"), content.get("nc"), content.get("category_ids")
+    base = path.parent / said if isinstance(said, str) and said else path.parent
+    if isinstance(ids, dict) and not all(_is_index(k) and _is_index(v) for k, v in ids.items()):
+        raise DataError(f"{path} has category_ids {shown(ids)}; they map each class to a whole number")
     return DataFile(
         path,
-        {int(index): name.strip() for index, name in pairs},
+        names,
         splits,
-        base,
-        int(stated) if isinstance(stated, str) and stated.isdecimal() else None,
+        first_of([base]) or path.parent,
+        int(stated) if _is_index(stated) else None,
         {int(k): int(v) for k, v in ids.items()} if isinstance(ids, dict) else None,
+        _keypoints(content.get("kpt_shape"), path),
     )
 
 
+def read_yaml(path: Path) -> Any:
+    """A data file's content, every scalar as text. DataError for what is no YAML, or makes much of little.
+
+    A YAML file of a few lines can stand for billions of entries (anchors in anchors), or nest a hundred thousand deep.
+    """
+    import yaml
+
+    loader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+    try:
+        text = read_text(path, MOST_YAML)
+        _check_events(yaml.parse(text, Loader=loader), path)
+        return yaml.load(text, Loader=loader)
+    except FileNotFoundError:
+        raise DataError(f"there is no data file {path}; check data.root and data.train.names") from None
+    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        why = getattr(error, "problem", None) or reason(error) or type(error).__name__
+        raise DataError(f"{path} cannot be read ({why}); correct its YAML") from None
+
+
+def as_other_tools_read(path: Path) -> dict[Any, Any]:
+    """A data file with YAML's own types (yes is true, 012 is ten); empty where those make no sense of it."""
+    import yaml
+
+    try:
+        read_yaml(path)  # refuses what would take for ever
+        content = yaml.safe_load(read_text(path, MOST_YAML))
+    except (yaml.YAMLError, OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, DataError):
+        return {}  # a date that is none, or a tag that SafeLoader does not know
+    return content if isinstance(content, dict) else {}
+
+
+def _check_events(events: Iterable[Any], path: Path) -> None:
+    import yaml
+
+    depth, anchors = 0, set()
+    for event in events:
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            anchors.add(event.anchor)
+            if depth > DEEPEST_YAML:
+                raise DataError(f"{path} is nested more than {DEEPEST_YAML} deep; write a plain data file")
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) and event.anchor in anchors:
+            raise DataError(f"{path} repeats a list by its anchor (*{event.anchor}), which is not supported; write the "
+                            "list out")  # fmt: skip
+
+
+def _name(text: str) -> str:
+    """A class name; accents composed, as all readers have them."""
+    return unicodedata.normalize("NFC", text.strip())
+
+
+def _is_index(text: Any) -> bool:
+    return isinstance(text, str) and text.isascii() and text.isdecimal() and len(text) <= _LONGEST_INDEX
+
+
+def _keypoints(shape: Any, path: Path) -> int:
+    if shape is None:
+        return 0
+    if not isinstance(shape, list) or len(shape) != 2 or not all(map(_is_index, shape)):
+        raise DataError(f"{path} has kpt_shape {shown(shape)}; it is [number of keypoints, 2 or 3 numbers each]")
+    return int(shape[0]) * int(shape[1])
+
+
+def check_name_lists(root: Path, chosen: Path) -> None:
+    """DataError where another list of names in `root` gives a class another name than the `chosen` file does."""
+    own = read_data_file(chosen).names
+    for path in [*files_in(root, ".yaml", ".yml"), *(root / name for name in (*NAME_LISTS, NOTES))]:
+        if path == chosen or not is_file(path):
+            continue
+        try:
+            other = _noted_names(path) if path.name == NOTES else read_data_file(path).names
+        except DataError:
+            continue  # a file that is no list of names
+        shared = [index for index in own if index in other]
+        if any(own[index] != other[index] for index in shared):
+            lists = [", ".join(f"{i} {names[i]}" for i in shared[:10]) for names in (own, other)]
+            raise DataError(f"{chosen.name} and {path.name} in {root} disagree about the classes: {lists[0]} "
+                            f"({chosen.name}), or {lists[1]} ({path.name}); remove the wrong file")  # fmt: skip
+
+
+def _noted_names(path: Path) -> dict[int, str]:
+    try:
+        content = json.loads(read_text(path))
+        return {int(c["id"]): _name(c["name"]) for c in content["categories"] if isinstance(c["id"], int)}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{path} has no list of categories") from error
+
+
 def _as_list(value: Any) -> list[str]:
-    return [str(v) for v in value] if isinstance(value, list) else [str(value)]
+    return [v for v in value if isinstance(v, str)] if isinstance(value, list) else \
+        [value] if isinstance(value, str) and value else []  # fmt: skip
 
 
-def read_yolo(root: Path, images: str | Sequence[str], labels: str | None = None, names: str | None = None) -> Tree:
+def read_yolo(
+    root: Path,
+    images: str | Sequence[str],
+    labels: str | None = None,
+    names: str | None = None,
+    *,
+    corners: bool = False,
+) -> Tree:
     """The images below `root`/`images` (a folder, a list file, or several) and their labels, boxes as xywh in pixels.
 
     A label file lies in `root`/`labels`, or where the last folder called images is called labels, or beside its image;
-    the first that is there is used. `names`: the data file below `root`; found where None.
+    the first that is there is used. `names`: the data file below `root`; found where None. `corners`: the four numbers
+    of a row are left, top, right, bottom.
     """
     file = root / names if names else find_data_file(root)
     if file is None:
         raise DataError(f"there is no data file in {root}; add data.yaml with 'names: [first, second]', the class "
                         "names in order")  # fmt: skip
     data = read_data_file(file)
+    if names is None:
+        check_name_lists(root, file)
     files = _listed(root, [images] if isinstance(images, str) else list(images))
+    labels_in = _Labels()
+    raw: list[tuple[Decimal, ...]] = []
     tree = Tree({"images": [], "annotations": [], "categories": []}, root, file)
     category_ids = data.category_ids or {index: index for index in data.names}
     if missing := [data.names[index] for index in data.names if index not in category_ids]:
@@ -109,11 +248,12 @@ def read_yolo(root: Path, images: str | Sequence[str], labels: str | None = None
         record: dict[str, Any] = {"id": image_id, "file_name": name}
         tree.content["images"].append(record)
         candidates = label_files(path, root, labels, _base_of(path, root, images))
-        label = first_of(candidates)
+        there = [found for candidate in candidates if (found := labels_in.find(candidate))]
+        label = there[0] if there else None
         places.update(candidate.parent for candidate in candidates)
-        used.update(candidate for candidate in candidates if candidate.exists())
-        if sum(candidate.exists() for candidate in candidates) > 1:
-            other = next(c for c in candidates if c.exists() and c != label)
+        used.update(there)
+        if len(there) > 1:
+            other = there[1]
             text = f"{Path(os.path.relpath(other, root)).as_posix()} is not used"
             tree.faults.append(Fault("two label files for one image", text, name, "left out"))
         if label is None:
@@ -125,7 +265,10 @@ def read_yolo(root: Path, images: str | Sequence[str], labels: str | None = None
             continue  # the check of the images says so
         record["height"], record["width"] = tree.sizes[image_id][0]
         where = Path(os.path.relpath(label, root)).as_posix()
-        for box, index, place in _rows(label, where, name, data, tree.faults):
+        for numbers, index, place in _rows(label, where, name, data, tree.faults):
+            raw.append(numbers)
+            x, y, w, h = numbers
+            box = ((x + w) / 2, (y + h) / 2, w - x, h - y) if corners else numbers
             tree.content["annotations"].append(
                 {
                     "id": len(tree.content["annotations"]) + 1,
@@ -136,8 +279,42 @@ def read_yolo(root: Path, images: str | Sequence[str], labels: str | None = None
                     "where": place,
                 }
             )
+    if not corners and _look_like_corners(raw):
+        tree.faults.append(Fault("boxes that look like corners", f"{file.name}: {CORNERS}"))
     tree.faults.extend(_unused_labels(root, {path.parent for path in files}, places, used))
     return tree
+
+
+def _look_like_corners(rows: Sequence[tuple[Decimal, ...]]) -> bool:
+    """Whether most rows stick out of their images as centre and size, and as good as all fit as corners."""
+    if len(rows) < FEW:
+        return False
+    sticks = sum(abs(x - Decimal("0.5")) + w / 2 > Decimal("0.51") or abs(y - Decimal("0.5")) + h / 2 > Decimal("0.51")
+                 for x, y, w, h in rows)  # fmt: skip
+    fits = sum(w > x and h > y for x, y, w, h in rows)
+    return sticks > len(rows) / 2 and fits > 0.98 * len(rows)
+
+
+class _Labels:
+    """Label files by their names, whatever the capitals of their endings and the form of their accents."""
+
+    def __init__(self) -> None:
+        self.folders: dict[Path, set[str]] = {}
+
+    def find(self, path: Path) -> Path | None:
+        folder = path.parent
+        if folder not in self.folders:
+            try:
+                self.folders[folder] = set(names_in(folder))
+            except (DataError, ValueError):
+                self.folders[folder] = set()
+        known = self.folders[folder]
+        if path.name in known:
+            return path
+        stem = path.name[: -len(".txt")]
+        forms = (stem, unicodedata.normalize("NFC", stem), unicodedata.normalize("NFD", stem))
+        names = (f"{form}{ending}" for form in forms for ending in (".txt", ".TXT", ".Txt"))
+        return next((folder / name for name in names if name in known), None)
 
 
 def _listed(root: Path, entries: Sequence[str]) -> list[Path]:
@@ -150,13 +327,37 @@ def _listed(root: Path, entries: Sequence[str]) -> list[Path]:
         if path.is_dir():
             files += image_files(path)
         else:
-            lines = [line.strip() for line in _lines(path) if line.strip()]
-            files += [first_of([path.parent / line, root / line]) or root / line for line in lines]
+            files += _files_in_list(path, root)
     unique = list(dict.fromkeys(Path(os.path.normpath(path)) for path in files))
     if not unique:
         raise DataError(f"there is no image in {', '.join(str(root / entry) for entry in entries)}; "
                         "give a split with images")  # fmt: skip
     return unique
+
+
+def _files_in_list(path: Path, root: Path) -> list[Path]:
+    """The images that a list file names, relative to itself or to `root`; of a path elsewhere the tail below `root`."""
+    files = []
+    for number, line in enumerate(map(str.strip, _lines(path)), start=1):
+        if not line:
+            continue
+        parts = [part for part in re.split(r"[\\/]", line) if part not in ("", ".")]
+        last = range(max(0, len(parts) - DEEPEST), len(parts))
+        tails = ["/".join(parts[k:]) for k in last if ".." not in parts[k:]]
+        names = [
+            (path.parent, line),
+            (root, line),
+            *((folder, tail) for tail in tails for folder in (root, path.parent)),
+        ]
+        usable = [(folder, name) for folder, name in names if not name_fault(name, folder, root)]
+        if not usable:
+            raise DataError(f"line {number} of {path} is {shown(line)}, which {name_fault(line, root, root)}; "
+                            "list image files below the folder of the data")  # fmt: skip
+        found = first_of(folder / name for folder, name in usable)
+        if found is None and (other := spelled_on_disk(root, [tails[0]] if tails else [])):
+            found = root / other[tails[0]]
+        files.append(found or root / usable[0][1])
+    return files
 
 
 def _base_of(path: Path, root: Path, images: str | Sequence[str]) -> Path:
@@ -180,30 +381,38 @@ def _rows(
 ) -> Iterable[tuple[tuple[Decimal, ...], int, str]]:
     """(centre x, centre y, width, height), class index and place of each usable row."""
     try:
-        lines = label.read_text(encoding="utf-8").splitlines()
+        lines = read_text(label, MOST_LABELS).splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        faults.append(
-            Fault("broken annotation file", f"{where} cannot be read ({error})", image, "as if it had no boxes")
-        )
+        text = f"{where} cannot be read ({reason(error)})"
+        faults.append(Fault("broken annotation file", text, image, "as if it had no boxes"))
+        return
+    if len(lines) > MOST_ROWS:
+        text = f"{where} has {len(lines):,} rows, at most {MOST_ROWS:,} are read"
+        faults.append(Fault("broken annotation file", text, image, "as if it had no boxes"))
         return
     for number, line in enumerate(lines, start=1):
         words, place = line.split(), f"row {number} of {where}"
         if not words:
             continue
         try:
-            values = [Decimal(word) for word in words]
+            values = [Decimal(word[:_LONGEST_NUMBER]) for word in words]
         except InvalidOperation:
             values = []
+        if _is_pose(values, data.keypoints):
+            values = values[:5]
         if not all(v.is_finite() for v in values) or not (len(values) == 5 or (len(values) >= 7 and len(values) % 2)):
-            shown = line.strip() if len(line) < 80 else f"{line.strip()[:77]}..."
-            faults.append(Fault("row that is no box", f"{place}: '{shown}', {len(words)} numbers", image, "left out"))
+            short = line.strip() if len(line) < 80 else f"{line.strip()[:77]}..."
+            comma = "; numbers have a decimal point, not a comma" if "," in line else ""
+            text = f"{place}: '{short}', {len(words)} numbers{comma}"
+            faults.append(Fault("row that is no box", text, image, "left out"))
             continue
-        if values[0] != values[0].to_integral_value() or int(values[0]) not in data.names:
+        # compared before it becomes an int: 1e5000000 would be one of five million digits
+        if not 0 <= values[0] <= max(data.names) or values[0] != int(values[0]) or int(values[0]) not in data.names:
             known = f"{len(data.names)} names, {min(data.names)} to {max(data.names)}"
             faults.append(
                 Fault(
                     "class index out of range",
-                    f"{place}: {words[0]}, but {data.path.name} has {known}",
+                    f"{place}: {words[0][:80]}, but {data.path.name} has {known}",
                     image,
                     "left out",
                 )
@@ -225,6 +434,16 @@ def _rows(
             left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
             values = [values[0], (left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
         yield tuple(values[1:]), int(values[0]), place
+
+
+def _is_pose(values: Sequence[Decimal], keypoints: int) -> bool:
+    """Whether a row is a box and its keypoints: as `kpt_shape` says, or points of which each third number is 0, 1 or 2.
+
+    Outlines have shares of the image there; a visibility is a whole number.
+    """
+    if keypoints:
+        return len(values) == 5 + keypoints
+    return len(values) >= 11 and (len(values) - 5) % 3 == 0 and all(v in (0, 1, 2) for v in values[7::3])
 
 
 def pixels(box: Sequence[Decimal], width: int, height: int) -> list[float]:
@@ -267,13 +486,16 @@ def _unused_labels(root: Path, images: set[Path], places: set[Path], used: set[P
     faults = []
     for folder in sorted(place for place in places if place.is_dir()):
         stems: set[str] | None = None
-        for path in sorted(folder.glob("*.txt")):
+        for path in files_in(folder, ".txt"):
             if path in used or path.name in NAME_LISTS or not _looks_like_labels(path):
                 continue
             if stems is None:
                 around = {folder, _swapped(folder, "labels", "images"), *images}
-                stems = {f.stem for place in around if place.is_dir() for f in place.iterdir() if is_image_name(f.name)}
-            if path.stem not in stems:
+                images_there = (
+                    f for place in around if place.is_dir() for f in place.iterdir() if is_image_name(f.name)
+                )
+                stems = {unicodedata.normalize("NFC", f.stem) for f in images_there}
+            if unicodedata.normalize("NFC", path.stem) not in stems:
                 name = Path(os.path.relpath(path, root)).as_posix()
                 faults.append(Fault("label file without image", f"{name} belongs to no image", name, "left out"))
     return faults
@@ -289,7 +511,10 @@ def _swapped(path: Path, old: str, new: str) -> Path:
 
 
 def _looks_like_labels(path: Path) -> bool:
-    lines = [line.split() for line in _lines(path)[:5] if line.strip()]
+    try:
+        lines = [line.split() for line in _lines(path)[:5] if line.strip()]
+    except DataError:
+        return False
     return all(len(words) >= 4 and all(_is_number(word) for word in words) for words in lines)
 
 
@@ -303,8 +528,8 @@ def _is_number(word: str) -> bool:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return read_text(path).splitlines()
     except FileNotFoundError:
         raise DataError(f"there is no file {path}; check data.root and the names of the split") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as text ({error})") from None
+        raise DataError(f"{path} cannot be read as text ({reason(error)}); save it as UTF-8") from None

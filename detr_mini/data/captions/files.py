@@ -19,6 +19,8 @@ from typing import Any
 
 from detr_mini.data.coco import CocoSet
 from detr_mini.data.columns import read_json
+from detr_mini.data.records import as_flag, is_box, is_text, is_whole
+from detr_mini.data.safe_files import shown
 from detr_mini.errors import DataError
 from detr_mini.structures import Caption, Phrase
 
@@ -27,6 +29,8 @@ MADE = "made"
 """In place of a file of captions: they are made anew each epoch, from the instances."""
 CATEGORIES = "categories"
 """In place of a file of captions: names of categories, "person. dog.", new ones each epoch; of any boxes."""
+LONGEST = 10_000
+"""Characters of a caption."""
 CLOSE = 0.5
 """Pixels by which a caption's box may differ from the box of the same thing among the instances."""
 
@@ -81,18 +85,21 @@ def instances_of(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """
     images: dict[str, dict[str, Any]] = {}
     name_of: dict[Any, str] = {}
+    if fault := _id_fault(content["images"], path):
+        raise DataError(fault)
     for record in content["images"]:
         name = record.get("file_name")
         if not isinstance(name, str) or not name:
-            raise DataError(f"record {record.get('id')} of {path} has no file_name; add it")
+            raise DataError(f"record {record['id']} of {path} has no file_name; add it")
         kept = {key: record[key] for key in ("file_name", "height", "width") if key in record}
         images.setdefault(name, {"id": len(images) + 1, **kept})
-        name_of[record.get("id")] = name
+        name_of[record["id"]] = name
     boxes: dict[str, list[list[float | int]]] = {name: [] for name in images}
     annotations: list[dict[str, Any]] = []
     for number, annotation in enumerate(content["annotations"], start=1):
-        named, box = name_of.get(annotation.get("image_id")), annotation.get("bbox")
-        if named is None or not _is_box(box):
+        owner, box = annotation.get("image_id"), annotation.get("bbox")
+        named = name_of.get(owner) if is_whole(owner) else None
+        if named is None or not is_box(box):
             raise DataError(f"annotation number {number} of {path} belongs to no record, or has no bbox; mend it")
         if any(_close(box, own) for own in boxes[named]):
             continue
@@ -123,32 +130,30 @@ def read_captions(path: str | Path, instances: CocoSet) -> dict[int, list[Captio
     """
     path = Path(path)
     content = read_json(path)
-    place_of = {record.file_name: place for place, record in enumerate(instances.records)}
-    records = {image.get("id"): image for image in content["images"]}
+    place_of = {_composed(record.file_name): place for place, record in enumerate(instances.records)}
     if fault := _id_fault(content["images"], path):
         raise DataError(fault)
+    records = {image["id"]: image for image in content["images"]}
     grouped: dict[int, dict[tuple[Spans, bool], list[list[float | int]]]] = {number: {} for number in records}
     for number, annotation in enumerate(content["annotations"], start=1):
-        record = records.get(annotation.get("image_id"))
+        record = _record_of(annotation, records)
         if record is None:
-            raise DataError(f"annotation number {number} of {path} belongs to no record; mend its image_id")
+            raise DataError(f"annotation number {number} of {path} belongs to no record; correct its image_id")
         spans = checked_spans(record, annotation.get("tokens_positive"), path)
-        phrase = spans, bool(annotation.get("asked", True))
+        phrase = spans, _asked(annotation, f"annotation number {number} of {path}")
         box = annotation.get("bbox")
-        if not _is_box(box):
-            raise DataError(f"annotation number {number} of {path} has the bbox {box!r}; give [x, y, width, height]")
+        if not is_box(box):
+            raise DataError(f"annotation number {number} of {path} has the bbox {shown(box)}; "
+                            "give [x, y, width, height]")  # fmt: skip
         grouped[record["id"]].setdefault(phrase, []).append(box)
     found: dict[int, list[Caption]] = {record.image_id: [] for record in instances.records}
     for number, record in records.items():
-        place = place_of.get(record.get("file_name", ""))
+        place = place_of.get(_composed(record.get("file_name")))
         if place is None:
             continue  # of a picture that the instances leave out
         where = _Boxes(instances, place, f"record {number} of {path}")
         phrases = [Phrase(spans, where.places(boxes), asked) for (spans, asked), boxes in grouped[number].items()]
-        phrases += [
-            Phrase(checked_spans(record, absent.get("spans"), path), (), bool(absent.get("asked", True)))
-            for absent in record.get("absent", ())
-        ]
+        phrases += _absent(record, path)
         _check_phrases(record, phrases, path)
         ordered = sorted(phrases, key=lambda phrase: (not phrase.asked, phrase.spans))
         kind, detail = str(record.get("kind", "")), str(record.get("detail", ""))
@@ -158,15 +163,20 @@ def read_captions(path: str | Path, instances: CocoSet) -> dict[int, list[Captio
 
 def checked_spans(record: Mapping[str, Any], spans: Any, path: Path) -> Spans:
     """`tokens_positive` of a record's caption as pairs. DataError: see `read_captions`."""
-    caption, where = record.get("caption"), f"record {record.get('id')} of {path}"
+    caption, where = record.get("caption"), f"record {shown(record.get('id'))} of {path}"
     if not isinstance(caption, str) or not caption.strip():
         raise DataError(f"{where} has no caption; add the sentence, or leave the record out")
+    if not is_text(caption.replace("\n", " ").replace("\t", " ")):
+        raise DataError(f"{where}: the caption {shown(caption)} holds control characters or halves of characters; "
+                        "write it as plain text")  # fmt: skip
+    if len(caption) > LONGEST:
+        raise DataError(f"{where}: the caption has {len(caption):,} characters, at most {LONGEST:,} are read; cut it")
     if not isinstance(spans, list) or not spans:
-        raise DataError(f"{where}: tokens_positive is {spans!r}; it must be a list of [begin, end] pairs")
+        raise DataError(f"{where}: tokens_positive is {shown(spans)}; it must be a list of [begin, end] pairs")
     pairs = []
     for span in spans:
-        if not isinstance(span, list) or len(span) != 2 or not all(isinstance(v, int) for v in span):
-            raise DataError(f"{where}: the span {span!r} is no pair [begin, end] of whole numbers")
+        if not isinstance(span, list) or len(span) != 2 or not all(map(is_whole, span)):
+            raise DataError(f"{where}: the span {shown(span)} is no pair [begin, end] of whole numbers")
         begin, end = span
         inside = 0 <= begin < end <= len(caption)
         first, last = _word_around(caption, min(max(begin, 0), len(caption)), min(max(end, 0), len(caption)))
@@ -186,37 +196,35 @@ def caption_faults(path: Path, instances: Mapping[str, Any]) -> list[str]:
         content = read_json(path)
     except DataError as error:
         return [str(error)]
-    boxes: dict[str, list[Sequence[float | int]]] = {image["file_name"]: [] for image in instances["images"]}
-    names = {image["id"]: image["file_name"] for image in instances["images"]}
+    names = {image["id"]: _composed(image["file_name"]) for image in instances["images"]}
+    boxes: dict[str, list[Sequence[float | int]]] = {name: [] for name in names.values()}
     for annotation in instances["annotations"]:
         if not annotation.get("iscrowd"):
             boxes[names[annotation["image_id"]]].append(annotation["bbox"])
-    records = {image.get("id"): image for image in content["images"]}
+    records = {image["id"]: image for image in content["images"] if is_whole(image.get("id"))}
     found: list[str] = []
     if fault := _id_fault(content["images"], path):
         found.append(fault)
-        records.pop(None, None)
     phrases: dict[Any, set[Phrase]] = {number: set() for number in records}
     for number, annotation in enumerate(content["annotations"], start=1):
-        record = records.get(annotation.get("image_id"))
+        record = _record_of(annotation, records)
         if record is None:
-            found.append(f"annotation number {number} of {path} belongs to no record; mend its image_id")
+            found.append(f"annotation number {number} of {path} belongs to no record; correct its image_id")
             continue
         try:
             spans = checked_spans(record, annotation.get("tokens_positive"), path)
-            phrases[record["id"]].add(Phrase(spans, (), bool(annotation.get("asked", True))))
+            phrases[record["id"]].add(Phrase(spans, (), _asked(annotation, f"annotation number {number} of {path}")))
         except DataError as error:
             found.append(str(error))
             phrases[record["id"]].add(Phrase((), (), True))  # it speaks of something, if nobody knows of what
-        own, box = boxes.get(str(record.get("file_name"))), annotation.get("bbox")
+        own, box = boxes.get(_composed(record.get("file_name"))), annotation.get("bbox")
         if own is not None and not any(_is_close(box, other) for other in own):
             found.append(
-                f"record {record['id']} of {path} speaks of the box {box}, which is not among the image's boxes"
+                f"record {record['id']} of {path} speaks of the box {shown(box)}, which is not among the image's boxes"
             )
     for number, record in records.items():
         try:
-            absent = [Phrase(checked_spans(record, a.get("spans"), path), (), True) for a in record.get("absent", ())]
-            _check_phrases(record, [*phrases[number], *absent], path)
+            _check_phrases(record, [*phrases[number], *_absent(record, path)], path)
         except DataError as error:
             found.append(str(error))
     return found
@@ -224,22 +232,46 @@ def caption_faults(path: Path, instances: Mapping[str, Any]) -> list[str]:
 
 def _id_fault(records: Sequence[Mapping[str, Any]], path: Path) -> str | None:
     """The sentence about records without an id, or with that of another."""
-    counts = Counter(record.get("id") for record in records)
-    if len(counts) == len(records) and None not in counts:
+    counts = Counter(record["id"] for record in records if is_whole(record.get("id")))
+    without = [record for record in records if not is_whole(record.get("id"))]
+    if not without and len(counts) == len(records):
         return None
-    number, count = counts.most_common(1)[0]
-    what = f"{count} records with the id {number}"
-    if counts[None]:
-        what = f"{counts[None]} of {len(records)} records without an id"
+    if without:
+        what = f"{len(without)} of {len(records)} records without an id that is a whole number"
+    else:
+        number, count = counts.most_common(1)[0]
+        what = f"{count} records with the id {number}"
     return f"{path} has {what}; give each caption's record an id of its own"
 
 
-def _is_box(box: Any) -> bool:
-    return isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
+def _record_of(annotation: Mapping[str, Any], records: Mapping[Any, dict[str, Any]]) -> dict[str, Any] | None:
+    number = annotation.get("image_id")
+    return records.get(number) if is_whole(number) else None
+
+
+def _asked(entry: Mapping[str, Any], where: str) -> bool:
+    """Whether a phrase is asked for, which it is where nothing is written."""
+    asked = as_flag(entry.get("asked", True))
+    if asked not in (0, 1):
+        raise DataError(f"{where} has asked {shown(entry['asked'])}; it must be true or false")
+    return bool(asked)
+
+
+def _absent(record: Mapping[str, Any], path: Path) -> list[Phrase]:
+    """The phrases of a record that name nothing."""
+    absent, where = record.get("absent"), f"record {record['id']} of {path}"
+    if not isinstance(absent, list | None) or not all(isinstance(entry, dict) for entry in absent or ()):
+        raise DataError(f"{where}: absent is {shown(absent)}; it must be a list of {{spans: [[begin, end]]}}")
+    return [Phrase(checked_spans(record, a.get("spans"), path), (), _asked(a, where)) for a in absent or ()]
+
+
+def _composed(name: Any) -> str:
+    """A file name with accents composed: the same file for the records and for the disk."""
+    return unicodedata.normalize("NFC", name) if isinstance(name, str) else ""
 
 
 def _is_close(box: Any, other: Sequence[float | int]) -> bool:
-    return _is_box(box) and _close(box, other)
+    return is_box(box) and _close(box, other)
 
 
 def _word_around(caption: str, begin: int, end: int) -> tuple[int, int]:
@@ -268,7 +300,7 @@ def _is_mark(character: str) -> bool:
 def _check_phrases(record: Mapping[str, Any], phrases: Sequence[Phrase], path: Path) -> None:
     where = f"record {record['id']} of {path}"
     if not phrases:
-        raise DataError(f"{where} ({record.get('caption')!r}) speaks of no box; list its phrases under 'absent' "
+        raise DataError(f"{where} ({shown(record.get('caption'))}) speaks of no box; list its phrases under 'absent' "
                         "where it names nothing, or leave it out")  # fmt: skip
     spans = sorted(span for phrase in phrases for span in phrase.spans)
     for (_, end), (begin, other) in pairwise(spans):
