@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
@@ -187,3 +189,41 @@ def test_settings_that_make_no_sense_are_refused(
     with pytest.raises(error):
         predict(OmegaConf.merge(config(checkpoint, str(photos), tmp_path / "out"), wrong))
     assert not (tmp_path / "out").exists()
+
+
+def test_u11_where_nothing_is_found_the_best_score_and_a_threshold_to_try_are_printed(
+    checkpoint: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predict(config(checkpoint, str(photos), tmp_path / "none", threshold=1.0))
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "4 pictures, 0 detections with a score of at least 1" in printed
+    hint = re.search(r"the best score is ([\d.]+); threshold=([\d.]+) shows what it belongs to", printed)
+    assert hint is not None
+    best, lower = map(float, hint.groups())
+    assert 0 < lower < best < 1
+    predict(config(checkpoint, str(photos), tmp_path / "some", threshold=lower))
+    assert json.loads((tmp_path / "some" / "predictions.json").read_text())
+
+
+def test_u11_the_checkpoints_own_threshold_and_suppression_hold_unless_others_are_given(
+    checkpoint: Path, photos: Path, tmp_path: Path
+) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    content["operating_point"] = {"threshold": 0.0, "suppress_iou": 0.3}
+    own = tmp_path / "own.ckpt"
+    torch.save(content, own)
+
+    def found(**settings: Any) -> list[tuple[int, str, float]]:
+        predict(config(own, str(photos), tmp_path / "out", **settings))
+        records = json.loads((tmp_path / "out" / "predictions.json").read_text())
+        return [(r["image_id"], str(r["bbox"]), r["score"]) for r in records]
+
+    everything = found(threshold=0.0, suppress_iou=None)
+    assert set(found(threshold=None)) < set(everything)
+    assert found(threshold=None) == found(threshold=0.0, suppress_iou=0.3)
+    assert load(own).operating_point.suppress_iou == 0.3
+
+
+def test_u11_a_suppression_that_makes_no_sense_is_refused(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"suppress_iou is 7; it must be auto, null or an IoU above 0 and at most 1"):
+        predict(config(checkpoint, str(photos), tmp_path / "out", suppress_iou=7))
