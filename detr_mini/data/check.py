@@ -145,11 +145,11 @@ def _read(source: Source, name: str, known: Mapping[str, int], faults: list[Faul
             whole[key] = [entry for entry in entries if isinstance(entry, dict)]
     folder = source.root / split["images"]
     found = tidy(whole, path, corners=source.box_corners)
+    found += respell(whole, path, folder, source.root)
     unusable = unusable_names(whole, path, folder, source.root)
     names = {fault.image for fault in unusable}
     whole["images"] = [i for i in whole["images"] if not isinstance(n := i.get("file_name"), str) or n not in names]
-    found += unusable + respell(whole, path, folder)
-    faults += [replace(fault, text=f"{name}: {fault.text.replace(str(path), path.name)}") for fault in found]
+    faults += [replace(f, text=f"{name}: {f.text.replace(str(path), path.name)}") for f in (*found, *unusable)]
     return Tree(whole, folder, path)
 
 
@@ -298,6 +298,7 @@ def _caption_files(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def check_task(config: Mapping[str, Any]) -> Checked:
     """The verb `detr-mini data check data.root=FOLDER fix=true output=FOLDER pixels=true report=FILE`."""
     source = Source.of(config["data"])
+    source.print_notes()
     done = check(source, pixels=config["pixels"], captions=_caption_files(config["data"]))
     done.print()
     if config["report"]:

@@ -17,6 +17,7 @@ from detr_mini.data.coco_set import CocoSet, ImageRecord, ImageRecords
 from detr_mini.data.columns import Columns, read_json
 from detr_mini.data.images import image_size, is_whole_file, load_image
 from detr_mini.data.large import read_columns
+from detr_mini.data.listing import moved_notice, names_below
 from detr_mini.data.report import SplitReport
 from detr_mini.data.safe_files import is_file, name_fault, shown, spelled_on_disk
 from detr_mini.errors import ConfigError, DataError, some_of
@@ -89,6 +90,10 @@ def read_coco(
     """
     rules, path, folder = Reading(**reading), Path(annotations), Path(images)
     columns = read_columns(path)
+    outside = [name for name in columns.file_names if name_fault(name, folder, Path(root or folder))]
+    if outside and (moved := names_below(folder, outside)):
+        names = [moved.get(name, name) for name in columns.file_names]
+        columns = replace(columns, file_names=names, notices=[*columns.notices, moved_notice(moved)])
     for image_id, name in zip(columns.image_ids, columns.file_names, strict=True):
         if fault := name_fault(name, folder, Path(root or folder)):
             raise DataError(f"image {image_id} of {path} has the file_name {shown(name)}, which {fault}; "
@@ -150,6 +155,10 @@ def _records(
         missing = [name for name in missing if name not in respelled]
         report.notices.append(f"{len(respelled)} image files are spelled differently on disk and used: "
                               f"{some_of([f'{a!a} is {b!a}' for a, b in respelled.items()], 3)}")  # fmt: skip
+    if missing and (moved := names_below(folder, missing)):
+        names = {i: moved.get(name, name) for i, name in names.items()}
+        missing = [name for name in missing if name not in moved]
+        report.notices.append(moved_notice(moved))
     report.missing += missing
     if missing and reading.on_missing == "refuse":
         raise DataError(f"{len(missing)} of {len(names)} images that {path} lists are not in {folder}: "

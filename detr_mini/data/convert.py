@@ -17,7 +17,7 @@ import numpy as np
 from detr_mini.data.coco import enclosing
 from detr_mini.data.columns import area_of, columns_of, rotation_of
 from detr_mini.data.faults import LOOKS
-from detr_mini.data.formats import KEYS, Source
+from detr_mini.data.formats import Source
 from detr_mini.data.images import image_size
 from detr_mini.data.safe_files import safe_name
 from detr_mini.data.tree import Tree, with_one_list
@@ -25,6 +25,8 @@ from detr_mini.data.voc import CATEGORIES, voc_xml
 from detr_mini.data.yolo import fractions
 from detr_mini.errors import ConfigError, DataError, UserError, nearest
 
+WRITTEN = ("coco", "voc", "yolo")
+"""The forms that can be written; a dataset in another one is written as COCO."""
 PLACING = ("copy", "link", "none")
 _BAR_FROM = 2000
 
@@ -36,8 +38,8 @@ def convert(source: Source, output: str | Path, to: str, *, images: str = "copy"
     those past the edge too. What the new form has no place for is left out and counted in what comes back. DataError
     for what cannot be read.
     """
-    if to not in KEYS:
-        raise ConfigError(f"to is {to!r}{nearest(str(to), KEYS)}; it must be {', '.join(KEYS)}")
+    if to not in WRITTEN:
+        raise ConfigError(f"to is {to!r}{nearest(str(to), WRITTEN)}; it must be {', '.join(WRITTEN)}")
     if images not in PLACING:
         raise ConfigError(f"images is {images!r}{nearest(str(images), PLACING)}; it must be {', '.join(PLACING)}")
     if to == source.format:
@@ -72,7 +74,7 @@ def check_sizes(name: str, tree: Tree) -> list[str]:
 
 def write_set(folder: Path, to: str, trees: Mapping[str, Tree], images: str = "copy") -> list[str]:
     """Write the splits in the form `to` into `folder`; what it has no place for, in words. Images must have sizes."""
-    write = {"coco": _write_coco, "voc": _write_voc, "yolo": _write_yolo}[to]
+    write = {"voc": _write_voc, "yolo": _write_yolo}.get(to, _write_coco)
     return write(folder, trees, images)
 
 
@@ -252,6 +254,7 @@ def tracked(items: Sequence[Any], title: str) -> Iterable[Any]:
 def convert_task(config: Mapping[str, Any]) -> Path:
     """The verb `detr-mini data convert data.root=FOLDER to=coco|voc|yolo output=FOLDER images=copy|link|none`."""
     source = Source.of(config["data"])
+    source.print_notes()
     notes = convert(source, config["output"], config["to"], images=config["images"])
     for note in notes:
         print(note)

@@ -1,46 +1,58 @@
-"""COCO files, VOC and YOLO trees: one way in for all, and what a folder's look says it is."""
+"""One way in for all annotation formats: the list of them, recognising one in a folder, reading its splits."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from detr_mini.data.categories import listed as listed_categories
 from detr_mini.data.coco import CocoSet, Reading, build_set, read_coco
-from detr_mini.data.columns import any_json, columns_of, is_whole, read_json
+from detr_mini.data.coco_layout import look_coco, peek
+from detr_mini.data.columns import columns_of, is_whole, read_json
+from detr_mini.data.csv_boxes import look_csv, read_csv
+from detr_mini.data.cvat import look_cvat, read_cvat
 from detr_mini.data.faults import FATAL, LOOKS, NOTICES, Fault
+from detr_mini.data.listing import SPLIT_WORDS, Layout, Listing
 from detr_mini.data.records import in_one_line, respell, unusable_names
 from detr_mini.data.report import SplitReport
-from detr_mini.data.safe_files import files_in, is_file
 from detr_mini.data.tree import Tree, image_files
+from detr_mini.data.unknown import why_unknown
+from detr_mini.data.via import look_via, read_via
 from detr_mini.data.voc import read_voc
-from detr_mini.data.yolo import NAME_LISTS, check_name_lists, find_data_file, read_data_file, read_yolo
+from detr_mini.data.voc_layout import look_voc
+from detr_mini.data.yolo import read_yolo
+from detr_mini.data.yolo_layout import look_yolo
 from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.structures import Categories
 
 Split = Mapping[str, Any]
-KEYS = {
-    "coco": ("images", "annotations"),
-    "voc": ("images", "annotations", "list"),
-    "yolo": ("images", "labels", "names"),
-}
-"""What a split of each format says; the first of them always."""
-SPLIT_WORDS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-}
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What a folder holds, and where its splits are."""
+class Format:
+    """An annotation format: how it is recognised in a folder, what locates a split, and its reader."""
 
-    format: str
-    splits: dict[str, dict[str, Any]]
+    look: Callable[[Listing], Layout | None]
+    keys: tuple[str, ...]
+    """What a split may say."""
+    needed: int
+    """So many of `keys` it must say."""
+    read: Callable[..., Tree] | None
+    """From the root and what a split says; None for COCO, whose files have the form that all others are brought to."""
+
+
+FORMATS = {
+    "yolo": Format(look_yolo, ("images", "labels", "names"), 1, read_yolo),
+    "voc": Format(look_voc, ("images", "annotations", "list"), 1, read_voc),
+    "coco": Format(look_coco, ("images", "annotations"), 2, None),
+    "cvat": Format(look_cvat, ("images", "annotations", "subset"), 2, read_cvat),
+    "via": Format(look_via, ("images", "annotations"), 2, read_via),
+    "csv": Format(look_csv, ("images", "annotations", "subset"), 2, read_csv),
+}
+"""In the order in which a folder is tried for them."""
+KEYS = {name: known.keys for name, known in FORMATS.items()}
 
 
 def read_split(
@@ -97,12 +109,13 @@ def read_tree(
 ) -> Tree:
     """A split of any format as a COCO file would have it, faults and all."""
     check_split(split, name, format)
-    if format == "coco":
+    given = {key: value for key, value in split.items() if value is not None}
+    read = FORMATS[format].read
+    if read is None:
         return read_coco_tree(root, split, box_corners=box_corners)
-    said = {key: value for key, value in split.items() if value is not None}
-    if format == "voc":
-        return read_voc(root, **said, first_pixel=first_pixel, difficult=difficult, categories=categories)
-    return read_yolo(root, **said, corners=box_corners)
+    how: dict[str, Any] = {"corners": box_corners} if format == "yolo" else {"categories": categories}
+    how |= {"first_pixel": first_pixel, "difficult": difficult} if format == "voc" else {}
+    return read(root, **given, **how)
 
 
 def read_coco_tree(root: Path, split: Split, *, box_corners: bool = False) -> Tree:
@@ -110,11 +123,11 @@ def read_coco_tree(root: Path, split: Split, *, box_corners: bool = False) -> Tr
     path, folder = root / split["annotations"], root / split["images"]
     faults: list[Fault] = []
     content = read_json(path, faults, corners=box_corners)
+    faults += respell(content, path, folder, root)
     if unusable := unusable_names(content, path, folder, root):
         raise DataError(f"{unusable[0].text} ({len(unusable)} such in all); give each file's path below the image "
                         "folder")  # fmt: skip
     listed_categories(content, path)
-    faults += respell(content, path, folder)
     return Tree(content, folder, path, notices=in_one_line(faults, NOTICES))
 
 
@@ -124,12 +137,12 @@ def check_split(split: Split, name: str, format: str) -> None:
         raise ConfigError(
             f"data.format is {format!r}{nearest(str(format), KEYS)}; it must be {', '.join(KEYS)} or auto"
         )
-    keys = KEYS[format]
+    keys, known = KEYS[format], FORMATS[format]
     for key in split:
         if key not in keys:
             raise ConfigError(f"data.{name}.{key} does not exist in {format}{nearest(str(key), keys)} "
                               f"(there are: {', '.join(keys)})")  # fmt: skip
-    needed = keys[:2] if format == "coco" else keys[:1]
+    needed = keys[: known.needed]
     for key in needed:
         if not split.get(key):
             raise ConfigError(
@@ -156,28 +169,48 @@ def _take_faults(tree: Tree, report: SplitReport, rules: Reading) -> None:
             report.notices.append(f"{kind}: {len(found)} {noun}, such as {examples}")
 
 
-def located(
-    root: str | Path, format: str, splits: Mapping[str, Split | str | None]
-) -> tuple[str, dict[str, Split | None]]:
-    """Format and splits, "auto" looked up in the folder, val "train" taken as train; ConfigError for other words."""
+def located(root: str | Path, format: str, splits: Mapping[str, Split | str | None]) -> Layout:
+    """Where each split lies, "auto" looked up in the folder, val "train" taken as train.
+
+    A test that is absent, or has no annotations, is left out and noted. ConfigError for other words.
+    """
     for name, split in splits.items():
         if isinstance(split, str) and split != "auto" and (name, split) != ("val", "train"):
             raise ConfigError(f"data.{name} is {split!r}; it must be auto, null, or a section that says where it lies")
-    layout = None
+    layout = Layout(format, {})
     if format == "auto" or "auto" in splits.values():
         layout = find_layout(root, None if format == "auto" else format)
-        format = layout.format
-    found: dict[str, Split | None] = {}
+    found: dict[str, Any] = {}
+    notes = list(layout.notes)
     for name, split in splits.items():
-        found[name] = layout.splits.get(name) if layout and split == "auto" else split  # type: ignore[assignment]
+        found[name] = layout.splits.get(name) if split == "auto" else split
         if isinstance(split, Mapping):
-            check_split(split, name, format)
-    return format, {name: found["train"] if splits[name] == "train" else split for name, split in found.items()}
+            check_split(split, name, layout.format)
+            if name == "test" and Path(root).is_dir() and (why := why_absent(Path(root), split, layout.format)):
+                found[name] = None
+                notes.append(f"test is left out: {why}")
+    there = {name: found["train"] if splits[name] == "train" else split for name, split in found.items()}
+    return Layout(layout.format, {name: split for name, split in there.items() if split}, tuple(notes))
+
+
+def why_absent(root: Path, split: Split, format: str) -> str | None:
+    """Why nothing can be measured on a split, or None: a file or folder is not there, or has nothing in it."""
+    images = split["images"]
+    entries = [str(images)] if isinstance(images, str) else [str(entry) for entry in images]
+    for entry in [*entries, *(split[key] for key in ("annotations", "list") if split.get(key))]:
+        if not (root / entry).exists():
+            return f"there is no {root / entry}"
+    if all((root / entry).is_dir() and not image_files(root / entry) for entry in entries):
+        return f"there is no image in {', '.join(str(root / entry) for entry in entries)}"
+    file = root / split["annotations"] if format == "coco" else None
+    if file and "annotations" not in peek(file, ("annotations",)).keys:
+        return f"{file} has no annotations"
+    return None
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as the data tasks take it: all its splits, as they are."""
+    """A dataset as the data tasks take it: all its splits, as they are."""
 
     root: Path
     format: str
@@ -185,19 +218,26 @@ class Source:
     first_pixel: str | int = "auto"
     difficult: str = "keep"
     box_corners: bool = False
+    notes: tuple[str, ...] = ()
+    """How the folder was read; see `Layout`."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Source:
         """From a data config (`configs/data/`). DataError where there is nothing."""
         root = Path(config["root"]).expanduser()
         said = {name: config.get(name) for name in SPLIT_WORDS}
-        format, splits = located(root, config.get("format", "coco"), said)
-        there = {name: split for name, split in splits.items() if split and _is_there(root, split, name)}
+        layout = located(root, config.get("format", "coco"), said)
+        there: dict[str, Split] = {name: split for name, split in layout.splits.items() if _is_there(root, split, name)}
         if not there:
             raise DataError(f"there is no split in {root}; check data.root, or say where they lie with "
                             "data.train.images=... and so on")  # fmt: skip
         how = config.get("first_pixel", "auto"), config.get("difficult", "keep"), config.get("box_corners", False)
-        return cls(root, format, there, *how)
+        return cls(root, layout.format, there, *how, layout.notes)
+
+    def print_notes(self) -> None:
+        """Say how the folder was read, a line each."""
+        for note in self.notes:
+            print(note)
 
     def trees(self) -> dict[str, Tree]:
         """Each split's content; one name has one category id in all of them."""
@@ -231,129 +271,20 @@ def names_used(root: str | Path, split: Split, name: str, format: str) -> set[st
 
 
 def find_layout(root: str | Path, format: str | None = None) -> Layout:
-    """What lies in a folder, from its look: a YOLO data file, VOC's XML files, or COCO's JSON files.
+    """What lies below a folder, whatever the folders are called: the format and the splits that `FORMATS` recognise.
 
-    `format`: the one that it is known to have. DataError where nothing is found.
+    `format`: the one that it is known to have. Of several readings the one with more annotations counts if the other
+    has none; else the first in `FORMATS`, and the notes name the others. DataError where nothing is found.
     """
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"there is no folder {root}; check data.root")
-    looks = (("yolo", _look_yolo), ("voc", _look_voc), ("coco", _look_coco), ("yolo", _look_yolo_plain))
-    for kind, look in looks:
-        splits = look(root) if format in (None, kind) else {}
-        if splits:
-            return Layout(kind, splits)
-    raise DataError(f"{root} looks like no data set: no data.yaml with names (YOLO), no folder Annotations with "
-                    "XML files (VOC) and no JSON file with images and annotations (COCO); say data=coco, voc or yolo "
-                    "and where its splits are")  # fmt: skip
-
-
-def _look_yolo(root: Path) -> dict[str, dict[str, Any]]:
-    file = find_data_file(root)
-    if file is None or file.name in NAME_LISTS:
-        return {}
-    data = read_data_file(file)
-    check_name_lists(root, file)
-    found: dict[str, dict[str, Any]] = {}
-    for name, entries in data.splits.items():
-        images = [(data.base / entry) for entry in entries]
-        relative = [_below(path, root) for path in images]
-        found[name] = {"images": relative[0] if len(relative) == 1 else relative, "names": file.name}
-    return found or _plain_folders(root, file.name)
-
-
-def _look_yolo_plain(root: Path) -> dict[str, dict[str, Any]]:
-    file = find_data_file(root)
-    return {} if file is None else _plain_folders(root, file.name)
-
-
-def _plain_folders(root: Path, names: str) -> dict[str, dict[str, Any]]:
-    """Splits by the names of folders that hold images: images/train, train/images, train."""
-    check_name_lists(root, root / names)
-    found: dict[str, dict[str, Any]] = {}
-    for name in SPLIT_WORDS:
-        for folder in _split_folders(root, name):
-            if image_files(folder):
-                found[name] = {"images": _below(folder, root), "names": names}
-                break
-    return found or ({"train": {"images": ".", "names": names}} if image_files(root) else {})
-
-
-def _look_voc(root: Path) -> dict[str, dict[str, Any]]:
-    xmls = root / "Annotations"
-    if not files_in(xmls, ".xml"):
-        flat = {}
-        for name in SPLIT_WORDS:
-            for folder in _split_folders(root, name):
-                if files_in(folder, ".xml"):
-                    flat[name] = {"images": _below(folder, root), "annotations": _below(folder, root)}
-                    break
-        if not flat and files_in(root, ".xml"):
-            flat["train"] = {"images": ".", "annotations": "."}
-        return flat
-    images = next((name for name in ("JPEGImages", "images", "Images") if (root / name).is_dir()), "Annotations")
-    base = {"images": images, "annotations": "Annotations"}
-    lists = root / "ImageSets" / "Main"
-    found = {
-        name: {**base, "list": f"ImageSets/Main/{word}.txt"}
-        for name, words in SPLIT_WORDS.items()
-        for word in words
-        if (lists / f"{word}.txt").is_file()
-    }
-    return found or {"train": base}
-
-
-def _look_coco(root: Path) -> dict[str, dict[str, Any]]:
-    folders = [root / "annotations", root, *sorted(path for path in root.iterdir() if path.is_dir())]
-    files = [file for folder in folders if not folder.name.startswith(".") for file in files_in(folder, ".json")]
-    found: dict[str, dict[str, Any]] = {}
-    ranked = sorted(dict.fromkeys(files), key=lambda path: not path.name.startswith("instances"))
-    for path in ranked:
-        name = (
-            _split_of(path.stem)
-            or (_split_of(path.parent.name) if path.parent != root else None)
-            or ("train" if len(ranked) == 1 else None)
-        )
-        if name is None or name in found or path.name.startswith(("captions", "person_keypoints", "stuff", "panoptic")):
-            continue
-        try:
-            content = any_json(path)
-        except DataError:  # who reads it will say so; here it counts by its place and name
-            content = {key: [] for key in ("images", "annotations", "categories")} if path.parent != root else {}
-        # a file that lacks one of its lists is broken, and who reads it says so; captions and results lack more
-        if not isinstance(content, dict) or len({"images", "annotations", "categories"} & set(content)) < 2:
-            continue
-        images = _images_of(path, root, name, content.get("images"))
-        found[name] = {"images": _below(images, root), "annotations": _below(path, root)}
-    return {name: found[name] for name in SPLIT_WORDS if name in found}
-
-
-def _images_of(path: Path, root: Path, split: str, images: Any) -> Path:
-    """The folder that a COCO file's first image lies in."""
-    first = (
-        next((str(i.get("file_name")) for i in images if isinstance(i, dict)), "") if isinstance(images, list) else ""
-    )
-    stem = re.sub(r"^instances_", "", path.stem)
-    places = [root / stem, root / "images" / stem, *_split_folders(root, split), root / "images", path.parent, root]
-    there = next((place for place in places if first and is_file(place / first)), None)
-    return there or next((place for place in places[:-3] if place.is_dir()), root / stem)
-
-
-def _split_folders(root: Path, name: str) -> Iterator[Path]:
-    for word in SPLIT_WORDS[name]:
-        for place in (root / "images" / word, root / word / "images", root / word):
-            if place.is_dir():
-                yield place
-    for parent in (root / "images", root):
-        if parent.is_dir():
-            yield from (p for p in sorted(parent.iterdir()) if p.is_dir() and _split_of(p.name) == name)
-
-
-def _split_of(name: str) -> str | None:
-    """The split that a name speaks of: instances_train2017 is train, valid is val."""
-    words = set(re.split(r"[^a-z]+", name.lower()))
-    return next((split for split, known in SPLIT_WORDS.items() if words & set(known)), None)
-
-
-def _below(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+    found = Listing(root)
+    readings = [layout for kind, known in FORMATS.items() if format in (None, kind) and (layout := known.look(found))]
+    if not readings:
+        raise DataError(why_unknown(found, format))
+    best = next((layout for layout in readings if layout.labelled), readings[0])
+    others = [layout.format for layout in readings if layout is not best and layout.labelled]
+    notes = [f"{root} is read as {best.format.upper()}", *best.notes]
+    notes += [f"there is {other.upper()}, too; data.format={other} reads that" for other in others]
+    return replace(best, notes=tuple(notes))

@@ -18,6 +18,7 @@ from detr_mini.data.dataset import BatchLoader, DetectionDataset, collate_pairs
 from detr_mini.data.faults import FATAL, LOOKS
 from detr_mini.data.formats import Source, Split, located, read_mended, read_split
 from detr_mini.data.hold_out import first_images, held_out
+from detr_mini.data.listing import SPLIT_WORDS, Layout
 from detr_mini.data.report import Chosen, LoadReport
 from detr_mini.data.samplers import EvaluationBatches, TrainBatches
 from detr_mini.data.shapes import ensure_scenes
@@ -46,11 +47,11 @@ USUAL_BATCH = 8
 class DetectionData(pl.LightningDataModule):
     """Train, val and test splits of a data set.
 
-    `format`: "coco", "voc", "yolo", or "auto", found from the look of `root`. `train`, `val`, `test`: where a split
-    lies under `root` (`formats.KEYS`; in COCO's form {images: folder, annotations: JSON file}), "auto" (found, too),
-    or None. `make`: parameters of `ensure_scenes`, which then makes the scenes in `root`, or None. `check`: look at
-    everything first, every pixel, and "stop" at a fault that loses something, or "mend": go on with the set as a mended
-    copy would have it. `hold_out`: such a share of train is val where the set has none (see `held_out`). `size`,
+    `format`: a key of `formats.FORMATS`, or "auto", recognised by the files in `root`. `train`, `val`, `test`: where a
+    split lies under `root` (`formats.KEYS`; in COCO's form {images: folder, annotations: JSON file}), "auto" (found,
+    too), or None. `make`: parameters of `ensure_scenes`, which then makes the scenes in `root`, or None. `check`: look
+    at everything first, every pixel, and "stop" at a fault that loses something, or "mend": go on with the set as a
+    mended copy would have it. `hold_out`: such a share of train is val where the set has none (see `held_out`). `size`,
     `shorter_side`: see `images.target_size`; size "auto": chosen from the boxes (see `choose_size`). `augment`: see
     `transforms.Augment`; `augment_strong`: before those, in epochs that begin in the first `strong_until` of the
     training, as `progress` tells. `cache_megabytes`: room for decoded training images. `limit_train`: the first images
@@ -150,6 +151,8 @@ class DetectionData(pl.LightningDataModule):
         self.subset = None if subset is None else Choice.of(subset)
         self._mended: dict[str, Tree] = {}
         self._parts: dict[str, CocoSet] = {}
+        self._ready: dict[str, CocoSet] = {}
+        self._no_test = False
         self.voc: dict[str, Any] = {"first_pixel": first_pixel, "difficult": difficult}
         self.limits = {"train": limit_train, "val": limit_val, "test": None}
         self.categories: Categories | None = None
@@ -164,37 +167,42 @@ class DetectionData(pl.LightningDataModule):
         return {"box_corners": self.reading["box_corners"]}
 
     @cached_property
-    def _found(self) -> tuple[str, dict[str, Split | None]]:
-        return located(self.root, *self._said)
+    def _found(self) -> Layout:
+        layout = located(self.root, *self._said)
+        self.report.notices += layout.notes
+        return layout
 
     @property
     def format(self) -> str:
-        """ "coco", "voc" or "yolo"."""
-        return self._found[0]
+        """A key of `formats.FORMATS`."""
+        return self._found.format
 
     @property
     def splits(self) -> dict[str, Split | None]:
         """Where each split lies below `root`, or None; a val that is held out lies where train does."""
-        found = self._found[1]
+        found: dict[str, Split | None] = {name: self._found.splits.get(name) for name in SPLIT_WORDS}
+        found |= {"test": None} if self._no_test else {}
         return {**found, "val": found["train"]} if self.holds_out else found
 
     @property
     def holds_out(self) -> bool:
         """Whether val is a share of train."""
-        found = self._found[1]
-        return self.hold_out is not None and not found["val"] and bool(found["train"])
+        found = self._found.splits
+        return self.hold_out is not None and not found.get("val") and bool(found.get("train"))
 
     def setup(self, stage: str | None = None) -> None:
         """Read what `stage` needs ("fit", "validate", "test"; None: all); what was read before stays."""
-        wanted = _SPLITS.get(stage or "", tuple(name for name, split in self.splits.items() if split))
         if self.make is not None and not self.sets:
             self.report.notices.append(self._made())
+        wanted = _SPLITS.get(stage or "", tuple(name for name, split in self.splits.items() if split))
         if (self.categories is None or self.image["size"] == AUTO) and "train" not in wanted:
             wanted = ("train", *wanted)  # only the training file knows the categories
         if self.check is not None and not self._mended:
             self._check_all(("train", "val", "test") if "train" in wanted or self.holds_out else wanted)
         for name in wanted:
-            if name not in self.sets and (self.splits[name] or name == "train" or stage in ("validate", "test")):
+            if name in self._ready:
+                self.sets[name] = self._ready.pop(name)
+            elif name not in self.sets and (self.splits[name] or name == "train" or stage in ("validate", "test")):
                 self.sets[name] = self._read(name)
                 self.report.splits[name] = self.sets[name].report
         if self.image["size"] == AUTO:
@@ -204,8 +212,29 @@ class DetectionData(pl.LightningDataModule):
         if stage == "fit" and not self.train_set.report.boxes:
             raise DataError(f"the training set in {self.root} has no box to learn from; check its annotations with "
                             "'detr-mini data check'")  # fmt: skip
+        if stage == "fit":
+            self._look_at_test()
         if stage == "fit" and not self.splits["val"] and NO_VAL not in self.report.notices:
             self.report.notices.append(NO_VAL)
+
+    def _look_at_test(self) -> None:
+        """Read test before the training, so that what is wrong with it is not found after it.
+
+        A test without boxes is left out, with a notice: val is measured instead.
+        """
+        if not self.splits["test"] or "test" in self.sets or "test" in self._ready:
+            return
+        try:
+            test = self._read("test")
+        except DataError as error:
+            raise DataError(f"test: {error}; data.test=null trains without it and measures on val") from None
+        if test.report.boxes:
+            self._ready["test"] = test
+            self.report.splits["test"] = test.report
+            return
+        self._no_test = True
+        what = "measured on val instead" if self.splits["val"] else "nothing can be measured on it"
+        self.report.notices.append(f"test has {len(test)} images and no box; {what}")
 
     def _made(self) -> str:
         assert self.make is not None
@@ -262,7 +291,7 @@ class DetectionData(pl.LightningDataModule):
 
     def _check_all(self, names: Sequence[str]) -> None:
         """Look at these splits; print the table; stop, or keep what a mended copy would have."""
-        splits = {name: split for name, split in self._found[1].items() if split and name in names}
+        splits: dict[str, Split] = {name: split for name, split in self._found.splits.items() if name in names}
         checked = check(Source(self.root, self.format, splits, **self.voc, **self._boxes))
         if checked.faults and rank() == 0:
             checked.print()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from detr_mini.data.faults import Fault
+from detr_mini.data.listing import names_below
 from detr_mini.data.safe_files import is_file, name_fault, shown, spelled_on_disk
 from detr_mini.errors import printable
 
@@ -223,10 +224,13 @@ def unusable_names(content: Mapping[str, Any], path: Path, folder: Path, root: P
     return faults
 
 
-def respell(content: Mapping[str, Any], path: Path, folder: Path) -> list[Fault]:
-    """Give images whose files are spelled differently on disk the names that the files have."""
-    names = {image["file_name"] for image in content["images"] if _name(image)}
-    found = spelled_on_disk(folder, sorted(name for name in names if not is_file(folder / name)))
+def respell(content: Mapping[str, Any], path: Path, folder: Path, root: Path) -> list[Fault]:
+    """Give images whose files are spelled differently on disk, or lie elsewhere, the names that the files have."""
+    names = sorted({image["file_name"] for image in content["images"] if _name(image)})
+    outside = {name for name in names if name_fault(name, folder, root)}
+    found = spelled_on_disk(folder, [n for n in names if n not in outside and not is_file(folder / n)])
+    missing = [n for n in names if n in outside or (n not in found and not is_file(folder / n))]
+    found |= names_below(folder, missing) if missing else {}
     for image in content["images"] if found else ():
         image["file_name"] = found.get(_name(image), image.get("file_name"))
     return [Fault("file name spelled differently", f"{path} has {a!a}, the disk {b!a}", b, f"{b!a}")

@@ -231,6 +231,7 @@ def split_ids(
 def subset_task(config: Mapping[str, Any]) -> Path:
     """The verb `detr-mini data subset data.root=FOLDER output=FOLDER splits=[train] count=100 seed=0`."""
     source = Source.of(config["data"])
+    source.print_notes()
     choice = Choice.of({key: config[key] for key in ("categories", "ids", "count", "share", "seed")})
     trees = source.trees()
     chosen = list(config["splits"] or trees)
@@ -248,6 +249,7 @@ def subset_task(config: Mapping[str, Any]) -> Path:
 def split_task(config: Mapping[str, Any]) -> Path:
     """The verb `detr-mini data split data.root=FOLDER output=FOLDER val=0.2 test=0.1 seed=0`."""
     source = Source.of(config["data"])
+    source.print_notes()
     shares = {"train": 1 - config["val"] - config["test"], "val": config["val"], "test": config["test"]}
     for name, share in shares.items():
         if not 0 <= share < 1:

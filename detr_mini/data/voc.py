@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 import unicodedata
 from collections import Counter
@@ -12,13 +13,13 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from detr_mini.data.faults import Fault
+from detr_mini.data.listing import Listing, Stems, parts_of, spelling, stem_of
 from detr_mini.data.records import MOST_PIXELS, as_flag, as_number, is_number, is_text
 from detr_mini.data.safe_files import (
     MOST_LABELS,
     has_suffix,
     is_file,
     name_fault,
-    names_in,
     read_bytes,
     read_text,
     reason,
@@ -62,33 +63,35 @@ def read_voc(
     for folder, what in ((files, "images"), (xmls, "annotations")):
         if not folder.is_dir():
             raise DataError(f"there is no folder {folder}; check data.root and data.train.{what}")
-    by_stem = {name.rpartition(".")[0]: name for name in names_in(files) if is_image_name(name)}
-    xml_names = _xml_names(xmls)
-    lines = _listed(root / list, by_stem.keys() | xml_names.keys()) if list else sorted(xml_names)
+    image_of, xml_of = Stems(Listing(files).images), Stems(Listing(xmls).ending(".xml"))
+    lines = _listed(root / list, image_of.known | xml_of.known) if list else sorted({_stem(p) for p in xml_of.paths})
     stems = [*dict.fromkeys(lines)]
     if not stems:
         raise DataError(f"the list {root / list} is empty; give a split with images" if list else
                         f"there is no XML file in {xmls}; check data.root and data.train.annotations")  # fmt: skip
     tree = Tree({"images": [], "annotations": [], "categories": []}, files, root / list if list else xmls)
+    images_of = {stem: image_of.find(stem) for stem in stems}
+    xmls_of = {stem: xml_of.find(stem) for stem in stems}
     for stem in stems:
+        if images_of[stem] or xmls_of[stem]:
+            continue
         if fault := name_fault(stem, xmls, root) or name_fault(stem, files, root):
             raise DataError(f"{root / list if list else xmls} lists {shown(stem)}, which {fault}; list file names "
                             "without ending, as they are in the folder of the annotations")  # fmt: skip
     twice = [stem for stem, count in Counter(lines).items() if count > 1]
     tree.faults.extend(Fault("image listed twice", f"{stem} in {list}", stem, "listed once") for stem in twice)
-    images_of = {stem: _same_spelling(stem, by_stem) for stem in stems}
-    paths = {stem: xmls / (_same_spelling(stem, xml_names) or f"{stem}.xml") for stem in stems}
-    parsed = {stem: _parse(paths[stem], images_of[stem] or f"{stem}.jpg", tree.faults) for stem in stems}
-    names = [images_of[stem] or _name_in_xml(parsed[stem], paths[stem], root, files, tree.faults) for stem in stems]
+    files_of = {stem: _only(xmls_of[stem], stem, xmls) or f"{stem}.xml" for stem in stems}
+    parsed = {stem: _parse(xmls / files_of[stem], [*images_of[stem], f"{stem}.jpg"][0], tree.faults) for stem in stems}
+    names = [_image_name(stem, images_of[stem], parsed[stem], files, root, image_of, tree.faults) for stem in stems]
     ids = _category_ids(parsed.values(), categories, root / CATEGORIES)
     from_zero = marked = 0
     for stem, name, image_id in zip(stems, names, image_ids(names), strict=True):
         height, width = _size(parsed[stem])
         tree.content["images"].append({"id": image_id, "file_name": name, "height": height, "width": width})
-        place = f"{annotations}/{paths[stem].name}"
+        place = f"{annotations}/{files_of[stem]}"
         found = _objects(parsed[stem], place, name, tree.faults)
         said = _said_name(parsed[stem])
-        if said and _plain_stem(said) != unicodedata.normalize("NFC", stem):
+        if said and spelling(_plain_stem(said)) not in (spelling(stem_of(name)), spelling(posixpath.basename(stem))):
             text = f"{place} says {said}"
             tree.faults.append(Fault("file name in the XML differs", text, name, f"says {name}"))
         zero = _counts_from_zero(parsed[stem], [corners for _, corners, _, _ in found], first_pixel)
@@ -110,12 +113,12 @@ def read_voc(
                 annotation["iscrowd"] = 1
             tree.content["annotations"].append(annotation)
     tree.content["categories"] += [{"id": i, "name": name} for name, i in sorted(ids.items(), key=lambda kv: kv[1])]
-    used = {path.name for path in paths.values()} | by_stem.keys()
+    used = set(files_of.values())
     if list:
         others = (path for path in sorted((root / list).parent.glob("*.txt")) if not path.name.startswith("."))
-        used |= {stem for path in others for stem in _listed(path, xml_names)}
-    for stem, name in xml_names.items():
-        if name not in used and stem not in used:
+        used |= {file for path in others for stem in _listed(path, xml_of.known) for file in xml_of.find(stem)}
+    for name in sorted(set(xml_of.paths) - used):
+        if not image_of.find(_stem(name)):
             place = f"{annotations}/{name}"
             tree.faults.append(Fault("label file without image", f"{place} belongs to no image", place, "left out"))
     if from_zero and str(first_pixel) == "auto":
@@ -129,19 +132,31 @@ def read_voc(
     return tree
 
 
-def _xml_names(folder: Path) -> dict[str, str]:
-    """The XML files in a folder by their stems; of a.xml and a.XML the first."""
-    found: dict[str, str] = {}
-    for name in reversed(names_in(folder)):
-        if has_suffix(name, ".xml"):
-            found[name[:-4]] = name
-    return dict(sorted(found.items()))
+def _stem(path: str) -> str:
+    return posixpath.splitext(path)[0]
 
 
-def _same_spelling(stem: str, known: Mapping[str, str]) -> str | None:
-    """The file of a stem, whether its accents are stored composed or decomposed."""
-    forms = (stem, unicodedata.normalize("NFC", stem), unicodedata.normalize("NFD", stem))
-    return next((known[form] for form in forms if form in known), None)
+def _only(found: Sequence[str], stem: str, folder: Path) -> str | None:
+    """The first of some files of one name in one folder; DataError where they lie in several."""
+    if len({posixpath.dirname(path) for path in found}) > 1:
+        raise DataError(f"{stem} may be {found[0]} or {found[1]} in {folder}; give each file its own name, or put the "
+                        "XML files in folders like those of their images")  # fmt: skip
+    return found[0] if found else None
+
+
+def _image_name(
+    stem: str, found: Sequence[str], root: ET.Element | None, images: Path, folder: Path, image_of: Stems,
+    faults: list[Fault],
+) -> str:  # fmt: skip
+    """The image of an XML file: the one of its name, of several the one that the XML names; else the one it names."""
+    said = parts_of(_said_name(root) or "")
+    exact = [name for name in found if said and posixpath.basename(name) == said[-1]]
+    if name := _only(exact or found, stem, images):
+        return name
+    other = image_of.find(_stem("/".join(said))) if said else []
+    if len(other) == 1:
+        return other[0]
+    return _name_in_xml(root, Path(f"{stem}.xml"), folder, images, faults)
 
 
 def _listed(listing: Path, known: Container[str]) -> list[str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 
 from detr_mini.data.faults import Fault
 from detr_mini.data.images import image_size
+from detr_mini.data.listing import SPLIT_WORDS, Listing, Stems, read_lines
 from detr_mini.data.records import is_text
 from detr_mini.data.safe_files import (
     MOST_LABELS,
@@ -24,14 +27,13 @@ from detr_mini.data.safe_files import (
     read_text,
     reason,
     shown,
-    spelled_on_disk,
 )
 from detr_mini.data.tree import EXACT, Tree, first_of, image_files, image_ids, is_image_name
 from detr_mini.errors import DataError, some_of
 
 SLACK = Decimal("0.01")
 """A value by so much outside 0 to 1 is a rounding error; more is another unit."""
-NAME_LISTS = ("classes.txt", "obj.names", "_darknet.labels", "names.txt")
+NAME_LISTS = ("classes.txt", "obj.names", "_darknet.labels", "names.txt", "labels.txt", "_classes.txt")
 NOTES = "notes.json"
 """Label Studio's list of categories, which it writes beside classes.txt."""
 MOST_YAML = 2**20
@@ -68,6 +70,11 @@ class DataFile:
     """Numbers of the keypoints behind each box (`kpt_shape`: how many points, how many numbers each)."""
 
 
+def is_yaml(path: Path) -> bool:
+    """Whether it is a data file with splits; else it is a list of class names."""
+    return path.suffix.lower() in (".yaml", ".yml")
+
+
 def find_data_file(root: Path) -> Path | None:
     """The YAML file in `root` that has `names`, or a list of names."""
     usual = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
@@ -85,7 +92,9 @@ def find_data_file(root: Path) -> Path | None:
 
 def read_data_file(path: Path) -> DataFile:
     """Names and splits. All text stays text: the names yes, no, on and 012 are no booleans and no numbers."""
-    if path.suffix.lower() not in (".yaml", ".yml"):
+    if path.suffix.lower() == ".json":
+        return DataFile(path, _noted_names(path), {}, path.parent)
+    if not is_yaml(path):
         lines = (_name(line) for line in _lines(path))
         return DataFile(path, dict(enumerate(filter(None, lines))), {}, path.parent)
     content = read_yaml(path)
@@ -102,7 +111,8 @@ def read_data_file(path: Path) -> DataFile:
     names = {int(index): _name(name) for index, name in pairs}
     if len(names) < len(pairs):
         raise DataError(f"{path} has two names for one class; give each class one name")
-    splits = {key: found for key in ("train", "val", "test") if (found := _as_list(content.get(key)))}
+    words = ((split, word) for split, known in SPLIT_WORDS.items() for word in reversed(known))
+    splits = {split: found for split, word in words if (found := _as_list(content.get(word)))}
     said, stated, ids = content.get("path"), content.get("nc"), content.get("category_ids")
     base = path.parent / said if isinstance(said, str) and said else path.parent
     if isinstance(ids, dict) and not all(_is_index(k) and _is_index(v) for k, v in ids.items()):
@@ -184,19 +194,25 @@ def _keypoints(shape: Any, path: Path) -> int:
 
 def check_name_lists(root: Path, chosen: Path) -> None:
     """DataError where another list of names in `root` gives a class another name than the `chosen` file does."""
-    own = read_data_file(chosen).names
+    others = []
     for path in [*files_in(root, ".yaml", ".yml"), *(root / name for name in (*NAME_LISTS, NOTES))]:
         if path == chosen or not is_file(path):
             continue
-        try:
-            other = _noted_names(path) if path.name == NOTES else read_data_file(path).names
-        except DataError:
-            continue  # a file that is no list of names
-        shared = [index for index in own if index in other]
-        if any(own[index] != other[index] for index in shared):
-            lists = [", ".join(f"{i} {names[i]}" for i in shared[:10]) for names in (own, other)]
-            raise DataError(f"{chosen.name} and {path.name} in {root} disagree about the classes: {lists[0]} "
-                            f"({chosen.name}), or {lists[1]} ({path.name}); remove the wrong file")  # fmt: skip
+        with suppress(DataError):  # a file that is no list of names
+            others.append(read_data_file(path))
+    check_names_agree(read_data_file(chosen), others)
+
+
+def check_names_agree(chosen: DataFile, others: Iterable[DataFile]) -> None:
+    """DataError where two lists give a class different names; one may be longer than the other."""
+    own = chosen.names
+    for other in others:
+        shared = [index for index in own if index in other.names]
+        if any(own[index] != other.names[index] for index in shared):
+            lists = [", ".join(f"{i} {names[i]}" for i in shared[:10]) for names in (own, other.names)]
+            first, second = (os.path.relpath(data.path, chosen.path.parent) for data in (chosen, other))
+            raise DataError(f"{first} and {second} in {chosen.path.parent} disagree about the classes: {lists[0]} "
+                            f"({first}), or {lists[1]} ({second}); remove the wrong file")  # fmt: skip
 
 
 def _noted_names(path: Path) -> dict[int, str]:
@@ -223,24 +239,23 @@ def read_yolo(
     """The images below `root`/`images` (a folder, a list file, or several) and their labels, boxes as xywh in pixels.
 
     A label file lies in `root`/`labels`, or where the last folder called images is called labels, or beside its image;
-    the first that is there is used. `names`: the data file below `root`; found where None. `corners`: the four numbers
-    of a row are left, top, right, bottom.
+    the first that is there is used, else the one of that name below `root`/`labels` in the folders most like the
+    image's. `names`: the data file below `root`; where None it is found, or classes are called by their numbers.
+    `corners`: the four numbers of a row are left, top, right, bottom.
     """
     file = root / names if names else find_data_file(root)
-    if file is None:
-        raise DataError(f"there is no data file in {root}; add data.yaml with 'names: [first, second]', the class "
-                        "names in order")  # fmt: skip
-    data = read_data_file(file)
-    if names is None:
+    if file is not None and names is None:
         check_name_lists(root, file)
     files = _listed(root, [images] if isinstance(images, str) else list(images))
     labels_in = _Labels()
+    elsewhere = None if labels is None else Stems(Listing(root / labels).ending(".txt"))
+    data = read_data_file(file) if file else _numbered(root)
     raw: list[tuple[Decimal, ...]] = []
-    tree = Tree({"images": [], "annotations": [], "categories": []}, root, file)
+    tree = Tree({"images": [], "annotations": [], "categories": []}, root, data.path)
     category_ids = data.category_ids or {index: index for index in data.names}
     if missing := [data.names[index] for index in data.names if index not in category_ids]:
-        raise DataError(f"{file}: category_ids has no id for {some_of(missing, 3)}; add one for each name, or leave "
-                        "category_ids out")  # fmt: skip
+        raise DataError(f"{data.path}: category_ids has no id for {some_of(missing, 3)}; add one for each name, or "
+                        "leave category_ids out")  # fmt: skip
     tree.content["categories"] += [{"id": category_ids[i], "name": n} for i, n in sorted(data.names.items())]
     file_names = [Path(os.path.relpath(path, root)).as_posix() for path in files]
     used, places = set[Path](), set[Path]()
@@ -249,6 +264,9 @@ def read_yolo(
         tree.content["images"].append(record)
         candidates = label_files(path, root, labels, _base_of(path, root, images))
         there = [found for candidate in candidates if (found := labels_in.find(candidate))]
+        if not there and elsewhere is not None:
+            own = os.path.relpath(path, _base_of(path, root, images))
+            there = [root / str(labels) / file for file in elsewhere.find(Path(own).with_suffix("").as_posix())[:1]]
         label = there[0] if there else None
         places.update(candidate.parent for candidate in candidates)
         used.update(there)
@@ -280,7 +298,7 @@ def read_yolo(
                 }
             )
     if not corners and _look_like_corners(raw):
-        tree.faults.append(Fault("boxes that look like corners", f"{file.name}: {CORNERS}"))
+        tree.faults.append(Fault("boxes that look like corners", f"{data.path.name}: {CORNERS}"))
     tree.faults.extend(_unused_labels(root, {path.parent for path in files}, places, used))
     return tree
 
@@ -317,6 +335,16 @@ class _Labels:
         return next((folder / name for name in names if name in known), None)
 
 
+def _numbered(root: Path) -> DataFile:
+    """Where no list of class names is: class_0, class_1 and so on, as many as the label files below `root` use."""
+    found = Listing(root)
+    labels = [file for file in found.ending(".txt") if found.stems.find(posixpath.splitext(file)[0])]
+    rows = (line.split() for file in labels for line in read_lines(root / file))
+    used = {words[0] for words in rows if len(words) >= 5 and all(map(_is_number, words))}
+    highest = max((int(word) for word in used if _is_index(word) and len(word) < 5), default=0)
+    return DataFile(root, {index: f"class_{index}" for index in range(highest + 1)}, {}, root)
+
+
 def _listed(root: Path, entries: Sequence[str]) -> list[Path]:
     files: list[Path] = []
     for entry in entries:
@@ -338,6 +366,7 @@ def _listed(root: Path, entries: Sequence[str]) -> list[Path]:
 def _files_in_list(path: Path, root: Path) -> list[Path]:
     """The images that a list file names, relative to itself or to `root`; of a path elsewhere the tail below `root`."""
     files = []
+    listing: Listing | None = None
     for number, line in enumerate(map(str.strip, _lines(path)), start=1):
         if not line:
             continue
@@ -354,8 +383,9 @@ def _files_in_list(path: Path, root: Path) -> list[Path]:
             raise DataError(f"line {number} of {path} is {shown(line)}, which {name_fault(line, root, root)}; "
                             "list image files below the folder of the data")  # fmt: skip
         found = first_of(folder / name for folder, name in usable)
-        if found is None and (other := spelled_on_disk(root, [tails[0]] if tails else [])):
-            found = root / other[tails[0]]
+        if found is None:
+            listing = listing or Listing(root)
+            found = root / other if (other := listing.find_file(line)) else None
         files.append(found or root / usable[0][1])
     return files
 

@@ -19,6 +19,7 @@ def stats_task(config: Mapping[str, Any]) -> Path:
     from rich.console import Console
 
     source = Source.of(config["data"])
+    source.print_notes()
     found = {}
     for name, tree in source.trees().items():
         columns_of(tree.content, tree.path)

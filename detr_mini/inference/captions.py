@@ -104,7 +104,7 @@ def _read(config: DictConfig) -> CocoSet:
         if config.split not in layout.splits:
             raise DataError(f"{root} has no split {config.split} (it has: {', '.join(layout.splits)}); "
                             "choose one with split=..., or say where it lies with boxes={...}")  # fmt: skip
-        where, form = layout.splits[config.split], layout.format
+        where, form = dict(layout.splits[config.split]), layout.format
     return read_split(root, where, config.split, format=form, on_missing="skip")
 
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from data_parts import AUTO, write_voc, write_yolo
-from detr_mini.data.convert import convert
-from detr_mini.data.formats import KEYS, Source, find_layout, read_split
+from detr_mini.data.convert import WRITTEN, convert
+from detr_mini.data.formats import Source, find_layout, read_split
 from detr_mini.errors import ConfigError, DataError, UserError
 from detr_mini.evaluation.coco import score
 
@@ -72,7 +72,7 @@ def test_real_sets_go_through_every_form_and_come_back(
     start = whole.format
     one_split = replace(whole, splits={"val": whole.splits["val"]})
     before = {"val": things(root, crowd=False)["val"]}
-    for over in KEYS:
+    for over in WRITTEN:
         if over != start:
             convert(one_split, tmp_path / over, over, images="link")
             convert(source(tmp_path / over), tmp_path / f"{over}-{start}", start, images="link")

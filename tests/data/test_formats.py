@@ -249,7 +249,7 @@ def test_xml_files_beside_their_images_are_found(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_data_set_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="looks like no data set"):
+    with pytest.raises(DataError, match="looks like no dataset"):
         find_layout(tmp_path)
     with pytest.raises(DataError, match="there is no folder"):
         find_layout(tmp_path / "gone")

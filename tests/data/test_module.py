@@ -91,11 +91,11 @@ def test_training_without_val_works(scenes_root: Path, tmp_path: Path) -> None:
 def test_setup_reads_and_reports_the_splits_it_needs(scenes_root: Path) -> None:
     data = scenes(scenes_root)
     data.setup("fit")
-    assert list(data.report.splits) == ["train", "val"]
+    assert list(data.sets) == ["train", "val"]
+    assert list(data.report.splits) == ["train", "val", "test"]  # what is wrong with test is found before training
     assert data.categories is not None
     assert data.categories.names == ("circle", "square", "triangle", "star", "cross", "heart")
     data.setup("test")
-    assert list(data.report.splits) == ["train", "val", "test"]
     assert len(data.test_set) == 6
 
 

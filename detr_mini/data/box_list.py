@@ -1,0 +1,116 @@
+"""Images and boxes of one annotation file, on their way to a tree: what CVAT, VIA and CSV readers share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from detr_mini.data.faults import Fault
+from detr_mini.data.images import image_size
+from detr_mini.data.listing import Listing, names_below, parts_of
+from detr_mini.data.tree import Tree, image_ids, is_image_name
+from detr_mini.errors import DataError
+from detr_mini.structures import Categories
+
+UNNAMED = "object"
+"""The class of boxes in a file that names no classes."""
+
+
+@dataclass
+class BoxList:
+    """What a file says; the readers add to it, `tree` makes a split of it."""
+
+    path: Path
+    names: list[str] = field(default_factory=list)
+    """Classes in the file's own order, where it lists them."""
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """(height, width) of each image, by the name that the file gives it; 0 where it says nothing."""
+    boxes: list[dict[str, Any]] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+    def image(self, name: str, height: Any = 0, width: Any = 0) -> None:
+        """An image, with or without boxes."""
+        said = self.sizes.get(name) or (0, 0)
+        self.sizes[name] = said if all(said) else (_whole(height), _whole(width))
+
+    def box(self, image: str, label: str, xywh: Sequence[float], where: str, **extra: Any) -> None:
+        """A box [left, top, width, height] in pixels; `where` names its place in the file."""
+        self.image(image)
+        self.boxes.append({"image": image, "label": label, "bbox": list(xywh), "where": where, **extra})
+
+    def outline(self, image: str, label: str, xs: Sequence[float], ys: Sequence[float], where: str) -> None:
+        """The upright box around an outline."""
+        self.faults.append(Fault("box given as an outline", where, image, "the upright box around it"))
+        self.box(image, label, [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)], where)
+
+    def no_box(self, image: str, text: str) -> None:
+        """Something that no box can be made of."""
+        self.faults.append(Fault("row that is no box", text, image, "left out"))
+
+    def tree(self, folder: Path, categories: Categories | None, relative: bool = False) -> Tree:
+        """The split, its images below `folder`. `relative`: boxes are shares of their image, not pixels.
+
+        Names of `categories` keep their ids; others get the next ones, in the file's order or by name.
+        """
+        if not self.sizes:
+            raise DataError(f"{self.path} lists no images of this split; check the file, or set the split to null")
+        files = _files_of(list(self.sizes), folder)
+        tree = Tree({"images": [], "annotations": [], "categories": []}, folder, self.path)
+        listed = list(dict.fromkeys(files.values()))
+        ids = dict(zip(listed, image_ids(listed), strict=True))
+        said = {files[name]: size for name, size in self.sizes.items()}
+        for file, image_id in ids.items():
+            height, width = said[file]
+            tree.content["images"].append({"id": image_id, "file_name": file, "height": height, "width": width})
+        known = {} if categories is None else dict(zip(categories.names, categories.ids, strict=True))
+        for name in [*self.names, *sorted({box["label"] for box in self.boxes})]:
+            known.setdefault(name, max(known.values(), default=0) + 1)
+        tree.content["categories"] += [{"id": i, "name": name} for name, i in known.items()]
+        for number, box in enumerate(self.boxes, start=1):
+            file, label = files[box.pop("image")], box.pop("label")
+            if relative:
+                box["bbox"] = _pixels(box["bbox"], said[file], tree, ids[file], folder / file)
+            own = {"id": number, "image_id": ids[file], "category_id": known[label], "iscrowd": 0}
+            tree.content["annotations"].append({**own, **box})
+        tree.faults.extend(self.faults)
+        tree.notices.extend(self.notices)
+        moved = [(old, new) for old, new in files.items() if old != new and "/".join(parts_of(old)) != new]
+        if moved:
+            old, new = moved[0]
+            tree.notices.append(f"{len(moved)} images were found by the end of their paths, such as {old} at {new}")
+        return tree
+
+
+def _whole(value: Any) -> int:
+    try:
+        return max(0, int(float(value)))
+    except (TypeError, ValueError, OverflowError):
+        return 0
+
+
+def _files_of(names: Sequence[str], folder: Path) -> dict[str, str]:
+    """The file below `folder` that each name means: itself, by the end of its path, or by its name without ending."""
+    plain = {name: "/".join(parts_of(name)) for name in names}
+    listing = Listing(folder)
+    there = set(listing.files)
+    missing = [name for name, own in plain.items() if own not in there]
+    moved = names_below(folder, missing) if missing else {}
+    for name in missing:
+        same = listing.stems.find(name) if not is_image_name(name) else []
+        if name not in moved and len(same) == 1:
+            moved[name] = same[0]
+    return {name: moved.get(name, own) for name, own in plain.items()}
+
+
+def _pixels(shares: Sequence[float], said: tuple[int, int], tree: Tree, image_id: int, path: Path) -> list[float]:
+    """Shares of an image as pixels of it; of an image that cannot be read the shares stay, its check says so."""
+    if not all(said) and image_id not in tree.sizes:
+        try:
+            tree.sizes[image_id] = image_size(path)
+        except DataError:
+            return list(shares)
+    height, width = said if all(said) else tree.sizes[image_id][0]
+    return [float(v) * side for v, side in zip(shares, (width, height, width, height), strict=True)]

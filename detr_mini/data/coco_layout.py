@@ -1,0 +1,72 @@
+"""How a COCO dataset is recognised: by the keys in its JSON files, which are searched and not parsed."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+from detr_mini.data.columns import any_json
+from detr_mini.data.listing import Layout, Listing, json_text, layout_of_files, split_of, split_of_file, stem_of
+from detr_mini.errors import DataError
+
+NOT_BOXES = ("captions", "stuff", "panoptic")
+"""COCO's own files that begin so hold no boxes of things."""
+NAMES = 200
+"""File names of images that are read from a JSON file to find the folder of the images."""
+
+
+@dataclass(frozen=True)
+class Peek:
+    """What a JSON file holds, as far as a search for keys tells."""
+
+    keys: frozenset[str]
+    file_names: tuple[str, ...] = ()
+
+
+def peek(path: Path, keys: Sequence[str]) -> Peek:
+    """Which of `keys` stand in a JSON file, and the first `file_name`s; a file of a gigabyte takes a second."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return Peek(frozenset())
+    there = frozenset(key for key in keys if f'"{key}"'.encode() in data)
+    found = islice(re.finditer(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', data), NAMES)
+    return Peek(there, tuple(name for match in found if (name := json_text(match[1]))))
+
+
+def look_coco(found: Listing) -> Layout | None:
+    """JSON files with images, annotations and categories; splits by the names of files and folders."""
+    files = [file for file in found.ending(".json") if not posixpath.basename(file).startswith(NOT_BOXES)]
+    files.sort(key=lambda f: ("person_keypoints" in f, not stem_of(f).startswith("instances"), f.count("/"), f))
+    peeked = {file: peek(found.root / file, ("images", "annotations", "categories", "bbox")) for file in files}
+    usable = [file for file in files if _is_coco(found, file, peeked[file])]
+    images_only = [file for file in usable if "annotations" not in peeked[file].keys and _is_for_test(file)]
+    images_only = [file for file in images_only if not _is_broken(found.root / file)]
+    layout = layout_of_files(found, "coco", {f: peeked[f].file_names for f in usable if f not in images_only})
+    notes = [f"{split_of(stem_of(f)) or f}: {f} lists images without annotations; it is left out" for f in images_only]
+    return replace(layout, notes=(*layout.notes, *notes)) if layout else None
+
+
+def _is_coco(found: Listing, file: str, there: Peek) -> bool:
+    """By its keys; a broken file counts by its place and name, so that its reader can say what is wrong."""
+    if len({"images", "annotations", "categories"} & there.keys) >= 2:
+        return bool({"categories", "bbox"} & there.keys)
+    expected = stem_of(file).startswith("instances") or "annotations" in posixpath.dirname(file).split("/")
+    return expected and split_of_file(file) is not None and _is_broken(found.root / file)
+
+
+def _is_for_test(file: str) -> bool:
+    """Whether a file may lack annotations; train and val without them are refused by their reader."""
+    return split_of_file(file) == "test" or stem_of(file).startswith(("image_info", "unlabeled"))
+
+
+def _is_broken(path: Path) -> bool:
+    try:
+        any_json(path)
+    except DataError:
+        return True
+    return False

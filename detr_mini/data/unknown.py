@@ -1,0 +1,53 @@
+"""What to say of a folder in which no dataset is recognised: one sentence that leads to a command that works."""
+
+from __future__ import annotations
+
+import posixpath
+from collections import Counter
+
+from detr_mini.data.listing import Listing, read_start
+from detr_mini.errors import some_of
+
+READ = "COCO (JSON), Pascal VOC (XML), YOLO (txt), CVAT (XML), VIA (JSON, CSV) and CSV files of corners"
+SIGNS = (
+    (".json", (b'"shapes"', b'"imagePath"'), "labelme"),
+    (".json", (b'"coordinates"', b'"label"'), "CreateML"),
+    (".tfrecord", (), "TensorFlow records"),
+    (".tfrecords", (), "TensorFlow records"),
+    (".parquet", (), "Parquet"),
+    (".mat", (), "MATLAB"),
+)
+"""Forms that are known and not read, by ending and what stands in the file."""
+
+
+def why_unknown(found: Listing, format: str | None) -> str:
+    """Why nothing was recognised in a folder, and what to do."""
+    root = found.root
+    if not found.files:
+        return f"{root} looks like no dataset: it has no files; set data.root to the folder with images and annotations"
+    wanted = f" in the form {format}" if format else ""
+    for ending, words, name in SIGNS:
+        files = found.ending(ending)
+        for file in files[:5]:
+            start = read_start(root / file, 1 << 16) if words else b""
+            if all(word in start for word in words):
+                return (
+                    f"{root} looks like no dataset{wanted}: {file} is in the form of {name}, which is not read; export "
+                    "it as COCO or Pascal VOC into a new folder and run 'detr-mini data check data.root=NEW_FOLDER'"
+                )
+    if not found.images:
+        return (
+            f"{root} looks like no dataset{wanted}: it has no images (file endings: {_endings(found)}); put the images "
+            "below it, or set data.root to the folder that has images and annotations"
+        )
+    hint = f"leave data.format={format} out, or " if format else ""
+    return (
+        f"{root} looks like no dataset{wanted}: {len(found.images):,} images and no annotations that are recognised "
+        f"(file endings: {_endings(found)}; read are {READ}); {hint}export the annotations as COCO or Pascal VOC, put "
+        f"them below {root} and run 'detr-mini data check data.root={root}'"
+    )
+
+
+def _endings(found: Listing) -> str:
+    counts = Counter(posixpath.splitext(file)[1].lower() or "none" for file in found.files)
+    return some_of([f"{ending} {count:,}" for ending, count in counts.most_common()], 6)

@@ -1,0 +1,119 @@
+"""How a Pascal VOC dataset is recognised: by what its XML files say, whatever the folders are called."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Sequence
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from detr_mini.data.listing import (
+    SPLIT_WORDS,
+    Layout,
+    Listing,
+    by_split,
+    parts_of,
+    read_lines,
+    read_start,
+    shared_folder,
+    split_of_name,
+    stem_of,
+)  # fmt: skip
+
+PEEKED = 5
+"""Files of a folder that are opened to learn what the folder holds."""
+
+
+def look_voc(found: Listing) -> Layout | None:
+    """XML files with the root <annotation>; splits by the lists of ImageSets, else by folder."""
+    xmls = _voc_files(found)
+    if not xmls:
+        return None
+    lists, notes = _lists(found, xmls)
+    groups = dict.fromkeys(lists, xmls) or by_split(xmls)
+    splits: dict[str, dict[str, Any]] = {}
+    for name, own in groups.items():
+        folder = shared_folder(own)
+        images, count = found.images_of(own, None if lists else name)
+        if not count:
+            images = _said_folder(found, own) or _usual_folder(found, folder)
+        splits[name] = {"images": images or ".", "annotations": folder or "."}
+        if name in lists:
+            splits[name]["list"] = lists[name]
+        named = f" that {lists[name]} lists" if name in lists else ""
+        which = "the" if named else f"{len(own):,}"
+        notes.append(f"{name}: {which} XML files in {folder or 'the root'}{named}, images in {images or 'the root'}")
+        same = {posixpath.dirname(image) for image in found.stems.find(posixpath.splitext(own[0])[0])}
+        if len(same) > 1 and not all(place == images or place.startswith(f"{images}/") for place in same):
+            notes.append(f"{name}: images of the same names are in {', '.join(sorted(same - {images}))}, too; if those "
+                         f"are meant, set data.{name}={{images: FOLDER, annotations: {folder or '.'}}}")  # fmt: skip
+    if groups and not lists and (left := len(xmls) - sum(map(len, groups.values()))):
+        notes.append(f"{left:,} XML files lie in folders of no split and are not used")
+    return Layout("voc", splits, ("class names come from the XML files", *notes), len(xmls))
+
+
+def _voc_files(found: Listing) -> list[str]:
+    """The XML files of those folders whose first files are VOC's; a broken file does not decide."""
+    folders: dict[str, list[str]] = {}
+    for file in found.ending(".xml"):
+        folders.setdefault(posixpath.dirname(file), []).append(file)
+    return [file for files in folders.values() if _is_voc(found, files) for file in files]
+
+
+def _is_voc(found: Listing, files: Sequence[str]) -> bool:
+    return any(re.search(rb"<annotation[\s>]", read_start(found.root / file)) for file in files[:PEEKED])
+
+
+def _lists(found: Listing, xmls: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Of each split the text file that names its images, where train has one; else none, and why."""
+    stems = {stem_of(xml) for xml in xmls}
+    notes: list[str] = []
+    ranked: dict[str, list[tuple[bool, bool, int, str]]] = {}
+    for file in found.ending(".txt"):
+        name = stem_of(file).lower()
+        split = "train" if name in ("trainval", "default") else split_of_name(stem_of(file))
+        if split is None:
+            continue
+        lines = read_lines(found.root / file)[:200]
+        first = [stem_of(line.split()[0]) if is_path(line) else line for line in lines]
+        named = [line in stems or line.rpartition(" ")[0].strip() in stems or stem in stems
+                 for line, stem in zip(lines, first, strict=True)]  # fmt: skip
+        if not lines and "ImageSets" in file.split("/") and name in SPLIT_WORDS[split]:
+            if split == "test":
+                notes.append(f"test: {file} is empty; the split is left out")
+            else:
+                ranked.setdefault(split, []).append((False, False, False, file))  # its reader refuses it
+        if lines and sum(named) >= len(named) / 2:
+            of_one_class = any(re.search(r"\s-?[01]$", line) and line not in stems for line in lines)
+            exact = name in SPLIT_WORDS[split]
+            ranked.setdefault(split, []).append((of_one_class, not exact, name == "default", file))
+    lists = {name: min(ranked[name])[-1] for name in SPLIT_WORDS if name in ranked}
+    if lists and "train" not in lists:
+        return {}, [f"{', '.join(lists.values())}: without a list for train no list is used"]
+    return lists, notes
+
+
+def is_path(line: str) -> bool:
+    """Whether a line of a list is the path of a file, with folders or an ending."""
+    return "/" in line or "\\" in line or bool(re.search(r"\.\w{2,5}$", line))
+
+
+def _said_folder(found: Listing, xmls: Sequence[str]) -> str | None:
+    """The folder of the images that the XML files name, where these are called otherwise than the XML files."""
+    images = []
+    for xml in xmls[:PEEKED]:
+        try:
+            said = ET.fromstring((found.root / xml).read_bytes()).findtext("filename") or ""
+        except (ET.ParseError, OSError, ValueError, LookupError):
+            continue
+        image = found.find_file(said) if parts_of(said) else None
+        images += [image] if image else []
+    return shared_folder(images) if images else None
+
+
+def _usual_folder(found: Listing, folder: str) -> str:
+    """Where the images should be, when none is there."""
+    beside = posixpath.dirname(folder)
+    places = [posixpath.join(beside, name) for name in ("JPEGImages", "images", "Images")]
+    return next((place for place in places if (found.root / place).is_dir()), folder)
