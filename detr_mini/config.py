@@ -85,7 +85,8 @@ def _values_named_like_groups(primary: str, overrides: Sequence[str]) -> dict[st
     """Overrides of `primary`'s own keys that are named like a folder of configs: Hydra would choose a file by them."""
     from omegaconf import OmegaConf
 
-    own = set(OmegaConf.load(config_folder() / f"{primary}.yaml")) & set(_groups())
+    settings = OmegaConf.load(config_folder() / f"{primary}.yaml")
+    own = {key for key in _groups() if key in settings and not OmegaConf.is_dict(settings[key])}
     words = (word.partition("=") for word in overrides)
     return {key: _value(value) for key, equals, value in words if equals and key in own}
 
