@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from detr_mini import parts
 from detr_mini.changed_settings import refuse_changes
@@ -85,7 +85,7 @@ def _values_named_like_groups(primary: str, overrides: Sequence[str]) -> dict[st
     """Overrides of `primary`'s own keys that are named like a folder of configs: Hydra would choose a file by them."""
     from omegaconf import OmegaConf
 
-    settings = OmegaConf.load(config_folder() / f"{primary}.yaml")
+    settings = cast("DictConfig", OmegaConf.load(config_folder() / f"{primary}.yaml"))
     own = {key for key in _groups() if key in settings and not OmegaConf.is_dict(settings[key])}
     words = (word.partition("=") for word in overrides)
     return {key: _value(value) for key, equals, value in words if equals and key in own}
