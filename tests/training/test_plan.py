@@ -76,7 +76,7 @@ def test_growing_images_leave_time_for_more_of_them() -> None:
 def test_warm_up_and_average_are_a_part_of_the_training(steps: float) -> None:
     warmup, average = rhythm(steps)
     assert 1 <= warmup <= LONGEST_WARMUP
-    assert warmup <= max(1, 0.11 * steps)
+    assert warmup <= 0.1 * steps + 1
     assert 0 < average < 1
 
 
