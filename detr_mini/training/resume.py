@@ -5,7 +5,6 @@ docs/run-folder.md says in which order a run's files are written, and so what a 
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -102,12 +101,9 @@ def _check_optimizer(folder: Path, checkpoint: Mapping[str, Any], optimizer: Any
 
 
 def best_becomes_last(folder: Path) -> None:
-    """Make best.ckpt the file that last.ckpt is: a second name of it, which takes no room on a full disk."""
+    """Make best.ckpt a copy of last.ckpt. A hard link would cost nothing, but whoever changed one would change both."""
     with whole(folder / "best.ckpt") as temporary:
-        try:
-            os.link(folder / "last.ckpt", temporary)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(folder / "last.ckpt", temporary)
+        shutil.copyfile(folder / "last.ckpt", temporary)
 
 
 def repair(folder: Path, last: Mapping[str, Any], has_val: bool) -> str | None:
