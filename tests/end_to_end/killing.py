@@ -1,7 +1,7 @@
 """Trainings that are killed: `python killing.py LOG` forks them from a process in which everything is imported.
 
 It reads requests and writes answers, a line of JSON each. A request has `words` (of `detr-mini train`), `folder` (the
-run's), and `event`, the number of the write at which the training is killed, or `seconds` after which it is, or neither.
+run's), and `event`, the number of the write at which the training is killed, or `seconds` until then, or neither.
 With `plain` it leaves out what takes longest beside the training: pictures, intervals, and Hydra reading the same words
 again. An answer has the exit `status` (-9 where it was killed), the `events` so far and the `seconds` it took.
 

@@ -23,11 +23,12 @@ import torch
 from omegaconf import OmegaConf
 
 from detr_mini import run_folder
+from detr_mini.changed_settings import refuse_changes
 from detr_mini.cli import main
 from detr_mini.data import workers
 from detr_mini.data.dataset import DetectionDataset
 from detr_mini.data.shapes import ensure_scenes
-from detr_mini.errors import UserError
+from detr_mini.errors import ConfigError, UserError
 from detr_mini.pretrained.checkpoints import read_checkpoint
 from detr_mini.run_folder import in_use, locked, new_run_folder, to_go_on, whole
 from detr_mini.training.history import History
@@ -122,13 +123,15 @@ def test_l01_best_is_made_again_from_last_where_the_process_died_between_them(ru
     assert not list(run.glob(".*"))
 
 
-def test_l01_a_best_that_is_gone_for_good_is_said_and_chosen_anew(run: Path) -> None:
+def test_l01_a_best_that_is_gone_for_good_is_reported_and_chosen_again(run: Path) -> None:
     last = read_checkpoint(run / "last.ckpt")
     last["best"] = {"score": 0.9, "epoch": 0, "step": 2}
     torch.save(last, run / "last.ckpt")
     (run / "best.ckpt").unlink()
     assert main(["train", f"resume={run}"]) == 0
-    assert "best.ckpt, of step 2, is not there any more" in (run / "data_report.json").read_text()
+    assert (
+        "best.ckpt of step 2 is missing, and last.ckpt is from a later step" in (run / "data_report.json").read_text()
+    )
     assert json.loads((run / "metrics.json").read_text())["weights"] == "last"
     assert main(["train", f"resume={run}", "trainer.max_steps=6"]) == 0
     assert read_checkpoint(run / "best.ckpt")["best"]["step"] == step_of(run, "best") == 6
@@ -372,6 +375,15 @@ def test_l05_a_trainer_that_cannot_be_used_leaves_no_folder(
     words = overrides(scenes_root, "trainer.accelerator=gpu", "trainer.max_steps=1", f"run_folder={tmp_path / 'new'}")
     assert "cannot be used on this machine" in complaint(capsys, *words)
     assert not (tmp_path / "new").exists()
+
+
+def test_l05_a_setting_that_another_version_has_is_no_change() -> None:
+    before = {"model": {"dim": 32}, "data": {"train": "auto", "subset": None}}
+    assert refuse_changes(Path("r"), before, {**before, "nms": {"iou": 0.5}}) == {}
+    assert refuse_changes(Path("r"), {**before, "old": 1}, before) == {}
+    for other in ({"train": {"images": "x"}, "subset": None}, {"train": "auto", "subset": {"share": 0.5}}):
+        with pytest.raises(ConfigError, match=r"cannot become"):
+            refuse_changes(Path("r"), before, {**before, "data": other})
 
 
 # L-06
