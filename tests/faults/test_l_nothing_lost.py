@@ -302,6 +302,18 @@ def test_l04_a_rate_given_at_resume_is_trained_with_and_recorded(run: Path) -> N
     assert "resumed with trainer.max_steps=6 (it was 4)" in log
 
 
+def test_l04_a_resumed_run_chooses_its_operating_point_again(run: Path) -> None:
+    recorded = OmegaConf.load(run / "config.yaml").operating_point
+    assert recorded.threshold != "auto"
+    assert main(["train", f"resume={run}", "trainer.max_steps=6"]) == 0
+    last = read_checkpoint(run / "last.ckpt")
+    assert last["config"]["operating_point"] == {"threshold": "auto", "suppress_iou": "auto"}
+    assert main(["train", f"resume={run}", "trainer.max_steps=8", "operating_point.threshold=0.25"]) == 0
+    last = read_checkpoint(run / "last.ckpt")
+    assert last["config"]["operating_point"] == {"threshold": 0.25, "suppress_iou": "auto"}
+    assert last["operating_point"]["threshold"] == 0.25
+
+
 @pytest.mark.parametrize("setting", ["optim.optimizer.lr=0.0005", "trainer.max_steps=3", "criterion.weight_giou=3.5"])
 def test_l04_what_a_finished_run_cannot_apply_is_refused(
     run: Path, setting: str, capsys: pytest.CaptureFixture[str]
