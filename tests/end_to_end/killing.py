@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -193,13 +194,23 @@ class Trainings:
 
     def killed_at_random(self, words: list[str], folder: Path, chance: random.Random, seconds: float, kills: int,
                          victims: tuple[str, ...] = ("first",)) -> None:  # fmt: skip
-        """Train to the end, killed up to `kills` times on the way, each time within so many `seconds`."""
+        """Train to the end, killed up to `kills` times on the way, and once at least: each time within so many `seconds`.
+
+        A training that was over before its first kill is begun again, and given less time.
+        """
+        killed = 0
         for _ in range(kills):
             victim = chance.choice(victims)
             told = self.ask(go_on(words, folder), folder, seconds=chance.uniform(0, seconds), victim=victim)
-            self.kills += victim == "second" and told["status"] == 2
             assert told["status"] in (0, -signal.SIGKILL, 2 if victim == "second" else 0), self.log.read_text()[-3000:]
-        self.finish(words, folder)
+            self.kills += told["status"] == 2  # the first process ended by itself when the second one was killed
+            killed += told["status"] != 0
+            seconds *= 1 if told["status"] else 0.7
+        if killed:
+            self.finish(words, folder)
+        else:
+            shutil.rmtree(folder)
+            self.killed_at_random(words, folder, chance, seconds, kills, victims)
 
 
 if __name__ == "__main__":
