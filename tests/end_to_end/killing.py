@@ -194,7 +194,7 @@ class Trainings:
 
     def killed_at_random(self, words: list[str], folder: Path, chance: random.Random, seconds: float, kills: int,
                          victims: tuple[str, ...] = ("first",)) -> None:  # fmt: skip
-        """Train to the end, killed up to `kills` times on the way, and once at least: each time within so many `seconds`.
+        """Train to the end, killed once to `kills` times on the way, each time within so many `seconds`.
 
         A training that was over before its first kill is begun again, and given less time.
         """
