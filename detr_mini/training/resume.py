@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
 from torch import nn
 
 from detr_mini.changed_settings import HARMLESS, is_among, refuse_changes
 from detr_mini.data.module import DetectionData
 from detr_mini.errors import CheckpointError, ConfigError
-from detr_mini.pretrained.checkpoints import check_categories, operating_point, read_checkpoint
+from detr_mini.pretrained.checkpoints import check_categories, read_checkpoint
 from detr_mini.run_folder import remove_unfinished, whole
 from detr_mini.structures import Categories
 from detr_mini.training.task import DetectionTask
@@ -38,25 +36,6 @@ def read_last(folder: Path) -> dict[str, Any] | None:
     if (folder / "config.yaml").is_file() or (folder / ".start.yaml").is_file():
         return None
     raise CheckpointError(f"there is no {folder / 'last.ckpt'}; resume=RUN takes the folder of a run")
-
-
-def with_own_point(config: DictConfig, folder: Path, checkpoint: Mapping[str, Any]) -> DictConfig:
-    """The settings of a run that goes on, its operating point as it was asked for.
-
-    The config.yaml of a finished run has what val chose, for all to see. Training on with that would fix it.
-    """
-    asked = checkpoint["config"].get("operating_point")
-    if not asked or not config.get("operating_point"):
-        return config
-    config = config.copy()
-    try:
-        chosen = asdict(operating_point(read_checkpoint(folder / "best.ckpt")))
-    except CheckpointError:  # missing, or half a file: nothing says what was chosen, so it is chosen again
-        chosen = dict(config.operating_point)
-    for key, value in chosen.items():
-        if key in asked and config.operating_point.get(key) == value:
-            config.operating_point[key] = asked[key]
-    return config
 
 
 def check_fits(

@@ -38,7 +38,7 @@ from detr_mini.training.history import History
 from detr_mini.training.options import TrainerOptions
 from detr_mini.training.plan import Trainable, fit_to_time
 from detr_mini.training.processes import PeerWatch, how_to_go_on, lost_peer
-from detr_mini.training.resume import budget_is_over, check_fits, read_last, repair, with_own_point
+from detr_mini.training.resume import budget_is_over, check_fits, read_last, repair
 from detr_mini.training.task import NEVER, DetectionTask
 
 log = logging.getLogger("detr_mini")
@@ -74,8 +74,6 @@ def train(config: DictConfig) -> Path:
             checkpoint = read_last(resumed)
             if checkpoint is None:
                 config = cast(DictConfig, OmegaConf.merge(config, {"resume": None}))
-            else:
-                config = with_own_point(config, resumed, checkpoint)
         parts = build(config)  # a mistake in the config leaves no folder behind
         if resumed is not None and checkpoint is not None:
             changed = check_fits(resumed, checkpoint, parts.task, parts.data)
