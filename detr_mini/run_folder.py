@@ -51,7 +51,6 @@ def whole(path: Path) -> Iterator[Path]:
         yield temporary
         sync(temporary)
         os.replace(temporary, path)
-        temporary.unlink(missing_ok=True)  # a second name of the file that `path` names already is not renamed
         sync(path.parent)
     except BaseException:
         with suppress(OSError):

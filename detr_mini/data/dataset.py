@@ -22,6 +22,7 @@ from detr_mini.data.collate import collate
 from detr_mini.data.images import load_image, target_size, to_model_input
 from detr_mini.data.samplers import Key
 from detr_mini.data.transforms import Augment
+from detr_mini.data.workers import check_shared_memory, into_shared_memory, lost_worker
 from detr_mini.errors import DataError
 from detr_mini.structures import Batch, Target
 
@@ -170,7 +171,16 @@ def collate_pairs(samples: Sequence[tuple[Tensor, Target]], stride: int) -> Batc
 
 
 def _unless_broken(samples: Any, collate_samples: Callable[[Any], Batch]) -> Batch | DataError:
-    return samples if isinstance(samples, DataError) else collate_samples(samples)
+    if isinstance(samples, DataError):
+        return samples
+    batch = collate_samples(samples)
+    if get_worker_info() is None:
+        return batch
+    try:
+        into_shared_memory(batch)
+    except DataError as error:
+        return error
+    return batch
 
 
 class BatchLoader(DataLoader[Any]):
@@ -187,7 +197,10 @@ class BatchLoader(DataLoader[Any]):
         collate_samples: Callable[[Any], Batch],
         workers: int,
         pin_memory: bool,
+        largest: tuple[int, int] = (0, 0),
     ) -> None:
+        """`largest`: at most so many images a batch, and so many pixels an image."""
+        self.largest = largest
         super().__init__(
             dataset,
             batch_sampler=batches,
@@ -200,7 +213,14 @@ class BatchLoader(DataLoader[Any]):
         )
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        for batch in super().__iter__():
-            if isinstance(batch, DataError):
-                raise batch
-            yield batch
+        if self.num_workers and self._iterator is None:
+            check_shared_memory(self.num_workers, *self.largest)
+        try:
+            for batch in super().__iter__():
+                if isinstance(batch, DataError):
+                    raise batch
+                yield batch
+        except RuntimeError as error:
+            if sentence := lost_worker(error):
+                raise DataError(sentence) from error
+            raise

@@ -389,12 +389,14 @@ class DetectionData(pl.LightningDataModule):
         return self._loader(dataset, EvaluationBatches(indices, self.eval_batch_size, rank=rank, world=world))
 
     def _loader(self, dataset: DetectionDataset, batches: Any) -> BatchLoader:
+        side = self.image["size"]
         return BatchLoader(
             dataset,
             batches,
             collate_samples=self.collate(dataset),
             workers=self.workers,
             pin_memory=self.pin_memory,
+            largest=(min(batches.batch_size, len(dataset)), side * (self.image["shorter_side"] or side)),
         )
 
     def collate(self, dataset: DetectionDataset) -> Callable[[Sequence[Any]], Batch]:

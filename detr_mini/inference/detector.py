@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
+import detr_mini.memory  # noqa: F401  (a forked child computes with one thread, and does not hang)
 from detr_mini.data.collate import collate
 from detr_mini.data.images import load_image, to_model_input, upright_rgb
 from detr_mini.errors import CheckpointError, ConfigError, DataError, UserError, nearest
@@ -137,6 +138,7 @@ class Detector:
 
         `threshold`: the least score; unless given the one that val found best, 0.5 where there was no val. `limit`: so
         many an image at most. `batch_size`: images that go through the model together; it changes no result.
+        In a forked process it computes with one thread; processes that are to have more are started by "spawn".
         A word that the detector was never taught is warned of, with the one that may be meant.
         DataError where an image cannot be used; UserError for a caption that is empty or too long, or a detector that
         was trained without captions.

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from detr_mini.changed_settings import changes
-from detr_mini.config import read_config
+from detr_mini.config import compose, read_config
 from detr_mini.drawing.judgement import learning_curve as draw
 from detr_mini.errors import ConfigError
 from detr_mini.evaluation.table import with_interval
@@ -68,9 +68,11 @@ def _trained(folder: Path, settings: Mapping[str, Any], shares: Sequence[float],
         run = folder / f"{images}-images"
         if not (run / "metrics.json").is_file():
             print(f"{images} of {total} training images")
-            own = OmegaConf.create({**settings, "run_folder": str(run)})
-            own.data.limit_train = images
-            own.resume = str(run) if to_go_on(run) else None
+            if to_go_on(run):  # by its own config, in which numbers stand that were chosen for it
+                own = compose("train", [f"resume={run}", f"modules=[{','.join(settings.get('modules') or ())}]"])
+            else:
+                own = OmegaConf.create({**settings, "run_folder": str(run)})
+                own.data.limit_train = images
             train(own)
         rows.append({**json.loads((run / "metrics.json").read_bytes()), "images": images})
     return rows

@@ -5,7 +5,6 @@ docs/run-folder.md says in which order a run's files are written, and so what a 
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,8 +21,8 @@ from detr_mini.structures import Categories
 from detr_mini.training.task import DetectionTask
 
 LOST_BEST = (
-    "best.ckpt, of step {step}, is not there any more, and last.ckpt has gone on since: the best is chosen anew from "
-    "the evaluations to come, and is the last until then"
+    "best.ckpt of step {step} is missing, and last.ckpt is from a later step, so it cannot be made again; the best is "
+    "chosen again from the next evaluation on, and best.ckpt is a copy of last.ckpt until then"
 )
 
 
@@ -102,18 +101,15 @@ def _check_optimizer(folder: Path, checkpoint: Mapping[str, Any], optimizer: Any
 
 
 def best_becomes_last(folder: Path) -> None:
-    """Make best.ckpt the file that last.ckpt is: a second name of it, which takes no room on a full disk."""
+    """Make best.ckpt a copy of last.ckpt. A hard link would cost nothing, but whoever changed one would change both."""
     with whole(folder / "best.ckpt") as temporary:
-        try:
-            os.link(folder / "last.ckpt", temporary)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(folder / "last.ckpt", temporary)
+        shutil.copyfile(folder / "last.ckpt", temporary)
 
 
 def repair(folder: Path, last: Mapping[str, Any], has_val: bool) -> str | None:
     """Finish what a killed process began: best.ckpt is made what last.ckpt says that it is.
 
-    A sentence where that cannot be done any more; the best is then to be chosen anew.
+    A sentence where that cannot be done any more; the best must then be chosen again.
     """
     remove_unfinished(folder)
     step = last["best"].get("step") if has_val else last["global_step"]

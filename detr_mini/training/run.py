@@ -8,7 +8,7 @@ import platform
 import subprocess
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +21,7 @@ from torch import nn
 
 from detr_mini.data.choose import AUTO, choose_queries
 from detr_mini.data.module import STAGES, DetectionData
+from detr_mini.data.workers import lost_worker
 from detr_mini.drawing.curves import curves
 from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.evaluation.measure import measure, write_measured
@@ -36,6 +37,7 @@ from detr_mini.training.coarse import Coarse
 from detr_mini.training.history import History
 from detr_mini.training.options import TrainerOptions
 from detr_mini.training.plan import Trainable, fit_to_time
+from detr_mini.training.processes import PeerWatch, how_to_go_on, lost_peer
 from detr_mini.training.resume import budget_is_over, check_fits, read_last, repair
 from detr_mini.training.task import NEVER, DetectionTask
 
@@ -77,11 +79,14 @@ def train(config: DictConfig) -> Path:
             changed = check_fits(resumed, checkpoint, parts.task, parts.data)
         folder = resumed or new_run_folder("outputs", config.name, config.run_folder)
         if resumed is None:
+            stack.callback(_remove_if_empty, folder)  # a trainer that this machine cannot run leaves none, either
             stack.enter_context(locked(folder))
         trainer, checkpoints = _trainer(parts, folder, console, config)
         over = checkpoint is not None and budget_is_over(parts.task, checkpoint)
         if first:
-            _begin(parts, folder, config, checkpoint, checkpoints, over)
+            if checkpoint is not None:
+                checkpoints.forget = _repair(parts, folder, checkpoint, over)
+            _record(parts, folder, config, started=checkpoint is not None)
             stack.enter_context(_logging_to(folder / "run.log"))
             _report(parts.data, folder, console)
             log.info("%s, torch %s, run folder %s", platform.platform(), torch.__version__, folder)
@@ -97,21 +102,21 @@ def train(config: DictConfig) -> Path:
     return checkpoints.folder
 
 
-def _begin(
-    parts: Parts, folder: Path, config: DictConfig, checkpoint: dict[str, Any] | None, checkpoints: Checkpoints,
-    over: bool,
-) -> None:  # fmt: skip
-    """The first that is written, when nothing can be refused any more: the settings; of a run that goes on, repairs."""
-    if checkpoint is None:  # as they were given: config.yaml has what the data and the published weights made of them
-        given = OmegaConf.to_yaml(config, resolve=True)
-        writing(folder / ".start.yaml", write_text, folder / ".start.yaml", given)
-    else:
-        lost: list[str | None] = []
-        writing(folder / "best.ckpt", lambda: lost.append(repair(folder, checkpoint, parts.task.truth is not None)))
-        checkpoints.forget = lost[0] is not None
-        parts.data.report.notices += [notice for notice in lost if notice]
-        if not over:  # it is of a best.ckpt that may be replaced; a run is finished where there is one
-            (folder / "metrics.json").unlink(missing_ok=True)
+def _repair(parts: Parts, folder: Path, checkpoint: dict[str, Any], over: bool) -> bool:
+    """Finish what a killed process had begun to write; whether the best so far is lost."""
+    lost: list[str | None] = []
+    writing(folder / "best.ckpt", lambda: lost.append(repair(folder, checkpoint, parts.task.truth is not None)))
+    parts.data.report.notices += [notice for notice in lost if notice]
+    if not over:  # metrics.json is there if, and only if, the run is finished and best.ckpt was measured
+        (folder / "metrics.json").unlink(missing_ok=True)
+    return lost[0] is not None
+
+
+def _record(parts: Parts, folder: Path, config: DictConfig, started: bool) -> None:
+    """The settings: the first that is written, when nothing can be refused any more."""
+    if not started:  # as they were given, too: config.yaml has what the data and published weights made of them
+        start = folder / ".start.yaml"
+        writing(start, write_text, start, OmegaConf.to_yaml(config, resolve=True))
     _write_settings(folder, parts.task.card["config"])
 
 
@@ -228,7 +233,7 @@ def _trainer(parts: Parts, folder: Path, console: Console, config: DictConfig) -
     options = parts.options
     logging_callback = Logging(History(folder / "history.csv"), options.log_every_steps)
     checkpoints = Checkpoints(folder, options.save_every_minutes)
-    callbacks: list[pl.Callback] = [logging_callback, checkpoints]
+    callbacks: list[pl.Callback] = [logging_callback, checkpoints, PeerWatch()]
     if options.progress:
         callbacks.append(Bar(logging_callback, console))
     for name in ("pytorch_lightning", "lightning_fabric"):
@@ -301,6 +306,12 @@ def _fit(trainer: pl.Trainer, parts: Parts, checkpoint: Path | None) -> None:
         if stop.code == 1:  # Lightning's answer to a second Ctrl-C
             raise KeyboardInterrupt from None
         raise  # a cluster's, which starts the job again
+    except RuntimeError as error:
+        watch = next(callback for callback in trainer.callbacks if isinstance(callback, PeerWatch))  # type: ignore[attr-defined]
+        sentence = lost_worker(error) or (lost_peer(error, watch) if trainer.world_size > 1 else None)
+        if sentence is None:
+            raise
+        raise UserError(f"{sentence}; {how_to_go_on(Path(trainer.default_root_dir))}") from error
 
 
 def _finish(parts: Parts, folder: Path, console: Console, config: DictConfig, world: int) -> None:
@@ -357,6 +368,11 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip() or None
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 @contextmanager
