@@ -101,10 +101,10 @@ VERBS = {
         ("detr-mini data refer root=cells split=val 'names={RBC: red cell, WBC: white cell}' complete=[WBC]",),
     ),
     "data check": Verb(
-        "every fault of a data set in one table; fix=true writes a mended copy", "data_check",
+        "every fault of a data set in one table; fix=true writes a fixed copy", "data_check",
         "detr_mini.data.check:check_task",
         ("detr-mini data check data.root=my_photos", "detr-mini data check data.root=my_photos fix=true"),
-        "  fix=true                  write a mended copy (output=FOLDER); the data are never touched\n"
+        "  fix=true                  write a fixed copy (output=FOLDER); the data are never touched\n"
         "  pixels=false              headers and ends of image files only\n"
         "  report=FILE               every fault, as JSON\n" + DATA_KEYS,
     ),

@@ -1,4 +1,8 @@
-"""Every fault of a data set in one table, and a copy without those that can be mended."""
+"""Every fault of a data set in one table, and a copy without those that can be fixed.
+
+A fix never invents truth and never loses any without a word. What is not certain is left out of the copy and counted,
+or the copy is refused.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,14 @@ from typing import Any
 import numpy as np
 
 from detr_mini.data.captions.files import CATEGORIES, MADE, caption_faults
-from detr_mini.data.check_boxes import checked_boxes
+from detr_mini.data.check_boxes import checked_boxes, overlaps, usable_boxes
 from detr_mini.data.check_images import Picture, checked_files, checked_records, same_pictures
 from detr_mini.data.check_names import check_data_file, check_names, checked_categories
 from detr_mini.data.coco import CORNERS, look_like_corners
 from detr_mini.data.columns import any_json, is_whole
 from detr_mini.data.convert import new_folder, write_set
-from detr_mini.data.faults import FATAL, KINDS, Fault
+from detr_mini.data.duplicates import LIKE, scenes
+from detr_mini.data.faults import FATAL, KINDS, ROWS, Fault
 from detr_mini.data.formats import Source, read_tree
 from detr_mini.data.records import from_corners, is_box, respell, tidy, unusable_names
 from detr_mini.data.report import MUCH_BACKGROUND
@@ -30,29 +35,65 @@ from detr_mini.structures import Categories
 
 LISTS = ("images", "annotations", "categories")
 SHOWN = 3
+WHOLE = 0.9
+"""Share of its image from which a box is the whole image."""
+SAME_COPY = 0.9
+"""IoU from which boxes of two copies of a picture, of whatever size, are one."""
+LABELS = ("broken annotation file", "two label files for one image", "file name in the XML differs")
+"""Kinds that make the boxes of one image of a VOC or YOLO set uncertain."""
 LACKS = ("category without boxes", "category with crowd only", "category that training never sees")
 
 
 @dataclass
 class Checked:
-    """What a check found, and the set as its mended copy would have it."""
+    """What a check found, and the set as its fixed copy would have it."""
 
     source: Source
     faults: list[Fault] = field(default_factory=list)
     trees: dict[str, Tree] = field(default_factory=dict)
-    """Mended; every image has its size."""
+    """Fixed; every image has its size."""
     unsure: set[str] = field(default_factory=set)
     """Splits of which not everything can be read: what they lack, nobody knows."""
     listed: set[Path] = field(default_factory=set)
     """Every image file that a split lists."""
     images: int = 0
     boxes: int = 0
+    annotations: Counter[str] = field(default_factory=Counter)
+    """Of each split, rows that no box could be made of included."""
 
     @property
     def counts(self) -> Counter[str]:
         """How many faults of each kind, in the order of the table."""
         found = Counter(fault.kind for fault in self.faults)
         return Counter({kind: found[kind] for kind in KINDS if found[kind]})
+
+    @property
+    def fixes(self) -> dict[str, tuple[int, int]]:
+        """Of each kind of fix how many there are, and how many boxes the fixed copy lacks because of them."""
+        found: dict[str, tuple[int, int]] = {}
+        for fault in self.faults:
+            if fault.mend:
+                count, boxes = found.get(f"{fault.kind}: {fault.mend}", (0, 0))
+                found[f"{fault.kind}: {fault.mend}"] = count + 1, boxes + fault.boxes
+        return found
+
+    def fixed(self) -> dict[str, Tree]:
+        """The splits of a fixed copy. DataError where nobody can know what is meant, or nothing usable is left."""
+        refused = [f for f in self.faults if f.refused or (f.kind in FATAL and not f.mend)]
+        if refused:
+            more = f" ({len(refused)} such faults)" if len(refused) > 1 else ""
+            raise DataError(f"{refused[0].kind}: {refused[0].text}{more}. No fixed copy is made of {self.source.root}, "
+                            "since it could only guess; correct this by hand, then run it again")  # fmt: skip
+        for name, tree in self.trees.items():
+            what = "usable image" if not tree.content["images"] else "box" if self.had_boxes(name) else ""
+            if what:
+                raise DataError(f"no {what} is left in {name} of {self.source.root}; nothing is written. "
+                                "'detr-mini data check' lists what is wrong with each")  # fmt: skip
+        return self.trees
+
+    def had_boxes(self, split: str) -> bool:
+        """Whether a split had annotations, of which its fixed copy has none."""
+        return self.annotations[split] > 0 and not self.trees[split].content["annotations"]
 
     def table(self) -> Any:
         """For rich: a row a kind with its count, first examples and what to do about it."""
@@ -62,7 +103,7 @@ class Checked:
         view = Table(title=f"{len(self.faults)} faults in {self.source.root}", title_justify="left", show_lines=True)
         view.add_column("fault")
         view.add_column("count", justify="right")
-        view.add_column("such as", overflow="fold")
+        view.add_column("examples", overflow="fold")
         for kind, count in self.counts.items():
             examples = [fault.text for fault in self.faults if fault.kind == kind][:SHOWN]
             more = [f"and {count - len(examples)} more"] if count > len(examples) else []
@@ -84,7 +125,10 @@ class Checked:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        faults = [{"kind": f.kind, "text": f.text, "image": printable(f.image), "mend": f.mend} for f in self.faults]
+        faults = [
+            {"kind": f.kind, "text": f.text, "image": printable(f.image), "fix": f.now, "boxes": f.boxes, "mend": f.now}
+            for f in self.faults
+        ]
         return {"images": self.images, "boxes": self.boxes, "counts": dict(self.counts), "faults": faults}
 
 
@@ -99,13 +143,17 @@ def check(source: Source, *, pixels: bool = True, captions: Mapping[str, Any] | 
     for name in source.splits:
         before = len(done.faults)
         tree = _read(source, name, known, done.faults)
-        if any(f.kind == "broken annotation file" for f in done.faults[before:]):
+        own = range(before, len(done.faults))
+        if any(done.faults[k].kind == "broken annotation file" for k in own):
             done.unsure.add(name)
         if tree is not None:
             known |= {c["name"]: c["id"] for c in tree.content["categories"] if source.format != "coco"}
-            pictures[name] = _check_split(tree, name, done, pixels)
+            done.annotations[name] = len(tree.content["annotations"]) + sum(done.faults[k].boxes for k in own)
+            uncertain = {done.faults[k].image: k for k in reversed(own) if done.faults[k].kind in LABELS}
+            pictures[name] = _check_split(tree, name, done, pixels, uncertain)
     _check_names(source, done)
     _check_pictures(done, pictures)
+    _check_scenes(done)
     _check_strays(source, done)
     for name, file in (captions or {}).items():
         if file and file not in (MADE, CATEGORIES) and name in done.trees:
@@ -127,21 +175,22 @@ def _read(source: Source, name: str, known: Mapping[str, int], faults: list[Faul
             )  # fmt: skip
             once = {(fault.kind, fault.image) for fault in faults if fault.kind == "label file without image"}
             new = (fault for fault in tree.faults if (fault.kind, fault.image) not in once)
-            faults += [replace(fault, text=f"{name}: {fault.text}") for fault in new]
+            faults += [_certain(replace(fault, text=f"{name}: {fault.text}")) for fault in new]
             return tree
         path = source.root / split["annotations"]
         content = any_json(path)
     except DataError as error:
-        faults.append(Fault("broken annotation file", f"{name}: {error}"))
+        faults.append(Fault("broken annotation file", f"{name}: {error}", refused=True))
         return None
     whole = content if isinstance(content, dict) else {}
     for key in LISTS:
         entries = whole.get(key)
         if not isinstance(entries, list):
-            faults.append(Fault("broken annotation file", f"{name}: {path.name} has no list '{key}'"))
+            faults.append(Fault("broken annotation file", f"{name}: {path.name} has no list '{key}'", refused=True))
             whole[key] = []
         elif not all(isinstance(entry, dict) for entry in entries):
-            faults.append(Fault("broken annotation file", f"{name}: {path.name}: not all of '{key}' are records"))
+            text = f"{name}: {path.name}: not all of '{key}' are records"
+            faults.append(Fault("broken annotation file", text, refused=True))
             whole[key] = [entry for entry in entries if isinstance(entry, dict)]
     folder = source.root / split["images"]
     found = tidy(whole, path, corners=source.box_corners)
@@ -153,38 +202,52 @@ def _read(source: Source, name: str, known: Mapping[str, int], faults: list[Faul
     return Tree(whole, folder, path)
 
 
-def _check_split(tree: Tree, name: str, done: Checked, pixels: bool) -> dict[int, Picture]:
-    """Add a split's faults and its mended tree; its pictures by image id."""
+def _certain(fault: Fault) -> Fault:
+    """A reader's fault with the fix that a copy may have: an image whose labels nobody can read is no background."""
+    if fault.kind == "image without label file":
+        return replace(fault, mend="")  # it stays without one
+    if fault.kind == "broken annotation file":
+        return replace(fault, mend="left out")
+    return replace(fault, boxes=int(fault.kind in ROWS and fault.mend == "left out"))
+
+
+def _check_split(
+    tree: Tree, name: str, done: Checked, pixels: bool, uncertain: Mapping[str, int]
+) -> dict[int, Picture]:
+    """Add a split's faults and its fixed tree; its pictures by image id. `uncertain`: faults by image, see LABELS."""
     done.listed |= {tree.folder / str(image.get("file_name")) for image in tree.content["images"]}
-    categories = checked_categories(tree, name, done.faults)
-    records = checked_records(tree, name, done.faults)
-    pictures = checked_files(tree, name, records, done.faults, pixels)
+    used = Counter(a["category_id"] for a in tree.content["annotations"] if is_whole(a.get("category_id")))
+    categories, merged = checked_categories(tree, name, used, done.faults)
+    images = checked_records(tree, name, done.faults)
+    for image_id, record in images.records.items():
+        if record["file_name"] in uncertain and done.faults[uncertain[record["file_name"]]].mend == "left out":
+            images.out[image_id] = uncertain[record["file_name"]]
+    checked_files(tree, name, images, lambda: usable_boxes(tree), done.faults, pixels)
     done.images += len(tree.content["images"])
     done.boxes += len(tree.content["annotations"])
     before = {
         a["image_id"] for a in tree.content["annotations"] if is_whole(a.get("image_id")) and not a.get("iscrowd")
     }
-    background = sum(image_id not in before for image_id in records)
-    if records and background / len(records) > MUCH_BACKGROUND and name not in done.unsure:
-        done.faults.append(Fault("many images without a box", f"{name}: {background} of {len(records)} images"))
+    background = sum(image_id not in before for image_id in images.records)
+    if images.records and background / len(images.records) > MUCH_BACKGROUND and name not in done.unsure:
+        done.faults.append(Fault("many images without a box", f"{name}: {background} of {len(images.records)} images"))
+    for annotation in tree.content["annotations"] if merged else ():
+        if is_whole(annotation.get("category_id")):
+            annotation["category_id"] = merged.get(annotation["category_id"], annotation["category_id"])
     tree.content["categories"] = categories
     if done.source.format == "coco" and not done.source.box_corners:
-        _check_corners(tree, name, pictures, done.faults)
-    annotations = checked_boxes(tree, name, records, pictures, done.faults)
-    merged = {c["id"]: c["same as"] for c in categories if "same as" in c}
-    for annotation in annotations:
-        annotation["category_id"] = merged.get(annotation["category_id"], annotation["category_id"])
-    kept = [records[i] for i in pictures if records[i].get("mend") != "left out"]
-    for record in kept:
-        record["height"], record["width"] = pictures[record["id"]].size
-    content = {
-        **tree.content,
-        "images": [{k: v for k, v in record.items() if k not in ("mend", "same as")} for record in kept],
-        "annotations": annotations,
-        "categories": [category for category in categories if "same as" not in category],
-    }
-    done.trees[name] = Tree(content, tree.folder, tree.path)
-    return pictures
+        _check_corners(tree, name, images.pictures, done.faults)
+    annotations = checked_boxes(tree, name, images, done.faults)
+    kept = [
+        {**images.records[i], "height": picture.size[0], "width": picture.size[1]}
+        for i, picture in images.pictures.items()
+        if i not in images.out and i not in images.same
+    ]
+    content = {**tree.content, "images": kept, "annotations": annotations}
+    _check_alike(content, name, done.faults)
+    unlabelled = [fault for fault in tree.faults if fault.kind == "image without label file"]
+    done.trees[name] = Tree(content, tree.folder, tree.path, faults=unlabelled)
+    return {i: picture for i, picture in images.pictures.items() if i not in images.out and i not in images.same}
 
 
 def _check_corners(tree: Tree, split: str, pictures: Mapping[int, Picture], faults: list[Fault]) -> None:
@@ -199,6 +262,24 @@ def _check_corners(tree: Tree, split: str, pictures: Mapping[int, Picture], faul
             annotation["bbox"] = from_corners(annotation["bbox"])
 
 
+def _check_alike(content: Mapping[str, Any], split: str, faults: list[Fault]) -> None:
+    """Boxes that say nothing: most are their whole image, or lie at one place in all images."""
+    sizes = {image["id"]: (image["width"], image["height"]) * 2 for image in content["images"]}
+    own = [a for a in content["annotations"] if not a.get("iscrowd")]
+    if not own:
+        return
+    boxes = np.array([a["bbox"] for a in own], np.float64) / np.array([sizes[a["image_id"]] for a in own], np.float64)
+    whole = int((boxes[:, 2] * boxes[:, 3] >= WHOLE).sum())
+    places, counts = np.unique(boxes.round(3), axis=0, return_counts=True)
+    most = int(counts.max())
+    if whole > len(own) / 2:
+        faults.append(Fault("boxes that say nothing", f"{split}: {whole} of {len(own)} boxes are their whole image"))
+    elif most > len(own) / 2 and most >= 10:
+        x, y, w, h = places[counts.argmax()]
+        text = f"{split}: {most} of {len(own)} boxes lie at one place: [{x:g}, {y:g}, {w:g}, {h:g}] of their image"
+        faults.append(Fault("boxes that say nothing", text))
+
+
 def _check_names(source: Source, done: Checked) -> None:
     boxes: dict[str, Counter[str]] = {}
     crowd: dict[str, Counter[str]] = {}
@@ -209,10 +290,8 @@ def _check_names(source: Source, done: Checked) -> None:
         crowd[split] = Counter(name for name, is_crowd in owners if is_crowd)
     categories = {split: tree.content["categories"] for split, tree in done.trees.items()}
     found: list[Fault] = []
-    renamed = check_names(categories, boxes, crowd, found)
+    check_names(categories, boxes, crowd, found)
     done.faults += [f for f in found if not done.unsure or f.kind not in LACKS]
-    for tree in done.trees.values():
-        _rename(tree.content, renamed)
     if source.format == "yolo":
         said = next((split.get("names") for split in source.splits.values()), None)
         file = source.root / said if said else find_data_file(source.root)
@@ -221,36 +300,90 @@ def _check_names(source: Source, done: Checked) -> None:
                 check_data_file(read_data_file(file), done.faults)
 
 
-def _rename(content: dict[str, Any], renamed: Mapping[str, str]) -> None:
-    """Give a category's boxes to the one that is meant; where that is not listed here, only the name changes."""
-    ids = {c["name"]: c["id"] for c in content["categories"]}
-    moved = {ids[old]: ids[new] for old, new in renamed.items() if old in ids and new in ids}
-    for annotation in content["annotations"]:
-        annotation["category_id"] = moved.get(annotation["category_id"], annotation["category_id"])
-    content["categories"] = [
-        {**c, "name": renamed.get(c["name"], c["name"])} for c in content["categories"] if c["id"] not in moved
-    ]
-
-
 def _check_pictures(done: Checked, pictures: Mapping[str, Mapping[int, Picture]]) -> None:
-    """Pictures that are there twice; the mended copy has them once, in val or test rather than in train."""
+    """Pictures that are there twice; the fixed copy has them once, in val or test rather than in train.
+
+    Within a split a copy is left out only where the other one has all of its boxes: else nobody can know which are
+    right.
+    """
     everything = [(split, image_id, picture) for split, own in pictures.items() for image_id, picture in own.items()]
     everything.sort(key=lambda item: item[0] == "train")
+    pairs = same_pictures([picture for *_, picture in everything], [split for split, *_ in everything])
+    alike = {everything[place][:2] for one, two, *_ in pairs for place in (one, two)}
+    owned = {
+        split: Owned(tree.content, {i for name, i in alike if name == split})
+        for split, tree in done.trees.items()
+    }  # fmt: skip
     gone: dict[str, set[int]] = {split: set() for split in pictures}
-    names = {(split, i["id"]): i["file_name"] for split, tree in done.trees.items() for i in tree.content["images"]}
-    for first, second, how in same_pictures([picture for _, _, picture in everything]):
+    for first, second, how, crowded in pairs:
         (one_split, one, _), (two_split, two, _) = everything[first], everything[second]
-        one_name, two_name = names.get((one_split, one)), names.get((two_split, two))
-        if one_name is None or two_name is None:
+        if one in gone[one_split] or two in gone[two_split]:
             continue
-        kind = "same picture twice" if one_split == two_split else "picture shared by two splits"
+        if crowded and owned[one_split].differs_from(owned[two_split], one, two):
+            continue  # one camera, another scene
+        if how == LIKE:
+            text = f"{one_split}: {owned[one_split].names[one]}, {two_split}: {owned[two_split].names[two]}: {how}"
+            done.faults.append(Fault("like pictures in two splits", text, owned[two_split].names[two]))
+            continue
+        one_name, two_name = owned[one_split].names[one], owned[two_split].names[two]
         text = f"{one_split}: {one_name}, {two_split}: {two_name}: {how}"
-        done.faults.append(Fault(kind, text, two_name, f"left out of {two_split}"))
+        kind = "same picture twice" if one_split == two_split else "picture shared by two splits"
+        if one_split == two_split and not owned[one_split].has_all_of(two, one):
+            if not owned[one_split].has_all_of(one, two):
+                done.faults.append(Fault(kind, f"{text}, with other boxes", two_name))
+                continue
+            one, two, two_name = two, one, one_name
+        boxes = len(owned[two_split].boxes[two])
+        done.faults.append(Fault(kind, text, two_name, f"left out of {two_split}", boxes=boxes))
         gone[two_split].add(two)
     for split, ids in gone.items():
+        if not ids:
+            continue
         content = done.trees[split].content
         content["images"] = [image for image in content["images"] if image["id"] not in ids]
         content["annotations"] = [a for a in content["annotations"] if a["image_id"] not in ids]
+
+
+def _check_scenes(done: Checked) -> None:
+    """Frames of one video and tiles of one picture, by their names, in two splits: one fault for each of these."""
+    images = [(split, i["file_name"]) for split, tree in done.trees.items() for i in tree.content["images"]]
+    for scene in scenes({k: name for k, (_, name) in enumerate(images)}).values():
+        counts = Counter(images[k][0] for k in scene)
+        if len(counts) > 1:
+            shown = ", ".join(f"{split} {count}" for split, count in counts.items())
+            name = images[scene[0]][1]
+            text = f"{name} and {len(scene) - 1} more frames or tiles of one scene, by their names: {shown}"
+            done.faults.append(Fault("like pictures in two splits", text, name))
+
+
+class Owned:
+    """The boxes of some images of a split, as shares of the image, with their categories' names."""
+
+    def __init__(self, content: Mapping[str, Any], chosen: set[int]) -> None:
+        categories = {c["id"]: c["name"] for c in content["categories"]}
+        images = [image for image in content["images"] if image["id"] in chosen]
+        sizes = {i["id"]: np.array([i["width"], i["height"]] * 2, np.float64) for i in images}
+        self.names = {i["id"]: i["file_name"] for i in images}
+        self.boxes: dict[int, list[tuple[str, np.ndarray]]] = {image_id: [] for image_id in sizes}
+        for a in content["annotations"] if chosen else ():
+            if a["image_id"] not in chosen:
+                continue
+            kind = f"{categories[a['category_id']]} {a.get('iscrowd', 0)}"
+            self.boxes[a["image_id"]].append((kind, np.array(a["bbox"], np.float64) / sizes[a["image_id"]]))
+
+    def differs_from(self, other: Owned, image_id: int, other_id: int) -> bool:
+        """Whether each of two images has an object that the other one lacks."""
+        one, two = (Counter(name for name, _ in boxes) for boxes in (self.boxes[image_id], other.boxes[other_id]))
+        return bool(one - two) and bool(two - one)
+
+    def has_all_of(self, image_id: int, other_id: int) -> bool:
+        """Whether each box of the first image is a box of the second one, too."""
+        one, two = self.boxes[image_id], self.boxes[other_id]
+        if not one or not two:
+            return not one
+        overlap = overlaps(*(np.stack([box for _, box in boxes]) for boxes in (one, two)))
+        names = [np.array([name for name, _ in boxes]) for boxes in (one, two)]
+        return bool(((overlap >= SAME_COPY) & (names[0][:, None] == names[1])).any(1).all())
 
 
 def _check_strays(source: Source, done: Checked) -> None:
@@ -267,27 +400,20 @@ def _check_strays(source: Source, done: Checked) -> None:
 
 
 def mend(done: Checked, output: str | Path) -> Counter[str]:
-    """Write the mended copy, in the form of the source, and `changes.json`; the changes by kind.
+    """Write the fixed copy, in the form of the source, and `changes.json`; how many fixes of each kind there are.
 
-    DataError where nothing would be left of a split.
+    DataError where it is not certain what is meant, and where nothing would be left of a split.
     """
-    unclear = [fault for fault in done.faults if fault.kind in FATAL and not fault.mend]
-    if unclear:
-        raise DataError(f"{unclear[0].kind}: {unclear[0].text}; nothing is written, since it is not certain what is "
-                        f"meant ({len(unclear)} such in all)")  # fmt: skip
-    for name, tree in done.trees.items():
-        if not tree.content["images"]:
-            raise DataError(f"no usable image is left in {name} of {done.source.root}; nothing is written")
-    changes = [fault for fault in done.faults if fault.mend]
+    trees = done.fixed()
     with new_folder(output) as folder:
-        write_set(folder, done.source.format, done.trees)
-        lines = [{"kind": f.kind, "what": f.text, "now": f.mend} for f in changes]
+        write_set(folder, done.source.format, trees)
+        lines = [
+            {"kind": f.kind, "what": f.text, "now": f.now, "image": printable(f.image), "boxes": f.boxes}
+            for f in done.faults
+            if f.mend
+        ]
         (folder / "changes.json").write_text(json.dumps(lines, indent=1, ensure_ascii=False), encoding="utf-8")
-    return Counter(f"{fault.kind}: {_short(fault.mend)}" for fault in changes)
-
-
-def _short(mend: str) -> str:
-    return "cut at the edge" if mend.startswith("cut to") else mend
+    return Counter({kind: count for kind, (count, _) in done.fixes.items()})
 
 
 def _caption_files(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -305,11 +431,14 @@ def check_task(config: Mapping[str, Any]) -> Checked:
         Path(config["report"]).write_text(json.dumps(done.to_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
     if config["fix"]:
         output = Path(config["output"] or f"{source.root}-mended")
-        changes = mend(done, output)
-        for change, count in changes.items():
-            print(f"{count:6,}  {change}")
+        mend(done, output)
+        for change, (count, boxes) in done.fixes.items():
+            print(f"{count:6,}  {change}{f' ({boxes:,} boxes)' if boxes else ''}")
+        images = sum(len(tree.content["images"]) for tree in done.trees.values())
+        boxes = sum(len(tree.content["annotations"]) for tree in done.trees.values())
         left = sum(not fault.mend for fault in done.faults)
-        print(f"the mended copy is {output} (every change: changes.json); {left} faults are for you to mend")
+        print(f"The fixed copy is {output}: {images:,} of {done.images:,} images, {boxes:,} of {done.boxes:,} boxes. "
+              f"changes.json lists every change; {left} faults are left for you to fix.")  # fmt: skip
     elif config["output"]:
-        raise UserError("output is where the mended copy goes; say fix=true, too")
+        raise UserError("output is where the fixed copy goes; say fix=true, too")
     return done

@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from torchvision.transforms.v2 import functional as F
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
 
+from detr_mini.data import duplicates
+from detr_mini.data.check_frames import (
+    AS_IS,
+    Boxes,
+    Frame,
+    Habits,
+    contradicts,
+    drawn_on_the_file,
+    same_shape,
+    scaled,
+    turned,
+    upright_box,
+)
 from detr_mini.data.columns import is_number, is_whole
 from detr_mini.data.decoding import room_for
 from detr_mini.data.faults import Fault
@@ -22,13 +39,12 @@ from detr_mini.data.safe_files import is_file, shown
 from detr_mini.data.tree import Tree
 from detr_mini.errors import DataError
 
-SIDE = 16
-"""Pixels of the small grey copy by which pictures that were saved anew or made smaller are known again."""
-ALIKE = 1.5
-"""Mean difference (of 255) of two such copies of one picture: saved anew at low quality it is about 0.3."""
-FLAT = 8.0
-"""A copy with a standard deviation below this says nothing: two empty pictures need not be one."""
-_AT_ONCE = 1024
+__all__ = ["Images", "Picture", "alike", "checked_files", "checked_records", "look_at", "same_pictures", "upright_box"]
+
+KEPT = 8192
+"""Small copies of so many pictures are kept; those of more are made again where two must be compared."""
+WHOLE, RUNS = 5, 20
+"""A video or a large picture of a fifth of all images is kept together; a longer one in runs of a twentieth."""
 
 
 @dataclass(frozen=True)
@@ -40,29 +56,62 @@ class Picture:
     orientation: int
     digest: bytes
     """Of the pixels (of the file's bytes where pixels are not looked at)."""
-    small: np.ndarray | None
-    """(SIDE, SIDE) grey."""
+    path: Path
+    mark: np.ndarray | None = None
+    """See `duplicates.mark_of`."""
+    small: np.ndarray | None = None
+    """A small grey copy; None where it is not kept."""
+
+    def grey(self) -> np.ndarray:
+        """The small grey copy."""
+        return small_grey(load_image(self.path)) if self.small is None else self.small
 
 
-def look_at(path: Path, pixels: bool) -> Picture:
-    """Read a file; DataError where it is no image, or cut off."""
+def look_at(path: Path, pixels: bool, keep: bool = True) -> Picture:
+    """Read a file; DataError where it is no image, or cut off. `keep`: the small grey copy, too."""
     size, _ = image_size(path)
     if not pixels:
         if not is_whole_file(path):
             load_image(path)  # says what is wrong, if anything is
-        return Picture(size, orientation_of(path), hashlib.blake2b(path.read_bytes(), digest_size=16).digest(), None)
+        return Picture(size, orientation_of(path), hashlib.blake2b(path.read_bytes(), digest_size=16).digest(), path)
     with room_for(needed_for(path), path):  # until the picture is gone: eight threads look at eight of them
         image = load_image(path)
         digest = hashlib.blake2b(image.numpy().data, digest_size=16)
         digest.update(repr(tuple(image.shape)).encode())
-        grey = image[0].float().add_(image[1]).add_(image[2]).div_(3)
-        small = F.resize(grey[None], [SIDE, SIDE], antialias=True)[0].numpy()
-    return Picture(tuple(image.shape[1:]), orientation_of(path), digest.digest(), small)  # type: ignore[arg-type]
+        small, shown_size = small_grey(image), (image.shape[1], image.shape[2])
+    mark = duplicates.mark_of(small)
+    return Picture(shown_size, orientation_of(path), digest.digest(), path, mark, small if keep else None)
 
 
-def checked_records(tree: Tree, split: str, faults: list[Fault]) -> dict[int, dict[str, Any]]:
-    """The usable image records by id."""
-    found: dict[int, dict[str, Any]] = {}
+def small_grey(image: UInt8[Tensor, "3 h w"]) -> UInt8[np.ndarray, "s s"]:
+    """The grey copy of duplicates.SIDE x SIDE pixels, antialiased."""
+    grey = Image.fromarray(image[0].float().add_(image[1]).add_(image[2]).div_(3).to(torch.uint8).numpy())
+    side = (duplicates.SIDE, duplicates.SIDE)
+    return np.asarray(grey.resize(side, Image.Resampling.BILINEAR, reducing_gap=3.0))
+
+
+@dataclass
+class Images:
+    """The images of a split: which are usable, and on which pixels their boxes lie."""
+
+    records: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """By id."""
+    same: dict[int, int] = field(default_factory=dict)
+    """Of a second record of one file, the id of the first."""
+    out: dict[int, int] = field(default_factory=dict)
+    """Images that the fixed copy lacks: the place of the fault that says why."""
+    pictures: dict[int, Picture] = field(default_factory=dict)
+    frames: dict[int, Frame] = field(default_factory=dict)
+
+    def leave_out(self, image_id: int, fault: Fault, faults: list[Fault]) -> None:
+        """Report a fault for which the fixed copy lacks an image; the first such fault counts its boxes."""
+        self.out.setdefault(image_id, len(faults))
+        faults.append(fault)
+
+
+def checked_records(tree: Tree, split: str, faults: list[Fault]) -> Images:
+    """The usable image records."""
+    images = Images()
     by_name: dict[str, int] = {}
     for number, image in enumerate(tree.content["images"], start=1):
         image_id, name = image.get("id"), image.get("file_name")
@@ -71,17 +120,20 @@ def checked_records(tree: Tree, split: str, faults: list[Fault]) -> dict[int, di
             known = {key: image.get(key) for key in ("id", "file_name")}
             image_name = name if isinstance(name, str) else ""
             faults.append(Fault("image record incomplete", f"{place}: {shown(known)}", image_name, "left out"))
-        elif image_id in found:
-            other = found[image_id]["file_name"]
-            faults.append(Fault("image id twice", f"{place}: id {image_id} is {other} and {name}", name, "left out"))
-        elif name in by_name:
-            text = f"{split}: {name}, ids {by_name[name]} and {image_id}"
-            faults.append(Fault("image listed twice", text, name, "boxes go to the first"))
-            image["same as"] = by_name[name]
-            found[image_id] = image
+        elif image_id in images.records:
+            other = images.records[image_id]
+            text = f"{place}: id {image_id} is {other['file_name']} and {name}"
+            if all(other.get(key) == image.get(key) for key in ("file_name", "height", "width")):
+                faults.append(Fault("image id twice", text, name, "there once"))
+            else:  # nobody can know which boxes belong to which
+                images.leave_out(image_id, Fault("image id twice", text, name, "both left out"), faults)
         else:
-            by_name[name] = image_id
-            found[image_id] = image
+            if name in by_name:
+                text = f"{split}: {name}, ids {by_name[name]} and {image_id}"
+                faults.append(Fault("image listed twice", text, name, "boxes go to the first"))
+                images.same[image_id] = by_name[name]
+            by_name.setdefault(name, image_id)
+            images.records[image_id] = image
     if not tree.content["images"]:
         faults.append(Fault("empty split", f"{split}: {tree.path.name} lists no images"))
     bases = defaultdict(set)
@@ -92,19 +144,28 @@ def checked_records(tree: Tree, split: str, faults: list[Fault]) -> dict[int, di
         for names in bases.values()
         if len(names) > 1
     ]
-    return found
+    return images
 
 
 def checked_files(
-    tree: Tree, split: str, records: Mapping[int, dict[str, Any]], faults: list[Fault], pixels: bool
-) -> dict[int, Picture]:
-    """What the records' files hold, by id; those that are missing or broken are left out."""
+    tree: Tree,
+    split: str,
+    images: Images,
+    boxes: Callable[[], Mapping[int, Boxes]],
+    faults: list[Fault],
+    pixels: bool,
+) -> None:
+    """Look at the records' files: adds pictures and frames, and leaves out what is missing, broken or uncertain.
+
+    `boxes`: gives the usable ones, as they are, by image id.
+    """
     from rich.progress import track
 
-    chosen = [(i, record) for i, record in records.items() if "same as" not in record]
-    found: dict[int, Picture] = {}
+    chosen = [(i, record) for i, record in images.records.items() if i not in images.same]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        looks = pool.map(lambda item: _look(tree.folder / item[1]["file_name"], pixels), chosen)
+        looks = pool.map(
+            lambda item: _look(tree.folder / item[1][1]["file_name"], pixels, item[0] < KEPT), enumerate(chosen)
+        )
         if len(chosen) > 200:
             looks = iter(track(looks, f"Looking at the {split} images", total=len(chosen), transient=True))
         for (image_id, record), picture in zip(chosen, looks, strict=True):
@@ -112,107 +173,108 @@ def checked_files(
             if isinstance(picture, str):
                 kind = "unreadable image" if picture else "image file missing"
                 text = f"{split}: {picture}" if picture else f"{split}: {name} is not in {tree.folder}"
-                faults.append(Fault(kind, text, name, "left out"))
-                continue
-            found[image_id] = picture
-            _check_size(record, picture, split, faults)
-    return found
+                images.leave_out(image_id, Fault(kind, text, name, "left out"), faults)
+            else:
+                images.pictures[image_id] = picture
+    for second, first in images.same.items():
+        if first in images.pictures:
+            images.pictures[second] = images.pictures[first]
+    _check_sizes(split, images, boxes, faults)
 
 
-def _look(path: Path, pixels: bool) -> Picture | str:
+def _check_sizes(split: str, images: Images, usable: Callable[[], Mapping[int, Boxes]], faults: list[Fault]) -> None:
+    """Compare what the records say with the files; see `check_frames`."""
+    none = Boxes(np.zeros((0, 4)), ())
+    said: dict[int, tuple[float | int, float | int]] = {}
+    for image_id, picture in images.pictures.items():
+        images.frames[image_id] = AS_IS
+        height, width = (images.records[image_id].get(key) for key in ("height", "width"))
+        states = all(is_number(v) and v > 0 for v in (height, width))  # type: ignore[operator]
+        if states and (height, width) != picture.size:
+            said[image_id] = (height, width)  # type: ignore[assignment]
+    boxes = usable() if said else {}
+    right = [(boxes[i], picture.size) for i, picture in images.pictures.items() if i in boxes and i not in said]
+    habits = Habits(right) if said else None
+    groups: dict[float, dict[int, Boxes]] = defaultdict(dict)
+    for image_id, stated in said.items():
+        size = images.pictures[image_id].size
+        if image_id in boxes and same_shape(stated, size) and stated[0] > 1.2 * size[0]:
+            groups[round(stated[0] / size[0], 2)][image_id] = boxes[image_id]
+    sizes = {image_id: picture.size for image_id, picture in images.pictures.items()}
+    drawn = {i for group in groups.values() if drawn_on_the_file(group, sizes) for i in group}
+    for image_id, picture in images.pictures.items():
+        name, size, own = images.records[image_id]["file_name"], picture.size, boxes.get(image_id, none)
+        text = f"{split}: {name} is {size[1]} x {size[0]} pixels"
+        if image_id not in said:
+            if picture.orientation != 1 and image_id not in images.same:
+                text = f"{text} upright, orientation {picture.orientation}"
+                faults.append(Fault("orientation flag", text, name))
+            continue
+        stated, stored = said[image_id], (size[1], size[0])
+        sideways = picture.orientation >= 5 and stated == stored
+        kind = "size before turning upright" if sideways else "size differs from the record"
+        text = f"{text}, said to be {stated[1]} x {stated[0]}"
+        assert habits is not None
+        if not sideways and not same_shape(stated, size):
+            images.leave_out(image_id, Fault(kind, text, name, "left out"), faults)
+        elif contradicts(own, stated, size) or image_id in drawn or (
+            not sideways and habits.fit_the_file(own, stated, size)
+        ):  # fmt: skip
+            text = f"{text}, but its boxes look as if they were drawn on this file"
+            images.leave_out(image_id, Fault(kind, text, name, "left out"), faults)
+        elif sideways:
+            images.frames[image_id] = turned(picture.orientation, stored)
+            faults.append(Fault(kind, text, name, "boxes turned with the picture"))
+        else:
+            images.frames[image_id] = scaled(size[1] / stated[1], size[0] / stated[0])
+            faults.append(Fault(kind, text, name, "boxes scaled"))
+
+
+def _look(path: Path, pixels: bool, keep: bool) -> Picture | str:
     """The picture, or why there is none ("": there is no file)."""
     if not is_file(path):
         return ""
     try:
-        return look_at(path, pixels)
+        return look_at(path, pixels, keep)
     except DataError as error:
         return str(error)
 
 
-def _check_size(record: dict[str, Any], picture: Picture, split: str, faults: list[Fault]) -> None:
-    name, size = record["file_name"], picture.size
-    said = (record.get("height"), record.get("width"))
-    usable = all(is_number(v) and v > 0 for v in said)  # type: ignore[operator]
-    turned = picture.orientation >= 5
-    text = f"{split}: {name} is {size[1]} x {size[0]} pixels"
-    if usable and said != size:
-        if turned and said == (size[1], size[0]):
-            mend = "boxes turned with the picture"
-            kind = "size before turning upright"
-        else:
-            same_shape = abs(said[0] * size[1] - said[1] * size[0]) <= 0.01 * size[0] * size[1]  # type: ignore[operator]
-            mend = "boxes scaled" if same_shape else "left out"
-            kind = "size differs from the record"
-        record["mend"] = mend
-        faults.append(Fault(kind, f"{text}, said to be {said[1]} x {said[0]}", name, mend))
-    elif picture.orientation != 1:
-        faults.append(Fault("orientation flag", f"{text} upright, orientation {picture.orientation}", name))
+def same_pictures(pictures: Sequence[Picture], splits: Sequence[str] | None = None) -> list[tuple[int, int, str, bool]]:
+    """(earlier, later, how alike, whether a fixed camera took them); see `duplicates.pairs_like`."""
+    return duplicates.pairs_like(
+        [picture.digest for picture in pictures],
+        [picture.mark for picture in pictures],
+        lambda place: pictures[place].grey(),
+        splits,
+    )
 
 
-def upright_box(box: Sequence[float | int], orientation: int, stored: tuple[int, int]) -> list[float | int]:
-    """An xywh box on the stored pixels (height, width) where it is on the upright image, by EXIF orientation."""
-    x, y, w, h = box
-    height, width = stored
-    right, below = width - x - w, height - y - h
-    return {
-        2: [right, y, w, h],
-        3: [right, below, w, h],
-        4: [x, below, w, h],
-        5: [y, x, h, w],
-        6: [below, x, h, w],
-        7: [below, right, h, w],
-        8: [y, right, h, w],
-    }.get(orientation, [x, y, w, h])
+def alike(
+    files: Iterable[tuple[int, Path]], skip_broken: bool = False, names: Mapping[int, str] | None = None
+) -> dict[int, int]:
+    """Of each (id, image file) that belongs with an earlier one (it shows the same, or a part of the same), that one.
 
-
-def same_pictures(pictures: Sequence[Picture]) -> list[tuple[int, int, str]]:
-    """(earlier, later, how alike) of pictures that show the same: by pixels, or saved anew or made smaller."""
-    first: dict[bytes, int] = {}
-    pairs = []
-    for index, picture in enumerate(pictures):
-        if picture.digest in first:
-            pairs.append((first[picture.digest], index, "the very same pixels"))
-        first.setdefault(picture.digest, index)
-    shown = [i for i in sorted(first.values()) if (s := pictures[i].small) is not None and s.std() > FLAT]
-    if len(shown) > 1:
-        small = np.stack([pictures[i].small for i in shown]).reshape(len(shown), -1)  # type: ignore[misc]
-        pairs += [(shown[a], shown[b], "the same, saved anew") for a, b in _near(small)]
-    return sorted(pairs, key=lambda pair: pair[1])
-
-
-def alike(files: Iterable[tuple[int, Path]], skip_broken: bool = False) -> dict[int, int]:
-    """Of each (id, image file) that shows the same as an earlier one, that one.
-
-    DataError for a file that cannot be decoded, or it is taken for one of a kind (`skip_broken`).
+    `names`: file names that tell frames of one video and tiles of one picture. DataError for a file that cannot be
+    decoded, or it is taken for one of a kind (`skip_broken`).
     """
     ids, pictures = list[int](), list[Picture]()
     for image_id, path in files:
         try:
-            pictures.append(look_at(path, True))
+            pictures.append(look_at(path, True, len(pictures) < KEPT))
             ids.append(image_id)
         except DataError:
             if not skip_broken:
                 raise
-    leader: dict[int, int] = {}
-    for one, two, _ in same_pictures(pictures):
-        leader.setdefault(ids[two], leader.get(ids[one], ids[one]))
-    return leader
-
-
-def _near(small: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs of rows whose mean absolute difference is below ALIKE, each later row once."""
-    mean, squares = small.mean(1), (small**2).sum(1)
-    order = np.argsort(mean, kind="stable")
-    earliest: dict[int, int] = {}
-    for begin in range(0, len(order), _AT_ONCE):
-        rows = order[begin : begin + _AT_ONCE]
-        # pictures alike are alike in their mean: only those that follow closely can be meant
-        end = int(np.searchsorted(mean[order], mean[rows[-1]] + ALIKE, side="right"))
-        for low in range(begin, end, 8 * _AT_ONCE):
-            others = order[low : min(low + 8 * _AT_ONCE, end)]
-            squared = squares[rows][:, None] + squares[others][None] - 2 * small[rows] @ small[others].T
-            for a, b in np.argwhere(squared < (2 * ALIKE) ** 2 * small.shape[1]).tolist():
-                one, two = sorted((int(rows[a]), int(others[b])))
-                if one != two and np.abs(small[one] - small[two]).mean() < ALIKE:
-                    earliest[two] = min(one, earliest.get(two, one))
-    return [(one, two) for two, one in earliest.items()]
+    place = {image_id: k for k, image_id in enumerate(ids)}
+    pairs = same_pictures(pictures)
+    copies = [(one, two) for one, two, how, _ in pairs if how != duplicates.LIKE]
+    links = [(one, two) for one, two, *_ in pairs]
+    run = max(2, len(ids) // RUNS)
+    for scene in duplicates.scenes({i: name for i, name in (names or {}).items() if i in place}).values():
+        whole = len(scene) <= max(2, len(ids) // WHOLE)
+        links += [(place[a], place[b]) for k, (a, b) in enumerate(pairwise(scene), start=1) if whole or k % run]
+    first = duplicates.joined(len(ids), links)
+    if max(Counter(first).values(), default=0) > max(2, len(ids) // 2):  # one camera saw it all: copies alone count
+        first = duplicates.joined(len(ids), copies)
+    return {ids[k]: ids[one] for k, one in enumerate(first) if one != k}

@@ -67,8 +67,8 @@ def check_sizes(name: str, tree: Tree) -> list[str]:
         image["height"], image["width"] = size
     lost = [fault for fault in tree.faults if fault.kind not in LOOKS]
     if lost:
-        raise DataError(f"{lost[0].kind}: {lost[0].text} ({len(lost)} faults that no box can be made of); mend them "
-                        "first: 'detr-mini data check fix=true' writes a mended copy")  # fmt: skip
+        raise DataError(f"{lost[0].kind}: {lost[0].text} ({len(lost)} faults that no box can be made of); fix them "
+                        "first: 'detr-mini data check fix=true' writes a fixed copy")  # fmt: skip
     return [f"{name}: {notice}" for notice in tree.notices]
 
 
@@ -122,7 +122,7 @@ def _write_voc(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str
     lists = folder / "ImageSets" / "Main"
     lists.mkdir(parents=True)
     (folder / "Annotations").mkdir()
-    taken: set[str] = set()
+    taken: dict[str, int] = {}
     trees = with_one_list(trees)
     categories = {c["id"]: c["name"] for tree in trees.values() for c in tree.content["categories"]}
     lines = [f"{number} {name}\n" for number, name in sorted(categories.items())]
@@ -131,8 +131,11 @@ def _write_voc(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str
         names = {c["id"]: c["name"] for c in tree.content["categories"]}
         owned = _owned(tree)
         files = {old: _flat(plain, taken) for old, plain in _plain_names(tree).items()}
+        bare = _unlabelled(tree)
         for image in tree.content["images"]:
             file = files[image["file_name"]]
+            if image["file_name"] in bare and not owned[image["id"]]:
+                continue
             text = voc_xml({**image, "file_name": file}, owned[image["id"]], names)
             (folder / "Annotations" / f"{Path(file).stem}.xml").write_text(text, encoding="utf-8")
         (lists / f"{name}.txt").write_text("".join(f"{Path(file).stem}\n" for file in files.values()), encoding="utf-8")
@@ -140,13 +143,26 @@ def _write_voc(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str
     return _left_out(trees, {"segmentation": "outlines"})
 
 
-def _flat(name: str, taken: set[str]) -> str:
+def _flat(name: str, taken: dict[str, int]) -> str:
     """A file name whose stem nobody has yet: VOC keeps all images in one folder."""
     path = PurePosixPath(name)
-    candidates = [path.name, "_".join(path.parts), *(f"{path.stem}_{k}{path.suffix}" for k in range(2, 10_000))]
-    free = next(candidate for candidate in candidates if PurePosixPath(candidate).stem not in taken)
-    taken.add(PurePosixPath(free).stem)
-    return free
+    return _free(path.name if path.stem not in taken else "_".join(path.parts), taken)
+
+
+def _free(name: str, taken: dict[str, int]) -> str:
+    """`name`, or one with a number behind it, so that each stem is there once. `taken`: the last number by stem."""
+    path = PurePosixPath(name)
+    base = stem = str(path.with_suffix(""))
+    while stem in taken:
+        taken[base] += 1
+        stem = f"{base}_{taken[base]}"
+    taken[stem] = 1
+    return f"{stem}{path.suffix}"
+
+
+def _unlabelled(tree: Tree) -> set[str]:
+    """Images of a VOC or YOLO tree that had no label file: whether they show nothing, nobody has said."""
+    return {fault.image for fault in tree.faults if fault.kind == "image without label file"}
 
 
 def _write_yolo(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str]:
@@ -157,9 +173,13 @@ def _write_yolo(folder: Path, trees: Mapping[str, Tree], images: str) -> list[st
     for name, tree in trees.items():
         owned = _owned(tree)
         crowd = turned = 0
-        files = _plain_names(tree)
+        taken: dict[str, int] = {}
+        files = {old: _free(plain, taken) for old, plain in _plain_names(tree).items()}
+        bare = _unlabelled(tree)
         for image in tree.content["images"]:
             rows = []
+            if image["file_name"] in bare and not owned[image["id"]]:
+                continue
             for annotation in owned[image["id"]]:
                 if annotation.get("iscrowd"):
                     crowd += 1

@@ -91,7 +91,7 @@ def read_split(
 def read_mended(
     tree: Tree, name: str, categories: Categories | None, limit: int | None, reading: Mapping[str, Any]
 ) -> CocoSet:
-    """A split as `check` has mended it."""
+    """A split as `check` has fixed it."""
     columns = columns_of(tree.content, tree.path)
     return build_set(columns, tree.folder, name, Reading(**reading), categories, limit)
 
@@ -156,7 +156,7 @@ def _take_faults(tree: Tree, report: SplitReport, rules: Reading) -> None:
     bad = [fault for fault in tree.faults if fault.kind not in (*FATAL, *LOOKS)]
     refused = fatal or (bad if rules.on_bad_box == "refuse" else [])
     if refused:
-        mend = "mend it" if fatal else "mend them, or set data.on_bad_box=drop"
+        mend = "fix it" if fatal else "fix them, or set data.on_bad_box=drop"
         raise DataError(f"{refused[0].kind}: {refused[0].text} ({len(refused)} such in all; 'detr-mini data check' "
                         f"lists them); {mend}")  # fmt: skip
     for fault in bad:

@@ -19,7 +19,7 @@ def held_out(coco: CocoSet, share: float) -> tuple[CocoSet, CocoSet, str]:
     """
     files = {record.image_id: record.file_name for record in coco.records}
     paths = [(record.image_id, record.path) for record in coco.records]
-    together = alike(tracked(paths, "Looking for pictures that are there twice"), skip_broken=True)
+    together = alike(tracked(paths, "Looking for pictures that are alike"), skip_broken=True, names=files)
     parts = split_ids(owned_in(coco), files, {"train": 1 - share, "val": share}, 0, together)
     for name, ids in parts.items():
         if not ids:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from detr_mini.data.decoding import bytes_needed, room_for
+from detr_mini.data.deep_colour import deep_values, is_deep
 from detr_mini.data.deep_png import decode_deep_png
 from detr_mini.errors import DataError
 
@@ -42,9 +43,12 @@ def load_image(path: str | Path) -> UInt8[Tensor, "3 h w"]:
         _refuse_huge(path, image.size)
         try:
             deep = _is_deep_colour(image)
-            with room_for(bytes_needed(image, len(image.getbands()) if deep else 0), path):
+            other = not deep and is_deep(image)
+            with room_for(bytes_needed(image, _deep_channels(image)), path):
                 if deep:
                     return _load_deep_colour(path, image)
+                if other:
+                    return upright_rgb(image)
                 image.load()
                 _refuse_huge(path, image.size)  # a frame may be larger than its header says
                 return upright_rgb(image, close=True)
@@ -56,7 +60,13 @@ def load_image(path: str | Path) -> UInt8[Tensor, "3 h w"]:
 
 
 def upright_rgb(image: Image.Image, close: bool = False) -> UInt8[Tensor, "3 h w"]:
-    """A PIL image as `load_image` gives it. `close`: free its memory as soon as it is read."""
+    """A PIL image as `load_image` gives it. `close`: free its memory as soon as it is read.
+
+    Colour of 16 bits a value counts in full where the image's file is still there.
+    """
+    values = deep_values(image)
+    if values is not None:
+        return _upright(_stretched_on_white(values.transpose(2, 0, 1)), _orientation(image)).contiguous()
     rgb, orientation = _to_rgb_tensor(image), _orientation(image)
     if close:
         image.close()
@@ -84,7 +94,12 @@ def needed_for(path: str | Path) -> int:
     """Bytes that `load_image` takes at its peak; DataError where it is no image."""
     with _opened(path) as image:
         _refuse_huge(path, image.size)
-        return bytes_needed(image, len(image.getbands()) if _is_deep_colour(image) else 0)
+        return bytes_needed(image, _deep_channels(image))
+
+
+def _deep_channels(image: Image.Image) -> int:
+    """How many channels of 16 bits there are; 0 where there are none, or one alone."""
+    return len(image.getbands()) if _is_deep_colour(image) or is_deep(image) else 0
 
 
 def _orientation(image: Image.Image) -> int:
@@ -226,6 +241,11 @@ def _is_deep_colour(image: Image.Image) -> bool:
 
 def _load_deep_colour(path: str | Path, image: Image.Image) -> UInt8[Tensor, "3 h w"]:
     values = decode_deep_png(path, image.size).numpy()
+    return _upright(_stretched_on_white(values), _orientation(image)).contiguous()
+
+
+def _stretched_on_white(values: np.ndarray) -> UInt8[Tensor, "3 h w"]:
+    """Values of 16 bits (c, h, w) to RGB of 8, stretched; the last of 2 or 4 channels is opacity."""
     colours = values[:-1] if values.shape[0] in (2, 4) else values
     low, high = float(colours.min()), float(colours.max())
     rgb = torch.empty(3, *values.shape[1:], dtype=torch.uint8)
@@ -235,7 +255,7 @@ def _load_deep_colour(path: str | Path, image: Image.Image) -> UInt8[Tensor, "3 
             opacity = torch.from_numpy(values[-1:, top:bottom].astype(np.float32) / 65535)
             band = (band * opacity + 255 * (1 - opacity)).round().to(torch.uint8)
         rgb[:, top:bottom] = band
-    return _upright(rgb, _orientation(image)).contiguous()
+    return rgb
 
 
 def _upright(image: UInt8[Tensor, "c h w"], orientation: int) -> UInt8[Tensor, "c h2 w2"]:

@@ -50,8 +50,8 @@ class DetectionData(pl.LightningDataModule):
     `format`: a key of `formats.FORMATS`, or "auto", recognised by the files in `root`. `train`, `val`, `test`: where a
     split lies under `root` (`formats.KEYS`; in COCO's form {images: folder, annotations: JSON file}), "auto" (found,
     too), or None. `make`: parameters of `ensure_scenes`, which then makes the scenes in `root`, or None. `check`: look
-    at everything first, every pixel, and "stop" at a fault that loses something, or "mend": go on with the set as a
-    mended copy would have it. `hold_out`: such a share of train is val where the set has none (see `held_out`). `size`,
+    at everything first, every pixel, and "stop" at a fault that loses something, or "fix": go on with the set as a
+    fixed copy would have it. `hold_out`: such a share of train is val where the set has none (see `held_out`). `size`,
     `shorter_side`: see `images.target_size`; size "auto": chosen from the boxes (see `choose_size`). `augment`: see
     `transforms.Augment`; `augment_strong`: before those, in epochs that begin in the first `strong_until` of the
     training, as `progress` tells. `cache_megabytes`: room for decoded training images. `limit_train`: the first images
@@ -145,9 +145,9 @@ class DetectionData(pl.LightningDataModule):
             "on_crowd": on_crowd,
             "box_corners": box_corners,
         }
-        if check not in (None, "stop", "mend"):
-            raise ConfigError(f"data.check is {check!r}; it must be null, 'stop' or 'mend'")
-        self.check = check
+        if check not in (None, "stop", "fix", "mend"):
+            raise ConfigError(f"data.check is {check!r}; it must be null, 'stop' or 'fix'")
+        self.check = "fix" if check == "mend" else check  # its older word
         self.subset = None if subset is None else Choice.of(subset)
         self._mended: dict[str, Tree] = {}
         self._parts: dict[str, CocoSet] = {}
@@ -290,16 +290,16 @@ class DetectionData(pl.LightningDataModule):
             raise
 
     def _check_all(self, names: Sequence[str]) -> None:
-        """Look at these splits; print the table; stop, or keep what a mended copy would have."""
+        """Look at these splits; print the table; stop, or keep what a fixed copy would have."""
         splits: dict[str, Split] = {name: split for name, split in self._found.splits.items() if name in names}
         checked = check(Source(self.root, self.format, splits, **self.voc, **self._boxes))
         if checked.faults and rank() == 0:
             checked.print()
-        left = [fault for fault in checked.faults if fault.kind in FATAL or (fault.mend and fault.kind not in LOOKS)]
+        left = [f for f in checked.faults if f.kind in FATAL or f.refused or (f.mend and f.kind not in LOOKS)]
         if left and self.check == "stop":
             raise DataError(f"{len(left)} faults of {len({f.kind for f in left})} kinds in {self.root} (the table); "
-                            "data.check=mend goes on as a mended copy would")  # fmt: skip
-        self._mended = checked.trees
+                            "data.check=fix goes on as a fixed copy would")  # fmt: skip
+        self._mended = checked.fixed()
         counts = ", ".join(f"{kind}: {count}" for kind, count in checked.counts.items())
         self.report.notices.append(f"every file was looked at; {counts or 'no fault found'}")
 

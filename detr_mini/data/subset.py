@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,12 @@ from detr_mini.data.coco_set import CocoSet, ImageRecords
 from detr_mini.data.columns import columns_of
 from detr_mini.data.convert import check_sizes, new_folder, tracked, write_set
 from detr_mini.data.formats import Source
+from detr_mini.data.stratify import stratify
 from detr_mini.data.tree import Tree, with_one_list
 from detr_mini.errors import ConfigError, DataError, nearest
+
+_BOXES = 0.05
+"""How much the boxes of a category count beside its images in a split."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +125,16 @@ def stratified_order(owned: Mapping[int, Collection[str]], names: Mapping[int, s
     groups: dict[str, list[int]] = defaultdict(list)
     for image_id, categories in owned.items():
         groups[min(set(categories), key=lambda name: (images[name], name), default="")].append(image_id)
-    lot = {i: hashlib.blake2b(f"{seed}/{names[i]}".encode("utf-8", "surrogateescape")).digest() for i in owned}
+    lot = {i: _lot(names[i], seed) for i in owned}
     placed = []
     for group in groups.values():
         drawn = sorted(group, key=lot.__getitem__)
         placed += [((k + 0.5) / len(drawn), lot[i], i) for k, i in enumerate(drawn)]
     return [image_id for _, _, image_id in sorted(placed)]
+
+
+def _lot(name: str, seed: int) -> bytes:
+    return hashlib.blake2b(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest()
 
 
 def subset_of(coco: CocoSet, choice: Choice) -> CocoSet:
@@ -136,13 +144,13 @@ def subset_of(coco: CocoSet, choice: Choice) -> CocoSet:
     return of_images(coco, kept, choice.categories, f"a subset: {len(kept)} of {len(coco)} images")
 
 
-def owned_in(coco: CocoSet) -> dict[int, set[str]]:
-    """Of each image its categories, crowd regions aside."""
-    owned: dict[int, set[str]] = {image_id: set() for image_id in coco.image_ids}
+def owned_in(coco: CocoSet) -> dict[int, Counter[str]]:
+    """Of each image its categories and how many boxes each has, crowd regions aside."""
+    owned: dict[int, Counter[str]] = {image_id: Counter() for image_id in coco.image_ids}
     owners = coco.records.ids.repeat_interleave(coco.first.diff()).tolist()
     for image_id, label, crowd in zip(owners, coco.labels.tolist(), coco.is_crowd.tolist(), strict=True):
         if not crowd:
-            owned[image_id].add(coco.categories.names[label])
+            owned[image_id][coco.categories.names[label]] += 1
     return owned
 
 
@@ -190,13 +198,13 @@ def part(tree: Tree, ids: Collection[int], categories: Collection[str] | None = 
     return replace(tree, content=content)
 
 
-def owned_names(tree: Tree) -> tuple[dict[int, set[str]], dict[int, str], list[str]]:
-    """Of each image its categories (crowd regions aside) and its file name; all categories' names."""
+def owned_names(tree: Tree) -> tuple[dict[int, Counter[str]], dict[int, str], list[str]]:
+    """Of each image its categories and their boxes (crowd regions aside) and its file name; all categories' names."""
     names = {c["id"]: c["name"] for c in tree.content["categories"]}
-    owned: dict[int, set[str]] = {image["id"]: set() for image in tree.content["images"]}
+    owned: dict[int, Counter[str]] = {image["id"]: Counter() for image in tree.content["images"]}
     for annotation in tree.content["annotations"]:
         if not annotation.get("iscrowd"):
-            owned[annotation["image_id"]].add(names[annotation["category_id"]])
+            owned[annotation["image_id"]][names[annotation["category_id"]]] += 1
     return owned, {image["id"]: image["file_name"] for image in tree.content["images"]}, list(names.values())
 
 
@@ -212,20 +220,30 @@ def split_ids(
     `together`: of an image the one that it must stay with (the same picture, saved anew).
     """
     together = together or {}
-    leaders = {i: set(owned[i]) for i in owned if i not in together}
-    for follower, leader in together.items():
-        leaders[leader] |= set(owned[follower])
-    rest = dict(leaders)
-    parts: dict[str, list[int]] = {}
-    for name, share in shares.items():
-        if name != "train":
-            wanted = round(share * len(leaders))
-            parts[name] = stratified_order(rest, names, seed)[:wanted]
-            taken = set(parts[name])
-            rest = {i: found for i, found in rest.items() if i not in taken}
-    parts["train"] = list(rest)
-    place = {i: name for name, own in parts.items() for i in own}
-    return {name: sorted(i for i in owned if place[together.get(i, i)] == name) for name in shares}
+    groups: dict[int, list[int]] = {}
+    for i in sorted(owned, key=lambda i: _lot(names[i], seed)):
+        groups.setdefault(together.get(i, i), []).append(i)
+    rows = [_row(owned[i] for i in group) for group in groups.values()]
+    boxes: dict[Hashable, float] = {key: _BOXES for row in rows for key in row if isinstance(key, tuple)}
+    others = [name for name in shares if name != "train"]
+    parts = ["train", *others]
+    rest = 1 - sum(shares[name] for name in others)
+    sizes = [len(group) for group in groups.values()]
+    placed = stratify(rows, sizes, [rest, *(shares[name] for name in others)], boxes)
+    found: dict[str, list[int]] = {name: [] for name in parts}
+    for group, part in zip(groups.values(), placed, strict=True):
+        found[parts[part]] += group
+    return {name: sorted(found[name]) for name in shares}
+
+
+def _row(members: Iterable[Collection[str]]) -> dict[Hashable, int]:
+    """Of a group the images with each category (or without any), and, where they are counted, the boxes."""
+    row: Counter[Hashable] = Counter()
+    for categories in members:
+        row.update(set(categories) or {""})
+        if isinstance(categories, Mapping):
+            row.update({(name, "boxes"): count for name, count in categories.items()})
+    return dict(row)
 
 
 def subset_task(config: Mapping[str, Any]) -> Path:
@@ -261,9 +279,9 @@ def split_task(config: Mapping[str, Any]) -> Path:
     for tree in trees.values():
         columns_of(tree.content, tree.path)
     merged = _merged(trees)
-    files = [(image["id"], merged.folder / image["file_name"]) for image in merged.content["images"]]
-    together = alike(tracked(files, "Looking for pictures that are there twice"))
     owned, names, _ = owned_names(merged)
+    files = [(image["id"], merged.folder / image["file_name"]) for image in merged.content["images"]]
+    together = alike(tracked(files, "Looking for pictures that are alike"), names=names)
     parts = split_ids(
         owned, names, {name: share for name, share in shares.items() if share > 0}, config["seed"], together
     )
@@ -271,7 +289,7 @@ def split_task(config: Mapping[str, Any]) -> Path:
         if not ids:
             raise DataError(f"{name} would be empty: {shares[name]:g} of {len(owned)} images is none; give it more")
     if together:
-        print(f"{len(together)} pictures that show the same as another one stay with it")
+        print(f"{len(together)} images stay with another one: the same picture, or a frame or tile of one scene")
     return _written(config, source, {name: part(merged, ids) for name, ids in parts.items()})
 
 

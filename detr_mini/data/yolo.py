@@ -33,6 +33,7 @@ from detr_mini.errors import DataError, some_of
 
 SLACK = Decimal("0.01")
 """A value by so much outside 0 to 1 is a rounding error; more is another unit."""
+_ULP = Decimal(2) ** -52
 NAME_LISTS = ("classes.txt", "obj.names", "_darknet.labels", "names.txt", "labels.txt", "_classes.txt")
 NOTES = "notes.json"
 """Label Studio's list of categories, which it writes beside classes.txt."""
@@ -273,7 +274,9 @@ def read_yolo(
         if len(there) > 1:
             other = there[1]
             text = f"{Path(os.path.relpath(other, root)).as_posix()} is not used"
-            tree.faults.append(Fault("two label files for one image", text, name, "left out"))
+            certain = label is None or label.read_bytes() == other.read_bytes() or not _looks_like_labels(other)
+            mend = "the first one counts" if certain else "left out"
+            tree.faults.append(Fault("two label files for one image", text, name, mend))
         if label is None:
             tree.faults.append(Fault("image without label file", f"{name} has none", name, "an empty one"))
             continue
@@ -489,7 +492,17 @@ def fractions(box: Sequence[float], width: int, height: int) -> list[str]:
     x, y, w, h = (Decimal(repr(v)) for v in box)
     sides = [(EXACT.divide(x, width), EXACT.divide(w, width)), (EXACT.divide(y, height), EXACT.divide(h, height))]
     wanted = [float(v) for v in box]
+    extents = [(sides[0][1], width, w), (sides[1][1], height, h)]
+    rough = [(float(share), side, float(extent)) for share, side, extent in extents]
     for digits in (4, 5, 6, 7, 8, 10, 12, 14, 16, 18, 20, 25, 30, 40):
+        # whether the box comes back takes long to find out: most of these are ruled out by its width and height alone
+        if digits < 14 and any(abs(round(share, digits) * side - extent) > 1e-6 for share, side, extent in rough):
+            continue
+        step = Decimal(1).scaleb(-digits)
+        if any(
+            abs(EXACT.quantize(share, step) * side - extent) > abs(extent) * _ULP for share, side, extent in extents
+        ):
+            continue
         # an edge at 0 comes back only where it is rounded itself, and the centre follows from it
         for edge_first in (False, True):
             (cx, wide), (cy, high) = [_rounded(low, extent, digits, edge_first) for low, extent in sides]

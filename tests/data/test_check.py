@@ -280,8 +280,8 @@ def test_a_mended_copy_has_no_fault_that_was_to_be_mended(
     coco.write()
     plant(coco)
     done = look(coco.write())
-    if kind in ("broken annotation file", "empty split", "boxes that look like corners"):
-        with pytest.raises(DataError):
+    if done.faults[0].refused or kind in ("empty split", "boxes that look like corners"):
+        with pytest.raises(DataError, match=r"No fixed copy is made|no usable image is left"):
             mend(done, coco.root.parent / "mended")
         return
     before = sorted((path, path.read_bytes()) for path in coco.root.rglob("*") if path.is_file())
@@ -412,7 +412,8 @@ def test_a_fault_planted_in_yolo_is_found_alone_and_mended(
 
 def test_all_kinds_are_planted_somewhere() -> None:
     planted = {kind for kind, _, _ in (*COCO_FAULTS, *VOC_FAULTS, *YOLO_FAULTS)}
-    assert set(KINDS) - planted == {"caption", "many images without a box"}
+    elsewhere = {"outline that cannot be moved", "boxes that say nothing", "like pictures in two splits"}
+    assert set(KINDS) - planted - elsewhere == {"caption", "many images without a box"}
     assert len(planted) >= 30
 
 
@@ -521,7 +522,8 @@ def test_faults_of_captions_are_found(
 
 
 def test_the_real_sets_show_what_is_known_of_them(shared_data: Callable[[str], Path]) -> None:
-    assert dict(look(shared_data("bccd_voc")).counts) == {"box without size": 2}
+    like = {"like pictures in two splits": 2}  # two fields of view at another focus, in train and val
+    assert dict(look(shared_data("bccd_voc")).counts) == {"box without size": 2, **like}
     assert look(shared_data("coco_mini")).faults == []
     done = look(shared_data("coco128_yolo"))
     unused = [fault.text for fault in done.faults if fault.kind == "label file without image"]

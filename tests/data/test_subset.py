@@ -242,7 +242,7 @@ def test_an_id_that_two_names_claim_goes_to_the_first() -> None:
 def test_splitting_anew_refuses_what_no_box_can_be_made_of(tmp_path: Path) -> None:
     things = [("bolt", (1, 2, 30, 20))]
     write_voc(tmp_path / "set", {"train": {"a": things, "b": things}, "val": {"c": [("nut", ("wide", 9, 9, 30))]}})
-    with pytest.raises(DataError, match="mend them first"):
+    with pytest.raises(DataError, match="fix them first"):
         split_task({**task(tmp_path / "set", tmp_path / "new"), "val": 0.4, "test": 0.0, "all": True})
 
 
