@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -117,7 +117,7 @@ def _plain(node: Any, where: str, depth: int, count: list[int]) -> Any:
             if not isinstance(key, str | int) or (re.fullmatch(r"_[a-z]+_", str(key)) and key not in _STEERING):
                 raise ConfigError(f"{where} holds the key {str(key)[:80]!r}, which is no setting; take it out")
         return {key: _plain(value, f"{where}.{key}", depth + 1, count) for key, value in node.items()}
-    if isinstance(node, list | tuple):
+    if isinstance(node, Sequence) and not isinstance(node, bytes | bytearray | memoryview | range):
         return [_plain(value, f"{where}[{index}]", depth + 1, count) for index, value in enumerate(node)]
     raise ConfigError(f"{where} is a {type(node).__name__}; only plain values are read here")
 

@@ -48,6 +48,7 @@ def test_I_03_pictures_of_one_name_in_several_folders_stay_apart(
     config = OmegaConf.create({
         "checkpoint": "x", "source": str(photos), "output": str(output), "threshold": 0.5, "draw": True,
         "explain": False, "caption": None, "batch_size": 2, "device": "cpu",
+        "suppress_iou": "auto", "modules": [],
     })  # fmt: skip
     for _ in range(2):
         verb.predict(config)

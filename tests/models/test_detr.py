@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from detr_mini.attention.multihead import MultiHeadAttention
+from detr_mini.config import compose
 from detr_mini.models.build import build_model
 from detr_mini.models.denoising import DenoisingQueries
 from detr_mini.models.detr import DETR
@@ -280,7 +281,7 @@ def test_detections_never_say_no_object() -> None:
 
 @pytest.mark.parametrize("config", sorted({path.stem for path in (CONFIGS / "backbone").glob("*.yaml")} - {"own"}))
 def test_detr_is_built_from_configs_on_every_backbone(config: str) -> None:
-    backbone = OmegaConf.load(CONFIGS / "backbone" / f"{config}.yaml")
+    backbone = compose("train", [f"backbone={config}"]).backbone
     if "weights" in backbone:
         backbone.weights = "none"
     if "lite0" in config:

@@ -96,7 +96,7 @@ def test_every_dataset_has_a_run_and_a_row_and_a_broken_one_does_not_end_the_oth
     said = capsys.readouterr()
     assert "1 of 3 trainings failed: lemons/seed0" in said.err
     assert f"folder={folder} tries them again" in said.err
-    assert re.search(r"^notes is left out: .*looks like no data set", said.out, re.MULTILINE)
+    assert re.search(r"^notes is left out: .*looks like no dataset", said.out, re.MULTILINE)
     assert [line.partition(": ")[0] for line in said.out.splitlines() if re.search(r"^\[.*: (AP|failed)", line)] == [
         "[1/3] apples/seed0", "[2/3] lemons/seed0", "[3/3] pears/seed0"]  # fmt: skip
     content = written(folder)
