@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any, cast
 from detr_mini import parts
 from detr_mini.changed_settings import refuse_changes
 from detr_mini.errors import CheckpointError, ConfigError, nearest
+from detr_mini.number_settings import check_numbers
+from detr_mini.path_settings import is_text, literal, plain, quoted, references
 from detr_mini.run_folder import new_run_folder as new_run_folder
 from detr_mini.run_folder import rank as rank
 from detr_mini.run_folder import to_go_on as to_go_on
+from detr_mini.suggestions import suggest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -27,6 +30,10 @@ WORDS = {
 """What may stand in place of a number, or of a section: the data then say which."""
 WHEN_SET: Mapping[str, Any] = {"threshold": 0.5, "size": 320, "shorter_side": 320, "boxes": {}}
 """Of what kind a setting is that is null unless it is set."""
+OPTIONAL = ("augment", "sentences", "experiment", "debug")
+"""Groups of which none need be chosen."""
+TRAININGS = ("train", "benchmark_step", "learning_curve", "benchmark_datasets")
+"""Configs of verbs that write the settings into run folders."""
 
 LARGEST_FILE = 256 * 1024
 """Bytes of a run folder's config.yaml, which is a few pages."""
@@ -44,26 +51,81 @@ def config_folder() -> Path:
 def compose(primary: str, overrides: Sequence[str] = ()) -> DictConfig:
     """The config `primary` with Hydra's `overrides`, checked: every key exists and has the right kind of value.
 
-    With `resume=RUN` among them it is that run's own config, with the other overrides on top. ConfigError, naming the
+    A path is taken as it stands, whatever characters it has (`path_settings`). With `resume=RUN` among them it is that run's own config, with the other overrides on top. ConfigError, naming the
     nearest key or option, where something does not exist, or a run that has begun cannot change it any more.
     """
-    overrides = [_with_quotes(word) for word in overrides]
-    run = next((word.removeprefix("resume=") for word in overrides if word.startswith("resume=")), None)
+    run = next((plain(word) for word in overrides if word.startswith("resume=")), None)
     if primary == "train" and run and run != "null":
         return _resumed(run, [word for word in overrides if not word.startswith("resume=")])
+    from omegaconf import OmegaConf
+
+    verbatim = _verbatim(primary, overrides)
+    overrides = [_with_quotes(literal(word)) for word in _without_null_groups(primary, overrides)]
     values = _values_named_like_groups(primary, overrides)
     overrides = [word for word in overrides if word.partition("=")[0] not in values]
     config = _compose(primary, overrides)
     config.update(values)
     parts.name_modules(config.get("modules") or ())
-    check_config(config, _compose(primary, _choices(primary, overrides)))
-    return _resolve(config)
+    known = _compose(primary, _choices(primary, overrides))
+    check_config(config, known)
+    config = _resolve(config)
+    check_numbers(OmegaConf.to_container(config), OmegaConf.to_container(known))
+    for key, text in verbatim.items():
+        OmegaConf.update(config, key, text)
+    return config
+
+
+def _verbatim(primary: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Paths with `${` in them, marked as no references. ConfigError where a run's config.yaml would have to hold one."""
+    found: dict[str, Any] = {}
+    for key, value in references(overrides).items():
+        if primary in TRAININGS:
+            raise ConfigError(f"{key} is '{value}'; the config.yaml of a run cannot hold '${{', which refers to another "
+                              "setting there. Rename the folder, or give a link to it")  # fmt: skip
+        escaped = [each.replace("${", "\\${") for each in ([value] if isinstance(value, str) else value)]
+        found[key] = escaped[0] if isinstance(value, str) else escaped
+    return found
+
+
+def _without_null_groups(primary: str, overrides: Sequence[str]) -> list[str]:
+    """`augment=null` as Hydra says it, `~augment`. ConfigError for a group that is needed, or a choice that is no name."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+
+    file = OmegaConf.to_container(OmegaConf.load(config_folder() / f"{primary}.yaml"))
+    assert isinstance(file, dict)
+    kept = []
+    for word in overrides:
+        group, _, choice = word.partition("=")
+        if group not in _groups() or group in file:
+            kept.append(word)
+            continue
+        try:
+            value = OverridesParser.create().parse_override(word).value()
+        except HydraException:
+            value = choice
+        if value is None and group == "logger":
+            kept.append("logger=csv")
+        elif value is None and group not in OPTIONAL:
+            raise ConfigError(f"{word}: there is no training without it; choose one of {', '.join(_options(group))}")
+        elif value is None:
+            kept.append(f"~{group}")
+        elif not isinstance(value, str | Mapping):
+            raise ConfigError(f"there is no {word} (there are: {', '.join(_options(group))})")
+        else:
+            kept.append(word)
+    return kept
+
+
+def _options(group: str) -> list[str]:
+    return [path.stem for path in sorted((config_folder() / group).glob("*.yaml"))]
 
 
 def _with_quotes(word: str) -> str:
     """`overrides=[data.size=256]` with quotes around the elements that contain `=`, which Hydra's grammar requires."""
     key, _, value = word.partition("=")
-    if "=" not in value or not (value.startswith("[") and value.endswith("]")):
+    if is_text(key.lstrip("+")) or "=" not in value or not (value.startswith("[") and value.endswith("]")):
         return word
     elements, depth, quote = [""], 0, ""
     for character in value[1:-1]:
@@ -133,14 +195,16 @@ def _resumed(run: str, overrides: Sequence[str]) -> DictConfig:
         for word in overrides:
             key, _, value = word.partition("=")
             if not re.fullmatch(r"[\w.]+", key) or not _knows(config, key):
-                raise ConfigError(f"{key} does not exist in {file}{nearest(key, _paths(config))}")
-            OmegaConf.update(config, key, OmegaConf.create([_value(value)])[0])
+                raise ConfigError(f"{key} does not exist in {file}{suggest(key, _paths(config))}")
+            given = plain(word) if is_text(key) and value not in ("null", "[]") else _value(value)
+            OmegaConf.update(config, key, OmegaConf.create([given])[0])
     except OmegaConfBaseException as error:
         raise ConfigError(f"{file} and the overrides do not fit together: {_first_line(error)}") from error
     if begun:
         refuse_changes(folder, OmegaConf.to_container(before), OmegaConf.to_container(config))  # type: ignore[arg-type]
     parts.name_modules(config.modules or ())
     check_config(config, before)
+    check_numbers(OmegaConf.to_container(config), OmegaConf.to_container(before))
     return config
 
 
@@ -211,8 +275,27 @@ def _explain(error: Exception, primary: str, overrides: Sequence[str]) -> str:
         inner = re.search(r"full_key: (\S+)", str(error.__cause__))
         if inner and key in known:  # trainer={max_stepz: 3}: the section is there, not what it is given
             key = inner[1]
-        return f"{key} does not exist{nearest(key, [*known, *_groups()])}"
-    return f"the settings cannot be read: {_first_line(error)}"
+        return f"{key} does not exist{suggest(key, [*known, *_groups()])}"
+    return _unreadable(primary, overrides) or f"the settings cannot be read: {_first_line(error)}"
+
+
+def _unreadable(primary: str, overrides: Sequence[str]) -> str | None:
+    """Which override Hydra's grammar cannot read, with the quotes that it needs; None where it reads them all."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    for word in overrides:
+        try:
+            OverridesParser.create().parse_override(word)
+        except HydraException:
+            key, _, value = word.partition("=")
+            known = [*_paths(_compose(primary, ())), *_groups()]
+            if key.lstrip("+~") not in known and re.fullmatch(r"[\w.]+", key):
+                return f"{key} does not exist{suggest(key, known)}"
+            line = f"{key}={quoted(value)}"
+            shell = line.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$").replace("`", "\\`")
+            return f'the value of {key} cannot be read: {value}; if it is text, put it in quotes: "{shell}"'
+    return None
 
 
 def _first_line(error: Exception) -> str:
@@ -308,7 +391,7 @@ def sweep(overrides: Sequence[str]) -> list[list[str]]:
     from hydra.errors import HydraException
 
     try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        parsed = OverridesParser.create().parse_overrides([literal(word, sweep=True) for word in overrides])
         batches = BasicSweeper.split_arguments(parsed, None)
     except HydraException as error:
         if "INTERVAL_SWEEP" in str(error):
@@ -321,5 +404,5 @@ def swept(overrides: Sequence[str]) -> set[str]:
     """The settings of which a multirun's overrides ask for several values."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    parsed = OverridesParser.create().parse_overrides([literal(word, sweep=True) for word in overrides])
     return {override.get_key_element().lstrip("+~") for override in parsed if override.is_sweep_override()}

@@ -58,7 +58,7 @@ def test_an_experiment_fits_a_screen(experiment: Path) -> None:
         (["trainer={max_stepz: 3}"], "trainer.max_stepz does not exist; did you mean 'trainer.max_steps'?"),
         (["seed=[0,1]"], "seed is [0, 1]; it must be a number"),
         (["trainer.compile={a: 1}"], "trainer.compile is {'a': 1}; it must be true or false"),
-        (["data.size=[1"], "the settings cannot be read"),
+        (["data.size=[1"], "the value of data.size cannot be read: [1"),
     ],
 )
 def test_a_wrong_setting_is_named_with_the_nearest_that_exists(words: list[str], said: str) -> None:

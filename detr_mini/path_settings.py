@@ -1,0 +1,127 @@
+"""Settings whose value is a path or free text. Hydra's grammar never sees them: every character stands for itself."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+
+_SPLITS = r"data\.(train|val|test)\.(images|annotations|list|labels|names)"
+PATHS = re.compile(
+    r"checkpoint|source|output|run_folder|folder|init|resume|root|runs|report|nouns|captions"
+    rf"|data\.(root|refer\.folder)|data\.captions\.(train|val|test)|{_SPLITS}|boxes\.\w+"
+    r"|sweep\.folder|backbone\.weights|model\.name|model\.pretrained_text\.weights|data\.tokenizer\.weights"
+)
+"""Keys whose value is a path, or a list of paths."""
+TEXTS = re.compile(r"name|caption|device")
+"""Keys whose value is text, or a list of texts: as `PATHS`, but '~' means nothing there."""
+WORDS = ("null", "true", "false", "???")
+FUNCTION = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|extend_list|str|int|float|bool|json_str)\(.*\)")
+"""Hydra's own functions, which a sweep may use."""
+
+
+def is_text(key: str) -> bool:
+    """Whether the value of `key` is a path or free text."""
+    return bool(PATHS.fullmatch(key) or TEXTS.fullmatch(key))
+
+
+def literal(word: str, *, sweep: bool = False) -> str:
+    """An override with its value in Hydra's quotes, where it is a path or text; any other override as it is.
+
+    `sweep`: commas outside of quotes separate several values, and Hydra's functions keep their meaning.
+    """
+    mark, key, value = _parts(word)
+    if not is_text(key) or (sweep and FUNCTION.fullmatch(value)):
+        return word
+    values = split(value) if sweep and not os.path.lexists(_home(key, value)) else [value]
+    return f"{mark}{key}={','.join(_one(key, each) for each in values)}"
+
+
+def references(words: Sequence[str]) -> dict[str, str | list[str]]:
+    """Paths and texts that contain `${`, by key: OmegaConf would take that for a reference to another setting."""
+    found: dict[str, str | list[str]] = {}
+    for mark, key, value in map(_parts, words):
+        if "${" in value and is_text(key) and not value.startswith("{"):
+            found[key] = (
+                [_plain(key, each.strip()) for each in _elements(value)]
+                if _is_list(key, value)
+                else plain(f"{mark}{key}={value}")
+            )
+    return found
+
+
+def plain(word: str) -> str:
+    """The path or text that an override gives, without quotes around it."""
+    _, key, value = _parts(word)
+    return _plain(key, value)
+
+
+def quoted(value: str) -> str:
+    """`value` in Hydra's single quotes."""
+    inner = re.sub(r"(\\*)'", lambda match: match[1] * 2 + "\\'", value)
+    return "'" + re.sub(r"(\\+)$", lambda match: match[1] * 2, inner) + "'"
+
+
+def split(text: str) -> list[str]:
+    """`text` at its commas that lie neither inside quotes nor inside brackets."""
+    elements, depth, quote, before = [""], 0, "", ""
+    for character in text:
+        if character in "'\"" and quote in ("", character) and before != "\\":
+            opens = quote == "" and elements[-1].strip() == ""  # an apostrophe inside a word opens nothing
+            quote = character if opens else ""
+        elif not quote:
+            depth += (character in "[{(") - (character in ")}]")
+        if character == "," and depth <= 0 and not quote:
+            elements.append("")
+        else:
+            elements[-1] += character
+        before = character
+    return elements
+
+
+def _parts(word: str) -> tuple[str, str, str]:
+    """ "+", "++" or nothing; the key; the value."""
+    key, equals, value = word.partition("=")
+    name = key.lstrip("+")
+    return (key[: len(key) - len(name)], name, value) if equals else ("", "", word)
+
+
+def _one(key: str, value: str) -> str:
+    if value in WORDS or (value.startswith("{") and value.endswith("}") and not os.path.lexists(value)):
+        return value
+    if _is_list(key, value):
+        return f"[{','.join(_one(key, each.strip()) for each in _elements(value))}]"
+    return quoted(_plain(key, value).replace("${", "$ {"))  # the value itself is put in later: see `references`
+
+
+def _is_list(key: str, value: str) -> bool:
+    """Whether a value is a list, and not a path whose name has brackets at its ends."""
+    lists = value.startswith("[") and value.endswith("]") and "]" not in _outside_quotes(value[1:-1])
+    return lists and not os.path.lexists(_home(key, value))
+
+
+def _plain(key: str, value: str) -> str:
+    return _home(key, value if os.path.lexists(_home(key, value)) else _unquoted(value))
+
+
+def _elements(value: str) -> Iterator[str]:
+    inner = value[1:-1].strip()
+    yield from split(inner) if inner else ()
+
+
+def _outside_quotes(text: str) -> str:
+    return re.sub(r"'(\\.|[^'])*'|\"(\\.|[^\"])*\"", "", text)
+
+
+def _unquoted(value: str) -> str:
+    """`value` without the quotes that somebody put around it for Hydra."""
+    match = re.fullmatch(r"(['\"])((?:\\.|(?!\1)[^\\]|\\)*)\1", value, re.DOTALL)
+    if match is None:
+        return value
+    inner = re.sub(rf"(\\*)\\{match[1]}", lambda m: m[1][: len(m[1]) // 2] + match[1], match[2])
+    return re.sub(r"(\\\\)+$", lambda m: m[0][: len(m[0]) // 2], inner)
+
+
+def _home(key: str, value: str) -> str:
+    """`value` with the user's home in place of a leading `~`."""
+    return os.path.expanduser(value) if PATHS.fullmatch(key) else value
