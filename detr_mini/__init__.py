@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from detr_mini.surroundings import drawable
+
+drawable()
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from detr_mini.inference.detections import Detections
     from detr_mini.inference.detector import Detector, load
-    from detr_mini.structures import Categories, Detections
+    from detr_mini.structures import Categories
 
 __all__ = ["Categories", "Detections", "Detector", "__version__", "load"]
 
 _HOME = {
     "load": "detr_mini.inference.detector",
     "Detector": "detr_mini.inference.detector",
-    "Detections": "detr_mini.structures",
+    "Detections": "detr_mini.inference.detections",
     "Categories": "detr_mini.structures",
 }
 

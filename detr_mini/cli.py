@@ -16,6 +16,7 @@ from pathlib import Path
 from detr_mini import __version__
 from detr_mini.config import compose, config_folder, rank, sweep
 from detr_mini.errors import ConfigError, UserError, nearest
+from detr_mini.surroundings import drawable, printable, quiet_end
 
 
 @dataclass(frozen=True)
@@ -172,11 +173,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (without the program's name); the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     warnings.formatwarning = lambda message, *_, **__: f"detr-mini: {message}\n"  # a user asks what, not in which file
+    drawable(anywhere=True)
+    printable()
+    try:
+        status = _answered(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return quiet_end()
+    return status
+
+
+def _answered(words: list[str]) -> int:
     try:
         return _run(words)
     except KeyboardInterrupt:
         print("detr-mini: stopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        raise
+    except SystemExit:
+        sys.stdout.flush()
+        raise
     except Exception as error:
         sentence = _sentence(error)
         if sentence is None:

@@ -51,7 +51,8 @@ def config_folder() -> Path:
 def compose(primary: str, overrides: Sequence[str] = ()) -> DictConfig:
     """The config `primary` with Hydra's `overrides`, checked: every key exists and has the right kind of value.
 
-    A path is taken as it stands, whatever characters it has (`path_settings`). With `resume=RUN` among them it is that run's own config, with the other overrides on top. ConfigError, naming the
+    A path is taken as it stands, whatever characters it has (`path_settings`).
+    With `resume=RUN` among them it is that run's own config, with the other overrides on top. ConfigError, naming the
     nearest key or option, where something does not exist, or a run that has begun cannot change it any more.
     """
     run = next((plain(word) for word in overrides if word.startswith("resume=")), None)
@@ -76,19 +77,19 @@ def compose(primary: str, overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def _verbatim(primary: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """Paths with `${` in them, marked as no references. ConfigError where a run's config.yaml would have to hold one."""
+    """Paths with `${` in them, marked as no references. ConfigError where a run's config.yaml would hold one."""
     found: dict[str, Any] = {}
     for key, value in references(overrides).items():
         if primary in TRAININGS:
-            raise ConfigError(f"{key} is '{value}'; the config.yaml of a run cannot hold '${{', which refers to another "
-                              "setting there. Rename the folder, or give a link to it")  # fmt: skip
+            raise ConfigError(f"{key} is '{value}'; the config.yaml of a run cannot hold '${{', which refers to "
+                              "another setting there. Rename the folder, or give a link to it")  # fmt: skip
         escaped = [each.replace("${", "\\${") for each in ([value] if isinstance(value, str) else value)]
         found[key] = escaped[0] if isinstance(value, str) else escaped
     return found
 
 
 def _without_null_groups(primary: str, overrides: Sequence[str]) -> list[str]:
-    """`augment=null` as Hydra says it, `~augment`. ConfigError for a group that is needed, or a choice that is no name."""
+    """`augment=null` as Hydra says it, `~augment`. ConfigError for a group that is needed, or no name."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf import OmegaConf

@@ -8,31 +8,38 @@ from typing import Any
 
 from detr_mini.errors import ConfigError
 
-WHOLE_FROM_1 = frozenset(
-    "accumulate at_once batch_size blocks captions_per_image channels copies count cpus depth detection_limit devices dim "
-    "each eval_batch_size features feedforward heads jobs likenesses limit_train limit_val log_every_steps longest_chain "
-    "matrix max_epochs max_steps max_tokens num_nodes pair_dim points queries rank repeats rounds sample_channels "
-    "sample_points shorter_side size sizes steps strides threads trials validate_every_epochs validations width "
-    "decoder_layers".split()
-)  # fmt: skip
-WHOLE_FROM_0 = frozenset(
-    "encoder_layers layers frozen_stride gallery gpus pictures processes random resamples warmup warmup_steps window "
-    "workers".split()
-)
-ABOVE_0 = frozenset("lr adamw_lr clip max_minutes minutes save_every_minutes memory_gb anchor_cells".split())
-SHARES = frozenset(
-    "threshold suppress_iou distinct_iou hold_out strong_until share shares categories_share p level".split()
-)
-BELOW_1 = frozenset("average dropout momentum betas".split())
+WHOLE_FROM_1 = frozenset((
+    "accumulate", "at_once", "batch_size", "blocks", "captions_per_image", "channels", "copies", "count",
+    "cpus", "depth", "detection_limit", "devices", "dim", "each", "eval_batch_size", "features", "feedforward",
+    "heads", "jobs", "likenesses", "limit_train", "limit_val", "log_every_steps", "longest_chain", "matrix",
+    "max_epochs", "max_steps", "max_tokens", "num_nodes", "pair_dim", "points", "queries", "rank", "repeats",
+    "rounds", "sample_channels", "sample_points", "shorter_side", "size", "sizes", "steps", "strides",
+    "threads", "trials", "validate_every_epochs", "validations", "width", "decoder_layers",
+))  # fmt: skip
+WHOLE_FROM_0 = frozenset((
+    "encoder_layers", "layers", "frozen_stride", "gallery", "gpus", "pictures", "processes", "random",
+    "resamples", "warmup", "warmup_steps", "window", "workers",
+))  # fmt: skip
+ABOVE_0 = frozenset((
+    "lr", "adamw_lr", "clip", "max_minutes", "minutes", "save_every_minutes", "memory_gb", "anchor_cells",
+))  # fmt: skip
+SHARES = frozenset((
+    "threshold", "suppress_iou", "distinct_iou", "hold_out", "strong_until", "share", "shares",
+    "categories_share", "p", "level",
+))  # fmt: skip
+BELOW_1 = frozenset((
+    "average", "dropout", "momentum", "betas",
+))  # fmt: skip
 """Shares that must not be 1."""
 SEEDS = frozenset(("seed", "seeds"))
 MOST = {"size": 65_536, "shorter_side": 65_536}
-NULL = frozenset(
-    "threshold suppress_iou distinct_iou hold_out share count shorter_side limit_train limit_val threads max_epochs "
-    "max_steps max_minutes minutes validate_every_epochs validations eval_batch_size "
-    "train val test make refer captions subset operating_point text pretrained_text tokenizer more kinds names config "
-    "augment augment_strong splits categories ids sets overrides".split()
-)
+NULL = frozenset((
+    "threshold", "suppress_iou", "distinct_iou", "hold_out", "share", "count", "shorter_side", "limit_train",
+    "limit_val", "threads", "max_epochs", "max_steps", "max_minutes", "minutes", "validate_every_epochs",
+    "validations", "eval_batch_size", "train", "val", "test", "make", "refer", "captions", "subset",
+    "operating_point", "text", "pretrained_text", "tokenizer", "more", "kinds", "names", "config", "augment",
+    "augment_strong", "splits", "categories", "ids", "sets", "overrides",
+))  # fmt: skip
 """Settings that may be null, though they have another default."""
 FREE = ("augment", "augment_strong", "more", "config", "kinds", "names", "nouns", "coarse_scale", "coarse_until")
 """Settings and sections of which other code says what a number may be."""

@@ -59,9 +59,9 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by a file with this text, as `whole` does."""
+    """Replace `path` by a file with this text, as `whole` does. Bytes that are no text become \\udcxx."""
     with whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def sync(path: Path) -> None:

@@ -412,7 +412,7 @@ def mend(done: Checked, output: str | Path) -> Counter[str]:
             for f in done.faults
             if f.mend
         ]
-        (folder / "changes.json").write_text(json.dumps(lines, indent=1, ensure_ascii=False), encoding="utf-8")
+        (folder / "changes.json").write_text(json.dumps(lines, indent=1, ensure_ascii=False), encoding="utf-8", errors="backslashreplace")
     return Counter({kind: count for kind, (count, _) in done.fixes.items()})
 
 
@@ -428,7 +428,9 @@ def check_task(config: Mapping[str, Any]) -> Checked:
     done = check(source, pixels=config["pixels"], captions=_caption_files(config["data"]))
     done.print()
     if config["report"]:
-        Path(config["report"]).write_text(json.dumps(done.to_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
+        Path(config["report"]).write_text(
+            json.dumps(done.to_dict(), indent=1, ensure_ascii=False), encoding="utf-8", errors="backslashreplace"
+        )
     if config["fix"]:
         output = Path(config["output"] or f"{source.root}-mended")
         mend(done, output)

@@ -17,7 +17,7 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 def shortened(text: str, letters: ImageFont.FreeTypeFont, width: int | float) -> str:
     """`text` on one line, or as much of it as fits into `width` pixels, with an ellipsis; empty where nothing fits."""
-    text = " ".join(text.split())
+    text = " ".join(text.encode(errors="replace").decode().split())  # half a character has no letters
     if letters.getlength(text) <= width:
         return text
     while text and letters.getlength(f"{text}…") > width:

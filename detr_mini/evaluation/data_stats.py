@@ -27,7 +27,9 @@ def stats_task(config: Mapping[str, Any]) -> Path:
         found[name] = split_stats(tree)
     output = Path(config["output"] or Path("outputs") / "stats" / source.root.resolve().name).expanduser()
     output.mkdir(parents=True, exist_ok=True)
-    (output / "stats.json").write_text(json.dumps(plain(found), indent=1, ensure_ascii=False), encoding="utf-8")
+    (output / "stats.json").write_text(
+        json.dumps(plain(found), indent=1, ensure_ascii=False), encoding="utf-8", errors="backslashreplace"
+    )
     statistics(found, output / "stats.png", str(source.root.resolve().name))
     for table in tables(found):
         Console().print(table)

@@ -7,29 +7,28 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias, overload
+from typing import Any, overload
 
-import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from PIL import Image
+from jaxtyping import Float
 from torch import Tensor, nn
 
 import detr_mini.memory  # noqa: F401  (a forked child computes with one thread, and does not hang)
 from detr_mini.data.collate import collate
-from detr_mini.data.images import load_image, to_model_input, upright_rgb
-from detr_mini.errors import CheckpointError, ConfigError, DataError, UserError, nearest
+from detr_mini.data.images import to_model_input
+from detr_mini.errors import CheckpointError, ConfigError, UserError, nearest
 from detr_mini.evaluation.predict import detect_batches, evaluating
+from detr_mini.inference.detections import Detections
+from detr_mini.inference.pixels import ImageLike as ImageLike
+from detr_mini.inference.pixels import as_tensor as as_tensor
+from detr_mini.inference.sources import find_pictures, is_many
 from detr_mini.models.build import rebuild
 from detr_mini.models.by_names import ByNames
 from detr_mini.models.grounded import one_caption
 from detr_mini.pretrained.checkpoints import averaged_weights, checkpoint_file, operating_point, read_checkpoint
-from detr_mini.structures import Batch, Categories, Detections, OperatingPoint, PhraseFound, Target
+from detr_mini.structures import Batch, Categories, OperatingPoint, PhraseFound, Target
 from detr_mini.text.names import checked_names, names_in
 from detr_mini.text.tokenizers import AnyTokenizer, WordTokenizer, tokenizer_of
-
-ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
-"""A file; a PIL image; uint8 (H, W, 3) or (H, W); uint8 (3, H, W), or float (3, H, W) in [0, 1]. RGB throughout."""
 
 
 def load(path: str | Path, device: str | torch.device = "cpu", modules: Sequence[str] = ()) -> Detector:
@@ -113,6 +112,7 @@ class Detector:
         threshold: float | int | None = None,
         limit: int = 100,
         batch_size: int = 8,
+        channels: str = "rgb",
     ) -> Detections: ...
     @overload
     def detect(
@@ -122,6 +122,7 @@ class Detector:
         threshold: float | int | None = None,
         limit: int = 100,
         batch_size: int = 8,
+        channels: str = "rgb",
     ) -> list[Detections]: ...
     def detect(
         self,
@@ -130,8 +131,13 @@ class Detector:
         threshold: float | int | None = None,
         limit: int = 100,
         batch_size: int = 8,
+        channels: str = "rgb",
     ) -> Detections | list[Detections]:
         """What is in an image, or in each of a list: boxes in its own upright pixels, best first.
+
+        An image is a path, a PIL image, an array or a tensor (`inference.pixels.as_tensor`). A folder, or a pattern
+        with `*`, gives a list: its pictures in the order of their names, each result with its path as `source`.
+        `channels`: "bgr" for arrays of OpenCV.
 
         `caption`: a sentence; then what it asks for, with the `phrases` as typed. Or names, any number of them, as a
         list or as "person. dog." (two at least); then `categories` and `phrases` are the names as typed.
@@ -146,18 +152,20 @@ class Detector:
         if caption is not None and self.tokenizer is None:
             raise UserError("this detector was trained without captions; leave the caption out")
         least = self.least_score(threshold, caption)
-        one = not isinstance(images, list | tuple)
-        given = list(images) if isinstance(images, list | tuple) else [images]
+        if limit < 1 or batch_size < 1:
+            raise ConfigError(f"limit is {limit} and batch_size is {batch_size}; both must be at least 1")
+        given, one = _each_of(images)
         categories, names = self.categories_of(caption), _names(caption)
         self._warn_of_unknown([caption] if isinstance(caption, str) else caption or ())
         if isinstance(caption, str) and names is None:
-            kept = [d[:limit] for d in self._asked(given, caption, least, batch_size)]
+            kept = [d[:limit] for d in self._asked(given, caption, least, batch_size, channels)]
+            kept = [Detections.of(d, image, channels) for d, image in zip(kept, given, strict=True)]
             return kept[0] if one else kept
         model = self.model if names is None else self.by_names()
-        batches = self.batches(given, batch_size)
+        batches = self.batches(given, batch_size, channels)
         iou = self.operating_point.suppress_iou
         found = detect_batches(model, batches, categories, self.device, limit, progress=False, suppress_iou=iou)
-        kept = [found[i].above(least) for i in range(len(given))]
+        kept = [Detections.of(found[i].above(least), given[i], channels) for i in range(len(given))]
         if names is not None:
             kept = [replace(detections, phrases=detections.names) for detections in kept]
         return kept[0] if one else kept
@@ -174,12 +182,17 @@ class Detector:
         return self.categories if names is None else Categories(tuple(range(1, len(names) + 1)), names)
 
     def least_score(self, threshold: float | int | None = None, caption: str | Sequence[str] | None = None) -> float:
-        """`threshold`, or where it is None the one that `detect` uses."""
+        """`threshold`, or where it is None the one that `detect` uses. ConfigError where it is no score."""
         if threshold is not None:
+            if isinstance(threshold, bool) or not 0 <= threshold <= 1:
+                hint = f"; for {threshold:g} % write {threshold / 100:g}" if 1 < threshold <= 100 else ""
+                raise ConfigError(f"threshold is {threshold}; it is a score from 0 to 1{hint}")
             return float(threshold)
         return self.operating_point.threshold if caption is None else self.threshold
 
-    def _asked(self, images: Sequence[ImageLike], caption: str, least: float, batch_size: int) -> list[Detections]:
+    def _asked(
+        self, images: Sequence[ImageLike], caption: str, least: float, batch_size: int, channels: str
+    ) -> list[Detections]:
         """What the caption asks for in each image, best first."""
         assert self.tokenizer is not None
         if not caption.strip():
@@ -189,7 +202,7 @@ class Detector:
         if len(encoding.ids) > most:
             raise UserError(f"the caption has {len(encoding.ids)} tokens, the model takes {most}; shorten it")
         found: list[Detections] = []
-        for batch in self.batches(images, batch_size):
+        for batch in self.batches(images, batch_size, channels):
             moved = batch.to(self.device)
             captions = one_caption(encoding, len(batch)).to(self.device)
             with evaluating(self.model):
@@ -224,14 +237,27 @@ class Detector:
             queries,
         )
 
-    def batches(self, images: Sequence[ImageLike], batch_size: int) -> Iterator[Batch]:
+    def batches(self, images: Sequence[ImageLike], batch_size: int, channels: str = "rgb") -> Iterator[Batch]:
         """`images` as the model takes them, `batch_size` at a time."""
         stride = int(self.model.stride)  # type: ignore[arg-type]
         for start in range(0, len(images), max(1, batch_size)):
-            pixels = [as_tensor(image) for image in images[start : start + max(1, batch_size)]]
+            pixels = [as_tensor(image, channels) for image in images[start : start + max(1, batch_size)]]
             inputs = [to_model_input(image, **self.image) for image in pixels]
             targets = [_no_truth(start + i, image.shape[1], image.shape[2]) for i, image in enumerate(pixels)]
             yield collate(inputs, targets, stride)
+
+
+def _each_of(images: Any) -> tuple[list[Any], bool]:
+    """The images that are meant, and whether it is a single one: a folder or a pattern stands for its pictures."""
+    if isinstance(images, str | Path) and is_many(images):
+        return [found.path for found in find_pictures(str(images))], False
+    if not isinstance(images, list | tuple):
+        return [images], True
+    given = []
+    for image in images:
+        many = isinstance(image, str | Path) and is_many(image)
+        given += [found.path for found in find_pictures(str(image))] if many else [image]
+    return given, False
 
 
 def _names(caption: str | Sequence[str] | None) -> tuple[str, ...] | None:
@@ -248,44 +274,6 @@ def usable_device(device: str | torch.device) -> torch.device:
     except Exception as error:  # torch raises RuntimeError, AssertionError, NotImplementedError
         raise UserError(f"the device '{device}' cannot be used on this machine; use cpu") from error
     return wanted
-
-
-def as_tensor(image: ImageLike) -> UInt8[Tensor, "3 h w"]:
-    """Any kind of image as upright RGB. DataError where it is none."""
-    if isinstance(image, str | Path):
-        return load_image(image)
-    if isinstance(image, Image.Image):
-        try:
-            return upright_rgb(image)
-        except Exception as error:  # decoders of broken files raise nearly anything
-            raise DataError(f"the image {getattr(image, 'filename', '')} cannot be decoded ({error})") from error
-    if isinstance(image, np.ndarray):
-        return _from_array(image)
-    if isinstance(image, Tensor):
-        return _from_tensor(image)
-    raise DataError(f"an image is a path, a PIL image, an array (H, W, 3) or a tensor (3, H, W), not {type(image)}")
-
-
-def _from_array(image: np.ndarray) -> UInt8[Tensor, "3 h w"]:
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
-        raise DataError(f"an array image is uint8 (H, W, 3) in RGB or (H, W), not {image.dtype} {image.shape}")
-    if image.size == 0:
-        raise DataError(f"an image of {image.shape} has no pixels")
-    grey_or_rgb = torch.tensor(image)  # a copy: the array may be read-only, or turned
-    if image.ndim == 2:
-        return grey_or_rgb.expand(3, -1, -1).contiguous()
-    return grey_or_rgb.permute(2, 0, 1).contiguous()
-
-
-def _from_tensor(image: Tensor) -> UInt8[Tensor, "3 h w"]:
-    if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
-        raise DataError(f"a tensor image is (3, H, W), not {tuple(image.shape)}")
-    image = image.detach().cpu()
-    if image.dtype == torch.uint8:
-        return image
-    if not image.is_floating_point() or not bool(((image >= 0) & (image <= 1)).all()):
-        raise DataError(f"a tensor image is uint8, or float in [0, 1] and not normalised; this one is {image.dtype}")
-    return (image * 255).round().to(torch.uint8)
 
 
 def _no_truth(image_id: int, height: int, width: int) -> Target:

@@ -66,6 +66,8 @@ def predict(config: DictConfig) -> Path:
         detector.operating_point = replace(detector.operating_point, suppress_iou=config.suppress_iou)
     try:
         written = _write_all(detector, pictures, output, config)
+    except BrokenPipeError:  # nobody reads what is printed
+        raise
     except OSError as error:
         raise UserError(f"cannot write to {output} ({error.strerror or error}); nothing there was changed") from error
     _summarise(written, output, detector.least_score(config.threshold, _caption(config)))

@@ -45,6 +45,12 @@ def find_pictures(sources: str | Sequence[str], written: Sequence[Path] = ()) ->
     return sorted((Source(path, path.relative_to(root).as_posix()) for path in files), key=lambda source: source.name)
 
 
+def is_many(source: str | Path) -> bool:
+    """Whether a path is a folder, or a pattern that is no file's name."""
+    path = os.path.expanduser(source)
+    return os.path.isdir(path) or (glob.has_magic(path) and not os.path.lexists(path))
+
+
 def _one(text: str) -> tuple[Path, list[Path]]:
     """The folder that names start from, and the files, absolute; links are not followed to their ends."""
     path = Path(os.path.abspath(text))

@@ -250,6 +250,8 @@ def writing(path: Path, action: Any, *arguments: Any) -> None:
     """`action(*arguments)`, its trouble with the file system as one sentence."""
     try:
         action(*arguments)
+    except BrokenPipeError:  # nobody reads what is printed
+        raise
     except OSError as error:
         saved = (path.parent / "last.ckpt").is_file()
         how = f"go on with resume={path.parent} (what was written there before is whole)" if saved else "start it again"

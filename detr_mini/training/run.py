@@ -379,7 +379,7 @@ def _remove_if_empty(folder: Path) -> None:
 def _logging_to(path: Path) -> Iterator[None]:
     """What is logged inside goes to `path`, too; so does what ends it."""
     try:
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror or error}); check the folder's rights") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

@@ -13,8 +13,8 @@ from detr_mini.errors import ConfigError
 
 NAMES = [
     "~/photos", "IMG (1).jpg", "/home/müller", "a=b.jpg", "${x}", "pay$ {1}", "a,b.jpg", "two  blanks ", "[draft]",
-    "x[1].jpg", "{a}", "it's", 'say "hi"', "back\\slash\\", "100%", "a:b", "#1", "!x", "*.jpg", "2024", "007", "1e5", "a&b;c",
-    "写真", "na\udcefve", "photos/**/*.jpg", "@home", "a|b", "?.png", "tab\tx", "~", "-x",
+    "x[1].jpg", "{a}", "it's", 'say "hi"', "back\\slash\\", "100%", "a:b", "#1", "!x", "*.jpg", "2024", "007", "1e5",
+    "a&b;c", "写真", "na\udcefve", "photos/**/*.jpg", "@home", "a|b", "?.png", "tab\tx", "~", "-x",
 ]  # fmt: skip
 
 

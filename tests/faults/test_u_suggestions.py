@@ -16,7 +16,8 @@ TRAIN = {
     "workers": "data.workers", "num_workers": "data.workers", "root": "data.root", "weights": "init",
     "output": "run_folder", "optimizer": "optim", "queries": "model.queries", "optim.weight_decay":
     "optim.optimizer.weight_decay", "device": "trainer.accelerator", "precision": "trainer.precision",
-    "data.sise": "data.size", "modle": "model", "experimnet": "experiment", "model.dimm": "model.dim", "dim": "model.dim",
+    "data.sise": "data.size", "modle": "model", "experimnet": "experiment", "model.dimm": "model.dim",
+    "dim": "model.dim",
     "weight_giou": "criterion.weight_giou", "momentum": "optim.optimizer.momentum", "warmup": "optim.warmup_steps",
 }  # fmt: skip
 PREDICT = {

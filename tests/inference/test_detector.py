@@ -95,7 +95,7 @@ def test_grey_palette_and_transparent_pictures_work(detector: Detector) -> None:
 @pytest.mark.parametrize(
     "nothing",
     [
-        np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8),
+        np.zeros((4, 4, 5), np.uint8), np.full((4, 4, 3), 9.0), np.zeros((0, 4, 3), np.uint8),
         torch.zeros(4, 4, 3), torch.full((3, 4, 4), 2.0), torch.full((3, 4, 4), torch.nan), "no/such/file.png",
     ],
     ids=str,
