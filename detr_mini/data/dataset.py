@@ -101,12 +101,17 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
     def __getitem__(self, key: Key | tuple[int, int]) -> tuple[Float[Tensor, "3 h w"], Target]:
         index, epoch, strong = Key(*key)
         image, target = self.sample(index)
-        if self.augment is not None:
-            image, target, lost = self.augment(image, target, epoch, strong=strong, draw=self._draw)
+        augment = self.augment_of(index)
+        if augment is not None:
+            image, target, lost = augment(image, target, epoch, strong=strong, draw=self._draw)
             if lost:
                 worker = get_worker_info()
                 self._lost[0 if worker is None else 1 + worker.id % 128] += lost
         return self._to_input(image), target
+
+    def augment_of(self, index: int) -> Augment | None:
+        """What is done to an image in training."""
+        return self.augment
 
     def sample(self, index: int) -> tuple[UInt8[Tensor, "3 h w"], Target]:
         """An image as it is in its file, and its truth."""

@@ -28,7 +28,7 @@ from detr_mini.models.grounded import one_caption
 from detr_mini.pretrained.checkpoints import averaged_weights, checkpoint_file, operating_point, read_checkpoint
 from detr_mini.structures import Batch, Categories, OperatingPoint, PhraseFound, Target
 from detr_mini.text.names import checked_names, names_in
-from detr_mini.text.tokenizers import AnyTokenizer, WordTokenizer, tokenizer_of
+from detr_mini.text.tokenizers import AnyTokenizer, WordTokenizer, lowered, tokenizer_of
 
 
 def load(path: str | Path, device: str | torch.device = "cpu", modules: Sequence[str] = ()) -> Detector:
@@ -197,7 +197,7 @@ class Detector:
         assert self.tokenizer is not None
         if not caption.strip():
             raise UserError("the caption is empty; say what to look for")
-        encoding = self.tokenizer.encode(caption.lower()).framed()
+        encoding = self.tokenizer.encode(lowered(caption)).framed()
         most = int(self.model.text.max_tokens)  # type: ignore[union-attr,arg-type]
         if len(encoding.ids) > most:
             raise UserError(f"the caption has {len(encoding.ids)} tokens, the model takes {most}; shorten it")
@@ -216,7 +216,7 @@ class Detector:
     def _warn_of_unknown(self, texts: Sequence[str]) -> None:
         if not isinstance(self.tokenizer, WordTokenizer):  # the others know of no unknown words
             return
-        for word in self.tokenizer.unknown(" ".join(texts).lower()):
+        for word in self.tokenizer.unknown(lowered(" ".join(texts))):
             hint = nearest(word, self.tokenizer.words)
             warnings.warn(f"the detector was never taught the word '{word}', and reads on{hint}", stacklevel=3)
 

@@ -14,7 +14,7 @@ from detr_mini.models.grounded import GroundedDETR
 from detr_mini.models.heads import sigmoid_detections
 from detr_mini.structures import Captions, Categories, Detections, DetectorOutput, PhraseFound
 from detr_mini.text.names import listed, passes
-from detr_mini.text.tokenizers import AnyTokenizer, Encoding, pad, tokens_of
+from detr_mini.text.tokenizers import AnyTokenizer, Encoding, lowered, pad, tokens_of
 
 AT_ONCE = 128
 """So many captions of a batch's images are read at once: what a training batch has, and memory stays small."""
@@ -72,7 +72,7 @@ class ByNames(nn.Module):
         if names not in self._captions:
             asked = []
             for own in passes(names, self.tokenizer, self.model.text.max_tokens):
-                text, spans = listed([names[index].lower() for index in own])
+                text, spans = listed([lowered(names[index]) for index in own])
                 encoding = self.tokenizer.encode(text).framed()
                 asked.append((encoding, [tokens_of(encoding, [span]) for span in spans]))
             self._captions[names] = asked

@@ -46,6 +46,15 @@ class Encoding:
         return Encoding((BEGIN, *self.ids, END), ((0, 0), *self.spans, (last, last)))
 
 
+def lowered(text: str) -> str:
+    """`text` in lower case, character by character, so that spans of it are spans of the text as typed.
+
+    Python's own lower case of "İ" has two characters.
+    """
+    lower = text.lower()
+    return lower if len(lower) == len(text) else "".join(character.lower()[0] for character in text)
+
+
 class CharacterTokenizer:
     """A token a character; characters that training has not seen fall apart into the bytes of their UTF-8 form."""
 

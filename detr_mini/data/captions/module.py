@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from detr_mini.data.captions.directions import axes_moved, axes_of, cuts, without_moves
 from detr_mini.data.captions.files import CATEGORIES, MADE, read_captions
 from detr_mini.data.captions.make import WEIGHTS, ensure_captioned, items_of
 from detr_mini.data.captions.names import CategoryCaptions, Together, beside_names
@@ -26,11 +27,12 @@ from detr_mini.data.columns import read_json
 from detr_mini.data.dataset import DetectionDataset
 from detr_mini.data.module import DetectionData
 from detr_mini.data.samplers import Key
+from detr_mini.data.transforms import Augment
 from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.structures import Batch, Caption, Target
 from detr_mini.text.names import listed
 from detr_mini.text.tokenizers import KINDS as TOKENIZERS
-from detr_mini.text.tokenizers import AnyTokenizer
+from detr_mini.text.tokenizers import AnyTokenizer, lowered
 
 TEXTS = 20_000
 """So many captions teach a tokeniser its vocabulary."""
@@ -48,6 +50,18 @@ class CaptionDataset(DetectionDataset):
     def __init__(self, coco: CocoSet, captions: CaptionsOf, **how: Any) -> None:
         super().__init__(coco, **how)
         self.captions = captions
+
+        self._steady: dict[frozenset[str], Augment] = {}
+
+    def augment_of(self, index: int) -> Augment | None:
+        """The augmentation, without what would make a sentence of a file about this image false (left, above)."""
+        own = beside_names(self.captions)
+        if self.augment is None or not isinstance(own, FileCaptions):
+            return self.augment
+        axes = frozenset[str]().union(*(axes_of(caption.text) for caption in own.captions[index]))
+        if axes not in self._steady:
+            self._steady[axes] = without_moves(self.augment, axes) if axes else self.augment
+        return self._steady[axes]
 
     def __getitem__(self, key: Key | tuple[int, int]) -> tuple[Tensor, Target, list[Caption]]:  # type: ignore[override]
         image, target = super().__getitem__(key)
@@ -89,10 +103,8 @@ class CaptionData(DetectionData):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        for transform in self._all_transforms():
-            if captions.get("train") != CATEGORIES and (
-                getattr(transform, "cuts", False) or getattr(transform, "draws", False)
-            ):
+        for transform in self._all_transforms() if captions.get("train") not in (CATEGORIES, None) else ():
+            if getattr(transform, "cuts", False) or getattr(transform, "draws", False) or cuts(transform):
                 raise ConfigError(f"data.augment holds {type(transform).__name__}, which adds things or cuts them off, "
                                   "so that sentences about the image would no longer be true; leave it out (names of "
                                   "categories, data.captions.train=categories, may have it)")  # fmt: skip
@@ -157,17 +169,24 @@ class CaptionData(DetectionData):
                 each = self.refer.get("each") or EACH
                 self.report.notices.append(ensure_referred(path, coco, words, each=each, weights=self.kinds))
             found = read_captions(path, coco)
-            moving = [type(t).__name__ for t in self._all_transforms() if getattr(t, "moves", False)]
-            if name == "train" and moving:
-                self.report.notices.append(
-                    f"data.augment holds {' and '.join(moving)}: captions of {path} that say left or above will be "
-                    "false; leave it out if there are such"
-                )
+            if name == "train":
+                self._warn_of_moves(path, [frozenset().union(*(axes_of(c.text) for c in found[i])) for i in found])
             return FileCaptions(tuple(tuple(found[i]) for i in coco.image_ids), coco.image_ids, self.seed, count)
         how = self.seed, count or self.captions_per_image, self.kinds, self.longest_chain
         if words is not None:
             return ReferredCaptions(words, coco.categories.names, *how)
         return MadeCaptions(self._items(name), coco.image_ids, *how)
+
+    def _warn_of_moves(self, path: Path, spoken: Sequence[frozenset[str]]) -> None:
+        """A notice of the transforms that are left out for images whose sentences they would make false."""
+        for transform in self._all_transforms():
+            moved = axes_moved(transform) if any(spoken) else frozenset[str]()
+            still = sum(bool(axes & moved) for axes in spoken)
+            if still:
+                self.report.notices.append(
+                    f"data.augment holds {type(transform).__name__}: it is left out for {still} of {len(spoken)} "
+                    f"images, whose captions in {path} say left or above"
+                )
 
     def _words(self, coco: CocoSet) -> Words | None:
         """What the photographs' things are called, where captions are made from boxes alone."""
@@ -205,7 +224,7 @@ class CaptionData(DetectionData):
         for which in range(rounds * len(coco)):
             before, index = divmod(which, len(coco))
             own = sentences(index, -1 - before, coco.target(coco.image_ids[index]))
-            yield from (caption.text.lower() for caption in own)
+            yield from (lowered(caption.text) for caption in own)
             given += len(own)
             if given >= TEXTS:
                 break

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from detr_mini.data.transforms import image_seed
 from detr_mini.structures import Caption, Phrase, Target
 from detr_mini.text.names import AT_ONCE, FRAME, listed, passes, tokens_in_list
-from detr_mini.text.tokenizers import AnyTokenizer
+from detr_mini.text.tokenizers import AnyTokenizer, lowered
 
 KIND = "names"
 
@@ -48,7 +48,7 @@ class CategoryCaptions:
         return rng.sample(drawn, n)
 
     def _caption(self, asked: Sequence[int], labels: Sequence[int]) -> Caption:
-        text, spans = listed([self.names[label].lower() for label in asked])
+        text, spans = listed([lowered(self.names[label]) for label in asked])
         things = [tuple(place for place, own in enumerate(labels) if own == label) for label in asked]
         phrases = tuple(Phrase((span,), own, asked=True) for span, own in zip(spans, things, strict=True))
         return Caption(text, KIND, phrases)

@@ -19,7 +19,7 @@ from detr_mini.data.transforms import image_seed
 from detr_mini.errors import DataError
 from detr_mini.structures import Caption, Target
 from detr_mini.text.names import FRAME
-from detr_mini.text.tokenizers import AnyTokenizer
+from detr_mini.text.tokenizers import AnyTokenizer, lowered
 
 CaptionsOf = Callable[[int, int, Target], list[Caption]]
 """Captions of an image: its place in the set, the epoch, its target as the model gets it."""
@@ -96,7 +96,7 @@ class FileCaptions:
     def check(self, path: Path, tokenizer: AnyTokenizer, most: int) -> None:
         """DataError where captions have more than `most` tokens with the frame: none is cut in silence."""
         texts = [caption.text for own in self.captions for caption in own]
-        long = [text for text in texts if len(tokenizer.encode(text.lower()).ids) + FRAME > most]
+        long = [text for text in texts if len(tokenizer.encode(lowered(text)).ids) + FRAME > most]
         if long:
             raise DataError(f"{path}: {len(long)} of {len(texts)} captions have more than the {most} tokens that the "
                             f"model takes (the first: {long[0][:60]!r}...); raise model.text.max_tokens or shorten "

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from detr_mini.structures import TAGS, Caption, Captions, Phrase
-from detr_mini.text.tokenizers import AnyTokenizer, pad, tokens_of
+from detr_mini.text.tokenizers import AnyTokenizer, lowered, pad, tokens_of
 
 OTHER, BEGIN, INSIDE, ANCHOR = range(len(TAGS))
 
@@ -27,7 +27,7 @@ def collate_captions(tokenizer: AnyTokenizer, captions: Sequence[Sequence[Captio
     """The captions of a batch's images, `things[i]` truths in image i, as one padded block."""
     flat = [caption for own in captions for caption in own]
     image = [row for row, own in enumerate(captions) for _ in own]
-    encodings = [tokenizer.encode(caption.text.lower()).framed() for caption in flat]
+    encodings = [tokenizer.encode(lowered(caption.text)).framed() for caption in flat]
     ids, padding = pad(encodings)
     spoken = torch.zeros(len(flat), max((*things, 1)), ids.shape[1], dtype=torch.bool)
     told, tags = list[tuple[int, int, int]](), list[list[int]]()  # in lists: a tensor for each phrase costs far more

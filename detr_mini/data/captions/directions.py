@@ -1,0 +1,93 @@
+"""Whether a transform makes a sentence false: what it does to marked points, and which sentences speak of sides."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from detr_mini.boxes import cxcywh_to_xyxy
+from detr_mini.data.transforms import Augment
+from detr_mini.structures import Target
+
+SIDEWAYS = (
+    r"left\w*|right\w*|(counter|anti)?-?clockwise|links|rechts|gauche|droite|izquierd\w+|derech\w+|sinistr\w+|"
+    r"destr\w+|esquerd\w+|direit\w+"
+)
+UPRIGHT = (
+    r"above|below|top\w*|bottom\w*|upper\w*|lower\w*|under\w*|over|beneath|high(er|est)|lowest|upside|"
+    r"(counter|anti)?-?clockwise|oben|unten|über|unter|haut|bas|dessus|dessous|arriba|abajo|encima|debajo"
+)
+WORDS = {"x": re.compile(rf"\b({SIDEWAYS})\b|[左右]", re.I), "y": re.compile(rf"\b({UPRIGHT})\b|[上下]", re.I)}
+"""Words that a mirror image makes false, by the axis that it turns."""
+SIDES = (256, 1024)
+"""Pixels of the images that are tried; a transform that cuts out more than the first needs the second."""
+MARK = 0.04
+"""Side of a mark, as a share of the image's."""
+TRIES = 24
+
+
+def axes_of(text: str) -> frozenset[str]:
+    """The axes that a sentence speaks of: "x" for left and right, "y" for above and below."""
+    return frozenset(axis for axis, words in WORDS.items() if words.search(text))
+
+
+def axes_moved(transform: Any) -> frozenset[str]:
+    """Along which axes a transform may put a point on the other side of another one."""
+    moved = set()
+    for centres in _marks_after(transform):
+        corners = {label: centre for label, centre in centres.items() if label < 4}  # of the corners: 0 1 above 2 3
+        for axis, pairs in (("x", ((0, 1), (2, 3))), ("y", ((0, 2), (1, 3)))):
+            for first, second in pairs:
+                if first in corners and second in corners:
+                    step = corners[second] - corners[first]
+                    along, across = (step[0], step[1]) if axis == "x" else (step[1], step[0])
+                    if float(along) <= abs(float(across)):
+                        moved.add(axis)
+    return frozenset(moved)
+
+
+def cuts(transform: Any) -> bool:
+    """Whether a transform may leave a marked point outside of the image."""
+    return any(len(centres) < 4 for centres in _marks_after(transform))
+
+
+def without_moves(augment: Augment, axes: frozenset[str]) -> Augment:
+    """`augment` without the transforms that move things along one of these axes."""
+    strong, plain = ([t for t in own if not axes & axes_moved(t)] for own in (augment.strong, augment.transforms))
+    return Augment(plain, augment.seed, strong)
+
+
+def _marks_after(transform: Any) -> Iterator[dict[int, torch.Tensor]]:
+    """Where the marks in the four corners are after the transform, many times; those that are left."""
+    half = MARK / 2
+    centres = [[half, half], [1 - half, half], [half, 1 - half], [1 - half, 1 - half]]
+    boxes = torch.tensor([[*centre, MARK, MARK] for centre in centres])
+    for tried in _sure(transform):
+        for side in SIDES:
+            image = torch.randint(256, (3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+            try:
+                for seed in range(TRIES):
+                    target = Target(boxes, torch.arange(4), seed, (side, side), torch.zeros(4).bool(), torch.ones(4))
+                    picture, after, _ = Augment([tried], seed)(image, target, 0)
+                    scale = torch.tensor([picture.shape[2], picture.shape[1]] * 2)
+                    middles = (cxcywh_to_xyxy(after.boxes) * scale).unflatten(1, (2, 2)).mean(1)
+                    yield dict(zip(after.labels.tolist(), middles, strict=True))
+                break
+            except (ValueError, RuntimeError):  # larger than this image: what is wrong with it, training says
+                continue
+
+
+def _sure(transform: Any) -> Iterator[Any]:
+    """The transform, and where it or a part of it is left to chance, the same without chance."""
+    yield transform
+    if isinstance(getattr(transform, "p", None), int | float):
+        certain = copy.copy(transform)
+        certain.p = 1.0
+        yield certain
+    parts = getattr(transform, "transforms", ())
+    for part in parts if isinstance(parts, list | tuple | torch.nn.ModuleList) else ():
+        yield from _sure(part)
