@@ -9,15 +9,15 @@ from typing import Any
 from detr_mini.errors import ConfigError
 
 WHOLE_FROM_1 = frozenset((
-    "accumulate", "at_once", "batch_size", "blocks", "captions_per_image", "channels", "copies", "count",
+    "accumulate", "at_once", "batch_size", "captions_per_image", "channels", "copies", "count",
     "cpus", "depth", "detection_limit", "devices", "dim", "each", "eval_batch_size", "features", "feedforward",
-    "heads", "jobs", "likenesses", "limit_train", "limit_val", "log_every_steps", "longest_chain", "matrix",
+    "heads", "jobs", "likenesses", "limit", "limit_train", "limit_val", "log_every_steps", "longest_chain", "matrix",
     "max_epochs", "max_steps", "max_tokens", "num_nodes", "pair_dim", "points", "queries", "rank", "repeats",
     "rounds", "sample_channels", "sample_points", "shorter_side", "size", "sizes", "steps", "strides",
     "threads", "trials", "validate_every_epochs", "validations", "width", "decoder_layers",
 ))  # fmt: skip
 WHOLE_FROM_0 = frozenset((
-    "encoder_layers", "layers", "frozen_stride", "gallery", "gpus", "pictures", "processes", "random",
+    "encoder_layers", "blocks", "layers", "frozen_stride", "gallery", "gpus", "pictures", "processes", "random",
     "resamples", "warmup", "warmup_steps", "window", "workers",
 ))  # fmt: skip
 ABOVE_0 = frozenset((

@@ -30,6 +30,9 @@ from detr_mini.structures import Batch, Categories, OperatingPoint, PhraseFound,
 from detr_mini.text.names import checked_names, names_in
 from detr_mini.text.tokenizers import AnyTokenizer, WordTokenizer, lowered, tokenizer_of
 
+USUAL_LIMIT = 100
+"""Detections of an image, as many as COCO's metric counts."""
+
 
 def load(path: str | Path, device: str | torch.device = "cpu", modules: Sequence[str] = ()) -> Detector:
     """The detector in a checkpoint (best.ckpt, last.ckpt, or a run folder), with its averaged weights, on `device`.
@@ -110,7 +113,7 @@ class Detector:
         images: ImageLike,
         caption: str | Sequence[str] | None = None,
         threshold: float | int | None = None,
-        limit: int = 100,
+        limit: int | None = None,
         batch_size: int = 8,
         channels: str = "rgb",
     ) -> Detections: ...
@@ -120,7 +123,7 @@ class Detector:
         images: list[Any] | tuple[Any, ...],
         caption: str | Sequence[str] | None = None,
         threshold: float | int | None = None,
-        limit: int = 100,
+        limit: int | None = None,
         batch_size: int = 8,
         channels: str = "rgb",
     ) -> list[Detections]: ...
@@ -129,7 +132,7 @@ class Detector:
         images: ImageLike | list[Any] | tuple[Any, ...],
         caption: str | Sequence[str] | None = None,
         threshold: float | int | None = None,
-        limit: int = 100,
+        limit: int | None = None,
         batch_size: int = 8,
         channels: str = "rgb",
     ) -> Detections | list[Detections]:
@@ -142,8 +145,9 @@ class Detector:
         `caption`: a sentence; then what it asks for, with the `phrases` as typed. Or names, any number of them, as a
         list or as "person. dog." (two at least); then `categories` and `phrases` are the names as typed.
 
-        `threshold`: the least score; unless given the one that val found best, 0.5 where there was no val. `limit`: so
-        many an image at most. `batch_size`: images that go through the model together; it changes no result.
+        `threshold`: the least score; unless given the one that val found best, 0.5 where there was no val.
+        `limit`: so many an image at most; None: 100, and a warning where there may be more.
+        `batch_size`: images that go through the model together; it changes no result.
         In a forked process it computes with one thread; processes that are to have more are started by "spawn".
         A word that the detector was never taught is warned of, with the one that may be meant.
         DataError where an image cannot be used; UserError for a caption that is empty or too long, or a detector that
@@ -152,20 +156,25 @@ class Detector:
         if caption is not None and self.tokenizer is None:
             raise UserError("this detector was trained without captions; leave the caption out")
         least = self.least_score(threshold, caption)
-        if limit < 1 or batch_size < 1:
-            raise ConfigError(f"limit is {limit} and batch_size is {batch_size}; both must be at least 1")
+        most = USUAL_LIMIT if limit is None else limit
+        if most < 1 or batch_size < 1:
+            raise ConfigError(f"limit is {most} and batch_size is {batch_size}; both must be at least 1")
         given, one = _each_of(images)
         categories, names = self.categories_of(caption), _names(caption)
         self._warn_of_unknown([caption] if isinstance(caption, str) else caption or ())
         if isinstance(caption, str) and names is None:
-            kept = [d[:limit] for d in self._asked(given, caption, least, batch_size, channels)]
+            kept = [d[:most] for d in self._asked(given, caption, least, batch_size, channels)]
             kept = [Detections.of(d, image, channels) for d, image in zip(kept, given, strict=True)]
             return kept[0] if one else kept
         model = self.model if names is None else self.by_names()
         batches = self.batches(given, batch_size, channels)
         iou = self.operating_point.suppress_iou
-        found = detect_batches(model, batches, categories, self.device, limit, progress=False, suppress_iou=iou)
+        found = detect_batches(model, batches, categories, self.device, most, progress=False, suppress_iou=iou)
         kept = [Detections.of(found[i].above(least), given[i], channels) for i in range(len(given))]
+        full = sum(len(detections) == most for detections in kept) if limit is None else 0
+        if full:
+            warnings.warn(f"{full} of {len(given)} images have {most} detections, the most that are given; limit=... "
+                          "gives more", stacklevel=2)  # fmt: skip
         if names is not None:
             kept = [replace(detections, phrases=detections.names) for detections in kept]
         return kept[0] if one else kept

@@ -14,6 +14,7 @@ from detr_mini.data.coco import CocoSet
 from detr_mini.data.formats import names_used
 from detr_mini.data.module import OF_TRAINING, STAGES
 from detr_mini.errors import CheckpointError, ConfigError, UserError
+from detr_mini.evaluation.alike import alike_notice
 from detr_mini.evaluation.examine import examine
 from detr_mini.evaluation.measure import measure, write_measured
 from detr_mini.evaluation.operating_point import AUTO
@@ -92,6 +93,9 @@ def evaluate(config: DictConfig) -> Path:
         if not any(output.iterdir()):
             output.rmdir()
     table(measured.scores, f"{config.checkpoint} on {config.split}")
+    remark = alike_notice([*measured.found.values()])
+    if remark is not None:
+        print(remark)
     print(f"written to {output}")
     return output
 

@@ -24,6 +24,7 @@ from detr_mini.data.images import load_image
 from detr_mini.drawing.attention import draw_attention
 from detr_mini.drawing.boxes import draw_detections
 from detr_mini.errors import ConfigError, DataError, UserError
+from detr_mini.evaluation.alike import alike_notice
 from detr_mini.evaluation.operating_point import AUTO, check_overlap
 from detr_mini.inference.detector import Detector, load
 from detr_mini.inference.explain import explain
@@ -33,6 +34,8 @@ from detr_mini.structures import Detections
 WRITER = "detr-mini predict"
 OURS = ("predictions.json", "images.json", "results", "drawn", "explained")
 """What an output folder holds; nothing else in it is ever touched."""
+COMPARED = 5
+"""Detections of a picture that are held against those of others."""
 SHARPEST = 640
 """Smaller pictures are enlarged to so many pixels before anything is drawn on them."""
 
@@ -46,6 +49,10 @@ class Written:
     unreadable: list[dict[str, str]] = field(default_factory=list)
     best_score: float = 0.0
     """Of all guesses, those below the threshold among them."""
+    full: int = 0
+    """Pictures with as many detections as are kept."""
+    best: list[Detections] = field(default_factory=list)
+    """The best few of each of the first pictures."""
     per_category: Counter[str] = field(default_factory=Counter)
 
 
@@ -135,10 +142,12 @@ def _detect_all(detector: Detector, pictures: Sequence[Source], work: Path, conf
     for start in steps:
         readable = list(_readable(pictures[start : start + config.batch_size], written))
         images = [image for _, image in readable]
-        found = detector.detect(images, caption=caption, threshold=0.0, batch_size=len(readable))
+        found = detector.detect(images, caption=caption, threshold=0.0, limit=config.limit, batch_size=len(readable))
         for (source, image), everything in zip(readable, found, strict=True):
             written.best_score = max([written.best_score, *everything.scores[:1].tolist()])
             detections = everything.above(least)
+            written.full += len(detections) == config.limit
+            written.best += [everything[:COMPARED]] if len(written.best) < 64 else []
             _write_one(source, image, detections, work, written, draw=config.draw)
             if config.explain and len(detections):
                 detections, maps = explain(detector, image, least)
@@ -213,6 +222,11 @@ def _summarise(written: Written, output: Path, threshold: float | int) -> None:
     if not total:
         lower = max(0.0, int(written.best_score * 90) / 100)
         console.print(f"the best score is {written.best_score:.3f}; threshold={lower:g} shows what it belongs to")
+    if written.full:
+        console.print(f"{written.full} pictures have as many detections as are kept; limit=... keeps more of them")
+    remark = alike_notice(written.best)
+    if remark is not None:
+        console.print(remark, markup=False)
     if written.unreadable:
         console.print(f"{len(written.unreadable)} pictures could not be read:", markup=False)
         for entry in written.unreadable[:10]:

@@ -24,6 +24,8 @@ from detr_mini.training.task import DetectionTask
 
 SHOWN = ("AP", "AP50", "AP75", "grounding/accuracy", "grounding/top1", "grounding/absent_rejected")
 """Figures of a validation that history.csv keeps."""
+LINE_SECONDS = 60.0
+"""Between two lines about a training whose output is no terminal."""
 
 
 class Interrupted(Exception):
@@ -171,10 +173,14 @@ class Checkpoints(pl.Callback):
 
 
 class Bar(pl.Callback):
-    """One bar for the whole training: images a second, loss, the last AP, the time left."""
+    """One bar for the whole training: images a second, loss, the last AP, the time left.
+
+    Where the output is no terminal (a file, a notebook's cell, a pipe), a line with the same every `LINE_SECONDS`.
+    """
 
     def __init__(self, logging: Logging, console: Console) -> None:
         self.logging, self.console = logging, console
+        self._said = 0.0
         self.progress: Progress | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -184,6 +190,7 @@ class Bar(pl.Callback):
         self.progress = Progress(*columns, console=self.console, refresh_per_second=4, transient=True)
         self.bar = self.progress.add_task("training", total=1.0, state="")
         self.progress.start()
+        self._said = time.monotonic()
         self._show(trainer, pl_module)
 
     def on_train_batch_end(
@@ -222,6 +229,9 @@ class Bar(pl.Callback):
             left = seconds / done * (1 - done)
             parts.append(f"{int(left // 60)}:{int(left % 60):02d} left")
         self.progress.update(self.bar, completed=done, state="  ".join(parts))
+        if not self.console.is_terminal and time.monotonic() - self._said >= LINE_SECONDS:
+            self._said = time.monotonic()
+            self.console.print(f"{done:4.0%}  {'  '.join(parts)}", markup=False, highlight=False, soft_wrap=True)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self.progress is not None:

@@ -9,7 +9,7 @@ import subprocess
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ from detr_mini.data.module import STAGES, DetectionData
 from detr_mini.data.workers import lost_worker
 from detr_mini.drawing.curves import curves
 from detr_mini.errors import CheckpointError, ConfigError, UserError
+from detr_mini.evaluation.alike import alike_notice
 from detr_mini.evaluation.measure import measure, write_measured
 from detr_mini.evaluation.table import table
 from detr_mini.memory import fast_bfloat16, keep_freed_memory, tiny_numbers_as_zero
@@ -38,6 +39,7 @@ from detr_mini.training.history import History
 from detr_mini.training.options import TrainerOptions
 from detr_mini.training.plan import Trainable, fit_to_time
 from detr_mini.training.processes import PeerWatch, how_to_go_on, lost_peer
+from detr_mini.training.remarks import few_steps_notice, objects_notice, usable_precision
 from detr_mini.training.resume import budget_is_over, check_fits, read_last, repair
 from detr_mini.training.task import NEVER, DetectionTask
 
@@ -132,6 +134,9 @@ def build(config: DictConfig) -> Parts:
     """
     plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     options = TrainerOptions.of(plain["trainer"])
+    computed, other = usable_precision(options.precision, options.accelerator)
+    if other is not None:
+        options, plain["trainer"]["precision"] = replace(options, precision=computed), computed
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     keep_freed_memory()
@@ -144,6 +149,7 @@ def build(config: DictConfig) -> Parts:
     )  # fmt: skip
     data.setup("fit")
     _choose_queries(plain, data)
+    data.report.notices += [other] if other is not None else []
     tokenizer = getattr(data, "tokenizer", None)
     attributes = getattr(data, "attributes", ())
     words = {} if tokenizer is None else {"vocabulary": len(tokenizer), "attributes": len(attributes)}
@@ -170,6 +176,9 @@ def build(config: DictConfig) -> Parts:
     def make_optimizer(m: nn.Module) -> Any:
         return build_part("optim.optimizer", optim["optimizer"], model=m)
 
+    queries = plain["model"].get("queries")
+    full = objects_notice(data.train_set, queries) if isinstance(queries, int) else None
+    data.report.notices += [full] if full is not None else []
     coarse = Coarse(options.coarse_scale, options.coarse_until, options.coarse_grow)
     fit_to_time(plain, options, data, coarse, Trainable(model, criterion, make_optimizer), precision(options))
     task = DetectionTask(
@@ -353,6 +362,11 @@ def _finish(parts: Parts, folder: Path, console: Console, config: DictConfig, wo
     title = f"{folder.name} · {split}"
     write_measured(folder, measured, {**about, "split": split}, title, threshold=point.threshold)
     table(measured.scores, f"{folder} on {split}", console)
+    few = few_steps_notice(best["global_step"] if task.global_step == 0 else task.global_step)
+    for remark in (few, None if few else alike_notice([*measured.found.values()])):
+        if remark is not None:
+            console.print(remark, markup=False)
+            log.warning(remark)
     console.print(f"written to {folder}")
     log.info("augmentation cut %d boxes away", data.boxes_cropped_away)
     log.info("AP %s, AP50 %s on %s", measured.scores.metrics["AP"], measured.scores.metrics["AP50"], split)
