@@ -15,7 +15,7 @@ from pathlib import Path
 
 from detr_mini import __version__
 from detr_mini.config import compose, config_folder, rank, sweep
-from detr_mini.errors import ConfigError, UserError, nearest
+from detr_mini.errors import ConfigError, UserError, install, nearest
 from detr_mini.surroundings import drawable, printable, quiet_end
 
 
@@ -378,7 +378,7 @@ def _about_installation(error: ImportError | RuntimeError) -> str | None:
         )
     missing = getattr(error, "name", None)
     if missing in EXTRAS:
-        return f"the package {missing} is not installed; it comes with: pip install 'detr-mini[{EXTRAS[missing]}]'"
+        return f"the package {missing} is not installed; it comes with: {install(EXTRAS[missing])}"
     return None
 
 

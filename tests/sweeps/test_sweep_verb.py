@@ -207,9 +207,9 @@ def test_a_missing_extra_is_a_sentence(
 ) -> None:
     monkeypatch.setitem(cli.sys.modules, extra, None)
     assert train_many(tmp_path / "all", f"sweep={extra}", "optim.clip=1,2") == 2
-    assert f"the package {extra} is not installed; it comes with: pip install 'detr-mini[sweep]'" in (
-        capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert f"the package {extra} is not installed; it comes with: pip install " in said
+    assert "[sweep]'" in said
     assert not (tmp_path / "all").exists()
 
 
