@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from detr_mini.surroundings import drawable
+from detr_mini.surroundings import drawable, patient_threads
 
 drawable()
+patient_threads()
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:

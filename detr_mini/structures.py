@@ -255,6 +255,8 @@ class AttentionMaps:
     cross: tuple[Float[Tensor, "b q n"], ...]
     size: tuple[int, int]
     """(height, width) of the memory, n = height * width."""
+    samples: tuple[Float[Tensor, "b q p 2"], ...] = ()
+    """Where each query took samples inside its box, layer by layer: x, y in [0, 1] of the image without padding."""
 
 
 @dataclass(frozen=True)

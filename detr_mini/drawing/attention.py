@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from detr_mini.drawing.boxes import colour_of, draw_detections, to_picture
@@ -13,6 +13,9 @@ from detr_mini.structures import Detections
 MOST = 8
 """Detections on one picture."""
 GAP, TITLE = 8, 26
+LETTERS = (220, 220, 220)
+DIMMED = 0.5
+"""Share of its light that the picture loses where no weight lies: what is there can still be seen."""
 
 
 def draw_attention(
@@ -20,39 +23,78 @@ def draw_attention(
     detections: Detections,
     maps: Float[Tensor, "n layers h w"],
     side: int = 320,
+    samples: Float[Tensor, "n layers p 2"] | None = None,
+    influence: Float[Tensor, "m h w"] | None = None,
 ) -> Image.Image:
     """A row a detection, the best `MOST`: its box, then the picture lit where its query looked, a column a layer.
 
-    Each map is shown from nothing (dark) to its own largest weight (bright). `side`: of a column, in pixels.
+    Each map is shown from nothing (dimmed) to its own largest weight (bright). `samples`: dots on the layers' columns.
+    `influence`: one more column, how much each pixel moves the box. A legend below says so. `side`: of a column, in
+    pixels.
     """
     height, width = image.shape[1:]
     scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     rows, layers = min(len(detections), MOST), maps.shape[1]
-    sheet = Image.new(
-        "RGB", ((layers + 1) * (size[0] + GAP) + GAP, max(rows, 1) * (size[1] + TITLE + GAP) + GAP), (24, 24, 28)
-    )
-    pen, letters = ImageDraw.Draw(sheet), font(15)
+    moved = 0 if influence is None or not len(influence) else 1
+    across = (layers + 1 + moved) * (size[0] + GAP) + GAP
+    legend = _legend(samples is not None, bool(moved))
+    letters = font(15)
+    lines = [line for entry in legend for line in _wrapped(entry, letters, across - 2 * GAP)]
+    down = max(rows, 1) * (size[1] + TITLE + GAP) + GAP
+    sheet = Image.new("RGB", (across, down + (len(lines) * TITLE if rows else 0)), (24, 24, 28))
+    pen = ImageDraw.Draw(sheet)
     picture = to_picture(image).resize(size)
     for row in range(rows):
         one = detections[row]
         top = GAP + row * (size[1] + TITLE + GAP)
         boxed = draw_detections(image, one, max(side, height, width)).resize(size)
         name = f"{(one.phrases or one.names)[0]} {float(one.scores[0]):.2f}"
-        titles = [name, *(f"layer {layer + 1}" for layer in range(layers))]
+        titles = [name, *(f"layer {layer + 1}" for layer in range(layers)), *["moved the box"] * moved]
         panels = [boxed, *(_lit(picture, maps[row, layer]) for layer in range(layers))]
+        for layer, panel in enumerate(panels[1:] if samples is not None else ()):
+            assert samples is not None
+            _dots(panel, samples[row, layer] * scale)
+        panels += [_lit(picture, influence[row])] if moved and influence is not None else []
         for column, (title, panel) in enumerate(zip(titles, panels, strict=True)):
             left = GAP + column * (size[0] + GAP)
-            colour = colour_of(int(one.labels[0])) if column == 0 else (220, 220, 220)
+            colour = colour_of(int(one.labels[0])) if column == 0 else LETTERS
             pen.text((left, top), shortened(title, letters, size[0]), fill=colour, font=letters)
             sheet.paste(panel, (left, top + TITLE))
+    for number, line in enumerate(lines if rows else ()):
+        pen.text((GAP, down + number * TITLE), line, fill=LETTERS, font=letters)
     return sheet
 
 
+def _legend(dots: bool, moved: bool) -> list[str]:
+    entries = [
+        "orange: where the query looked in the picture (cross-attention), each panel up to its own largest weight"
+    ]
+    entries += ["dots: where it read features inside its box"] if dots else []
+    return entries + (["moved the box: pixels by which the box changes most, in any way"] if moved else [])
+
+
+def _wrapped(text: str, letters: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and letters.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return [shortened(line, letters, width) for line in lines]
+
+
+def _dots(panel: Image.Image, places: Float[Tensor, "p 2"]) -> None:
+    pen = ImageDraw.Draw(panel)
+    for x, y in places.tolist():
+        pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=(90, 220, 255), outline=(10, 20, 30))
+
+
 def _lit(picture: Image.Image, weights: Float[Tensor, "h w"]) -> Image.Image:
-    """The picture, darkened where little weight lies and tinted where much does."""
+    """The picture, dimmed where little weight lies and tinted where much does."""
     strength = (weights / weights.max().clamp(min=1e-12)).sqrt()
     mask = Image.fromarray((strength * 255).byte().numpy()).resize(picture.size, Image.Resampling.BILINEAR)
-    dark = Image.blend(picture, Image.new("RGB", picture.size), 0.75)
-    warm = Image.blend(picture, Image.new("RGB", picture.size, (255, 140, 0)), 0.35)
-    return Image.composite(warm, dark, mask)
+    dim = Image.blend(picture, Image.new("RGB", picture.size), DIMMED)
+    warm = Image.blend(picture, Image.new("RGB", picture.size, (255, 150, 20)), 0.5)
+    return Image.composite(warm, dim, mask)

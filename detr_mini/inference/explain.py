@@ -1,17 +1,36 @@
-"""Where a detection's object query looked, layer by layer, on the picture itself."""
+"""Where a detection's object query looked, layer by layer, and what moved its box, on the picture itself."""
 
 from __future__ import annotations
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-from torch.nn.functional import interpolate
+from dataclasses import dataclass
 
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, interpolate
+
+from detr_mini.boxes import cxcywh_to_xyxy
 from detr_mini.errors import UserError
 from detr_mini.evaluation.predict import evaluating
 from detr_mini.inference.detector import Detector, ImageLike, as_tensor
 from detr_mini.models.heads import suppress
-from detr_mini.structures import Detections
+from detr_mini.structures import Batch, Detections
+
+SMOOTH = 7
+"""Pixels of the model's input over which the influence of a pixel is averaged."""
+
+
+@dataclass(frozen=True)
+class Explained:
+    """The image's detections, best first, and what each of them comes from, on the image's own pixels."""
+
+    detections: Detections
+    maps: Float[Tensor, "n layers h w"]
+    """Cross-attention's weights over the memory, mean over heads."""
+    samples: Float[Tensor, "n layers p 2"] | None
+    """x, y of the places inside the box where features were read; None for a model that reads none."""
+    influence: Float[Tensor, "m h w"]
+    """How much each pixel moves the box (gradient), for the best `most`: attention, samples and all else together."""
 
 
 def explain(
@@ -22,6 +41,12 @@ def explain(
     Maps are the cross-attention's weights over the memory, mean over heads, brought to the image's own pixels
     (bilinear); before that they sum to at most one. UserError for a model that does not say where it looks.
     """
+    explained = explain_all(detector, image, threshold, most=0)
+    return explained.detections, explained.maps
+
+
+def explain_all(detector: Detector, image: ImageLike, threshold: float | int = 0.5, most: int = 8) -> Explained:
+    """As `explain`, with the samples inside each box and, for the `most` best, the pixels that move the box."""
     pixels = as_tensor(image)
     (batch,) = detector.batches([pixels], 1)
     batch = batch.to(detector.device)
@@ -33,12 +58,49 @@ def explain(
     if output.attention is None or found.queries is None:
         raise UserError("this model does not say where its queries look; train one with model=mini or model=detr")
     found = suppress(found, detector.operating_point.suppress_iou).above(float(threshold))
-    layers = torch.stack([layer[0].float().cpu()[found.queries] for layer in output.attention.cross], 1)
+    queries = found.queries
+    layers = torch.stack([layer[0].float().cpu()[queries] for layer in output.attention.cross], 1)
     maps = layers.unflatten(2, output.attention.size)
     height, width = batch.images.shape[-2:]
     whole = (
-        interpolate(maps, size=(height, width), mode="bilinear") if len(found) else maps.new_zeros(0, 1, height, width)
+        interpolate(maps, size=(height, width), mode="bilinear") if len(found) else maps.new_zeros(0, maps.shape[1], height, width)
     )
+    size = (pixels.shape[1], pixels.shape[2])
+    own = _on_the_image(whole, batch, size) if len(found) else _visible(whole, batch)
+    samples = None
+    if output.attention.samples:
+        scale = torch.tensor([size[1], size[0]])
+        samples = torch.stack([layer[0].float().cpu()[queries] for layer in output.attention.samples], 1) * scale
+    influence = own.new_zeros(0, *own.shape[-2:])
+    if most and len(found):
+        influence = _on_the_image(_influence(detector.model, batch, queries[:most])[:, None], batch, size)[:, 0]
+    return Explained(found, own, samples, influence)
+
+
+def _influence(model: nn.Module, batch: Batch, queries: Int[Tensor, "m"]) -> Float[Tensor, "m h w"]:
+    """How much each input pixel moves the two corners of each query's box: the gradient's absolute sum, smoothed."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.enable_grad():
+            images = batch.images.clone().requires_grad_()
+            boxes = cxcywh_to_xyxy(model(images, batch.mask()).boxes[0])
+            moved = torch.zeros(len(queries), *images.shape[-2:])
+            for row, query in enumerate(queries.tolist()):
+                for corner in (boxes[query, :2], boxes[query, 2:]):
+                    (gradient,) = torch.autograd.grad(corner.sum(), images, retain_graph=True)
+                    moved[row] += gradient[0].abs().sum(0).float().cpu()
+    finally:
+        for module in training:
+            module.training = True
+    return avg_pool2d(moved[:, None], SMOOTH, 1, SMOOTH // 2, count_include_pad=False)[:, 0]
+
+
+def _visible(maps: Float[Tensor, "n l h w"], batch: Batch) -> Float[Tensor, "n l h2 w2"]:
     visible = (~batch.padding_mask[0]).cpu()
-    own = whole[..., : int(visible[:, 0].sum()), : int(visible[0].sum())]
-    return found, interpolate(own, size=tuple(pixels.shape[1:]), mode="bilinear") if len(found) else own
+    return maps[..., : int(visible[:, 0].sum()), : int(visible[0].sum())]
+
+
+def _on_the_image(maps: Float[Tensor, "n l h w"], batch: Batch, size: tuple[int, int]) -> Float[Tensor, "n l h2 w2"]:
+    """Maps of the padded input on the image's own pixels."""
+    return interpolate(_visible(maps, batch), size=size, mode="bilinear")

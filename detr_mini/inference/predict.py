@@ -27,7 +27,7 @@ from detr_mini.errors import ConfigError, DataError, UserError
 from detr_mini.evaluation.alike import alike_notice
 from detr_mini.evaluation.operating_point import AUTO, check_overlap
 from detr_mini.inference.detector import Detector, load
-from detr_mini.inference.explain import explain
+from detr_mini.inference.explain import explain_all
 from detr_mini.inference.sources import Source, find_pictures
 from detr_mini.structures import Detections
 
@@ -150,8 +150,9 @@ def _detect_all(detector: Detector, pictures: Sequence[Source], work: Path, conf
             written.best += [everything[:COMPARED]] if len(written.best) < 64 else []
             _write_one(source, image, detections, work, written, draw=config.draw)
             if config.explain and len(detections):
-                detections, maps = explain(detector, image, least)
-                _save(draw_attention(image, detections, maps), work / "explained" / _drawn_name(source.name))
+                why = explain_all(detector, image, least)
+                sheet = draw_attention(image, why.detections, why.maps, samples=why.samples, influence=why.influence)
+                _save(sheet, work / "explained" / _drawn_name(source.name))
     return written
 
 

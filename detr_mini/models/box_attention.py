@@ -67,6 +67,11 @@ class BoxAttention(nn.Module):
         self.points, self.spread = points, spread
         self.project = nn.Linear(channels * points * points, dim)
 
+    def places(self, boxes_cxcywh: Float[Tensor, "b q 4"]) -> Float[Tensor, "b q pp 2"]:
+        """x, y of each sample, in the boxes' unit, row by row."""
+        x, y = grid_lines(boxes_cxcywh, self.points, self.spread)
+        return torch.stack(torch.broadcast_tensors(x[:, :, None, :], y[:, :, :, None]), -1).flatten(2, 3)
+
     def forward(
         self, boxes_cxcywh: Float[Tensor, "b q 4"], features: Float[Tensor, "b c h w"], cells: Float[Tensor, "b 2"]
     ) -> Float[Tensor, "b q d"]:

@@ -201,7 +201,7 @@ class MiniDETR(nn.Module):
             fine=fine,
             fine_cells=visible / levels[0].stride,
         )
-        layers, maps, final = self._decode(
+        layers, maps, samples, final = self._decode(
             self.content(content), boxes, query_visible, memory, denoising, need_attention
         )
         q = content.shape[1]
@@ -220,7 +220,7 @@ class MiniDETR(nn.Module):
                 denoising.positive,
                 denoising.valid,
             ),
-            attention=AttentionMaps(tuple(maps), size) if need_attention else None,
+            attention=AttentionMaps(tuple(maps), size, tuple(samples)) if need_attention else None,
             query_visible=query_visible,
             queries=final[:, :q],
         )
@@ -261,7 +261,7 @@ class MiniDETR(nn.Module):
         memory: Memory,
         denoising: DenoisingQueries | None,
         need_attention: bool,
-    ) -> tuple[list[Prediction], list[Tensor], Tensor]:
+    ) -> tuple[list[Prediction], list[Tensor], list[Tensor], Tensor]:
         blocked = None if query_visible is None else blocked_by_padding(~query_visible)
         if denoising is not None:
             q = query.shape[1]
@@ -270,18 +270,19 @@ class MiniDETR(nn.Module):
             if blocked is not None:
                 blocked = nn.functional.pad(blocked, (0, denoising.labels.shape[1]))
             blocked = join_blocked(blocked, denoising.blocked(q))
-        layers, maps, final = [], [], query
+        layers, maps, samples, final = [], [], [], query
         for layer, head in zip(self.decoder, self.heads, strict=True):
             assert isinstance(layer, DecoderLayer)
             position = self.box_position(sine_box_code(boxes, 2 * self.dim))
             if need_attention:
                 maps.append(layer.where(query, position, boxes, memory, blocked))
+                samples.append(layer.box_attention.places(boxes))  # type: ignore[operator]
             query = layer(query, position, boxes, memory, blocked)
             final = self.decoder_norm(query)
             prediction = head(final, boxes)
             layers.append(prediction)
             boxes = prediction.boxes.detach()
-        return layers, maps, final
+        return layers, maps, samples, final
 
     @staticmethod
     def _with_visible(prediction: Prediction, visible: Bool[Tensor, "b n"] | None) -> Prediction:

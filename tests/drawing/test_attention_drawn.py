@@ -26,18 +26,18 @@ def grey(width: int, height: int) -> torch.Tensor:
 def test_any_size_and_number_is_one_picture(size: tuple[int, int], count: int) -> None:
     sheet = draw_attention(grey(*size), found(count), torch.rand(count, 2, size[1], size[0]), side=80)
     assert sheet.width < 3 * 100
-    assert sheet.height <= max(1, min(count, MOST)) * 120 + 20
+    assert sheet.height <= max(1, min(count, MOST)) * 120 + 20 + 9 * 26  # the legend, on narrow sheets in many lines
 
 
-def test_the_picture_is_bright_where_the_weight_lies_and_dark_elsewhere() -> None:
+def test_the_picture_is_bright_where_the_weight_lies_and_dimmed_elsewhere() -> None:
     maps = torch.zeros(1, 1, 80, 80)
     maps[..., :, 40:] = 0.01  # how much is of no matter: a map is shown relative to its largest weight
     sheet = np.asarray(draw_attention(grey(80, 80), found(1), maps, side=80).convert("L"), np.float32)
     lit = sheet[40:105, -88:-8]
-    assert lit[:, 50:].mean() > 2 * lit[:, :30].mean()
+    assert lit[:, 50:].mean() > 1.6 * lit[:, :30].mean()
     assert np.allclose(lit[:, 55:75], lit[:, 55:75].mean(), atol=3)
 
 
-def test_a_map_of_zeros_is_all_dark() -> None:
+def test_a_map_of_zeros_is_all_dim() -> None:
     sheet = np.asarray(draw_attention(grey(80, 80), found(1), torch.zeros(1, 1, 80, 80), side=80).convert("L"))
-    assert sheet[40:105, -80:-10].max() < 60
+    assert sheet[40:105, -80:-10].max() <= 90

@@ -1,0 +1,67 @@
+"""A sheet that explains a detection shows all that the box comes from, and says what it shows."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import torch
+
+from detector_parts import CATEGORIES, IMAGE, untrained
+from detr_mini.drawing.attention import draw_attention
+from detr_mini.inference.detector import Detector
+from detr_mini.inference.explain import explain_all
+from detr_mini.structures import Detections
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+
+
+def test_u16_samples_lie_around_the_box_and_pixels_that_move_it_are_found() -> None:
+    detector = Detector(untrained(), CATEGORIES, IMAGE)
+    why = explain_all(detector, PICTURE, threshold=0.0, most=3)
+    layers = why.maps.shape[1]
+    assert why.samples is not None
+    assert why.samples.shape == (len(why.detections), layers, 49, 2)
+    assert why.influence.shape == (3, 40, 60)
+    assert (why.influence.flatten(1).amax(1) > 0).all()
+    assert not any(parameter.grad is not None for parameter in detector.model.parameters())
+    first, last = why.samples[:, 0], why.samples[:, -1]
+    assert not torch.equal(first, last), "each layer reads inside the box that it was given"
+    changed = PICTURE.copy()
+    y, x = divmod(int(why.influence[0].argmax()), 60)
+    changed[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3] ^= 255
+    assert not torch.equal(detector.detect(changed, threshold=0).boxes[:1], why.detections.boxes[:1])
+
+
+def test_u16_the_sheet_is_bright_and_has_dots_a_column_and_a_legend() -> None:
+    grey = torch.full((3, 80, 80), 128, dtype=torch.uint8)
+    found = Detections(
+        torch.tensor([[10.0, 10, 60, 60]]), torch.tensor([0.9]), torch.tensor([0]), CATEGORIES, None, (80, 80)
+    )
+    maps = torch.zeros(1, 2, 80, 80)
+    plain = draw_attention(grey, found, maps, side=160)
+    samples = torch.tensor([[[[40.0, 40.0]], [[20.0, 20.0]]]])
+    whole = draw_attention(grey, found, maps, side=160, samples=samples, influence=torch.zeros(1, 80, 80))
+    assert whole.width > plain.width
+    assert whole.height > plain.height, "the legend"
+    left, top = 8 + 168, 8 + 26
+    assert plain.getpixel((left + 5, top + 5)) == (64, 64, 64), "half of the light stays where no weight lies"
+    assert whole.getpixel((left + 80, top + 80)) == (90, 220, 255)
+    assert whole.getpixel((left + 168 + 40, top + 40)) == (90, 220, 255)
+
+
+def test_u01_threads_wait_asleep_unless_somebody_says_otherwise() -> None:
+    code = "import os, detr_mini; print(os.environ.get('OMP_WAIT_POLICY'))"
+    bare = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+
+    def policy(code: str, **more: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env={**bare, **more}, timeout=99
+        )
+        return done.stdout.strip()
+
+    assert policy(code) == "passive"
+    assert policy(code, OMP_WAIT_POLICY="active") == "active"
+    assert policy("import sys; sys.modules['torch'] = None\n" + code) == "None", "too late: torch has its threads"
