@@ -412,7 +412,9 @@ def mend(done: Checked, output: str | Path) -> Counter[str]:
             for f in done.faults
             if f.mend
         ]
-        (folder / "changes.json").write_text(json.dumps(lines, indent=1, ensure_ascii=False), encoding="utf-8", errors="backslashreplace")
+        (folder / "changes.json").write_text(
+            json.dumps(lines, indent=1, ensure_ascii=False), encoding="utf-8", errors="backslashreplace"
+        )
     return Counter({kind: count for kind, (count, _) in done.fixes.items()})
 
 

@@ -74,7 +74,7 @@ class Detections(structures.Detections):
         UserError where pandas is not installed.
         """
         try:
-            import pandas
+            import pandas  # type: ignore[import-untyped,unused-ignore]
         except ImportError as error:
             raise UserError(
                 "to_pandas needs the package 'pandas', which is not installed; run 'pip install pandas'"

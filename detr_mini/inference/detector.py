@@ -27,6 +27,7 @@ from detr_mini.models.by_names import ByNames
 from detr_mini.models.grounded import one_caption
 from detr_mini.pretrained.checkpoints import averaged_weights, checkpoint_file, operating_point, read_checkpoint
 from detr_mini.structures import Batch, Categories, OperatingPoint, PhraseFound, Target
+from detr_mini.structures import Detections as PlainDetections
 from detr_mini.text.names import checked_names, names_in
 from detr_mini.text.tokenizers import AnyTokenizer, WordTokenizer, lowered, tokenizer_of
 
@@ -163,9 +164,9 @@ class Detector:
         categories, names = self.categories_of(caption), _names(caption)
         self._warn_of_unknown([caption] if isinstance(caption, str) else caption or ())
         if isinstance(caption, str) and names is None:
-            kept = [d[:most] for d in self._asked(given, caption, least, batch_size, channels)]
-            kept = [Detections.of(d, image, channels) for d, image in zip(kept, given, strict=True)]
-            return kept[0] if one else kept
+            asked = [d[:most] for d in self._asked(given, caption, least, batch_size, channels)]
+            answers = [Detections.of(d, image, channels) for d, image in zip(asked, given, strict=True)]
+            return answers[0] if one else answers
         model = self.model if names is None else self.by_names()
         batches = self.batches(given, batch_size, channels)
         iou = self.operating_point.suppress_iou
@@ -201,7 +202,7 @@ class Detector:
 
     def _asked(
         self, images: Sequence[ImageLike], caption: str, least: float, batch_size: int, channels: str
-    ) -> list[Detections]:
+    ) -> list[PlainDetections]:
         """What the caption asks for in each image, best first."""
         assert self.tokenizer is not None
         if not caption.strip():
@@ -210,7 +211,7 @@ class Detector:
         most = int(self.model.text.max_tokens)  # type: ignore[union-attr,arg-type]
         if len(encoding.ids) > most:
             raise UserError(f"the caption has {len(encoding.ids)} tokens, the model takes {most}; shorten it")
-        found: list[Detections] = []
+        found: list[PlainDetections] = []
         for batch in self.batches(images, batch_size, channels):
             moved = batch.to(self.device)
             captions = one_caption(encoding, len(batch)).to(self.device)
@@ -231,12 +232,12 @@ class Detector:
 
     def _as_detections(
         self, phrases: Sequence[PhraseFound], labels: Tensor, size: tuple[int, int], caption: str, least: float
-    ) -> Detections:
+    ) -> PlainDetections:
         rows = [(p, q) for p, phrase in enumerate(phrases) for q in (phrase.scores >= least).nonzero()[:, 0].tolist()]
         rows.sort(key=lambda row: -float(phrases[row[0]].scores[row[1]]))
         words = [" ".join(caption[begin:end] for begin, end in phrase.spans) for phrase in phrases]
         queries = torch.tensor([q for _, q in rows], dtype=torch.long)
-        return Detections(
+        return PlainDetections(
             torch.stack([phrases[p].boxes[q] for p, q in rows]) if rows else torch.zeros(0, 4),
             torch.stack([phrases[p].scores[q] for p, q in rows]) if rows else torch.zeros(0),
             labels[queries],

@@ -59,11 +59,14 @@ def explain_all(detector: Detector, image: ImageLike, threshold: float | int = 0
         raise UserError("this model does not say where its queries look; train one with model=mini or model=detr")
     found = suppress(found, detector.operating_point.suppress_iou).above(float(threshold))
     queries = found.queries
+    assert queries is not None
     layers = torch.stack([layer[0].float().cpu()[queries] for layer in output.attention.cross], 1)
     maps = layers.unflatten(2, output.attention.size)
     height, width = batch.images.shape[-2:]
     whole = (
-        interpolate(maps, size=(height, width), mode="bilinear") if len(found) else maps.new_zeros(0, maps.shape[1], height, width)
+        interpolate(maps, size=(height, width), mode="bilinear")
+        if len(found)
+        else maps.new_zeros(0, maps.shape[1], height, width)
     )
     size = (pixels.shape[1], pixels.shape[2])
     own = _on_the_image(whole, batch, size) if len(found) else _visible(whole, batch)

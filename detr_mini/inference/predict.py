@@ -142,7 +142,9 @@ def _detect_all(detector: Detector, pictures: Sequence[Source], work: Path, conf
     for start in steps:
         readable = list(_readable(pictures[start : start + config.batch_size], written))
         images = [image for _, image in readable]
-        found = detector.detect(images, caption=caption, threshold=0.0, limit=config.limit, batch_size=len(readable))
+        found = detector.detect(
+            images, caption=caption, threshold=0.0, limit=config.limit, batch_size=max(1, len(readable))
+        )
         for (source, image), everything in zip(readable, found, strict=True):
             written.best_score = max([written.best_score, *everything.scores[:1].tolist()])
             detections = everything.above(least)

@@ -276,7 +276,7 @@ class MiniDETR(nn.Module):
             position = self.box_position(sine_box_code(boxes, 2 * self.dim))
             if need_attention:
                 maps.append(layer.where(query, position, boxes, memory, blocked))
-                samples.append(layer.box_attention.places(boxes))  # type: ignore[operator]
+                samples.append(layer.box_attention.places(boxes))
             query = layer(query, position, boxes, memory, blocked)
             final = self.decoder_norm(query)
             prediction = head(final, boxes)
