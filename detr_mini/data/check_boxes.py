@@ -214,14 +214,14 @@ def _check_ids(kept: Sequence[dict[str, Any]], split: str, faults: list[Fault]) 
     free = max((a["id"] for a in kept if is_whole(a.get("id"))), default=0) + 1
     for annotation in kept:
         own: Any = annotation.get("id")
+        if is_whole(own) and own in seen:
+            twice[own] += 1
         if not is_whole(own) or own in seen:
-            twice[own] += 1 if is_whole(own) else 0
             annotation["id"], free = free, free + 1
         seen.add(annotation["id"])
     for annotation_id, count in twice.items():
-        if count:
-            text = f"{split}: id {annotation_id}, {count + 1} annotations"
-            faults.append(Fault("annotation id twice", text, mend="the later ones get free ids"))
+        text = f"{split}: id {annotation_id}, {count + 1} annotations"
+        faults.append(Fault("annotation id twice", text, mend="the later ones get free ids"))
 
 
 def _without_twins(

@@ -200,7 +200,7 @@ def voc(root: Path, **settings: Any) -> DetectionData:
 def test_data_can_be_looked_at_before_training_and_stop_it_with_one_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(DataError, match=r"7 faults of 3 kinds in .*data\.check=mend"):
+    with pytest.raises(DataError, match=r"7 faults of 3 kinds in .*data\.check=fix"):
         voc(faulty(tmp_path), check="stop").setup("fit")
     shown = capsys.readouterr().out
     for kind in ("unreadable image", "box without size", "box past the edge"):
