@@ -48,7 +48,7 @@ def test_I_03_pictures_of_one_name_in_several_folders_stay_apart(
     config = OmegaConf.create({
         "checkpoint": "x", "source": str(photos), "output": str(output), "threshold": 0.5, "draw": True,
         "explain": False, "caption": None, "batch_size": 2, "device": "cpu",
-        "suppress_iou": "auto", "modules": [],
+        "suppress_iou": "auto", "modules": [], "limit": 100,
     })  # fmt: skip
     for _ in range(2):
         verb.predict(config)

@@ -177,7 +177,10 @@ def test_each_run_has_the_words_of_a_training_alone(monkeypatch: pytest.MonkeyPa
         (["-m", "seed=0,1", "run_folder=x"], "say sweep.folder=FOLDER"),
         (["-m", "resume=x,y"], "say sweep.folder=FOLDER"),
         (["-m", "seed=0,1", "sweep=jobli"], "did you mean 'joblib'?"),
-        (["-m", "seed=0,1", "sweep=joblib", "sweep.jobs=0"], "sweep.jobs is 0; it must be at least 1"),
+        (
+            ["-m", "seed=0,1", "sweep=joblib", "sweep.jobs=0"],
+            "sweep.jobs is 0; it must be a whole number greater than 0",
+        ),
         (["-m", "seed=0,1", "sweep.job=2"], "sweep.job does not exist"),
         (["-m", "seed=0,1", "sweep.folder=full"], "holds something and no sweep"),
         (["-m", "optim.clip=interval(1,2)"], "add sweep=optuna"),
