@@ -229,20 +229,20 @@ def _without_twins(
 ) -> list[dict[str, Any]]:
     owned: dict[int, list[int]] = defaultdict(list)
     for index, annotation in enumerate(kept):
-        if not annotation.get("iscrowd"):
-            owned[annotation["image_id"]].append(index)
+        owned[annotation["image_id"]].append(index)
     gone = set()
     for image_id, own in owned.items():
         name = records[image_id]["file_name"]
         for first, second in _twins(np.array([kept[i]["bbox"] for i in own], np.float64)):
             one, two = kept[own[first]], kept[own[second]]
             boxes = f"bbox {[round(v, 2) for v in one['bbox']]} and {[round(v, 2) for v in two['bbox']]}"
-            if own[first] in gone or own[second] in gone:
+            crowd = [bool(a.get("iscrowd")) for a in (one, two)]
+            if own[first] in gone or own[second] in gone or crowd[0] != crowd[1]:
                 continue
             if one["category_id"] == two["category_id"]:
                 gone.add(own[second])
                 faults.append(Fault("box twice", f"{split}: {name}: {boxes}", name, "there once", boxes=1))
-            else:
+            elif not crowd[0]:
                 text = f"{split}: {name}: {boxes}, categories {one['category_id']} and {two['category_id']}"
                 faults.append(Fault("box of two categories", text, name))
     return [annotation for index, annotation in enumerate(kept) if index not in gone]

@@ -32,6 +32,8 @@ EXPLAINED = 0.95
 """Share of the variance that two pictures of one view have in common."""
 BLOCK, WORST, MOST = 8, 0.5, 1.2
 """What differs in a block of so many pixels, relative to its contrast: below WORST in any, or MOST in all but three."""
+HOPELESS = 0.8
+"""Correlation below which two blurred pictures are not compared further."""
 CROWD = 12
 """A picture with more near neighbours is one of a fixed camera: there the strict limit, WORST, tells copies apart."""
 NEAR, VERY_NEAR = 0.6, 0.9
@@ -40,7 +42,7 @@ SAME, AGAIN, LIKE = "the very same pixels", "the same, saved again", "nearly the
 """How two pictures are alike; the first two are copies beyond doubt."""
 _FREQUENCIES, _FEW = 9, 7
 _SMALL_SET = 8192
-_AT_ONCE = 512
+_AT_ONCE = 128
 _VIDEO = r"mov|mp4|m4v|avi|mkv|webm|wmv|mpe?g|video|vid|clip|frames?|frm|seq|sequence"
 _EXPORT = re.compile(r"[_.](?:jpe?g|png|bmp|tiff?|webp)(?:\.rf\.[0-9a-f]+)?$", re.IGNORECASE)
 _FRAME = re.compile(rf"^(?P<key>.*?(?<![a-z])(?:{_VIDEO})(?![a-z]).*?)[-_ .]*(?P<number>\d+)$", re.IGNORECASE)
@@ -175,7 +177,10 @@ def _mirrored_like(one: Grey, two: Grey) -> Grey:
 
 def differences(one: Grey, two: Grey) -> tuple[float, float, float]:
     """The share of variance explained once `one` lies on `two`; the worst block's difference, the fourth worst's."""
-    laid, seen = _aligned(one, two)
+    aligned = _aligned(one, two)
+    if aligned is None:
+        return 0.0, np.inf, np.inf
+    laid, seen = aligned
     sharp = _blur(0.8)
     target = sharp @ two @ sharp.T
     burnt = (laid < 6) | (laid > 247) | (two < 6) | (two > 247)
@@ -204,18 +209,23 @@ def _block_contrast(values: np.ndarray, seen: Bool[np.ndarray, "s s"]) -> np.nda
     return np.sqrt(np.maximum(_blocks(np.where(seen, values**2, 0)) / count - mean**2, 0))
 
 
-def _aligned(one: Grey, two: Grey) -> tuple[Grey, Bool[np.ndarray, "s s"]]:
-    """`one` shifted and scaled (each axis by itself) so that it lies on `two`, and which pixels it covers."""
+def _aligned(one: Grey, two: Grey) -> tuple[Grey, Bool[np.ndarray, "s s"]] | None:
+    """`one` shifted and scaled (each axis by itself) so that it lies on `two`, and which pixels it covers.
+
+    None where they are so unlike after two steps that nothing will come of it.
+    """
     scale, shift = np.ones(2), np.zeros(2)  # x, y
     offset = np.arange(SIDE) + 0.5 - SIDE / 2
     for width, steps in ((4.5, 4), (1.5, 4), (0.8, 2)):
         blur = _blur(width)
         source, target = blur @ one @ blur.T, blur @ two @ blur.T
         down, right = np.gradient(source)
-        for _ in range(steps):
+        for number in range(steps):
             across, tall = _resampling(scale[0], shift[0]), _resampling(scale[1], shift[1])
             seen = tall[1][:, None] & across[1]
             laid, dx, dy = (tall[0] @ values @ across[0].T for values in (source, right, down))
+            if number == 2 and np.corrcoef(laid[seen], target[seen])[0, 1] < HOPELESS:
+                return None
             columns = [dx * offset, dy * offset[:, None], dx, dy, laid, np.ones_like(laid)]
             slopes = np.stack([column[seen] for column in columns], 1)
             normal = slopes.T @ slopes
