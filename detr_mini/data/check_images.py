@@ -69,18 +69,21 @@ class Picture:
 
 def look_at(path: Path, pixels: bool, keep: bool = True) -> Picture:
     """Read a file; DataError where it is no image, or cut off. `keep`: the small grey copy, too."""
-    size, _ = image_size(path)
     if not pixels:
+        size, _ = image_size(path)
         if not is_whole_file(path):
             load_image(path)  # says what is wrong, if anything is
         return Picture(size, orientation_of(path), hashlib.blake2b(path.read_bytes(), digest_size=16).digest(), path)
     with room_for(needed_for(path), path):  # until the picture is gone: eight threads look at eight of them
-        image = load_image(path)
-        digest = hashlib.blake2b(image.numpy().data, digest_size=16)
-        digest.update(repr(tuple(image.shape)).encode())
-        small, shown_size = small_grey(image), (image.shape[1], image.shape[2])
-    mark = duplicates.mark_of(small)
-    return Picture(shown_size, orientation_of(path), digest.digest(), path, mark, small if keep else None)
+        return _picture(path, load_image(path), orientation_of(path), keep)
+
+
+def _picture(path: Path, image: UInt8[Tensor, "3 h w"], orientation: int, keep: bool) -> Picture:
+    digest = hashlib.blake2b(image.numpy().data, digest_size=16)
+    digest.update(repr(tuple(image.shape)).encode())
+    small = small_grey(image)
+    size = (image.shape[1], image.shape[2])
+    return Picture(size, orientation, digest.digest(), path, duplicates.mark_of(small), small if keep else None)
 
 
 def small_grey(image: UInt8[Tensor, "3 h w"]) -> UInt8[np.ndarray, "s s"]:
@@ -261,7 +264,7 @@ def alike(
     ids, pictures = list[int](), list[Picture]()
     for image_id, path in files:
         try:
-            pictures.append(look_at(path, True, len(pictures) < KEPT))
+            pictures.append(_picture(path, load_image(path), 1, len(pictures) < KEPT))
             ids.append(image_id)
         except DataError:
             if not skip_broken:
