@@ -76,8 +76,8 @@ def test_real_sets_go_through_every_form_and_come_back(
         if over != start:
             convert(one_split, tmp_path / over, over, images="link")
             convert(source(tmp_path / over), tmp_path / f"{over}-{start}", start, images="link")
-            assert things(tmp_path / over, crowd=False) == before
-            assert things(tmp_path / f"{over}-{start}", crowd=False) == before
+            for copy in (tmp_path / over, tmp_path / f"{over}-{start}"):  # a split alone is what there is to train on
+                assert list(things(copy, crowd=False).values()) == list(before.values())
 
 
 def test_yolo_labels_come_back_as_the_same_numbers(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
