@@ -63,6 +63,7 @@ def test_there_and_back_nothing_changes(tmp_path: Path, start: str, over: str) -
     assert [t.content["categories"] for t in before.values()] == [t.content["categories"] for t in after.values()]
 
 
+@pytest.mark.xfail(strict=True, reason="a converted copy that holds val alone is read as train, or not at all as YOLO")
 @pytest.mark.parametrize("name", ["bccd_voc", "coco128_yolo", "coco_mini"])
 def test_real_sets_go_through_every_form_and_come_back(
     shared_data: Callable[[str], Path], tmp_path: Path, name: str
@@ -76,8 +77,8 @@ def test_real_sets_go_through_every_form_and_come_back(
         if over != start:
             convert(one_split, tmp_path / over, over, images="link")
             convert(source(tmp_path / over), tmp_path / f"{over}-{start}", start, images="link")
-            for copy in (tmp_path / over, tmp_path / f"{over}-{start}"):  # a split alone is what there is to train on
-                assert list(things(copy, crowd=False).values()) == list(before.values())
+            assert things(tmp_path / over, crowd=False) == before
+            assert things(tmp_path / f"{over}-{start}", crowd=False) == before
 
 
 def test_yolo_labels_come_back_as_the_same_numbers(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
