@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -66,7 +66,8 @@ def _is_voc(found: Listing, files: Sequence[str]) -> bool:
 
 
 def _lists(found: Listing, xmls: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Of each split the text file that names its images, where train has one; else none, and why."""
+    """Of each split the text file that names its images; none, and why, where XML files that no list names are left and
+    train has no list."""
     stems = {stem_of(xml) for xml in xmls}
     notes: list[str] = []
     ranked: dict[str, list[tuple[bool, bool, int, str]]] = {}
@@ -89,9 +90,15 @@ def _lists(found: Listing, xmls: Sequence[str]) -> tuple[dict[str, str], list[st
             exact = name in SPLIT_WORDS[split]
             ranked.setdefault(split, []).append((of_one_class, not exact, name == "default", file))
     lists = {name: min(ranked[name])[-1] for name in SPLIT_WORDS if name in ranked}
-    if lists and "train" not in lists:
+    if lists and "train" not in lists and not _list_all(found, lists.values(), stems):
         return {}, [f"{', '.join(lists.values())}: without a list for train no list is used"]
     return lists, notes
+
+
+def _list_all(found: Listing, lists: Iterable[str], stems: set[str]) -> bool:
+    """Whether these lists name every XML file: then nothing is left that could be train."""
+    lines = {line for file in lists for line in read_lines(found.root / file)}
+    return stems <= {stem_of(line.split()[0]) if is_path(line) else line for line in lines}
 
 
 def is_path(line: str) -> bool:

@@ -62,7 +62,7 @@ def look_yolo(found: Listing) -> Layout | None:
         notes.insert(0, "no list of class names: classes are called class_0, class_1 and so on; write their names, one "
                         "a line, to classes.txt to change that")  # fmt: skip
     ordered = {name: splits[name] for name in SPLIT_WORDS if name in splits}
-    return Layout("yolo", ordered, tuple(notes), len(labels)) if "train" in ordered else None
+    return Layout("yolo", ordered, tuple(notes), len(labels)) if ordered else None
 
 
 def label_paths(found: Listing) -> list[str]:

@@ -63,7 +63,6 @@ def test_there_and_back_nothing_changes(tmp_path: Path, start: str, over: str) -
     assert [t.content["categories"] for t in before.values()] == [t.content["categories"] for t in after.values()]
 
 
-@pytest.mark.xfail(strict=True, reason="a converted copy that holds val alone is read as train, or not at all as YOLO")
 @pytest.mark.parametrize("name", ["bccd_voc", "coco128_yolo", "coco_mini"])
 def test_real_sets_go_through_every_form_and_come_back(
     shared_data: Callable[[str], Path], tmp_path: Path, name: str
