@@ -54,8 +54,7 @@ def _small_side(coco: CocoSet, longest: Float[Tensor, "images"]) -> float | None
     keep = ~coco.is_crowd
     if not bool(keep.any()):
         return None
-    owner = torch.arange(len(coco)).repeat_interleave(coco.first.diff())[keep]
-    sides, order = (coco.boxes_xywh[keep, 2:].amin(1) / longest[owner]).sort()
+    sides, order = (coco.boxes_xywh[keep, 2:].amin(1) / longest[coco.owner[keep]]).sort()
     labels = coco.labels[keep]
     weight = 1 / torch.bincount(labels).double()[labels[order]]
     return float(sides[(weight.cumsum(0) / weight.sum()) >= SMALL_SHARE][0])
@@ -65,8 +64,7 @@ def range_notice(coco: CocoSet, size: int) -> str | None:
     """A sentence where the largest and the smallest box are so far apart that one size cannot show both; else None."""
     keep = ~coco.is_crowd
     longest = coco.records.sizes.amax(1).double()
-    owner = torch.arange(len(coco)).repeat_interleave(coco.first.diff())[keep]
-    sides = coco.boxes_xywh[keep, 2:].double().prod(1).sqrt() / longest[owner]
+    sides = coco.boxes_xywh[keep, 2:].prod(1).sqrt() / longest[coco.owner[keep]]
     if not len(sides) or float(sides.max()) < WIDE_RANGE * float(sides.min()):
         return None
     small, large = float(sides.min()) * size, float(sides.max()) * size
@@ -79,7 +77,6 @@ def range_notice(coco: CocoSet, size: int) -> str | None:
 
 def choose_queries(coco: CocoSet) -> Chosen:
     """Object queries, from the most boxes in one training image: ROOM times as many, in tens, from FEWEST to MOST."""
-    owner = torch.arange(len(coco)).repeat_interleave(coco.first.diff())
-    most = int(torch.bincount(owner[~coco.is_crowd], minlength=len(coco)).max())
+    most = int(coco.objects.max())
     wanted = math.ceil(ROOM * most / 10) * 10
     return Chosen(min(max(wanted, FEWEST), MOST), f"the fullest training image has {most} boxes")

@@ -110,6 +110,16 @@ class CocoSet:
         """The data's ids, ascending."""
         return tuple(self.records.ids.tolist())
 
+    @cached_property
+    def owner(self) -> Int[Tensor, "n"]:
+        """Of each box the place of its image."""
+        return torch.arange(len(self)).repeat_interleave(self.first.diff())
+
+    @property
+    def objects(self) -> Int[Tensor, "images"]:
+        """How many boxes each image has, crowd regions aside."""
+        return torch.bincount(self.owner[~self.is_crowd], minlength=len(self))
+
     def target(self, image_id: int) -> Target:
         """The truth of an image, crowd regions included (and marked). KeyError for an unknown id."""
         index = self.records.index_of(image_id)
@@ -133,7 +143,7 @@ class CocoSet:
         images = [
             {"id": r.image_id, "file_name": r.file_name, "height": r.size[0], "width": r.size[1]} for r in self.records
         ]
-        owners = self.records.ids.repeat_interleave(self.first.diff()).tolist()
+        owners = self.records.ids[self.owner].tolist()
         columns = zip(
             owners, self.labels.tolist(), self.boxes_xywh.tolist(), self.area.tolist(), self.is_crowd.tolist(),
             strict=True,

@@ -147,7 +147,7 @@ def subset_of(coco: CocoSet, choice: Choice) -> CocoSet:
 def owned_in(coco: CocoSet) -> dict[int, Counter[str]]:
     """Of each image its categories and how many boxes each has, crowd regions aside."""
     owned: dict[int, Counter[str]] = {image_id: Counter() for image_id in coco.image_ids}
-    owners = coco.records.ids.repeat_interleave(coco.first.diff()).tolist()
+    owners = coco.records.ids[coco.owner].tolist()
     for image_id, label, crowd in zip(owners, coco.labels.tolist(), coco.is_crowd.tolist(), strict=True):
         if not crowd:
             owned[image_id][coco.categories.names[label]] += 1
@@ -156,7 +156,7 @@ def owned_in(coco: CocoSet) -> dict[int, Counter[str]]:
 
 def of_images(coco: CocoSet, kept: Sequence[int], categories: Collection[str] | None, notice: str) -> CocoSet:
     """The images of these ids, ascending, with their boxes: all, or those of some categories."""
-    images, boxes_image = coco.records, torch.arange(len(coco)).repeat_interleave(coco.first.diff())
+    images, boxes_image = coco.records, coco.owner
     places = torch.tensor([images.index_of(image_id) for image_id in kept], dtype=torch.long)
     records = [images[place] for place in places.tolist()]
     named = torch.tensor([categories is None or name in categories for name in coco.categories.names], dtype=torch.bool)

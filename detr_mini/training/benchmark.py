@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -23,6 +22,7 @@ from detr_mini.losses import criterion as criterion_module
 from detr_mini.memory import tiny_numbers_as_zero
 from detr_mini.structures import Batch
 from detr_mini.training.diagnosis import AUTOCAST
+from detr_mini.training.plan import now
 from detr_mini.training.run import Parts, build, precision
 
 PARTS = {
@@ -45,9 +45,7 @@ class Stopwatch:
 
     def now(self) -> float:
         """The present second, when the device is done."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+        return now(self.device)
 
     @contextmanager
     def measuring(self, name: str) -> Iterator[None]:
@@ -80,7 +78,7 @@ def benchmark_step(config: DictConfig) -> dict[str, Any]:
     in the training's precision.
     """
     parts = build(config)
-    device = torch.device("cuda" if parts.options.accelerator in ("gpu", "cuda") else "cpu")
+    device = torch.device(parts.options.device_type)
     parts.task.model.to(device).train()
     kind = precision(parts.options)
     dtype = AUTOCAST.get(kind, torch.float32)

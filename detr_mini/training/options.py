@@ -46,6 +46,23 @@ class TrainerOptions:
     log_every_steps: int = 50
     progress: bool = True
 
+    @property
+    def device_type(self) -> str:
+        """ "cuda" or "cpu"."""
+        return "cuda" if self.accelerator in ("gpu", "cuda") else "cpu"
+
+    def epoch_steps(self, images: int, batch_size: int) -> int:
+        """Steps of the optimizer in one pass over so many images, `batch_size` a process."""
+        batches = max(1, images // (self.devices * self.num_nodes) // batch_size)
+        return -(-batches // self.accumulate)
+
+    def steps(self, images: int, batch_size: int) -> int | None:
+        """Steps of the optimizer after which the training ends; None where only the time ends it."""
+        lengths = [] if self.max_steps is None else [self.max_steps]
+        if self.max_epochs is not None:
+            lengths.append(self.max_epochs * self.epoch_steps(images, batch_size))
+        return min(lengths, default=None)
+
     @classmethod
     def of(cls, section: Mapping[str, Any]) -> TrainerOptions:
         """The options that a config's section says. ConfigError for a key that does not exist and for a bad value."""

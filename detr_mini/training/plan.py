@@ -35,6 +35,8 @@ AVERAGED_SHARE, LONGEST_AVERAGE = 0.1, 2000
 FEW_EPOCHS, MANY_EPOCHS, LONGEST_STRONG = 4, 24, 0.8
 """Strong augmentation is for images that come again and again: none up to so few passes over the training images, the
 longest share of the training from so many on, and linear between."""
+USUAL_EPOCHS = 30
+"""What is reckoned with where several processes share a training that only its time ends: its speed is not measured."""
 PROBE_SIDES, PROBE_BATCH, PROBE_STEPS = (192, 320), 4, 3
 PROBE_SECONDS = 4.0
 """After so many no further step is timed: the machine is busy, or slow."""
@@ -64,7 +66,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the time allows; the data have their own share of it, in `chosen`."""
+    """What the time allows."""
 
     size: int
     batch_size: int
@@ -152,18 +154,18 @@ def _probe(
     images = torch.rand(PROBE_BATCH, 3, side, side, device=device)
     targets = pack_targets([_target(row, num_classes) for row in range(PROBE_BATCH)])
     targets = targets.to(device)
-    learning, optimizing, started = math.inf, math.inf, _now(device)
+    learning, optimizing, started = math.inf, math.inf, now(device)
     for step in range(1 + PROBE_STEPS):
-        begun = _now(device)
+        begun = now(device)
         noised = model.noised_truths(targets, range(PROBE_BATCH), seed=0, step=step)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             output = model(images, None, noised)
         losses = criterion(output, targets, 0.0)
         (losses.total / max(losses.boxes, 1)).backward()
-        middle = _now(device)
+        middle = now(device)
         optimizer.step()
         optimizer.zero_grad()
-        end = _now(device)
+        end = now(device)
         if step:  # the first one also pays for what is made once
             learning, optimizing = min(learning, middle - begun), min(optimizing, end - middle)
             if end - started > PROBE_SECONDS:
@@ -177,7 +179,8 @@ def _target(image_id: int, num_classes: int) -> Target:
     return Target(boxes, torch.randint(num_classes, (6,)), image_id, (100, 100), none.bool(), none)
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
+    """The present second, when the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -201,12 +204,9 @@ def fit_to_time(
         return
     images = len(data.train_set)
     alone = options.devices == options.num_nodes == 1 and hasattr(trainable.model, "noised_truths")
-    by_time = options.max_minutes is not None and options.max_steps is None and options.max_epochs is None
-    if by_time and alone:
-        assert options.max_minutes is not None
-        device = torch.device("cuda" if options.accelerator in ("gpu", "cuda") else "cpu")
+    if alone and options.max_minutes is not None and options.max_steps is None and options.max_epochs is None:
         dtype = AUTOCAST.get(precision, torch.float32)
-        speed = measure_speed(trainable, len(data.categories or ()), device, dtype)
+        speed = measure_speed(trainable, len(data.categories or ()), torch.device(options.device_type), dtype)
         fixed = {name: settings[name] for name in ("size", "batch_size") if name not in asked}
         sizes = data.train_set.records.sizes.double()
         shape = float((sizes.amin(1) / sizes.amax(1)).median())
@@ -215,7 +215,8 @@ def fit_to_time(
         )
         because = _because(chosen, wanted, images, options.max_minutes)
     else:
-        steps = _steps(options, images, data.batch_size)
+        length = options.steps(images, data.batch_size)
+        steps = USUAL_EPOCHS * options.epoch_steps(images, data.batch_size) if length is None else length
         seen = steps * data.batch_size * options.devices * options.num_nodes
         chosen = Plan(wanted, data.batch_size, *rhythm(steps), strong_share(seen / images), seen, 0.0)
         because = dict.fromkeys(("size", "batch_size"), "what is usual, since the time is not what ends the training")
@@ -235,14 +236,6 @@ def fit_to_time(
     for name in sorted(paced):
         optim[name] = getattr(chosen, name)
         data.report.choose(f"optim.{name}", Chosen(optim[name], because[name]))
-
-
-def _steps(options: TrainerOptions, images: int, batch_size: int) -> float:
-    """Of the optimizer, where the length is not given in minutes or several processes share it."""
-    an_epoch = max(1, images // (batch_size * options.devices * options.num_nodes)) / options.accumulate
-    lengths = [] if options.max_steps is None else [float(options.max_steps)]
-    lengths += [] if options.max_epochs is None else [options.max_epochs * an_epoch]
-    return min(lengths, default=30 * an_epoch)
 
 
 def _because(chosen: Plan, wanted: int, train_images: int, minutes: float | int) -> dict[str, str]:

@@ -14,8 +14,7 @@ COUNTED = 100
 
 def objects_notice(coco: CocoSet, queries: int) -> str | None:
     """A sentence where images have more objects than there are queries, or than are reported; else None."""
-    owner = torch.arange(len(coco)).repeat_interleave(coco.first.diff())
-    counts = torch.bincount(owner[~coco.is_crowd], minlength=len(coco))
+    counts = coco.objects
     most = int(counts.max()) if len(counts) else 0
     if most > queries:
         return (

@@ -218,13 +218,8 @@ def _choose_queries(plain: dict[str, Any], data: DetectionData) -> None:
 
 
 def _budget(options: TrainerOptions, data: DetectionData) -> Budget:
-    steps = [] if options.max_steps is None else [options.max_steps]
-    if options.max_epochs is not None:
-        processes = options.devices * options.num_nodes
-        batches = max(1, len(data.train_set) // processes // data.batch_size)
-        steps.append(options.max_epochs * -(-batches // options.accumulate))
     seconds = None if options.max_minutes is None else options.max_minutes * 60
-    return Budget(steps=min(steps, default=None), seconds=seconds)
+    return Budget(steps=options.steps(len(data.train_set), data.batch_size), seconds=seconds)
 
 
 def _resume(parts: Parts, checkpoint: dict[str, Any]) -> None:
