@@ -11,7 +11,7 @@ from detr_mini import parts
 from detr_mini.changed_settings import refuse_changes
 from detr_mini.errors import CheckpointError, ConfigError, nearest
 from detr_mini.number_settings import check_numbers
-from detr_mini.path_settings import is_text, literal, plain, quoted, references
+from detr_mini.path_settings import is_text, literal, plain, quoted, references, split
 from detr_mini.run_folder import new_run_folder as new_run_folder
 from detr_mini.run_folder import rank as rank
 from detr_mini.run_folder import to_go_on as to_go_on
@@ -128,20 +128,8 @@ def _with_quotes(word: str) -> str:
     key, _, value = word.partition("=")
     if is_text(key.lstrip("+")) or "=" not in value or not (value.startswith("[") and value.endswith("]")):
         return word
-    elements, depth, quote = [""], 0, ""
-    for character in value[1:-1]:
-        if character in "'\"" and quote in ("", character):
-            quote = "" if quote else character
-        elif not quote:
-            depth += (character in "[{(") - (character in ")}]")
-        if character == "," and not depth and not quote:
-            elements.append("")
-        else:
-            elements[-1] += character
-    quoted = [
-        "'" + e.replace("'", "\\'") + "'" if re.match(r"[\w./@+~-]+=", e) else e for e in map(str.strip, elements)
-    ]
-    return f"{key}=[{','.join(quoted)}]"
+    elements = [quoted(e) if re.match(r"[\w./@+~-]+=", e) else e for e in map(str.strip, split(value[1:-1]))]
+    return f"{key}=[{','.join(elements)}]"
 
 
 def _values_named_like_groups(primary: str, overrides: Sequence[str]) -> dict[str, Any]:

@@ -11,19 +11,19 @@ from detr_mini.structures import Detections
 
 BEST = 5
 """Detections of each picture that are compared."""
-FEWEST = 4
-"""Pictures, at least: of fewer nothing can be said."""
+FEWEST, MOST = 4, 64
+"""Pictures: of fewer nothing can be said, and of more the first are compared."""
 SAME_IOU = 0.9
 SHARE = 0.9
 """Of the detections, so many stand in the other pictures, too."""
 
 
-def hardly_differ(found: Sequence[Detections], most: int = 64) -> bool:
+def hardly_differ(found: Sequence[Detections]) -> bool:
     """Whether nearly all of the best detections stand at the same place, with the same label, in the other pictures.
 
     Places are shares of the picture's sides. Pictures without a detection are left out.
     """
-    pictures = [one[one.scores.argsort(descending=True)[:BEST]] for one in found[:most] if len(one)]
+    pictures = [one[one.scores.argsort(descending=True)[:BEST]] for one in found[:MOST] if len(one)]
     if len(pictures) < FEWEST:
         return False
     places = [one.boxes / torch.tensor([*one.image_size[::-1]] * 2) for one in pictures]

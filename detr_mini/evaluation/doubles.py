@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 from pycocotools import mask
-from torchvision.ops import nms
+from torchvision.ops import batched_nms
 
 from detr_mini.boxes import xywh_to_xyxy
 from detr_mini.evaluation.matches import assign, by_pair, match
@@ -65,15 +65,13 @@ def _repeats(objects: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, 
 
 def without_overlaps(records: Sequence[Mapping[str, Any]], iou: float = SUPPRESSED) -> list[Mapping[str, Any]]:
     """`records` after NMS within each image and category: none overlaps a better one by an IoU above `iou`."""
-    groups: dict[tuple[int, int], list[int]] = {}
-    for i, record in enumerate(records):
-        groups.setdefault((record["image_id"], record["category_id"]), []).append(i)
-    kept: list[int] = []
-    for group in groups.values():
-        boxes = xywh_to_xyxy(torch.tensor([records[i]["bbox"] for i in group], dtype=torch.float64))
-        scores = torch.tensor([records[i]["score"] for i in group], dtype=torch.float64)
-        kept += [group[i] for i in nms(boxes, scores, iou).tolist()]
-    return [records[i] for i in sorted(kept)]
+    if not records:
+        return []
+    groups: dict[tuple[int, int], int] = {}
+    group = [groups.setdefault((record["image_id"], record["category_id"]), len(groups)) for record in records]
+    boxes = xywh_to_xyxy(torch.tensor([record["bbox"] for record in records], dtype=torch.float64))
+    scores = torch.tensor([record["score"] for record in records], dtype=torch.float64)
+    return [records[i] for i in sorted(batched_nms(boxes, scores, torch.tensor(group), iou).tolist())]
 
 
 def nms_gain(

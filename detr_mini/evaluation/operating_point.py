@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from detr_mini.errors import ConfigError
@@ -29,6 +30,12 @@ def check_overlap(key: str, iou: float | int | str | None) -> None:
     """ConfigError unless `iou`, the setting `key`, is "auto", null or a share."""
     if iou is not None and iou != AUTO and not (isinstance(iou, int | float) and 0 < iou <= 1):
         raise ConfigError(f"{key} is {iou!r}; it must be auto, null or an IoU above 0 and at most 1")
+
+
+def with_overlap(point: OperatingPoint, iou: float | int | str | None) -> OperatingPoint:
+    """`point`, or what it becomes with the setting `suppress_iou` of a verb. ConfigError as `check_overlap`."""
+    check_overlap("suppress_iou", iou)
+    return point if isinstance(iou, str) else replace(point, suppress_iou=iou)
 
 
 def settled(settings: Mapping[str, Any] | None) -> OperatingPoint:

@@ -25,6 +25,7 @@ from detr_mini.inference.sources import find_pictures, is_many
 from detr_mini.models.build import rebuild
 from detr_mini.models.by_names import ByNames
 from detr_mini.models.grounded import one_caption
+from detr_mini.number_settings import percent_hint
 from detr_mini.pretrained.checkpoints import averaged_weights, checkpoint_file, operating_point, read_checkpoint
 from detr_mini.structures import Batch, Categories, OperatingPoint, PhraseFound, Target
 from detr_mini.structures import Detections as PlainDetections
@@ -195,8 +196,7 @@ class Detector:
         """`threshold`, or where it is None the one that `detect` uses. ConfigError where it is no score."""
         if threshold is not None:
             if isinstance(threshold, bool) or not 0 <= threshold <= 1:
-                hint = f"; for {threshold:g} % write {threshold / 100:g}" if 1 < threshold <= 100 else ""
-                raise ConfigError(f"threshold is {threshold}; it is a score from 0 to 1{hint}")
+                raise ConfigError(f"threshold is {threshold}; it is a score from 0 to 1{percent_hint(threshold)}")
             return float(threshold)
         return self.operating_point.threshold if caption is None else self.threshold
 

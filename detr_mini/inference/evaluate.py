@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.evaluation.alike import alike_notice
 from detr_mini.evaluation.examine import examine
 from detr_mini.evaluation.measure import measure, write_measured
-from detr_mini.evaluation.operating_point import AUTO
+from detr_mini.evaluation.operating_point import with_overlap
 from detr_mini.evaluation.subset import chosen
 from detr_mini.evaluation.table import table
 from detr_mini.inference.detector import from_checkpoint
@@ -58,9 +57,7 @@ def evaluate(config: DictConfig) -> Path:
     path = file.resolve()  # a run's best.ckpt is called by its run, a file on its own by its own name
     name = path.parent.name if path.suffix == ".ckpt" else path.stem
     output = _new_folder(config.output, f"{name}-{config.split}")
-    point = detector.operating_point
-    if config.suppress_iou != AUTO:
-        point = replace(point, suppress_iou=config.suppress_iou)
+    point = with_overlap(detector.operating_point, config.suppress_iou)
     try:
         loader = data.evaluation_loader(config.split, part.image_ids)
         model = detector.by_names() if config.by == "names" else detector.model

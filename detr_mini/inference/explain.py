@@ -11,7 +11,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from detr_mini.boxes import cxcywh_to_xyxy
 from detr_mini.errors import UserError
-from detr_mini.evaluation.predict import evaluating
+from detr_mini.evaluation.predict import evaluating, evaluation_mode
 from detr_mini.inference.detector import Detector, ImageLike, as_tensor
 from detr_mini.models.heads import suppress
 from detr_mini.structures import Batch, Detections
@@ -82,20 +82,14 @@ def explain_all(detector: Detector, image: ImageLike, threshold: float | int = 0
 
 def _influence(model: nn.Module, batch: Batch, queries: Int[Tensor, "m"]) -> Float[Tensor, "m h w"]:
     """How much each input pixel moves the two corners of each query's box: the gradient's absolute sum, smoothed."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.enable_grad():
-            images = batch.images.clone().requires_grad_()
-            boxes = cxcywh_to_xyxy(model(images, batch.mask()).boxes[0])
-            moved = torch.zeros(len(queries), *images.shape[-2:])
-            for row, query in enumerate(queries.tolist()):
-                for corner in (boxes[query, :2], boxes[query, 2:]):
-                    (gradient,) = torch.autograd.grad(corner.sum(), images, retain_graph=True)
-                    moved[row] += gradient[0].abs().sum(0).float().cpu()
-    finally:
-        for module in training:
-            module.training = True
+    with evaluation_mode(model), torch.enable_grad():
+        images = batch.images.clone().requires_grad_()
+        boxes = cxcywh_to_xyxy(model(images, batch.mask()).boxes[0])
+        moved = torch.zeros(len(queries), *images.shape[-2:])
+        for row, query in enumerate(queries.tolist()):
+            for corner in (boxes[query, :2], boxes[query, 2:]):
+                (gradient,) = torch.autograd.grad(corner.sum(), images, retain_graph=True)
+                moved[row] += gradient[0].abs().sum(0).float().cpu()
     return avg_pool2d(moved[:, None], SMOOTH, 1, SMOOTH // 2, count_include_pad=False)[:, 0]
 
 

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ from detr_mini.data.images import load_image
 from detr_mini.drawing.attention import draw_attention
 from detr_mini.drawing.boxes import draw_detections
 from detr_mini.errors import ConfigError, DataError, UserError
-from detr_mini.evaluation.alike import alike_notice
-from detr_mini.evaluation.operating_point import AUTO, check_overlap
+from detr_mini.evaluation.alike import BEST, MOST, alike_notice
+from detr_mini.evaluation.operating_point import check_overlap, with_overlap
 from detr_mini.inference.detector import Detector, load
 from detr_mini.inference.explain import explain_all
 from detr_mini.inference.sources import Source, find_pictures
@@ -34,8 +34,6 @@ from detr_mini.structures import Detections
 WRITER = "detr-mini predict"
 OURS = ("predictions.json", "images.json", "results", "drawn", "explained")
 """What an output folder holds; nothing else in it is ever touched."""
-COMPARED = 5
-"""Detections of a picture that are held against those of others."""
 SHARPEST = 640
 """Smaller pictures are enlarged to so many pixels before anything is drawn on them."""
 
@@ -69,8 +67,7 @@ def predict(config: DictConfig) -> Path:
     wanted = list(config.source) if isinstance(config.source, ListConfig) else str(config.source)
     pictures = find_pictures(wanted, [output / name for name in ("results", "drawn", "explained")])
     detector = load(config.checkpoint, config.device)
-    if config.suppress_iou != AUTO:
-        detector.operating_point = replace(detector.operating_point, suppress_iou=config.suppress_iou)
+    detector.operating_point = with_overlap(detector.operating_point, config.suppress_iou)
     try:
         written = _write_all(detector, pictures, output, config)
     except BrokenPipeError:  # nobody reads what is printed
@@ -149,7 +146,7 @@ def _detect_all(detector: Detector, pictures: Sequence[Source], work: Path, conf
             written.best_score = max([written.best_score, *everything.scores[:1].tolist()])
             detections = everything.above(least)
             written.full += len(detections) == config.limit
-            written.best += [everything[:COMPARED]] if len(written.best) < 64 else []
+            written.best += [everything[:BEST]] if len(written.best) < MOST else []
             _write_one(source, image, detections, work, written, draw=config.draw)
             if config.explain and len(detections):
                 why = explain_all(detector, image, least)

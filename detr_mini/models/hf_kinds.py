@@ -19,7 +19,6 @@ from torch import nn
 from detr_mini.errors import CheckpointError, ConfigError, install, nearest
 from detr_mini.vision.backbone import IMAGENET_MEAN, IMAGENET_STD
 
-INSTALL = install("hf")
 DOCUMENTS = "pp_"
 """How the library's readers of document pages begin, which it cannot train."""
 UNNORMALISED = ("rt_detr", "rt_detr_v2", "d_fine", "deimv2")
@@ -65,7 +64,7 @@ def library() -> ModuleType:
     try:
         import transformers
     except ImportError as error:
-        raise ConfigError(f"model=hf needs transformers, which is not installed: {INSTALL}") from error
+        raise ConfigError(f"model=hf needs transformers, which is not installed: {install('hf')}") from error
     return transformers
 
 
@@ -218,7 +217,9 @@ def build_library(config: Any) -> nn.Module:
         model: nn.Module = library().AutoModelForObjectDetection.from_config(config)
     except ImportError as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"{config.model_type} needs a package that is not installed ({reason}): {INSTALL}") from error
+        raise ConfigError(
+            f"{config.model_type} needs a package that is not installed ({reason}): {install('hf')}"
+        ) from error
     except Exception as error:  # sizes that do not fit raise nearly anything
         raise ConfigError(f"{config.model_type} with these settings cannot be built: {_last_line(error)}") from error
     for module in model.modules():

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from detr_mini import parts
 from detr_mini.errors import CheckpointError, ConfigError, nearest, some_of
+from detr_mini.models.build import LARGEST_SIDE
 from detr_mini.pretrained import box
 from detr_mini.structures import Categories, OperatingPoint
 from detr_mini.weights import load_weights
@@ -20,8 +21,6 @@ from detr_mini.weights import load_weights
 REQUIRED = ("state_dict", "categories", "image", "config")
 """Keys without which a checkpoint cannot be used. DESIGN's others are there for resuming."""
 PREFIX = "model."
-LARGEST_SIDE = 8192
-"""Pixels of a side that a checkpoint may ask for: every image is resized to it."""
 _LISTED = 10
 
 

