@@ -217,7 +217,7 @@ def fit_to_time(
     else:
         length = options.steps(images, data.batch_size)
         steps = USUAL_EPOCHS * options.epoch_steps(images, data.batch_size) if length is None else length
-        seen = steps * data.batch_size * options.devices * options.num_nodes
+        seen = float(steps * data.batch_size * options.devices * options.num_nodes)
         chosen = Plan(wanted, data.batch_size, *rhythm(steps), strong_share(seen / images), seen, 0.0)
         because = dict.fromkeys(("size", "batch_size"), "what is usual, since the time is not what ends the training")
         because |= dict.fromkeys(("strong_until", "warmup_steps", "average"), f"for {steps:,.0f} steps of training")

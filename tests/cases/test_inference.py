@@ -13,7 +13,7 @@ from PIL import Image
 
 import detr_mini.inference.predict as verb
 from detr_mini.inference.detector import Detector
-from detr_mini.structures import Categories, Detections
+from detr_mini.structures import Categories, Detections, OperatingPoint
 
 CATEGORIES = Categories((5,), ("bolt",))
 
@@ -23,6 +23,7 @@ class Counting(Detector):
 
     def __init__(self) -> None:
         self.categories = CATEGORIES
+        self.operating_point = OperatingPoint()
 
     def detect(self, images: list[torch.Tensor], **_: object) -> list[Detections]:  # type: ignore[override]
         found = []
