@@ -23,19 +23,19 @@ TABLE: Mapping[str, Mapping[str, str]] = {
         "detr_mini.models.MiniDETR": "detr_mini.models.mini",
         "detr_mini.models.GroundedDETR": "detr_mini.models.grounded",
         "detr_mini.models.DETR": "detr_mini.models.detr",
-        "detr_mini.models.HFDetector": "detr_mini.models.hf",
+        "detr_mini.peers.HFDetector": "detr_mini.models.hf",
     },
     "backbone": {
         "detr_mini.vision.ConvNet": "detr_mini.vision.convnet",
         "detr_mini.vision.efficientnet_lite0": "detr_mini.vision.backbone",
         "detr_mini.vision.mobilenet_v3": "detr_mini.vision.backbone",
         "detr_mini.vision.resnet": "detr_mini.vision.backbone",
-        "detr_mini.models.OwnBackbone": "detr_mini.models.hf",
+        "detr_mini.peers.OwnBackbone": "detr_mini.models.hf",
     },
     "criterion": {
         "detr_mini.losses.DetectionCriterion": "detr_mini.losses.criterion",
         "detr_mini.losses.GroundedCriterion": "detr_mini.losses.grounding",
-        "detr_mini.losses.PeerCriterion": "detr_mini.losses.peer",
+        "detr_mini.peers.PeerCriterion": "detr_mini.losses.peer",
     },
     "formula": {
         "detr_mini.losses.focal_cost": "detr_mini.losses.matcher",
@@ -46,7 +46,7 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     "optimizer": {"detr_mini.optim.adamw": "detr_mini.optim.groups", "detr_mini.optim.muon": "detr_mini.optim.muon"},
     "data": {
         "detr_mini.data.DetectionData": "detr_mini.data.module",
-        "detr_mini.data.CaptionData": "detr_mini.data.captions.module",
+        "detr_mini.captions.CaptionData": "detr_mini.data.captions.module",
     },
     "transform": {
         **{
@@ -57,17 +57,44 @@ TABLE: Mapping[str, Mapping[str, str]] = {
         **{f"detr_mini.data.{name}": "detr_mini.data.windows" for name in ("Mosaic", "Mixup", "RandomWindow")},
     },
     "sweep": {
-        "detr_mini.sweeps.Serial": "detr_mini.sweeps.launch",
-        "detr_mini.sweeps.Joblib": "detr_mini.sweeps.launch",
-        "detr_mini.sweeps.Optuna": "detr_mini.sweeps.search",
-        "detr_mini.sweeps.Submitit": "detr_mini.sweeps.cluster",
+        "detr_mini.experiments.Serial": "detr_mini.sweeps.launch",
+        "detr_mini.experiments.Joblib": "detr_mini.sweeps.launch",
+        "detr_mini.experiments.Optuna": "detr_mini.sweeps.search",
+        "detr_mini.experiments.Submitit": "detr_mini.sweeps.cluster",
     },
 }  # fmt: skip
 """Kind of part: public name: the module where it stands today. A part that moves changes this line alone."""
+_FORMER: Mapping[str, tuple[str, ...]] = {
+    "detr_mini.models.mini": ("detr_mini.models.MiniDETR",),
+    "detr_mini.models.grounded": ("detr_mini.models.GroundedDETR",),
+    "detr_mini.models.detr": ("detr_mini.models.DETR",),
+    "detr_mini.models.hf": ("detr_mini.peers.HFDetector", "detr_mini.peers.OwnBackbone"),
+    "detr_mini.models": ("detr_mini.peers.HFDetector", "detr_mini.peers.OwnBackbone"),
+    "detr_mini.vision.convnet": ("detr_mini.vision.ConvNet",),
+    "detr_mini.vision.backbone": tuple(name for name in TABLE["backbone"] if name.startswith("detr_mini.vision.")),
+    "detr_mini.losses.criterion": ("detr_mini.losses.DetectionCriterion", "detr_mini.losses.matchability_loss",
+                                   "detr_mini.losses.no_object_cross_entropy"),
+    "detr_mini.losses.grounding": ("detr_mini.losses.GroundedCriterion",),
+    "detr_mini.losses.matcher": ("detr_mini.losses.focal_cost", "detr_mini.losses.softmax_cost"),
+    "detr_mini.losses.peer": ("detr_mini.peers.PeerCriterion",),
+    "detr_mini.losses": ("detr_mini.peers.PeerCriterion",),
+    "detr_mini.optim.groups": ("detr_mini.optim.adamw",),
+    "detr_mini.optim.muon": ("detr_mini.optim.muon",),
+    "detr_mini.data.module": ("detr_mini.data.DetectionData",),
+    "detr_mini.data.captions.module": ("detr_mini.captions.CaptionData",),
+    "detr_mini.data": ("detr_mini.captions.CaptionData",),
+    "detr_mini.data.transforms": tuple(TABLE["transform"]),
+    "detr_mini.data.windows": tuple(TABLE["transform"]),
+    "detr_mini.sweeps.launch": ("detr_mini.experiments.Serial", "detr_mini.experiments.Joblib"),
+    "detr_mini.sweeps.search": ("detr_mini.experiments.Optuna",),
+    "detr_mini.sweeps.cluster": ("detr_mini.experiments.Submitit",),
+    "detr_mini.sweeps": tuple(TABLE["sweep"]),
+}  # fmt: skip
+"""Modules that parts came from in older checkpoints, and in the packaged weights."""
 OLDER: Mapping[str, str] = {
-    f"{module}.{name.rpartition('.')[2]}": name for parts in TABLE.values() for name, module in parts.items()
+    f"{module}.{name.rpartition('.')[2]}": name for module, names in _FORMER.items() for name in names
 }
-"""Dotted paths of commit a5849b7 and before, as checkpoints and the packaged weights hold them: the public name."""
+"""Older dotted paths: today's public name."""
 INSIDE: Mapping[str, tuple[str, ...]] = {"criterion": ("formula",), "data": ("transform",), "transform": ("transform",)}
 """Kinds that may stand inside a part's own config."""
 TRANSFORMS = "torchvision.transforms.v2"

@@ -12,14 +12,14 @@ from detr_mini.structures import Categories
 
 CATEGORIES = Categories((3, 7, 20), ("bolt", "nut", "washer"))
 IMAGE: dict[str, Any] = {"size": 64, "shorter_side": None, "mean": [0.5] * 3, "std": [0.25] * 3}
-MODEL = {"_target_": "detr_mini.models.mini.MiniDETR", "dim": 32, "heads": 2, "feedforward": 32, "queries": 8,
+MODEL = {"_target_": "detr_mini.models.MiniDETR", "dim": 32, "heads": 2, "feedforward": 32, "queries": 8,
          "sample_channels": 8}  # fmt: skip
-BACKBONE = {"_target_": "detr_mini.vision.convnet.ConvNet", "channels": [4, 8, 16, 32], "blocks": [0, 1, 1, 1]}
+BACKBONE = {"_target_": "detr_mini.vision.ConvNet", "channels": [4, 8, 16, 32], "blocks": [0, 1, 1, 1]}
 
 
 GROUNDED = {
     **MODEL,
-    "_target_": "detr_mini.models.grounded.GroundedDETR",
+    "_target_": "detr_mini.models.GroundedDETR",
     "text": {"heads": 2, "feedforward": 32, "layers": 1, "max_tokens": 40},
     "joint": {"layers": 1, "width": 8, "heads": 2, "pair_dim": 4},
 }

@@ -47,8 +47,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "yolos": {**_VIT, "hidden_size": 32, "intermediate_size": 32, "image_size": [64, 64]},
 }
 """Settings of each kind."""
-MODEL = {"_target_": "detr_mini.models.hf.HFDetector", "_convert_": "all"}
-BACKBONE = {"_target_": "detr_mini.models.hf.OwnBackbone"}
+MODEL = {"_target_": "detr_mini.peers.HFDetector", "_convert_": "all"}
+BACKBONE = {"_target_": "detr_mini.peers.OwnBackbone"}
 QUERIES = 6
 CLASSES = 3
 

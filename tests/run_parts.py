@@ -16,7 +16,7 @@ from detr_mini.evaluation.subset import Part
 def data_of(root: Path) -> dict:
     splits = {s: {"images": s, "annotations": f"annotations/{s}.json"} for s in ("train", "val", "test")}
     return {
-        "_target_": "detr_mini.data.module.DetectionData",
+        "_target_": "detr_mini.data.DetectionData",
         "_convert_": "all",
         "root": str(root),
         **splits,

@@ -18,7 +18,7 @@ from detr_mini.text.tokenizers import CharacterTokenizer
 
 GROUNDED = {
     **MODEL,
-    "_target_": "detr_mini.models.grounded.GroundedDETR",
+    "_target_": "detr_mini.models.GroundedDETR",
     "text": {"heads": 2, "feedforward": 32, "layers": 1, "max_tokens": 80},
     "joint": {"layers": 1, "width": 8, "heads": 2, "pair_dim": 4},
 }

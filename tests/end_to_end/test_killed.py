@@ -20,7 +20,7 @@ from training_parts import overrides, weights
 
 SHORT = ("data.test=null", "data.batch_size=8", "trainer.max_steps=3", "trainer.log_every_steps=1",
          "trainer.threads=1")  # fmt: skip
-MOSAIC = "data.augment_strong=[{_target_: detr_mini.data.windows.Mosaic, p: 1}]"
+MOSAIC = "data.augment_strong=[{_target_: detr_mini.data.Mosaic, p: 1}]"
 LONGER = ("data.test=null", "data.batch_size=2", "trainer.accumulate=2", "trainer.max_epochs=3", "trainer.threads=1",
           "trainer.log_every_steps=1", "trainer.save_every_minutes=1e-9", MOSAIC, "data.strong_until=0.5")  # fmt: skip
 TIMES = ("train_seconds", "images_per_second")

@@ -130,7 +130,7 @@ def test_a_finished_run_resumed_trains_no_further(scenes_root: Path, tmp_path: P
 def test_strong_augmentation_that_ends_and_evaluations_by_progress_resume_in_the_same_bits(
     scenes_root: Path, tmp_path: Path
 ) -> None:
-    mosaic = "data.augment_strong=[{_target_: detr_mini.data.windows.Mosaic, p: 1}]"
+    mosaic = "data.augment_strong=[{_target_: detr_mini.data.Mosaic, p: 1}]"
     arguments = overrides(
         scenes_root, "data.batch_size=2", "trainer.max_epochs=6", "trainer.log_every_steps=1", "trainer.threads=1",
         "trainer.validations=4", "data.strong_until=0.5", mosaic, "trainer.save_every_minutes=1e-9", "data.workers=2",

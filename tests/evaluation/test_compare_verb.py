@@ -123,7 +123,7 @@ def test_one_run_alone_is_refused(runs: Path, tmp_path: Path) -> None:
 
 def test_runs_that_differ_in_what_they_build_are_named_by_it(runs: Path) -> None:
     first, second, *_ = read_runs([runs])
-    first.config["model"] = {"_target_": "detr_mini.models.mini.MiniDETR", "dim": 64}
-    second.config["model"] = {"_target_": "detr_mini.models.detr.DETR", "layers": 3}
+    first.config["model"] = {"_target_": "detr_mini.models.MiniDETR", "dim": 64}
+    second.config["model"] = {"_target_": "detr_mini.models.DETR", "layers": 3}
     first.config["optim"] = second.config["optim"] = {"lr": 1}
     assert labels([first, second]) == ["model=MiniDETR", "model=DETR"]

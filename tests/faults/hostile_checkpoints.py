@@ -304,8 +304,8 @@ def endless(folder: Path, content: Content) -> Path:
 
 def peer(**model: Any) -> Maker:
     def change(own: Content, folder: Path) -> None:
-        own["model"] = {"_target_": "detr_mini.models.hf.HFDetector", "name": "detr", **marked(model, folder)}
-        own["backbone"] = {"_target_": "detr_mini.models.hf.OwnBackbone", "name": own["model"]["name"]}
+        own["model"] = {"_target_": "detr_mini.peers.HFDetector", "name": "detr", **marked(model, folder)}
+        own["backbone"] = {"_target_": "detr_mini.peers.OwnBackbone", "name": own["model"]["name"]}
 
     return config(change)
 

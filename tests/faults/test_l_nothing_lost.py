@@ -330,7 +330,7 @@ def test_l04_what_a_finished_run_cannot_apply_is_refused(
     [
         "model.dim=64", "model.queries=9", "backbone.channels=[4,8,16,64]", "data.batch_size=4", "seed=3",
         "trainer.accumulate=2", "trainer.devices=2", "data.size=96", "data.limit_train=8", "run_folder=elsewhere",
-        "optim.optimizer._target_=detr_mini.optim.groups.adamw", "init=nowhere", "recipe=mini-7",
+        "optim.optimizer._target_=detr_mini.optim.adamw", "init=nowhere", "recipe=mini-7",
     ],
 )  # fmt: skip
 def test_l05_a_setting_that_does_not_fit_is_refused_and_the_run_is_as_it_was(

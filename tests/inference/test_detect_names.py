@@ -24,7 +24,7 @@ from detr_mini.text.tokenizers import WordTokenizer
 
 TOKENIZER = WordTokenizer.train(["bolt. nut. washer."])
 DATA = {
-    "_target_": "detr_mini.data.captions.module.CaptionData", "captions": {"train": "categories"}, "size": 64,
+    "_target_": "detr_mini.captions.CaptionData", "captions": {"train": "categories"}, "size": 64,
     "tokenizer": {"kind": "words", "size": 99}, "val": {"images": "val", "annotations": "annotations/val.json"},
     "train": {"images": "train", "annotations": "annotations/train.json"}, "eval_batch_size": 2,
 }  # fmt: skip

@@ -30,7 +30,7 @@ Config = Callable[..., DictConfig]
 
 def data_of(root: Path) -> dict[str, Any]:
     return {
-        "_target_": "detr_mini.data.module.DetectionData",
+        "_target_": "detr_mini.data.DetectionData",
         "_convert_": "all",
         "root": str(root),
         "make": {"train": 16, "val": 8, "test": 6, "seed": 0, "size": 64},
@@ -182,7 +182,7 @@ def test_code_in_a_data_config_is_not_run(run: Path, config: Config, tmp_path: P
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(config: Config, tmp_path: Path, wrong: dict) -> None:
     if "data" in wrong:
-        wrong = {**wrong, "data": {"_target_": "detr_mini.data.module.DetectionData", "root": ".", "test": None}}
+        wrong = {**wrong, "data": {"_target_": "detr_mini.data.DetectionData", "root": ".", "test": None}}
     with pytest.raises(ConfigError):
         evaluate(config(**wrong))
     assert not (tmp_path / "out").exists()

@@ -116,7 +116,7 @@ def test_positions_go_to_queries_and_keys_but_not_to_values() -> None:
 def test_the_published_sizes_have_the_published_number_of_parameters() -> None:
     backbone = resnet(depth=50, weights="none", strides=[32], frozen_norm=True, frozen_stride=4)
     settings = OmegaConf.load(CONFIGS / "model" / "detr.yaml").model
-    model = build_model(settings, {"_target_": "detr_mini.vision.backbone.resnet", "depth": 18, "weights": "none"}, 91)
+    model = build_model(settings, {"_target_": "detr_mini.vision.resnet", "depth": 18, "weights": "none"}, 91)
     assert isinstance(model, DETR)
     model.input_proj = nn.Conv2d(2048, 256, 1)
     model.backbone = backbone

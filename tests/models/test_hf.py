@@ -26,7 +26,7 @@ from peer_parts import BACKBONE, CLASSES, QUERIES, SMALL, config_of, padded_batc
 
 ALL = sorted(SMALL)
 CATEGORIES = Categories((1, 2, 3), ("bolt", "nut", "washer"))
-LITE0 = {"_target_": "detr_mini.vision.backbone.efficientnet_lite0", "weights": "none"}
+LITE0 = {"_target_": "detr_mini.vision.efficientnet_lite0", "weights": "none"}
 
 
 def librarys_own(model: HFDetector) -> Any:

@@ -189,6 +189,6 @@ def test_a_checkpoint_that_asks_for_weights_elsewhere_is_refused() -> None:
 
 def test_published_weights_keep_their_backbone(tmp_path: Path) -> None:
     publish(tmp_path, "rt_detr_v2")
-    backbone = {"_target_": "detr_mini.vision.backbone.efficientnet_lite0", "weights": "none"}
+    backbone = {"_target_": "detr_mini.vision.efficientnet_lite0", "weights": "none"}
     with pytest.raises(ConfigError, match=r"come with a backbone of their own; say backbone=own"):
         build_model({**MODEL, "name": str(tmp_path)}, backbone, 3)

@@ -17,7 +17,7 @@ from detr_mini.structures import Categories
 from detr_mini.text.names import plain_name, rows_by_name
 from detr_mini.text.tokenizers import AnyTokenizer, CharacterTokenizer, WordTokenizer
 
-DETR = {"_target_": "detr_mini.models.detr.DETR", "dim": 32, "heads": 2, "feedforward": 32, "encoder_layers": 1,
+DETR = {"_target_": "detr_mini.models.DETR", "dim": 32, "heads": 2, "feedforward": 32, "encoder_layers": 1,
         "decoder_layers": 1, "queries": 8}  # fmt: skip
 WORDS = WordTokenizer(["a", "bolt", "red", "nut"])
 

@@ -22,7 +22,7 @@ from detr_mini.training.options import TrainerOptions
 from detr_mini.training.run import build, train
 from training_parts import SMALL, overrides, small_config
 
-STRONG = ("data.strong_until=0.5", "data.augment_strong=[{_target_: detr_mini.data.windows.Mosaic, p: 1}]")
+STRONG = ("data.strong_until=0.5", "data.augment_strong=[{_target_: detr_mini.data.Mosaic, p: 1}]")
 
 
 def measured_at(run: Path) -> list[int]:
