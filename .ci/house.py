@@ -12,7 +12,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-READER = Path("detr_mini/weights.py")
+READER = Path("detr_mini/tensor_files.py")
 
 
 def complaints(root: Path) -> Iterator[str]:

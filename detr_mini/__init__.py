@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from detr_mini.surroundings import drawable, patient_threads
+from detr_mini.environment import drawable, patient_threads
 
 drawable()
 patient_threads()

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from detr_mini import __version__
 from detr_mini.config import compose, config_folder, rank, sweep
+from detr_mini.environment import drawable, printable, quiet_end
 from detr_mini.errors import ConfigError, UserError, install, nearest
-from detr_mini.surroundings import drawable, printable, quiet_end
 
 
 @dataclass(frozen=True)

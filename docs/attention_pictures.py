@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from detr_mini import load
-from detr_mini.data.images import load_image
 from detr_mini.drawing.attention import draw_attention
+from detr_mini.images.load import load_image
 from detr_mini.inference.explain import explain
 from detr_mini.text.encoder import TextEncoder
 from detr_mini.text.tokenizers import WordTokenizer, pad

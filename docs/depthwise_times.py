@@ -14,7 +14,7 @@ import torch
 from timm.layers import freeze_batch_norm_2d
 from torch import nn
 
-from detr_mini.memory import keep_freed_memory
+from detr_mini.cpu_runtime import keep_freed_memory
 from detr_mini.vision import fast_depthwise
 from detr_mini.vision.backbone import lite0_classifier
 

@@ -31,7 +31,7 @@ def test_a_folder_over_its_budget_and_a_second_reader_of_pickles_are_named(house
     write(tmp_path, "pyproject.toml", '[tool.line-budgets]\nmodels = 2\n"*" = 5\n')
     write(tmp_path, "detr_mini/models/a.py", "1\n2\n3\n")
     write(tmp_path, "detr_mini/b.py", "import torch\ntorch.load('x')\n")
-    write(tmp_path, "detr_mini/weights.py", "torch.load('x')\n")
+    write(tmp_path, "detr_mini/tensor_files.py", "torch.load('x')\n")
     write(tmp_path, "docs/x.md", "look in /" + "home/someone\n")
     found = list(house.complaints(tmp_path))
     assert [line.split()[0] for line in found] == ["models", "detr_mini/b.py", "docs/x.md"]

@@ -17,8 +17,8 @@ from detr_mini.data.coco import clip_boxes, enclosing
 from detr_mini.data.columns import is_number, is_whole, rotation_of, where
 from detr_mini.data.faults import Fault
 from detr_mini.data.records import is_box
-from detr_mini.data.safe_files import shown
 from detr_mini.data.tree import Tree
+from detr_mini.safe_files import shown
 
 SAME = 0.98
 """IoU from which two boxes of one image are one."""

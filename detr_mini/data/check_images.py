@@ -32,12 +32,12 @@ from detr_mini.data.check_frames import (
     upright_box,
 )
 from detr_mini.data.columns import is_number, is_whole
-from detr_mini.data.decoding import room_for
 from detr_mini.data.faults import Fault
-from detr_mini.data.images import image_size, is_whole_file, load_image, needed_for, orientation_of
-from detr_mini.data.safe_files import is_file, shown
 from detr_mini.data.tree import Tree
 from detr_mini.errors import DataError
+from detr_mini.images.decoding import room_for
+from detr_mini.images.load import image_size, is_whole_file, load_image, needed_for, orientation_of
+from detr_mini.safe_files import is_file, shown
 
 __all__ = ["Images", "Picture", "alike", "checked_files", "checked_records", "look_at", "same_pictures", "upright_box"]
 

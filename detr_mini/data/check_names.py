@@ -11,10 +11,10 @@ from typing import Any
 from detr_mini.data.columns import is_whole
 from detr_mini.data.faults import Fault
 from detr_mini.data.records import is_text
-from detr_mini.data.safe_files import shown
 from detr_mini.data.tree import Tree
 from detr_mini.data.yolo import DataFile, as_other_tools_read
 from detr_mini.errors import nearest
+from detr_mini.safe_files import shown
 
 RARE = 3
 """How many times as frequent another name must be before a rare one may be a slip."""

@@ -15,12 +15,12 @@ from jaxtyping import Float, Int
 from detr_mini.data.categories import align, categories_of
 from detr_mini.data.coco_set import CocoSet, ImageRecord, ImageRecords
 from detr_mini.data.columns import Columns, read_json
-from detr_mini.data.images import image_size, is_whole_file, load_image
 from detr_mini.data.large import read_columns
 from detr_mini.data.listing import moved_notice, names_below
 from detr_mini.data.report import SplitReport
-from detr_mini.data.safe_files import is_file, name_fault, shown, spelled_on_disk
 from detr_mini.errors import ConfigError, DataError, some_of
+from detr_mini.images.load import image_size, is_whole_file, load_image
+from detr_mini.safe_files import is_file, name_fault, shown, spelled_on_disk
 from detr_mini.structures import Categories
 
 __all__ = ["CocoSet", "ImageRecord", "ImageRecords", "Reading", "build_set", "read_coco", "read_json"]

@@ -27,8 +27,8 @@ from detr_mini.data.records import (
     tidy,
     where,
 )
-from detr_mini.data.safe_files import read_bytes, reason, shown
 from detr_mini.errors import DataError
+from detr_mini.safe_files import read_bytes, reason, shown
 
 __all__ = ["Columns", "any_json", "columns_of", "is_number", "is_whole", "read_json", "rotation_of", "where"]
 

@@ -18,12 +18,12 @@ from detr_mini.data.coco import enclosing
 from detr_mini.data.columns import area_of, columns_of, rotation_of
 from detr_mini.data.faults import LOOKS
 from detr_mini.data.formats import Source
-from detr_mini.data.images import image_size
-from detr_mini.data.safe_files import safe_name
 from detr_mini.data.tree import Tree, with_one_list
 from detr_mini.data.voc import CATEGORIES, voc_xml
 from detr_mini.data.yolo import fractions
 from detr_mini.errors import ConfigError, DataError, UserError, nearest
+from detr_mini.images.load import image_size
+from detr_mini.safe_files import safe_name
 
 WRITTEN = ("coco", "voc", "yolo")
 """The forms that can be written; a dataset in another one is written as COCO."""

@@ -15,8 +15,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from detr_mini.data.safe_files import read_text
 from detr_mini.data.tree import is_image_name
+from detr_mini.safe_files import read_text
 
 SPLIT_WORDS = {
     "train": ("train", "training"),

@@ -16,8 +16,8 @@ from typing import Any
 
 from detr_mini.data.faults import Fault
 from detr_mini.data.listing import names_below
-from detr_mini.data.safe_files import is_file, name_fault, shown, spelled_on_disk
 from detr_mini.errors import printable
+from detr_mini.safe_files import is_file, name_fault, shown, spelled_on_disk
 
 MOST_PIXELS = 1e9
 """Coordinates beyond this are no pixels."""

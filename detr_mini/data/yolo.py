@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from detr_mini.data.faults import Fault
-from detr_mini.data.images import image_size
 from detr_mini.data.listing import SPLIT_WORDS, Listing, Stems, read_lines
 from detr_mini.data.records import is_text
-from detr_mini.data.safe_files import (
+from detr_mini.data.tree import EXACT, Tree, first_of, image_files, image_ids, is_image_name
+from detr_mini.errors import DataError, some_of
+from detr_mini.images.load import image_size
+from detr_mini.safe_files import (
     MOST_LABELS,
     files_in,
     is_file,
@@ -28,8 +30,6 @@ from detr_mini.data.safe_files import (
     reason,
     shown,
 )
-from detr_mini.data.tree import EXACT, Tree, first_of, image_files, image_ids, is_image_name
-from detr_mini.errors import DataError, some_of
 
 SLACK = Decimal("0.01")
 """A value by so much outside 0 to 1 is a rounding error; more is another unit."""

@@ -26,9 +26,9 @@ from detr_mini.data.captions.scenes import draw_items
 from detr_mini.data.coco import CocoSet, read_coco
 from detr_mini.data.columns import any_json, read_json
 from detr_mini.data.formats import find_layout, read_split
-from detr_mini.data.images import load_image
 from detr_mini.drawing.sentences import Told, draw_captions
 from detr_mini.errors import ConfigError, DataError
+from detr_mini.images.load import load_image
 from detr_mini.structures import Caption
 
 

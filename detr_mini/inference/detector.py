@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-import detr_mini.memory  # noqa: F401  (a forked child computes with one thread, and does not hang)
+import detr_mini.cpu_runtime  # noqa: F401  (a forked child computes with one thread, and does not hang)
 from detr_mini.data.collate import collate
-from detr_mini.data.images import to_model_input
 from detr_mini.errors import CheckpointError, ConfigError, UserError, nearest
 from detr_mini.evaluation.predict import detect_batches, evaluating
+from detr_mini.images.load import to_model_input
 from detr_mini.inference.detections import Detections
 from detr_mini.inference.pixels import ImageLike as ImageLike
 from detr_mini.inference.pixels import as_tensor as as_tensor

@@ -11,8 +11,8 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from detr_mini.data.images import load_image, upright_rgb
 from detr_mini.errors import ConfigError, DataError
+from detr_mini.images.load import load_image, upright_rgb
 
 ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
 """A file, a PIL image, an array (H, W, channels) or (H, W), or a tensor (channels, H, W): see `as_tensor`."""

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from detr_mini.memory import fast_bfloat16
+from detr_mini.cpu_runtime import fast_bfloat16
 from detr_mini.optim.groups import parameter_groups
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)

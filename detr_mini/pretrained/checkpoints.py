@@ -16,7 +16,7 @@ from detr_mini.errors import CheckpointError, ConfigError, nearest, some_of
 from detr_mini.models.build import LARGEST_SIDE
 from detr_mini.pretrained import box
 from detr_mini.structures import Categories, OperatingPoint
-from detr_mini.weights import load_weights
+from detr_mini.tensor_files import load_weights
 
 REQUIRED = ("state_dict", "categories", "image", "config")
 """Keys without which a checkpoint cannot be used. DESIGN's others are there for resuming."""

@@ -18,8 +18,8 @@ from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from detr_mini.cpu_runtime import tiny_numbers_as_zero
 from detr_mini.losses import criterion as criterion_module
-from detr_mini.memory import tiny_numbers_as_zero
 from detr_mini.structures import Batch
 from detr_mini.training.diagnosis import AUTOCAST
 from detr_mini.training.plan import now

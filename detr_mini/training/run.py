@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
 
+from detr_mini.cpu_runtime import fast_bfloat16, keep_freed_memory, tiny_numbers_as_zero
 from detr_mini.data.choose import AUTO, choose_queries
 from detr_mini.data.module import STAGES, DetectionData
 from detr_mini.data.workers import lost_worker
@@ -27,7 +28,6 @@ from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.evaluation.alike import alike_notice
 from detr_mini.evaluation.measure import measure, write_measured
 from detr_mini.evaluation.table import table
-from detr_mini.memory import fast_bfloat16, keep_freed_memory, tiny_numbers_as_zero
 from detr_mini.models.build import build_part, takes
 from detr_mini.pretrained.carry import Start, carry
 from detr_mini.pretrained.checkpoints import averaged_weights, operating_point, read_checkpoint

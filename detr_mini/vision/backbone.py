@@ -17,10 +17,10 @@ from torchvision.models import MobileNetV3, ResNet, WeightsEnum
 from torchvision.ops import FrozenBatchNorm2d
 
 from detr_mini.errors import CheckpointError, ConfigError, install
+from detr_mini.tensor_files import load_weights
 from detr_mini.vision.fast_depthwise import fold_frozen_norms
 from detr_mini.vision.features import Features
 from detr_mini.vision.padding import PaddingGuard
-from detr_mini.weights import load_weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # TensorFlow's "lite" networks were trained on (pixel - 127) / 128

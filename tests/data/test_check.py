@@ -459,7 +459,7 @@ def test_blurred_neighbours_of_a_film_are_the_same_and_strangers_are_not(coco: C
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_box_is_turned_as_its_picture_is(tmp_path: Path, orientation: int) -> None:
-    from detr_mini.data.images import load_image
+    from detr_mini.images.load import load_image
 
     stored = np.zeros((40, 60, 3), np.uint8)
     stored[5:15, 20:50] = 255

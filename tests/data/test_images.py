@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageOps
 
-from detr_mini.data.images import image_size, load_image, target_size, to_model_input
 from detr_mini.errors import DataError
+from detr_mini.images.load import image_size, load_image, target_size, to_model_input
 
 RED = np.zeros((4, 6, 3), np.uint8)
 RED[..., 0] = 255
@@ -44,7 +44,7 @@ def test_exif_orientation_is_applied_once(tmp_path: Path, orientation: int) -> N
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_deep_colour_is_turned_like_any_other(tmp_path: Path, orientation: int) -> None:
-    from detr_mini.data.images import _upright
+    from detr_mini.images.load import _upright
 
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (4, 6, 3), np.uint8))
     exif = Image.Exif()
@@ -166,7 +166,7 @@ def test_a_file_that_claims_too_many_pixels_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
     path = saved(tmp_path / "a.png", Image.new("L", (200, 200)))
-    monkeypatch.setattr("detr_mini.data.images.MAX_PIXELS", 30_000)
+    monkeypatch.setattr("detr_mini.images.load.MAX_PIXELS", 30_000)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)  # 10,000: Pillow's own guard comes first
     with pytest.raises(DataError, match=r"over the limit of 30,000 pixels"):
         load_image(path)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detr_mini.data.images import load_image, stretch
+from detr_mini.images.load import load_image, stretch
 from detr_mini.inference.detector import as_tensor
 
 VALUES = np.random.default_rng(0).integers(800, 4000, (20, 30, 3)).astype(np.uint16)  # 12 bits of a camera

@@ -23,11 +23,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from data_parts import write_coco
 from detr_mini.cli import main
-from detr_mini.data import decoding
-from detr_mini.data.decoding import BUDGET, bytes_needed, room_for
-from detr_mini.data.deep_png import decode_deep_png
-from detr_mini.data.images import load_image
 from detr_mini.errors import DataError
+from detr_mini.images import decoding
+from detr_mini.images.decoding import BUDGET, bytes_needed, room_for
+from detr_mini.images.deep_png import decode_deep_png
+from detr_mini.images.load import load_image
 
 HERE = Path(__file__).parent
 PATHS = os.pathsep.join([str(HERE.parents[1]), str(HERE)])
@@ -82,7 +82,7 @@ def test_s06_a_damaged_sixteen_bit_picture_is_unreadable_and_ends_nothing(tmp_pa
     for name, data in broken_deep_files().items():
         (tmp_path / f"{name}.png").write_bytes(data)
     child = (
-        "import sys; from pathlib import Path; from detr_mini.data.images import load_image\n"
+        "import sys; from pathlib import Path; from detr_mini.images.load import load_image\n"
         "from detr_mini.errors import DataError\n"
         "for path in sorted(Path(sys.argv[1]).iterdir()):\n"
         "    try: load_image(path); print(path, 'was read')\n"
@@ -148,7 +148,7 @@ def test_s07_the_largest_pictures_that_are_read_stay_within_the_budget(tmp_path:
     rgb.save(tmp_path / "turned.jpg", exif=exif)
     Image.new("RGBA", (10_900, 10_900), "red").save(tmp_path / "alpha.png", compress_level=1)
     child = (
-        "import sys; from pathlib import Path; from detr_mini.data.images import load_image\n"
+        "import sys; from pathlib import Path; from detr_mini.images.load import load_image\n"
         "from damaged_pictures import most_bytes\n"
         "for path in sorted(Path(sys.argv[1]).iterdir()):\n"
         "    Path('/proc/self/clear_refs').write_text('5'); before = most_bytes()\n"

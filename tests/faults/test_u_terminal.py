@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from detector_parts import checkpoint_of, untrained
-from detr_mini import surroundings
+from detr_mini import environment as surroundings
 from detr_mini.config import compose
 from detr_mini.drawing.text import font, shortened
 from detr_mini.inference.predict import predict

@@ -20,8 +20,8 @@ from typing import Any
 from detr_mini.data.coco import CocoSet
 from detr_mini.data.columns import read_json
 from detr_mini.data.records import as_flag, is_box, is_text, is_whole
-from detr_mini.data.safe_files import shown
 from detr_mini.errors import DataError
+from detr_mini.safe_files import shown
 from detr_mini.structures import Caption, Phrase
 
 Spans = tuple[tuple[int, int], ...]

@@ -13,10 +13,10 @@ from PIL import ExifTags, Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from detr_mini.data.decoding import bytes_needed, room_for
-from detr_mini.data.deep_colour import deep_values, is_deep
-from detr_mini.data.deep_png import decode_deep_png
 from detr_mini.errors import DataError
+from detr_mini.images.decoding import bytes_needed, room_for
+from detr_mini.images.deep_colour import deep_values, is_deep
+from detr_mini.images.deep_png import decode_deep_png
 
 MAX_PIXELS = 120_000_000
 """A file that claims more is refused before it is decoded: a few bytes can claim gigabytes."""
