@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 from detr_mini import __version__
-from detr_mini.config import compose, config_folder, rank, sweep
+from detr_mini.config.compose import compose, config_folder, rank, sweep
 from detr_mini.environment import drawable, printable, quiet_end
 from detr_mini.errors import ConfigError, UserError, install, nearest
 

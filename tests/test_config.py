@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from detr_mini import config as config_module
-from detr_mini.config import compose, config_folder, new_run_folder, sweep, swept
+from detr_mini.config import compose as config_module
+from detr_mini.config.compose import compose, config_folder, new_run_folder, sweep, swept
 from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.training.options import TrainerOptions
 

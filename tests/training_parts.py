@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from detr_mini.config import compose
+from detr_mini.config.compose import compose
 
 SMALL = (
     "backbone.channels=[4,8,16,32]",

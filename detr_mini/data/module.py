@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from detr_mini.config import rank
+from detr_mini.config.compose import rank
 from detr_mini.data.check import check
 from detr_mini.data.choose import AUTO, choose_size
 from detr_mini.data.coco import CocoSet

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 from scipy.special import stdtr, stdtrit
 
+from detr_mini.config.run_folder import write_text
 from detr_mini.drawing.judgement import differences
 from detr_mini.errors import ConfigError, DataError, UserError
 from detr_mini.evaluation.bootstrap import AT_ONCE, draws
@@ -30,7 +31,6 @@ from detr_mini.evaluation.readings import readings
 from detr_mini.evaluation.runs import Run, common_truth, read_runs
 from detr_mini.evaluation.table import number
 from detr_mini.evaluation.weighted import WeightedAP
-from detr_mini.run_folder import write_text
 
 FILE = "datasets.json"
 MEASURES = ("AP", "AP50")

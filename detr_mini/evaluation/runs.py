@@ -11,8 +11,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from detr_mini.changed_settings import settings_of
-from detr_mini.config import read_config
+from detr_mini.config.changed_settings import settings_of
+from detr_mini.config.compose import read_config
 from detr_mini.data.module import OF_TRAINING, STAGES
 from detr_mini.errors import ConfigError, DataError, UserError
 from detr_mini.evaluation.matches import Matches, match

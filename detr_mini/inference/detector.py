@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 import detr_mini.cpu_runtime  # noqa: F401  (a forked child computes with one thread, and does not hang)
+from detr_mini.config.number_settings import percent_hint
 from detr_mini.data.collate import collate
 from detr_mini.errors import CheckpointError, ConfigError, UserError, nearest
 from detr_mini.evaluation.predict import detect_batches, evaluating
@@ -25,7 +26,6 @@ from detr_mini.inference.sources import find_pictures, is_many
 from detr_mini.models.build import rebuild
 from detr_mini.models.by_names import ByNames
 from detr_mini.models.grounded import one_caption
-from detr_mini.number_settings import percent_hint
 from detr_mini.pretrained.checkpoints import averaged_weights, checkpoint_file, operating_point, read_checkpoint
 from detr_mini.structures import Batch, Categories, OperatingPoint, PhraseFound, Target
 from detr_mini.structures import Detections as PlainDetections

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from detr_mini import parts
+from detr_mini.config import parts
 from detr_mini.errors import ConfigError, UserError
 
 LARGEST, LARGEST_SIDE, LARGEST_STRIDE, MOST_LEVELS = 1_000_000, 8192, 1024, 256

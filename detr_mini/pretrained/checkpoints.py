@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from detr_mini import parts
+from detr_mini.config import parts
 from detr_mini.errors import CheckpointError, ConfigError, nearest, some_of
 from detr_mini.models.build import LARGEST_SIDE
 from detr_mini.pretrained import box

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from detr_mini.config import sweep
+from detr_mini.config.compose import sweep
 from detr_mini.drawing.judgement import spreads
 from detr_mini.errors import ConfigError
 from detr_mini.sweeps.board import board, say

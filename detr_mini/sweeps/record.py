@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from detr_mini.config.run_folder import is_unused, locked, new_run_folder, remove_unfinished, to_go_on, write_text
 from detr_mini.errors import ConfigError
-from detr_mini.run_folder import is_unused, locked, new_run_folder, remove_unfinished, to_go_on, write_text
 
 Outcome = tuple[int, str]
 """How a run ended: its exit status, and a sentence where that is not 0."""

@@ -11,11 +11,11 @@ from typing import Any
 from rich.console import Console, Group
 from rich.text import Text
 
-from detr_mini.config import compose, swept
+from detr_mini.config.compose import compose, swept
+from detr_mini.config.run_folder import whole
 from detr_mini.errors import ConfigError
 from detr_mini.evaluation.recipes import recipe, recipe_table
 from detr_mini.models.build import build_part
-from detr_mini.run_folder import whole
 from detr_mini.sweeps.launch import Attempt
 from detr_mini.sweeps.record import Record, Run
 

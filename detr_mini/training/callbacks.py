@@ -16,8 +16,8 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from detr_mini.config.run_folder import sync, whole
 from detr_mini.errors import UserError
-from detr_mini.run_folder import sync, whole
 from detr_mini.training.history import LOGGED, LOSSES, History
 from detr_mini.training.resume import best_becomes_last
 from detr_mini.training.task import DetectionTask

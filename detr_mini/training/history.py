@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from detr_mini.run_folder import whole
+from detr_mini.config.run_folder import whole
 
 LOSSES = ("class", "l1", "giou")
 """Parts of the loss, each in a column."""

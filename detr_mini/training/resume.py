@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import nn
 
-from detr_mini.changed_settings import HARMLESS, is_among, refuse_changes
+from detr_mini.config.changed_settings import HARMLESS, is_among, refuse_changes
+from detr_mini.config.run_folder import remove_unfinished, whole
 from detr_mini.data.module import DetectionData
 from detr_mini.errors import CheckpointError, ConfigError
 from detr_mini.pretrained.checkpoints import check_categories, read_checkpoint
-from detr_mini.run_folder import remove_unfinished, whole
 from detr_mini.structures import Categories
 from detr_mini.training.task import DetectionTask
 

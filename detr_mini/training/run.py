@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
 
+from detr_mini.config.run_folder import locked, new_run_folder, rank, write_text
 from detr_mini.cpu_runtime import fast_bfloat16, keep_freed_memory, tiny_numbers_as_zero
 from detr_mini.data.choose import AUTO, choose_queries
 from detr_mini.data.module import STAGES, DetectionData
@@ -31,7 +32,6 @@ from detr_mini.evaluation.table import table
 from detr_mini.models.build import build_part, takes
 from detr_mini.pretrained.carry import Start, carry
 from detr_mini.pretrained.checkpoints import averaged_weights, operating_point, read_checkpoint
-from detr_mini.run_folder import locked, new_run_folder, rank, write_text
 from detr_mini.training.budget import Budget
 from detr_mini.training.callbacks import Bar, CheckpointFiles, Checkpoints, Interrupted, Logging, writing
 from detr_mini.training.coarse import Coarse

@@ -87,7 +87,7 @@ def test_a_broken_set_gives_a_table_where_reading_it_gives_a_sentence(
 
 @pytest.mark.parametrize("form", ["coco", "voc", "yolo", "folder"])
 def test_evaluation_takes_each_form_of_data(form: str) -> None:
-    from detr_mini.config import compose
+    from detr_mini.config.compose import compose
 
     config = compose("evaluate", ["checkpoint=x", f"data={form}", "data.root=y"])
     assert config.data.format == ("auto" if form == "folder" else form)

@@ -114,7 +114,7 @@ def answer(request: dict[str, Any], log: str) -> dict[str, Any]:
     """Fork a training, kill it where that is asked for, and wait for its end."""
     words = request["words"]
     if request.get("plain") and not words[0].startswith("resume=") and tuple(words) not in _configs:
-        from detr_mini.config import compose
+        from detr_mini.config.compose import compose
 
         _configs[tuple(words)] = compose("train", words)
     reader, writer = os.pipe()

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from detr_mini import load
-from detr_mini.config import compose
+from detr_mini.config.compose import compose
 from detr_mini.inference.evaluate import evaluate
 from detr_mini.training.history import CAPTION_LOSSES
 from detr_mini.training.run import train

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from detr_mini.config import compose
+from detr_mini.config.compose import compose
 from detr_mini.training.run import train
 
 RUN_FILES = {

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from detr_mini import load
-from detr_mini.config import compose
+from detr_mini.config.compose import compose
 from detr_mini.errors import ConfigError
 from detr_mini.models.build import build_part
 from detr_mini.text import minilm

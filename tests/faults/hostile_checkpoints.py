@@ -80,7 +80,7 @@ TARGETS: dict[str, dict[str, Any]] = {
     "os.system": {"command": "touch MARK"},
     "subprocess.run": {"args": ["touch", "MARK"]},
     "detr_mini.cli.main": {"argv": ["data", "shapes", "root=MARK"]},
-    "detr_mini.parts.build_part": {
+    "detr_mini.config.parts.build_part": {
         "what": "model",
         "config": [["_target_", "shutil.copyfile"]],
         "packages": ["shutil"],

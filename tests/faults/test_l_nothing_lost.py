@@ -22,15 +22,15 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from detr_mini import run_folder
-from detr_mini.changed_settings import refuse_changes
 from detr_mini.cli import main
+from detr_mini.config import run_folder
+from detr_mini.config.changed_settings import refuse_changes
+from detr_mini.config.run_folder import in_use, locked, new_run_folder, to_go_on, whole
 from detr_mini.data import workers
 from detr_mini.data.dataset import DetectionDataset
 from detr_mini.data.shapes import ensure_scenes
 from detr_mini.errors import ConfigError, UserError
 from detr_mini.pretrained.checkpoints import read_checkpoint
-from detr_mini.run_folder import in_use, locked, new_run_folder, to_go_on, whole
 from detr_mini.training.history import History
 from detr_mini.training.processes import PeerWatch, lost_peer
 from training_parts import overrides
@@ -80,7 +80,7 @@ def holder(tmp_path: Path) -> Iterator[Any]:
 
     def hold(folder: Path, *, child: bool = False) -> subprocess.Popen[str]:
         script = (
-            "import os, sys, time; from pathlib import Path; from detr_mini.run_folder import FolderLock\n"
+            "import os, sys, time; from pathlib import Path; from detr_mini.config.run_folder import FolderLock\n"
             "lock = FolderLock(Path(sys.argv[1])).acquire()\n"
             f"if {child} and os.fork() == 0: time.sleep(30); os._exit(0)\n"
             "print('locked', flush=True); time.sleep(60)"

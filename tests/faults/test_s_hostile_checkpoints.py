@@ -16,9 +16,9 @@ from omegaconf import OmegaConf
 
 import detr_mini
 from detr_mini.cli import main
-from detr_mini.config import compose
+from detr_mini.config.compose import compose
+from detr_mini.config.parts import OLDER, TABLE, find
 from detr_mini.errors import ConfigError, UserError
-from detr_mini.parts import OLDER, TABLE, find
 from detr_mini.training.run import build
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "quickstart.ckpt"

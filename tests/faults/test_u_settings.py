@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from detr_mini.config import compose, sweep
+from detr_mini.config.compose import compose, sweep
 from detr_mini.errors import ConfigError
 
 NAMES = [

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from detr_mini.config import _groups, _paths, compose
+from detr_mini.config.compose import _groups, _paths, compose
+from detr_mini.config.suggestions import suggest
 from detr_mini.errors import ConfigError
-from detr_mini.suggestions import suggest
 
 TRAIN = {
     "batch": "data.batch_size", "data.batch": "data.batch_size", "batch_size": "data.batch_size",

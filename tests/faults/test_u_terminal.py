@@ -15,10 +15,10 @@ from PIL import Image
 
 from detector_parts import checkpoint_of, untrained
 from detr_mini import environment as surroundings
-from detr_mini.config import compose
+from detr_mini.config.compose import compose
+from detr_mini.config.run_folder import write_text
 from detr_mini.drawing.text import font, shortened
 from detr_mini.inference.predict import predict
-from detr_mini.run_folder import write_text
 
 COMMAND = [sys.executable, "-m", "detr_mini"]
 

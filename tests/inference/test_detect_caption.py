@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from detector_parts import BACKBONE, CATEGORIES, GROUNDED, IMAGE, untrained
-from detr_mini.config import compose
+from detr_mini.config.compose import compose
 from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.inference.detector import Detector, load
 from detr_mini.inference.predict import predict

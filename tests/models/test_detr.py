@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from detr_mini.attention.multihead import MultiHeadAttention
-from detr_mini.config import compose
+from detr_mini.config.compose import compose
 from detr_mini.models.build import build_model
 from detr_mini.models.denoising import DenoisingQueries
 from detr_mini.models.detr import DETR

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from detr_mini import cli
-from detr_mini.config import compose
+from detr_mini.config.compose import compose
 from detr_mini.data.shapes import ensure_scenes
 from detr_mini.errors import UserError
 from detr_mini.sweeps.process import Processes

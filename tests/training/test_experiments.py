@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from omegaconf import OmegaConf
 
-from detr_mini.config import compose
+from detr_mini.config.compose import compose
 from detr_mini.data.module import DetectionData
 from detr_mini.models.build import build_part
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from detr_mini.config import compose
+from detr_mini.config.compose import compose
 from detr_mini.data.samplers import Key
 from detr_mini.errors import ConfigError
 from detr_mini.evaluation.runs import read_runs

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detr_mini.config import compose
+from detr_mini.config.compose import compose
 from detr_mini.data.collate import collate
 from detr_mini.training.run import Parts, build, train
 from tests.training_parts import overrides, small_config

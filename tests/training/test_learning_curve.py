@@ -9,7 +9,7 @@ import pytest
 import pytorch_lightning as pl
 from PIL import Image
 
-from detr_mini.config import compose
+from detr_mini.config.compose import compose
 from detr_mini.errors import ConfigError
 from detr_mini.training.callbacks import Checkpoints
 from detr_mini.training.history import History

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from detr_mini.config import compose
+from detr_mini.config.compose import compose
 from detr_mini.data.collate import collate
 from detr_mini.errors import NonFiniteError
 from detr_mini.structures import Batch

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from detr_mini.config import compose
+from detr_mini.config.compose import compose
 from detr_mini.data.captions.module import CaptionData
 from detr_mini.data.transforms import RandomHorizontalFlip
 from detr_mini.errors import ConfigError

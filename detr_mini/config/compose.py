@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from detr_mini import parts
-from detr_mini.changed_settings import refuse_changes
+from detr_mini.config import parts
+from detr_mini.config.changed_settings import refuse_changes
+from detr_mini.config.number_settings import check_numbers
+from detr_mini.config.path_settings import is_text, literal, plain, quoted, references, split
+from detr_mini.config.run_folder import new_run_folder as new_run_folder
+from detr_mini.config.run_folder import rank as rank
+from detr_mini.config.run_folder import to_go_on as to_go_on
+from detr_mini.config.suggestions import suggest
 from detr_mini.errors import CheckpointError, ConfigError, nearest
-from detr_mini.number_settings import check_numbers
-from detr_mini.path_settings import is_text, literal, plain, quoted, references, split
-from detr_mini.run_folder import new_run_folder as new_run_folder
-from detr_mini.run_folder import rank as rank
-from detr_mini.run_folder import to_go_on as to_go_on
-from detr_mini.suggestions import suggest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
