@@ -135,7 +135,7 @@ VERBS = {
     ),
     "data convert": Verb(
         "COCO, VOC or YOLO annotations in another of these forms, the same boxes", "data_convert",
-        "detr_mini.data.convert:convert_task",
+        "detr_mini.formats.convert:convert_task",
         ("detr-mini data convert data.root=my_voc to=coco output=my_coco",),
         "  to=coco|voc|yolo  output=FOLDER\n"
         "  images=copy               or link (hard links), or none\n" + DATA_KEYS,

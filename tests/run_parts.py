@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from omegaconf import OmegaConf
 
-from detr_mini.data.coco import read_coco
 from detr_mini.evaluation.measure import judge
 from detr_mini.evaluation.subset import Part
+from detr_mini.formats.coco import read_coco
 
 
 def data_of(root: Path) -> dict:

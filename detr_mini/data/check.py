@@ -20,17 +20,17 @@ from detr_mini.data.captions.files import CATEGORIES, MADE, caption_faults
 from detr_mini.data.check_boxes import checked_boxes, overlaps, usable_boxes
 from detr_mini.data.check_images import Picture, checked_files, checked_records, same_pictures
 from detr_mini.data.check_names import check_data_file, check_names, checked_categories
-from detr_mini.data.coco import CORNERS, look_like_corners
-from detr_mini.data.columns import any_json, is_whole
-from detr_mini.data.convert import new_folder, write_set
 from detr_mini.data.duplicates import LIKE, scenes
-from detr_mini.data.faults import FATAL, KINDS, ROWS, Fault
-from detr_mini.data.formats import Source, read_tree
-from detr_mini.data.records import from_corners, is_box, respell, tidy, unusable_names
-from detr_mini.data.report import MUCH_BACKGROUND
-from detr_mini.data.tree import Tree, image_files
-from detr_mini.data.yolo import find_data_file, read_data_file
 from detr_mini.errors import DataError, UserError, printable
+from detr_mini.formats.coco import CORNERS, look_like_corners
+from detr_mini.formats.columns import any_json, is_whole
+from detr_mini.formats.convert import new_folder, write_set
+from detr_mini.formats.discover import Source, read_tree
+from detr_mini.formats.faults import FATAL, KINDS, ROWS, Fault
+from detr_mini.formats.load_report import MUCH_BACKGROUND
+from detr_mini.formats.records import from_corners, is_box, respell, tidy, unusable_names
+from detr_mini.formats.tree import Tree, image_files
+from detr_mini.formats.yolo import find_data_file, read_data_file
 from detr_mini.structures import Categories
 
 LISTS = ("images", "annotations", "categories")

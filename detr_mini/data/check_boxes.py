@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from detr_mini.data import outlines
 from detr_mini.data.check_frames import AS_IS, Boxes, Frame, moved_box
 from detr_mini.data.check_images import Images, Picture
-from detr_mini.data.coco import clip_boxes, enclosing
-from detr_mini.data.columns import is_number, is_whole, rotation_of, where
-from detr_mini.data.faults import Fault
-from detr_mini.data.records import is_box
-from detr_mini.data.tree import Tree
+from detr_mini.formats import outlines
+from detr_mini.formats.coco import clip_boxes, enclosing
+from detr_mini.formats.columns import is_number, is_whole, rotation_of, where
+from detr_mini.formats.faults import Fault
+from detr_mini.formats.records import is_box
+from detr_mini.formats.tree import Tree
 from detr_mini.safe_files import shown
 
 SAME = 0.98

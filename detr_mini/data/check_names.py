@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from detr_mini.data.columns import is_whole
-from detr_mini.data.faults import Fault
-from detr_mini.data.records import is_text
-from detr_mini.data.tree import Tree
-from detr_mini.data.yolo import DataFile, as_other_tools_read
 from detr_mini.errors import nearest
+from detr_mini.formats.columns import is_whole
+from detr_mini.formats.faults import Fault
+from detr_mini.formats.records import is_text
+from detr_mini.formats.tree import Tree
+from detr_mini.formats.yolo import DataFile, as_other_tools_read
 from detr_mini.safe_files import shown
 
 RARE = 3

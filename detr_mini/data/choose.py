@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from detr_mini.data.coco_set import CocoSet
-from detr_mini.data.report import Chosen
+from detr_mini.formats.load_report import Chosen
+from detr_mini.formats.split import CocoSet
 
 AUTO = "auto"
 """The word, in a config, for a number that the data choose."""

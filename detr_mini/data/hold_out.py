@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from detr_mini.data.check_images import alike
-from detr_mini.data.coco_set import CocoSet
-from detr_mini.data.convert import tracked
 from detr_mini.data.subset import of_images, owned_in, split_ids
 from detr_mini.errors import DataError
+from detr_mini.formats.convert import tracked
+from detr_mini.formats.split import CocoSet
 
 
 def held_out(coco: CocoSet, share: float) -> tuple[CocoSet, CocoSet, str]:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from detr_mini.data.columns import area_of
-from detr_mini.data.tree import Tree
+from detr_mini.formats.columns import area_of
+from detr_mini.formats.tree import Tree
 
 SMALL, LARGE = 32.0**2, 96.0**2
 """COCO's borders between small, medium and large boxes, in square pixels."""

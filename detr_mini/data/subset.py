@@ -16,13 +16,13 @@ from typing import Any
 import torch
 
 from detr_mini.data.check_images import alike
-from detr_mini.data.coco_set import CocoSet, ImageRecords
-from detr_mini.data.columns import columns_of
-from detr_mini.data.convert import check_sizes, new_folder, tracked, write_set
-from detr_mini.data.formats import Source
 from detr_mini.data.stratify import stratify
-from detr_mini.data.tree import Tree, with_one_list
 from detr_mini.errors import ConfigError, DataError, nearest
+from detr_mini.formats.columns import columns_of
+from detr_mini.formats.convert import check_sizes, new_folder, tracked, write_set
+from detr_mini.formats.discover import Source
+from detr_mini.formats.split import CocoSet, ImageRecords
+from detr_mini.formats.tree import Tree, with_one_list
 
 _BOXES = 0.05
 """How much the boxes of a category count beside its images in a split."""

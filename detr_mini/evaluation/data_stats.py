@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from detr_mini.data.columns import columns_of
-from detr_mini.data.convert import check_sizes
-from detr_mini.data.formats import Source
 from detr_mini.data.stats import plain, split_stats, tables
 from detr_mini.drawing.statistics import statistics
+from detr_mini.formats.columns import columns_of
+from detr_mini.formats.convert import check_sizes
+from detr_mini.formats.discover import Source
 
 
 def stats_task(config: Mapping[str, Any]) -> Path:

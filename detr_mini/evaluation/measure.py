@@ -14,7 +14,6 @@ from torch import nn
 
 from detr_mini.config.run_folder import write_text
 from detr_mini.convert import to_coco_records
-from detr_mini.data.coco import CocoSet, ImageRecord
 from detr_mini.drawing.gallery import Pair, gallery
 from detr_mini.drawing.sentences import draw_captions
 from detr_mini.errors import UserError
@@ -27,6 +26,7 @@ from detr_mini.evaluation.predict import detect_batches
 from detr_mini.evaluation.subset import Part
 from detr_mini.evaluation.table import number
 from detr_mini.evaluation.told import spread, told
+from detr_mini.formats.coco import CocoSet, ImageRecord
 from detr_mini.images.load import load_image
 from detr_mini.structures import Batch, Categories, Detections, DetectorOutput, OperatingPoint
 

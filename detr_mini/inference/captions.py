@@ -23,11 +23,11 @@ from detr_mini.data.captions.nouns import COCO, Nouns, checked_table
 from detr_mini.data.captions.refer import checked_kinds, words_for
 from detr_mini.data.captions.refer_files import referred
 from detr_mini.data.captions.scenes import draw_items
-from detr_mini.data.coco import CocoSet, read_coco
-from detr_mini.data.columns import any_json, read_json
-from detr_mini.data.formats import find_layout, read_split
 from detr_mini.drawing.sentences import Told, draw_captions
 from detr_mini.errors import ConfigError, DataError
+from detr_mini.formats.coco import CocoSet, read_coco
+from detr_mini.formats.columns import any_json, read_json
+from detr_mini.formats.discover import find_layout, read_split
 from detr_mini.images.load import load_image
 from detr_mini.structures import Caption
 

@@ -9,8 +9,6 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from detr_mini.data.captions.altered import altered
-from detr_mini.data.coco import CocoSet
-from detr_mini.data.formats import names_used
 from detr_mini.data.module import OF_TRAINING, STAGES
 from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.evaluation.alike import alike_notice
@@ -19,6 +17,8 @@ from detr_mini.evaluation.measure import measure, write_measured
 from detr_mini.evaluation.operating_point import with_overlap
 from detr_mini.evaluation.subset import chosen
 from detr_mini.evaluation.table import table
+from detr_mini.formats.coco import CocoSet
+from detr_mini.formats.discover import names_used
 from detr_mini.inference.detector import from_checkpoint
 from detr_mini.models.build import build_part
 from detr_mini.pretrained.checkpoints import check_knows, checkpoint_file, read_checkpoint

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from detr_mini.data.choose import AUTO, SMALLEST, STEP, range_notice
 from detr_mini.data.module import DetectionData
-from detr_mini.data.report import Chosen
+from detr_mini.formats.load_report import Chosen
 from detr_mini.structures import Target, pack_targets
 from detr_mini.training.coarse import Coarse
 from detr_mini.training.diagnosis import AUTOCAST

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from detr_mini.data.coco_set import CocoSet
+from detr_mini.formats.split import CocoSet
 
 FEW_STEPS = 200
 """Fewer say nothing about a detector: the learning rate has hardly risen."""

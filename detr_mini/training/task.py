@@ -12,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from detr_mini.convert import to_coco_records
-from detr_mini.data.coco import CocoSet
 from detr_mini.evaluation.coco import Scores, score
 from detr_mini.evaluation.doubles import without_overlaps
 from detr_mini.evaluation.grounding import Answer, answers, best_threshold, grounding_metrics
 from detr_mini.evaluation.operating_point import choose, settled
+from detr_mini.formats.coco import CocoSet
 from detr_mini.losses.criterion import Losses
 from detr_mini.losses.matcher import NonFiniteCostError
 from detr_mini.models.denoising import mix_numbers

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from data_parts import AUTO, write_images, write_voc, write_yolo
-from detr_mini.data.coco import read_coco
-from detr_mini.data.convert import convert
-from detr_mini.data.formats import Source, find_layout, read_split
 from detr_mini.errors import DataError
+from detr_mini.formats.coco import read_coco
+from detr_mini.formats.convert import convert
+from detr_mini.formats.discover import Source, find_layout, read_split
 
 MakeCoco = Callable[..., tuple[Path, Path]]
 VOC = {"images": "JPEGImages", "annotations": "Annotations", "list": "ImageSets/Main/train.txt"}

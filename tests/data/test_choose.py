@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detr_mini.data.choose import FEWEST, LARGEST, MOST, SMALL_SIDE, SMALLEST, STEP, choose_queries, choose_size
-from detr_mini.data.coco_set import CocoSet, ImageRecords
-from detr_mini.data.report import LoadReport, SplitReport
+from detr_mini.formats.load_report import LoadReport, SplitReport
+from detr_mini.formats.split import CocoSet, ImageRecords
 from detr_mini.structures import Categories
 
 Box = tuple[float, float, int]

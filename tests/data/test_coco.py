@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from detr_mini.boxes import cxcywh_to_xyxy, scale_boxes
-from detr_mini.data.coco import clip_boxes, read_coco
 from detr_mini.errors import ConfigError, DataError
+from detr_mini.formats.coco import clip_boxes, read_coco
 
 MakeCoco = Callable[..., tuple[Path, Path]]
 BOX = [10, 10, 20, 15]

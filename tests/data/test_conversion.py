@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from data_parts import AUTO, write_voc, write_yolo
-from detr_mini.data.convert import WRITTEN, convert
-from detr_mini.data.formats import Source, find_layout, read_split
 from detr_mini.errors import ConfigError, DataError, UserError
 from detr_mini.evaluation.coco import score
+from detr_mini.formats.convert import WRITTEN, convert
+from detr_mini.formats.discover import Source, find_layout, read_split
 
 Things = dict[str, list[tuple[str, str, tuple[float, ...]]]]
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from data_parts import AUTO, voc_text, write_coco, write_voc, write_yolo
 from detr_mini.data.check import check, mend
-from detr_mini.data.coco import read_coco
-from detr_mini.data.formats import Source, find_layout, read_split
 from detr_mini.errors import DataError
+from detr_mini.formats.coco import read_coco
+from detr_mini.formats.discover import Source, find_layout, read_split
 
 JUNK: list[Any] = [
     None, True, False, [], {}, [1], {"a": 1}, "", "x", "1", 0, -1, 1.5, 10**30, -(10**400), float("nan"), float("inf"),

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 from data_parts import write_images, write_large
-from detr_mini.data.coco import CocoSet, read_coco
-from detr_mini.data.columns import Columns, columns_of, read_json
-from detr_mini.data.large import OUTLINES, read_columns
 from detr_mini.errors import DataError
+from detr_mini.formats.coco import CocoSet, read_coco
+from detr_mini.formats.coco_fast import OUTLINES, read_columns
+from detr_mini.formats.columns import Columns, columns_of, read_json
 
 MakeCoco = Callable[..., tuple[Path, Path]]
 FIELDS = (

@@ -5,7 +5,7 @@ import json
 
 from rich.console import Console
 
-from detr_mini.data.report import LoadReport, SplitReport
+from detr_mini.formats.load_report import LoadReport, SplitReport
 
 
 def report() -> LoadReport:

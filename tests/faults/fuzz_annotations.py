@@ -30,11 +30,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from data_parts import AUTO, write_coco, write_voc, write_yolo
 from detr_mini.data.captions.files import caption_faults, caption_records, instances_of, read_captions
 from detr_mini.data.check import check, mend
-from detr_mini.data.coco import CocoSet, read_coco
-from detr_mini.data.columns import read_json
-from detr_mini.data.convert import convert
-from detr_mini.data.formats import Source, find_layout, read_split
 from detr_mini.errors import UserError
+from detr_mini.formats.coco import CocoSet, read_coco
+from detr_mini.formats.columns import read_json
+from detr_mini.formats.convert import convert
+from detr_mini.formats.discover import Source, find_layout, read_split
 from detr_mini.structures import Caption, Phrase
 
 SECONDS = 5.0

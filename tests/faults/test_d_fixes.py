@@ -16,8 +16,8 @@ from PIL import Image
 from data_parts import AUTO, voc_text, write_coco, write_voc, write_yolo
 from detr_mini.cli import main
 from detr_mini.data.check import Checked, check, mend
-from detr_mini.data.formats import Source
 from detr_mini.errors import DataError
+from detr_mini.formats.discover import Source
 
 SIZE = (80, 120)
 NAMES = {1: "with_mask", 2: "without_mask", 3: "class_a", 4: "class_b"}

@@ -10,7 +10,7 @@ import pytest
 from data_parts import AUTO, write_coco
 from detr_mini.data.check import Checked, check, mend
 from detr_mini.data.check_names import slip
-from detr_mini.data.formats import Source
+from detr_mini.formats.discover import Source
 
 DIFFERENT = [
     ("with_mask", "without_mask"), ("male", "female"), ("ripe", "unripe"), ("helmet", "no helmet"),

@@ -16,12 +16,12 @@ import torch
 from data_parts import AUTO, write_coco, write_voc, write_yolo
 from detr_mini.data.captions.files import caption_records, read_captions, write_json
 from detr_mini.data.check import check, mend
-from detr_mini.data.coco import CocoSet, read_coco, repeated_rows
-from detr_mini.data.formats import Source, find_layout, read_split
 from detr_mini.data.module import DetectionData
-from detr_mini.data.records import box_of_outline
 from detr_mini.data.stats import split_stats
 from detr_mini.errors import DataError
+from detr_mini.formats.coco import CocoSet, read_coco, repeated_rows
+from detr_mini.formats.discover import Source, find_layout, read_split
+from detr_mini.formats.records import box_of_outline
 from detr_mini.structures import Caption, Phrase
 
 BOX = {"bbox": [2, 3, 20, 12]}

@@ -17,10 +17,10 @@ from data_parts import AUTO, write_coco
 from detr_mini.data.check import check, mend
 from detr_mini.data.check_images import Picture, alike, look_at, same_pictures
 from detr_mini.data.duplicates import scene_of
-from detr_mini.data.formats import Source
 from detr_mini.data.stratify import iterative_stratification
 from detr_mini.data.subset import owned_names, split_ids
-from detr_mini.data.tree import with_one_list
+from detr_mini.formats.discover import Source
+from detr_mini.formats.tree import with_one_list
 from many_parts import cost, verbs, write_many
 
 ALTERED = (
@@ -258,8 +258,8 @@ def test_d35_ten_times_the_images_cost_little_more_than_ten_times_the_time(tmp_p
 @pytest.mark.parametrize("form", ["coco", "voc", "yolo"])
 def test_d35_writing_a_set_is_linear_in_its_images(tmp_path: Path, form: str) -> None:
     """By counting what is done for each image, since time on a busy machine says little."""
-    from detr_mini.data.convert import write_set
-    from detr_mini.data.tree import Tree
+    from detr_mini.formats.convert import write_set
+    from detr_mini.formats.tree import Tree
 
     def steps(count: int) -> int:
         names = [Name(f"{k % 50}/{k}.png") for k in range(count)]

@@ -14,13 +14,13 @@ import pytest
 
 from data_parts import AUTO, write_coco, write_images, write_voc, write_yolo
 from detr_mini.data.check import check, mend
-from detr_mini.data.coco import read_coco
-from detr_mini.data.convert import convert
-from detr_mini.data.formats import Source, find_layout, read_split
 from detr_mini.data.subset import split_task, subset_task
-from detr_mini.data.tree import image_files
-from detr_mini.data.yolo import read_data_file
 from detr_mini.errors import DataError, UserError
+from detr_mini.formats.coco import read_coco
+from detr_mini.formats.convert import convert
+from detr_mini.formats.discover import Source, find_layout, read_split
+from detr_mini.formats.tree import image_files
+from detr_mini.formats.yolo import read_data_file
 
 BOX = {"bbox": [2, 3, 20, 12]}
 SPLITS = {"train": {"images": "train", "annotations": "annotations/train.json"}}

@@ -14,10 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from detector_parts import BACKBONE, MODEL, checkpoint_of
-from detr_mini.data.coco import read_coco
 from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.evaluation.coco import evaluate as coco_metric
 from detr_mini.evaluation.compare import compare
+from detr_mini.formats.coco import read_coco
 from detr_mini.inference.detector import load
 from detr_mini.inference.evaluate import data_settings, evaluate
 from detr_mini.models.build import build_model

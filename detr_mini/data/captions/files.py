@@ -17,10 +17,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from detr_mini.data.coco import CocoSet
-from detr_mini.data.columns import read_json
-from detr_mini.data.records import as_flag, is_box, is_text, is_whole
 from detr_mini.errors import DataError
+from detr_mini.formats.coco import CocoSet
+from detr_mini.formats.columns import read_json
+from detr_mini.formats.records import as_flag, is_box, is_text, is_whole
 from detr_mini.safe_files import shown
 from detr_mini.structures import Caption, Phrase
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from detr_mini.data.captions.files import caption_records, pictures_of
 from detr_mini.data.captions.nouns import HEADS, OPEN, Noun, Nouns
-from detr_mini.data.coco import CocoSet
-from detr_mini.data.columns import any_json
 from detr_mini.errors import DataError
+from detr_mini.formats.coco import CocoSet
+from detr_mini.formats.columns import any_json
 from detr_mini.structures import Caption, Phrase
 
 KIND = "photograph"

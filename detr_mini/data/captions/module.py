@@ -21,14 +21,14 @@ from detr_mini.data.captions.refer import Words, checked_kinds, words_for
 from detr_mini.data.captions.refer_files import ensure_referred
 from detr_mini.data.captions.sources import CaptionsOf, FileCaptions, MadeCaptions, ReferredCaptions
 from detr_mini.data.captions.targets import collate_captions
-from detr_mini.data.coco import CocoSet
 from detr_mini.data.collate import collate
-from detr_mini.data.columns import read_json
 from detr_mini.data.dataset import DetectionDataset
 from detr_mini.data.module import DetectionData
 from detr_mini.data.samplers import Key
 from detr_mini.data.transforms import Augment
 from detr_mini.errors import ConfigError, DataError, nearest
+from detr_mini.formats.coco import CocoSet
+from detr_mini.formats.columns import read_json
 from detr_mini.structures import Batch, Caption, Target
 from detr_mini.text.names import listed
 from detr_mini.text.tokenizers import KINDS as TOKENIZERS

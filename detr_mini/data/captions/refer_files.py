@@ -12,9 +12,9 @@ from typing import Any
 
 from detr_mini.data.captions.files import caption_records, pictures_of, write_json
 from detr_mini.data.captions.refer import WEIGHTS, Words, captions_to_measure, things_of
-from detr_mini.data.coco import CocoSet
-from detr_mini.data.columns import read_json
 from detr_mini.errors import DataError
+from detr_mini.formats.coco import CocoSet
+from detr_mini.formats.columns import read_json
 
 VERSION = 1
 

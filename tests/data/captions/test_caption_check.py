@@ -25,7 +25,7 @@ from detr_mini.data.captions.grammar import MADE
 from detr_mini.data.captions.make import captions_of_all_kinds, ensure_captioned, items_of
 from detr_mini.data.captions.records import KINDS, Item
 from detr_mini.data.captions.scenes import SPLITS, draw_items
-from detr_mini.data.coco import read_coco, read_json
+from detr_mini.formats.coco import read_coco, read_json
 from detr_mini.structures import Caption, Phrase
 
 SIDE = 128

@@ -16,8 +16,8 @@ from detr_mini.data.captions import ground as reasons
 from detr_mini.data.captions.files import caption_records, instances_of, pictures_of, read_captions
 from detr_mini.data.captions.ground import Grounded, ground, grounded, read_sentences
 from detr_mini.data.captions.nouns import COCO, Nouns, checked_table
-from detr_mini.data.coco import read_coco
 from detr_mini.errors import ConfigError, DataError
+from detr_mini.formats.coco import read_coco
 
 NAMES = tuple(name for name in COCO if name)
 NOUNS = Nouns(COCO, NAMES)

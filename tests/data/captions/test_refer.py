@@ -24,8 +24,8 @@ from detr_mini.data.captions.refer import (
     words_for,
 )
 from detr_mini.data.captions.refer_files import ensure_referred, referred, write_json
-from detr_mini.data.coco import read_coco
 from detr_mini.errors import ConfigError, DataError
+from detr_mini.formats.coco import read_coco
 from detr_mini.structures import Caption
 
 CELLS = ["RBC", "WBC", "Platelets"]

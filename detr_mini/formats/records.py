@@ -14,9 +14,9 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
-from detr_mini.data.faults import Fault
-from detr_mini.data.listing import names_below
 from detr_mini.errors import printable
+from detr_mini.formats.faults import Fault
+from detr_mini.formats.listing import names_below
 from detr_mini.safe_files import is_file, name_fault, shown, spelled_on_disk
 
 MOST_PIXELS = 1e9

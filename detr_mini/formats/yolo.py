@@ -14,11 +14,11 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-from detr_mini.data.faults import Fault
-from detr_mini.data.listing import SPLIT_WORDS, Listing, Stems, read_lines
-from detr_mini.data.records import is_text
-from detr_mini.data.tree import EXACT, Tree, first_of, image_files, image_ids, is_image_name
 from detr_mini.errors import DataError, some_of
+from detr_mini.formats.faults import Fault
+from detr_mini.formats.listing import SPLIT_WORDS, Listing, Stems, read_lines
+from detr_mini.formats.records import is_text
+from detr_mini.formats.tree import EXACT, Tree, first_of, image_files, image_ids, is_image_name
 from detr_mini.images.load import image_size
 from detr_mini.safe_files import (
     MOST_LABELS,

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from detr_mini.data.faults import Fault
-from detr_mini.data.listing import Listing, names_below, parts_of
-from detr_mini.data.tree import Tree, image_ids, is_image_name
 from detr_mini.errors import DataError
+from detr_mini.formats.faults import Fault
+from detr_mini.formats.listing import Listing, names_below, parts_of
+from detr_mini.formats.tree import Tree, image_ids, is_image_name
 from detr_mini.images.load import image_size
 from detr_mini.structures import Categories
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import posixpath
 from collections import Counter
 
-from detr_mini.data.listing import Listing, read_start
 from detr_mini.errors import some_of
+from detr_mini.formats.listing import Listing, read_start
 
 READ = "COCO (JSON), Pascal VOC (XML), YOLO (txt), CVAT (XML), VIA (JSON, CSV) and CSV files of corners"
 SIGNS = (

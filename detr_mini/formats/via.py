@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from detr_mini.data.box_list import UNNAMED, BoxList
-from detr_mini.data.columns import any_json
-from detr_mini.data.listing import Layout, Listing, json_text, layout_of_files, read_start
-from detr_mini.data.tree import Tree
 from detr_mini.errors import DataError
+from detr_mini.formats.box_list import UNNAMED, BoxList
+from detr_mini.formats.columns import any_json
+from detr_mini.formats.listing import Layout, Listing, json_text, layout_of_files, read_start
+from detr_mini.formats.tree import Tree
 from detr_mini.structures import Categories
 
 NAMES = 200

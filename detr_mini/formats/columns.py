@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from detr_mini.data.faults import NOTICES, Fault
-from detr_mini.data.records import (
+from detr_mini.errors import DataError
+from detr_mini.formats.faults import NOTICES, Fault
+from detr_mini.formats.records import (
     MOST_PIXELS,
     as_flag,
     as_number,
@@ -27,7 +28,6 @@ from detr_mini.data.records import (
     tidy,
     where,
 )
-from detr_mini.errors import DataError
 from detr_mini.safe_files import read_bytes, reason, shown
 
 __all__ = ["Columns", "any_json", "columns_of", "is_number", "is_whole", "read_json", "rotation_of", "where"]

@@ -9,7 +9,7 @@ from decimal import Context
 from pathlib import Path
 from typing import Any
 
-from detr_mini.data.faults import Fault
+from detr_mini.formats.faults import Fault
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm",

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from detr_mini.data.report import SplitReport
+from detr_mini.formats.load_report import SplitReport
 from detr_mini.structures import Categories, Target
 
 

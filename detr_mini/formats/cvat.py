@@ -8,10 +8,10 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from detr_mini.data.box_list import BoxList
-from detr_mini.data.listing import Layout, Listing, layout_of_files, read_start, stem_of
-from detr_mini.data.tree import Tree
 from detr_mini.errors import DataError
+from detr_mini.formats.box_list import BoxList
+from detr_mini.formats.listing import Layout, Listing, layout_of_files, read_start, stem_of
+from detr_mini.formats.tree import Tree
 from detr_mini.structures import Categories
 
 NAMES = 200

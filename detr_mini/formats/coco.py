@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from detr_mini.data.categories import align, categories_of
-from detr_mini.data.coco_set import CocoSet, ImageRecord, ImageRecords
-from detr_mini.data.columns import Columns, read_json
-from detr_mini.data.large import read_columns
-from detr_mini.data.listing import moved_notice, names_below
-from detr_mini.data.report import SplitReport
 from detr_mini.errors import ConfigError, DataError, some_of
+from detr_mini.formats.categories import align, categories_of
+from detr_mini.formats.coco_fast import read_columns
+from detr_mini.formats.columns import Columns, read_json
+from detr_mini.formats.listing import moved_notice, names_below
+from detr_mini.formats.load_report import SplitReport
+from detr_mini.formats.split import CocoSet, ImageRecord, ImageRecords
 from detr_mini.images.load import image_size, is_whole_file, load_image
 from detr_mini.safe_files import is_file, name_fault, shown, spelled_on_disk
 from detr_mini.structures import Categories

@@ -7,24 +7,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from detr_mini.data.categories import listed as listed_categories
-from detr_mini.data.coco import CocoSet, Reading, build_set, read_coco
-from detr_mini.data.coco_layout import look_coco, peek
-from detr_mini.data.columns import columns_of, is_whole, read_json
-from detr_mini.data.csv_boxes import look_csv, read_csv
-from detr_mini.data.cvat import look_cvat, read_cvat
-from detr_mini.data.faults import FATAL, LOOKS, NOTICES, Fault
-from detr_mini.data.listing import SPLIT_WORDS, Layout, Listing
-from detr_mini.data.records import in_one_line, respell, unusable_names
-from detr_mini.data.report import SplitReport
-from detr_mini.data.tree import Tree, image_files
-from detr_mini.data.unknown import why_unknown
-from detr_mini.data.via import look_via, read_via
-from detr_mini.data.voc import read_voc
-from detr_mini.data.voc_layout import look_voc
-from detr_mini.data.yolo import read_yolo
-from detr_mini.data.yolo_layout import look_yolo
 from detr_mini.errors import ConfigError, DataError, nearest
+from detr_mini.formats.categories import listed as listed_categories
+from detr_mini.formats.coco import CocoSet, Reading, build_set, read_coco
+from detr_mini.formats.coco_layout import look_coco, peek
+from detr_mini.formats.columns import columns_of, is_whole, read_json
+from detr_mini.formats.csv_boxes import look_csv, read_csv
+from detr_mini.formats.cvat import look_cvat, read_cvat
+from detr_mini.formats.faults import FATAL, LOOKS, NOTICES, Fault
+from detr_mini.formats.listing import SPLIT_WORDS, Layout, Listing
+from detr_mini.formats.load_report import SplitReport
+from detr_mini.formats.records import in_one_line, respell, unusable_names
+from detr_mini.formats.tree import Tree, image_files
+from detr_mini.formats.unrecognised import why_unknown
+from detr_mini.formats.via import look_via, read_via
+from detr_mini.formats.voc import read_voc
+from detr_mini.formats.voc_layout import look_voc
+from detr_mini.formats.yolo import read_yolo
+from detr_mini.formats.yolo_layout import look_yolo
 from detr_mini.structures import Categories
 
 Split = Mapping[str, Any]

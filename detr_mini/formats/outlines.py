@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from detr_mini.data.columns import is_number
+from detr_mini.formats.columns import is_number
 
 Points = Float[np.ndarray, "n 2"]
 

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from detr_mini.data.coco import enclosing
-from detr_mini.data.columns import area_of, columns_of, rotation_of
-from detr_mini.data.faults import LOOKS
-from detr_mini.data.formats import Source
-from detr_mini.data.tree import Tree, with_one_list
-from detr_mini.data.voc import CATEGORIES, voc_xml
-from detr_mini.data.yolo import fractions
 from detr_mini.errors import ConfigError, DataError, UserError, nearest
+from detr_mini.formats.coco import enclosing
+from detr_mini.formats.columns import area_of, columns_of, rotation_of
+from detr_mini.formats.discover import Source
+from detr_mini.formats.faults import LOOKS
+from detr_mini.formats.tree import Tree, with_one_list
+from detr_mini.formats.voc import CATEGORIES, voc_xml
+from detr_mini.formats.yolo import fractions
 from detr_mini.images.load import image_size
 from detr_mini.safe_files import safe_name
 

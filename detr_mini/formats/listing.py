@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from detr_mini.data.tree import is_image_name
+from detr_mini.formats.tree import is_image_name
 from detr_mini.safe_files import read_text
 
 SPLIT_WORDS = {

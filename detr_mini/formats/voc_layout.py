@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from detr_mini.data.listing import (
+from detr_mini.formats.listing import (
     SPLIT_WORDS,
     Layout,
     Listing,

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from detr_mini.data.listing import (
+from detr_mini.errors import DataError
+from detr_mini.formats.listing import (
     SPLIT_WORDS,
     Layout,
     Listing,
@@ -21,9 +22,8 @@ from detr_mini.data.listing import (
     split_of_name,
     stem_of,
 )  # fmt: skip
-from detr_mini.data.tree import is_image_name
-from detr_mini.data.yolo import NAME_LISTS, NOTES, DataFile, check_names_agree, is_yaml, label_files, read_data_file
-from detr_mini.errors import DataError
+from detr_mini.formats.tree import is_image_name
+from detr_mini.formats.yolo import NAME_LISTS, NOTES, DataFile, check_names_agree, is_yaml, label_files, read_data_file
 
 PEEKED = 20
 """Label files of a folder that are opened to learn what the folder holds, and images whose labels are looked for."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from detr_mini.data.columns import any_json
-from detr_mini.data.listing import Layout, Listing, json_text, layout_of_files, split_of, split_of_file, stem_of
 from detr_mini.errors import DataError
+from detr_mini.formats.columns import any_json
+from detr_mini.formats.listing import Layout, Listing, json_text, layout_of_files, split_of, split_of_file, stem_of
 
 NOT_BOXES = ("captions", "stuff", "panoptic")
 """COCO's own files that begin so hold no boxes of things."""
