@@ -79,7 +79,7 @@ VERBS = {
         ("detr-mini predict checkpoint=outputs/quickstart source=photos threshold=0.4",),
     ),
     "data shapes": Verb(
-        "make scenes of shapes as PNG files and COCO JSON", "data_shapes", "detr_mini.data.shapes:make",
+        "make scenes of shapes as PNG files and COCO JSON", "data_shapes", "detr_mini.scenes.shapes:make",
         ("detr-mini data shapes root=data/shapes train=4000 val=400 test=400",),
     ),
     "export": Verb(

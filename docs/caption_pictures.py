@@ -9,9 +9,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from detr_mini import load
-from detr_mini.data.canvas import OUTLINES
 from detr_mini.drawing.sentences import Told, draw_captions
 from detr_mini.inference.detector import Detector, as_tensor
+from detr_mini.scenes.rendering import OUTLINES
 from detr_mini.structures import Caption, Phrase
 
 IMAGES = Path(__file__).parent / "images"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 
 from data_parts import write_coco
-from detr_mini.data.shapes import ensure_scenes
+from detr_mini.scenes.shapes import ensure_scenes
 
 settings.register_profile("unhurried", deadline=None)  # a busy machine is no mistake of ours
 settings.load_profile("unhurried")

@@ -16,7 +16,6 @@ from detr_mini.data.choose import AUTO, choose_size
 from detr_mini.data.dataset import BatchLoader, DetectionDataset, collate_pairs
 from detr_mini.data.hold_out import first_images, held_out
 from detr_mini.data.samplers import EvaluationBatches, TrainBatches
-from detr_mini.data.shapes import ensure_scenes
 from detr_mini.data.subset import Choice, subset_of
 from detr_mini.data.transforms import Augment
 from detr_mini.errors import ConfigError, DataError, nearest
@@ -26,6 +25,7 @@ from detr_mini.formats.faults import FATAL, LOOKS
 from detr_mini.formats.listing import SPLIT_WORDS, Layout
 from detr_mini.formats.load_report import Chosen, LoadReport
 from detr_mini.formats.tree import Tree
+from detr_mini.scenes.shapes import ensure_scenes
 from detr_mini.structures import Batch, Categories
 
 NO_VAL = (

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from matplotlib.path import Path as Outline
 
-from detr_mini.data.canvas import SHAPES
-from detr_mini.data.made import Job, drawn
-from detr_mini.data.shapes import Scene, draw_scene, ensure_scenes, make
 from detr_mini.errors import DataError, UserError
+from detr_mini.scenes.cache import Job, drawn
+from detr_mini.scenes.rendering import SHAPES
+from detr_mini.scenes.shapes import Scene, draw_scene, ensure_scenes, make
 
 SCENES = [("train", i, 128) for i in range(25)] + [("val", i, 64) for i in range(5)]
 POINTS = 8

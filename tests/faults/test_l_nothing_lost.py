@@ -28,9 +28,9 @@ from detr_mini.config.changed_settings import refuse_changes
 from detr_mini.config.run_folder import in_use, locked, new_run_folder, to_go_on, whole
 from detr_mini.data import workers
 from detr_mini.data.dataset import DetectionDataset
-from detr_mini.data.shapes import ensure_scenes
 from detr_mini.errors import ConfigError, UserError
 from detr_mini.pretrained.checkpoints import read_checkpoint
+from detr_mini.scenes.shapes import ensure_scenes
 from detr_mini.training.history import History
 from detr_mini.training.processes import PeerWatch, lost_peer
 from training_parts import overrides

@@ -12,12 +12,12 @@ from typing import Any
 
 from PIL import Image
 
-from detr_mini.data.canvas import SHAPES
 from detr_mini.data.captions.files import caption_records
 from detr_mini.data.captions.generate import Captioner
 from detr_mini.data.captions.records import KINDS, Item
 from detr_mini.data.captions.scenes import SPLITS, UNSEEN, draw_items
-from detr_mini.data.made import Job, drawn, made_once
+from detr_mini.scenes.cache import Job, drawn, made_once
+from detr_mini.scenes.rendering import SHAPES
 from detr_mini.structures import Caption
 
 VERSION = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from detr_mini.data.canvas import SHAPES
+from detr_mini.scenes.rendering import SHAPES
 
 KINDS = (
     "list",

@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from detr_mini.data.canvas import SHAPES
 from detr_mini.data.captions.facts import SIDES, Facts
 from detr_mini.data.captions.records import COLORS, SIZES, TEXTURES, Item
 from detr_mini.data.captions.sentences import Named, Sentence, Speaker, Wanted
@@ -23,6 +22,7 @@ from detr_mini.data.captions.words import (
     UNSEEN_NEAREST,
     Lexicon,
 )
+from detr_mini.scenes.rendering import SHAPES
 from detr_mini.structures import Caption
 
 MADE = Lexicon(

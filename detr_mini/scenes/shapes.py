@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from detr_mini.data.canvas import (
+from detr_mini.errors import UserError
+from detr_mini.scenes.cache import drawn, made_once
+from detr_mini.scenes.rendering import (
     FINE,
     SHAPES,
     Canvas,
@@ -29,8 +31,6 @@ from detr_mini.data.canvas import (
     texture,
     tight,
 )
-from detr_mini.data.made import drawn, made_once
-from detr_mini.errors import UserError
 
 SPLITS = ("train", "val", "test")
 VERSION = 1
