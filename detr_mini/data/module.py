@@ -10,8 +10,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from detr_mini.checking.check import check
 from detr_mini.config.compose import rank
-from detr_mini.data.check import check
 from detr_mini.data.choose import AUTO, choose_size
 from detr_mini.data.dataset import BatchLoader, DetectionDataset, collate_pairs
 from detr_mini.data.hold_out import first_images, held_out

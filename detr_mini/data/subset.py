@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from detr_mini.data.check_images import alike
+from detr_mini.checking.images import alike
 from detr_mini.data.stratify import stratify
 from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.formats.columns import columns_of

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from data_parts import AUTO, voc_text, write_images
-from detr_mini.data.check import check
+from detr_mini.checking.check import check
 from detr_mini.errors import DataError
 from detr_mini.formats.convert import convert
 from detr_mini.formats.discover import FORMATS, Source, find_layout, read_split

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from data_parts import AUTO, write_coco
-from detr_mini.data.check import Checked, check, mend
-from detr_mini.data.check_names import slip
+from detr_mini.checking.check import Checked, check, mend
+from detr_mini.checking.names import slip
 from detr_mini.formats.discover import Source
 
 DIFFERENT = [

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from data_parts import AUTO, write_coco
-from detr_mini.data.check import check, mend
-from detr_mini.data.check_images import Picture, alike, look_at, same_pictures
-from detr_mini.data.duplicates import scene_of
+from detr_mini.checking.check import check, mend
+from detr_mini.checking.duplicates import scene_of
+from detr_mini.checking.images import Picture, alike, look_at, same_pictures
 from detr_mini.data.stratify import iterative_stratification
 from detr_mini.data.subset import owned_names, split_ids
 from detr_mini.formats.discover import Source

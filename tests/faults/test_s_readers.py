@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from data_parts import AUTO, write_coco, write_images, write_voc, write_yolo
-from detr_mini.data.check import check, mend
+from detr_mini.checking.check import check, mend
 from detr_mini.data.subset import split_task, subset_task
 from detr_mini.errors import DataError, UserError
 from detr_mini.formats.coco import read_coco

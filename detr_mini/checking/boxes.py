@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from detr_mini.data.check_frames import AS_IS, Boxes, Frame, moved_box
-from detr_mini.data.check_images import Images, Picture
+from detr_mini.checking.frames import AS_IS, Boxes, Frame, moved_box
+from detr_mini.checking.images import Images, Picture
 from detr_mini.formats import outlines
 from detr_mini.formats.coco import clip_boxes, enclosing
 from detr_mini.formats.columns import is_number, is_whole, rotation_of, where

@@ -18,8 +18,8 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from detr_mini.data import duplicates
-from detr_mini.data.check_frames import (
+from detr_mini.checking import duplicates
+from detr_mini.checking.frames import (
     AS_IS,
     Boxes,
     Frame,
