@@ -117,7 +117,7 @@ VERBS = {
     ),
     "data subset": Verb(
         "a part of a data set, by categories, ids, count or share", "data_subset",
-        "detr_mini.data.subset:subset_task",
+        "detr_mini.data.splits:subset_task",
         ("detr-mini data subset data.root=my_photos output=some count=100 seed=0",
          "detr-mini data subset data.root=data/coco output=pets categories=[cat,dog] share=0.1 splits=[train]"),
         "  categories=[cat,dog]      only their boxes, and images with one of them\n"
@@ -128,7 +128,7 @@ VERBS = {
     ),
     "data split": Verb(
         "a data set into train, val and test, every category in its share", "data_split",
-        "detr_mini.data.subset:split_task",
+        "detr_mini.data.splits:split_task",
         ("detr-mini data split data.root=my_photos output=split val=0.2 test=0.1 seed=0",),
         "  val=0.2 test=0            shares; the rest is train. Copies of one picture stay together\n"
         "  all=true                  where the set is split already: all of it anew\n" + DATA_KEYS,

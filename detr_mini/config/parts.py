@@ -50,11 +50,11 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     },
     "transform": {
         **{
-            f"detr_mini.data.{name}": "detr_mini.data.transforms"
+            f"detr_mini.data.{name}": "detr_mini.data.augment"
             for name in ("RandomHorizontalFlip", "RandomVerticalFlip", "RandomTranspose", "RandomQuarterTurn",
                          "RandomChannelPermutation", "RandomInversion", "RandomScaleCrop")
         },
-        **{f"detr_mini.data.{name}": "detr_mini.data.windows" for name in ("Mosaic", "Mixup", "RandomWindow")},
+        **{f"detr_mini.data.{name}": "detr_mini.data.mosaic" for name in ("Mosaic", "Mixup", "RandomWindow")},
     },
     "sweep": {
         "detr_mini.experiments.Serial": "detr_mini.sweeps.launch",

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torchvision.transforms.v2 import functional as F
 
+from detr_mini.data.augment import Augment
 from detr_mini.data.collate import collate
 from detr_mini.data.samplers import Key
-from detr_mini.data.transforms import Augment
 from detr_mini.data.workers import check_shared_memory, into_shared_memory, lost_worker
 from detr_mini.errors import DataError
 from detr_mini.formats.coco import CocoSet

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from detr_mini.checking.images import alike
-from detr_mini.data.subset import of_images, owned_in, split_ids
+from detr_mini.data.splits import of_images, owned_in, split_ids
 from detr_mini.errors import DataError
 from detr_mini.formats.convert import tracked
 from detr_mini.formats.split import CocoSet

@@ -12,12 +12,12 @@ import torch
 
 from detr_mini.checking.check import check
 from detr_mini.config.compose import rank
-from detr_mini.data.choose import AUTO, choose_size
+from detr_mini.data.augment import Augment
+from detr_mini.data.auto_settings import AUTO, choose_size
 from detr_mini.data.dataset import BatchLoader, DetectionDataset, collate_pairs
 from detr_mini.data.hold_out import first_images, held_out
 from detr_mini.data.samplers import EvaluationBatches, TrainBatches
-from detr_mini.data.subset import Choice, subset_of
-from detr_mini.data.transforms import Augment
+from detr_mini.data.splits import Choice, subset_of
 from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.formats.coco import CocoSet
 from detr_mini.formats.discover import Source, Split, located, read_mended, read_split

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import Sampler
 
-from detr_mini.data.transforms import image_seed
+from detr_mini.data.augment import image_seed
 from detr_mini.errors import DataError
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from detr_mini.data.stats import plain, split_stats, tables
+from detr_mini.data.statistics import plain, split_stats, tables
 from detr_mini.drawing.statistics import statistics
 from detr_mini.formats.columns import columns_of
 from detr_mini.formats.convert import check_sizes

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Int8
 from pycocotools import mask
 
-from detr_mini.data.stats import LARGE, SMALL
+from detr_mini.data.statistics import LARGE, SMALL
 
 IOUS, RECALLS = np.linspace(0.5, 0.95, 10), np.linspace(0.0, 1.0, 101)
 """COCO's ten thresholds and its recalls, by COCOeval's own formulas."""

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detr_mini.data.choose import AUTO, SMALLEST, STEP, range_notice
+from detr_mini.data.auto_settings import AUTO, SMALLEST, STEP, range_notice
 from detr_mini.data.module import DetectionData
 from detr_mini.formats.load_report import Chosen
 from detr_mini.structures import Target, pack_targets

@@ -21,7 +21,7 @@ from torch import nn
 
 from detr_mini.config.run_folder import locked, new_run_folder, rank, write_text
 from detr_mini.cpu_runtime import fast_bfloat16, keep_freed_memory, tiny_numbers_as_zero
-from detr_mini.data.choose import AUTO, choose_queries
+from detr_mini.data.auto_settings import AUTO, choose_queries
 from detr_mini.data.module import STAGES, DetectionData
 from detr_mini.data.workers import lost_worker
 from detr_mini.drawing.curves import curves

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from detr_mini.boxes import cxcywh_to_xyxy
+from detr_mini.data.augment import Augment, RandomScaleCrop
 from detr_mini.data.collate import collate
-from detr_mini.data.transforms import Augment, RandomScaleCrop
 from detr_mini.errors import DataError
 from detr_mini.formats.coco import read_coco
 from detr_mini.images.load import load_image, to_model_input

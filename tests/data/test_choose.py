@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detr_mini.data.choose import FEWEST, LARGEST, MOST, SMALL_SIDE, SMALLEST, STEP, choose_queries, choose_size
+from detr_mini.data.auto_settings import FEWEST, LARGEST, MOST, SMALL_SIDE, SMALLEST, STEP, choose_queries, choose_size
 from detr_mini.formats.load_report import LoadReport, SplitReport
 from detr_mini.formats.split import CocoSet, ImageRecords
 from detr_mini.structures import Categories

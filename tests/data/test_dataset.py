@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from data_parts import write_images
+from detr_mini.data.augment import Augment, RandomHorizontalFlip, RandomInversion, RandomScaleCrop
 from detr_mini.data.dataset import BatchLoader, DetectionDataset, ImageCache, collate_pairs
+from detr_mini.data.mosaic import Mosaic
 from detr_mini.data.samplers import EvaluationBatches, Key, TrainBatches
-from detr_mini.data.transforms import Augment, RandomHorizontalFlip, RandomInversion, RandomScaleCrop
-from detr_mini.data.windows import Mosaic
 from detr_mini.errors import DataError
 from detr_mini.formats.coco import CocoSet, read_coco
 from detr_mini.structures import Batch

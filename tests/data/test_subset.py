@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_parts import AUTO, write_coco, write_voc, write_yolo
-from detr_mini.data.subset import Choice, split_ids, split_task, stratified_order, subset_of, subset_task
+from detr_mini.data.splits import Choice, split_ids, split_task, stratified_order, subset_of, subset_task
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.formats.coco import CocoSet, read_coco
 from detr_mini.formats.discover import Source

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torchvision.transforms import v2
 
 from detr_mini.boxes import cxcywh_to_xyxy, scale_boxes, xyxy_to_cxcywh
-from detr_mini.data import transforms as T
+from detr_mini.data import augment as T
 from detr_mini.errors import ConfigError
 from detr_mini.structures import Target
 

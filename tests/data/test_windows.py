@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detr_mini.boxes import cxcywh_to_xyxy, scale_boxes, xyxy_to_cxcywh
-from detr_mini.data.transforms import Augment, RandomQuarterTurn, Sample
-from detr_mini.data.windows import Mixup, Mosaic, RandomWindow, within
+from detr_mini.data.augment import Augment, RandomQuarterTurn, Sample
+from detr_mini.data.mosaic import Mixup, Mosaic, RandomWindow, within
 from detr_mini.errors import ConfigError
 from detr_mini.structures import Target
 

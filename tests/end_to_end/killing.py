@@ -219,7 +219,7 @@ if __name__ == "__main__":
 
         sys.exit(main(sys.argv[1:]))
     import detr_mini.data.captions.module
-    import detr_mini.data.windows
+    import detr_mini.data.mosaic
     import detr_mini.training.run  # noqa: F401
 
     for line in sys.stdin:

@@ -17,7 +17,7 @@ from data_parts import AUTO, write_coco, write_voc, write_yolo
 from detr_mini.checking.check import check, mend
 from detr_mini.data.captions.files import caption_records, read_captions, write_json
 from detr_mini.data.module import DetectionData
-from detr_mini.data.stats import split_stats
+from detr_mini.data.statistics import split_stats
 from detr_mini.errors import DataError
 from detr_mini.formats.coco import CocoSet, read_coco, repeated_rows
 from detr_mini.formats.discover import Source, find_layout, read_split

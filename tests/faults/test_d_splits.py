@@ -17,8 +17,8 @@ from data_parts import AUTO, write_coco
 from detr_mini.checking.check import check, mend
 from detr_mini.checking.duplicates import scene_of
 from detr_mini.checking.images import Picture, alike, look_at, same_pictures
+from detr_mini.data.splits import owned_names, split_ids
 from detr_mini.data.stratify import iterative_stratification
-from detr_mini.data.subset import owned_names, split_ids
 from detr_mini.formats.discover import Source
 from detr_mini.formats.tree import with_one_list
 from many_parts import cost, verbs, write_many

@@ -14,7 +14,7 @@ import pytest
 
 from data_parts import AUTO, write_coco, write_images, write_voc, write_yolo
 from detr_mini.checking.check import check, mend
-from detr_mini.data.subset import split_task, subset_task
+from detr_mini.data.splits import split_task, subset_task
 from detr_mini.errors import DataError, UserError
 from detr_mini.formats.coco import read_coco
 from detr_mini.formats.convert import convert

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from detr_mini.boxes import cxcywh_to_xyxy
-from detr_mini.data.transforms import Augment
+from detr_mini.data.augment import Augment
 from detr_mini.structures import Target
 
 SIDEWAYS = (

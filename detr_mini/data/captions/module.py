@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from detr_mini.data.augment import Augment
 from detr_mini.data.captions.directions import axes_moved, axes_of, cuts, without_moves
 from detr_mini.data.captions.files import CATEGORIES, MADE, read_captions
 from detr_mini.data.captions.make import WEIGHTS, ensure_captioned, items_of
@@ -25,7 +26,6 @@ from detr_mini.data.collate import collate
 from detr_mini.data.dataset import DetectionDataset
 from detr_mini.data.module import DetectionData
 from detr_mini.data.samplers import Key
-from detr_mini.data.transforms import Augment
 from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.formats.coco import CocoSet
 from detr_mini.formats.columns import read_json

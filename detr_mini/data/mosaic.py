@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from detr_mini.data.transforms import Sample, chance
+from detr_mini.data.augment import Sample, chance
 from detr_mini.errors import ConfigError
 
 LEAST_VISIBLE = 0.3
