@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from detr_mini.captions.mdetr_format import CATEGORIES, MADE, caption_faults
 from detr_mini.checking.boxes import checked_boxes, overlaps, usable_boxes
 from detr_mini.checking.duplicates import LIKE, scenes
 from detr_mini.checking.images import Picture, checked_files, checked_records, same_pictures
 from detr_mini.checking.names import check_data_file, check_names, checked_categories
-from detr_mini.data.captions.files import CATEGORIES, MADE, caption_faults
 from detr_mini.errors import DataError, UserError, printable
 from detr_mini.formats.coco import CORNERS, look_like_corners
 from detr_mini.formats.columns import any_json, is_whole

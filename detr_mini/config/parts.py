@@ -46,7 +46,7 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     "optimizer": {"detr_mini.optim.adamw": "detr_mini.optim.groups", "detr_mini.optim.muon": "detr_mini.optim.muon"},
     "data": {
         "detr_mini.data.DetectionData": "detr_mini.data.module",
-        "detr_mini.captions.CaptionData": "detr_mini.data.captions.module",
+        "detr_mini.captions.CaptionData": "detr_mini.captions.datamodule",
     },
     "transform": {
         **{

@@ -16,13 +16,13 @@ from rich.table import Table
 from yaml import YAMLError
 
 from detr_mini.boxes import xywh_to_xyxy
-from detr_mini.data.captions.files import caption_records, instances_of, pictures_of, read_captions, write_json
-from detr_mini.data.captions.ground import grounded, read_sentences
-from detr_mini.data.captions.make import captions_of_all_kinds
-from detr_mini.data.captions.nouns import COCO, Nouns, checked_table
-from detr_mini.data.captions.refer import checked_kinds, words_for
-from detr_mini.data.captions.refer_files import referred
-from detr_mini.data.captions.scenes import draw_items
+from detr_mini.captions.from_boxes import checked_kinds, words_for
+from detr_mini.captions.from_boxes_files import referred
+from detr_mini.captions.made_dataset import captions_of_all_kinds
+from detr_mini.captions.mdetr_format import caption_records, instances_of, pictures_of, read_captions, write_json
+from detr_mini.captions.noun_grounding import grounded, read_sentences
+from detr_mini.captions.nouns import COCO, Nouns, checked_table
+from detr_mini.captions.scenes import draw_items
 from detr_mini.drawing.sentences import Told, draw_captions
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.formats.coco import CocoSet, read_coco

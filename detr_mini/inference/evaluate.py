@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from detr_mini.data.captions.altered import altered
+from detr_mini.captions.perturb import altered
 from detr_mini.data.module import OF_TRAINING, STAGES
 from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.evaluation.alike import alike_notice

@@ -218,7 +218,7 @@ if __name__ == "__main__":
         from detr_mini.cli import main
 
         sys.exit(main(sys.argv[1:]))
-    import detr_mini.data.captions.module
+    import detr_mini.captions.datamodule
     import detr_mini.data.mosaic
     import detr_mini.training.run  # noqa: F401
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from data_parts import AUTO, write_coco, write_voc, write_yolo
+from detr_mini.captions.mdetr_format import caption_records, read_captions, write_json
 from detr_mini.checking.check import check, mend
-from detr_mini.data.captions.files import caption_records, read_captions, write_json
 from detr_mini.data.module import DetectionData
 from detr_mini.data.statistics import split_stats
 from detr_mini.errors import DataError

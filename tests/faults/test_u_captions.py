@@ -11,9 +11,9 @@ import torch
 from torchvision.transforms import v2
 
 from data_parts import write_coco
+from detr_mini.captions.datamodule import CaptionData
+from detr_mini.captions.directions import axes_moved, axes_of, cuts
 from detr_mini.data.augment import RandomHorizontalFlip, RandomInversion, RandomTranspose, RandomVerticalFlip
-from detr_mini.data.captions.directions import axes_moved, axes_of, cuts
-from detr_mini.data.captions.module import CaptionData
 from detr_mini.errors import ConfigError
 from detr_mini.text.tokenizers import CharacterTokenizer, SubwordTokenizer, WordTokenizer, lowered
 

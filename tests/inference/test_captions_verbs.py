@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from detr_mini.captions.mdetr_format import read_captions
 from detr_mini.cli import main
-from detr_mini.data.captions.files import read_captions
 from detr_mini.formats.coco import read_coco
 
 ANIMALS = ({"id": 1, "name": "dog"}, {"id": 2, "name": "cat"})

@@ -8,7 +8,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detr_mini.data.captions.altered import altered, foreign, misspelt, shuffled
+from detr_mini.captions.perturb import altered, foreign, misspelt, shuffled
 from detr_mini.structures import Caption, Phrase
 
 STAR = Caption(

@@ -18,13 +18,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detr_mini.data.captions import check, grammar, meaning, parser
-from detr_mini.data.captions.check import faults, pair_faults
-from detr_mini.data.captions.files import read_captions
-from detr_mini.data.captions.grammar import MADE
-from detr_mini.data.captions.make import captions_of_all_kinds, ensure_captioned, items_of
-from detr_mini.data.captions.records import KINDS, Item
-from detr_mini.data.captions.scenes import SPLITS, draw_items
+from detr_mini.captions import check, grammar, meaning, parser
+from detr_mini.captions.check import faults, pair_faults
+from detr_mini.captions.grammar import MADE
+from detr_mini.captions.made_dataset import captions_of_all_kinds, ensure_captioned, items_of
+from detr_mini.captions.mdetr_format import read_captions
+from detr_mini.captions.scenes import SPLITS, draw_items
+from detr_mini.captions.templates.scene import KINDS, Item
 from detr_mini.formats.coco import read_coco, read_json
 from detr_mini.structures import Caption, Phrase
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detr_mini.data.captions.facts import SIDES, Facts, members
-from detr_mini.data.captions.records import Item
+from detr_mini.captions.templates.relations import SIDES, Facts, members
+from detr_mini.captions.templates.scene import Item
 
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from detr_mini.data.captions.files import caption_faults, caption_records, checked_spans, read_captions
-from detr_mini.data.captions.make import captions_of_all_kinds, ensure_captioned
-from detr_mini.data.captions.scenes import SPLITS, draw_items
+from detr_mini.captions.made_dataset import captions_of_all_kinds, ensure_captioned
+from detr_mini.captions.mdetr_format import caption_faults, caption_records, checked_spans, read_captions
+from detr_mini.captions.scenes import SPLITS, draw_items
 from detr_mini.errors import DataError
 from detr_mini.formats.coco import CocoSet, read_coco
 from detr_mini.structures import Caption

@@ -8,11 +8,11 @@ from itertools import pairwise
 
 import pytest
 
-from detr_mini.data.captions.facts import Facts
-from detr_mini.data.captions.generate import Captioner
-from detr_mini.data.captions.records import KINDS, Item
-from detr_mini.data.captions.scenes import UNSEEN, draw_items
-from detr_mini.data.captions.words import PLURALS, SYNONYMS, UNSEEN_BESIDE, UNSEEN_LEADS, UNSEEN_PAIRS, plural
+from detr_mini.captions.scenes import UNSEEN, draw_items
+from detr_mini.captions.templates.generator import Captioner
+from detr_mini.captions.templates.lexicon import PLURALS, SYNONYMS, UNSEEN_BESIDE, UNSEEN_LEADS, UNSEEN_PAIRS, plural
+from detr_mini.captions.templates.relations import Facts
+from detr_mini.captions.templates.scene import KINDS, Item
 from detr_mini.structures import Caption, Phrase
 
 MEANING = {word: value for value, words in SYNONYMS.items() for word in words} | {

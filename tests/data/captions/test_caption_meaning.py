@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from detr_mini.data.captions.check import faults, kind_of
-from detr_mini.data.captions.grammar import Vocabulary
-from detr_mini.data.captions.parser import NotUnderstoodError, parse
-from detr_mini.data.captions.records import Item
+from detr_mini.captions.check import faults, kind_of
+from detr_mini.captions.grammar import Vocabulary
+from detr_mini.captions.parser import NotUnderstoodError, parse
+from detr_mini.captions.templates.scene import Item
 from detr_mini.structures import Caption, Phrase
 
 SIDE = 128  # so that 4 pixels are the least that counts as left or above

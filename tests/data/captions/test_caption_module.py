@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from detr_mini.boxes import cxcywh_to_xyxy
+from detr_mini.captions.datamodule import CaptionData
+from detr_mini.captions.made_dataset import ensure_captioned
 from detr_mini.data.augment import RandomHorizontalFlip, RandomScaleCrop
-from detr_mini.data.captions.make import ensure_captioned
-from detr_mini.data.captions.module import CaptionData
 from detr_mini.data.mosaic import Mixup, Mosaic, RandomWindow
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.structures import Batch

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detr_mini.data.captions.module import CaptionData
-from detr_mini.data.captions.names import CategoryCaptions
+from detr_mini.captions.category_lists import CategoryCaptions
+from detr_mini.captions.datamodule import CaptionData
 from detr_mini.errors import ConfigError, DataError, UserError
 from detr_mini.structures import Captions, Target
 from detr_mini.text.tokenizers import CharacterTokenizer

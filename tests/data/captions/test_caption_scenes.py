@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detr_mini.data.captions.scenes import SIDES, THINGS, UNSEEN, draw_items
+from detr_mini.captions.scenes import SIDES, THINGS, UNSEEN, draw_items
 
 
 def test_the_same_numbers_give_the_same_scene_and_others_others() -> None:

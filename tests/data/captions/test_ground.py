@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detr_mini.data.captions import ground as reasons
-from detr_mini.data.captions.files import caption_records, instances_of, pictures_of, read_captions
-from detr_mini.data.captions.ground import Grounded, ground, grounded, read_sentences
-from detr_mini.data.captions.nouns import COCO, Nouns, checked_table
+from detr_mini.captions import noun_grounding as reasons
+from detr_mini.captions.mdetr_format import caption_records, instances_of, pictures_of, read_captions
+from detr_mini.captions.noun_grounding import Grounded, ground, grounded, read_sentences
+from detr_mini.captions.nouns import COCO, Nouns, checked_table
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.formats.coco import read_coco
 

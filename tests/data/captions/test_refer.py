@@ -11,10 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detr_mini.data.captions.check import faults
-from detr_mini.data.captions.files import read_captions
-from detr_mini.data.captions.records import Item
-from detr_mini.data.captions.refer import (
+from detr_mini.captions.check import faults
+from detr_mini.captions.from_boxes import (
     WEIGHTS,
     Words,
     captions_about,
@@ -23,7 +21,9 @@ from detr_mini.data.captions.refer import (
     things_of,
     words_for,
 )
-from detr_mini.data.captions.refer_files import ensure_referred, referred, write_json
+from detr_mini.captions.from_boxes_files import ensure_referred, referred, write_json
+from detr_mini.captions.mdetr_format import read_captions
+from detr_mini.captions.templates.scene import Item
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.formats.coco import read_coco
 from detr_mini.structures import Caption
@@ -102,7 +102,7 @@ def test_every_kind_is_made_where_the_picture_has_it() -> None:
 
 
 def test_a_checker_that_refuses_keeps_a_caption_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detr_mini.data.captions.refer.faults", lambda *_: ["no"])
+    monkeypatch.setattr("detr_mini.captions.from_boxes.faults", lambda *_: ["no"])
     made, refused = captions_to_measure(scene(), HEIGHT, random.Random(0), WORDS, 1)
     assert not made and refused
 

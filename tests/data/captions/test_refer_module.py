@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from detr_mini.captions.datamodule import CaptionData
 from detr_mini.config.compose import compose
 from detr_mini.data.augment import RandomHorizontalFlip
-from detr_mini.data.captions.module import CaptionData
 from detr_mini.errors import ConfigError
 from detr_mini.structures import Batch
 

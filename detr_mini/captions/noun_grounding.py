@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detr_mini.data.captions.files import caption_records, pictures_of
-from detr_mini.data.captions.nouns import HEADS, OPEN, Noun, Nouns
+from detr_mini.captions.mdetr_format import caption_records, pictures_of
+from detr_mini.captions.nouns import HEADS, OPEN, Noun, Nouns
 from detr_mini.errors import DataError
 from detr_mini.formats.coco import CocoSet
 from detr_mini.formats.columns import any_json

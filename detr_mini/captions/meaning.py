@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import hypot, sqrt
 
-from detr_mini.data.captions.grammar import (
+from detr_mini.captions.grammar import (
     Beside,
     Between,
     Most,
@@ -18,7 +18,7 @@ from detr_mini.data.captions.grammar import (
     Same,
     Sized,
 )
-from detr_mini.data.captions.records import (
+from detr_mini.captions.templates.scene import (
     BESIDE_WIDTH,
     BETWEEN_SHARE,
     BETWEEN_WIDTH,

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from detr_mini.data.captions import absent, alone, related
-from detr_mini.data.captions.teller import Teller
-from detr_mini.data.captions.words import Lexicon
+from detr_mini.captions.templates import absent
+from detr_mini.captions.templates import comparative as related
+from detr_mini.captions.templates import unary as alone
+from detr_mini.captions.templates.builder import Teller
+from detr_mini.captions.templates.lexicon import Lexicon
 from detr_mini.structures import Caption
 
 MAKERS: dict[str, Callable[[Teller], Sequence[Caption] | None]] = {

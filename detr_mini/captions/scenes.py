@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from detr_mini.data.captions.records import COLORS, SIZES, TEXTURES, Item
+from detr_mini.captions.templates.scene import COLORS, SIZES, TEXTURES, Item
 from detr_mini.scenes.rendering import FINE, SHAPES, Canvas, Spot, Thing, clearest, fill, grid, place, texture, tight
 
 SPLITS = ("train", "val", "test", "test_composition", "test_wording", "test_length")

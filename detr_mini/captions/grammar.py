@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from detr_mini.data.captions.records import COLORS, TEXTURES
+from detr_mini.captions.templates.scene import COLORS, TEXTURES
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from detr_mini.data.captions.facts import SIDES, members
-from detr_mini.data.captions.sentences import Named, Sentence, Wanted
-from detr_mini.data.captions.teller import Teller
+from detr_mini.captions.templates.builder import Teller
+from detr_mini.captions.templates.relations import SIDES, members
+from detr_mini.captions.templates.sentence import Named, Sentence, Wanted
 from detr_mini.structures import Caption
 
 

@@ -6,14 +6,14 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from detr_mini.data.captions.facts import members
-from detr_mini.data.captions.words import (
+from detr_mini.captions.templates.lexicon import (
     PATTERNS,
     UNSEEN_PAIRS,
     UNSEEN_PATTERNS,
     VERBS,
     Lexicon,
 )
+from detr_mini.captions.templates.relations import members
 from detr_mini.structures import Caption, Phrase
 
 Wanted = Mapping[str, str]

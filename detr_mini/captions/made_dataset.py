@@ -12,10 +12,10 @@ from typing import Any
 
 from PIL import Image
 
-from detr_mini.data.captions.files import caption_records
-from detr_mini.data.captions.generate import Captioner
-from detr_mini.data.captions.records import KINDS, Item
-from detr_mini.data.captions.scenes import SPLITS, UNSEEN, draw_items
+from detr_mini.captions.mdetr_format import caption_records
+from detr_mini.captions.scenes import SPLITS, UNSEEN, draw_items
+from detr_mini.captions.templates.generator import Captioner
+from detr_mini.captions.templates.scene import KINDS, Item
 from detr_mini.scenes.cache import Job, drawn, made_once
 from detr_mini.scenes.rendering import SHAPES
 from detr_mini.structures import Caption

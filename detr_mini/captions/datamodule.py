@@ -12,16 +12,16 @@ from typing import Any
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from detr_mini.captions.category_lists import CategoryCaptions, Together, beside_names
+from detr_mini.captions.directions import axes_moved, axes_of, cuts, without_moves
+from detr_mini.captions.from_boxes import Words, checked_kinds, words_for
+from detr_mini.captions.from_boxes_files import ensure_referred
+from detr_mini.captions.made_dataset import WEIGHTS, ensure_captioned, items_of
+from detr_mini.captions.mdetr_format import CATEGORIES, MADE, read_captions
+from detr_mini.captions.templates.scene import ATTRIBUTES, Item
+from detr_mini.captions.token_targets import collate_captions
+from detr_mini.captions.training_sources import CaptionsOf, FileCaptions, MadeCaptions, ReferredCaptions
 from detr_mini.data.augment import Augment
-from detr_mini.data.captions.directions import axes_moved, axes_of, cuts, without_moves
-from detr_mini.data.captions.files import CATEGORIES, MADE, read_captions
-from detr_mini.data.captions.make import WEIGHTS, ensure_captioned, items_of
-from detr_mini.data.captions.names import CategoryCaptions, Together, beside_names
-from detr_mini.data.captions.records import ATTRIBUTES, Item
-from detr_mini.data.captions.refer import Words, checked_kinds, words_for
-from detr_mini.data.captions.refer_files import ensure_referred
-from detr_mini.data.captions.sources import CaptionsOf, FileCaptions, MadeCaptions, ReferredCaptions
-from detr_mini.data.captions.targets import collate_captions
 from detr_mini.data.collate import collate
 from detr_mini.data.dataset import DetectionDataset
 from detr_mini.data.module import DetectionData

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from detr_mini.data.captions.records import (
+from detr_mini.captions.templates.scene import (
     BESIDE_WIDTH,
     BETWEEN_SHARE,
     BETWEEN_WIDTH,

@@ -6,10 +6,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from detr_mini.data.captions.facts import SIDES, Facts
-from detr_mini.data.captions.records import COLORS, SIZES, TEXTURES, Item
-from detr_mini.data.captions.sentences import Named, Sentence, Speaker, Wanted
-from detr_mini.data.captions.words import (
+from detr_mini.captions.templates.lexicon import (
     BESIDE,
     BETWEEN,
     LEADS,
@@ -22,6 +19,9 @@ from detr_mini.data.captions.words import (
     UNSEEN_NEAREST,
     Lexicon,
 )
+from detr_mini.captions.templates.relations import SIDES, Facts
+from detr_mini.captions.templates.scene import COLORS, SIZES, TEXTURES, Item
+from detr_mini.captions.templates.sentence import Named, Sentence, Speaker, Wanted
 from detr_mini.scenes.rendering import SHAPES
 from detr_mini.structures import Caption
 

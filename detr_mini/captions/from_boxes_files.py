@@ -10,8 +10,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from detr_mini.data.captions.files import caption_records, pictures_of, write_json
-from detr_mini.data.captions.refer import WEIGHTS, Words, captions_to_measure, things_of
+from detr_mini.captions.from_boxes import WEIGHTS, Words, captions_to_measure, things_of
+from detr_mini.captions.mdetr_format import caption_records, pictures_of, write_json
 from detr_mini.errors import DataError
 from detr_mini.formats.coco import CocoSet
 from detr_mini.formats.columns import read_json

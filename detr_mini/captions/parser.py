@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TypeVar
 
-from detr_mini.data.captions import grammar
-from detr_mini.data.captions.grammar import (
+from detr_mini.captions import grammar
+from detr_mini.captions.grammar import (
     MADE,
     Beside,
     Between,

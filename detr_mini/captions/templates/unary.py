@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from detr_mini.data.captions.facts import SIDES, members
-from detr_mini.data.captions.sentences import Named, Sentence
-from detr_mini.data.captions.teller import Teller
-from detr_mini.data.captions.words import (
+from detr_mini.captions.templates.builder import Teller
+from detr_mini.captions.templates.lexicon import (
     FOREMOST,
     FROM,
     LARGER,
@@ -18,6 +16,8 @@ from detr_mini.data.captions.words import (
     SUPERLATIVES,
     article,
 )
+from detr_mini.captions.templates.relations import SIDES, members
+from detr_mini.captions.templates.sentence import Named, Sentence
 from detr_mini.structures import Caption
 
 

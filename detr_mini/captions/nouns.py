@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from detr_mini.data.captions.words import plural
+from detr_mini.captions.templates.lexicon import plural
 from detr_mini.errors import ConfigError, nearest
 
 COCO: dict[str, tuple[str, ...]] = {

@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from detr_mini.data.captions.check import faults
-from detr_mini.data.captions.generate import Captioner
-from detr_mini.data.captions.grammar import Vocabulary
-from detr_mini.data.captions.records import Item
-from detr_mini.data.captions.words import Lexicon
+from detr_mini.captions.check import faults
+from detr_mini.captions.grammar import Vocabulary
+from detr_mini.captions.templates.generator import Captioner
+from detr_mini.captions.templates.lexicon import Lexicon
+from detr_mini.captions.templates.scene import Item
 from detr_mini.errors import ConfigError, nearest
 from detr_mini.structures import Caption
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from detr_mini.data.captions.grammar import (
+from detr_mini.captions.grammar import (
     MADE,
     Beside,
     Between,
@@ -18,9 +18,9 @@ from detr_mini.data.captions.grammar import (
     Same,
     Vocabulary,
 )
-from detr_mini.data.captions.meaning import Reading, Scene, fits, places
-from detr_mini.data.captions.parser import TOKEN, NotUnderstoodError, parse
-from detr_mini.data.captions.records import KINDS, Item
+from detr_mini.captions.meaning import Reading, Scene, fits, places
+from detr_mini.captions.parser import TOKEN, NotUnderstoodError, parse
+from detr_mini.captions.templates.scene import KINDS, Item
 from detr_mini.structures import Caption, Phrase
 
 DETAILS = {
