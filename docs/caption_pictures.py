@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from detr_mini import load
-from detr_mini.drawing.sentences import Told, draw_captions
+from detr_mini.drawing.caption_cards import Told, draw_captions
 from detr_mini.inference.detector import Detector, as_tensor
 from detr_mini.scenes.rendering import OUTLINES
 from detr_mini.structures import Caption, Phrase

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detr_mini.drawing.figures import new_figure, panel, write
+from detr_mini.drawing.plotting import new_figure, panel, write
 
 Series = tuple[list[float], list[float]]
 RATES = ("lr", "learning_rate", "rate")

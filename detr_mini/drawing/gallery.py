@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from detr_mini.drawing.boxes import draw_detections, draw_truth
-from detr_mini.drawing.cards import CARD, FAINT, GAP, INK, sheet_of
+from detr_mini.drawing.contact_sheet import CARD, FAINT, GAP, INK, sheet_of
 from detr_mini.drawing.text import font, shortened
 from detr_mini.structures import Detections, Target
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from detr_mini.drawing.figures import new_figure, panel, write
+from detr_mini.drawing.plotting import new_figure, panel, write
 
 SHOWN = 24
 """Categories with a bar of their own."""

@@ -24,7 +24,7 @@ from detr_mini.attention.core import attend, attend_plain
 from detr_mini.attention.deformable import sample_levels
 from detr_mini.attention.efficient import Linformer, chunked, orthogonal_features, performer, windowed
 from detr_mini.cpu_runtime import keep_freed_memory
-from detr_mini.drawing.figures import new_figure, write
+from detr_mini.drawing.plotting import new_figure, write
 from detr_mini.errors import ConfigError, nearest
 from detr_mini.evaluation.table import markdown
 

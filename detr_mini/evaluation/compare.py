@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from detr_mini.config.compose import new_run_folder
-from detr_mini.drawing.judgement import differences, spreads
+from detr_mini.drawing.evaluation_plots import differences, spreads
 from detr_mini.errors import ConfigError
 from detr_mini.evaluation.compare_sets import benchmarks, compare_sets
 from detr_mini.evaluation.paired import Difference, holm, paired_test

@@ -22,7 +22,7 @@ from rich.text import Text
 from scipy.special import stdtr, stdtrit
 
 from detr_mini.config.run_folder import write_text
-from detr_mini.drawing.judgement import differences
+from detr_mini.drawing.evaluation_plots import differences
 from detr_mini.errors import ConfigError, DataError, UserError
 from detr_mini.evaluation.bootstrap import AT_ONCE, draws
 from detr_mini.evaluation.matches import Matches, side_by_side

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from detr_mini.drawing.evaluation_plots import confusion_matrix, error_costs, precision_recall
 from detr_mini.drawing.gallery import gallery
-from detr_mini.drawing.judgement import confusion_matrix, error_costs, precision_recall
 from detr_mini.errors import UserError
 from detr_mini.evaluation.confusion import best_threshold, confusion, precision_at_recalls
 from detr_mini.evaluation.errors_by_type import TYPES, Errors, errors_by_type

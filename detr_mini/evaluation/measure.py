@@ -14,8 +14,8 @@ from torch import nn
 
 from detr_mini.config.run_folder import write_text
 from detr_mini.convert import to_coco_records
+from detr_mini.drawing.caption_cards import draw_captions
 from detr_mini.drawing.gallery import Pair, gallery
-from detr_mini.drawing.sentences import draw_captions
 from detr_mini.errors import UserError
 from detr_mini.evaluation.bootstrap import intervals
 from detr_mini.evaluation.coco import Scores, score

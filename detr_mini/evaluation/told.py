@@ -9,7 +9,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from detr_mini.drawing.sentences import Told
+from detr_mini.drawing.caption_cards import Told
 from detr_mini.evaluation.grounding import Answer, is_exact, matched
 from detr_mini.structures import Caption, Phrase
 

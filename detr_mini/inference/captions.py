@@ -23,7 +23,7 @@ from detr_mini.captions.mdetr_format import caption_records, instances_of, pictu
 from detr_mini.captions.noun_grounding import grounded, read_sentences
 from detr_mini.captions.nouns import COCO, Nouns, checked_table
 from detr_mini.captions.scenes import draw_items
-from detr_mini.drawing.sentences import Told, draw_captions
+from detr_mini.drawing.caption_cards import Told, draw_captions
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.formats.coco import CocoSet, read_coco
 from detr_mini.formats.columns import any_json, read_json

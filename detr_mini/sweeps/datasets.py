@@ -15,7 +15,7 @@ from rich.text import Text
 
 from detr_mini.config.compose import compose
 from detr_mini.config.run_folder import is_unused, locked, new_run_folder, write_text
-from detr_mini.drawing.judgement import dots
+from detr_mini.drawing.evaluation_plots import dots
 from detr_mini.errors import ConfigError, DataError, UserError
 from detr_mini.evaluation.compare_sets import FILE, RECIPE
 from detr_mini.evaluation.doubles import nms_gain

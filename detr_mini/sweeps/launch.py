@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from detr_mini.config.compose import sweep
-from detr_mini.drawing.judgement import spreads
+from detr_mini.drawing.evaluation_plots import spreads
 from detr_mini.errors import ConfigError
 from detr_mini.sweeps.board import board, say
 from detr_mini.sweeps.process import Processes, shared_threads

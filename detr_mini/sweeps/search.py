@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from detr_mini.drawing.judgement import searched
+from detr_mini.drawing.evaluation_plots import searched
 from detr_mini.errors import ConfigError
 from detr_mini.sweeps.board import say
 from detr_mini.sweeps.launch import Attempt, Serial, check_jobs, side_by_side

@@ -14,7 +14,7 @@ from rich.table import Table
 from detr_mini.config.changed_settings import changes
 from detr_mini.config.compose import compose, read_config
 from detr_mini.config.run_folder import locked, to_go_on, write_text
-from detr_mini.drawing.judgement import learning_curve as draw
+from detr_mini.drawing.evaluation_plots import learning_curve as draw
 from detr_mini.errors import ConfigError
 from detr_mini.evaluation.table import with_interval
 from detr_mini.training.run import build, train

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from detr_mini.drawing.boxes import colour_of
-from detr_mini.drawing.sentences import WIDTH, Told, draw_caption, draw_captions
+from detr_mini.drawing.caption_cards import WIDTH, Told, draw_caption, draw_captions
 from detr_mini.structures import Caption, Phrase
 
 

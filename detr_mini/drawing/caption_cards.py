@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from detr_mini.drawing.boxes import Colour, colour_of, draw_boxes, to_picture
-from detr_mini.drawing.cards import CARD, FAINT, GAP, INK, sheet_of
+from detr_mini.drawing.contact_sheet import CARD, FAINT, GAP, INK, sheet_of
 from detr_mini.drawing.text import font, shortened
 from detr_mini.structures import Caption
 

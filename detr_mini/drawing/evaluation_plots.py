@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from detr_mini.drawing.figures import heading, new_figure, panel, write
+from detr_mini.drawing.plotting import heading, new_figure, panel, write
 
 Curves = Mapping[str, Float[np.ndarray, "r"]]
 CURVES, SQUARES = 12, 24
