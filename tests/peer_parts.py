@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from detr_mini.models.build import build_model
-from detr_mini.models.hf import HFDetector
+from detr_mini.peers.detector import HFDetector
 from detr_mini.structures import PackedTargets, Target, pack_targets
 
 _SIZES = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 2,

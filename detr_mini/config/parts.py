@@ -23,19 +23,19 @@ TABLE: Mapping[str, Mapping[str, str]] = {
         "detr_mini.models.MiniDETR": "detr_mini.models.mini",
         "detr_mini.models.GroundedDETR": "detr_mini.models.grounded",
         "detr_mini.models.DETR": "detr_mini.models.detr",
-        "detr_mini.peers.HFDetector": "detr_mini.models.hf",
+        "detr_mini.peers.HFDetector": "detr_mini.peers.detector",
     },
     "backbone": {
         "detr_mini.vision.ConvNet": "detr_mini.vision.convnet",
         "detr_mini.vision.efficientnet_lite0": "detr_mini.vision.backbone",
         "detr_mini.vision.mobilenet_v3": "detr_mini.vision.backbone",
         "detr_mini.vision.resnet": "detr_mini.vision.backbone",
-        "detr_mini.peers.OwnBackbone": "detr_mini.models.hf",
+        "detr_mini.peers.OwnBackbone": "detr_mini.peers.detector",
     },
     "criterion": {
         "detr_mini.losses.DetectionCriterion": "detr_mini.losses.criterion",
         "detr_mini.losses.GroundedCriterion": "detr_mini.losses.grounding",
-        "detr_mini.peers.PeerCriterion": "detr_mini.losses.peer",
+        "detr_mini.peers.PeerCriterion": "detr_mini.peers.loss",
     },
     "formula": {
         "detr_mini.losses.focal_cost": "detr_mini.losses.matcher",

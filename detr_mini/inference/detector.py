@@ -24,8 +24,8 @@ from detr_mini.inference.pixels import ImageLike as ImageLike
 from detr_mini.inference.pixels import as_tensor as as_tensor
 from detr_mini.inference.sources import find_pictures, is_many
 from detr_mini.models.build import rebuild
-from detr_mini.models.by_names import ByNames
 from detr_mini.models.grounded import one_caption
+from detr_mini.models.open_vocabulary import ByNames
 from detr_mini.pretrained.checkpoints import averaged_weights, checkpoint_file, operating_point, read_checkpoint
 from detr_mini.structures import Batch, Categories, OperatingPoint, PhraseFound, Target
 from detr_mini.structures import Detections as PlainDetections

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from detr_mini.attention.multihead import blocked_by_padding
 from detr_mini.attention.positions import sine_positions_2d
 from detr_mini.models.denoising import DenoisingQueries
+from detr_mini.models.detr_transformer import BoxMLP, Transformer
 from detr_mini.models.heads import softmax_detections
-from detr_mini.models.layers import BoxMLP, Transformer
 from detr_mini.structures import AttentionMaps, Categories, Detections, DetectorOutput, Prediction
 
 

@@ -20,9 +20,9 @@ from detr_mini.attention.positions import sine_box_code
 from detr_mini.boxes import cxcywh_to_xyxy
 from detr_mini.errors import ConfigError
 from detr_mini.models.denoising import DenoisingQueries
-from detr_mini.models.denotation import Connectives, DenotationLayer, readings
 from detr_mini.models.mini import MiniDETR
 from detr_mini.models.mlp import mlp
+from detr_mini.models.word_query_fusion import Connectives, DenotationLayer, readings
 from detr_mini.structures import TAGS, Captions, DetectorOutput, GroundingOutput, PhraseFound
 from detr_mini.text.bert import PretrainedTextEncoder
 from detr_mini.text.encoder import TextEncoder

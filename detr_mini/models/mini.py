@@ -18,9 +18,9 @@ from detr_mini.attention.kinds import attention_named
 from detr_mini.attention.multihead import MultiHeadAttention, blocked_by_padding, join_blocked
 from detr_mini.attention.positions import sine_box_code, sine_code
 from detr_mini.models.box_attention import BoxAttention
+from detr_mini.models.cross_attention import Memory, cross_attention_named
 from detr_mini.models.denoising import DenoisingQueries, make_denoising
 from detr_mini.models.heads import sigmoid_detections
-from detr_mini.models.memory import Memory, cross_attention_named
 from detr_mini.models.mlp import mlp
 from detr_mini.models.queries import PredictionHead, cell_centres, select, visible_size
 from detr_mini.structures import (

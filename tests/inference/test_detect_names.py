@@ -18,7 +18,7 @@ from detr_mini.evaluation.coco import evaluate as coco_metric
 from detr_mini.inference.detector import Detector, load
 from detr_mini.inference.evaluate import evaluate
 from detr_mini.inference.predict import predict
-from detr_mini.models import by_names
+from detr_mini.models import open_vocabulary as by_names
 from detr_mini.text.names import passes
 from detr_mini.text.tokenizers import WordTokenizer
 

@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("transformers", reason="transformers is not installed: pip install 'detr-mini[hf]'")
 
 from detr_mini.losses.matcher import NonFiniteCostError
-from detr_mini.losses.peer import PeerCriterion
+from detr_mini.peers.loss import PeerCriterion
 from peer_parts import peer, truths
 
 

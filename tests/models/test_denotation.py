@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detr_mini.models.denotation import Connectives, DenotationLayer, readings
+from detr_mini.models.word_query_fusion import Connectives, DenotationLayer, readings
 
 C, Q, T, D, E, P = 2, 4, 5, 8, 6, 3
 

@@ -17,7 +17,7 @@ from detr_mini.config.compose import compose
 from detr_mini.models.build import build_model
 from detr_mini.models.denoising import DenoisingQueries
 from detr_mini.models.detr import DETR
-from detr_mini.models.layers import DecoderLayer, EncoderLayer
+from detr_mini.models.detr_transformer import DecoderLayer, EncoderLayer
 from detr_mini.structures import Categories
 from detr_mini.vision.backbone import Backbone, resnet
 

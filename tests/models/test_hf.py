@@ -16,11 +16,11 @@ pytest.importorskip("transformers", reason="transformers is not installed: pip i
 import transformers
 
 from detr_mini.errors import CheckpointError, ConfigError
-from detr_mini.losses.peer import PeerCriterion
 from detr_mini.models.build import build_model
-from detr_mini.models.hf import HFDetector
-from detr_mini.models.hf_kinds import find, kinds
 from detr_mini.optim.groups import adamw
+from detr_mini.peers.detector import HFDetector
+from detr_mini.peers.kinds import find, kinds
+from detr_mini.peers.loss import PeerCriterion
 from detr_mini.structures import Categories, PackedTargets
 from peer_parts import BACKBONE, CLASSES, QUERIES, SMALL, config_of, padded_batch, peer, shapes, truths
 

@@ -15,8 +15,8 @@ pytest.importorskip("transformers", reason="transformers is not installed: pip i
 from detr_mini.errors import CheckpointError, ConfigError
 from detr_mini.inference.detector import from_checkpoint
 from detr_mini.models.build import build_model
-from detr_mini.models.hf import HFDetector, OwnBackbone
-from detr_mini.models.hf_kinds import build_library, find, make_config
+from detr_mini.peers.detector import HFDetector, OwnBackbone
+from detr_mini.peers.kinds import build_library, find, make_config
 from detr_mini.pretrained.carry import Start, carry
 from detr_mini.structures import Categories
 from peer_parts import BACKBONE, MODEL, SMALL, config_of

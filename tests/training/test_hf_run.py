@@ -16,7 +16,7 @@ pytest.importorskip("transformers", reason="transformers is not installed: pip i
 from detr_mini import load
 from detr_mini.cli import main
 from detr_mini.errors import UserError
-from detr_mini.losses.peer import PeerCriterion
+from detr_mini.peers.loss import PeerCriterion
 from detr_mini.pretrained.checkpoints import read_checkpoint
 from detr_mini.structures import Detections
 from detr_mini.training.averaging import AveragedModel

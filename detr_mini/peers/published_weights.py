@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detr_mini.errors import CheckpointError, some_of
-from detr_mini.models.hf_kinds import Kind, build_library, library
+from detr_mini.peers.kinds import Kind, build_library, library
 from detr_mini.text.names import rows_by_name
 
 _LISTED = 8

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from detr_mini.errors import ConfigError
 from detr_mini.models.heads import sigmoid_detections, softmax_detections
-from detr_mini.models.hf_images import Canvas, apart, squares
-from detr_mini.models.hf_kinds import MASKED, Kind, build_library, find, make_config, own_settings, stride_of
+from detr_mini.peers.images import Canvas, apart, squares
+from detr_mini.peers.kinds import MASKED, Kind, build_library, find, make_config, own_settings, stride_of
 from detr_mini.structures import Categories, Detections, DetectorOutput, PackedTargets, PeerLoss
 
 TOO_SMALL = ("selected index k out of range", "Expected more than 1 value per channel")
@@ -87,7 +87,7 @@ class HFDetector(nn.Module):
     def _on(self, backbone: nn.Module, made: Any) -> nn.Module:
         if self.kind.source is not None:
             raise ConfigError(f"the weights of {self.kind.source} come with a backbone of their own; say backbone=own")
-        from detr_mini.models.hf_backbone import fit_config, put_in
+        from detr_mini.peers.backbone import fit_config, put_in
 
         fit_config(made, backbone.channels, backbone.strides)  # type: ignore[arg-type]
         self.settings.pop("backbone_config", None)
@@ -172,14 +172,14 @@ class HFDetector(nn.Module):
         """
         if self.kind.source is None:
             return []
-        from detr_mini.models.hf_weights import take_published
+        from detr_mini.peers.published_weights import take_published
 
         return [take_published(self.library, self.kind, names)]
 
     @property
     def category_rows(self) -> tuple[str, ...]:
         """Parameters with a row a category."""
-        from detr_mini.models.hf_weights import per_category
+        from detr_mini.peers.published_weights import per_category
 
         return tuple(f"library.{name}" for name in per_category(self.library))
 
