@@ -8,8 +8,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from detr_mini.errors import ConfigError
 from detr_mini.inference.detector import from_checkpoint
-from detr_mini.pretrained.box import SUFFIX, pack
 from detr_mini.pretrained.checkpoints import averaged_weights, read_checkpoint
+from detr_mini.pretrained.packaged import SUFFIX, pack
 
 
 def export(config: DictConfig) -> Path:

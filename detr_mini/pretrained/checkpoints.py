@@ -14,7 +14,7 @@ from torch import Tensor
 from detr_mini.config import parts
 from detr_mini.errors import CheckpointError, ConfigError, nearest, some_of
 from detr_mini.models.build import LARGEST_SIDE
-from detr_mini.pretrained import box
+from detr_mini.pretrained import packaged as box
 from detr_mini.structures import Categories, OperatingPoint
 from detr_mini.tensor_files import load_weights
 

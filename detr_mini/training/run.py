@@ -30,8 +30,8 @@ from detr_mini.evaluation.alike import alike_notice
 from detr_mini.evaluation.measure import measure, write_measured
 from detr_mini.evaluation.table import table
 from detr_mini.models.build import build_part, takes
-from detr_mini.pretrained.carry import Start, carry
 from detr_mini.pretrained.checkpoints import averaged_weights, operating_point, read_checkpoint
+from detr_mini.pretrained.transfer import Start, carry
 from detr_mini.training.budget import Budget
 from detr_mini.training.callbacks import Bar, CheckpointFiles, Checkpoints, Interrupted, Logging, writing
 from detr_mini.training.coarse import Coarse

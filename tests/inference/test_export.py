@@ -15,7 +15,7 @@ from detr_mini import load
 from detr_mini.boxes import box_iou
 from detr_mini.cli import main
 from detr_mini.errors import CheckpointError
-from detr_mini.pretrained import box
+from detr_mini.pretrained import packaged as box
 from detr_mini.pretrained.checkpoints import read_checkpoint
 
 

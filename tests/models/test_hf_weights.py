@@ -17,7 +17,7 @@ from detr_mini.inference.detector import from_checkpoint
 from detr_mini.models.build import build_model
 from detr_mini.peers.detector import HFDetector, OwnBackbone
 from detr_mini.peers.kinds import build_library, find, make_config
-from detr_mini.pretrained.carry import Start, carry
+from detr_mini.pretrained.transfer import Start, carry
 from detr_mini.structures import Categories
 from peer_parts import BACKBONE, MODEL, SMALL, config_of
 

@@ -12,7 +12,7 @@ from torch import nn
 from detector_parts import BACKBONE, CATEGORIES, GROUNDED, MODEL, checkpoint_of, untrained
 from detr_mini.errors import CheckpointError
 from detr_mini.models.build import build_model
-from detr_mini.pretrained.carry import THING, Start, carry, rows_by_token
+from detr_mini.pretrained.transfer import THING, Start, carry, rows_by_token
 from detr_mini.structures import Categories
 from detr_mini.text.names import plain_name, rows_by_name
 from detr_mini.text.tokenizers import AnyTokenizer, CharacterTokenizer, WordTokenizer
