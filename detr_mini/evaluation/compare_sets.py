@@ -24,13 +24,13 @@ from scipy.special import stdtr, stdtrit
 from detr_mini.config.run_folder import write_text
 from detr_mini.drawing.evaluation_plots import differences
 from detr_mini.errors import ConfigError, DataError, UserError
-from detr_mini.evaluation.bootstrap import AT_ONCE, draws
-from detr_mini.evaluation.matches import Matches, side_by_side
-from detr_mini.evaluation.paired import holm, paired_test
-from detr_mini.evaluation.readings import readings
+from detr_mini.evaluation.average_precision import WeightedAP
+from detr_mini.evaluation.headline import readings
+from detr_mini.evaluation.intervals import AT_ONCE, draws
+from detr_mini.evaluation.matching import Matches, side_by_side
+from detr_mini.evaluation.paired_test import holm, paired_test
 from detr_mini.evaluation.runs import Run, common_truth, read_runs
 from detr_mini.evaluation.table import number
-from detr_mini.evaluation.weighted import WeightedAP
 
 FILE = "datasets.json"
 MEASURES = ("AP", "AP50")

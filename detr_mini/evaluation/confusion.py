@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from pycocotools import mask
 
-from detr_mini.evaluation.matches import FOUND, IGNORED, RECALLS, Matches, Ranking
+from detr_mini.evaluation.matching import FOUND, IGNORED, RECALLS, Matches, Ranking
 
 
 def confusion(

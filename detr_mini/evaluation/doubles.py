@@ -16,10 +16,10 @@ from pycocotools import mask
 from torchvision.ops import batched_nms
 
 from detr_mini.boxes import xywh_to_xyxy
-from detr_mini.evaluation.matches import assign, by_pair, match
-from detr_mini.evaluation.readings import readings
+from detr_mini.evaluation.average_precision import WeightedAP
+from detr_mini.evaluation.headline import readings
+from detr_mini.evaluation.matching import assign, by_pair, match
 from detr_mini.evaluation.subset import Part
-from detr_mini.evaluation.weighted import WeightedAP
 
 ALIKE, FOUND_AT = 0.7, 0.5
 """IoU above which two detections of one category are alike, and from which a detection finds an object."""

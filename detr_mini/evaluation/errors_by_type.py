@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from pycocotools import mask
 
-from detr_mini.evaluation.matches import assign
-from detr_mini.evaluation.weighted import average_precision
+from detr_mini.evaluation.average_precision import average_precision
+from detr_mini.evaluation.matching import assign
 
 TYPES = ("localisation", "class", "both", "duplicate", "background", "missed")
 FOREGROUND, BACKGROUND = 0.5, 0.1

@@ -17,17 +17,17 @@ from detr_mini.convert import to_coco_records
 from detr_mini.drawing.caption_cards import draw_captions
 from detr_mini.drawing.gallery import Pair, gallery
 from detr_mini.errors import UserError
-from detr_mini.evaluation.bootstrap import intervals
+from detr_mini.evaluation.answer_cards import spread, told
 from detr_mini.evaluation.coco import Scores, score
 from detr_mini.evaluation.doubles import doubles
 from detr_mini.evaluation.grounding import Answer, answers, grounding_metrics
-from detr_mini.evaluation.matches import Matches, match
-from detr_mini.evaluation.predict import detect_batches
+from detr_mini.evaluation.intervals import intervals
+from detr_mini.evaluation.matching import Matches, match
 from detr_mini.evaluation.subset import Part
 from detr_mini.evaluation.table import number
-from detr_mini.evaluation.told import spread, told
 from detr_mini.formats.coco import CocoSet, ImageRecord
 from detr_mini.images.load import load_image
+from detr_mini.inference.batches import detect_batches
 from detr_mini.structures import Batch, Categories, Detections, DetectorOutput, OperatingPoint
 
 

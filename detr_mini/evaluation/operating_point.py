@@ -9,7 +9,7 @@ from typing import Any
 from detr_mini.errors import ConfigError
 from detr_mini.evaluation.confusion import best_threshold
 from detr_mini.evaluation.doubles import average_precisions, without_overlaps
-from detr_mini.evaluation.matches import match
+from detr_mini.evaluation.matching import match
 from detr_mini.evaluation.subset import Part
 from detr_mini.structures import Categories, OperatingPoint
 

@@ -15,7 +15,7 @@ from detr_mini.config.changed_settings import settings_of
 from detr_mini.config.compose import read_config
 from detr_mini.data.module import OF_TRAINING, STAGES
 from detr_mini.errors import ConfigError, DataError, UserError
-from detr_mini.evaluation.matches import Matches, match
+from detr_mini.evaluation.matching import Matches, match
 from detr_mini.evaluation.subset import Part, chosen
 from detr_mini.models.build import build_part
 from detr_mini.structures import Categories

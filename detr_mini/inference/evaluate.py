@@ -11,10 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 from detr_mini.captions.perturb import altered
 from detr_mini.data.module import OF_TRAINING, STAGES
 from detr_mini.errors import CheckpointError, ConfigError, UserError
-from detr_mini.evaluation.alike import alike_notice
-from detr_mini.evaluation.examine import examine
+from detr_mini.evaluation.error_report import examine
 from detr_mini.evaluation.measure import measure, write_measured
 from detr_mini.evaluation.operating_point import with_overlap
+from detr_mini.evaluation.same_predictions import alike_notice
 from detr_mini.evaluation.subset import chosen
 from detr_mini.evaluation.table import table
 from detr_mini.formats.coco import CocoSet

@@ -11,7 +11,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from detr_mini.boxes import cxcywh_to_xyxy
 from detr_mini.errors import UserError
-from detr_mini.evaluation.predict import evaluating, evaluation_mode
+from detr_mini.inference.batches import evaluating, evaluation_mode
 from detr_mini.inference.detector import Detector, ImageLike, as_tensor
 from detr_mini.models.heads import suppress
 from detr_mini.structures import Batch, Detections

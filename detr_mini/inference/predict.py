@@ -23,8 +23,8 @@ from detr_mini.convert import to_coco_records
 from detr_mini.drawing.attention import draw_attention
 from detr_mini.drawing.boxes import draw_detections
 from detr_mini.errors import ConfigError, DataError, UserError
-from detr_mini.evaluation.alike import BEST, MOST, alike_notice
 from detr_mini.evaluation.operating_point import check_overlap, with_overlap
+from detr_mini.evaluation.same_predictions import BEST, MOST, alike_notice
 from detr_mini.images.load import load_image
 from detr_mini.inference.detector import Detector, load
 from detr_mini.inference.explain import explain_all

@@ -26,8 +26,8 @@ from detr_mini.data.module import STAGES, DetectionData
 from detr_mini.data.workers import lost_worker
 from detr_mini.drawing.curves import curves
 from detr_mini.errors import CheckpointError, ConfigError, UserError
-from detr_mini.evaluation.alike import alike_notice
 from detr_mini.evaluation.measure import measure, write_measured
+from detr_mini.evaluation.same_predictions import alike_notice
 from detr_mini.evaluation.table import table
 from detr_mini.models.build import build_part, takes
 from detr_mini.pretrained.checkpoints import averaged_weights, operating_point, read_checkpoint

@@ -12,8 +12,8 @@ import pytorch_lightning as pl
 import torch
 
 from detr_mini.data.collate import collate
-from detr_mini.evaluation.predict import detect_batches
 from detr_mini.images.load import to_model_input
+from detr_mini.inference.batches import detect_batches
 from detr_mini.structures import Target
 from detr_mini.training import task as task_module
 from detr_mini.training.callbacks import Checkpoints

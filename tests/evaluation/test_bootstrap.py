@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detr_mini.evaluation.bootstrap import draws, interval, intervals
+from detr_mini.evaluation.average_precision import WeightedAP
 from detr_mini.evaluation.coco import evaluate
-from detr_mini.evaluation.matches import Matches, match
-from detr_mini.evaluation.readings import readings
-from detr_mini.evaluation.weighted import WeightedAP
+from detr_mini.evaluation.headline import readings
+from detr_mini.evaluation.intervals import draws, interval, intervals
+from detr_mini.evaluation.matching import Matches, match
 from made_detections import CATEGORIES, made
 
 NAMES = CATEGORIES.names

@@ -7,7 +7,7 @@ import pytest
 
 from detr_mini.evaluation.coco import evaluate
 from detr_mini.evaluation.confusion import best_threshold, confusion, precision_at_recalls
-from detr_mini.evaluation.matches import match
+from detr_mini.evaluation.matching import match
 from made_detections import CATEGORIES, made
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detr_mini.evaluation.predict import detect_batches
+from detr_mini.inference.batches import detect_batches
 from detr_mini.models.heads import sigmoid_detections
 from detr_mini.structures import Batch, Categories, Detections, DetectorOutput, Target, pack_targets
 

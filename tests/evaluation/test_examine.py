@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from detr_mini.evaluation.coco import evaluate
+from detr_mini.evaluation.error_report import WORST, examine, worst_images
 from detr_mini.evaluation.errors_by_type import TYPES, errors_by_type
-from detr_mini.evaluation.examine import WORST, examine, worst_images
-from detr_mini.evaluation.matches import match
+from detr_mini.evaluation.matching import match
 from detr_mini.evaluation.measure import Measured, judge
 from detr_mini.evaluation.subset import Part
 from detr_mini.formats.coco import read_coco

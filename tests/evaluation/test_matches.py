@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detr_mini.evaluation.average_precision import WeightedAP, average_precision
 from detr_mini.evaluation.coco import evaluate
-from detr_mini.evaluation.matches import Matches, match, side_by_side
-from detr_mini.evaluation.readings import readings
-from detr_mini.evaluation.weighted import WeightedAP, average_precision
+from detr_mini.evaluation.headline import readings
+from detr_mini.evaluation.matching import Matches, match, side_by_side
 from made_detections import CATEGORIES, Records, made
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", *(f"AP/{name}" for name in CATEGORIES.names))

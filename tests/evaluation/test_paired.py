@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detr_mini.evaluation.matches import Matches, match, side_by_side
-from detr_mini.evaluation.paired import holm, paired_test
+from detr_mini.evaluation.matching import Matches, match, side_by_side
+from detr_mini.evaluation.paired_test import holm, paired_test
 from made_detections import CATEGORIES, Records, made
 
 NAMES = CATEGORIES.names

@@ -10,7 +10,7 @@ import torch
 
 from data_parts import write_coco
 from detector_parts import CATEGORIES, IMAGE, untrained
-from detr_mini.evaluation.alike import alike_notice, hardly_differ
+from detr_mini.evaluation.same_predictions import alike_notice, hardly_differ
 from detr_mini.formats.coco import read_coco
 from detr_mini.inference.detector import Detector
 from detr_mini.structures import Detections

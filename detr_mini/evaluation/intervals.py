@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from rich.progress import track
 
-from detr_mini.evaluation.matches import Matches
-from detr_mini.evaluation.readings import readings
-from detr_mini.evaluation.weighted import WeightedAP
+from detr_mini.evaluation.average_precision import WeightedAP
+from detr_mini.evaluation.headline import readings
+from detr_mini.evaluation.matching import Matches
 
 AT_ONCE = 100
 """Resamples computed together."""

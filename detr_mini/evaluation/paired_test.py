@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import log_ndtr
 
-from detr_mini.evaluation.matches import Matches, side_by_side
-from detr_mini.evaluation.readings import readings
-from detr_mini.evaluation.weighted import WeightedAP
+from detr_mini.evaluation.average_precision import WeightedAP
+from detr_mini.evaluation.headline import readings
+from detr_mini.evaluation.matching import Matches, side_by_side
 
 HEADLINE = "AP"
 """The one number most comparisons are about: it gets half of the level, all others share the other half."""

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_matrix
 
-from detr_mini.evaluation.matches import FOUND, IGNORED, IOUS, RECALLS, Matches, Ranking
+from detr_mini.evaluation.matching import FOUND, IGNORED, IOUS, RECALLS, Matches, Ranking
 
 ROOM = 1 << 16
 """Numbers in the largest array made at once: half a MiB stays in a core's cache, which halves the time."""

@@ -14,13 +14,13 @@ from jaxtyping import Float
 from detr_mini.drawing.evaluation_plots import confusion_matrix, error_costs, precision_recall
 from detr_mini.drawing.gallery import gallery
 from detr_mini.errors import UserError
+from detr_mini.evaluation.average_precision import WeightedAP
 from detr_mini.evaluation.confusion import best_threshold, confusion, precision_at_recalls
 from detr_mini.evaluation.errors_by_type import TYPES, Errors, errors_by_type
-from detr_mini.evaluation.matches import Matches
+from detr_mini.evaluation.headline import readings
+from detr_mini.evaluation.matching import Matches
 from detr_mini.evaluation.measure import Measured, pair_of
-from detr_mini.evaluation.readings import readings
 from detr_mini.evaluation.table import number
-from detr_mini.evaluation.weighted import WeightedAP
 
 WORST = 20
 CANDIDATES = 400
