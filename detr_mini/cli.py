@@ -148,7 +148,7 @@ VERBS = {
     ),
     "benchmark learning_curve": Verb(
         "train on growing shares of the data: what would more images bring?", "learning_curve",
-        "detr_mini.training.learning_curve:learning_curve",
+        "detr_mini.experiments.learning_curve:learning_curve",
         ("detr-mini benchmark learning_curve experiment=coco_mini data.root=my_photos shares=[0.1,0.3,1]",),
         "  shares=[0.1,0.2,0.5,1.0]  of the training images\n"
         "  output=FOLDER             of picture and runs; called again it goes on (no run_folder, no resume)\n"
@@ -156,7 +156,7 @@ VERBS = {
     ),
     "benchmark datasets": Verb(
         "the same training on every dataset below a folder: is a recipe better on all of them?", "benchmark_datasets",
-        "detr_mini.sweeps.datasets:benchmark_datasets",
+        "detr_mini.experiments.datasets:benchmark_datasets",
         ("detr-mini benchmark datasets root=my_sets minutes=10 seeds=[0,1] folder=outputs/datasets/before",
          "detr-mini benchmark datasets root=my_sets overrides=[data.size=256] folder=outputs/datasets/smaller",
          "detr-mini compare runs=[outputs/datasets/before,outputs/datasets/smaller]"),
@@ -224,7 +224,7 @@ def _run(words: list[str]) -> int:
         print(OmegaConf.to_yaml(compose(VERBS[name].config, overrides)))
         return 0
     if many and name == "train" and rank() == 0:
-        from detr_mini.sweeps.sweep import train_many
+        from detr_mini.experiments.sweep import train_many
 
         return train_many(overrides, partial(_attempt, name))
     if many:

@@ -57,10 +57,10 @@ TABLE: Mapping[str, Mapping[str, str]] = {
         **{f"detr_mini.data.{name}": "detr_mini.data.mosaic" for name in ("Mosaic", "Mixup", "RandomWindow")},
     },
     "sweep": {
-        "detr_mini.experiments.Serial": "detr_mini.sweeps.launch",
-        "detr_mini.experiments.Joblib": "detr_mini.sweeps.launch",
-        "detr_mini.experiments.Optuna": "detr_mini.sweeps.search",
-        "detr_mini.experiments.Submitit": "detr_mini.sweeps.cluster",
+        "detr_mini.experiments.Serial": "detr_mini.experiments.launch",
+        "detr_mini.experiments.Joblib": "detr_mini.experiments.launch",
+        "detr_mini.experiments.Optuna": "detr_mini.experiments.search",
+        "detr_mini.experiments.Submitit": "detr_mini.experiments.cluster",
     },
 }  # fmt: skip
 """Kind of part: public name: the module where it stands today. A part that moves changes this line alone."""

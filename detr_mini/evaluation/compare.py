@@ -17,11 +17,11 @@ from rich.text import Text
 from detr_mini.config.compose import new_run_folder
 from detr_mini.drawing.evaluation_plots import differences, spreads
 from detr_mini.errors import ConfigError
-from detr_mini.evaluation.compare_sets import benchmarks, compare_sets
 from detr_mini.evaluation.paired_test import Difference, holm, paired_test
-from detr_mini.evaluation.recipes import recipe, recipe_table
 from detr_mini.evaluation.runs import Run, Truth, common_truth, labels, read_runs
 from detr_mini.evaluation.table import number
+from detr_mini.experiments.aggregate import recipe, recipe_table
+from detr_mini.experiments.compare_datasets import benchmarks, compare_sets
 
 MOST = 12
 """So many runs at most are tested pair by pair."""

@@ -16,8 +16,8 @@ from PIL import Image
 from detr_mini import cli
 from detr_mini.config.compose import compose
 from detr_mini.errors import UserError
+from detr_mini.experiments.process import Processes
 from detr_mini.scenes.shapes import ensure_scenes
-from detr_mini.sweeps.process import Processes
 from run_parts import write_run
 from sweep_parts import settings
 from training_parts import SMALL

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from detr_mini import cli
-from detr_mini.sweeps.cluster import Job
+from detr_mini.experiments.cluster import Job
 from sweep_parts import pretend, settings, sweep_json
 
 submitit = pytest.importorskip("submitit", reason="comes with the extra 'sweep'")

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from detr_mini import cli
-from detr_mini.sweeps import process as process_module
-from detr_mini.sweeps.process import Processes, shared_threads
+from detr_mini.experiments import process as process_module
+from detr_mini.experiments.process import Processes, shared_threads
 from sweep_parts import sweep_json
 
 CHILD = """

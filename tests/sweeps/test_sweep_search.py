@@ -12,8 +12,8 @@ import pytest
 
 from detr_mini import cli
 from detr_mini.errors import ConfigError
-from detr_mini.sweeps.process import Processes
-from detr_mini.sweeps.search import space
+from detr_mini.experiments.process import Processes
+from detr_mini.experiments.search import space
 from sweep_parts import pretend, settings, sweep_json
 
 optuna = pytest.importorskip("optuna", reason="comes with the extra 'sweep'")
@@ -151,7 +151,7 @@ def test_a_loss_is_made_small_and_ap_large(
 ) -> None:
     ringed: list[float] = []
     monkeypatch.setattr(
-        "detr_mini.sweeps.search.searched", lambda settings, values, best, *about: ringed.append(values[best])
+        "detr_mini.experiments.search.searched", lambda settings, values, best, *about: ringed.append(values[best])
     )
     for measure, direction in (("val/loss", "MINIMIZE"), ("AP50", "MAXIMIZE")):
         folder = tmp_path / direction

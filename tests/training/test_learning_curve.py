@@ -11,9 +11,9 @@ from PIL import Image
 
 from detr_mini.config.compose import compose
 from detr_mini.errors import ConfigError
+from detr_mini.experiments.learning_curve import learning_curve
 from detr_mini.training.callbacks import Checkpoints
 from detr_mini.training.history import History
-from detr_mini.training.learning_curve import learning_curve
 from training_parts import overrides
 
 

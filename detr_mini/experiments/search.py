@@ -15,10 +15,10 @@ from rich.console import Console
 
 from detr_mini.drawing.evaluation_plots import searched
 from detr_mini.errors import ConfigError
-from detr_mini.sweeps.board import say
-from detr_mini.sweeps.launch import Attempt, Serial, check_jobs, side_by_side
-from detr_mini.sweeps.process import Processes
-from detr_mini.sweeps.record import Record, key_of
+from detr_mini.experiments.launch import Attempt, Serial, check_jobs, side_by_side
+from detr_mini.experiments.leaderboard import say
+from detr_mini.experiments.process import Processes
+from detr_mini.experiments.record import Record, key_of
 
 
 @dataclass(frozen=True)

@@ -17,17 +17,17 @@ from detr_mini.config.compose import compose
 from detr_mini.config.run_folder import is_unused, locked, new_run_folder, write_text
 from detr_mini.drawing.evaluation_plots import dots
 from detr_mini.errors import ConfigError, DataError, UserError
-from detr_mini.evaluation.compare_sets import FILE, RECIPE
 from detr_mini.evaluation.doubles import nms_gain
-from detr_mini.evaluation.recipes import recipe
 from detr_mini.evaluation.runs import STAGES, data_of, read_runs
 from detr_mini.evaluation.table import markdown, with_interval
+from detr_mini.experiments.aggregate import recipe
+from detr_mini.experiments.compare_datasets import FILE, RECIPE
+from detr_mini.experiments.leaderboard import result
+from detr_mini.experiments.learning_curve import check_same
+from detr_mini.experiments.process import Processes
+from detr_mini.experiments.record import KEPT, STATES, Run, key_of, quoted, start_or_go_on
 from detr_mini.formats.discover import find_layout
-from detr_mini.sweeps.board import result
-from detr_mini.sweeps.process import Processes
-from detr_mini.sweeps.record import KEPT, STATES, Run, key_of, quoted, start_or_go_on
 from detr_mini.training.history import History
-from detr_mini.training.learning_curve import check_same
 
 OWN = ("data.root", "data.test", "experiment", "seed", "run_folder", "resume")
 """Settings of a training that this verb decides."""

@@ -14,10 +14,10 @@ from rich.text import Text
 from detr_mini.config.compose import compose, swept
 from detr_mini.config.run_folder import whole
 from detr_mini.errors import ConfigError
-from detr_mini.evaluation.recipes import recipe, recipe_table
+from detr_mini.experiments.aggregate import recipe, recipe_table
+from detr_mini.experiments.launch import Attempt
+from detr_mini.experiments.record import Record, Run
 from detr_mini.models.build import build_part
-from detr_mini.sweeps.launch import Attempt
-from detr_mini.sweeps.record import Record, Run
 
 
 def train_many(words: Sequence[str], attempt: Attempt) -> int:

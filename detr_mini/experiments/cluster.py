@@ -11,10 +11,10 @@ from typing import Any
 from rich.console import Console
 
 from detr_mini.errors import ConfigError
-from detr_mini.sweeps.board import board, say
-from detr_mini.sweeps.launch import Attempt, Serial, left
-from detr_mini.sweeps.process import shared_threads
-from detr_mini.sweeps.record import Outcome, Record, start_or_go_on
+from detr_mini.experiments.launch import Attempt, Serial, left
+from detr_mini.experiments.leaderboard import board, say
+from detr_mini.experiments.process import shared_threads
+from detr_mini.experiments.record import Outcome, Record, start_or_go_on
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from detr_mini.evaluation.table import number
-from detr_mini.sweeps.record import Record, Run
+from detr_mini.experiments.record import Record, Run
 
 
 @contextmanager

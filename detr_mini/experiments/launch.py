@@ -13,9 +13,9 @@ from rich.console import Console
 from detr_mini.config.compose import sweep
 from detr_mini.drawing.evaluation_plots import spreads
 from detr_mini.errors import ConfigError
-from detr_mini.sweeps.board import board, say
-from detr_mini.sweeps.process import Processes, shared_threads
-from detr_mini.sweeps.record import Outcome, Record, Run
+from detr_mini.experiments.leaderboard import board, say
+from detr_mini.experiments.process import Processes, shared_threads
+from detr_mini.experiments.record import Outcome, Record, Run
 
 Attempt = Callable[[Sequence[str]], Outcome]
 """Trains with some words in this process; how it ended."""

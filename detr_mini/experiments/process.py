@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from detr_mini.sweeps.record import Outcome
+from detr_mini.experiments.record import Outcome
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 COMMAND = (sys.executable, "-m", "detr_mini", "train")
