@@ -141,7 +141,7 @@ VERBS = {
         "  images=copy               or link (hard links), or none\n" + DATA_KEYS,
     ),
     "benchmark step": Verb(
-        "where a step of training spends its time", "benchmark_step", "detr_mini.training.benchmark:benchmark_step",
+        "where a step of training spends its time", "benchmark_step", "detr_mini.benchmarks.step:benchmark_step",
         ("detr-mini benchmark step", "detr-mini benchmark step experiment=coco_mini data.root=my_photos steps=10"),
         "  steps=30 warmup=5          measured, and not\n"
         "  matrix=2048               side of the product whose rate stands beside the step's\n" + TRAIN_KEYS,
@@ -163,7 +163,7 @@ VERBS = {
     ),
     "benchmark attention": Verb(
         "time and memory of every kind of attention", "benchmark_attention",
-        "detr_mini.evaluation.attention_cost:benchmark_attention",
+        "detr_mini.benchmarks.attention:benchmark_attention",
         ("detr-mini benchmark attention", "detr-mini benchmark attention sizes=[256,1024] backward=true"),
     ),
 }  # fmt: skip

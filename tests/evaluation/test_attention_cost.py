@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
+from detr_mini.benchmarks.attention import benchmark_attention, exponents, peak_bytes
 from detr_mini.errors import ConfigError
-from detr_mini.evaluation.attention_cost import benchmark_attention, exponents, peak_bytes
 
 CONFIG = Path(__file__).parents[2] / "configs" / "benchmark_attention.yaml"
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from detr_mini.benchmarks.step import Stopwatch, benchmark_step, operations_counter
 from detr_mini.config.compose import compose
-from detr_mini.training.benchmark import Stopwatch, benchmark_step, operations_counter
 from training_parts import overrides
 
 
