@@ -20,8 +20,8 @@ from detr_mini.data.auto_settings import AUTO, SMALLEST, STEP, range_notice
 from detr_mini.data.module import DetectionData
 from detr_mini.formats.load_report import Chosen
 from detr_mini.structures import Target, pack_targets
-from detr_mini.training.coarse import Coarse
 from detr_mini.training.diagnosis import AUTOCAST
+from detr_mini.training.image_growth import Coarse
 from detr_mini.training.options import TrainerOptions
 
 ENOUGH_IMAGES = 5000

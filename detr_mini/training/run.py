@@ -34,8 +34,8 @@ from detr_mini.pretrained.checkpoints import averaged_weights, operating_point, 
 from detr_mini.pretrained.transfer import Start, carry
 from detr_mini.training.budget import Budget
 from detr_mini.training.callbacks import Bar, CheckpointFiles, Checkpoints, Interrupted, Logging, writing
-from detr_mini.training.coarse import Coarse
 from detr_mini.training.history import History
+from detr_mini.training.image_growth import Coarse
 from detr_mini.training.options import TrainerOptions
 from detr_mini.training.plan import Trainable, fit_to_time
 from detr_mini.training.processes import PeerWatch, how_to_go_on, lost_peer

@@ -24,9 +24,9 @@ from detr_mini.optim.schedule import warmup_cosine
 from detr_mini.structures import Batch, Categories, OperatingPoint
 from detr_mini.training.averaging import AveragedModel
 from detr_mini.training.budget import Budget
-from detr_mini.training.coarse import Coarse, coarsened
 from detr_mini.training.diagnosis import explain
 from detr_mini.training.history import LOGGED
+from detr_mini.training.image_growth import Coarse, coarsened
 
 HEADLINES = ("grounding/accuracy", "AP")
 """What the best checkpoint is chosen by: the first that is measured."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from detr_mini.data.collate import collate
 from detr_mini.models.queries import visible_size
 from detr_mini.structures import Batch, Target
-from detr_mini.training.coarse import coarsened
+from detr_mini.training.image_growth import coarsened
 from detr_mini.training.run import build
 from tests.training_parts import small_config
 

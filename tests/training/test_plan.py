@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from data_parts import write_images
 from detr_mini.config.compose import compose
 from detr_mini.data.auto_settings import SMALLEST
-from detr_mini.training.coarse import Coarse
+from detr_mini.training.image_growth import Coarse
 from detr_mini.training.plan import (
     BATCHES,
     ENOUGH_IMAGES,
