@@ -64,18 +64,18 @@ VERBS = {
         TRAIN_KEYS + SWEEP_KEYS,
     ),
     "evaluate": Verb(
-        "COCO's numbers of a checkpoint", "evaluate", "detr_mini.inference.evaluate:evaluate",
+        "COCO's numbers of a checkpoint", "evaluate", "detr_mini.verbs.evaluate:evaluate",
         ("detr-mini evaluate checkpoint=outputs/quickstart",
          "detr-mini evaluate checkpoint=outputs/quickstart data.root=other split=test report=true",
          "detr-mini evaluate checkpoint=outputs/quickstart subset.categories=[star] subset.share=0.5"),
     ),
     "compare": Verb(
-        "which differences between runs are real", "compare", "detr_mini.evaluation.compare:compare",
+        "which differences between runs are real", "compare", "detr_mini.verbs.compare:compare",
         ("detr-mini compare runs=[outputs/a,outputs/b]", "detr-mini compare runs=outputs/my_sweep",
          "detr-mini compare runs=[outputs/datasets/before,outputs/datasets/after]"),
     ),
     "predict": Verb(
-        "find things in pictures: COCO records and drawn pictures", "predict", "detr_mini.inference.predict:predict",
+        "find things in pictures: COCO records and drawn pictures", "predict", "detr_mini.verbs.predict:predict",
         ("detr-mini predict checkpoint=outputs/quickstart source=photos threshold=0.4",),
     ),
     "data shapes": Verb(
@@ -83,22 +83,22 @@ VERBS = {
         ("detr-mini data shapes root=data/shapes train=4000 val=400 test=400",),
     ),
     "export": Verb(
-        "a checkpoint as one small file: safetensors, half precision", "export", "detr_mini.inference.export:export",
+        "a checkpoint as one small file: safetensors, half precision", "export", "detr_mini.verbs.export:export",
         ("detr-mini export checkpoint=outputs/quickstart output=quickstart.safetensors",),
     ),
     "data scene": Verb(
-        "one made scene, and sentences about it to try", "data_scene", "detr_mini.inference.captions:scene",
+        "one made scene, and sentences about it to try", "data_scene", "detr_mini.verbs.captions:scene",
         ("detr-mini data scene seed=3 output=scene.png",),
     ),
     "data ground": Verb(
         "tie the nouns of captions to boxes: COCO captions in, MDETR's form out", "data_ground",
-        "detr_mini.inference.captions:ground",
+        "detr_mini.verbs.captions:ground",
         ("detr-mini data ground root=data/coco output=data/coco_grounded",
          "detr-mini data ground root=flickr30k captions=mdetr.json 'boxes={images: images}'"),
     ),
     "data refer": Verb(
         "make captions of your own boxes, for a detector that takes sentences", "data_refer",
-        "detr_mini.inference.captions:refer",
+        "detr_mini.verbs.captions:refer",
         ("detr-mini data refer root=cells split=val 'names={RBC: red cell, WBC: white cell}' complete=[WBC]",),
     ),
     "data check": Verb(
@@ -111,7 +111,7 @@ VERBS = {
     ),
     "data stats": Verb(
         "a data set in numbers: counts, sizes, shapes; tables, JSON and a picture", "data_stats",
-        "detr_mini.evaluation.data_stats:stats_task",
+        "detr_mini.verbs.data_stats:stats_task",
         ("detr-mini data stats data.root=my_photos",),
         "  output=FOLDER             gets stats.json and stats.png\n" + DATA_KEYS,
     ),

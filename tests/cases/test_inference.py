@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-import detr_mini.inference.predict as verb
+import detr_mini.verbs.predict as verb
 from detr_mini.inference.detector import Detector
 from detr_mini.structures import Categories, Detections, OperatingPoint
 

@@ -12,8 +12,8 @@ from PIL import Image
 from data_parts import AUTO, write_yolo
 from detr_mini.data.statistics import split_stats, tables
 from detr_mini.drawing.statistics import statistics
-from detr_mini.evaluation.data_stats import stats_task
 from detr_mini.formats.tree import Tree
+from detr_mini.verbs.data_stats import stats_task
 
 
 def tree(annotations: list[dict[str, Any]]) -> Tree:

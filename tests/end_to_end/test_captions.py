@@ -12,9 +12,9 @@ from PIL import Image
 
 from detr_mini import load
 from detr_mini.config.compose import compose
-from detr_mini.inference.evaluate import evaluate
 from detr_mini.training.history import CAPTION_LOSSES
 from detr_mini.training.run import train
+from detr_mini.verbs.evaluate import evaluate
 
 SMALL = [
     "experiment=shapes_captions", "data.make={train: 12, val: 4, test: 4, size: 64, seed: 0}", "data.size=64",

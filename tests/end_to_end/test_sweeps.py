@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from detr_mini.evaluation.compare import compare
+from detr_mini.verbs.compare import compare
 from sweep_parts import sweep_json
 from training_parts import overrides
 

@@ -11,10 +11,10 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from detr_mini.errors import ConfigError, DataError
-from detr_mini.evaluation.compare import compare
 from detr_mini.evaluation.matching import Matches, match
 from detr_mini.experiments.compare_datasets import ELSEWHERE, HERE, _on_one, _together
 from detr_mini.scenes.shapes import ensure_scenes
+from detr_mini.verbs.compare import compare
 from made_detections import CATEGORIES, made
 from run_parts import write_run
 

@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from detr_mini.cli import main
 from detr_mini.errors import DataError, UserError
-from detr_mini.evaluation.compare import compare
 from detr_mini.evaluation.runs import labels, read_runs
+from detr_mini.verbs.compare import compare
 from run_parts import write_run
 
 

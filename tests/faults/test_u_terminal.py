@@ -18,7 +18,7 @@ from detr_mini import environment as surroundings
 from detr_mini.config.compose import compose
 from detr_mini.config.run_folder import write_text
 from detr_mini.drawing.text import font, shortened
-from detr_mini.inference.predict import predict
+from detr_mini.verbs.predict import predict
 
 COMMAND = [sys.executable, "-m", "detr_mini"]
 

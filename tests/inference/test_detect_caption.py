@@ -15,8 +15,8 @@ from detector_parts import BACKBONE, CATEGORIES, GROUNDED, IMAGE, untrained
 from detr_mini.config.compose import compose
 from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.inference.detector import Detector, load
-from detr_mini.inference.predict import predict
 from detr_mini.text.tokenizers import SubwordTokenizer, WordTokenizer
+from detr_mini.verbs.predict import predict
 
 TOKENIZER = SubwordTokenizer.train(["the small bolt left of the lampshade holder"] * 3, size=300)
 

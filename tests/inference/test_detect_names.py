@@ -16,11 +16,11 @@ from detr_mini.config.compose import compose
 from detr_mini.errors import ConfigError, UserError
 from detr_mini.evaluation.coco import evaluate as coco_metric
 from detr_mini.inference.detector import Detector, load
-from detr_mini.inference.evaluate import evaluate
-from detr_mini.inference.predict import predict
 from detr_mini.models import open_vocabulary as by_names
 from detr_mini.text.names import passes
 from detr_mini.text.tokenizers import WordTokenizer
+from detr_mini.verbs.evaluate import evaluate
+from detr_mini.verbs.predict import predict
 
 TOKENIZER = WordTokenizer.train(["bolt. nut. washer."])
 DATA = {

@@ -13,12 +13,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-import detr_mini.inference.predict as verb
+import detr_mini.verbs.predict as verb
 from detector_parts import CATEGORIES
 from detr_mini.errors import CheckpointError, ConfigError, DataError, UserError
 from detr_mini.inference.detector import load
-from detr_mini.inference.predict import predict
 from detr_mini.inference.sources import find_pictures
+from detr_mini.verbs.predict import predict
 
 CONFIG = Path(__file__).parents[2] / "configs" / "predict.yaml"
 

@@ -16,10 +16,10 @@ from detr_mini.config.compose import compose
 from detr_mini.data.samplers import Key
 from detr_mini.errors import ConfigError
 from detr_mini.evaluation.runs import read_runs
-from detr_mini.inference.evaluate import evaluate
 from detr_mini.pretrained.checkpoints import read_checkpoint
 from detr_mini.training.options import TrainerOptions
 from detr_mini.training.run import build, train
+from detr_mini.verbs.evaluate import evaluate
 from training_parts import SMALL, overrides, small_config
 
 STRONG = ("data.strong_until=0.5", "data.augment_strong=[{_target_: detr_mini.data.Mosaic, p: 1}]")
