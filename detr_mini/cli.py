@@ -103,7 +103,7 @@ VERBS = {
     ),
     "data check": Verb(
         "every fault of a data set in one table; fix=true writes a fixed copy", "data_check",
-        "detr_mini.checking.check:check_task",
+        "detr_mini.verbs.data_check:data_check",
         ("detr-mini data check data.root=my_photos", "detr-mini data check data.root=my_photos fix=true"),
         "  fix=true                  write a fixed copy (output=FOLDER); the data are never touched\n"
         "  pixels=false              headers and ends of image files only\n"

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import settings
 
 from data_parts import write_coco
+from detector_parts import CATEGORIES, IMAGE, checkpoint_of, untrained
+from detr_mini.inference.detector import Detector
 from detr_mini.scenes.shapes import ensure_scenes
 
 settings.register_profile("unhurried", deadline=None)  # a busy machine is no mistake of ours
@@ -49,3 +52,17 @@ def shared_data() -> Callable[[str], Path]:
         return root / name
 
     return find
+
+
+@pytest.fixture(scope="session")
+def detector() -> Detector:
+    """An untrained detector."""
+    return Detector(untrained(), CATEGORIES, IMAGE)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of an untrained detector."""
+    path = tmp_path_factory.mktemp("run") / "best.ckpt"
+    torch.save(checkpoint_of(untrained()), path)
+    return path

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from detr_mini.captions.mdetr_format import CATEGORIES, MADE, caption_faults
 from detr_mini.checking.boxes import checked_boxes, overlaps, usable_boxes
 from detr_mini.checking.duplicates import LIKE, scenes
 from detr_mini.checking.images import Picture, checked_files, checked_records, same_pictures
 from detr_mini.checking.names import check_data_file, check_names, checked_categories
-from detr_mini.errors import DataError, UserError, printable
+from detr_mini.errors import DataError, printable
 from detr_mini.formats.coco import CORNERS, look_like_corners
 from detr_mini.formats.columns import any_json, is_whole
 from detr_mini.formats.convert import new_folder, write_set
@@ -60,6 +59,10 @@ class Checked:
     boxes: int = 0
     annotations: Counter[str] = field(default_factory=Counter)
     """Of each split, rows that no box could be made of included."""
+
+    def add(self, faults: Iterable[Fault]) -> None:
+        """More faults; all stand in the order of the table."""
+        self.faults = sorted([*self.faults, *faults], key=lambda fault: list(KINDS).index(fault.kind))
 
     @property
     def counts(self) -> Counter[str]:
@@ -132,10 +135,10 @@ class Checked:
         return {"images": self.images, "boxes": self.boxes, "counts": dict(self.counts), "faults": faults}
 
 
-def check(source: Source, *, pixels: bool = True, captions: Mapping[str, Any] | None = None) -> Checked:
+def check(source: Source, *, pixels: bool = True) -> Checked:
     """Look at everything once. `pixels`: decode the images (else their headers and ends only).
 
-    `captions`: of each split its file with captions, below the root. Nothing is raised for a fault, whatever it is.
+    Nothing is raised for a fault, whatever it is.
     """
     done = Checked(source)
     pictures: dict[str, dict[int, Picture]] = {}
@@ -155,11 +158,7 @@ def check(source: Source, *, pixels: bool = True, captions: Mapping[str, Any] | 
     _check_pictures(done, pictures)
     _check_scenes(done)
     _check_strays(source, done)
-    for name, file in (captions or {}).items():
-        if file and file not in (MADE, CATEGORIES) and name in done.trees:
-            texts = caption_faults(source.root / str(file), done.trees[name].content)
-            done.faults += [Fault("caption", f"{name}: {text}") for text in texts]
-    done.faults.sort(key=lambda fault: list(KINDS).index(fault.kind))
+    done.add(())
     return done
 
 
@@ -416,33 +415,3 @@ def mend(done: Checked, output: str | Path) -> Counter[str]:
             json.dumps(lines, indent=1, ensure_ascii=False), encoding="utf-8", errors="backslashreplace"
         )
     return Counter({kind: count for kind, (count, _) in done.fixes.items()})
-
-
-def _caption_files(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Of each split its file of captions. Those that the data make (`refer`) were proved as they were made."""
-    return None if data.get("refer") else data.get("captions")
-
-
-def check_task(config: Mapping[str, Any]) -> Checked:
-    """The verb `detr-mini data check data.root=FOLDER fix=true output=FOLDER pixels=true report=FILE`."""
-    source = Source.of(config["data"])
-    source.print_notes()
-    done = check(source, pixels=config["pixels"], captions=_caption_files(config["data"]))
-    done.print()
-    if config["report"]:
-        Path(config["report"]).write_text(
-            json.dumps(done.to_dict(), indent=1, ensure_ascii=False), encoding="utf-8", errors="backslashreplace"
-        )
-    if config["fix"]:
-        output = Path(config["output"] or f"{source.root}-mended")
-        mend(done, output)
-        for change, (count, boxes) in done.fixes.items():
-            print(f"{count:6,}  {change}{f' ({boxes:,} boxes)' if boxes else ''}")
-        images = sum(len(tree.content["images"]) for tree in done.trees.values())
-        boxes = sum(len(tree.content["annotations"]) for tree in done.trees.values())
-        left = sum(not fault.mend for fault in done.faults)
-        print(f"The fixed copy is {output}: {images:,} of {done.images:,} images, {boxes:,} of {done.boxes:,} boxes. "
-              f"changes.json lists every change; {left} faults are left for you to fix.")  # fmt: skip
-    elif config["output"]:
-        raise UserError("output is where the fixed copy goes; say fix=true, too")
-    return done

@@ -41,7 +41,7 @@ LARGEST_FILE = 256 * 1024
 
 def config_folder() -> Path:
     """`configs/`: inside an installed package, or beside it in a checkout."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
     for folder in (here / "configs", here.parent / "configs"):
         if (folder / "train.yaml").is_file():
             return folder

@@ -151,7 +151,7 @@ def test_a_record_is_what_other_tools_read() -> None:
 
 
 def test_the_file_that_the_page_shows_has_no_fault(tmp_path: Path) -> None:
-    page = (Path(__file__).parents[3] / "docs" / "captions.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "captions.md").read_text(encoding="utf-8")
     shown = page.split("```json\n")[1].split("```")[0]
     (tmp_path / "captions.json").write_text(shown)
     boxes = [{"image_id": 7, "bbox": box} for box in ([10, 20, 90, 80], [300, 40, 60, 60])]

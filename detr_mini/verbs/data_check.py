@@ -1,0 +1,52 @@
+"""`detr-mini data check`: every fault of a dataset in one table, and a fixed copy of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from detr_mini.captions.mdetr_format import CATEGORIES, MADE, caption_faults
+from detr_mini.checking.check import Checked, check, mend
+from detr_mini.errors import UserError
+from detr_mini.formats.discover import Source
+from detr_mini.formats.faults import Fault
+
+
+def data_check(config: Mapping[str, Any]) -> Checked:
+    """Check `data.root`, print the table, write `report` (JSON) and, with `fix`, the fixed copy `output`."""
+    source = Source.of(config["data"])
+    source.print_notes()
+    done = check(source, pixels=config["pixels"])
+    done.add(_of_captions(done, config["data"]))
+    done.print()
+    if config["report"]:
+        Path(config["report"]).write_text(
+            json.dumps(done.to_dict(), indent=1, ensure_ascii=False), encoding="utf-8", errors="backslashreplace"
+        )
+    if config["fix"]:
+        _write_fixed(done, Path(config["output"] or f"{source.root}-mended"))
+    elif config["output"]:
+        raise UserError("output is where the fixed copy goes; say fix=true, too")
+    return done
+
+
+def _of_captions(done: Checked, data: Mapping[str, Any]) -> Iterator[Fault]:
+    """The faults of files of captions. Captions that are made from boxes (`refer`) are right as they are made."""
+    files = {} if data.get("refer") else data.get("captions") or {}
+    for split, file in files.items():
+        if file and file not in (MADE, CATEGORIES) and split in done.trees:
+            for text in caption_faults(done.source.root / str(file), done.trees[split].content):
+                yield Fault("caption", f"{split}: {text}")
+
+
+def _write_fixed(done: Checked, output: Path) -> None:
+    mend(done, output)
+    for change, (count, boxes) in done.fixes.items():
+        print(f"{count:6,}  {change}{f' ({boxes:,} boxes)' if boxes else ''}")
+    images = sum(len(tree.content["images"]) for tree in done.trees.values())
+    boxes = sum(len(tree.content["annotations"]) for tree in done.trees.values())
+    left = sum(not fault.mend for fault in done.faults)
+    print(f"The fixed copy is {output}: {images:,} of {done.images:,} images, {boxes:,} of {done.boxes:,} boxes. "
+          f"changes.json lists every change; {left} faults are left for you to fix.")  # fmt: skip
