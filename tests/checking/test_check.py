@@ -20,6 +20,7 @@ from detr_mini.checking.images import upright_box
 from detr_mini.errors import DataError
 from detr_mini.formats.discover import Source
 from detr_mini.formats.faults import KINDS
+from detr_mini.verbs.data_check import data_check
 
 SIZE = (80, 120)
 BOLT, NUT, WASHER = 1, 2, 3
@@ -512,13 +513,15 @@ def test_faults_of_captions_are_found(
     content = {"images": images, "annotations": [{**plain, **annotation}, other], "categories": []}
     root = coco.write()
     (root / "annotations" / "captions.json").write_text(json.dumps(content))
-    done = look(root, captions={"train": "annotations/captions.json"})
+    data = {"root": root, **AUTO, "captions": {"train": "annotations/captions.json"}}
+    config = {"data": data, "pixels": True, "report": None, "fix": False, "output": None}
+    done = data_check(config)
     assert set(done.counts) == {"caption"}
     assert sentence in done.faults[0].text
     content["annotations"][0] = plain
     content["images"][0] = CAPTION
     (root / "annotations" / "captions.json").write_text(json.dumps(content))
-    assert look(root, captions={"train": "annotations/captions.json"}).faults == []
+    assert data_check(config).faults == []
 
 
 def test_the_real_sets_show_what_is_known_of_them(shared_data: Callable[[str], Path]) -> None:

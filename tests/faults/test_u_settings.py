@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from detr_mini.config.compose import compose, sweep
+from detr_mini.config.compose import compose, config_folder, sweep
 from detr_mini.errors import ConfigError
 
 NAMES = [
@@ -133,3 +133,10 @@ def test_u04_settings_that_may_be_null_still_may() -> None:
     config = compose("train", ["experiment=finetune", *words, "data.hold_out=null"])
     assert config.trainer.max_minutes is None
     assert compose("evaluate", ["suppress_iou=null", "split=null"]).suppress_iou is None
+
+
+@pytest.mark.parametrize("experiment", sorted(path.stem for path in (config_folder() / "experiment").glob("*.yaml")))
+def test_u10_every_backbone_goes_with_every_experiment(experiment: str, tmp_path: Path) -> None:
+    for backbone in sorted(path.stem for path in (config_folder() / "backbone").glob("*.yaml")):
+        words = [f"experiment={experiment}", f"backbone={backbone}", f"data.root={tmp_path}"]
+        assert compose("train", words).backbone._target_.startswith(("detr_mini.vision.", "detr_mini.peers."))
