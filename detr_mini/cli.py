@@ -79,7 +79,7 @@ VERBS = {
         ("detr-mini predict checkpoint=outputs/quickstart source=photos threshold=0.4",),
     ),
     "data shapes": Verb(
-        "make scenes of shapes as PNG files and COCO JSON", "data_shapes", "detr_mini.scenes.shapes:make",
+        "make scenes of shapes as PNG files and COCO JSON", "data_shapes", "detr_mini.verbs.data_shapes:data_shapes",
         ("detr-mini data shapes root=data/shapes train=4000 val=400 test=400",),
     ),
     "export": Verb(
@@ -111,13 +111,13 @@ VERBS = {
     ),
     "data stats": Verb(
         "a data set in numbers: counts, sizes, shapes; tables, JSON and a picture", "data_stats",
-        "detr_mini.verbs.data_stats:stats_task",
+        "detr_mini.verbs.data_stats:data_stats",
         ("detr-mini data stats data.root=my_photos",),
         "  output=FOLDER             gets stats.json and stats.png\n" + DATA_KEYS,
     ),
     "data subset": Verb(
         "a part of a data set, by categories, ids, count or share", "data_subset",
-        "detr_mini.data.splits:subset_task",
+        "detr_mini.verbs.data_subset:data_subset",
         ("detr-mini data subset data.root=my_photos output=some count=100 seed=0",
          "detr-mini data subset data.root=data/coco output=pets categories=[cat,dog] share=0.1 splits=[train]"),
         "  categories=[cat,dog]      only their boxes, and images with one of them\n"
@@ -128,14 +128,14 @@ VERBS = {
     ),
     "data split": Verb(
         "a data set into train, val and test, every category in its share", "data_split",
-        "detr_mini.data.splits:split_task",
+        "detr_mini.verbs.data_split:data_split",
         ("detr-mini data split data.root=my_photos output=split val=0.2 test=0.1 seed=0",),
         "  val=0.2 test=0            shares; the rest is train. Copies of one picture stay together\n"
         "  all=true                  where the set is split already: all of it anew\n" + DATA_KEYS,
     ),
     "data convert": Verb(
         "COCO, VOC or YOLO annotations in another of these forms, the same boxes", "data_convert",
-        "detr_mini.formats.convert:convert_task",
+        "detr_mini.verbs.data_convert:data_convert",
         ("detr-mini data convert data.root=my_voc to=coco output=my_coco",),
         "  to=coco|voc|yolo  output=FOLDER\n"
         "  images=copy               or link (hard links), or none\n" + DATA_KEYS,

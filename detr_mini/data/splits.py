@@ -246,51 +246,52 @@ def _row(members: Iterable[Collection[str]]) -> dict[Hashable, int]:
     return dict(row)
 
 
-def subset_task(config: Mapping[str, Any]) -> Path:
-    """The verb `detr-mini data subset data.root=FOLDER output=FOLDER splits=[train] count=100 seed=0`."""
-    source = Source.of(config["data"])
-    source.print_notes()
-    choice = Choice.of({key: config[key] for key in ("categories", "ids", "count", "share", "seed")})
+def subset_of_splits(source: Source, choice: Choice, splits: Sequence[str] | None = None) -> dict[str, Tree]:
+    """Every split of `source`: those named in `splits` (None: all) cut to `choice`, the others whole.
+
+    Only boxes of `choice.categories` stay, in every split. ConfigError for a split that does not exist.
+    """
     trees = source.trees()
-    chosen = list(config["splits"] or trees)
+    chosen = list(splits or trees)
     for name in chosen:
         if name not in trees:
-            raise ConfigError(f"there is no split {name!r} in {source.root}{nearest(name, trees)}")
+            raise ConfigError(f"{source.root} has no split {name!r}{nearest(name, trees)}")
     parts = {}
     for name, tree in trees.items():
         columns_of(tree.content, tree.path)
         wanted = choice if name in chosen else Choice(categories=choice.categories)
         parts[name] = part(tree, wanted.images(*owned_names(tree)), choice.categories)
-    return _written(config, source, parts)
+    return parts
 
 
-def split_task(config: Mapping[str, Any]) -> Path:
-    """The verb `detr-mini data split data.root=FOLDER output=FOLDER val=0.2 test=0.1 seed=0`."""
-    source = Source.of(config["data"])
-    source.print_notes()
-    shares = {"train": 1 - config["val"] - config["test"], "val": config["val"], "test": config["test"]}
+def new_splits(
+    source: Source, *, val: int | float, test: int | float, seed: int = 0, whole: bool = False
+) -> tuple[dict[str, Tree], int]:
+    """`source` divided into train, val and test by shares, and the number of images kept with a similar one.
+
+    Copies of one image, and frames or tiles of one scene, stay in one split. A source that has splits already is
+    divided only with `whole`. ConfigError for impossible shares, DataError where a split would be empty.
+    """
+    shares = {"train": 1 - val - test, "val": val, "test": test}
     for name, share in shares.items():
         if not 0 <= share < 1:
-            raise ConfigError(f"val={config['val']} and test={config['test']} leave {shares['train']:g} for train; "
+            raise ConfigError(f"val={val} and test={test} leave {shares['train']:g} for train; "
                               f"{name} must be a share from 0 to 1")  # fmt: skip
     trees = source.trees()
-    if len(trees) > 1 and not config["all"]:
-        raise ConfigError(f"{source.root} is split already ({', '.join(trees)}); all=true splits all of it anew")
+    if len(trees) > 1 and not whole:
+        raise ConfigError(f"{source.root} is split already ({', '.join(trees)}); all=true divides all of it again")
     for tree in trees.values():
         columns_of(tree.content, tree.path)
     merged = _merged(trees)
     owned, names, _ = owned_names(merged)
     files = [(image["id"], merged.folder / image["file_name"]) for image in merged.content["images"]]
-    together = alike(tracked(files, "Looking for pictures that are alike"), names=names)
-    parts = split_ids(
-        owned, names, {name: share for name, share in shares.items() if share > 0}, config["seed"], together
-    )
+    together = alike(tracked(files, "Looking for similar images"), names=names)
+    wanted = {name: share for name, share in shares.items() if share > 0}
+    parts = split_ids(owned, names, wanted, seed, together)
     for name, ids in parts.items():
         if not ids:
             raise DataError(f"{name} would be empty: {shares[name]:g} of {len(owned)} images is none; give it more")
-    if together:
-        print(f"{len(together)} images stay with another one: the same picture, or a frame or tile of one scene")
-    return _written(config, source, {name: part(merged, ids) for name, ids in parts.items()})
+    return {name: part(merged, ids) for name, ids in parts.items()}, len(together)
 
 
 def _merged(trees: Mapping[str, Tree]) -> Tree:
@@ -328,13 +329,16 @@ def _merged(trees: Mapping[str, Tree]) -> Tree:
     )
 
 
-def _written(config: Mapping[str, Any], source: Source, parts: Mapping[str, Tree]) -> Path:
+def write_splits(output: str | Path, format: str, parts: Mapping[str, Tree], images: str = "copy") -> str:
+    """Write `parts` in `format` into the new folder `output`; a sentence with the counts of each split.
+
+    `images`: "copy", "link" (hard links where the disk can) or "none".
+    """
     for name, tree in parts.items():
         check_sizes(name, tree)
-    with new_folder(config["output"]) as folder:
-        write_set(folder, source.format, parts, config["images"])
+    with new_folder(output) as folder:
+        write_set(folder, format, parts, images)
     counts = (
         f"{name} {len(t.content['images'])} images, {len(t.content['annotations'])} boxes" for name, t in parts.items()
     )
-    print(f"{config['output']} ({source.format}): {'; '.join(counts)}")
-    return Path(config["output"])
+    return f"{output} ({format}): {'; '.join(counts)}"

@@ -269,14 +269,3 @@ def tracked(items: Sequence[Any], title: str) -> Iterable[Any]:
     from rich.progress import track
 
     return track(items, title, transient=True)
-
-
-def convert_task(config: Mapping[str, Any]) -> Path:
-    """The verb `detr-mini data convert data.root=FOLDER to=coco|voc|yolo output=FOLDER images=copy|link|none`."""
-    source = Source.of(config["data"])
-    source.print_notes()
-    notes = convert(source, config["output"], config["to"], images=config["images"])
-    for note in notes:
-        print(note)
-    print(f"{source.root} ({source.format}: {', '.join(source.splits)}) is now {config['output']} ({config['to']})")
-    return Path(config["output"])

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from detr_mini.errors import UserError
 from detr_mini.scenes.cache import drawn, made_once
 from detr_mini.scenes.rendering import (
     FINE,
@@ -141,13 +140,3 @@ def _coco(scenes: list[tuple[int, tuple[Thing, ...]]], size: int) -> dict[str, A
         "annotations": [{"id": k + 1, **a} for k, a in enumerate(annotations)],
         "categories": categories,
     }
-
-
-def make(config: Mapping[str, Any]) -> None:
-    """The verb `detr-mini data shapes root=... train=4000 val=400 test=400 seed=0 size=128 processes=2`."""
-    names = ("train", "val", "test", "seed", "size", "processes")
-    try:
-        numbers = {name: int(config[name]) for name in names if name in config}
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{' and '.join(names)} must be whole numbers: {error}") from None
-    print(ensure_scenes(config["root"], **numbers))

@@ -1,4 +1,4 @@
-"""The verb `data stats`: a data set in numbers, as tables, JSON and one picture."""
+"""`detr-mini data stats`: counts, sizes and shapes of a dataset, as tables, JSON and one picture."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from detr_mini.data.statistics import plain, split_stats, tables
 from detr_mini.drawing.statistics import statistics
 from detr_mini.formats.columns import columns_of
@@ -14,10 +16,8 @@ from detr_mini.formats.convert import check_sizes
 from detr_mini.formats.discover import Source
 
 
-def stats_task(config: Mapping[str, Any]) -> Path:
-    """`detr-mini data stats data.root=FOLDER output=FOLDER`: prints the tables, writes stats.json and stats.png."""
-    from rich.console import Console
-
+def data_stats(config: Mapping[str, Any]) -> Path:
+    """Print the tables of `config.data`, write stats.json and stats.png into `config.output`; the folder."""
     source = Source.of(config["data"])
     source.print_notes()
     found = {}

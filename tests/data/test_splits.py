@@ -13,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_parts import AUTO, write_coco, write_voc, write_yolo
-from detr_mini.data.splits import Choice, split_ids, split_task, stratified_order, subset_of, subset_task
+from detr_mini.data.splits import Choice, split_ids, stratified_order, subset_of
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.formats.coco import CocoSet, read_coco
 from detr_mini.formats.discover import Source
 from detr_mini.formats.tree import Tree, with_one_list
+from detr_mini.verbs.data_split import data_split
+from detr_mini.verbs.data_subset import data_subset
 
 NAMES = ("bolt", "nut", "washer")
 HERE = Path()
@@ -165,26 +167,26 @@ ROWS = {
 
 def test_a_subset_is_written_in_the_form_it_came_in_and_the_other_splits_stay_whole(tmp_path: Path) -> None:
     write_yolo(tmp_path / "set", {"train": ROWS, "val": {"e": ROWS["b"], "f": []}})
-    subset_task(task(tmp_path / "set", tmp_path / "part", count=2))
+    data_subset(task(tmp_path / "set", tmp_path / "part", count=2))
     trees = Source.of({"root": tmp_path / "part", **AUTO}).trees()
     assert [len(tree.content["images"]) for tree in trees.values()] == [2, 2]
     assert len(list((tmp_path / "part" / "images").rglob("*.png"))) == 4
-    subset_task(task(tmp_path / "set", tmp_path / "again", count=2))
+    data_subset(task(tmp_path / "set", tmp_path / "again", count=2))
     files = [sorted(p.name for p in (tmp_path / name).rglob("*.txt")) for name in ("part", "again")]
     assert files[0] == files[1]
 
 
 def test_a_subset_by_category_cuts_all_splits(tmp_path: Path) -> None:
     write_yolo(tmp_path / "set", {"train": ROWS, "val": {"e": ROWS["b"], "f": []}})
-    subset_task(task(tmp_path / "set", tmp_path / "part", categories=["bolt"]))
+    data_subset(task(tmp_path / "set", tmp_path / "part", categories=["bolt"]))
     trees = Source.of({"root": tmp_path / "part", **AUTO}).trees()
     assert [[c["name"] for c in tree.content["categories"]] for tree in trees.values()] == [["bolt"]] * 2
     assert [len(tree.content["images"]) for tree in trees.values()] == [2, 1]
     assert [len(tree.content["annotations"]) for tree in trees.values()] == [2, 1]
     with pytest.raises(DataError, match="the subset is empty: there is no image with washer"):
-        subset_task(task(tmp_path / "set", tmp_path / "none", categories=["washer"]))
-    with pytest.raises(ConfigError, match="there is no split 'tran'"):
-        subset_task(task(tmp_path / "set", tmp_path / "none", splits=["tran"]))
+        data_subset(task(tmp_path / "set", tmp_path / "none", categories=["washer"]))
+    with pytest.raises(ConfigError, match="has no split 'tran'"):
+        data_subset(task(tmp_path / "set", tmp_path / "none", splits=["tran"]))
 
 
 def test_a_folder_without_splits_is_split_and_copies_of_one_picture_stay_together(tmp_path: Path) -> None:
@@ -193,18 +195,18 @@ def test_a_folder_without_splits_is_split_and_copies_of_one_picture_stay_togethe
     shutil.copy(tmp_path / "set/images/train/00.png", tmp_path / "set/images/train/19.png")
     config = {**task(tmp_path / "set", tmp_path / "new"), "val": 0.4, "test": 0.2, "all": False}
     for seed in range(3):
-        split_task({**config, "seed": seed, "output": tmp_path / f"new{seed}"})
+        data_split({**config, "seed": seed, "output": tmp_path / f"new{seed}"})
         trees = Source.of({"root": tmp_path / f"new{seed}", **AUTO}).trees()
         stems = {name: {Path(i["file_name"]).stem for i in tree.content["images"]} for name, tree in trees.items()}
         assert sum(map(len, stems.values())) == 20
         assert [len(own & {"00", "19"}) for own in stems.values()].count(2) == 1
         assert abs(len(stems["val"]) - 8) <= 1
     with pytest.raises(ConfigError, match="is split already"):
-        split_task({**config, "data": {"root": tmp_path / "new0", **AUTO}, "output": tmp_path / "x"})
+        data_split({**config, "data": {"root": tmp_path / "new0", **AUTO}, "output": tmp_path / "x"})
     with pytest.raises(DataError, match="test would be empty"):
-        split_task({**config, "test": 0.01, "output": tmp_path / "y"})
+        data_split({**config, "test": 0.01, "output": tmp_path / "y"})
     with pytest.raises(ConfigError, match=r"leave -0\.2 for train"):
-        split_task({**config, "val": 0.8, "test": 0.4, "output": tmp_path / "z"})
+        data_split({**config, "val": 0.8, "test": 0.4, "output": tmp_path / "z"})
 
 
 def test_splits_that_number_their_categories_otherwise_are_joined_by_name(tmp_path: Path) -> None:
@@ -220,7 +222,7 @@ def test_splits_that_number_their_categories_otherwise_are_joined_by_name(tmp_pa
     (tmp_path / "set/val").rmdir()
     (tmp_path / "set/train").rename(tmp_path / "set/images")
     data = {**AUTO, "root": tmp_path / "set", "format": "coco"}
-    split_task({**task(tmp_path / "set", tmp_path / "new"), "data": data, "val": 0.4, "test": 0.0, "all": True})
+    data_split({**task(tmp_path / "set", tmp_path / "new"), "data": data, "val": 0.4, "test": 0.0, "all": True})
     trees = Source.of({"root": tmp_path / "new", **AUTO}).trees().values()
     names = [{c["id"]: c["name"] for c in tree.content["categories"]} for tree in trees]
     assert names == [{1: "bolt", 2: "nut", 7: "pin"}] * 2
@@ -243,12 +245,12 @@ def test_splitting_anew_refuses_what_no_box_can_be_made_of(tmp_path: Path) -> No
     things = [("bolt", (1, 2, 30, 20))]
     write_voc(tmp_path / "set", {"train": {"a": things, "b": things}, "val": {"c": [("nut", ("wide", 9, 9, 30))]}})
     with pytest.raises(DataError, match="fix them first"):
-        split_task({**task(tmp_path / "set", tmp_path / "new"), "val": 0.4, "test": 0.0, "all": True})
+        data_split({**task(tmp_path / "set", tmp_path / "new"), "val": 0.4, "test": 0.0, "all": True})
 
 
 def test_blood_cells_are_split_in_their_shares(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
     config = task(shared_data("bccd_voc"), tmp_path / "new", images="link")
-    split_task({**config, "val": 0.25, "test": 0.0, "all": True})
+    data_split({**config, "val": 0.25, "test": 0.0, "all": True})
     trees = Source.of({"root": tmp_path / "new", **AUTO}).trees()
     assert {name: len(tree.content["images"]) for name, tree in trees.items()} == {"train": 273, "val": 91}
     boxes = Counter(a["category_id"] for a in trees["val"].content["annotations"])
@@ -258,7 +260,7 @@ def test_blood_cells_are_split_in_their_shares(shared_data: Callable[[str], Path
 
 def test_a_subset_of_coco_keeps_what_the_records_say(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
     root = shared_data("coco_mini")
-    subset_task(task(root, tmp_path / "part", share=0.25, splits=["val"], images="link"))
+    data_subset(task(root, tmp_path / "part", share=0.25, splits=["val"], images="link"))
     whole = json.loads((root / "annotations" / "instances_val2017.json").read_text())
     part = json.loads((tmp_path / "part" / "annotations" / "val.json").read_text())
     assert len(part["images"]) == round(0.25 * len(whole["images"]))

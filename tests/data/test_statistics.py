@@ -13,7 +13,7 @@ from data_parts import AUTO, write_yolo
 from detr_mini.data.statistics import split_stats, tables
 from detr_mini.drawing.statistics import statistics
 from detr_mini.formats.tree import Tree
-from detr_mini.verbs.data_stats import stats_task
+from detr_mini.verbs.data_stats import data_stats
 
 
 def tree(annotations: list[dict[str, Any]]) -> Tree:
@@ -59,7 +59,7 @@ def test_the_verb_prints_tables_and_writes_numbers_and_a_picture(
 ) -> None:
     rows = ["0 0.5 0.5 0.5 0.5"]
     write_yolo(tmp_path / "set", {"train": {"a": rows, "b": []}, "val": {"c": rows}}, names='["[bolt]", nut]')
-    stats_task({"data": {"root": tmp_path / "set", **AUTO}, "output": tmp_path / "out"})
+    data_stats({"data": {"root": tmp_path / "set", **AUTO}, "output": tmp_path / "out"})
     shown = capsys.readouterr().out
     assert "[bolt]" in shown
     numbers = json.loads((tmp_path / "out" / "stats.json").read_text())
@@ -68,7 +68,7 @@ def test_the_verb_prints_tables_and_writes_numbers_and_a_picture(
 
 
 def test_blood_cells_in_numbers(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
-    stats_task({"data": {"root": shared_data("bccd_voc"), **AUTO}, "output": tmp_path})
+    data_stats({"data": {"root": shared_data("bccd_voc"), **AUTO}, "output": tmp_path})
     train = json.loads((tmp_path / "stats.json").read_text())["train"]
     assert (train["images"], train["boxes"], train["boxes_without_size"]) == (205, 2804, 1)
     assert 100 < train["box_side_pixels"]["50 %"] < 106

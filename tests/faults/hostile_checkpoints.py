@@ -87,7 +87,7 @@ TARGETS: dict[str, dict[str, Any]] = {
     },
     "detr_mini.models.build.build_part": {"what": "x", "config": [["_target_", "shutil.copyfile"]]},
     "detr_mini.models.build.instantiate": {"config": {"_target_": "os.mkdir", "path": "MARK"}},
-    "detr_mini.scenes.shapes.make": {"config": {"root": "MARK", "train": 1}},
+    "detr_mini.verbs.data_shapes.data_shapes": {"config": {"root": "MARK", "train": 1}},
     "detr_mini.pretrained.packaged.pack": {"path": "MARK"},
     "detr_mini.training.run.train": {"config": {}},
     "detr_mini.models.mini.torch.save": {"obj": 1, "f": "MARK"},

@@ -14,13 +14,14 @@ import pytest
 
 from data_parts import AUTO, write_coco, write_images, write_voc, write_yolo
 from detr_mini.checking.check import check, mend
-from detr_mini.data.splits import split_task, subset_task
 from detr_mini.errors import DataError, UserError
 from detr_mini.formats.coco import read_coco
 from detr_mini.formats.convert import convert
 from detr_mini.formats.discover import Source, find_layout, read_split
 from detr_mini.formats.tree import image_files
 from detr_mini.formats.yolo import read_data_file
+from detr_mini.verbs.data_split import data_split
+from detr_mini.verbs.data_subset import data_subset
 
 BOX = {"bbox": [2, 3, 20, 12]}
 SPLITS = {"train": {"images": "train", "annotations": "annotations/train.json"}}
@@ -90,8 +91,8 @@ def test_s05_no_verb_writes_outside_its_output(tmp_path: Path, name: str) -> Non
     shared = {"data": {"root": home, **AUTO}, "images": "copy", "seed": 0}
     choice = {"categories": None, "ids": None, "count": None, "share": None, "splits": None}
     works: list[Callable[[], object]] = [
-        lambda: subset_task({**shared, **choice, "output": tmp_path / "out" / "subset"}),
-        lambda: split_task({**shared, "val": 0.5, "test": 0, "all": False, "output": tmp_path / "out" / "split"}),
+        lambda: data_subset({**shared, **choice, "output": tmp_path / "out" / "subset"}),
+        lambda: data_split({**shared, "val": 0.5, "test": 0, "all": False, "output": tmp_path / "out" / "split"}),
         lambda: convert(source(home), tmp_path / "out" / "voc", "voc"),
     ]
     for work in works:

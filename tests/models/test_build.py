@@ -25,7 +25,7 @@ def test_plain_and_hydra_configs_build_the_same() -> None:
     "target",
     ["os.system", "torch.load", "detr_mini.models.mini.torch.load", "detr_mini.models.mini.nn", "detr_mini.models.nope",
      "detr_mini.models.build.build_part", "detr_mini.models.mini.MiniDETR.forward",
-     "detr_mini.scenes.shapes.make", "detr_mini.modelsx.y", ""],
+     "detr_mini.verbs.data_shapes.data_shapes", "detr_mini.modelsx.y", ""],
 )  # fmt: skip
 def test_a_target_of_others_is_refused_at_any_depth(target: str, tmp_path: Path) -> None:
     bad = {"_target_": target, "path": str(tmp_path)}

@@ -14,7 +14,8 @@ from matplotlib.path import Path as Outline
 from detr_mini.errors import DataError, UserError
 from detr_mini.scenes.cache import Job, drawn
 from detr_mini.scenes.rendering import SHAPES
-from detr_mini.scenes.shapes import Scene, draw_scene, ensure_scenes, make
+from detr_mini.scenes.shapes import Scene, draw_scene, ensure_scenes
+from detr_mini.verbs.data_shapes import data_shapes
 
 SCENES = [("train", i, 128) for i in range(25)] + [("val", i, 64) for i in range(5)]
 POINTS = 8
@@ -188,7 +189,7 @@ def test_no_scenes_and_tiny_scenes_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_verb_makes_scenes_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make({"root": tmp_path / "scenes", "train": 1, "val": 1, "test": 1, "seed": 0, "size": 48, "processes": 1})
+    data_shapes({"root": tmp_path / "scenes", "train": 1, "val": 1, "test": 1, "seed": 0, "size": 48, "processes": 1})
     assert "made 3 scenes of 48 x 48 pixels" in capsys.readouterr().out
     with pytest.raises(UserError, match="whole numbers"):
-        make({"root": tmp_path / "scenes", "train": "many"})
+        data_shapes({"root": tmp_path / "scenes", "train": "many"})
