@@ -87,18 +87,18 @@ VERBS = {
         ("detr-mini export checkpoint=outputs/quickstart output=quickstart.safetensors",),
     ),
     "data scene": Verb(
-        "one made scene, and sentences about it to try", "data_scene", "detr_mini.verbs.captions:scene",
+        "one made scene, and sentences about it to try", "data_scene", "detr_mini.verbs.data_scene:data_scene",
         ("detr-mini data scene seed=3 output=scene.png",),
     ),
     "data ground": Verb(
         "tie the nouns of captions to boxes: COCO captions in, MDETR's form out", "data_ground",
-        "detr_mini.verbs.captions:ground",
+        "detr_mini.verbs.data_ground:data_ground",
         ("detr-mini data ground root=data/coco output=data/coco_grounded",
          "detr-mini data ground root=flickr30k captions=mdetr.json 'boxes={images: images}'"),
     ),
     "data refer": Verb(
         "make captions of your own boxes, for a detector that takes sentences", "data_refer",
-        "detr_mini.verbs.captions:refer",
+        "detr_mini.verbs.data_refer:data_refer",
         ("detr-mini data refer root=cells split=val 'names={RBC: red cell, WBC: white cell}' complete=[WBC]",),
     ),
     "data check": Verb(

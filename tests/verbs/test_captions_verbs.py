@@ -50,7 +50,7 @@ def test_captions_are_grounded_drawn_and_counted(pets: Path, capsys: pytest.Capt
     with Image.open(pets / "out/captions.png") as drawing:
         assert drawing.width > 400
     shown = capsys.readouterr().out
-    assert "several are named, one is labelled" in shown and "nouns tied" in shown
+    assert "several are named, one is labelled" in shown and "nouns linked" in shown
 
 
 def test_nouns_may_come_from_a_file_or_the_command_line(pets: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_file_that_has_its_boxes_is_taken_as_it_is(pets: Path) -> None:
     [
         (["captions=none.json"], "there is no captions file"),
         (["nouns={dgo: [dog]}"], "nouns.dgo is none of the data's categories; did you mean 'dog'?"),
-        (["nouns=my.yaml"], "nouns=my.yaml is no file"),
+        (["nouns=my.yaml"], "nouns=my.yaml does not exist"),
         (["split=test"], "has no split test"),
         (["root=nowhere"], "nowhere"),
         (["nouns={cat: [roof]}", "captions=annotations/val.json"], "has no caption"),

@@ -90,4 +90,4 @@ def test_a_scene_to_try_comes_with_sentences(tmp_path: Path, capsys: pytest.Capt
     assert "relation" in said
     assert "detr-mini predict checkpoint=shapes_captions source=" in said
     assert main(["data", "scene", f"output={tmp_path / 'scene.jpg'}"]) == 2
-    assert "is no PNG file" in capsys.readouterr().err
+    assert "is not a PNG file" in capsys.readouterr().err
