@@ -61,7 +61,7 @@ def test_u06_a_picture_whose_name_is_no_text_is_searched_like_any_other(
         surroundings.printable()
         output = predict(compose("predict", words))
     assert (output / "drawn" / os.fsdecode(b"caf\xe9.jpg")).is_file()
-    assert "1 pictures could not be read" in (tmp_path / "said").read_text("cp1252")
+    assert "1 image could not be read" in (tmp_path / "said").read_text("cp1252")
 
 
 def test_u06_settings_and_pictures_hold_names_that_are_no_text(tmp_path: Path) -> None:

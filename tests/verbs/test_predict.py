@@ -13,9 +13,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-import detr_mini.verbs.predict as verb
 from detector_parts import CATEGORIES
 from detr_mini.errors import CheckpointError, ConfigError, DataError, UserError
+from detr_mini.inference import prediction_folder
 from detr_mini.inference.detector import load
 from detr_mini.inference.sources import find_pictures
 from detr_mini.verbs.predict import predict
@@ -166,7 +166,7 @@ def test_a_failed_run_leaves_the_former_results(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(verb, "_write", full)
+    monkeypatch.setattr(prediction_folder, "_write", full)
     with pytest.raises(UserError, match="No space left"):
         predict(config(checkpoint, str(photos / "a.jpg"), output))
     assert (output / "predictions.json").read_bytes() == before
@@ -196,8 +196,8 @@ def test_u11_where_nothing_is_found_the_best_score_and_a_threshold_to_try_are_pr
 ) -> None:
     predict(config(checkpoint, str(photos), tmp_path / "none", threshold=1.0))
     printed = " ".join(capsys.readouterr().out.split())
-    assert "4 pictures, 0 detections with a score of at least 1" in printed
-    hint = re.search(r"the best score is ([\d.]+); threshold=([\d.]+) shows what it belongs to", printed)
+    assert "4 images, 0 detections with a score of at least 1" in printed
+    hint = re.search(r"the best score is ([\d.]+); threshold=([\d.]+) would show that detection", printed)
     assert hint is not None
     best, lower = map(float, hint.groups())
     assert 0 < lower < best < 1
