@@ -133,7 +133,7 @@ def test_a_split_is_measured_with_names_as_a_caption(
     assert [score for _, score in own] == pytest.approx(found.scores.tolist(), abs=1e-4)
     head = evaluate(compose("evaluate", [*said, f"output={tmp_path / 'classes'}"]))
     assert json.loads((head / "predictions.json").read_text()) != records
-    with pytest.raises(ConfigError, match="by is 'name'; choose classes"):
+    with pytest.raises(ConfigError, match="by is 'name'; choose one of classes, names"):
         evaluate(compose("evaluate", [*said, "by=name"]))
 
 

@@ -16,13 +16,14 @@ from PIL import Image
 from detector_parts import BACKBONE, MODEL, checkpoint_of
 from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.evaluation.coco import evaluate as coco_metric
+from detr_mini.evaluation.evaluate_checkpoint import data_settings
 from detr_mini.formats.coco import read_coco
 from detr_mini.inference.detector import load
 from detr_mini.models.build import build_model
 from detr_mini.pretrained.checkpoints import read_checkpoint
 from detr_mini.structures import Categories
 from detr_mini.verbs.compare import compare
-from detr_mini.verbs.evaluate import data_settings, evaluate
+from detr_mini.verbs.evaluate import evaluate
 
 CONFIG = Path(__file__).parents[2] / "configs" / "evaluate.yaml"
 Config = Callable[..., DictConfig]

@@ -1,0 +1,131 @@
+"""What `detr-mini evaluate` measures a checkpoint on, and the folder that it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from detr_mini.captions.perturb import altered
+from detr_mini.data.module import OF_TRAINING, STAGES
+from detr_mini.errors import CheckpointError, ConfigError, UserError
+from detr_mini.formats.discover import names_used
+from detr_mini.inference.detector import Detector
+from detr_mini.models.build import build_part
+from detr_mini.pretrained.checkpoints import check_knows
+
+WORDS = ("as_typed", "shuffled", "foreign", "misspelt")
+"""How the captions of a split may be changed (`alter_captions`)."""
+FROM_TRAINING = ("mean", "std", "stride", "seed", "size", "shorter_side")
+"""Settings of the data module that the checkpoint decides, whatever the data's config says."""
+
+
+def data_of_checkpoint(
+    detector: Detector, checkpoint: Mapping[str, Any], given: Any, split: str, size: Mapping[str, int]
+) -> tuple[Any, dict[str, Any]]:
+    """The data module to measure `detector` on, with `split` read, and its settings (config.yaml keeps them).
+
+    Normalisation, image size and categories are the checkpoint's; `size` (keys "size", "shorter_side") replaces its
+    image size. `given`: the user's data settings, as for `data_settings`. ConfigError where there is no such split,
+    CheckpointError where it has objects of categories that the checkpoint does not know.
+    """
+    settings = data_settings(given, checkpoint["config"].get("data"))
+    image = {**checkpoint["image"], **size}
+    stride = int(detector.model.stride)  # type: ignore[arg-type]
+    data = build_part("data", settings, **image, stride=stride, seed=0)
+    _check_split(data, split, detector.categories.names)
+    data.categories = detector.categories
+    if hasattr(data, "tokenizer"):
+        data.tokenizer = detector.tokenizer
+    data.setup(STAGES[split])
+    if getattr(data, "tokenizer", None) is not None:
+        data.limit_tokens(int(detector.model.text.max_tokens))  # type: ignore[union-attr,arg-type]
+    return data, {**settings, "size": image["size"]}
+
+
+def data_settings(given: Any, trained: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The data module's settings: those of training (`trained`), replaced where `given` has a value other than None.
+
+    Where `given` names a kind of data (`_target_`), the settings of training do not count. Images are made (`make`)
+    only where training made them. Augmentation and what the model decides are left out.
+    """
+    chosen = {key: _without_none(value) for key, value in (given or {}).items()}
+    chosen = {key: value for key, value in chosen.items() if value is not None}
+    if "_target_" in chosen:
+        settings = {"train": None, "val": None, **chosen}
+    elif trained is None:
+        raise CheckpointError("the checkpoint holds no data config; choose the data with data=coco data.root=...")
+    else:
+        settings = {**trained}
+        for key, value in chosen.items():
+            old = settings.get(key)
+            settings[key] = {**old, **value} if isinstance(value, dict) and isinstance(old, dict) else value
+        root = Path(str(settings.get("root")))
+        if "root" in chosen or root.is_absolute() or ".." in root.parts:  # a stranger's file writes nothing elsewhere
+            settings["make"] = None
+    return {key: value for key, value in settings.items() if key not in (*FROM_TRAINING, *OF_TRAINING)}
+
+
+def _without_none(value: Any) -> Any:
+    """`value` without the Nones in it; None where nothing is left."""
+    if isinstance(value, dict):
+        return {k: v for k, v in value.items() if v is not None} or None
+    return value
+
+
+def _check_split(data: Any, split: str, names: Sequence[str]) -> None:
+    if data.make is not None and not data.root.exists():
+        return
+    where = data.splits[split]
+    if not where:
+        raise ConfigError(f"the data have no {split} split; set data.{split}.images and data.{split}.annotations")
+    check_knows(names, names_used(data.root, where, split, data.format))
+
+
+def alter_captions(data: Any, split: str, words: str) -> None:
+    """Change the captions of a split: one of WORDS. ConfigError where it has none."""
+    if words == "as_typed":
+        return
+    captions = getattr(data, "sentences", {}).get(split)
+    if captions is None:
+        raise ConfigError(f"words={words} is about captions, and the data's {split} split has none")
+    target, ids = data.sets[split].target, data.sets[split].image_ids
+    change = altered(words, len(ids), 0, lambda index: captions(index, 0, target(ids[index])))
+    data.sentences[split] = lambda index, epoch, target: list(change(index))
+
+
+def about(detector: Detector, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """What metrics.json says of the checkpoint beside its scores."""
+    return {
+        "parameters": sum(parameter.numel() for parameter in detector.model.parameters()),
+        "recipe": checkpoint.get("recipe"),
+        "seed": checkpoint["config"].get("seed"),
+    }
+
+
+@contextmanager
+def evaluation_folder(wanted: str | None, name: str) -> Iterator[Path]:
+    """A new folder, `wanted` or a free one in outputs/evaluate; it is removed where nothing is written into it."""
+    folder = _new_folder(wanted, name)
+    try:
+        yield folder
+    finally:
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _new_folder(wanted: str | None, name: str) -> Path:
+    count = 1
+    while True:
+        free = Path("outputs") / "evaluate" / (name if count == 1 else f"{name}-{count}")
+        folder = free if wanted is None else Path(wanted).expanduser()
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            if wanted is not None:
+                raise UserError(f"the output {wanted} exists already; choose a new folder") from None
+            count += 1
+        except OSError as error:
+            raise UserError(f"cannot make the folder {folder} ({error.strerror or error})") from error
