@@ -52,6 +52,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean '{matches[0]}'?" if matches else ""
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message that is not blank, else the error's class."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def some_of(words: Sequence[str], most: int) -> str:
     """The first `most` of some words for a sentence, and how many more there are."""
     more = f" and {len(words) - most} more" if len(words) > most else ""

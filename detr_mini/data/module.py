@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 
 from detr_mini.checking.check import check
-from detr_mini.config.compose import rank
+from detr_mini.config.run_folder import rank
 from detr_mini.data.augment import Augment
 from detr_mini.data.auto_settings import AUTO, choose_size
 from detr_mini.data.dataset import BatchLoader, DetectionDataset, collate_pairs

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from detr_mini.config.changed_settings import settings_of
-from detr_mini.config.compose import read_config
+from detr_mini.config.run_config import read_config
 from detr_mini.data.module import OF_TRAINING, STAGES
 from detr_mini.errors import ConfigError, DataError, UserError
 from detr_mini.evaluation.matching import Matches, match

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from detr_mini.config.changed_settings import changes
-from detr_mini.config.compose import compose, read_config
+from detr_mini.config.compose import compose
+from detr_mini.config.run_config import read_config
 from detr_mini.config.run_folder import locked, to_go_on, write_text
 from detr_mini.drawing.evaluation_plots import learning_curve as draw
 from detr_mini.errors import ConfigError

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from detr_mini.config import compose as config_module
-from detr_mini.config.compose import compose, config_folder, new_run_folder, sweep, swept
+from detr_mini.config import files
+from detr_mini.config.compose import compose, sweep, swept
+from detr_mini.config.files import config_folder
+from detr_mini.config.run_folder import new_run_folder
 from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.training.options import TrainerOptions
 
@@ -54,7 +56,7 @@ def test_an_experiment_fits_a_screen(experiment: Path) -> None:
         (["data.size=large"], "data.size is 'large'; it must be a number"),
         (["trainer.compile=3"], "trainer.compile is 3; it must be true or false"),
         (["data.train=3"], "data.train is 3; it must be a section"),
-        (["seed"], "'seed' is no setting"),
+        (["seed"], "'seed' is not a setting"),
         (["trainer={max_stepz: 3}"], "trainer.max_stepz does not exist; did you mean 'trainer.max_steps'?"),
         (["seed=[0,1]"], "seed is [0, 1]; it must be a number"),
         (["trainer.compile={a: 1}"], "trainer.compile is {'a': 1}; it must be true or false"),
@@ -91,7 +93,7 @@ def test_a_slip_inside_an_experiment_file_is_met(tmp_path: Path, monkeypatch: py
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(path.read_text())
     (copy / "experiment" / "own.yaml").write_text("# @package _global_\ntrainer: {max_epoch: 3}\n")
-    monkeypatch.setattr(config_module, "config_folder", lambda: copy)
+    monkeypatch.setattr(files, "config_folder", lambda: copy)
     with pytest.raises(ConfigError, match=r"trainer\.max_epoch does not exist; did you mean 'max_epochs'"):
         compose("train", ["experiment=own"])
 

@@ -211,7 +211,7 @@ def test_a_missing_extra_is_a_sentence(
     monkeypatch.setitem(cli.sys.modules, extra, None)
     assert train_many(tmp_path / "all", f"sweep={extra}", "optim.clip=1,2") == 2
     said = capsys.readouterr().err
-    assert f"the package {extra} is not installed; it comes with: pip install " in said
+    assert f"the package {extra} is not installed; install it with: pip install " in said
     assert "[sweep]'" in said
     assert not (tmp_path / "all").exists()
 

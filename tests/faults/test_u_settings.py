@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from detr_mini.config.compose import compose, config_folder, sweep
+from detr_mini.config.compose import compose, sweep
+from detr_mini.config.files import config_folder
 from detr_mini.errors import ConfigError
 
 NAMES = [
@@ -52,7 +53,7 @@ def test_u02_so_is_the_folder_of_the_data_and_of_a_run(monkeypatch: pytest.Monke
 
 
 def test_u02_a_path_that_a_runs_settings_cannot_hold_is_refused_in_a_sentence() -> None:
-    with pytest.raises(ConfigError, match=r"data\.root is '/data/\$\{x\}'; the config.yaml .* give a link to it"):
+    with pytest.raises(ConfigError, match=r"data\.root is '/data/\$\{x\}'; the config.yaml .* make a link to it"):
         compose("train", ["data.root=/data/${x}"])
 
 
@@ -100,7 +101,7 @@ def test_u02_any_other_text_that_the_grammar_refuses_is_shown_with_its_quotes() 
         ("train", "optim.optimizer.betas=[0.9,1.5]", "optim.optimizer.betas[1] is 1.5; it must be from 0 to below 1"),
         ("train", "criterion.weight_l1=-1", "criterion.weight_l1 is -1; it must be a number, 0 or more"),
         ("train", "model.decoder.layers=1.5", "model.decoder.layers is 1.5; it must be a whole number"),
-        ("train", "model=null", "model=null: there is no training without it; choose one of detr, hf, mini"),
+        ("train", "model=null", "model=null: training needs one; choose one of detr, hf, mini"),
         ("train", "model.encoder=null", "model.encoder is null; this section is needed"),
         ("train", "criterion=null", "criterion is null; this section is needed"),
         ("train", "data=5", "there is no data=5 (there are: bccd_captions, coco"),

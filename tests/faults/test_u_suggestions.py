@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from detr_mini.config.compose import _groups, _paths, compose
+from detr_mini.config.check import dotted_keys
+from detr_mini.config.compose import compose
+from detr_mini.config.files import groups
 from detr_mini.config.suggestions import suggest
 from detr_mini.errors import ConfigError
 
@@ -28,7 +30,7 @@ PREDICT = {
 
 def test_u12_a_setting_by_another_tools_name_is_answered_with_ours() -> None:
     for verb, names in (("train", TRAIN), ("predict", PREDICT)):
-        known = [*_paths(compose(verb, [])), *(_groups() if verb == "train" else ())]
+        known = [*dotted_keys(compose(verb, [])), *(groups() if verb == "train" else ())]
         answers = {key: suggest(key, known) for key in names}
         assert answers == {key: f"; did you mean '{meant}'?" for key, meant in names.items()}
 

@@ -62,7 +62,7 @@ def test_each_form_can_be_said_instead_of_found(voc: Path, tmp_path: Path) -> No
         (["subset", "output=x", "categories=[bolts]"], "there is no category 'bolts'; did you mean 'bolt'"),
         (["subset", "output=x", "count=11"], "a subset of 11 images is asked for, but there are 10"),
         (["split", "output=x"], "is split already"),
-        (["chekc"], "say one of"),
+        (["chekc"], "choose one of"),
     ],
 )
 def test_a_slip_gives_one_sentence_and_exit_2(

@@ -1,0 +1,217 @@
+"""What `detr-mini --help` prints. Nothing heavy is imported here, so that help appears at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from detr_mini.config.files import config_folder, groups, options
+
+
+@dataclass(frozen=True)
+class Verb:
+    """How help describes a verb of the command line."""
+
+    summary: str
+    config: str
+    """The verb's file in configs/."""
+    examples: tuple[str, ...]
+    keys: str = ""
+    """The settings that most people use, one a line. Where empty, help shows every setting of the file."""
+
+
+TRAIN_KEYS = """\
+  experiment=NAME           a complete recipe; 'finetune' is the one for your own images
+  data.root=FOLDER          your images and annotations: COCO, Pascal VOC, YOLO and other formats
+  trainer.max_minutes=30    how long to train; or trainer.max_epochs, trainer.max_steps
+  trainer=cpu|gpu|ddp       where to train
+  init=CHECKPOINT           start from the weights of another detector, whatever its categories
+  augment=NAME              how images may be flipped and turned
+  backbone=NAME model=NAME optim=NAME
+  seed=0  name=NAME         runs are written to outputs/NAME/<date and time>, or to run_folder=FOLDER
+  resume=RUN                continue a run that was interrupted
+  debug=fast|overfit        a complete run in seconds; training on eight images only"""
+
+SWEEP_KEYS = """
+
+many runs, compared in one table and one picture:
+  -m seed=0,1,2 optim=muon,adamw        every combination
+  sweep=joblib sweep.jobs=2             two runs at a time, which share the cores
+  sweep=optuna sweep.trials=20          search: 'optim.optimizer.lr=tag(log, interval(0.002, 0.05))'
+  sweep=submitit                        one SLURM job for each run
+  sweep.folder=FOLDER                   where to write; a sweep that exists there is continued"""
+
+DATA_KEYS = """\
+  data.root=FOLDER          the dataset; its format and splits are detected automatically
+  data=coco|voc|yolo        the format, where detection fails; add data.train.images=... and so on
+  data.first_pixel=auto     VOC only: whether pixels count from 1 or from 0"""
+
+PLACING = "  images=copy               or link (hard links), or none (annotations only)\n"
+
+HEADINGS = {
+    "train": "Train and use a detector",
+    "data check": "Prepare data",
+    "data shapes": "Make data",
+    "benchmark datasets": "Measure a recipe and its speed",
+}
+"""Lines of the overview, each above a verb."""
+
+VERBS: Mapping[str, Verb] = {
+    "train": Verb(
+        "train a detector and measure it", "train",
+        ("detr-mini train experiment=finetune data.root=my_photos", "detr-mini train experiment=quickstart",
+         "detr-mini train resume=outputs/quickstart",
+         "detr-mini train -m experiment=bccd data.root=cells seed=0,1,2 optim=muon,adamw sweep=joblib"),
+        TRAIN_KEYS + SWEEP_KEYS,
+    ),
+    "predict": Verb(
+        "find objects in images: COCO records and drawn images", "predict",
+        ("detr-mini predict checkpoint=outputs/quickstart source=photos",
+         "detr-mini predict checkpoint=outputs/quickstart source=photos/a.jpg threshold=0.4 explain=true"),
+    ),
+    "evaluate": Verb(
+        "measure a checkpoint by COCO's metrics", "evaluate",
+        ("detr-mini evaluate checkpoint=outputs/quickstart",
+         "detr-mini evaluate checkpoint=outputs/quickstart data.root=other split=test report=true",
+         "detr-mini evaluate checkpoint=outputs/quickstart subset.categories=[star] subset.share=0.5"),
+    ),
+    "compare": Verb(
+        "find out which differences between runs are real", "compare",
+        ("detr-mini compare runs=[outputs/a,outputs/b]", "detr-mini compare runs=outputs/my_sweep",
+         "detr-mini compare runs=[outputs/datasets/before,outputs/datasets/after]"),
+    ),
+    "export": Verb(
+        "write a checkpoint as one small file (safetensors, half precision)", "export",
+        ("detr-mini export checkpoint=outputs/quickstart output=quickstart.safetensors",),
+    ),
+    "data check": Verb(
+        "list every fault of a dataset; fix=true writes a fixed copy", "data_check",
+        ("detr-mini data check data.root=my_photos", "detr-mini data check data.root=my_photos fix=true"),
+        "  fix=true                  write a fixed copy to output=FOLDER; the dataset itself is never changed\n"
+        "  report=FILE               write every fault as JSON\n"
+        "  pixels=false              do not decode the images; check only the start and end of each file\n" + DATA_KEYS,
+    ),
+    "data stats": Verb(
+        "describe a dataset: counts, sizes and shapes, as tables and a picture", "data_stats",
+        ("detr-mini data stats data.root=my_photos",),
+        "  output=FOLDER             where to write stats.json and stats.png\n" + DATA_KEYS,
+    ),
+    "data split": Verb(
+        "divide a dataset into train, val and test", "data_split",
+        ("detr-mini data split data.root=my_photos output=split val=0.2 test=0.1 seed=0",),
+        "  output=FOLDER             a new folder\n"
+        "  val=0.2 test=0            shares of the images; the rest is train. Every category is divided in\n"
+        "                            proportion, and copies of one image stay together\n"
+        "  all=true                  divide a dataset that has splits already\n" + PLACING + DATA_KEYS,
+    ),
+    "data subset": Verb(
+        "take a part of a dataset, by categories, ids, count or share", "data_subset",
+        ("detr-mini data subset data.root=my_photos output=some count=100 seed=0",
+         "detr-mini data subset data.root=data/coco output=pets categories=[cat,dog] share=0.1 splits=[train]"),
+        "  output=FOLDER             a new folder\n"
+        "  categories=[cat,dog]      only these boxes, and only images that have one\n"
+        "  ids=[139,000285.jpg]      image ids or file names\n"
+        "  count=100 or share=0.1    a random part with every category in proportion; same seed, same part\n"
+        "  splits=[train]            which splits to cut; the others stay complete (null: cut all)\n"
+        + PLACING + DATA_KEYS,
+    ),
+    "data convert": Verb(
+        "convert annotations between COCO, Pascal VOC and YOLO", "data_convert",
+        ("detr-mini data convert data.root=my_voc to=coco output=my_coco",),
+        "  to=coco|voc|yolo          the new format\n"
+        "  output=FOLDER             a new folder\n" + PLACING + DATA_KEYS,
+    ),
+    "data shapes": Verb(
+        "draw scenes of coloured shapes, with COCO annotations", "data_shapes",
+        ("detr-mini data shapes root=data/shapes train=4000 val=400 test=400",),
+    ),
+    "data scene": Verb(
+        "draw one scene, with captions to try a detector on", "data_scene",
+        ("detr-mini data scene seed=3 output=scene.png",),
+    ),
+    "data refer": Verb(
+        "make captions from the boxes of a dataset", "data_refer",
+        ("detr-mini data refer root=cells split=val 'names={RBC: red cell, WBC: white cell}' complete=[WBC]",),
+    ),
+    "data ground": Verb(
+        "link the nouns of COCO captions to boxes (MDETR's format)", "data_ground",
+        ("detr-mini data ground root=data/coco output=data/coco_grounded",
+         "detr-mini data ground root=flickr30k captions=mdetr.json 'boxes={images: images}'"),
+    ),
+    "benchmark datasets": Verb(
+        "train one recipe on every dataset below a folder: is it better on all of them?", "benchmark_datasets",
+        ("detr-mini benchmark datasets root=my_sets minutes=10 seeds=[0,1] folder=outputs/datasets/before",
+         "detr-mini benchmark datasets root=my_sets overrides=[data.size=256] folder=outputs/datasets/smaller",
+         "detr-mini compare runs=[outputs/datasets/before,outputs/datasets/smaller]"),
+    ),
+    "benchmark learning_curve": Verb(
+        "train on growing shares of the data: would more images help?", "learning_curve",
+        ("detr-mini benchmark learning_curve experiment=coco_mini data.root=my_photos shares=[0.1,0.3,1]",),
+        "  shares=[0.1,0.2,0.5,1.0]  shares of the training images\n"
+        "  output=FOLDER             where to write the picture and the runs; an unfinished curve is continued\n"
+        "                            (run_folder and resume are not used)\n" + TRAIN_KEYS,
+    ),
+    "benchmark step": Verb(
+        "time each part of a training step", "benchmark_step",
+        ("detr-mini benchmark step", "detr-mini benchmark step experiment=coco_mini data.root=my_photos steps=10"),
+        "  steps=30 warmup=5         steps that are timed, and steps before them that are not\n"
+        "  matrix=2048               side of the matrix product that the step's speed is compared with\n" + TRAIN_KEYS,
+    ),
+    "benchmark attention": Verb(
+        "measure time and memory of every kind of attention", "benchmark_attention",
+        ("detr-mini benchmark attention", "detr-mini benchmark attention sizes=[256,1024] backward=true"),
+    ),
+}  # fmt: skip
+
+
+def overview() -> str:
+    """What `detr-mini --help` prints: three commands to begin with, then every verb."""
+    width = max(map(len, VERBS))
+    lines = [
+        "detr-mini: an object detector that trains in minutes", "",
+        "  detr-mini train experiment=quickstart                          train on made scenes, in five minutes",
+        "  detr-mini train experiment=finetune data.root=my_photos        train on your own images",
+        "  detr-mini predict checkpoint=outputs/quickstart source=photos  find objects in images", "",
+        "usage: detr-mini VERB key=value ...",
+    ]  # fmt: skip
+    for name, verb in VERBS.items():
+        if name in HEADINGS:
+            lines += ["", HEADINGS[name]]
+        lines.append(f"  {name:{width}}  {verb.summary}")
+    return "\n".join(
+        [*lines, "", "detr-mini VERB --help lists a verb's settings; detr-mini --version prints the version."]
+    )
+
+
+def help_for(name: str) -> str:
+    """What `detr-mini VERB --help` prints: examples, then settings."""
+    verb = VERBS[name]
+    lines = [f"detr-mini {name}: {verb.summary}", "", *(f"  {example}" for example in verb.examples), ""]
+    if verb.keys:
+        lines += ["settings:", verb.keys, "", "choices:"]
+        lines += [f"  {group}={'|'.join(options(group))}" for group in _groups_of(verb.config)]
+    else:
+        lines += ["settings and their defaults:", *_settings(config_folder() / f"{verb.config}.yaml")]
+    many = "" if name == "train" else "; -m seed=0,1,2 runs it once for each value"
+    return "\n".join([*lines, "", f"--config prints every setting instead of running{many}."])
+
+
+def _groups_of(config: str) -> list[str]:
+    """The folders of configs/ that a verb's file chooses from, in alphabetical order."""
+    text = (config_folder() / f"{config}.yaml").read_text(encoding="utf-8")
+    if config != "train" and re.search(r"^  - train$", text, re.MULTILINE):
+        return [group for group in _groups_of("train") if group != "sweep"]
+    chosen = {*re.findall(r"^  - (\w+): ", text, re.MULTILINE), *(["sweep"] if config == "train" else [])}
+    return sorted(chosen.intersection(groups()))
+
+
+def _settings(file: Path) -> Iterator[str]:
+    """The lines of a config that a user may set, with their comments."""
+    skipping = False
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith((" ", "#")):
+            skipping = line.startswith(("defaults:", "hydra:"))
+        if line and not skipping and not line.startswith("#"):
+            yield f"  {line.replace('???', '(required)')}"
