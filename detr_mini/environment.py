@@ -1,4 +1,4 @@
-"""What a process inherits from where it was started: a terminal, a notebook's settings, how threads wait."""
+"""Settings that a process inherits: the terminal's encoding, a notebook's matplotlib backend, how threads wait."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from importlib.util import find_spec
 
 
 def drawable(anywhere: bool = False) -> None:
-    """Have matplotlib draw into files where the environment names a backend that it cannot import.
+    """Let matplotlib draw into files where MPLBACKEND names a backend that cannot be imported.
 
-    A notebook's MPLBACKEND is inherited by the commands that it starts. `anywhere`: whatever it names.
+    Commands that a notebook starts inherit its MPLBACKEND. `anywhere`: whatever MPLBACKEND names.
     """
     backend = os.environ.get("MPLBACKEND", "")
     module = backend.removeprefix("module://")
@@ -20,10 +20,10 @@ def drawable(anywhere: bool = False) -> None:
 
 
 def patient_threads() -> None:
-    """Have threads that wait for each other sleep, where torch is not loaded yet and nobody has said otherwise.
+    """Let waiting threads sleep, unless torch is loaded already or OMP_WAIT_POLICY is set.
 
-    By default they spin. Where another process uses a core, they then spin while the thread that they wait for does
-    not run: 0.75 batches a second in place of 27 on two busy cores (docs/results.md).
+    By default they spin. Where another process uses a core, they spin while the thread they wait for does not run:
+    0.75 batches a second instead of 27 on two busy cores (docs/results.md).
     """
     if "torch" not in sys.modules:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -37,18 +37,18 @@ def _found(module: str) -> bool:
 
 
 def printable() -> None:
-    """Print a question mark for a character that the terminal's encoding lacks, and for bytes that are no text."""
+    """Print a question mark for characters that the terminal's encoding lacks, and for bytes that are not text."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 
 def quiet_end() -> int:
-    """Drop what could not be printed to a reader that has gone (`| head`); the exit status of that."""
+    """Drop output that nobody reads any more (`| head`); the exit status for it."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:
             os.dup2(nowhere, stream.fileno())
-        except (OSError, ValueError, AttributeError):  # no file of the system's
+        except (OSError, ValueError, AttributeError):  # not a file of the operating system
             continue
     return 141  # 128 + SIGPIPE, as a shell counts it

@@ -1,4 +1,4 @@
-"""The errors that a user can mend. The command line prints their sentence, without a traceback, and exits with 2."""
+"""Errors that a user can fix. The command line prints their message without a traceback and exits with 2."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """Something the user gave cannot be used. The message says what, where, and the mend."""
+    """Something the user gave cannot be used. The message says what is wrong, where, and how to fix it."""
 
 
 class DataError(UserError):
-    """A data set, an image or an annotation cannot be used. What the message quotes from a file is made printable."""
+    """A dataset, an image or an annotation cannot be used. Text quoted from a file is made printable."""
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
 
 
 class ConfigError(UserError):
-    """A setting does not exist or has a value that makes no sense."""
+    """A setting does not exist or has an impossible value."""
 
 
 class CheckpointError(UserError):
-    """A checkpoint cannot be read, or does not fit what it is used for."""
+    """A checkpoint cannot be read or does not fit its use."""
 
 
 class NonFiniteError(UserError):
@@ -37,17 +37,17 @@ _LONGEST_NAME = 100
 
 
 def printable(text: str) -> str:
-    """`text` on one line, without control characters or halves of characters, and not endless."""
+    """`text` on one line, cut to a limit, with control characters and lone surrogates escaped."""
     shorter = text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), shorter)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the known name most like `name`, or an empty string where none is near."""
+    """`"; did you mean 'x'?"` with the known name nearest to `name`, or an empty string where none is near."""
     if len(name) > _LONGEST_NAME:  # the comparison takes quadratic time
         return ""
     known = list(known)
-    swapped = [word for word in known if sorted(word) == sorted(name)]  # letters in another order: surely meant
+    swapped = [word for word in known if sorted(word) == sorted(name)]  # the same letters in another order
     matches = swapped or get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean '{matches[0]}'?" if matches else ""
 
@@ -58,15 +58,15 @@ def first_line(error: Exception) -> str:
 
 
 def some_of(words: Sequence[str], most: int) -> str:
-    """The first `most` of some words for a sentence, and how many more there are."""
+    """The first `most` of `words`, joined by commas, and the number of the others."""
     more = f" and {len(words) - most} more" if len(words) > most else ""
     return ", ".join(words[:most]) + more
 
 
 def install(extra: str) -> str:
-    """The command that installs what an extra of ours brings, as this copy was installed: detr-mini is in no index.
+    """The command that installs the packages of an extra.
 
-    In a checkout the extra by its name; from a wheel the packages themselves.
+    In a checkout it names the extra. From a wheel it names the packages, since detr-mini is on no package index.
     """
     checkout = Path(__file__).resolve().parents[1]
     if (checkout / "pyproject.toml").is_file():

@@ -1,4 +1,4 @@
-"""Files from strangers, and the paths in them: reading one never hangs, and no path leads out of its folder."""
+"""Untrusted files, and the paths in them: reading one never hangs, and no path leads out of its folder."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ from typing import Any
 from detr_mini.errors import DataError
 
 MOST_TEXT = 2**28
-"""Bytes of a list of files or of names; a data file (YAML) has its own limit."""
+"""Bytes of a list of files or names, at most; a YAML file has its own limit."""
 MOST_LABELS = 8 * 2**20
-"""Bytes of the annotations of one image: tens of thousands of boxes."""
+"""Bytes of the annotations of one image, at most: tens of thousands of boxes."""
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _LONGEST_NAME = 255
 _LONGEST_PATH = 4000
 _UNUSUAL = re.compile(r"\.\.|[\\/:\x00-\x1f\x7f]|[^\x00-\x7f]|^[~.]")
-"""Names without any of these, and not long, are usable as they are."""
+"""Short names without any of these are usable as they are."""
 _HALF = re.compile(r"[\ud800-\udc7f\udd00-\udfff]")
-"""Half of a character. The bytes of a name that is not UTF-8 (U+DC80 to U+DCFF, PEP 383) are none."""
+"""A lone surrogate, apart from U+DC80 to U+DCFF, which stand for bytes of a name that is not UTF-8 (PEP 383)."""
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 80, 80, 40
 
 
 def shown(value: Any) -> str:
-    """What a file holds, for a message: like `repr`, but short however large or deep it is."""
+    """A value from a file, for a message: like `repr`, but short however large or deep the value is."""
     if isinstance(value, int) and value.bit_length() > 128:
         return f"a whole number of {value.bit_length()} bits"
     return _SHORT.repr(value)
 
 
 def read_bytes(path: Path, most: int | None = None) -> bytes:
-    """The content of a regular file; FileNotFoundError and other OSErrors as usual.
+    """The content of a regular file.
 
-    OSError, too, for a pipe or a device, which could block for ever, and for a file of more than `most` bytes.
+    Besides the usual OSErrors: OSError for a pipe or a device, which could block for ever, and for a file of more
+    than `most` bytes.
     """
     # without O_NONBLOCK, opening a pipe waits for its writer
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -56,7 +57,7 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
 
 
 def read_text(path: Path, most: int = MOST_TEXT) -> str:
-    """The text of a regular file: UTF-8, or what its byte order mark says. UnicodeDecodeError; see `read_bytes`."""
+    """The text of a regular file: UTF-8, or as its byte order mark says. UnicodeDecodeError, or as `read_bytes`."""
     content = read_bytes(path, most)
     encoding = next((name for mark, name in _BOMS if content.startswith(mark)), "utf-8")
     return content.decode(encoding)
@@ -70,7 +71,7 @@ def reason(error: Exception) -> str:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a regular file; False, too, for paths that no disk can hold."""
+    """Whether `path` is a regular file; False for a path that no disk can hold."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -78,7 +79,7 @@ def is_file(path: Path) -> bool:
 
 
 def names_in(folder: Path) -> list[str]:
-    """The names in a folder, sorted, hidden ones aside (`._a.xml`, which Macs add to copies). DataError."""
+    """The names in a folder, sorted, without hidden ones (Macs add `._a.xml`). DataError if it cannot be read."""
     try:
         return sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError as error:
@@ -87,14 +88,14 @@ def names_in(folder: Path) -> list[str]:
 
 
 def has_suffix(name: str, *suffixes: str) -> bool:
-    """Whether a name ends in one of these, in capitals or not, and is not hidden."""
+    """Whether a name has one of these suffixes, in any case, and is not hidden."""
     return name.lower().endswith(suffixes) and not name.startswith(".")
 
 
 def files_in(folder: Path, *suffixes: str) -> list[Path]:
-    """The files in a folder with one of these endings (in capitals or not), by name, hidden ones aside.
+    """The files in a folder with one of these suffixes (in any case), sorted by name, without hidden ones.
 
-    None where the folder is not there or cannot be listed.
+    An empty list where the folder does not exist or cannot be listed.
     """
     try:
         return [folder / name for name in names_in(folder) if has_suffix(name, *suffixes)]
@@ -105,14 +106,14 @@ def files_in(folder: Path, *suffixes: str) -> list[Path]:
 def name_fault(name: str, folder: Path, root: Path) -> str:
     """Why a file name from an annotation file cannot be used below `folder`; "" where it can.
 
-    It may not lead out of `root`. Links that lie in the folder are followed: the owner of the disk put them there.
+    It must not lead out of `root`. Links in the folder are followed, since the owner of the disk made them.
     """
     if len(name) < 200 and not _UNUSUAL.search(name):
         return ""
     if not name.strip():
         return "is empty"
     if _HALF.search(name):
-        return "holds half of a character (a lone surrogate)"
+        return "holds a lone surrogate (half of a character)"
     if any(ord(c) < 32 or ord(c) == 127 for c in name):
         return "holds a control character"
     plain = name.replace("\\", "/")
@@ -133,10 +134,10 @@ def _is_below(path: str, base: str) -> bool:
 
 
 def spelled_on_disk(folder: Path, missing: Iterable[str]) -> dict[str, str]:
-    """Of each name that `folder` lacks the one file that differs in spelling only, where there is one.
+    """For names that `folder` lacks, the one file that differs in spelling only, where there is exactly one.
 
-    That is: composed or decomposed accents (Macs store the latter), backslashes for slashes (Windows), capitals in the
-    ending.
+    Spellings differ in composed or decomposed accents (Macs store the latter), backslashes (Windows), and the case of
+    the suffix.
     """
     listed: dict[str, Mapping[str, Sequence[str]]] = {}
     found: dict[str, str] = {}
@@ -166,7 +167,7 @@ def _spelling(name: str) -> str:
 
 
 def safe_name(name: str) -> str:
-    """A relative path that is a file name on any disk and leads nowhere else: what a writer makes of `name`."""
+    """`name` as a relative path that is valid on any disk and stays in its folder, for writing."""
     parts = [
         part for part in re.split(r"[\\/]", name) if part not in ("", ".", "..") and not re.match("[A-Za-z]:$", part)
     ]
@@ -175,7 +176,7 @@ def safe_name(name: str) -> str:
 
 def _safe_part(part: str) -> str:
     part = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", "_", part)
-    if len(part.encode()) <= _LONGEST_NAME - 15:  # a writer may add an ending or a number
+    if len(part.encode()) <= _LONGEST_NAME - 15:  # a writer may add a suffix or a number
         return part
     stem, dot, ending = part.rpartition(".")
     ending = dot + ending if len(ending) < 10 and stem else ""

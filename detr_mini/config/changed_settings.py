@@ -1,4 +1,4 @@
-"""What differs between the settings of two runs, and which of them `resume=` may change (docs/run-folder.md)."""
+"""Differences between the settings of two runs, and which settings `resume=` may change (docs/run-folder.md)."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ CHANGEABLE = (
         "augment_strong", "strong_until", "make.processes",
     )),
 )  # fmt: skip
-"""Settings, or sections, that `resume=` may change: training applies them from the next step on. All others decided
-what is there already: weights, the order of the images, the best checkpoint."""
+"""Settings, or sections, that `resume=` may change: training applies them from the next step on. All others have
+already shaped the run: its weights, the order of the images, the best checkpoint."""
 HARMLESS = (
     "resume", "modules", "logger", "trainer.progress", "trainer.log_every_steps", "trainer.save_every_minutes",
     "trainer.threads",
     "data.root", "data.test", "data.workers", "data.cache_megabytes", "data.pin_memory", "data.eval_batch_size",
     "data.make.processes",
 )  # fmt: skip
-"""Those that mean something for a run that has been trained to its end, too."""
+"""Those that may differ even for a run that has finished training."""
 
 
 def settings_of(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting of a config, by its dotted key."""
+    """The dotted key and the value of every setting in a config."""
     if isinstance(node, Mapping) and node:
         for key, value in node.items():
             yield from settings_of(value, f"{prefix}.{key}" if prefix else str(key))
@@ -41,34 +41,34 @@ def settings_of(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The settings in which two plain configs differ, with both values; one that a config lacks is null there."""
+    """The settings in which two plain configs differ, with both values; None where a config lacks the setting."""
     one, other = dict(settings_of(before)), dict(settings_of(after))
     found = {key: (one.get(key), other.get(key)) for key in sorted({*one, *other})}
     return {key: values for key, values in found.items() if values[0] != values[1]}
 
 
 def is_among(key: str, settings: Iterable[str]) -> bool:
-    """Whether a setting is one of these, or lies in a section that is."""
+    """Whether a setting is one of these, or in a section that is."""
     return any(key == setting or key.startswith((f"{setting}.", f"{setting}[")) for setting in settings)
 
 
 def refuse_changes(folder: Path, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The changes that `resume=folder` makes; ConfigError where one cannot be applied to what was trained so far."""
+    """The changes that `resume=folder` makes; ConfigError for one that a run which has begun cannot take."""
     made = changes(before, after)
     sides = [dict(settings_of(config)) for config in (before, after)]
     for key, (old, new) in list(made.items()):
-        if not all(_is_known(key, side) for side in sides):  # a setting that one of two versions does not have
+        if not all(_is_known(key, side) for side in sides):  # a setting that only one of two versions has
             del made[key]
         elif not is_among(key, CHANGEABLE) or key.endswith("_target_"):
             raise ConfigError(
                 f"resume={folder}: {key} is {_shown(old)} in this run and cannot become {_shown(new)} now that it has "
-                f"begun; leave it out, or start a run of its own from these weights: init={folder} {key}={_shown(new)}"
+                f"begun; leave it out, or start another run from these weights: init={folder} {key}={_shown(new)}"
             )
     return made
 
 
 def _is_known(key: str, settings: Mapping[str, Any]) -> bool:
-    """Whether a config says something about a setting: has it, or a value in place of its section, or of its parts."""
+    """Whether a config has a setting, a value in place of one of its sections, or settings inside it."""
     parents = (key.rsplit(".", n)[0] for n in range(1, key.count(".") + 1))
     return key in settings or any(p in settings for p in parents) or any(k.startswith(f"{key}.") for k in settings)
 

@@ -1,4 +1,4 @@
-"""Which numbers settings take. Checked for every verb before anything is read or built."""
+"""The range of every numeric setting, checked for every verb before anything is read or built."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHARES = frozenset((
 BELOW_1 = frozenset((
     "average", "dropout", "momentum", "betas",
 ))  # fmt: skip
-"""Shares that must not be 1."""
+"""Numbers from 0 that must be below 1."""
 SEEDS = frozenset(("seed", "seeds"))
 MOST = {"size": 65_536, "shorter_side": 65_536}
 NULL = frozenset((
@@ -40,13 +40,13 @@ NULL = frozenset((
     "operating_point", "text", "pretrained_text", "tokenizer", "more", "kinds", "names", "config", "augment",
     "augment_strong", "splits", "categories", "ids", "sets", "overrides",
 ))  # fmt: skip
-"""Settings that may be null, though they have another default."""
+"""Settings that may be null although their default is not."""
 FREE = ("augment", "augment_strong", "more", "config", "kinds", "names", "nouns", "coarse_scale", "coarse_until")
-"""Settings and sections of which other code says what a number may be."""
+"""Settings and sections whose numbers are checked elsewhere."""
 
 
 def check_numbers(given: Any, known: Any, path: str = "") -> None:
-    """ConfigError for a number that its setting cannot take, and for null where a value is needed.
+    """ConfigError for a number outside its setting's range, and for null where a value is needed.
 
     `known`: the same config before the user's overrides.
     """
@@ -69,7 +69,7 @@ def check_numbers(given: Any, known: Any, path: str = "") -> None:
 
 
 def _kind(name: str, value: int | float, known: Any, path: str) -> str | None:
-    """What the number must be, where it is not."""
+    """What the number must be; None where it is in range."""
     whole = isinstance(value, int) or value.is_integer()
     if name in SEEDS:
         return None if whole and 0 <= value < 2**32 else f"a whole number from 0 to {2**32 - 1}"
@@ -88,7 +88,7 @@ def _kind(name: str, value: int | float, known: Any, path: str) -> str | None:
 
 
 def percent_hint(value: int | float) -> str:
-    """The end of a sentence about a share that was given as a percentage; empty where it was not."""
+    """The end of a sentence about a share that was probably meant as a percentage; empty where it was not."""
     return f"; for {value:g} % write {value / 100:g}" if 1 < value <= 100 else ""
 
 

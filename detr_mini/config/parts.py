@@ -1,7 +1,7 @@
-"""The closed table of what a config may build, by name, and the one builder that reads it.
+"""The closed table of what a config may build, by name, and the builder that reads it.
 
-A checkpoint and a run folder are strangers' files, and their configs name classes. Only names of this table are built,
-from plain values; anything else is refused before a module is imported. A user's own class is built only where the
+Checkpoints and run folders are untrusted files, and their configs name classes. Only names in this table are built,
+from plain values; any other name is refused before a module is imported. A user's own class is built only if the
 command names its module (`modules=[my_models]`).
 """
 
@@ -63,7 +63,7 @@ TABLE: Mapping[str, Mapping[str, str]] = {
         "detr_mini.experiments.Submitit": "detr_mini.experiments.cluster",
     },
 }  # fmt: skip
-"""Kind of part: public name: the module where it stands today. A part that moves changes this line alone."""
+"""Kind of part, public name, and the module that defines it today. Moving a part changes this line only."""
 _FORMER: Mapping[str, tuple[str, ...]] = {
     "detr_mini.models.mini": ("detr_mini.models.MiniDETR",),
     "detr_mini.models.grounded": ("detr_mini.models.GroundedDETR",),
@@ -90,35 +90,35 @@ _FORMER: Mapping[str, tuple[str, ...]] = {
     "detr_mini.sweeps.cluster": ("detr_mini.experiments.Submitit",),
     "detr_mini.sweeps": tuple(TABLE["sweep"]),
 }  # fmt: skip
-"""Modules that parts came from in older checkpoints, and in the packaged weights."""
+"""Modules that defined these parts when older checkpoints and the packaged weights were written."""
 OLDER: Mapping[str, str] = {
     f"{module}.{name.rpartition('.')[2]}": name for module, names in _FORMER.items() for name in names
 }
-"""Older dotted paths: today's public name."""
+"""Older dotted path: today's public name."""
 INSIDE: Mapping[str, tuple[str, ...]] = {"criterion": ("formula",), "data": ("transform",), "transform": ("transform",)}
-"""Kinds that may stand inside a part's own config."""
+"""Kinds that may appear inside a part's own config."""
 TRANSFORMS = "torchvision.transforms.v2"
-"""Every transform class of it may be named in data.augment, `Lambda` apart, which takes code."""
+"""data.augment may name every transform class of this module except `Lambda`, which takes code."""
 DEEPEST, MOST, LONGEST, LARGEST = 40, 200_000, 1_000_000, 2**63
 """Limits of a plain config: levels, values, characters of a string, and size of a whole number."""
 CONVERSIONS = ("all", "none", "partial", "object")
-"""What `_convert_` may say in older files. It changes nothing: every value is plain."""
+"""Values of `_convert_` in older files. They change nothing, because every value is plain."""
 _NAMED: set[str] = set()
 
 
 def name_modules(modules: Iterable[str]) -> None:
-    """From now on, in this process, configs may name classes of these modules: the user's command names them."""
+    """Let configs name classes of these modules from now on, in this process: the user's command named them."""
     for module in modules:
         if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", str(module)):
-            raise ConfigError(f"modules holds {module!r}, which is no module name; write modules=[my_models]")
+            raise ConfigError(f"modules holds {module!r}, which is not a module name; write modules=[my_models]")
         _NAMED.add(str(module))
 
 
 def plain(config: Any, where: str) -> Any:
     """A copy of `config` with plain values only: sections, lists, strings, numbers, true, false and null.
 
-    ConfigError for anything else: interpolations ("${...}"), a key that steers a builder, a section that holds itself,
-    and sizes without reason. `_partial_` and `_convert_` of older files pass here and are read by `build_part`.
+    ConfigError for anything else: interpolations ("${...}"), a key that steers a builder, a section that contains
+    itself, and excessive sizes. `_partial_` and `_convert_` of older files pass here; `build_part` reads them.
     """
     return _plain(config, where, 0, [0])
 
@@ -133,16 +133,16 @@ def _plain(node: Any, where: str, depth: int, count: list[int]) -> Any:
         return node
     if isinstance(node, int):
         if abs(node) > LARGEST:
-            raise ConfigError(f"{where} is a whole number of more than 63 bits; no setting is as large")
+            raise ConfigError(f"{where} is a whole number of more than 63 bits, larger than any setting can be")
         return node
     if isinstance(node, str):
         if "${" in node or len(node) > LONGEST:
-            raise ConfigError(f"{where} is '{node[:80]}'; only plain values are read here, write the value itself")
+            raise ConfigError(f"{where} is '{node[:80]}'; only plain values are read here; write the value itself")
         return node
     if isinstance(node, Mapping):
         for key in node:
             if not isinstance(key, str | int) or (re.fullmatch(r"_[a-z]+_", str(key)) and key not in _STEERING):
-                raise ConfigError(f"{where} holds the key {str(key)[:80]!r}, which is no setting; take it out")
+                raise ConfigError(f"{where} holds the key {str(key)[:80]!r}, which is not a setting; remove it")
         return {key: _plain(value, f"{where}.{key}", depth + 1, count) for key, value in node.items()}
     if isinstance(node, Sequence) and not isinstance(node, bytes | bytearray | memoryview | range):
         return [_plain(value, f"{where}[{index}]", depth + 1, count) for index, value in enumerate(node)]
@@ -155,9 +155,9 @@ _STEERING = ("_target_", "_partial_", "_convert_")
 def find(
     target: Any, where: str, kinds: Iterable[str] = tuple(TABLE), modules: Iterable[str] = ()
 ) -> Callable[..., Any]:
-    """What the name `target` stands for. ConfigError, before any import, where it is not one of these kinds.
+    """The class or function that the name `target` means. ConfigError, before any import, for an unknown name.
 
-    `modules`: the user's own, beside those of `name_modules`.
+    `kinds`: the kinds it may be. `modules`: the user's own, besides those of `name_modules`.
     """
     name = OLDER.get(target, target) if isinstance(target, str) else ""
     for kind in kinds:
@@ -179,44 +179,46 @@ def find(
 
 def _of_user(module: str, name: str, named: str, where: str) -> Callable[..., Any]:
     here = str(Path.cwd())
-    sys.path.append(here)  # last: a file here never stands for an installed package
+    sys.path.append(here)  # last, so that a file here never replaces an installed package
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{where}._target_ names '{module}.{name}', which cannot be imported ({error})") from error
     finally:
         sys.path.remove(here)
-    home = str(getattr(found, "__module__", ""))  # 'my_models.torch' stands in that module and is none of its own
+    home = str(getattr(found, "__module__", ""))  # 'my_models.torch' is in that module but not its own
     if not callable(found) or not (home == named or home.startswith(f"{named}.")):
-        raise ConfigError(f"{where}._target_ is '{module}.{name}', which is not defined in {named}; name a class of it")
+        raise ConfigError(
+            f"{where}._target_ is '{module}.{name}', which {named} does not define; name a class of its own"
+        )
     return found
 
 
 def _refusal(target: str, where: str, kinds: tuple[str, ...]) -> str:
     known = sorted(name for kind in kinds for name in TABLE[kind])
     module = target.rpartition(".")[0]
-    own = f"; if it is a class of your own, add modules=[{module}]" if re.fullmatch(r"[\w.]+", module) else ""
-    shown = f", such as {', '.join(known[:4])}" if known else ""
+    own = f"; if it is your own class, add modules=[{module}]" if re.fullmatch(r"[\w.]+", module) else ""
+    shown = f", for example {', '.join(known[:4])}" if known else ""
     return (f"{where}._target_ is '{target}', which is not in the list of what a config may build{shown}"
             f"{nearest(target, known)}{own}")  # fmt: skip
 
 
 def build_part(what: str, config: Mapping[str, Any], *, modules: Iterable[str] = (), **parts: Any) -> Any:
-    """What `config` names by `_target_`, made of its other keys and of `parts`, which are no settings.
+    """Build what `config` names by `_target_`, from its other keys and from `parts`, which are not settings.
 
-    `what`: "model", "backbone", "criterion", "data", "optim.optimizer" or "sweep"; it stands in errors, and its last
-    word is the kind. ConfigError for a name outside the table, an unknown key, a value that is not plain or does not
+    `what`: "model", "backbone", "criterion", "data", "optim.optimizer" or "sweep"; errors quote it, and its last word
+    is the kind. ConfigError for a name outside the table, an unknown key, and a value that is not plain or does not
     fit.
     """
     settings, kind = plain(config, what), what.rpartition(".")[2]
     if "_target_" not in settings:
-        raise ConfigError(f"the {what} config has no _target_; name the class it builds")
+        raise ConfigError(f"the {what} config has no _target_; name the class to build")
     refuse_unknown(settings, what, (kind,), modules)
     return _build(settings, what, (kind,), modules, parts)
 
 
 def refuse_unknown(node: Any, where: str, kinds: tuple[str, ...], modules: Iterable[str] = ()) -> None:
-    """ConfigError for any name, at any level of a plain config, that may not stand there. Nothing is built yet."""
+    """ConfigError for a name that is not allowed, at any level of a plain config. Nothing is built yet."""
     if isinstance(node, list):
         for index, value in enumerate(node):
             refuse_unknown(value, f"{where}[{index}]", kinds, modules)
@@ -228,11 +230,11 @@ def refuse_unknown(node: Any, where: str, kinds: tuple[str, ...], modules: Itera
         kind = _kind_of(node["_target_"], kinds)
         inside = tuple(TABLE) if kind is None else INSIDE.get(kind, ())
         if kind is not None and node.get("_partial_", kind == "formula") is not (kind == "formula"):
-            raise ConfigError(f"{where}._partial_ is no setting of {node['_target_']}; take it out")
+            raise ConfigError(f"{where}._partial_ is not a setting of {node['_target_']}; remove it")
         if node.get("_convert_", "all") not in CONVERSIONS:
-            raise ConfigError(f"{where}._convert_ is no setting; take it out")
+            raise ConfigError(f"{where}._convert_ is not a setting; remove it")
     elif any(key in node for key in _STEERING):
-        raise ConfigError(f"{where} has _partial_ or _convert_ and no _target_; take it out")
+        raise ConfigError(f"{where} has _partial_ or _convert_ but no _target_; remove it")
     for key, value in node.items():
         refuse_unknown(value, f"{where}.{key}", inside, modules)
 
@@ -258,7 +260,7 @@ def _build(node: Any, where: str, kinds: tuple[str, ...], modules: Iterable[str]
     known, settings = takes(made), {key: value for key, value in node.items() if key not in _STEERING}
     for key in settings:
         if known is not None and key not in known:
-            raise ConfigError(f"{where}.{key} is no setting of {target}{nearest(str(key), sorted(known))}")
+            raise ConfigError(f"{where}.{key} is not a setting of {target}{nearest(str(key), sorted(known))}")
     arguments = {key: _build(value, f"{where}.{key}", inside, modules, {}) for key, value in settings.items()}
     if kind == "formula" or node.get("_partial_"):
         return partial(made, **arguments)

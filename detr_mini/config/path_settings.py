@@ -1,4 +1,4 @@
-"""Settings whose value is a path or free text. Hydra's grammar never sees them: every character stands for itself."""
+"""Settings whose value is a path or free text: they bypass Hydra's grammar, so every character is taken literally."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ PATHS = re.compile(
 )
 """Keys whose value is a path, or a list of paths."""
 TEXTS = re.compile(r"name|caption|device")
-"""Keys whose value is text, or a list of texts: as `PATHS`, but '~' means nothing there."""
+"""Keys whose value is text, or a list of texts: like `PATHS`, but '~' is not the home folder."""
 WORDS = ("null", "true", "false", "???")
 FUNCTION = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|extend_list|str|int|float|bool|json_str)\(.*\)")
-"""Hydra's own functions, which a sweep may use."""
+"""Hydra's functions, which a sweep may use."""
 
 
 def is_text(key: str) -> bool:
@@ -26,9 +26,9 @@ def is_text(key: str) -> bool:
 
 
 def literal(word: str, *, sweep: bool = False) -> str:
-    """An override with its value in Hydra's quotes, where it is a path or text; any other override as it is.
+    """An override with its value in Hydra's quotes if it is a path or text; any other override unchanged.
 
-    `sweep`: commas outside of quotes separate several values, and Hydra's functions keep their meaning.
+    `sweep`: commas outside quotes separate values, and Hydra's functions keep their meaning.
     """
     mark, key, value = _parts(word)
     if not is_text(key) or (sweep and FUNCTION.fullmatch(value)):
@@ -38,7 +38,7 @@ def literal(word: str, *, sweep: bool = False) -> str:
 
 
 def references(words: Sequence[str]) -> dict[str, str | list[str]]:
-    """Paths and texts that contain `${`, by key: OmegaConf would take that for a reference to another setting."""
+    """Paths and texts that contain `${`, by key: OmegaConf would read it as a reference to another setting."""
     found: dict[str, str | list[str]] = {}
     for mark, key, value in map(_parts, words):
         if "${" in value and is_text(key) and not value.startswith("{"):
@@ -51,7 +51,7 @@ def references(words: Sequence[str]) -> dict[str, str | list[str]]:
 
 
 def plain(word: str) -> str:
-    """The path or text that an override gives, without quotes around it."""
+    """The path or text in an override, without quotes around it."""
     _, key, value = _parts(word)
     return _plain(key, value)
 
@@ -63,7 +63,7 @@ def quoted(value: str) -> str:
 
 
 def split(text: str) -> list[str]:
-    """`text` at its commas that lie neither inside quotes nor inside brackets."""
+    """`text` divided at the commas outside quotes and brackets."""
     elements, depth, quote, before = [""], 0, "", ""
     for character in text:
         if character in "'\"" and quote in ("", character) and before != "\\":
@@ -91,11 +91,11 @@ def _one(key: str, value: str) -> str:
         return value
     if _is_list(key, value):
         return f"[{','.join(_one(key, each.strip()) for each in _elements(value))}]"
-    return quoted(_plain(key, value).replace("${", "$ {"))  # the value itself is put in later: see `references`
+    return quoted(_plain(key, value).replace("${", "$ {"))  # the real value is inserted later: see `references`
 
 
 def _is_list(key: str, value: str) -> bool:
-    """Whether a value is a list, and not a path whose name has brackets at its ends."""
+    """Whether a value is a list, and not a path whose name begins and ends with brackets."""
     lists = value.startswith("[") and value.endswith("]") and "]" not in _outside_quotes(value[1:-1])
     return lists and not os.path.lexists(_home(key, value))
 
@@ -114,7 +114,7 @@ def _outside_quotes(text: str) -> str:
 
 
 def _unquoted(value: str) -> str:
-    """`value` without the quotes that somebody put around it for Hydra."""
+    """`value` without the quotes that a user put around it for Hydra."""
     match = re.fullmatch(r"(['\"])((?:\\.|(?!\1)[^\\]|\\)*)\1", value, re.DOTALL)
     if match is None:
         return value
@@ -123,5 +123,5 @@ def _unquoted(value: str) -> str:
 
 
 def _home(key: str, value: str) -> str:
-    """`value` with the user's home in place of a leading `~`."""
+    """`value` with a leading `~` replaced by the user's home."""
     return os.path.expanduser(value) if PATHS.fullmatch(key) else value

@@ -1,4 +1,4 @@
-"""Run folders: made by one process, written file by file, locked while they are written to (docs/run-folder.md)."""
+"""Run folders: created by one process, written file by file, locked while in use (docs/run-folder.md)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ except ImportError:  # Windows
 
 LOCK = ".lock"
 BEAT, PATIENCE = 10.0, 75.0
-"""Seconds. A holder touches its lock every BEAT. A lock that another machine left, and that nobody touches for
-PATIENCE, is stale. PATIENCE is longer than the minute for which NFS may show an old time."""
+"""Seconds. A holder touches its lock every BEAT. A lock from another machine that is not touched for PATIENCE is stale.
+PATIENCE is longer than the minute for which NFS may show an old time."""
 
 
 def rank() -> int:
-    """This process's number among those of one training, as its launcher (Lightning, torchrun, SLURM) tells it."""
+    """This process's number among those of one training, as set by its launcher (Lightning, torchrun, SLURM)."""
     for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
         if name in os.environ:
             return int(os.environ[name])
@@ -41,9 +41,9 @@ def rank() -> int:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to. On leaving, the file is flushed to the disk and renamed to `path`.
+    """A temporary path beside `path` to write to. On exit the file is flushed to the disk and renamed to `path`.
 
-    Whatever ends the process, `path` holds its former content or the new one, never a part of either.
+    Whatever ends the process, `path` holds its old content or the new one, never a part of either.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)
@@ -59,7 +59,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by a file with this text, as `whole` does. Bytes that are no text become \\udcxx."""
+    """Replace `path` by a file with this text, as `whole` does. Bytes that are not text become \\udcxx."""
     with whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
@@ -67,21 +67,21 @@ def write_text(path: Path, text: str) -> None:
 def sync(path: Path) -> None:
     """Flush a file, or a folder's list of names, to the disk."""
     folder = path.is_dir()
-    if folder and os.name == "nt":  # no such thing there
+    if folder and os.name == "nt":  # Windows cannot flush folders
         return
     descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
     try:
         os.fsync(descriptor)
     except OSError:
-        if not folder:  # some file systems refuse it for folders, and none loses a file's content by that
+        if not folder:  # some file systems refuse it for folders; no file's content is lost by that
             raise
     finally:
         os.close(descriptor)
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed process was still writing."""
-    for left in (*folder.glob(".*.tmp"), folder / "history.tmp"):  # the latter: of earlier versions
+    """Remove files that a killed process had not finished writing."""
+    for left in (*folder.glob(".*.tmp"), folder / "history.tmp"):  # the second: of earlier versions
         left.unlink(missing_ok=True)
 
 
@@ -89,9 +89,9 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def to_go_on(folder: Path) -> bool:
-    """Whether a training has begun in `folder` and can go on; what one left that saved nothing is removed.
+    """Whether a training in `folder` can be continued. One that saved no checkpoint is removed.
 
-    Nothing is removed from a folder that another process works in: resuming there says which.
+    Nothing is removed from a folder that another process uses; resuming there names that process.
     """
     if (folder / "last.ckpt").is_file() or in_use(folder):
         return True
@@ -100,11 +100,11 @@ def to_go_on(folder: Path) -> bool:
 
 
 def new_run_folder(root: str | Path, name: str, fixed: str | Path | None = None, key: str = "run_folder") -> Path:
-    """A folder that did not exist, made at once so that no other run can have it: root/name/<date, time>, or `fixed`.
+    """A new folder, root/name/<date, time> or `fixed` (the setting `key`), taken at once for one run.
 
-    `key` is the setting that `fixed` comes from. Where it is taken, a number is put behind it. A folder counts as new
-    if it is empty, or holds only the lock of a process that was killed before it wrote anything. Processes other than
-    the first of a training make none: the first one sends them its folder.
+    Where it is taken, a number is added to its name. A folder counts as new if it is empty, or holds only what a
+    process left that was killed before it wrote anything. Of the processes of a training only the first creates a
+    folder; it sends the path to the others.
     """
     wanted = Path(fixed).expanduser() if fixed else Path(root) / name / time.strftime("%Y-%m-%d_%H-%M-%S")
     if rank() > 0:
@@ -125,7 +125,7 @@ def new_run_folder(root: str | Path, name: str, fixed: str | Path | None = None,
 
 
 def is_unused(folder: Path) -> bool:
-    """Whether a folder is empty but for what a process leaves that was killed before it wrote anything."""
+    """Whether a folder is empty, or holds only what a process left that was killed before it wrote anything."""
     return all(path.name == LOCK or path.name.endswith(".tmp") for path in folder.iterdir())
 
 
@@ -141,16 +141,16 @@ def _numbered(path: Path) -> Iterable[Path]:
 
 
 _own: dict[str, int] = {}
-"""Folders that are locked here, with the process that did it: a forked child inherits the list, but not the locks."""
+"""Folders locked here, and the process that locked each: a forked child inherits this dict, but not the locks."""
 _guard = threading.Lock()
 
 
 class FolderLock:
-    """`.lock` in a folder: one process writes there, and the file says which one, on which machine and since when.
+    """`.lock` in a folder: one process writes there, and the file names the process, its machine and the time.
 
-    The kernel holds the lock and frees it with the process, however that ends; so on one machine a stale lock is
-    recognised at once. Where another machine left the file, its holder is alive as long as it goes on touching it.
-    POSIX record locks, not `flock`: the workers of a killed training inherit the latter, and may outlive it.
+    The kernel holds the lock and frees it with the process, however that ends, so a stale lock of this machine is
+    recognised at once. A holder on another machine is alive as long as it keeps touching the file. These are POSIX
+    record locks, not `flock`, which the workers of a killed training would inherit and might hold for longer.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -160,9 +160,9 @@ class FolderLock:
         self._released = threading.Event()
 
     def acquire(self) -> FolderLock:
-        """Take the lock. UserError that names the holder where there is one."""
+        """Take the lock. UserError where another process holds it; the message names that process."""
         with _guard:
-            if _own.get(self._key) == os.getpid():  # opening and closing the file once more would free it
+            if _own.get(self._key) == os.getpid():  # opening and closing the file again would free it
                 raise UserError(_in_use(self.path.parent, _this_process()))
             _own[self._key] = os.getpid()
         try:
@@ -179,7 +179,7 @@ class FolderLock:
                 self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
             except OSError as error:
                 raise UserError(
-                    f"cannot write {self.path} ({error.strerror or error}); check the rights of the folder"
+                    f"cannot write {self.path} ({error.strerror or error}); check the permissions of the folder"
                 ) from error
             free, sure = _kernel_lock(self._descriptor)
             holder = _read(self._descriptor)
@@ -190,7 +190,7 @@ class FolderLock:
                     break
             except FileNotFoundError:
                 pass
-            os.close(self._descriptor)  # the holder before has just removed the file: lock the next one
+            os.close(self._descriptor)  # the previous holder has just removed the file: lock the next one
             self._descriptor = -1
         if holder and not (sure and holder.get("host") == socket.gethostname()) and self._is_touched(holder):
             raise UserError(_in_use(self.path.parent, holder))
@@ -200,7 +200,7 @@ class FolderLock:
 
     def _is_touched(self, holder: Mapping[str, Any]) -> bool:
         print(f"{self.path} was left by process {holder.get('pid')} on {holder.get('host')}: waiting up to "
-              f"{PATIENCE:.0f} s to see whether that is still at work", flush=True)  # fmt: skip
+              f"{PATIENCE:.0f} s to see whether it still runs", flush=True)  # fmt: skip
         before, deadline = os.stat(self.path).st_mtime_ns, time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             time.sleep(min(1.0, PATIENCE / 10))
@@ -214,7 +214,7 @@ class FolderLock:
                 os.utime(self.path)
 
     def release(self) -> None:
-        """Give it back; the file goes. In a forked child it does nothing: the lock is its parent's."""
+        """Release the lock and remove the file. It does nothing in a forked child, since the lock is its parent's."""
         if _own.get(self._key) != os.getpid():
             return
         self._released.set()
@@ -232,9 +232,9 @@ class FolderLock:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """No other process writes into `folder` inside. UserError that names the one that does.
+    """Keep other processes from writing into `folder`. UserError where one does; the message names it.
 
-    Processes other than the first of a training write nothing, and lock nothing.
+    Of the processes of a training only the first writes, so only the first locks.
     """
     if rank() > 0:
         yield
@@ -247,7 +247,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a process works in `folder`."""
+    """Whether a process is using `folder`."""
     if not (folder / LOCK).is_file():
         return False
     try:
@@ -258,7 +258,7 @@ def in_use(folder: Path) -> bool:
 
 
 def _kernel_lock(descriptor: int) -> tuple[bool, bool]:
-    """Whether the lock is ours, and whether the system can tell: some file systems, and Windows, cannot."""
+    """Whether we got the lock, and whether the system can tell: some file systems, and Windows, cannot."""
     if fcntl is None:
         return True, False
     try:
@@ -275,7 +275,7 @@ def _this_process() -> dict[str, Any]:
 
 
 def _read(descriptor: int) -> dict[str, Any]:
-    """What the holder has written; nothing where it had not come to that."""
+    """What the holder has written; empty where it has not written yet."""
     try:
         content = json.loads(os.read(descriptor, 4096))
     except ValueError:
@@ -286,6 +286,6 @@ def _read(descriptor: int) -> dict[str, Any]:
 def _in_use(folder: Path, holder: Mapping[str, Any]) -> str:
     known = f"process {holder['pid']} on {holder.get('host')}, since {holder.get('since')}" if "pid" in holder else ""
     return (
-        f"{folder} is in use by {known or 'another process'}; two processes would spoil each other's files there. "
-        "Wait until that one has ended, or stop it"
+        f"{folder} is in use by {known or 'another process'}; two processes would overwrite each other's files there. "
+        "Wait until it ends, or stop it"
     )

@@ -1,4 +1,4 @@
-"""Which setting somebody means who types another tool's name for it, or a part of ours."""
+"""The setting that a user means who types another tool's name for it, or a part of ours."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "caption": ("prompt", "text", "query", "sentence", "names", "classes"),
     "to": ("format", "form"),
 }
-"""Our setting, and what it is called elsewhere, or in short."""
+"""Our setting, and its names in other tools or in short."""
 
 
 def suggest(key: str, known: Collection[str]) -> str:
-    """`"; did you mean 'x'?"` for the setting of `known` that `key` most probably means, or an empty string."""
+    """`"; did you mean 'x'?"` with the setting in `known` that `key` most probably means, or an empty string."""
     last = key.rpartition(".")[2].lower().replace("-", "_")
     section = key.partition(".")[0]
     same = [path for path in known if path.rpartition(".")[2] == last and path != key]

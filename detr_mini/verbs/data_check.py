@@ -28,12 +28,12 @@ def data_check(config: Mapping[str, Any]) -> Checked:
     if config["fix"]:
         _write_fixed(done, Path(config["output"] or f"{source.root}-mended"))
     elif config["output"]:
-        raise UserError("output is where the fixed copy goes; say fix=true, too")
+        raise UserError("output is the folder of the fixed copy; add fix=true")
     return done
 
 
 def _of_captions(done: Checked, data: Mapping[str, Any]) -> Iterator[Fault]:
-    """The faults of files of captions. Captions that are made from boxes (`refer`) are right as they are made."""
+    """The faults of caption files. Captions made from boxes (`refer`) are correct by construction."""
     files = {} if data.get("refer") else data.get("captions") or {}
     for split, file in files.items():
         if file and file not in (MADE, CATEGORIES) and split in done.trees:
@@ -49,4 +49,4 @@ def _write_fixed(done: Checked, output: Path) -> None:
     boxes = sum(len(tree.content["annotations"]) for tree in done.trees.values())
     left = sum(not fault.mend for fault in done.faults)
     print(f"The fixed copy is {output}: {images:,} of {done.images:,} images, {boxes:,} of {done.boxes:,} boxes. "
-          f"changes.json lists every change; {left} faults are left for you to fix.")  # fmt: skip
+          f"changes.json lists every change; {left} faults remain for you to fix.")  # fmt: skip

@@ -1,4 +1,4 @@
-"""The verb `export`: what a detector needs, without what resuming needs, in a small file."""
+"""`detr-mini export`: a checkpoint as one small file, without what only resuming needs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from detr_mini.pretrained.packaged import SUFFIX, pack
 
 
 def export(config: DictConfig) -> Path:
-    """Write `config.checkpoint`'s averaged weights to `config.output`; the file."""
+    """Write the averaged weights of `config.checkpoint` to the file `config.output`; its path."""
     for key in ("checkpoint", "output"):
         if OmegaConf.is_missing(config, key) or config[key] is None:
-            raise ConfigError(f"{key} is not set; say {key}=... (see 'detr-mini export --help')")
+            raise ConfigError(f"{key} is not set; add {key}=... (see 'detr-mini export --help')")
     output = Path(config.output).expanduser()
     if output.suffix != SUFFIX:
-        raise ConfigError(f"the output {output} does not end in {SUFFIX}; say output={output.with_suffix(SUFFIX)}")
+        raise ConfigError(f"the output {output} does not end in {SUFFIX}; use output={output.with_suffix(SUFFIX)}")
     checkpoint = read_checkpoint(config.checkpoint)
-    from_checkpoint(checkpoint, str(config.checkpoint))  # what cannot be used is not written
+    from_checkpoint(checkpoint, str(config.checkpoint))  # a checkpoint that cannot be used is not written
     output.parent.mkdir(parents=True, exist_ok=True)
     size = pack(checkpoint, averaged_weights(checkpoint), output)
     print(f"written to {output}: {size / 1e6:.1f} MB")

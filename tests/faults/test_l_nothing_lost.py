@@ -340,7 +340,7 @@ def test_l05_a_setting_that_does_not_fit_is_refused_and_the_run_is_as_it_was(
     error = complaint(capsys, f"resume={run}", setting, "trainer.max_steps=6")
     key = setting.partition("=")[0]
     assert f"resume={run}: {key} is " in error
-    assert "leave it out, or start a run of its own" in error
+    assert "leave it out, or start another run" in error
     assert content(run) == before
 
 

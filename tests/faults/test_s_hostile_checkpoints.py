@@ -195,7 +195,7 @@ def test_s01_ones_own_class_is_built_where_the_command_names_its_module(
         detr_mini.load("own.ckpt", modules=["my_own_parts"])
     content["config"]["model"]["_target_"] = "my_own_parts.torch"
     torch.save(content, "own.ckpt")
-    with pytest.raises(UserError, match="is not defined in my_own_parts"):
+    with pytest.raises(UserError, match="which my_own_parts does not define"):
         detr_mini.load("own.ckpt", modules=["my_own_parts"])
     data = build(compose("train", [*words, "modules=[my_own_parts]"])).data
     assert [type(transform).__name__ for transform in data.augment.transforms] == ["Darker"]

@@ -56,7 +56,7 @@ def test_each_form_can_be_said_instead_of_found(voc: Path, tmp_path: Path) -> No
     [
         (["check", "data.root=gone"], "there is no folder gone"),
         (["check", "fx=true"], "fx does not exist; did you mean 'fix'"),
-        (["check", "output=x"], "say fix=true, too"),
+        (["check", "output=x"], "add fix=true"),
         (["convert", "to=cocoo", "output=x"], "to is 'cocoo'; did you mean 'coco'"),
         (["convert", "to=voc", "output=x"], "in the form voc already"),
         (["subset", "output=x", "categories=[bolts]"], "there is no category 'bolts'; did you mean 'bolt'"),

@@ -70,9 +70,9 @@ def test_a_foreign_or_damaged_file_is_refused_in_one_sentence(saved: Path, tmp_p
 
 def test_export_says_what_it_needs(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", f"checkpoint={saved}"]) == 2
-    assert "output is not set; say output=..." in capsys.readouterr().err
+    assert "output is not set; add output=..." in capsys.readouterr().err
     assert main(["export", f"checkpoint={saved}", "output=weights.pt"]) == 2
-    assert "does not end in .safetensors; say output=weights.safetensors" in capsys.readouterr().err
+    assert "does not end in .safetensors; use output=weights.safetensors" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", box.names())
