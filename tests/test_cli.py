@@ -1,4 +1,4 @@
-"""The command line: help at once, one sentence for a mistake, honest exit statuses."""
+"""The command line: fast help, one sentence for a mistake, exit statuses."""
 
 from __future__ import annotations
 
@@ -56,6 +56,19 @@ def test_the_overview_begins_with_training_and_lists_every_verb_and_heading() ->
     assert all(heading in lines for heading in HEADINGS.values())
 
 
+def test_help_shows_the_choices_that_a_verb_takes() -> None:
+    train, check = help_for("train"), help_for("data check")
+    assert "\n  backbone=" in train and "\n  sweep=" in train
+    assert "\n  data=" in check and "\n  backbone=" not in check
+    assert "\n  sweep=" not in help_for("benchmark step") and "\n  backbone=" in help_for("benchmark step")
+
+
+def test_help_marks_required_settings_and_hides_hydras_own() -> None:
+    text = help_for("predict")
+    assert "  checkpoint: (required)" in text
+    assert "hydra" not in text and "defaults:\n  -" not in text
+
+
 VERB_FILES = sorted(path for path in (Path(cli.__file__).parent / "verbs").glob("*.py") if path.stem != "__init__")
 
 
@@ -109,7 +122,7 @@ def _raising(error: BaseException) -> object:
         (ModuleNotFoundError("No module named 'timm'", name="timm"), 2, "[timm]'"),
     ],
 )
-def test_what_the_machine_refuses_is_a_sentence_with_its_mend(
+def test_an_error_of_the_machine_is_a_sentence_with_a_remedy(
     error: BaseException, status: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cli, "_call", _raising(error))
@@ -117,13 +130,13 @@ def test_what_the_machine_refuses_is_a_sentence_with_its_mend(
     assert said in capsys.readouterr().err
 
 
-def test_a_fault_of_our_own_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "_call", _raising(RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
         cli.main(["train"])
 
 
-def test_the_config_can_be_looked_at_without_running(capsys: pytest.CaptureFixture[str]) -> None:
+def test_config_prints_the_settings_without_running(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "--config", "experiment=quickstart", "seed=7"]) == 0
     shown = capsys.readouterr().out
     assert "seed: 7" in shown
@@ -134,11 +147,11 @@ SCRIPTS = sorted(p for p in (Path(__file__).parents[1] / "scripts").glob("*.py")
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
-def test_each_script_is_its_verb(script: Path) -> None:
+def test_each_script_calls_its_verb(script: Path) -> None:
     done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert f"detr-mini {script.stem}" in done.stdout
 
 
-def test_the_module_runs_as_the_command_does() -> None:
+def test_the_module_runs_like_the_command() -> None:
     assert run("--version").stdout == f"detr-mini {cli.__version__}\n"

@@ -1,4 +1,4 @@
-"""`data ground` and `data refer`: files that training takes, a drawing, and one sentence where something is amiss."""
+"""`data ground` and `data refer` write files that training takes and a drawing; a mistake is one sentence."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_nouns_may_come_from_a_file_or_the_command_line(pets: Path) -> None:
         assert "a moggy" in {record["caption"] for record in content["images"]}
 
 
-def test_a_file_that_has_its_boxes_is_taken_as_it_is(pets: Path) -> None:
+def test_a_file_that_has_boxes_already_is_written_as_it_is(pets: Path) -> None:
     assert ground(pets, f"output={pets / 'out'}") == 0
     (pets / "mdetr.json").write_text((pets / "out/captions.json").read_text())
     words = [f"root={pets}", "captions=mdetr.json", "boxes={images: val}", f"output={pets / 'again'}"]
@@ -84,7 +84,7 @@ def test_a_file_that_has_its_boxes_is_taken_as_it_is(pets: Path) -> None:
         (["nouns={cat: [roof]}", "captions=annotations/val.json"], "has no caption"),
     ],
 )
-def test_mistakes_in_grounding_give_one_sentence(
+def test_a_mistake_in_data_ground_gives_one_sentence(
     pets: Path, words: list[str], why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ground(pets, f"output={pets / 'out'}", *words) == 2
@@ -96,7 +96,7 @@ def refer(root: Path, *words: str) -> int:
     return main(["data", "refer", f"root={root}", f"output={root / 'out'}", *words])
 
 
-def test_captions_are_made_of_boxes(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_captions_are_made_from_boxes(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert refer(pets, "names={dog: [hound], cat: kitty}", "complete=[dog, cat]", "kinds={order: 0}", "each=1") == 0
     content = json.loads((pets / "out/captions.json").read_text())
     kinds = {record["kind"] for record in content["images"]}
@@ -118,7 +118,7 @@ def test_captions_are_made_of_boxes(pets: Path, capsys: pytest.CaptureFixture[st
         (["complete=[]", "kinds={attribute: 0, relation: 0, compare: 0}"], "nothing can be said"),
     ],
 )
-def test_mistakes_in_referring_give_one_sentence(
+def test_a_mistake_in_data_refer_gives_one_sentence(
     pets: Path, words: list[str], why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert refer(pets, *words) == 2
@@ -127,12 +127,12 @@ def test_mistakes_in_referring_give_one_sentence(
 
 
 @pytest.mark.parametrize("verb", ["ground", "refer"])
-def test_help_says_what_they_take(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_their_settings(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", verb, "--help"]) == 0
     assert "output: outputs/" in capsys.readouterr().out
 
 
-def test_blood_cells_are_spoken_of(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
+def test_captions_of_blood_cells_are_made(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
     root = shared_data("bccd_voc")
     names = "names={RBC: red cell, WBC: white cell, Platelets: platelet}"
     words = [f"root={root}", "split=test", names, "complete=[WBC, Platelets]", f"output={tmp_path}", "each=1"]
@@ -142,7 +142,7 @@ def test_blood_cells_are_spoken_of(shared_data: Callable[[str], Path], tmp_path:
     assert content["info"]["refused"] == 0 and min(content["info"]["kinds"].values()) > 10
 
 
-def test_yolo_photographs_with_captions_are_grounded(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
+def test_captions_are_grounded_in_a_yolo_dataset(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
     root = shared_data("coco128_yolo")
     assert main(["data", "ground", f"root={root}", f"output={tmp_path}"]) == 0
     info = json.loads((tmp_path / "captions.json").read_text())["info"]

@@ -1,4 +1,4 @@
-"""The verb `compare`: run folders in, a verdict out; and what cannot be compared is told in a sentence."""
+"""`compare` reads run folders and gives a verdict; what cannot be compared gives one sentence."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_two_runs_get_a_verdict_and_its_files(runs: Path, tmp_path: Path, capsys
     assert "Real: AP +" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_run_and_itself_are_not_told_apart(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_does_not_differ_from_itself(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = compare(config([runs / "good0", runs / "good0"], tmp_path / "out"))
     assert not any(row["real"] for row in json.loads((folder / "compare.json").read_text())["numbers"])
     assert "None is real" in " ".join(capsys.readouterr().out.split())
@@ -91,7 +91,7 @@ def test_the_same_images_with_other_boxes_are_different_data(runs: Path, scenes_
         compare(config([runs / "good0", other], tmp_path / "out"))
 
 
-def test_the_same_data_elsewhere_are_the_same(runs: Path, scenes_root: Path, tmp_path: Path) -> None:
+def test_the_same_data_in_another_folder_are_the_same(runs: Path, scenes_root: Path, tmp_path: Path) -> None:
     shutil.copytree(scenes_root, tmp_path / "copy")
     other = write_run(tmp_path / "other", tmp_path / "copy", 0.02, seed=3)
     assert compare(config([runs / "good0", other], tmp_path / "out")).is_dir()
@@ -107,7 +107,7 @@ def test_the_same_data_elsewhere_are_the_same(runs: Path, scenes_root: Path, tmp
         (lambda run: (run / "metrics.json").unlink(), "no run"),
     ],
 )
-def test_a_folder_that_is_no_finished_run_is_named(spoil, part: str, runs: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_finished_run_is_named(spoil, part: str, runs: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(runs / "good0", run)
     spoil(run)
@@ -116,12 +116,12 @@ def test_a_folder_that_is_no_finished_run_is_named(spoil, part: str, runs: Path,
     assert str(run) in str(caught.value)
 
 
-def test_one_run_alone_is_refused(runs: Path, tmp_path: Path) -> None:
+def test_a_single_run_is_refused(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="only run"):
         compare(config([runs / "good0"], tmp_path / "out"))
 
 
-def test_runs_that_differ_in_what_they_build_are_named_by_it(runs: Path) -> None:
+def test_runs_are_labelled_by_the_classes_they_build_differently(runs: Path) -> None:
     first, second, *_ = read_runs([runs])
     first.config["model"] = {"_target_": "detr_mini.models.MiniDETR", "dim": 64}
     second.config["model"] = {"_target_": "detr_mini.models.DETR", "layers": 3}

@@ -1,4 +1,4 @@
-"""The verb `data`, as it is typed."""
+"""The data verbs, as a user types them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def voc(tmp_path: Path) -> Path:
     return write_voc(tmp_path / "set", {"train": images, "val": {"v": BOXES}})
 
 
-def test_a_set_is_checked_mended_converted_cut_and_split(
+def test_a_dataset_is_checked_fixed_converted_cut_and_split(
     voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = f"data.root={voc}"
@@ -31,19 +31,19 @@ def test_a_set_is_checked_mended_converted_cut_and_split(
     shown = capsys.readouterr().out
     assert "box past the edge: cut at the edge" in shown
     assert json.loads((tmp_path / "report.json").read_text())["counts"] == {"box past the edge": 1}
-    mended = f"data.root={tmp_path / 'set-mended'}"
-    assert main(["data", "check", mended]) == 0
+    fixed = f"data.root={tmp_path / 'set-mended'}"
+    assert main(["data", "check", fixed]) == 0
     assert "no fault found" in " ".join(capsys.readouterr().out.split())
-    assert main(["data", "convert", mended, "to=coco", f"output={tmp_path / 'coco'}"]) == 0
+    assert main(["data", "convert", fixed, "to=coco", f"output={tmp_path / 'coco'}"]) == 0
     assert main(["data", "subset", f"data.root={tmp_path / 'coco'}", "count=4", f"output={tmp_path / 'part'}"]) == 0
     assert "train 4 images, 8 boxes; val 1 images, 2 boxes" in capsys.readouterr().out
-    assert main(["data", "split", mended, "all=true", "val=0.3", f"output={tmp_path / 'split'}"]) == 0
+    assert main(["data", "split", fixed, "all=true", "val=0.3", f"output={tmp_path / 'split'}"]) == 0
     assert "train 8 images" in capsys.readouterr().out
-    assert main(["data", "stats", mended, f"output={tmp_path / 'stats'}"]) == 0
+    assert main(["data", "stats", fixed, f"output={tmp_path / 'stats'}"]) == 0
     assert (tmp_path / "stats" / "stats.png").is_file()
 
 
-def test_each_form_can_be_said_instead_of_found(voc: Path, tmp_path: Path) -> None:
+def test_each_format_can_be_named_instead_of_detected(voc: Path, tmp_path: Path) -> None:
     write_yolo(tmp_path / "yolo", {"train": {"a": ["0 0.5 0.5 0.2 0.2"]}})
     (tmp_path / "yolo" / "data.yaml").rename(tmp_path / "yolo" / "names.yaml")
     words = "{images: images/train, labels: labels/train, names: names.yaml}"
@@ -65,7 +65,7 @@ def test_each_form_can_be_said_instead_of_found(voc: Path, tmp_path: Path) -> No
         (["chekc"], "choose one of"),
     ],
 )
-def test_a_slip_gives_one_sentence_and_exit_2(
+def test_a_mistake_gives_one_sentence_and_exit_status_2(
     voc: Path, capsys: pytest.CaptureFixture[str], words: list[str], sentence: str
 ) -> None:
     root = [] if any(word.startswith("data.root") for word in words) else [f"data.root={voc}"]
@@ -75,9 +75,7 @@ def test_a_slip_gives_one_sentence_and_exit_2(
     assert error.count("\n") == 1
 
 
-def test_a_broken_set_gives_a_table_where_reading_it_gives_a_sentence(
-    voc: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_lists_the_faults_of_a_dataset_that_cannot_be_read(voc: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (voc / "Annotations" / "00.xml").write_text("<annotation>")
     assert main(["data", "check", f"data.root={voc}"]) == 0
     assert "broken annotation file" in capsys.readouterr().out
@@ -86,7 +84,7 @@ def test_a_broken_set_gives_a_table_where_reading_it_gives_a_sentence(
 
 
 @pytest.mark.parametrize("form", ["coco", "voc", "yolo", "folder"])
-def test_evaluation_takes_each_form_of_data(form: str) -> None:
+def test_evaluate_takes_each_format(form: str) -> None:
     from detr_mini.config.compose import compose
 
     config = compose("evaluate", ["checkpoint=x", f"data={form}", "data.root=y"])

@@ -1,4 +1,4 @@
-"""The verb `evaluate`: an untrained model, end to end, on made scenes."""
+"""`evaluate` from end to end: an untrained model on made scenes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def data_of(root: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, scenes_root: Path) -> Path:
-    """A run folder whose model was made for the made scenes, and learned nothing."""
+    """A run folder with an untrained model for the made scenes."""
     content = json.loads((scenes_root / "annotations" / "train.json").read_text())["categories"]
     categories = Categories(tuple(c["id"] for c in content), tuple(c["name"] for c in content))
     torch.manual_seed(0)
@@ -93,7 +93,7 @@ def test_numbers_records_and_gallery_are_written(
     assert "AP50" in shown
 
 
-def test_a_part_of_the_data_and_a_report_are_had_for_a_word(config: Config, tmp_path: Path) -> None:
+def test_settings_choose_a_part_of_the_data_and_a_report(config: Config, tmp_path: Path) -> None:
     output = evaluate(config(subset={"categories": ["star", "circle"], "share": 0.5}, report=True, resamples=50))
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["images"] == 4
@@ -107,7 +107,7 @@ def test_a_part_of_the_data_and_a_report_are_had_for_a_word(config: Config, tmp_
     assert json.loads((folder / "compare.json").read_text())["images"] == 4  # its config.yaml says which part it was
 
 
-def test_every_ap_stands_with_its_interval_unless_none_is_asked_for(config: Config, tmp_path: Path) -> None:
+def test_every_ap_has_an_interval_unless_resamples_is_0(config: Config, tmp_path: Path) -> None:
     metrics = json.loads((evaluate(config(resamples=60)) / "metrics.json").read_text())
     defined = [
         key for key, value in metrics.items() if re.fullmatch(r"AP(50|75|s|m|l)?(/.*)?", key) and value is not None
@@ -120,7 +120,7 @@ def test_every_ap_stands_with_its_interval_unless_none_is_asked_for(config: Conf
     assert not any("_low" in key or "_high" in key for key in without)
 
 
-def test_no_number_depends_on_the_threshold_of_the_pictures(config: Config, tmp_path: Path) -> None:
+def test_no_metric_depends_on_the_threshold_of_the_gallery(config: Config, tmp_path: Path) -> None:
     numbers = []
     for threshold in (0.0, 0.99):
         output = evaluate(config(threshold=threshold, output=str(tmp_path / f"at-{threshold}")))
@@ -136,7 +136,7 @@ def test_an_output_that_exists_is_not_written_into(config: Config, tmp_path: Pat
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_without_an_output_every_run_has_its_own(
+def test_without_an_output_every_evaluation_gets_a_new_folder(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -181,7 +181,7 @@ def test_code_in_a_data_config_is_not_run(run: Path, config: Config, tmp_path: P
     [{"split": "train"}, {"checkpoint": None}, {"detection_limit": 0}, {"resamples": -1}, {"subset": {"share": 2.0}},
      {"subset": {"ids": [-5]}}, {"subset": {"categories": ["teapot"]}}, {"data": {"test": None}, "split": "test"}],
 )  # fmt: skip
-def test_settings_that_make_no_sense_are_refused(config: Config, tmp_path: Path, wrong: dict) -> None:
+def test_impossible_settings_are_refused(config: Config, tmp_path: Path, wrong: dict) -> None:
     if "data" in wrong:
         wrong = {**wrong, "data": {"_target_": "detr_mini.data.DetectionData", "root": ".", "test": None}}
     with pytest.raises(ConfigError):
@@ -201,7 +201,7 @@ def test_single_settings_replace_those_of_training_and_nothing_is_made_elsewhere
     }  # fmt: skip
 
 
-def test_a_chosen_kind_of_data_stands_for_itself() -> None:
+def test_a_chosen_kind_of_data_ignores_the_settings_of_training() -> None:
     chosen = {"_target_": "y", "root": "b", "test": None, "val": {"images": "v", "annotations": "v.json"}, "size": 320}
     assert data_settings(chosen, {"_target_": "x", "test": {"images": "t"}}) == {
         "_target_": "y", "root": "b", "train": None, "val": {"images": "v", "annotations": "v.json"},

@@ -1,4 +1,4 @@
-"""A small file detects as its checkpoint does, comes with the package by name, and foreign ones are refused."""
+"""An exported file detects like its checkpoint, packaged weights load by name, and foreign files are refused."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_an_exported_file_is_half_the_size_and_detects_as_its_checkpoint(saved: 
     assert set(read_checkpoint(small)["config"]) == {"model", "backbone"}  # nothing of where it was trained
 
 
-def test_weights_in_the_box_go_by_name_unless_a_file_bears_it(
+def test_packaged_weights_load_by_name_unless_a_file_has_that_name(
     saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(box, "FOLDER", tmp_path / "files")
@@ -68,7 +68,7 @@ def test_a_foreign_or_damaged_file_is_refused_in_one_sentence(saved: Path, tmp_p
         load(small)
 
 
-def test_export_says_what_it_needs(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_names_the_settings_it_needs(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", f"checkpoint={saved}"]) == 2
     assert "output is not set; add output=..." in capsys.readouterr().err
     assert main(["export", f"checkpoint={saved}", "output=weights.pt"]) == 2
@@ -76,14 +76,14 @@ def test_export_says_what_it_needs(saved: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("name", box.names())
-def test_what_comes_with_the_package_is_small_and_loads(name: str) -> None:
+def test_packaged_weights_are_small_and_load(name: str) -> None:
     file = box.boxed(name)
     assert file is not None
     assert file.stat().st_size <= 12e6
     assert len(load(name).categories) > 0
 
 
-def test_a_scene_to_try_comes_with_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_scene_prints_captions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "scene", "seed=5", f"output={tmp_path / 'a' / 'scene.png'}"]) == 0
     said = capsys.readouterr().out
     assert Image.open(tmp_path / "a" / "scene.png").size == (128, 128)

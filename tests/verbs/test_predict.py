@@ -1,4 +1,4 @@
-"""The verb `predict`: pictures in, records and drawn pictures out, nothing of the user's touched."""
+"""`predict` reads images, writes records and drawn images, and leaves all other files alone."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def names(source: str | list[str], *written: Path) -> list[str]:
     return [found.name for found in find_pictures(source, written)]
 
 
-def test_a_folder_is_searched_to_its_depths_and_names_keep_the_folders(photos: Path) -> None:
+def test_subfolders_are_searched_and_names_keep_their_folders(photos: Path) -> None:
     assert names(str(photos)) == ["a.jpg", "deep/50% off #2 +a.bmp", "deep/er/b.png", "deep/er/c.tif"]
 
 
@@ -59,7 +59,7 @@ def test_files_patterns_and_lists_work(photos: Path) -> None:
     assert names([str(photos / "a.jpg"), str(photos / "deep"), str(photos / "deep/er")]) == names(str(photos))
 
 
-def test_what_is_not_there_is_refused(photos: Path) -> None:
+def test_a_missing_source_is_refused(photos: Path) -> None:
     for nothing in (photos / "x", photos / "*.webp"):
         with pytest.raises(DataError, match="check the path"):
             find_pictures(str(nothing))
@@ -68,7 +68,7 @@ def test_what_is_not_there_is_refused(photos: Path) -> None:
         find_pictures(str(photos / "empty"))
 
 
-def test_records_say_what_detect_says(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+def test_records_agree_with_detect(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
     output = predict(config(checkpoint, str(photos), tmp_path / "out"))
     index = json.loads((output / "images.json").read_text())
     records = json.loads((output / "predictions.json").read_text())
@@ -85,19 +85,19 @@ def test_records_say_what_detect_says(checkpoint: Path, photos: Path, tmp_path: 
         assert {r["name"] for r in alone["detections"]} <= set(CATEGORIES.names)
 
 
-def test_pictures_are_drawn_where_asked(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+def test_images_are_drawn_on_request(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
     output = predict(config(checkpoint, str(photos), tmp_path / "out"))
     drawn = sorted(p.relative_to(output / "drawn").as_posix() for p in (output / "drawn").rglob("*.*"))
     assert drawn == ["a.jpg", "deep/50% off #2 +a.bmp.drawn.png", "deep/er/b.png", "deep/er/c.tif.drawn.png"]
     assert not (predict(config(checkpoint, str(photos), tmp_path / "plain", draw=False)) / "drawn").exists()
 
 
-def test_where_queries_looked_is_drawn_where_asked(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+def test_attention_is_drawn_on_request(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
     output = predict(config(checkpoint, str(photos), tmp_path / "out", explain=True))
     explained = sorted(p.relative_to(output / "explained").as_posix() for p in (output / "explained").rglob("*.*"))
     assert explained == sorted(p.relative_to(output / "drawn").as_posix() for p in (output / "drawn").rglob("*.*"))
     predict(config(checkpoint, str(photos), output))
-    assert not (output / "explained").exists()  # the former run's
+    assert not (output / "explained").exists()  # written by the earlier run
 
 
 def test_a_second_run_replaces_the_first_and_leaves_other_files_alone(
@@ -116,13 +116,13 @@ def test_a_second_run_replaces_the_first_and_leaves_other_files_alone(
     assert [p.name for p in (output / "results").iterdir()] == ["a.jpg.json"]
 
 
-def test_an_output_inside_the_pictures_is_not_taken_for_pictures(checkpoint: Path, photos: Path) -> None:
+def test_results_among_the_images_are_not_read_as_images(checkpoint: Path, photos: Path) -> None:
     for _ in range(2):
         output = predict(config(checkpoint, str(photos), photos))
         assert len(json.loads((output / "images.json").read_text())["images"]) == 4
 
 
-def test_a_folder_that_predict_did_not_make_is_not_written_over(checkpoint: Path, photos: Path) -> None:
+def test_a_folder_that_predict_did_not_write_is_not_overwritten(checkpoint: Path, photos: Path) -> None:
     (photos / "results").mkdir()
     for stray in (None, "{}", "not json"):
         if stray is not None:
@@ -131,7 +131,7 @@ def test_a_folder_that_predict_did_not_make_is_not_written_over(checkpoint: Path
             predict(config(checkpoint, str(photos / "deep"), photos))
 
 
-def test_pictures_in_the_place_of_results_are_refused(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+def test_images_inside_the_results_are_refused(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
     output = predict(config(checkpoint, str(photos), tmp_path / "out"))
     before = sorted(output.rglob("*"))
     with pytest.raises(UserError, match="choose another output"):
@@ -139,7 +139,7 @@ def test_pictures_in_the_place_of_results_are_refused(checkpoint: Path, photos: 
     assert sorted(output.rglob("*")) == before
 
 
-def test_a_broken_picture_is_named_and_the_others_go_on(
+def test_a_broken_image_is_named_and_the_others_are_read(
     checkpoint: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (photos / "broken.jpg").write_bytes((photos / "a.jpg").read_bytes()[:200])
@@ -157,7 +157,7 @@ def test_nothing_is_left_behind_where_nothing_can_be_read(checkpoint: Path, tmp_
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_failed_run_leaves_the_former_results(
+def test_a_failed_run_leaves_the_earlier_results(
     checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = predict(config(checkpoint, str(photos), tmp_path / "out"))
@@ -183,7 +183,7 @@ def test_a_failed_run_leaves_the_former_results(
         ({"device": "toaster"}, UserError),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(
+def test_impossible_settings_are_refused(
     checkpoint: Path, photos: Path, tmp_path: Path, wrong: dict, error: type[UserError]
 ) -> None:
     with pytest.raises(error):
@@ -224,6 +224,6 @@ def test_u11_the_checkpoints_own_threshold_and_suppression_hold_unless_others_ar
     assert load(own).operating_point.suppress_iou == 0.3
 
 
-def test_u11_a_suppression_that_makes_no_sense_is_refused(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+def test_u11_an_impossible_suppression_is_refused(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"suppress_iou is 7; it must be auto, null or an IoU above 0 and at most 1"):
         predict(config(checkpoint, str(photos), tmp_path / "out", suppress_iou=7))

@@ -1,0 +1,36 @@
+"""Every run gets its own folder."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from detr_mini.config.run_folder import new_run_folder
+from detr_mini.errors import UserError
+
+
+def test_run_folders_never_repeat_and_an_empty_fixed_one_is_used(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: new_run_folder(tmp_path, "x"), range(32)))
+    assert len(set(folders)) == 32
+    fixed = tmp_path / "mine"
+    fixed.mkdir()
+    assert new_run_folder(tmp_path, "x", fixed) == fixed
+    (fixed / "config.yaml").write_text("")
+    assert new_run_folder(tmp_path, "x", fixed) == tmp_path / "mine-2"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_write_permission_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="cannot make the run folder"):
+        new_run_folder(tmp_path, "x")
+
+
+def test_a_run_folder_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot make the run folder .*run_folder="):
+        new_run_folder(tmp_path / "file", "x")
