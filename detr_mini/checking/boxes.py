@@ -15,7 +15,7 @@ from detr_mini.checking.images import Images, Picture
 from detr_mini.formats import outlines
 from detr_mini.formats.coco import clip_boxes, enclosing
 from detr_mini.formats.columns import is_number, is_whole, rotation_of, where
-from detr_mini.formats.faults import Fault
+from detr_mini.formats.faults import Fault, Fix, Kind
 from detr_mini.formats.records import is_box
 from detr_mini.formats.tree import Tree
 from detr_mini.safe_files import shown
@@ -86,22 +86,22 @@ def _is_sound(annotation: dict[str, Any], images: Images, known: set[Any]) -> bo
 def _checked(
     annotation: dict[str, Any], place: str, images: Images, known: set[Any], lost: Counter[int], faults: list[Fault]
 ) -> dict[str, Any] | None:
-    def left_out(kind: str, text: str, name: str = "") -> dict[str, Any] | None:
-        faults.append(Fault(kind, text, name, "left out", boxes=1))
+    def left_out(kind: Kind, text: str, name: str = "") -> dict[str, Any] | None:
+        faults.append(Fault(kind, text, name, Fix.LEFT_OUT, boxes=1))
         return None
 
     missing = [key for key in ("image_id", "category_id", "bbox") if annotation.get(key) is None]
     if missing:
-        return left_out("annotation incomplete", f"{place} lacks {', '.join(missing)}")
+        return left_out(Kind.INCOMPLETE_ANNOTATION, f"{place} lacks {', '.join(missing)}")
     image_id, category_id = annotation["image_id"], annotation["category_id"]
     if not is_whole(image_id) or image_id not in images.records:
-        return left_out("annotation of an unknown image", f"{place} is of image id {shown(image_id)}")
+        return left_out(Kind.UNKNOWN_IMAGE, f"{place} is of image id {shown(image_id)}")
     name = images.records[image_id]["file_name"]
     place = f"{place} ({name})" if name not in place else place
     if not is_whole(category_id) or category_id not in known:
-        return left_out("unknown category", f"{place} has category id {shown(category_id)}", name)
+        return left_out(Kind.UNKNOWN_CATEGORY, f"{place} has category id {shown(category_id)}", name)
     if not is_box(annotation["bbox"]):
-        return left_out("box without numbers", f"{place}: bbox {shown(annotation['bbox'])}", name)
+        return left_out(Kind.BOX_WITHOUT_NUMBERS, f"{place}: bbox {shown(annotation['bbox'])}", name)
     if images.same.get(image_id, image_id) in images.out or image_id in images.out:
         lost[image_id] += 1
         return None
@@ -116,7 +116,7 @@ def _check_crowd(annotation: dict[str, Any], place: str, name: str, faults: list
     said = annotation.get("iscrowd", 0)
     known = type(said) is int and said in (0, 1)
     if not known:
-        faults.append(Fault("iscrowd is neither 0 nor 1", f"{place}: iscrowd {shown(said)}", name, "left out", boxes=1))
+        faults.append(Fault(Kind.BAD_CROWD_FLAG, f"{place}: iscrowd {shown(said)}", name, Fix.LEFT_OUT, boxes=1))
     return known
 
 
@@ -139,7 +139,7 @@ def _placed(
         annotation.setdefault("area", box[2] * box[3])  # the thing's own: the box around it is larger
         box = enclosing(np.array([box]), np.array([angle]))[0].tolist()
         text = f"{place}: {written} is turned by {angle:g} degrees"
-        faults.append(Fault("turned box", text, name, "the upright box around it"))
+        faults.append(Fault(Kind.TURNED_BOX, text, name, Fix.UPRIGHT_BOX))
         annotation["attributes"] = {k: v for k, v in annotation["attributes"].items() if k != "rotation"}
     if frame is not AS_IS:
         box = moved_box(frame, box)
@@ -152,21 +152,21 @@ def _placed(
     if fault[0]:
         text = f"{place}: {written} {fault[0].format(width=size[1], height=size[0])}"
         if "sticks" not in fault[0]:
-            kind = "box outside its image" if "outside" in fault[0] else "box without size"
-            faults.append(Fault(kind, text, name, "left out", boxes=1))
+            kind = Kind.BOX_OUTSIDE if "outside" in fault[0] else Kind.BOX_WITHOUT_SIZE
+            faults.append(Fault(kind, text, name, Fix.LEFT_OUT, boxes=1))
             return None
         box = clipped[0].tolist()
         to = f"to [{', '.join(f'{v:.6g}' for v in box)}]"
-        faults.append(Fault("box past the edge", text, name, "cut at the edge", to))
+        faults.append(Fault(Kind.BOX_PAST_EDGE, text, name, Fix.CLIPPED, to))
         outline = outlines.cut(outline, size)
         if "area" in annotation:
             annotation["area"] = min(annotation["area"], box[2] * box[3])
     elif min(box[2:]) < 1 and not annotation.get("iscrowd"):
-        faults.append(Fault("box smaller than a pixel", f"{place}: {written}", name))
+        faults.append(Fault(Kind.TINY_BOX, f"{place}: {written}", name))
     annotation["bbox"] = box if box != annotation["bbox"] else annotation["bbox"]
     if outline is None and annotation.get("segmentation"):
         text = f"{place}: its outline is no list of polygons, and its box is moved or cut"
-        faults.append(Fault("outline that cannot be moved", text, name, "the box alone"))
+        faults.append(Fault(Kind.UNMOVABLE_OUTLINE, text, name, Fix.BOX_ALONE))
         del annotation["segmentation"]
     elif outline is not None:
         annotation["segmentation"] = outline
@@ -181,7 +181,7 @@ def _check_area(annotation: dict[str, Any], place: str, name: str, faults: list[
     _, _, w, h = annotation["bbox"]
     if not is_number(area) or area < 0 or (area == 0 and w * h > 1) or (area > w * h * _SLACK + 1 and w * h > 0):
         text = f"{place}: area {shown(area)}, its box has {w * h:.6g}"
-        faults.append(Fault("area that cannot be", text, name, "that of the box"))
+        faults.append(Fault(Kind.BAD_AREA, text, name, Fix.BOX_AREA))
         annotation["area"] = w * h
 
 
@@ -204,7 +204,7 @@ def _join(
     if doubtful.any():
         name = images.records[first]["file_name"]
         text = f"{split}: {name}, ids {first} and {second}: boxes of one lie on boxes of the other, and are others"
-        images.leave_out(first, Fault("image listed twice", text, name, "left out"), faults)
+        images.leave_out(first, Fault(Kind.LISTED_TWICE, text, name, Fix.LEFT_OUT), faults)
 
 
 def _check_ids(kept: Sequence[dict[str, Any]], split: str, faults: list[Fault]) -> None:
@@ -221,7 +221,7 @@ def _check_ids(kept: Sequence[dict[str, Any]], split: str, faults: list[Fault]) 
         seen.add(annotation["id"])
     for annotation_id, count in twice.items():
         text = f"{split}: id {annotation_id}, {count + 1} annotations"
-        faults.append(Fault("annotation id twice", text, mend="the later ones get free ids"))
+        faults.append(Fault(Kind.ANNOTATION_ID_TWICE, text, fix=Fix.NEW_IDS))
 
 
 def _without_twins(
@@ -241,10 +241,10 @@ def _without_twins(
                 continue
             if one["category_id"] == two["category_id"]:
                 gone.add(own[second])
-                faults.append(Fault("box twice", f"{split}: {name}: {boxes}", name, "there once", boxes=1))
+                faults.append(Fault(Kind.BOX_TWICE, f"{split}: {name}: {boxes}", name, Fix.KEPT_ONCE, boxes=1))
             elif not crowd[0]:
                 text = f"{split}: {name}: {boxes}, categories {one['category_id']} and {two['category_id']}"
-                faults.append(Fault("box of two categories", text, name))
+                faults.append(Fault(Kind.BOX_OF_TWO_CATEGORIES, text, name))
     return [annotation for index, annotation in enumerate(kept) if index not in gone]
 
 

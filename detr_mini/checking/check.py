@@ -25,7 +25,7 @@ from detr_mini.formats.coco import CORNERS, look_like_corners
 from detr_mini.formats.columns import any_json, is_whole
 from detr_mini.formats.convert import new_folder, write_set
 from detr_mini.formats.discover import Source, read_tree
-from detr_mini.formats.faults import FATAL, KINDS, ROWS, Fault
+from detr_mini.formats.faults import FATAL, Fault, Fix, Kind
 from detr_mini.formats.load_report import MUCH_BACKGROUND
 from detr_mini.formats.records import from_corners, is_box, respell, tidy, unusable_names
 from detr_mini.formats.tree import Tree, image_files
@@ -38,9 +38,11 @@ WHOLE = 0.9
 """Share of its image from which a box is the whole image."""
 SAME_COPY = 0.9
 """IoU from which boxes of two copies of a picture, of whatever size, are one."""
-LABELS = ("broken annotation file", "two label files for one image", "file name in the XML differs")
+LABELS = (Kind.BROKEN_FILE, Kind.TWO_LABEL_FILES, Kind.OTHER_NAME_IN_XML)
 """Kinds that make the boxes of one image of a VOC or YOLO set uncertain."""
-LACKS = ("category without boxes", "category with crowd only", "category that training never sees")
+LACKS = (Kind.NO_BOXES, Kind.CROWD_ONLY, Kind.UNTRAINED_CATEGORY)
+
+_ORDER = {kind: place for place, kind in enumerate(Kind)}
 
 
 @dataclass
@@ -62,27 +64,27 @@ class Checked:
 
     def add(self, faults: Iterable[Fault]) -> None:
         """More faults; all stand in the order of the table."""
-        self.faults = sorted([*self.faults, *faults], key=lambda fault: list(KINDS).index(fault.kind))
+        self.faults = sorted([*self.faults, *faults], key=lambda fault: _ORDER[fault.kind])
 
     @property
     def counts(self) -> Counter[str]:
-        """How many faults of each kind, in the order of the table."""
+        """How many faults of each kind, by its name, in the order of the table."""
         found = Counter(fault.kind for fault in self.faults)
-        return Counter({kind: found[kind] for kind in KINDS if found[kind]})
+        return Counter({str(kind): found[kind] for kind in Kind if found[kind]})
 
     @property
     def fixes(self) -> dict[str, tuple[int, int]]:
         """Of each kind of fix how many there are, and how many boxes the fixed copy lacks because of them."""
         found: dict[str, tuple[int, int]] = {}
         for fault in self.faults:
-            if fault.mend:
-                count, boxes = found.get(f"{fault.kind}: {fault.mend}", (0, 0))
-                found[f"{fault.kind}: {fault.mend}"] = count + 1, boxes + fault.boxes
+            if fault.fix:
+                count, boxes = found.get(f"{fault.kind}: {fault.fix}", (0, 0))
+                found[f"{fault.kind}: {fault.fix}"] = count + 1, boxes + fault.boxes
         return found
 
     def fixed(self) -> dict[str, Tree]:
         """The splits of a fixed copy. DataError where nobody can know what is meant, or nothing usable is left."""
-        refused = [f for f in self.faults if f.refused or (f.kind in FATAL and not f.mend)]
+        refused = [f for f in self.faults if f.refused or (f.kind in FATAL and not f.fix)]
         if refused:
             more = f" ({len(refused)} such faults)" if len(refused) > 1 else ""
             raise DataError(f"{refused[0].kind}: {refused[0].text}{more}. No fixed copy is made of {self.source.root}, "
@@ -107,12 +109,12 @@ class Checked:
         view.add_column("fault")
         view.add_column("count", justify="right")
         view.add_column("examples", overflow="fold")
-        for kind, count in self.counts.items():
-            examples = [fault.text for fault in self.faults if fault.kind == kind][:SHOWN]
-            more = [f"and {count - len(examples)} more"] if count > len(examples) else []
-            view.add_row(
-                f"{kind}\n[dim]{escape(KINDS[kind])}[/dim]", f"{count:,}", escape("\n".join([*examples, *more]))
-            )
+        for kind in Kind:
+            texts = [fault.text for fault in self.faults if fault.kind is kind]
+            if texts:
+                more = [f"and {len(texts) - SHOWN} more"] if len(texts) > SHOWN else []
+                examples = escape("\n".join([*texts[:SHOWN], *more]))
+                view.add_row(f"{kind}\n[dim]{escape(kind.advice)}[/dim]", f"{len(texts):,}", examples)
         return view
 
     def print(self) -> None:
@@ -129,7 +131,14 @@ class Checked:
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         faults = [
-            {"kind": f.kind, "text": f.text, "image": printable(f.image), "fix": f.now, "boxes": f.boxes, "mend": f.now}
+            {
+                "kind": str(f.kind),
+                "text": f.text,
+                "image": printable(f.image),
+                "fix": f.now,
+                "boxes": f.boxes,
+                "mend": f.now,
+            }
             for f in self.faults
         ]
         return {"images": self.images, "boxes": self.boxes, "counts": dict(self.counts), "faults": faults}
@@ -147,7 +156,7 @@ def check(source: Source, *, pixels: bool = True) -> Checked:
         before = len(done.faults)
         tree = _read(source, name, known, done.faults)
         own = range(before, len(done.faults))
-        if any(done.faults[k].kind == "broken annotation file" for k in own):
+        if any(done.faults[k].kind is Kind.BROKEN_FILE for k in own):
             done.unsure.add(name)
         if tree is not None:
             known |= {c["name"]: c["id"] for c in tree.content["categories"] if source.format != "coco"}
@@ -172,24 +181,24 @@ def _read(source: Source, name: str, known: Mapping[str, int], faults: list[Faul
                 first_pixel=source.first_pixel, difficult=source.difficult, box_corners=source.box_corners,
                 categories=categories,
             )  # fmt: skip
-            once = {(fault.kind, fault.image) for fault in faults if fault.kind == "label file without image"}
+            once = {(fault.kind, fault.image) for fault in faults if fault.kind is Kind.NO_IMAGE_FOR_LABELS}
             new = (fault for fault in tree.faults if (fault.kind, fault.image) not in once)
-            faults += [_certain(replace(fault, text=f"{name}: {fault.text}")) for fault in new]
+            faults += [replace(fault, text=f"{name}: {fault.text}") for fault in new]
             return tree
         path = source.root / split["annotations"]
         content = any_json(path)
     except DataError as error:
-        faults.append(Fault("broken annotation file", f"{name}: {error}", refused=True))
+        faults.append(Fault(Kind.BROKEN_FILE, f"{name}: {error}", refused=True))
         return None
     whole = content if isinstance(content, dict) else {}
     for key in LISTS:
         entries = whole.get(key)
         if not isinstance(entries, list):
-            faults.append(Fault("broken annotation file", f"{name}: {path.name} has no list '{key}'", refused=True))
+            faults.append(Fault(Kind.BROKEN_FILE, f"{name}: {path.name} has no list '{key}'", refused=True))
             whole[key] = []
         elif not all(isinstance(entry, dict) for entry in entries):
             text = f"{name}: {path.name}: not all of '{key}' are records"
-            faults.append(Fault("broken annotation file", text, refused=True))
+            faults.append(Fault(Kind.BROKEN_FILE, text, refused=True))
             whole[key] = [entry for entry in entries if isinstance(entry, dict)]
     folder = source.root / split["images"]
     found = tidy(whole, path, corners=source.box_corners)
@@ -201,15 +210,6 @@ def _read(source: Source, name: str, known: Mapping[str, int], faults: list[Faul
     return Tree(whole, folder, path)
 
 
-def _certain(fault: Fault) -> Fault:
-    """A reader's fault with the fix that a copy may have: an image whose labels nobody can read is no background."""
-    if fault.kind == "image without label file":
-        return replace(fault, mend="")  # it stays without one
-    if fault.kind == "broken annotation file":
-        return replace(fault, mend="left out")
-    return replace(fault, boxes=int(fault.kind in ROWS and fault.mend == "left out"))
-
-
 def _check_split(
     tree: Tree, name: str, done: Checked, pixels: bool, uncertain: Mapping[str, int]
 ) -> dict[int, Picture]:
@@ -219,7 +219,7 @@ def _check_split(
     categories, merged = checked_categories(tree, name, used, done.faults)
     images = checked_records(tree, name, done.faults)
     for image_id, record in images.records.items():
-        if record["file_name"] in uncertain and done.faults[uncertain[record["file_name"]]].mend == "left out":
+        if record["file_name"] in uncertain and done.faults[uncertain[record["file_name"]]].fix is Fix.LEFT_OUT:
             images.out[image_id] = uncertain[record["file_name"]]
     checked_files(tree, name, images, lambda: usable_boxes(tree), done.faults, pixels)
     done.images += len(tree.content["images"])
@@ -229,7 +229,7 @@ def _check_split(
     }
     background = sum(image_id not in before for image_id in images.records)
     if images.records and background / len(images.records) > MUCH_BACKGROUND and name not in done.unsure:
-        done.faults.append(Fault("many images without a box", f"{name}: {background} of {len(images.records)} images"))
+        done.faults.append(Fault(Kind.MANY_EMPTY_IMAGES, f"{name}: {background} of {len(images.records)} images"))
     for annotation in tree.content["annotations"] if merged else ():
         if is_whole(annotation.get("category_id")):
             annotation["category_id"] = merged.get(annotation["category_id"], annotation["category_id"])
@@ -244,7 +244,7 @@ def _check_split(
     ]
     content = {**tree.content, "images": kept, "annotations": annotations}
     _check_alike(content, name, done.faults)
-    unlabelled = [fault for fault in tree.faults if fault.kind == "image without label file"]
+    unlabelled = [fault for fault in tree.faults if fault.kind is Kind.NO_LABEL_FILE]
     done.trees[name] = Tree(content, tree.folder, tree.path, faults=unlabelled)
     return {i: picture for i, picture in images.pictures.items() if i not in images.out and i not in images.same}
 
@@ -256,7 +256,7 @@ def _check_corners(tree: Tree, split: str, pictures: Mapping[int, Picture], faul
     sizes = [pictures[a["image_id"]].size for a in own]
     if own and look_like_corners(np.array([a["bbox"] for a in own], float), np.array(sizes)):
         text = CORNERS.format(path=tree.path.name)
-        faults.append(Fault("boxes that look like corners", f"{split}: {text}"))
+        faults.append(Fault(Kind.CORNERS, f"{split}: {text}"))
         for annotation in own:
             annotation["bbox"] = from_corners(annotation["bbox"])
 
@@ -272,11 +272,11 @@ def _check_alike(content: Mapping[str, Any], split: str, faults: list[Fault]) ->
     places, counts = np.unique(boxes.round(3), axis=0, return_counts=True)
     most = int(counts.max())
     if whole > len(own) / 2:
-        faults.append(Fault("boxes that say nothing", f"{split}: {whole} of {len(own)} boxes are their whole image"))
+        faults.append(Fault(Kind.MEANINGLESS_BOXES, f"{split}: {whole} of {len(own)} boxes are their whole image"))
     elif most > len(own) / 2 and most >= 10:
         x, y, w, h = places[counts.argmax()]
         text = f"{split}: {most} of {len(own)} boxes lie at one place: [{x:g}, {y:g}, {w:g}, {h:g}] of their image"
-        faults.append(Fault("boxes that say nothing", text))
+        faults.append(Fault(Kind.MEANINGLESS_BOXES, text))
 
 
 def _check_names(source: Source, done: Checked) -> None:
@@ -322,18 +322,18 @@ def _check_pictures(done: Checked, pictures: Mapping[str, Mapping[int, Picture]]
             continue  # one camera, another scene
         if how == LIKE:
             text = f"{one_split}: {owned[one_split].names[one]}, {two_split}: {owned[two_split].names[two]}: {how}"
-            done.faults.append(Fault("like pictures in two splits", text, owned[two_split].names[two]))
+            done.faults.append(Fault(Kind.LIKE_PICTURES, text, owned[two_split].names[two]))
             continue
         one_name, two_name = owned[one_split].names[one], owned[two_split].names[two]
         text = f"{one_split}: {one_name}, {two_split}: {two_name}: {how}"
-        kind = "same picture twice" if one_split == two_split else "picture shared by two splits"
+        kind = Kind.SAME_PICTURE if one_split == two_split else Kind.SHARED_PICTURE
         if one_split == two_split and not owned[one_split].has_all_of(two, one):
             if not owned[one_split].has_all_of(one, two):
                 done.faults.append(Fault(kind, f"{text}, with other boxes", two_name))
                 continue
             one, two, two_name = two, one, one_name
         boxes = len(owned[two_split].boxes[two])
-        done.faults.append(Fault(kind, text, two_name, f"left out of {two_split}", boxes=boxes))
+        done.faults.append(Fault(kind, text, two_name, Fix.LEFT_OUT, f"of {two_split}", boxes))
         gone[two_split].add(two)
     for split, ids in gone.items():
         if not ids:
@@ -352,7 +352,7 @@ def _check_scenes(done: Checked) -> None:
             shown = ", ".join(f"{split} {count}" for split, count in counts.items())
             name = images[scene[0]][1]
             text = f"{name} and {len(scene) - 1} more frames or tiles of one scene, by their names: {shown}"
-            done.faults.append(Fault("like pictures in two splits", text, name))
+            done.faults.append(Fault(Kind.LIKE_PICTURES, text, name))
 
 
 class Owned:
@@ -387,7 +387,7 @@ class Owned:
 
 def _check_strays(source: Source, done: Checked) -> None:
     """Image files beside those of the splits that no split lists."""
-    unsure = any(f.kind == "image record incomplete" for f in done.faults)
+    unsure = any(f.kind is Kind.INCOMPLETE_IMAGE for f in done.faults)
     if source.format == "yolo" or unsure or done.unsure:
         return  # a YOLO split is its files; and what a broken file would have listed nobody knows
     folders = {tree.folder for tree in done.trees.values()}
@@ -395,10 +395,10 @@ def _check_strays(source: Source, done: Checked) -> None:
         for path in image_files(folder) if folder.is_dir() else []:
             if path not in done.listed:
                 name = path.relative_to(source.root).as_posix() if path.is_relative_to(source.root) else str(path)
-                done.faults.append(Fault("image that no list names", name, name, "left out"))
+                done.faults.append(Fault(Kind.UNLISTED_IMAGE, name, name, Fix.LEFT_OUT))
 
 
-def mend(done: Checked, output: str | Path) -> Counter[str]:
+def write_fixed_copy(done: Checked, output: str | Path) -> Counter[str]:
     """Write the fixed copy, in the form of the source, and `changes.json`; how many fixes of each kind there are.
 
     DataError where it is not certain what is meant, and where nothing would be left of a split.
@@ -407,9 +407,9 @@ def mend(done: Checked, output: str | Path) -> Counter[str]:
     with new_folder(output) as folder:
         write_set(folder, done.source.format, trees)
         lines = [
-            {"kind": f.kind, "what": f.text, "now": f.now, "image": printable(f.image), "boxes": f.boxes}
+            {"kind": str(f.kind), "what": f.text, "now": f.now, "image": printable(f.image), "boxes": f.boxes}
             for f in done.faults
-            if f.mend
+            if f.fix
         ]
         (folder / "changes.json").write_text(
             json.dumps(lines, indent=1, ensure_ascii=False), encoding="utf-8", errors="backslashreplace"

@@ -33,7 +33,7 @@ from detr_mini.checking.frames import (
 )
 from detr_mini.errors import DataError
 from detr_mini.formats.columns import is_number, is_whole
-from detr_mini.formats.faults import Fault
+from detr_mini.formats.faults import Fault, Fix, Kind
 from detr_mini.formats.tree import Tree
 from detr_mini.images.decoding import room_for
 from detr_mini.images.load import image_size, is_whole_file, load_image, needed_for, orientation_of
@@ -122,28 +122,28 @@ def checked_records(tree: Tree, split: str, faults: list[Fault]) -> Images:
         if not is_whole(image_id) or not isinstance(name, str) or not name:
             known = {key: image.get(key) for key in ("id", "file_name")}
             image_name = name if isinstance(name, str) else ""
-            faults.append(Fault("image record incomplete", f"{place}: {shown(known)}", image_name, "left out"))
+            faults.append(Fault(Kind.INCOMPLETE_IMAGE, f"{place}: {shown(known)}", image_name, Fix.LEFT_OUT))
         elif image_id in images.records:
             other = images.records[image_id]
             text = f"{place}: id {image_id} is {other['file_name']} and {name}"
             if all(other.get(key) == image.get(key) for key in ("file_name", "height", "width")):
-                faults.append(Fault("image id twice", text, name, "there once"))
+                faults.append(Fault(Kind.IMAGE_ID_TWICE, text, name, Fix.KEPT_ONCE))
             else:  # nobody can know which boxes belong to which
-                images.leave_out(image_id, Fault("image id twice", text, name, "both left out"), faults)
+                images.leave_out(image_id, Fault(Kind.IMAGE_ID_TWICE, text, name, Fix.BOTH_LEFT_OUT), faults)
         else:
             if name in by_name:
                 text = f"{split}: {name}, ids {by_name[name]} and {image_id}"
-                faults.append(Fault("image listed twice", text, name, "boxes go to the first"))
+                faults.append(Fault(Kind.LISTED_TWICE, text, name, Fix.BOXES_TO_FIRST))
                 images.same[image_id] = by_name[name]
             by_name.setdefault(name, image_id)
             images.records[image_id] = image
     if not tree.content["images"]:
-        faults.append(Fault("empty split", f"{split}: {tree.path.name} lists no images"))
+        faults.append(Fault(Kind.EMPTY_SPLIT, f"{split}: {tree.path.name} lists no images"))
     bases = defaultdict(set)
     for name in by_name:
         bases[PurePosixPath(name).name].add(name)
     faults += [
-        Fault("same name in different folders", f"{split}: {', '.join(sorted(names))}", min(names))
+        Fault(Kind.SAME_NAME, f"{split}: {', '.join(sorted(names))}", min(names))
         for names in bases.values()
         if len(names) > 1
     ]
@@ -174,9 +174,9 @@ def checked_files(
         for (image_id, record), picture in zip(chosen, looks, strict=True):
             name = record["file_name"]
             if isinstance(picture, str):
-                kind = "unreadable image" if picture else "image file missing"
+                kind = Kind.UNREADABLE_IMAGE if picture else Kind.IMAGE_MISSING
                 text = f"{split}: {picture}" if picture else f"{split}: {name} is not in {tree.folder}"
-                images.leave_out(image_id, Fault(kind, text, name, "left out"), faults)
+                images.leave_out(image_id, Fault(kind, text, name, Fix.LEFT_OUT), faults)
             else:
                 images.pictures[image_id] = picture
     for second, first in images.same.items():
@@ -211,26 +211,26 @@ def _check_sizes(split: str, images: Images, usable: Callable[[], Mapping[int, B
         if image_id not in said:
             if picture.orientation != 1 and image_id not in images.same:
                 text = f"{text} upright, orientation {picture.orientation}"
-                faults.append(Fault("orientation flag", text, name))
+                faults.append(Fault(Kind.ORIENTATION, text, name))
             continue
         stated, stored = said[image_id], (size[1], size[0])
         sideways = picture.orientation >= 5 and stated == stored
-        kind = "size before turning upright" if sideways else "size differs from the record"
+        kind = Kind.SIZE_BEFORE_TURNING if sideways else Kind.OTHER_SIZE
         text = f"{text}, said to be {stated[1]} x {stated[0]}"
         assert habits is not None
         if not sideways and not same_shape(stated, size):
-            images.leave_out(image_id, Fault(kind, text, name, "left out"), faults)
+            images.leave_out(image_id, Fault(kind, text, name, Fix.LEFT_OUT), faults)
         elif contradicts(own, stated, size) or image_id in drawn or (
             not sideways and habits.fit_the_file(own, stated, size)
         ):  # fmt: skip
             text = f"{text}, but its boxes look as if they were drawn on this file"
-            images.leave_out(image_id, Fault(kind, text, name, "left out"), faults)
+            images.leave_out(image_id, Fault(kind, text, name, Fix.LEFT_OUT), faults)
         elif sideways:
             images.frames[image_id] = turned(picture.orientation, stored)
-            faults.append(Fault(kind, text, name, "boxes turned with the picture"))
+            faults.append(Fault(kind, text, name, Fix.BOXES_TURNED))
         else:
             images.frames[image_id] = scaled(size[1] / stated[1], size[0] / stated[0])
-            faults.append(Fault(kind, text, name, "boxes scaled"))
+            faults.append(Fault(kind, text, name, Fix.BOXES_SCALED))
 
 
 def _look(path: Path, pixels: bool, keep: bool) -> Picture | str:

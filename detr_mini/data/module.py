@@ -20,8 +20,8 @@ from detr_mini.data.samplers import EvaluationBatches, TrainBatches
 from detr_mini.data.splits import Choice, subset_of
 from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.formats.coco import CocoSet
-from detr_mini.formats.discover import Source, Split, located, read_mended, read_split
-from detr_mini.formats.faults import FATAL, LOOKS
+from detr_mini.formats.discover import Source, Split, located, read_fixed, read_split
+from detr_mini.formats.faults import FATAL, LOSSLESS
 from detr_mini.formats.listing import SPLIT_WORDS, Layout
 from detr_mini.formats.load_report import Chosen, LoadReport
 from detr_mini.formats.tree import Tree
@@ -149,7 +149,7 @@ class DetectionData(pl.LightningDataModule):
             raise ConfigError(f"data.check is {check!r}; it must be null, 'stop' or 'fix'")
         self.check = "fix" if check == "mend" else check  # its older word
         self.subset = None if subset is None else Choice.of(subset)
-        self._mended: dict[str, Tree] = {}
+        self._fixed: dict[str, Tree] = {}
         self._parts: dict[str, CocoSet] = {}
         self._ready: dict[str, CocoSet] = {}
         self._no_test = False
@@ -197,7 +197,7 @@ class DetectionData(pl.LightningDataModule):
         wanted = _SPLITS.get(stage or "", tuple(name for name, split in self.splits.items() if split))
         if (self.categories is None or self.image["size"] == AUTO) and "train" not in wanted:
             wanted = ("train", *wanted)  # only the training file knows the categories
-        if self.check is not None and not self._mended:
+        if self.check is not None and not self._fixed:
             self._check_all(("train", "val", "test") if "train" in wanted or self.holds_out else wanted)
         for name in wanted:
             if name in self._ready:
@@ -269,8 +269,8 @@ class DetectionData(pl.LightningDataModule):
         return self._parts[name]
 
     def _whole(self, name: str, split: Split, limit: int | None) -> CocoSet:
-        if name in self._mended:
-            return read_mended(self._mended[name], name, self.categories, limit, self.reading)
+        if name in self._fixed:
+            return read_fixed(self._fixed[name], name, self.categories, limit, self.reading)
         try:
             return read_split(
                 self.root,
@@ -295,11 +295,11 @@ class DetectionData(pl.LightningDataModule):
         checked = check(Source(self.root, self.format, splits, **self.voc, **self._boxes))
         if checked.faults and rank() == 0:
             checked.print()
-        left = [f for f in checked.faults if f.kind in FATAL or f.refused or (f.mend and f.kind not in LOOKS)]
+        left = [f for f in checked.faults if f.kind in FATAL or f.refused or (f.fix and f.kind not in LOSSLESS)]
         if left and self.check == "stop":
             raise DataError(f"{len(left)} faults of {len({f.kind for f in left})} kinds in {self.root} (the table); "
                             "data.check=fix goes on as a fixed copy would")  # fmt: skip
-        self._mended = checked.fixed()
+        self._fixed = checked.fixed()
         counts = ", ".join(f"{kind}: {count}" for kind, count in checked.counts.items())
         self.report.notices.append(f"every file was looked at; {counts or 'no fault found'}")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from detr_mini.errors import DataError
-from detr_mini.formats.faults import Fault
+from detr_mini.formats.faults import Fault, Fix, Kind
 from detr_mini.formats.listing import Listing, names_below, parts_of
 from detr_mini.formats.tree import Tree, image_ids, is_image_name
 from detr_mini.images.load import image_size
@@ -43,12 +43,12 @@ class BoxList:
 
     def outline(self, image: str, label: str, xs: Sequence[float], ys: Sequence[float], where: str) -> None:
         """The upright box around an outline."""
-        self.faults.append(Fault("box given as an outline", where, image, "the upright box around it"))
+        self.faults.append(Fault(Kind.OUTLINE, where, image, Fix.UPRIGHT_BOX))
         self.box(image, label, [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)], where)
 
     def no_box(self, image: str, text: str) -> None:
         """Something that no box can be made of."""
-        self.faults.append(Fault("row that is no box", text, image, "left out"))
+        self.faults.append(Fault(Kind.BAD_ROW, text, image, Fix.LEFT_OUT, boxes=1))
 
     def tree(self, folder: Path, categories: Categories | None, relative: bool = False) -> Tree:
         """The split, its images below `folder`. `relative`: boxes are shares of their image, not pixels.

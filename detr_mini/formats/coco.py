@@ -16,6 +16,7 @@ from detr_mini.errors import ConfigError, DataError, some_of
 from detr_mini.formats.categories import align, categories_of
 from detr_mini.formats.coco_fast import read_columns
 from detr_mini.formats.columns import Columns, read_json
+from detr_mini.formats.faults import OF_IMAGES, Kind
 from detr_mini.formats.listing import moved_notice, names_below
 from detr_mini.formats.load_report import SplitReport
 from detr_mini.formats.split import CocoSet, ImageRecord, ImageRecords
@@ -165,7 +166,7 @@ def _records(
                         f"{some_of(missing, LISTED)}; "
                         "add them, or leave them out with data.on_missing=skip")  # fmt: skip
     for name in missing:
-        report.drop("image file missing", name, name)
+        report.drop(Kind.IMAGE_MISSING, name, name)
     gone = set(missing)
     kept: list[tuple[int, str, tuple[int, int]]] = []
     wrong: list[tuple[str, str]] = []
@@ -192,7 +193,7 @@ def _records(
     if broken and reading.on_bad_image == "refuse":
         raise DataError(f"{broken[0][1]} ({len(broken)} such in {path}; data.on_bad_image=skip leaves them out)")
     for name, sentence in broken:
-        report.drop("unreadable image", sentence, name)
+        report.drop(Kind.UNREADABLE_IMAGE, sentence, name)
     if wrong and reading.on_wrong_size == "refuse":
         raise DataError(f"{wrong[0][1]} ({len(wrong)} such in {path}): its boxes would land elsewhere; annotate the "
                         "upright image, or leave such images out with data.on_wrong_size=skip")  # fmt: skip
@@ -239,7 +240,7 @@ def _with_boxes(
                 raise DataError(f"{text} is turned by {rotation[row]:g} degrees ({int(turned.sum())} such boxes in "
                                 "all); set data.on_turned=enclose for the upright box around each")  # fmt: skip
             if reading.on_turned == "drop":
-                report.drop("turned box", f"{text} is turned by {rotation[row]:g} degrees", name)
+                report.drop(Kind.TURNED_BOX, f"{text} is turned by {rotation[row]:g} degrees", name)
                 keep[row] = False
                 continue
             report.turn(f"{text} is turned by {rotation[row]:g} degrees", name)
@@ -249,7 +250,7 @@ def _with_boxes(
             if "sticks" in fault[row]:
                 report.clip(example, name)
             else:
-                report.drop("box outside its image" if "outside" in fault[row] else "box without size", example, name)
+                report.drop(Kind.BOX_OUTSIDE if "outside" in fault[row] else Kind.BOX_WITHOUT_SIZE, example, name)
                 keep[row] = False
     if bad and reading.on_bad_box == "refuse":
         raise DataError(f"{bad[0]} ({len(bad)} such boxes in all); mend them, or set data.on_bad_box=drop")
@@ -288,7 +289,8 @@ def _with_boxes(
 
 def _refuse_without_boxes(path: Path, report: SplitReport) -> None:
     """DataError where there were boxes and none is left to learn from or to score."""
-    lost = {kind: count for kind, count in report.dropped.items() if not kind.startswith(("image ", "unreadable"))}
+    of_boxes = {str(kind) for kind in Kind if kind not in OF_IMAGES}
+    lost = {reason: count for reason, count in report.dropped.items() if reason in of_boxes}
     if lost:
         kinds = ", ".join(f"{kind}: {count}" for kind, count in lost.items())
         example = next(report.examples[kind][0] for kind in lost)

@@ -18,7 +18,7 @@ from detr_mini.errors import ConfigError, DataError, UserError, nearest
 from detr_mini.formats.coco import enclosing
 from detr_mini.formats.columns import area_of, columns_of, rotation_of
 from detr_mini.formats.discover import Source
-from detr_mini.formats.faults import LOOKS
+from detr_mini.formats.faults import LOSSLESS, Kind
 from detr_mini.formats.tree import Tree, with_one_list
 from detr_mini.formats.voc import CATEGORIES, voc_xml
 from detr_mini.formats.yolo import fractions
@@ -65,7 +65,7 @@ def check_sizes(name: str, tree: Tree) -> list[str]:
                 f"{image['file_name']} is {sizes}: its boxes mean something else; see 'detr-mini data check'"
             )
         image["height"], image["width"] = size
-    lost = [fault for fault in tree.faults if fault.kind not in LOOKS]
+    lost = [fault for fault in tree.faults if fault.kind not in LOSSLESS]
     if lost:
         raise DataError(f"{lost[0].kind}: {lost[0].text} ({len(lost)} faults that no box can be made of); fix them "
                         "first: 'detr-mini data check fix=true' writes a fixed copy")  # fmt: skip
@@ -162,7 +162,7 @@ def _free(name: str, taken: dict[str, int]) -> str:
 
 def _unlabelled(tree: Tree) -> set[str]:
     """Images of a VOC or YOLO tree that had no label file: whether they show nothing, nobody has said."""
-    return {fault.image for fault in tree.faults if fault.kind == "image without label file"}
+    return {fault.image for fault in tree.faults if fault.kind is Kind.NO_LABEL_FILE}
 
 
 def _write_yolo(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str]:

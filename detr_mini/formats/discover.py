@@ -14,7 +14,7 @@ from detr_mini.formats.coco_layout import look_coco, peek
 from detr_mini.formats.columns import columns_of, is_whole, read_json
 from detr_mini.formats.csv_boxes import look_csv, read_csv
 from detr_mini.formats.cvat import look_cvat, read_cvat
-from detr_mini.formats.faults import FATAL, LOOKS, NOTICES, Fault
+from detr_mini.formats.faults import FATAL, LOSSLESS, NOTICES, Fault
 from detr_mini.formats.listing import SPLIT_WORDS, Layout, Listing
 from detr_mini.formats.load_report import SplitReport
 from detr_mini.formats.records import in_one_line, respell, unusable_names
@@ -88,7 +88,7 @@ def read_split(
     return build_set(columns, tree.folder, name, rules, categories, limit, report, tree.sizes)
 
 
-def read_mended(
+def read_fixed(
     tree: Tree, name: str, categories: Categories | None, limit: int | None, reading: Mapping[str, Any]
 ) -> CocoSet:
     """A split as `check` has fixed it."""
@@ -153,16 +153,16 @@ def check_split(split: Split, name: str, format: str) -> None:
 def _take_faults(tree: Tree, report: SplitReport, rules: Reading) -> None:
     """What the reader could not take over: refuse, drop and count, or mention."""
     fatal = [fault for fault in tree.faults if fault.kind in FATAL]
-    bad = [fault for fault in tree.faults if fault.kind not in (*FATAL, *LOOKS)]
+    bad = [fault for fault in tree.faults if fault.kind not in (*FATAL, *LOSSLESS)]
     refused = fatal or (bad if rules.on_bad_box == "refuse" else [])
     if refused:
-        mend = "fix it" if fatal else "fix them, or set data.on_bad_box=drop"
+        fix = "fix it" if fatal else "fix them, or set data.on_bad_box=drop"
         raise DataError(f"{refused[0].kind}: {refused[0].text} ({len(refused)} such in all; 'detr-mini data check' "
-                        f"lists them); {mend}")  # fmt: skip
+                        f"lists them); {fix}")  # fmt: skip
     for fault in bad:
         report.drop(fault.kind, fault.text, fault.image)
     for kind in NOTICES:
-        found = [fault for fault in tree.faults if fault.kind == kind]
+        found = [fault for fault in tree.faults if fault.kind is kind]
         if found:
             noun = "thing" if len(found) == 1 else "things"
             examples = ", ".join(fault.image for fault in found[:3])

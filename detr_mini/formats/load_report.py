@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from detr_mini.formats.faults import Kind
+
 EXAMPLES = 5
 MUCH_BACKGROUND = 0.5
 
@@ -50,8 +52,9 @@ class SplitReport:
         self.enclosed += 1
         self._remember("turned box, enclosed", example, image)
 
-    def drop(self, reason: str, example: str, image: str = "") -> None:
+    def drop(self, kind: Kind | str, example: str, image: str = "") -> None:
         """Count something left out."""
+        reason = str(kind)
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
         self._remember(reason, example, image)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from detr_mini.errors import printable
-from detr_mini.formats.faults import Fault
+from detr_mini.formats.faults import Fault, Fix, Kind
 from detr_mini.formats.listing import names_below
 from detr_mini.safe_files import is_file, name_fault, shown, spelled_on_disk
 
@@ -99,7 +99,7 @@ def tidy(content: Mapping[str, Any], path: Path, *, corners: bool = False) -> li
         if isinstance(name, str) and not unicodedata.is_normalized("NFC", name):
             category["name"] = unicodedata.normalize("NFC", name)
             text = f"category {shown(category.get('id'))} of {path}: {name!r} is stored as {name!a}"
-            faults.append(Fault("name in decomposed characters", text, mend=f"{category['name']!a}"))
+            faults.append(Fault(Kind.DECOMPOSED_NAME, text, fix=Fix.COMPOSED_NAME, detail=f"({category['name']!a})"))
     for number, annotation in enumerate(content["annotations"], start=1):
         owner = annotation.get("image_id")
         place, file = where(annotation, number, path), files.get(owner, "") if is_whole(owner) else ""
@@ -111,7 +111,7 @@ def tidy(content: Mapping[str, Any], path: Path, *, corners: bool = False) -> li
             _box_of_outline(annotation, place, file, faults)
         if as_flag(annotation.get("ignore")) == 1 and as_flag(annotation.get("iscrowd")) == 0:
             annotation["iscrowd"] = 1
-            faults.append(Fault("marked as ignored", f"{place}: ignore is 1", file, "iscrowd 1"))
+            faults.append(Fault(Kind.MARKED_IGNORED, f"{place}: ignore is 1", file, Fix.CROWD))
     return faults
 
 
@@ -139,14 +139,16 @@ def _whole_numbers(record: dict[str, Any], kind: str, place: str, file: str, fau
         else:
             record[key] = as_whole(value)
         if isinstance(value, str) and type(record[key]) is int:
-            faults.append(Fault("number written as text", f"{place}: {key} {shown(value)}", file, str(record[key])))
+            faults.append(
+                Fault(Kind.NUMBER_AS_TEXT, f"{place}: {key} {shown(value)}", file, Fix.NUMBER, str(record[key]))
+            )
 
 
 def _area_number(annotation: dict[str, Any], place: str, file: str, faults: list[Fault]) -> None:
     area = annotation.get("area")
     if isinstance(area, str) and (number := as_number(area)) is not area:
         annotation["area"] = number
-        faults.append(Fault("number written as text", f"{place}: area {shown(area)}", file, f"{number:g}"))
+        faults.append(Fault(Kind.NUMBER_AS_TEXT, f"{place}: area {shown(area)}", file, Fix.NUMBER, f"{number:g}"))
 
 
 def _box_of_outline(annotation: dict[str, Any], place: str, file: str, faults: list[Fault]) -> None:
@@ -155,7 +157,7 @@ def _box_of_outline(annotation: dict[str, Any], place: str, file: str, faults: l
     if box is not None and is_box(box):
         annotation["bbox"] = box
         text = f"{place}: no bbox, its outline lies in [{', '.join(f'{v:.6g}' for v in box)}]"
-        faults.append(Fault("box given as an outline", text, file, "the upright box around it"))
+        faults.append(Fault(Kind.OUTLINE, text, file, Fix.UPRIGHT_BOX))
 
 
 def box_of_outline(outline: Any) -> list[float] | None:
@@ -220,7 +222,7 @@ def unusable_names(content: Mapping[str, Any], path: Path, folder: Path, root: P
         name = image.get("file_name")
         if isinstance(name, str) and name and (fault := name_fault(name, folder, root)):
             text = f"image number {number} of {path} has the file_name {shown(name)}, which {fault}"
-            faults.append(Fault("file name that cannot be used", text, name, "left out"))
+            faults.append(Fault(Kind.UNUSABLE_NAME, text, name, Fix.LEFT_OUT))
     return faults
 
 
@@ -233,15 +235,15 @@ def respell(content: Mapping[str, Any], path: Path, folder: Path, root: Path) ->
     found |= names_below(folder, missing) if missing else {}
     for image in content["images"] if found else ():
         image["file_name"] = found.get(_name(image), image.get("file_name"))
-    return [Fault("file name spelled differently", f"{path} has {a!a}, the disk {b!a}", b, f"{b!a}")
+    return [Fault(Kind.SPELLED_DIFFERENTLY, f"{path} has {a!a}, the disk {b!a}", b, Fix.NAME_ON_DISK, f"{b!a}")
             for a, b in found.items()]  # fmt: skip
 
 
-def in_one_line(faults: Sequence[Fault], kinds: Iterable[str]) -> list[str]:
+def in_one_line(faults: Sequence[Fault], kinds: Iterable[Kind]) -> list[str]:
     """A notice for each of these kinds that occurs: how often, and where first."""
     notices = []
     for kind in kinds:
-        found = [fault for fault in faults if fault.kind == kind]
+        found = [fault for fault in faults if fault.kind is kind]
         if found:
             notices.append(f"{kind}: {len(found)}, the first is {found[0].text}")
     return notices

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from detr_mini.errors import DataError, some_of
-from detr_mini.formats.faults import Fault
+from detr_mini.formats.faults import Fault, Fix, Kind
 from detr_mini.formats.listing import SPLIT_WORDS, Listing, Stems, read_lines
 from detr_mini.formats.records import is_text
 from detr_mini.formats.tree import EXACT, Tree, first_of, image_files, image_ids, is_image_name
@@ -275,10 +275,9 @@ def read_yolo(
             other = there[1]
             text = f"{Path(os.path.relpath(other, root)).as_posix()} is not used"
             certain = label is None or label.read_bytes() == other.read_bytes() or not _looks_like_labels(other)
-            mend = "the first one counts" if certain else "left out"
-            tree.faults.append(Fault("two label files for one image", text, name, mend))
+            tree.faults.append(Fault(Kind.TWO_LABEL_FILES, text, name, Fix.FIRST_FILE if certain else Fix.LEFT_OUT))
         if label is None:
-            tree.faults.append(Fault("image without label file", f"{name} has none", name, "an empty one"))
+            tree.faults.append(Fault(Kind.NO_LABEL_FILE, f"{name} has none", name))
             continue
         try:
             tree.sizes[image_id] = image_size(path)
@@ -301,7 +300,7 @@ def read_yolo(
                 }
             )
     if not corners and _look_like_corners(raw):
-        tree.faults.append(Fault("boxes that look like corners", f"{data.path.name}: {CORNERS}"))
+        tree.faults.append(Fault(Kind.CORNERS, f"{data.path.name}: {CORNERS}"))
     tree.faults.extend(_unused_labels(root, {path.parent for path in files}, places, used))
     return tree
 
@@ -417,11 +416,11 @@ def _rows(
         lines = read_text(label, MOST_LABELS).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         text = f"{where} cannot be read ({reason(error)})"
-        faults.append(Fault("broken annotation file", text, image, "as if it had no boxes"))
+        faults.append(Fault(Kind.BROKEN_FILE, text, image, Fix.LEFT_OUT))
         return
     if len(lines) > MOST_ROWS:
         text = f"{where} has {len(lines):,} rows, at most {MOST_ROWS:,} are read"
-        faults.append(Fault("broken annotation file", text, image, "as if it had no boxes"))
+        faults.append(Fault(Kind.BROKEN_FILE, text, image, Fix.LEFT_OUT))
         return
     for number, line in enumerate(lines, start=1):
         words, place = line.split(), f"row {number} of {where}"
@@ -437,32 +436,20 @@ def _rows(
             short = line.strip() if len(line) < 80 else f"{line.strip()[:77]}..."
             comma = "; numbers have a decimal point, not a comma" if "," in line else ""
             text = f"{place}: '{short}', {len(words)} numbers{comma}"
-            faults.append(Fault("row that is no box", text, image, "left out"))
+            faults.append(Fault(Kind.BAD_ROW, text, image, Fix.LEFT_OUT, boxes=1))
             continue
         # compared before it becomes an int: 1e5000000 would be one of five million digits
         if not 0 <= values[0] <= max(data.names) or values[0] != int(values[0]) or int(values[0]) not in data.names:
             known = f"{len(data.names)} names, {min(data.names)} to {max(data.names)}"
-            faults.append(
-                Fault(
-                    "class index out of range",
-                    f"{place}: {words[0][:80]}, but {data.path.name} has {known}",
-                    image,
-                    "left out",
-                )
-            )
+            text = f"{place}: {words[0][:80]}, but {data.path.name} has {known}"
+            faults.append(Fault(Kind.CLASS_OUT_OF_RANGE, text, image, Fix.LEFT_OUT, boxes=1))
             continue
         if any(not -SLACK <= v <= 1 + SLACK for v in values[1:]):
-            faults.append(Fault("value outside 0 to 1", f"{place}: '{line.strip()[:80]}'", image, "left out"))
+            text = f"{place}: '{line.strip()[:80]}'"
+            faults.append(Fault(Kind.VALUE_OUT_OF_RANGE, text, image, Fix.LEFT_OUT, boxes=1))
             continue
         if len(values) > 5:
-            faults.append(
-                Fault(
-                    "box given as an outline",
-                    f"{place}: {len(values) // 2} corners",
-                    image,
-                    "the upright box around it",
-                )
-            )
+            faults.append(Fault(Kind.OUTLINE, f"{place}: {len(values) // 2} corners", image, Fix.UPRIGHT_BOX))
             xs, ys = values[1::2], values[2::2]
             left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
             values = [values[0], (left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
@@ -540,7 +527,7 @@ def _unused_labels(root: Path, images: set[Path], places: set[Path], used: set[P
                 stems = {unicodedata.normalize("NFC", f.stem) for f in images_there}
             if unicodedata.normalize("NFC", path.stem) not in stems:
                 name = Path(os.path.relpath(path, root)).as_posix()
-                faults.append(Fault("label file without image", f"{name} belongs to no image", name, "left out"))
+                faults.append(Fault(Kind.NO_IMAGE_FOR_LABELS, f"{name} belongs to no image", name, Fix.LEFT_OUT))
     return faults
 
 

@@ -15,12 +15,13 @@ import torch
 
 from data_parts import AUTO, write_coco, write_voc, write_yolo
 from detr_mini.captions.mdetr_format import caption_records, read_captions, write_json
-from detr_mini.checking.check import check, mend
+from detr_mini.checking.check import check, write_fixed_copy
 from detr_mini.data.module import DetectionData
 from detr_mini.data.statistics import split_stats
 from detr_mini.errors import DataError
 from detr_mini.formats.coco import CocoSet, read_coco, repeated_rows
 from detr_mini.formats.discover import Source, find_layout, read_split
+from detr_mini.formats.faults import Kind
 from detr_mini.formats.records import box_of_outline
 from detr_mini.structures import Caption, Phrase
 
@@ -74,7 +75,7 @@ def test_d15_a_split_without_one_of_its_lists_is_reported_and_never_left_out(tmp
     assert done.counts["broken annotation file"] == 1
     assert any(f"train.json has no list '{key}'" in fault.text for fault in done.faults)
     with pytest.raises(DataError, match="broken annotation file"):
-        mend(done, tmp_path / "fixed")
+        write_fixed_copy(done, tmp_path / "fixed")
     assert not (tmp_path / "fixed").exists()
 
 
@@ -115,7 +116,7 @@ def test_d17_files_that_macs_add_to_copies_are_ignored(tmp_path: Path) -> None:
     assert [read(root).report.boxes for root in (yolo, voc, coco)] == boxes
     for root in (yolo, voc, coco):
         found = check(source(root), pixels=False).faults
-        assert not [fault.text for fault in found if "._" in fault.text or fault.kind == "broken annotation file"]
+        assert not [fault.text for fault in found if "._" in fault.text or fault.kind is Kind.BROKEN_FILE]
     (voc / "ImageSets" / "Main" / "train.txt").unlink()
     (voc / "ImageSets" / "Main" / "._train.txt").unlink()
     assert len(read(voc)) == 1
@@ -346,7 +347,7 @@ def test_d26_boxes_that_are_corners_are_said_to_be_and_not_fixed(tmp_path: Path,
     done = check(source(tmp_path / "set"), pixels=False)
     assert done.counts["boxes that look like corners"] == 1
     with pytest.raises(DataError, match="look like corners"):
-        mend(done, tmp_path / "fixed")
+        write_fixed_copy(done, tmp_path / "fixed")
     coco = read_coco(path, folder, box_corners=True)
     wanted = [[a, b, c - a, d - b] for a, b, c, d in CORNERS]
     assert coco.boxes_xywh.tolist() == wanted

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from data_parts import AUTO, write_coco, write_images, write_voc, write_yolo
-from detr_mini.checking.check import check, mend
+from detr_mini.checking.check import check, write_fixed_copy
 from detr_mini.errors import DataError, UserError
 from detr_mini.formats.coco import read_coco
 from detr_mini.formats.convert import convert
@@ -99,7 +99,7 @@ def test_s05_no_verb_writes_outside_its_output(tmp_path: Path, name: str) -> Non
         assert "leads out" in complaint(work)
     done = check(source(home), pixels=False)
     assert done.counts["file name that cannot be used"] == 1
-    mend(done, tmp_path / "out" / "fixed")
+    write_fixed_copy(done, tmp_path / "out" / "fixed")
     after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert {path: text for path, text in after.items() if path in before} == before
     assert all(path.is_relative_to(tmp_path / "out" / "fixed") for path in after.keys() - before.keys())
@@ -117,7 +117,7 @@ def test_s05_images_beside_the_root_that_the_user_named_are_written_inside_the_o
     found = Source(tmp_path / "set", "yolo", {"train": split})
     output = tmp_path / "deep" / "down" / "out"
     if to == "yolo":
-        mend(check(found, pixels=False), output)
+        write_fixed_copy(check(found, pixels=False), output)
     else:
         convert(found, output, to)
     assert len(image_files(output)) == 3
@@ -321,7 +321,7 @@ def test_s09_whatever_a_coco_file_holds_only_our_own_errors_come_out(
     done = check(Source(tmp_path, "coco", SPLITS))
     assert texts[0] or "size beyond" in name
     json.dumps(done.to_dict(), ensure_ascii=False).encode()
-    assert "\n" not in sentence(lambda: mend(done, tmp_path / "fixed"))
+    assert "\n" not in sentence(lambda: write_fixed_copy(done, tmp_path / "fixed"))
 
 
 def test_s09_both_parsers_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_parts import AUTO, voc_text, write_coco, write_voc, write_yolo
-from detr_mini.checking.check import check, mend
+from detr_mini.checking.check import check, write_fixed_copy
 from detr_mini.errors import DataError
 from detr_mini.formats.coco import read_coco
 from detr_mini.formats.discover import Source, find_layout, read_split
@@ -108,9 +108,9 @@ def test_junk_in_a_label_file_is_never_a_crash(tmp_path_factory: pytest.TempPath
     write_yolo(root, {"train": {"a": ["0 0.5 0.5 0.5 0.5"], "b": rows}})
     assert "\n" not in complaint(lambda: read_split(root, find_layout(root).splits["train"], format="yolo"))
     done = check(Source.of({"root": root, **AUTO}), pixels=False)
-    mend(done, root.parent / "mended")
+    write_fixed_copy(done, root.parent / "mended")
     left = check(Source.of({"root": root.parent / "mended", **AUTO}), pixels=False).faults
-    assert not [fault for fault in left if fault.mend]
+    assert not [fault for fault in left if fault.fix]
 
 
 @pytest.mark.parametrize(
