@@ -13,11 +13,11 @@ from jaxtyping import Float
 from detr_mini.checking.frames import AS_IS, Boxes, Frame, moved_box
 from detr_mini.checking.images import Images, Picture
 from detr_mini.formats import outlines
-from detr_mini.formats.coco import clip_boxes, enclosing
-from detr_mini.formats.columns import is_number, is_whole, rotation_of, where
+from detr_mini.formats.box_rules import BoxFault, clip_boxes, enclosing, is_box, rotation_of
 from detr_mini.formats.faults import Fault, Fix, Kind
-from detr_mini.formats.records import is_box
+from detr_mini.formats.records import annotation_fault, where
 from detr_mini.formats.tree import Tree
+from detr_mini.formats.values import is_number, is_whole
 from detr_mini.safe_files import shown
 
 SAME = 0.98
@@ -86,38 +86,27 @@ def _is_sound(annotation: dict[str, Any], images: Images, known: set[Any]) -> bo
 def _checked(
     annotation: dict[str, Any], place: str, images: Images, known: set[Any], lost: Counter[int], faults: list[Fault]
 ) -> dict[str, Any] | None:
-    def left_out(kind: Kind, text: str, name: str = "") -> dict[str, Any] | None:
-        faults.append(Fault(kind, text, name, Fix.LEFT_OUT, boxes=1))
-        return None
-
+    image_id: Any = annotation.get("image_id")
+    name = images.records[image_id]["file_name"] if is_whole(image_id) and image_id in images.records else ""
+    place = f"{place} ({name})" if name and name not in place else place
     missing = [key for key in ("image_id", "category_id", "bbox") if annotation.get(key) is None]
-    if missing:
-        return left_out(Kind.INCOMPLETE_ANNOTATION, f"{place} lacks {', '.join(missing)}")
-    image_id, category_id = annotation["image_id"], annotation["category_id"]
-    if not is_whole(image_id) or image_id not in images.records:
-        return left_out(Kind.UNKNOWN_IMAGE, f"{place} is of image id {shown(image_id)}")
-    name = images.records[image_id]["file_name"]
-    place = f"{place} ({name})" if name not in place else place
-    if not is_whole(category_id) or category_id not in known:
-        return left_out(Kind.UNKNOWN_CATEGORY, f"{place} has category id {shown(category_id)}", name)
-    if not is_box(annotation["bbox"]):
-        return left_out(Kind.BOX_WITHOUT_NUMBERS, f"{place}: bbox {shown(annotation['bbox'])}", name)
-    if images.same.get(image_id, image_id) in images.out or image_id in images.out:
-        lost[image_id] += 1
+    found = (
+        (Kind.INCOMPLETE_ANNOTATION, f"lacks {', '.join(missing)}")
+        if missing
+        else annotation_fault(annotation, images.records, known)
+    )
+    if found and not (found[0] is Kind.BAD_CROWD_FLAG and _is_out(image_id, images)):
+        faults.append(Fault(found[0], f"{place} {found[1]}", name, Fix.LEFT_OUT, boxes=1))
         return None
-    if not _check_crowd(annotation, place, name, faults):
+    if _is_out(image_id, images):
+        lost[image_id] += 1
         return None
     return _placed(annotation, place, images.records[image_id], images.pictures[image_id], images.frames[image_id],
                    faults)  # fmt: skip
 
 
-def _check_crowd(annotation: dict[str, Any], place: str, name: str, faults: list[Fault]) -> bool:
-    """Whether it is known if this is a crowd region."""
-    said = annotation.get("iscrowd", 0)
-    known = type(said) is int and said in (0, 1)
-    if not known:
-        faults.append(Fault(Kind.BAD_CROWD_FLAG, f"{place}: iscrowd {shown(said)}", name, Fix.LEFT_OUT, boxes=1))
-    return known
+def _is_out(image_id: int, images: Images) -> bool:
+    return images.same.get(image_id, image_id) in images.out or image_id in images.out
 
 
 def _placed(
@@ -148,16 +137,15 @@ def _placed(
             annotation["area"] *= frame.area
         if "keypoints" in annotation:
             annotation["keypoints"] = outlines.moved_keypoints(annotation["keypoints"], frame.move)
-    clipped, fault = clip_boxes(np.array([box]), np.array([size]))
-    if fault[0]:
-        text = f"{place}: {written} {fault[0].format(width=size[1], height=size[0])}"
-        if "sticks" not in fault[0]:
-            kind = Kind.BOX_OUTSIDE if "outside" in fault[0] else Kind.BOX_WITHOUT_SIZE
-            faults.append(Fault(kind, text, name, Fix.LEFT_OUT, boxes=1))
+    clipped, (fault,) = clip_boxes(np.array([box]), np.array([size]))
+    if fault:
+        text = f"{place}: {written} {fault.text(size)}"
+        if fault is not BoxFault.PAST_EDGE:
+            faults.append(Fault(fault.kind, text, name, Fix.LEFT_OUT, boxes=1))
             return None
         box = clipped[0].tolist()
         to = f"to [{', '.join(f'{v:.6g}' for v in box)}]"
-        faults.append(Fault(Kind.BOX_PAST_EDGE, text, name, Fix.CLIPPED, to))
+        faults.append(Fault(fault.kind, text, name, Fix.CLIPPED, to))
         outline = outlines.cut(outline, size)
         if "area" in annotation:
             annotation["area"] = min(annotation["area"], box[2] * box[3])

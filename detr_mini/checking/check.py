@@ -21,14 +21,15 @@ from detr_mini.checking.duplicates import LIKE, scenes
 from detr_mini.checking.images import Picture, checked_files, checked_records, same_pictures
 from detr_mini.checking.names import check_data_file, check_names, checked_categories
 from detr_mini.errors import DataError, printable
-from detr_mini.formats.coco import CORNERS, look_like_corners
-from detr_mini.formats.columns import any_json, is_whole
+from detr_mini.formats.box_rules import CORNERS, ROUNDING, from_corners, is_box, look_like_corners
+from detr_mini.formats.columns import any_json
 from detr_mini.formats.convert import new_folder, write_set
 from detr_mini.formats.discover import Source, read_tree
 from detr_mini.formats.faults import FATAL, Fault, Fix, Kind
 from detr_mini.formats.load_report import MUCH_BACKGROUND
-from detr_mini.formats.records import from_corners, is_box, respell, tidy, unusable_names
+from detr_mini.formats.records import respell, tidy, unusable_names
 from detr_mini.formats.tree import Tree, image_files
+from detr_mini.formats.values import is_whole
 from detr_mini.formats.yolo import find_data_file, read_data_file
 from detr_mini.structures import Categories
 
@@ -253,9 +254,10 @@ def _check_corners(tree: Tree, split: str, pictures: Mapping[int, Picture], faul
     """One fault where the boxes of a split fit as corners only; they are then looked at as corners."""
     own = [a for a in tree.content["annotations"]
            if is_box(a.get("bbox")) and is_whole(a.get("image_id")) and a["image_id"] in pictures]  # fmt: skip
-    sizes = [pictures[a["image_id"]].size for a in own]
-    if own and look_like_corners(np.array([a["bbox"] for a in own], float), np.array(sizes)):
-        text = CORNERS.format(path=tree.path.name)
+    boxes = np.array([a["bbox"] for a in own], np.float64).reshape(-1, 4)
+    edges = np.array([pictures[a["image_id"]].size[::-1] for a in own], np.float64).reshape(-1, 2)
+    if look_like_corners(boxes, boxes, edges, ROUNDING):
+        text = CORNERS.format(path=tree.path.name, read="left, top, width, height")
         faults.append(Fault(Kind.CORNERS, f"{split}: {text}"))
         for annotation in own:
             annotation["bbox"] = from_corners(annotation["bbox"])

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from detr_mini.errors import nearest
-from detr_mini.formats.columns import is_whole
 from detr_mini.formats.faults import Fault, Fix, Kind
-from detr_mini.formats.records import is_text
 from detr_mini.formats.tree import Tree
+from detr_mini.formats.values import is_text, is_whole
 from detr_mini.formats.yolo import DataFile, as_other_tools_read
 from detr_mini.safe_files import shown
 

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 
 from detr_mini.errors import ConfigError, DataError, some_of
+from detr_mini.formats.box_rules import CORNERS, ROUNDING, BoxFault, clip_boxes, enclosing, look_like_corners
 from detr_mini.formats.categories import align, categories_of
 from detr_mini.formats.coco_fast import read_columns
 from detr_mini.formats.columns import Columns, read_json
@@ -26,16 +27,8 @@ from detr_mini.structures import Categories
 
 __all__ = ["CocoSet", "ImageRecord", "ImageRecords", "Reading", "build_set", "read_coco", "read_json"]
 
-ROUNDING = 0.5
-"""Pixels by which a box may stick out of its image before that is worth a line in the report."""
 LISTED = 100
 """So many names at most stand in one error."""
-FEW = 3
-"""Fewer boxes than this say nothing about what their numbers mean."""
-CORNERS = (
-    "the boxes of {path} look like left, top, right, bottom: most stick out of their images as left, top, width, "
-    "height, and all fit as corners; set data.box_corners=true to read them so"
-)
 
 
 @dataclass(frozen=True)
@@ -226,13 +219,13 @@ def _with_boxes(
     whole = raw[:, 2:].min(1, initial=1.0) > 0 if len(raw) else np.zeros(0, bool)
     turned = (rotation % 180 != 0) & whole
     upright = np.where(turned[:, None], enclosing(raw, rotation), raw)
-    boxes, fault = clip_boxes(upright, sizes[image])
-    if may_be_corners and not turned.any() and look_like_corners(raw, sizes[image]):
-        raise DataError(CORNERS.format(path=columns.path))
+    boxes, faults = clip_boxes(upright, sizes[image])
+    edges = sizes[image][:, ::-1].astype(np.float64)
+    if may_be_corners and not turned.any() and look_like_corners(raw, raw, edges, ROUNDING):
+        raise DataError(CORNERS.format(path=columns.path, read="left, top, width, height"))
     keep = np.ones(len(own), bool)
     bad = []
-    for row in np.flatnonzero((fault != "") | turned).tolist():
-        height, width = sizes[image[row]].tolist()
+    for row in np.flatnonzero(np.array([fault is not None for fault in faults], bool) | turned).tolist():
         name = records[int(image[row])].file_name
         text = f"{columns.where(int(own[row]))} ({name}): bbox [{', '.join(f'{v:.12g}' for v in raw[row])}]"
         if turned[row]:
@@ -244,16 +237,16 @@ def _with_boxes(
                 keep[row] = False
                 continue
             report.turn(f"{text} is turned by {rotation[row]:g} degrees", name)
-        if fault[row]:
-            example = f"{text} {fault[row].format(width=width, height=height)}"
+        if fault := faults[row]:
+            example = f"{text} {fault.text(sizes[image[row]].tolist())}"
             bad.append(example)
-            if "sticks" in fault[row]:
+            if fault is BoxFault.PAST_EDGE:
                 report.clip(example, name)
             else:
-                report.drop(Kind.BOX_OUTSIDE if "outside" in fault[row] else Kind.BOX_WITHOUT_SIZE, example, name)
+                report.drop(fault.kind, example, name)
                 keep[row] = False
     if bad and reading.on_bad_box == "refuse":
-        raise DataError(f"{bad[0]} ({len(bad)} such boxes in all); mend them, or set data.on_bad_box=drop")
+        raise DataError(f"{bad[0]} ({len(bad)} such boxes in all); fix them, or set data.on_bad_box=drop")
     own, image, boxes, turned = own[keep], image[keep], boxes[keep], turned[keep]
     labels = np.array([label_of[c] for c in columns.category_ids[own].tolist()], np.int64)
     crowd = columns.is_crowd[own] & (reading.on_crowd == "ignore")
@@ -301,17 +294,6 @@ def _refuse_without_boxes(path: Path, report: SplitReport) -> None:
                         "set data.on_crowd=object to take them as objects")  # fmt: skip
 
 
-def look_like_corners(boxes: Float[np.ndarray, "n 4"], sizes: Int[np.ndarray, "n 2"]) -> bool:
-    """Whether most boxes stick out of their images as xywh, and as good as all fit as xyxy. `sizes`: height, width."""
-    if len(boxes) < FEW:
-        return False
-    edge = sizes[:, ::-1].astype(np.float64)
-    low, high = boxes[:, :2], boxes[:, 2:]
-    sticks = (low + high > edge + ROUNDING).any(1)
-    fits = ((high > low) & (low >= -ROUNDING) & (high <= edge + ROUNDING)).all(1)
-    return bool(sticks.mean() > 0.5 and fits.mean() > 0.98)
-
-
 def repeated_rows(rows: Float[np.ndarray, "n k"]) -> Int[np.ndarray, "m"]:
     """The places of rows that equal an earlier one."""
     if len(rows) < 2:
@@ -319,37 +301,6 @@ def repeated_rows(rows: Float[np.ndarray, "n k"]) -> Int[np.ndarray, "m"]:
     key = (rows * np.sqrt(np.arange(2.0, 2.0 + rows.shape[1]))).sum(1)  # to sort by; equal rows have the same
     order = np.argsort(key, kind="stable")
     return np.sort(order[1:][(rows[order[1:]] == rows[order[:-1]]).all(1)])
-
-
-def clip_boxes(
-    boxes_xywh: Float[np.ndarray, "n 4"], sizes: Int[np.ndarray, "n 2"]
-) -> tuple[Float[np.ndarray, "n 4"], np.ndarray]:
-    """The part of each box inside its image (height, width), and what is wrong with it ("" where nothing is).
-
-    A box of which nothing is inside comes back as it is; its fault speaks of no width, no height or "outside".
-    """
-    x_y, w_h = boxes_xywh[:, :2], boxes_xywh[:, 2:]
-    edge = sizes[:, ::-1].astype(np.float64)
-    low, high = np.maximum(x_y, 0.0), np.minimum(x_y + w_h, edge)
-    past = np.maximum(low - x_y, x_y + w_h - high).max(1, initial=0.0)
-    empty, outside = (w_h <= 0).any(1), (high <= low).any(1)
-    # a box that sticks out by a rounding error is cut too, for boxes in [0, 1], but is no news
-    inside = ~empty & ~outside
-    clipped = np.where((inside & (past > 0))[:, None], np.concatenate([low, high - low], 1), boxes_xywh)
-    fault = np.full(len(boxes_xywh), "", dtype=object)
-    fault[inside & (past > ROUNDING)] = "sticks out of the image of {width} x {height}"
-    fault[outside] = "lies outside the image of {width} x {height}"
-    fault[w_h[:, 1] <= 0] = "has no height"
-    fault[w_h[:, 0] <= 0] = "has no width"
-    return clipped, fault
-
-
-def enclosing(boxes_xywh: Float[np.ndarray, "n 4"], degrees: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n 4"]:
-    """The upright box around each box turned by `degrees` about its centre."""
-    cos, sin = np.abs(np.cos(np.radians(degrees))), np.abs(np.sin(np.radians(degrees)))
-    x, y, w, h = boxes_xywh.T
-    wide, high = w * cos + h * sin, w * sin + h * cos
-    return np.stack([x + w / 2 - wide / 2, y + h / 2 - high / 2, wide, high], 1)
 
 
 def _kind(path: Path) -> str:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from detr_mini.errors import ConfigError, DataError, UserError, nearest
-from detr_mini.formats.coco import enclosing
-from detr_mini.formats.columns import area_of, columns_of, rotation_of
+from detr_mini.formats.box_rules import area_of, enclosing, rotation_of
+from detr_mini.formats.columns import columns_of
 from detr_mini.formats.discover import Source
 from detr_mini.formats.faults import LOSSLESS, Kind
 from detr_mini.formats.tree import Tree, with_one_list

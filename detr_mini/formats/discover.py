@@ -11,7 +11,7 @@ from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.formats.categories import listed as listed_categories
 from detr_mini.formats.coco import CocoSet, Reading, build_set, read_coco
 from detr_mini.formats.coco_layout import look_coco, peek
-from detr_mini.formats.columns import columns_of, is_whole, read_json
+from detr_mini.formats.columns import columns_of, read_json
 from detr_mini.formats.csv_boxes import look_csv, read_csv
 from detr_mini.formats.cvat import look_cvat, read_cvat
 from detr_mini.formats.faults import FATAL, LOSSLESS, NOTICES, Fault
@@ -20,6 +20,7 @@ from detr_mini.formats.load_report import SplitReport
 from detr_mini.formats.records import in_one_line, respell, unusable_names
 from detr_mini.formats.tree import Tree, image_files
 from detr_mini.formats.unrecognised import why_unknown
+from detr_mini.formats.values import is_whole
 from detr_mini.formats.via import look_via, read_via
 from detr_mini.formats.voc import read_voc
 from detr_mini.formats.voc_layout import look_voc

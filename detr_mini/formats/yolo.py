@@ -14,11 +14,14 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from detr_mini.errors import DataError, some_of
+from detr_mini.formats.box_rules import CORNERS, look_like_corners
 from detr_mini.formats.faults import Fault, Fix, Kind
 from detr_mini.formats.listing import SPLIT_WORDS, Listing, Stems, read_lines
-from detr_mini.formats.records import is_text
 from detr_mini.formats.tree import EXACT, Tree, first_of, image_files, image_ids, is_image_name
+from detr_mini.formats.values import is_text
 from detr_mini.images.load import image_size
 from detr_mini.safe_files import (
     MOST_LABELS,
@@ -46,12 +49,6 @@ DEEPEST = 12
 DEEPEST_YAML = 50
 _LONGEST_NUMBER = 100
 _LONGEST_INDEX = 9
-CORNERS = (
-    "the boxes look like left, top, right, bottom: most stick out of their images as centre, width and height, "
-    "and all fit as corners; set data.box_corners=true to read them so"
-)
-FEW = 3
-"""Fewer boxes than this say nothing about what their numbers mean."""
 
 
 @dataclass(frozen=True)
@@ -300,19 +297,15 @@ def read_yolo(
                 }
             )
     if not corners and _look_like_corners(raw):
-        tree.faults.append(Fault(Kind.CORNERS, f"{data.path.name}: {CORNERS}"))
+        tree.faults.append(Fault(Kind.CORNERS, CORNERS.format(path=data.path.name, read="centre, width and height")))
     tree.faults.extend(_unused_labels(root, {path.parent for path in files}, places, used))
     return tree
 
 
 def _look_like_corners(rows: Sequence[tuple[Decimal, ...]]) -> bool:
-    """Whether most rows stick out of their images as centre and size, and as good as all fit as corners."""
-    if len(rows) < FEW:
-        return False
-    sticks = sum(abs(x - Decimal("0.5")) + w / 2 > Decimal("0.51") or abs(y - Decimal("0.5")) + h / 2 > Decimal("0.51")
-                 for x, y, w, h in rows)  # fmt: skip
-    fits = sum(w > x and h > y for x, y, w, h in rows)
-    return sticks > len(rows) / 2 and fits > 0.98 * len(rows)
+    written = np.array([list(map(float, row)) for row in rows]).reshape(-1, 4)
+    boxes = np.concatenate([written[:, :2] - written[:, 2:] / 2, written[:, 2:]], 1)
+    return look_like_corners(written, boxes, np.ones((len(rows), 2)), float(SLACK))
 
 
 class _Labels:
@@ -495,7 +488,7 @@ def fractions(box: Sequence[float], width: int, height: int) -> list[str]:
             (cx, wide), (cy, high) = [_rounded(low, extent, digits, edge_first) for low, extent in sides]
             if pixels([cx, cy, wide, high], width, height) == wanted:
                 return [_short(format(v, "f")) for v in (cx, cy, wide, high)]
-    raise DataError(f"the box {list(box)} has a value too small for text; mend it: 'detr-mini data check' names it")
+    raise DataError(f"the box {list(box)} has a value too small for text; fix it: 'detr-mini data check' names it")
 
 
 def _rounded(low: Decimal, extent: Decimal, digits: int, edge_first: bool) -> tuple[Decimal, Decimal]:

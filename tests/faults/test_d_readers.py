@@ -22,7 +22,7 @@ from detr_mini.errors import DataError
 from detr_mini.formats.coco import CocoSet, read_coco, repeated_rows
 from detr_mini.formats.discover import Source, find_layout, read_split
 from detr_mini.formats.faults import Kind
-from detr_mini.formats.records import box_of_outline
+from detr_mini.formats.outlines import box_of_outline
 from detr_mini.structures import Caption, Phrase
 
 BOX = {"bbox": [2, 3, 20, 12]}
