@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from pycocotools import mask
 
 from detr_mini.checking.frames import AS_IS, Boxes, Frame, moved_box
 from detr_mini.checking.images import Images, Picture
@@ -243,8 +244,4 @@ def _twins(boxes: Float[np.ndarray, "n 4"]) -> list[tuple[int, int]]:
 
 def overlaps(one: Float[np.ndarray, "n 4"], two: Float[np.ndarray, "m 4"]) -> Float[np.ndarray, "n m"]:
     """IoU of xywh boxes."""
-    ends = [boxes[:, :2] + boxes[:, 2:] for boxes in (one, two)]
-    shared = np.minimum(ends[0][:, None], ends[1]) - np.maximum(one[:, None, :2], two[:, :2])
-    common = np.clip(shared, 0, None).prod(2)
-    total = one[:, None, 2:].prod(2) + two[:, 2:].prod(1) - common
-    return common / np.where(total > 0, total, 1)
+    return mask.iou(one, two, [0] * len(two))

@@ -24,14 +24,14 @@ from detr_mini.errors import DataError, printable
 from detr_mini.formats.box_rules import CORNERS, ROUNDING, from_corners, is_box, look_like_corners
 from detr_mini.formats.columns import any_json
 from detr_mini.formats.convert import new_folder, write_set
-from detr_mini.formats.discover import Source, read_tree
+from detr_mini.formats.discover import Source
 from detr_mini.formats.faults import FATAL, Fault, Fix, Kind
+from detr_mini.formats.listing import image_files
 from detr_mini.formats.load_report import MUCH_BACKGROUND
 from detr_mini.formats.records import respell, tidy, unusable_names
-from detr_mini.formats.tree import Tree, image_files
+from detr_mini.formats.tree import Tree
 from detr_mini.formats.values import is_whole
 from detr_mini.formats.yolo import find_data_file, read_data_file
-from detr_mini.structures import Categories
 
 LISTS = ("images", "annotations", "categories")
 SHOWN = 3
@@ -176,12 +176,7 @@ def _read(source: Source, name: str, known: Mapping[str, int], faults: list[Faul
     split = source.splits[name]
     try:
         if source.format != "coco":
-            categories = Categories(tuple(known.values()), tuple(known)) if known else None
-            tree = read_tree(
-                source.root, split, name, source.format,
-                first_pixel=source.first_pixel, difficult=source.difficult, box_corners=source.box_corners,
-                categories=categories,
-            )  # fmt: skip
+            tree = source.tree(name, known)
             once = {(fault.kind, fault.image) for fault in faults if fault.kind is Kind.NO_IMAGE_FOR_LABELS}
             new = (fault for fault in tree.faults if (fault.kind, fault.image) not in once)
             faults += [replace(fault, text=f"{name}: {fault.text}") for fault in new]

@@ -9,8 +9,8 @@ from typing import Any
 
 from detr_mini.errors import DataError
 from detr_mini.formats.faults import Fault, Fix, Kind
-from detr_mini.formats.listing import Listing, names_below, parts_of
-from detr_mini.formats.tree import Tree, image_ids, is_image_name
+from detr_mini.formats.listing import Listing, is_image_name, moved_notice, names_below, parts_of
+from detr_mini.formats.tree import Tree, image_ids
 from detr_mini.images.load import image_size
 from detr_mini.structures import Categories
 
@@ -77,10 +77,9 @@ class BoxList:
             tree.content["annotations"].append({**own, **box})
         tree.faults.extend(self.faults)
         tree.notices.extend(self.notices)
-        moved = [(old, new) for old, new in files.items() if old != new and "/".join(parts_of(old)) != new]
+        moved = {old: new for old, new in files.items() if old != new and "/".join(parts_of(old)) != new}
         if moved:
-            old, new = moved[0]
-            tree.notices.append(f"{len(moved)} images were found by the end of their paths, such as {old} at {new}")
+            tree.notices.append(moved_notice(moved))
         return tree
 
 

@@ -88,7 +88,7 @@ def read_coco(
     if outside and (moved := names_below(folder, outside)):
         names = [moved.get(name, name) for name in columns.file_names]
         columns = replace(columns, file_names=names, notices=[*columns.notices, moved_notice(moved)])
-    for image_id, name in zip(columns.image_ids, columns.file_names, strict=True):
+    for image_id, name in zip(columns.image_ids, columns.file_names, strict=True) if outside else ():
         if fault := name_fault(name, folder, Path(root or folder)):
             raise DataError(f"image {image_id} of {path} has the file_name {shown(name)}, which {fault}; "
                             "give the file's path below the image folder")  # fmt: skip

@@ -15,10 +15,10 @@ from detr_mini.formats.columns import columns_of, read_json
 from detr_mini.formats.csv_boxes import look_csv, read_csv
 from detr_mini.formats.cvat import look_cvat, read_cvat
 from detr_mini.formats.faults import FATAL, LOSSLESS, NOTICES, Fault
-from detr_mini.formats.listing import SPLIT_WORDS, Layout, Listing
+from detr_mini.formats.listing import SPLIT_WORDS, Layout, Listing, image_files
 from detr_mini.formats.load_report import SplitReport
 from detr_mini.formats.records import in_one_line, respell, unusable_names
-from detr_mini.formats.tree import Tree, image_files
+from detr_mini.formats.tree import Tree
 from detr_mini.formats.unrecognised import why_unknown
 from detr_mini.formats.values import is_whole
 from detr_mini.formats.via import look_via, read_via
@@ -244,15 +244,18 @@ class Source:
         """Each split's content; one name has one category id in all of them."""
         found: dict[str, Tree] = {}
         known: dict[str, int] = {}
-        for name, split in self.splits.items():
-            categories = Categories(tuple(known.values()), tuple(known)) if known else None
-            found[name] = read_tree(
-                self.root, split, name, self.format, first_pixel=self.first_pixel, difficult=self.difficult,
-                box_corners=self.box_corners, categories=categories,
-            )  # fmt: skip
+        for name in self.splits:
+            found[name] = self.tree(name, known)
             if self.format != "coco":
                 known |= {category["name"]: category["id"] for category in found[name].content["categories"]}
         return found
+
+    def tree(self, name: str, known: Mapping[str, int]) -> Tree:
+        """A split's content. `known`: names of categories that have an id already (ignored for COCO)."""
+        return read_tree(
+            self.root, self.splits[name], name, self.format, first_pixel=self.first_pixel, difficult=self.difficult,
+            box_corners=self.box_corners, categories=Categories(tuple(known.values()), tuple(known)) if known else None,
+        )  # fmt: skip
 
 
 def _is_there(root: Path, split: Split, name: str) -> bool:

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from detr_mini.config.yaml_events import endless_yaml
 from detr_mini.errors import DataError, some_of
 from detr_mini.formats.box_rules import CORNERS, look_like_corners
 from detr_mini.formats.faults import Fault, Fix, Kind
-from detr_mini.formats.listing import SPLIT_WORDS, Listing, Stems, read_lines
-from detr_mini.formats.tree import EXACT, Tree, first_of, image_files, image_ids, is_image_name
+from detr_mini.formats.listing import SPLIT_WORDS, Listing, Stems, image_files, is_image_name, read_lines
+from detr_mini.formats.tree import EXACT, Tree, first_of, image_ids
 from detr_mini.formats.values import is_text
 from detr_mini.images.load import image_size
 from detr_mini.safe_files import (
@@ -37,6 +38,8 @@ from detr_mini.safe_files import (
 SLACK = Decimal("0.01")
 """A value by so much outside 0 to 1 is a rounding error; more is another unit."""
 _ULP = Decimal(2) ** -52
+USUAL = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
+"""Usual names of a data file."""
 NAME_LISTS = ("classes.txt", "obj.names", "_darknet.labels", "names.txt", "labels.txt", "_classes.txt")
 NOTES = "notes.json"
 """Label Studio's list of categories, which it writes beside classes.txt."""
@@ -75,15 +78,14 @@ def is_yaml(path: Path) -> bool:
 
 def find_data_file(root: Path) -> Path | None:
     """The YAML file in `root` that has `names`, or a list of names."""
-    usual = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
     found = files_in(root, ".yaml", ".yml")
-    for path in sorted(found, key=lambda path: (path.name not in usual, usual.index(path.name.lower())
-                       if path.name.lower() in usual else 0, path.name)):  # fmt: skip
+    rank = {name: place for place, name in enumerate(USUAL)}
+    for path in sorted(found, key=lambda path: (path.name not in rank, rank.get(path.name.lower(), 0), path.name)):
         try:
             if any(line.startswith("names") for line in _lines(path)):
                 return path
         except DataError:
-            if path.name.lower() in usual:  # it is meant, and cannot be read
+            if path.name.lower() in rank:  # it is meant, and cannot be read
                 raise
     return next((path for name in NAME_LISTS if is_file(path := root / name)), None)
 
@@ -136,7 +138,8 @@ def read_yaml(path: Path) -> Any:
     loader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
     try:
         text = read_text(path, MOST_YAML)
-        _check_events(yaml.parse(text, Loader=loader), path)
+        if why := endless_yaml(text, loader, DEEPEST_YAML):
+            raise DataError(f"{path} {why}; write every list out")
         return yaml.load(text, Loader=loader)
     except FileNotFoundError:
         raise DataError(f"there is no data file {path}; check data.root and data.train.names") from None
@@ -155,22 +158,6 @@ def as_other_tools_read(path: Path) -> dict[Any, Any]:
     except (yaml.YAMLError, OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, DataError):
         return {}  # a date that is none, or a tag that SafeLoader does not know
     return content if isinstance(content, dict) else {}
-
-
-def _check_events(events: Iterable[Any], path: Path) -> None:
-    import yaml
-
-    depth, anchors = 0, set()
-    for event in events:
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            anchors.add(event.anchor)
-            if depth > DEEPEST_YAML:
-                raise DataError(f"{path} is nested more than {DEEPEST_YAML} deep; write a plain data file")
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if isinstance(event, yaml.AliasEvent) and event.anchor in anchors:
-            raise DataError(f"{path} repeats a list by its anchor (*{event.anchor}), which is not supported; write the "
-                            "list out")  # fmt: skip
 
 
 def _name(text: str) -> str:

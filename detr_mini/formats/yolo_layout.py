@@ -15,6 +15,7 @@ from detr_mini.formats.listing import (
     Layout,
     Listing,
     by_split,
+    is_image_name,
     parts_of,
     read_lines,
     shared_folder,
@@ -22,8 +23,16 @@ from detr_mini.formats.listing import (
     split_of_name,
     stem_of,
 )  # fmt: skip
-from detr_mini.formats.tree import is_image_name
-from detr_mini.formats.yolo import NAME_LISTS, NOTES, DataFile, check_names_agree, is_yaml, label_files, read_data_file
+from detr_mini.formats.yolo import (
+    NAME_LISTS,
+    NOTES,
+    USUAL,
+    DataFile,
+    check_names_agree,
+    is_yaml,
+    label_files,
+    read_data_file,
+)
 
 PEEKED = 20
 """Label files of a folder that are opened to learn what the folder holds, and images whose labels are looked for."""
@@ -95,8 +104,7 @@ def name_files(found: Listing, labels: Sequence[str]) -> tuple[DataFile | None, 
     if len({posixpath.dirname(file) for file in yamls}) > 1:
         raise DataError(f"{found.root} holds several datasets ({', '.join(yamls[:5])}); set data.root to the folder of "
                         f"one, such as data.root={found.root / posixpath.dirname(yamls[0])}")  # fmt: skip
-    usual = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
-    yamls.sort(key=lambda file: (file not in usual, file))
+    yamls.sort(key=lambda file: (file not in USUAL, file))
     homes = {posixpath.dirname(label) for label in labels}
     homes |= {posixpath.dirname(home) for home in homes} | {"", *map(posixpath.dirname, yamls)}
     lists = [file for file in found.files if posixpath.dirname(file) in homes and _is_name_list(file)]

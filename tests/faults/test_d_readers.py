@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from data_parts import AUTO, write_coco, write_voc, write_yolo
+from data_parts import AUTO, edited, source, write_coco, write_voc, write_yolo
 from detr_mini.captions.mdetr_format import caption_records, read_captions, write_json
 from detr_mini.checking.check import check, write_fixed_copy
 from detr_mini.data.module import DetectionData
 from detr_mini.data.statistics import split_stats
 from detr_mini.errors import DataError
 from detr_mini.formats.coco import CocoSet, read_coco, repeated_rows
-from detr_mini.formats.discover import Source, find_layout, read_split
+from detr_mini.formats.discover import find_layout, read_split
 from detr_mini.formats.faults import Kind
 from detr_mini.formats.outlines import box_of_outline
 from detr_mini.structures import Caption, Phrase
@@ -33,17 +33,6 @@ COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
 def read(root: Path, split: str = "train", **how: Any) -> CocoSet:
     layout = find_layout(root)
     return read_split(root, layout.splits[split], split, format=layout.format, **how)
-
-
-def source(root: Path, **how: Any) -> Source:
-    return Source.of({"root": root, **AUTO, **how})
-
-
-def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-    return path
 
 
 def two_splits(root: Path, names: str | None = None) -> Path:

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from data_parts import AUTO, write_coco, write_images, write_voc, write_yolo
+from data_parts import AUTO, edited, source, write_coco, write_images, write_voc, write_yolo
 from detr_mini.checking.check import check, write_fixed_copy
 from detr_mini.errors import DataError, UserError
 from detr_mini.formats.coco import read_coco
 from detr_mini.formats.convert import convert
 from detr_mini.formats.discover import Source, find_layout, read_split
-from detr_mini.formats.tree import image_files
+from detr_mini.formats.listing import image_files
 from detr_mini.formats.yolo import read_data_file
 from detr_mini.verbs.data_split import data_split
 from detr_mini.verbs.data_subset import data_subset
@@ -49,17 +49,6 @@ def complaint(work: Callable[[], object]) -> str:
         work()
     assert "\n" not in str(error.value)
     return str(error.value)
-
-
-def source(root: Path, **how: Any) -> Source:
-    return Source.of({"root": root, **AUTO, **how})
-
-
-def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-    return path
 
 
 def escaping(root: Path, name: str) -> Path:

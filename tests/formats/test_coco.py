@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from data_parts import edited
 from detr_mini.boxes import cxcywh_to_xyxy, scale_boxes
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.formats.box_rules import BoxFault, clip_boxes
@@ -19,13 +19,6 @@ from detr_mini.formats.coco import read_coco
 
 MakeCoco = Callable[..., tuple[Path, Path]]
 BOX = [10, 10, 20, 15]
-
-
-def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-    return path
 
 
 def one_sentence(error: pytest.ExceptionInfo[BaseException]) -> str:
