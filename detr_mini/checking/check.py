@@ -31,7 +31,7 @@ from detr_mini.formats.load_report import MUCH_BACKGROUND
 from detr_mini.formats.records import respell, tidy, unusable_names
 from detr_mini.formats.tree import Tree
 from detr_mini.formats.values import is_whole
-from detr_mini.formats.yolo import find_data_file, read_data_file
+from detr_mini.formats.yolo_names import find_data_file, read_data_file
 
 LISTS = ("images", "annotations", "categories")
 SHOWN = 3

@@ -12,7 +12,7 @@ from detr_mini.errors import nearest
 from detr_mini.formats.faults import Fault, Fix, Kind
 from detr_mini.formats.tree import Tree
 from detr_mini.formats.values import is_text, is_whole
-from detr_mini.formats.yolo import DataFile, as_other_tools_read
+from detr_mini.formats.yolo_names import DataFile, as_other_tools_read
 from detr_mini.safe_files import shown
 
 RARE = 3

@@ -23,16 +23,8 @@ from detr_mini.formats.listing import (
     split_of_name,
     stem_of,
 )  # fmt: skip
-from detr_mini.formats.yolo import (
-    NAME_LISTS,
-    NOTES,
-    USUAL,
-    DataFile,
-    check_names_agree,
-    is_yaml,
-    label_files,
-    read_data_file,
-)
+from detr_mini.formats.yolo import label_files
+from detr_mini.formats.yolo_names import NAME_LISTS, NOTES, USUAL, DataFile, check_names_agree, is_yaml, read_data_file
 
 PEEKED = 20
 """Label files of a folder that are opened to learn what the folder holds, and images whose labels are looked for."""
