@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from detr_mini.captions.mdetr_format import CATEGORIES, MADE, caption_faults
-from detr_mini.checking.check import Checked, check, write_fixed_copy
+from detr_mini.checking.check import check
+from detr_mini.checking.report import Checked, write_fixed_copy
 from detr_mini.errors import UserError
 from detr_mini.formats.discover import Source
 from detr_mini.formats.faults import Fault, Kind

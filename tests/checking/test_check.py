@@ -15,8 +15,9 @@ import pytest
 from PIL import Image, ImageFilter
 
 from data_parts import AUTO, voc_text, write_voc, write_yolo
-from detr_mini.checking.check import Checked, check, write_fixed_copy
+from detr_mini.checking.check import check
 from detr_mini.checking.images import upright_box
+from detr_mini.checking.report import Checked, write_fixed_copy
 from detr_mini.errors import DataError
 from detr_mini.formats.discover import Source
 from detr_mini.formats.faults import Kind

@@ -29,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from data_parts import AUTO, write_coco, write_voc, write_yolo
 from detr_mini.captions.mdetr_format import caption_faults, caption_records, instances_of, read_captions
-from detr_mini.checking.check import check, write_fixed_copy
+from detr_mini.checking.check import check
+from detr_mini.checking.report import write_fixed_copy
 from detr_mini.errors import UserError
 from detr_mini.formats.coco import CocoSet, read_coco
 from detr_mini.formats.columns import read_json

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from data_parts import AUTO, voc_text, write_coco, write_voc, write_yolo
-from detr_mini.checking.check import Checked, check, write_fixed_copy
+from detr_mini.checking.check import check
+from detr_mini.checking.report import Checked, write_fixed_copy
 from detr_mini.cli import main
 from detr_mini.errors import DataError
 from detr_mini.formats.discover import Source

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from data_parts import AUTO, write_coco
-from detr_mini.checking.check import Checked, check, write_fixed_copy
+from detr_mini.checking.check import check
 from detr_mini.checking.names import slip
+from detr_mini.checking.report import Checked, write_fixed_copy
 from detr_mini.formats.discover import Source
 from detr_mini.formats.faults import Kind
 

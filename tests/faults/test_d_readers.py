@@ -15,7 +15,8 @@ import torch
 
 from data_parts import AUTO, edited, source, write_coco, write_voc, write_yolo
 from detr_mini.captions.mdetr_format import caption_records, read_captions, write_json
-from detr_mini.checking.check import check, write_fixed_copy
+from detr_mini.checking.check import check
+from detr_mini.checking.report import write_fixed_copy
 from detr_mini.data.module import DetectionData
 from detr_mini.data.statistics import split_stats
 from detr_mini.errors import DataError

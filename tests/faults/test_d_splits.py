@@ -14,9 +14,10 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from data_parts import AUTO, write_coco
-from detr_mini.checking.check import check, write_fixed_copy
+from detr_mini.checking.check import check
 from detr_mini.checking.duplicates import scene_of
 from detr_mini.checking.images import Picture, alike, look_at, same_pictures
+from detr_mini.checking.report import write_fixed_copy
 from detr_mini.data.splits import owned_names, split_ids
 from detr_mini.data.stratify import iterative_stratification
 from detr_mini.formats.discover import Source

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from data_parts import AUTO, edited, source, write_coco, write_images, write_voc, write_yolo
-from detr_mini.checking.check import check, write_fixed_copy
+from detr_mini.checking.check import check
+from detr_mini.checking.report import write_fixed_copy
 from detr_mini.errors import DataError, UserError
 from detr_mini.formats.coco import read_coco
 from detr_mini.formats.convert import convert

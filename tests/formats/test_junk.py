@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_parts import AUTO, voc_text, write_coco, write_voc, write_yolo
-from detr_mini.checking.check import check, write_fixed_copy
+from detr_mini.checking.check import check
+from detr_mini.checking.report import write_fixed_copy
 from detr_mini.errors import DataError
 from detr_mini.formats.coco import read_coco
 from detr_mini.formats.discover import Source, find_layout, read_split
