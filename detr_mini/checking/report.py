@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from detr_mini.errors import DataError, printable
-from detr_mini.formats.convert import new_folder, write_set
+from detr_mini.formats.convert import write_set
 from detr_mini.formats.discover import Source
 from detr_mini.formats.faults import FATAL, Fault, Kind
 from detr_mini.formats.tree import Tree
+from detr_mini.formats.writing import new_folder
 
 SHOWN = 3
 _ORDER = {kind: place for place, kind in enumerate(Kind)}

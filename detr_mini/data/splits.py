@@ -19,10 +19,11 @@ from detr_mini.checking.images import alike
 from detr_mini.data.stratify import stratify
 from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.formats.columns import columns_of
-from detr_mini.formats.convert import check_sizes, new_folder, tracked, write_set
+from detr_mini.formats.convert import check_sizes, write_set
 from detr_mini.formats.discover import Source
 from detr_mini.formats.split import CocoSet, ImageRecords
 from detr_mini.formats.tree import Tree, with_one_list
+from detr_mini.formats.writing import new_folder, tracked
 
 _BOXES = 0.05
 """How much the boxes of a category count beside its images in a split."""

@@ -2,56 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from detr_mini.errors import ConfigError, DataError, nearest
-from detr_mini.formats.categories import listed as listed_categories
 from detr_mini.formats.coco import CocoSet, Reading, build_set, read_coco
-from detr_mini.formats.coco_layout import look_coco, peek
-from detr_mini.formats.columns import columns_of, read_json
-from detr_mini.formats.csv_boxes import look_csv, read_csv
-from detr_mini.formats.cvat import look_cvat, read_cvat
-from detr_mini.formats.faults import FATAL, LOSSLESS, NOTICES, Fault
+from detr_mini.formats.coco_format import COCO, peek
+from detr_mini.formats.columns import columns_of
+from detr_mini.formats.csv_boxes import CSV
+from detr_mini.formats.cvat import CVAT
+from detr_mini.formats.faults import FATAL, LOSSLESS, NOTICES
 from detr_mini.formats.listing import SPLIT_WORDS, Layout, Listing, image_files
 from detr_mini.formats.load_report import SplitReport
-from detr_mini.formats.records import in_one_line, respell, unusable_names
 from detr_mini.formats.tree import Tree
 from detr_mini.formats.unrecognised import why_unknown
 from detr_mini.formats.values import is_whole
-from detr_mini.formats.via import look_via, read_via
-from detr_mini.formats.voc import read_voc
-from detr_mini.formats.voc_layout import look_voc
-from detr_mini.formats.yolo import read_yolo
-from detr_mini.formats.yolo_layout import look_yolo
+from detr_mini.formats.via import VIA
+from detr_mini.formats.voc_format import VOC
+from detr_mini.formats.yolo_format import YOLO
 from detr_mini.structures import Categories
 
 Split = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Format:
-    """An annotation format: how it is recognised in a folder, what locates a split, and its reader."""
-
-    look: Callable[[Listing], Layout | None]
-    keys: tuple[str, ...]
-    """What a split may say."""
-    needed: int
-    """So many of `keys` it must say."""
-    read: Callable[..., Tree] | None
-    """From the root and what a split says; None for COCO, whose files have the form that all others are brought to."""
-
-
-FORMATS = {
-    "yolo": Format(look_yolo, ("images", "labels", "names"), 1, read_yolo),
-    "voc": Format(look_voc, ("images", "annotations", "list"), 1, read_voc),
-    "coco": Format(look_coco, ("images", "annotations"), 2, None),
-    "cvat": Format(look_cvat, ("images", "annotations", "subset"), 2, read_cvat),
-    "via": Format(look_via, ("images", "annotations"), 2, read_via),
-    "csv": Format(look_csv, ("images", "annotations", "subset"), 2, read_csv),
-}
+FORMATS = {known.name: known for known in (YOLO, VOC, COCO, CVAT, VIA, CSV)}
 """In the order in which a folder is tried for them."""
 KEYS = {name: known.keys for name, known in FORMATS.items()}
 
@@ -111,25 +87,11 @@ def read_tree(
     """A split of any format as a COCO file would have it, faults and all."""
     check_split(split, name, format)
     given = {key: value for key, value in split.items() if value is not None}
-    read = FORMATS[format].read
-    if read is None:
-        return read_coco_tree(root, split, box_corners=box_corners)
-    how: dict[str, Any] = {"corners": box_corners} if format == "yolo" else {"categories": categories}
-    how |= {"first_pixel": first_pixel, "difficult": difficult} if format == "voc" else {}
-    return read(root, **given, **how)
-
-
-def read_coco_tree(root: Path, split: Split, *, box_corners: bool = False) -> Tree:
-    """A split of COCO with its records made uniform; DataError for a file name that leads out of `root`."""
-    path, folder = root / split["annotations"], root / split["images"]
-    faults: list[Fault] = []
-    content = read_json(path, faults, corners=box_corners)
-    faults += respell(content, path, folder, root)
-    if unusable := unusable_names(content, path, folder, root):
-        raise DataError(f"{unusable[0].text} ({len(unusable)} such in all); give each file's path below the image "
-                        "folder")  # fmt: skip
-    listed_categories(content, path)
-    return Tree(content, folder, path, notices=in_one_line(faults, NOTICES))
+    options = {
+        "categories": categories, "box_corners": box_corners, "first_pixel": first_pixel, "difficult": difficult,
+    }  # fmt: skip
+    known = FORMATS[format]
+    return known.read(root, **given, **{option: options[option] for option in known.options})
 
 
 def check_split(split: Split, name: str, format: str) -> None:

@@ -54,14 +54,14 @@ def read_yolo(
     labels: str | None = None,
     names: str | None = None,
     *,
-    corners: bool = False,
+    box_corners: bool = False,
 ) -> Tree:
     """The images below `root`/`images` (a folder, a list file, or several) and their labels, boxes as xywh in pixels.
 
     A label file lies in `root`/`labels`, or where the last folder called images is called labels, or beside its image;
     the first that is there is used, else the one of that name below `root`/`labels` in the folders most like the
     image's. `names`: the data file below `root`; where None it is found, or classes are called by their numbers.
-    `corners`: the four numbers of a row are left, top, right, bottom.
+    `box_corners`: the four numbers of a row are left, top, right, bottom.
     """
     file = root / names if names else find_data_file(root)
     if file is not None and names is None:
@@ -107,7 +107,7 @@ def read_yolo(
         for numbers, index, place in _rows(label, where, name, data, tree.faults):
             raw.append(numbers)
             x, y, w, h = numbers
-            box = ((x + w) / 2, (y + h) / 2, w - x, h - y) if corners else numbers
+            box = ((x + w) / 2, (y + h) / 2, w - x, h - y) if box_corners else numbers
             tree.content["annotations"].append(
                 {
                     "id": len(tree.content["annotations"]) + 1,
@@ -118,7 +118,7 @@ def read_yolo(
                     "where": place,
                 }
             )
-    if not corners and _look_like_corners(raw):
+    if not box_corners and _look_like_corners(raw):
         tree.faults.append(Fault(Kind.CORNERS, CORNERS.format(path=data.path.name, read="centre, width and height")))
     tree.faults.extend(_unused_labels(root, {path.parent for path in files}, places, used))
     return tree
