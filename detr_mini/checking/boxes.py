@@ -126,7 +126,7 @@ def _placed(
     outline = annotation.get("segmentation")
     angle = rotation_of(annotation)
     if angle % 180 and min(box[2:]) > 0:
-        annotation.setdefault("area", box[2] * box[3])  # the thing's own: the box around it is larger
+        annotation.setdefault("area", box[2] * box[3])  # of the object: the box around it is larger
         box = enclosing(np.array([box]), np.array([angle]))[0].tolist()
         text = f"{place}: {written} is turned by {angle:g} degrees"
         faults.append(Fault(Kind.TURNED_BOX, text, name, Fix.UPRIGHT_BOX))
@@ -177,7 +177,7 @@ def _check_area(annotation: dict[str, Any], place: str, name: str, faults: list[
 def _join(
     second: int, first: int, own: Mapping[int, list[dict[str, Any]]], images: Images, split: str, faults: list[Fault]
 ) -> None:
-    """Boxes of two records of one file: both sets are right, or they are one set; else nobody can know."""
+    """Boxes of two records of one file: both sets are right, or they are one set; else the image is left out."""
     if first in images.out or second in images.out:
         place = images.out.get(first, images.out.get(second, 0))
         images.out = {first: place, second: place, **images.out}

@@ -194,7 +194,7 @@ def _check_strays(source: Source, done: Checked) -> None:
     """Image files beside those of the splits that no split lists."""
     unsure = any(f.kind is Kind.INCOMPLETE_IMAGE for f in done.faults)
     if source.format == "yolo" or unsure or done.unsure:
-        return  # a YOLO split is its files; and what a broken file would have listed nobody knows
+        return  # a YOLO split is its files; what a broken file would have listed is unknown
     folders = {tree.folder for tree in done.trees.values()}
     for folder in sorted(folders):
         for path in image_files(folder) if folder.is_dir() else []:

@@ -21,7 +21,7 @@ SAME_COPY = 0.9
 def check_pictures(done: Checked, pictures: Mapping[str, Mapping[int, Picture]]) -> None:
     """Pictures that are there twice; the fixed copy has them once, in val or test rather than in train.
 
-    Within a split a copy is left out only where the other one has all of its boxes: else nobody can know which are
+    Within a split a copy is left out only where the other one has all of its boxes: else it is unknown which are
     right.
     """
     everything = [(split, image_id, picture) for split, own in pictures.items() for image_id, picture in own.items()]

@@ -42,7 +42,7 @@ from detr_mini.safe_files import is_file, shown
 __all__ = ["Images", "Picture", "alike", "checked_files", "checked_records", "look_at", "same_pictures", "upright_box"]
 
 KEPT = 8192
-"""Small copies of so many pictures are kept; those of more are made again where two must be compared."""
+"""Small copies of this many pictures are kept; further ones are made again when two must be compared."""
 WHOLE, RUNS = 5, 20
 """A video or a large picture of a fifth of all images is kept together; a longer one in runs of a twentieth."""
 
@@ -128,7 +128,7 @@ def checked_records(tree: Tree, split: str, faults: list[Fault]) -> Images:
             text = f"{place}: id {image_id} is {other['file_name']} and {name}"
             if all(other.get(key) == image.get(key) for key in ("file_name", "height", "width")):
                 faults.append(Fault(Kind.IMAGE_ID_TWICE, text, name, Fix.KEPT_ONCE))
-            else:  # nobody can know which boxes belong to which
+            else:  # it is unknown which boxes belong to which
                 images.leave_out(image_id, Fault(Kind.IMAGE_ID_TWICE, text, name, Fix.BOTH_LEFT_OUT), faults)
         else:
             if name in by_name:

@@ -27,7 +27,7 @@ def checked_categories(
 ) -> tuple[list[dict[str, Any]], dict[int, int]]:
     """The usable categories of a split, ids and names once each; and of each id that is merged, the one it becomes.
 
-    `used`: boxes by category id. Where nobody can know which category boxes mean, the fault refuses a fixed copy.
+    `used`: boxes by category id. Where it is unknown which category boxes mean, the fault refuses a fixed copy.
     """
     ids: dict[int, dict[str, Any]] = {}
     names: dict[str, dict[str, Any]] = {}
@@ -44,7 +44,7 @@ def checked_categories(
                 faults.append(Fault(Kind.CATEGORY_ID_TWICE, text, fix=Fix.KEPT_ONCE))
                 continue
             boxes = used[category_id]
-            text = f"{text}; nobody can know which of them its {boxes} boxes are" if boxes else text
+            text = f"{text}; which of them its {boxes} boxes belong to is unknown" if boxes else text
             faults.append(Fault(Kind.CATEGORY_ID_TWICE, text, fix=None if boxes else Fix.NEW_ID, refused=boxes > 0))
             if boxes or name in names:
                 continue

@@ -29,7 +29,7 @@ class Checked:
     trees: dict[str, Tree] = field(default_factory=dict)
     """Fixed; every image has its size."""
     unsure: set[str] = field(default_factory=set)
-    """Splits of which not everything can be read: what they lack, nobody knows."""
+    """Splits with unreadable parts: what is missing in them is unknown."""
     listed: set[Path] = field(default_factory=set)
     """Every image file that a split lists."""
     images: int = 0
@@ -58,10 +58,10 @@ class Checked:
         return found
 
     def fixed(self) -> dict[str, Tree]:
-        """The splits of a fixed copy. DataError where nobody can know what is meant, or nothing usable is left."""
+        """The splits of a fixed copy. DataError where the intended meaning is unknown, or nothing usable is left."""
         refused = [f for f in self.faults if f.refused or (f.kind in FATAL and not f.fix)]
         if refused:
-            more = f" ({len(refused)} such faults)" if len(refused) > 1 else ""
+            more = f" ({len(refused)} faults like this)" if len(refused) > 1 else ""
             raise DataError(f"{refused[0].kind}: {refused[0].text}{more}. No fixed copy is made of {self.source.root}, "
                             "since it could only guess; correct this by hand, then run it again")  # fmt: skip
         for name, tree in self.trees.items():
@@ -120,7 +120,7 @@ class Checked:
 
 
 def write_fixed_copy(done: Checked, output: str | Path) -> Counter[str]:
-    """Write the fixed copy, in the form of the source, and `changes.json`; how many fixes of each kind there are.
+    """Write the fixed copy, in the source's format, and `changes.json`; returns how many fixes of each kind there are.
 
     DataError where it is not certain what is meant, and where nothing would be left of a split.
     """

@@ -1,4 +1,4 @@
-"""What a set of boxes asks of a model: images large enough for its small things, queries enough for its full images."""
+"""What a set of boxes asks of a model: images large enough for small objects, enough queries for full images."""
 
 from __future__ import annotations
 

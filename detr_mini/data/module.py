@@ -1,4 +1,4 @@
-"""A data set (COCO, VOC or YOLO) as a LightningDataModule: from folders to batches."""
+"""A dataset (COCO, VOC or YOLO) as a LightningDataModule: from folders to batches."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NO_VAL = (
 OF_TRAINING = ("augment", "augment_strong", "strong_until")
 """Settings that say nothing of what is evaluated."""
 STAGES = {"val": "validate", "test": "test"}
-"""What `setup` is told where a split is measured."""
+"""The stage that `setup` gets where a split is measured."""
 _SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 
 OVERSAMPLING = 2
@@ -45,11 +45,11 @@ USUAL_BATCH = 8
 
 
 class DetectionData(pl.LightningDataModule):
-    """Train, val and test splits of a data set.
+    """Train, val and test splits of a dataset.
 
-    `format`: a key of `formats.FORMATS`, or "auto", recognised by the files in `root`. `train`, `val`, `test`: where a
-    split lies under `root` (`formats.KEYS`; in COCO's form {images: folder, annotations: JSON file}), "auto" (found,
-    too), or None. `make`: parameters of `ensure_scenes`, which then makes the scenes in `root`, or None. `check`: look
+    `format`: a key of `discover.FORMATS`, or "auto": detected automatically. `train`, `val`, `test`: where a split lies
+    below `root` (`discover.KEYS`; for COCO {images: folder, annotations: JSON file}), "auto", or None.
+    `make`: parameters of `ensure_scenes`, which then makes the scenes in `root`, or None. `check`: look
     at everything first, every pixel, and "stop" at a fault that loses something, or "fix": go on with the set as a
     fixed copy would have it. `hold_out`: such a share of train is val where the set has none (see `held_out`). `size`,
     `shorter_side`: see `images.target_size`; size "auto": chosen from the boxes (see `choose_size`). `augment`: see
@@ -61,7 +61,7 @@ class DetectionData(pl.LightningDataModule):
     `progress()` is the share of the training that was done when the epoch began; the trainer's task sets it.
 
     After `setup`: `categories`, `report`, and the splits' `CocoSet`s in `sets`. Set `categories` (a checkpoint's)
-    before `setup` to map a data set to them; the training file is then not read for evaluation.
+    before `setup` to map a dataset to them; the training file is then not read for evaluation.
     The trainer needs `use_distributed_sampler=False`: the batches are shared among ranks here.
     """
 
@@ -343,7 +343,7 @@ class DetectionData(pl.LightningDataModule):
         return DetectionDataset(self.sets[name], **self.how(training))
 
     def how(self, training: bool) -> dict[str, Any]:
-        """What a `DetectionDataset` of these settings is told besides its images."""
+        """The arguments of a `DetectionDataset` besides its images."""
         return {
             **self.image,
             "augment": self.augment if training else None,

@@ -1,4 +1,4 @@
-"""A data set in numbers: how many, how large, what shape, how crowded."""
+"""A dataset in numbers: how many, how large, what shape, how crowded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images and boxes of one annotation file, on their way to a tree: what CVAT, VIA and CSV readers share."""
+"""Images and boxes of one annotation file, on their way to a tree: shared by the readers of CVAT, VIA and CSV."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNNAMED = "object"
 
 @dataclass
 class BoxList:
-    """What a file says; the readers add to it, `tree` makes a split of it."""
+    """The images and boxes of one file; readers fill it, `tree` turns it into a split."""
 
     path: Path
     names: list[str] = field(default_factory=list)
@@ -47,7 +47,7 @@ class BoxList:
         self.box(image, label, [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)], where)
 
     def no_box(self, image: str, text: str) -> None:
-        """Something that no box can be made of."""
+        """A row that is not a usable box."""
         self.faults.append(Fault(Kind.BAD_ROW, text, image, Fix.LEFT_OUT, boxes=1))
 
     def tree(self, folder: Path, categories: Categories | None, relative: bool = False) -> Tree:
@@ -105,7 +105,7 @@ def _files_of(names: Sequence[str], folder: Path) -> dict[str, str]:
 
 
 def _pixels(shares: Sequence[float], said: tuple[int, int], tree: Tree, image_id: int, path: Path) -> list[float]:
-    """Shares of an image as pixels of it; of an image that cannot be read the shares stay, its check says so."""
+    """Fractions of an image as pixels. They stay fractions if the image cannot be read; its check reports that."""
     if not all(said) and image_id not in tree.sizes:
         try:
             tree.sizes[image_id] = image_size(path)

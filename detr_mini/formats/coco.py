@@ -28,12 +28,12 @@ from detr_mini.structures import Categories
 __all__ = ["CocoSet", "ImageRecord", "ImageRecords", "Reading", "build_set", "read_coco", "read_json"]
 
 LISTED = 100
-"""So many names at most stand in one error."""
+"""At most this many names stand in one error."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What becomes of what cannot be used as it is."""
+    """What to do with data that cannot be used as they are."""
 
     on_bad_box: str = "drop"
     """Boxes without size are dropped and boxes past the edge clipped, both counted, or the set is refused."""
@@ -184,12 +184,12 @@ def _records(
         report.turned += turned
         kept.append((image_id, name, size))
     if broken and reading.on_bad_image == "refuse":
-        raise DataError(f"{broken[0][1]} ({len(broken)} such in {path}; data.on_bad_image=skip leaves them out)")
+        raise DataError(f"{broken[0][1]} ({len(broken)} like this in {path}; data.on_bad_image=skip leaves them out)")
     for name, sentence in broken:
         report.drop(Kind.UNREADABLE_IMAGE, sentence, name)
     if wrong and reading.on_wrong_size == "refuse":
-        raise DataError(f"{wrong[0][1]} ({len(wrong)} such in {path}): its boxes would land elsewhere; annotate the "
-                        "upright image, or leave such images out with data.on_wrong_size=skip")  # fmt: skip
+        raise DataError(f"{wrong[0][1]} ({len(wrong)} like this in {path}): its boxes would land elsewhere; annotate "
+                        "the upright image, or leave such images out with data.on_wrong_size=skip")  # fmt: skip
     for name, sentence in wrong:
         report.drop(f"image of another size than the {_kind(path)} says", sentence, name)
     report.images = len(kept)
@@ -230,8 +230,8 @@ def _with_boxes(
         text = f"{columns.where(int(own[row]))} ({name}): bbox [{', '.join(f'{v:.12g}' for v in raw[row])}]"
         if turned[row]:
             if reading.on_turned == "refuse":
-                raise DataError(f"{text} is turned by {rotation[row]:g} degrees ({int(turned.sum())} such boxes in "
-                                "all); set data.on_turned=enclose for the upright box around each")  # fmt: skip
+                raise DataError(f"{text} is turned by {rotation[row]:g} degrees ({int(turned.sum())} boxes like "
+                                "this); set data.on_turned=enclose for the upright box around each")  # fmt: skip
             if reading.on_turned == "drop":
                 report.drop(Kind.TURNED_BOX, f"{text} is turned by {rotation[row]:g} degrees", name)
                 keep[row] = False
@@ -246,7 +246,7 @@ def _with_boxes(
                 report.drop(fault.kind, example, name)
                 keep[row] = False
     if bad and reading.on_bad_box == "refuse":
-        raise DataError(f"{bad[0]} ({len(bad)} such boxes in all); fix them, or set data.on_bad_box=drop")
+        raise DataError(f"{bad[0]} ({len(bad)} boxes like this); fix them, or set data.on_bad_box=drop")
     own, image, boxes, turned = own[keep], image[keep], boxes[keep], turned[keep]
     labels = np.array([label_of[c] for c in columns.category_ids[own].tolist()], np.int64)
     crowd = columns.is_crowd[own] & (reading.on_crowd == "ignore")
@@ -308,7 +308,7 @@ def _kind(path: Path) -> str:
 
 
 def _tracked(items: Iterable[Any], total: int, title: str) -> Iterable[Any]:
-    """`items`, with a bar where there are so many that it takes seconds."""
+    """`items`, with a progress bar if they take seconds."""
     if total < 10_000:
         return items
     from rich.progress import track

@@ -1,4 +1,4 @@
-"""How a COCO dataset is recognised: by the keys in its JSON files, which are searched and not parsed."""
+"""COCO datasets: recognised by the keys in their JSON files, which are searched and not parsed; read and written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from detr_mini.formats.tree import Tree
 from detr_mini.formats.writing import place_images, plain_names
 
 NOT_BOXES = ("captions", "stuff", "panoptic")
-"""COCO's own files that begin so hold no boxes of things."""
+"""COCO's own files with these prefixes hold no boxes of objects."""
 NAMES = 200
 """File names of images that are read from a JSON file to find the folder of the images."""
 
@@ -86,7 +86,7 @@ def read_coco_tree(root: Path, images: str, annotations: str, *, box_corners: bo
     content = read_json(path, faults, corners=box_corners)
     faults += respell(content, path, folder, root)
     if unusable := unusable_names(content, path, folder, root):
-        raise DataError(f"{unusable[0].text} ({len(unusable)} such in all); give each file's path below the image "
+        raise DataError(f"{unusable[0].text} ({len(unusable)} like this); give each file's path below the image "
                         "folder")  # fmt: skip
     listed_categories(content, path)
     return Tree(content, folder, path, notices=in_one_line(faults, NOTICES))

@@ -1,4 +1,4 @@
-"""From one form of annotations to another; the very same boxes come out, and come back."""
+"""Converts a dataset from one annotation format to another; a round trip gives exactly the same boxes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from detr_mini.formats.writing import new_folder, tracked
 from detr_mini.images.load import image_size
 
 WRITTEN = tuple(sorted(name for name, known in FORMATS.items() if known.write))
-"""The forms that can be written; a dataset in another one is written as COCO."""
+"""Formats that can be written; a dataset in another format is written as COCO."""
 PLACING = ("copy", "link", "none")
 
 
 def convert(source: Source, output: str | Path, to: str, *, images: str = "copy") -> list[str]:
-    """Write `source` in the form `to` ("coco", "voc", "yolo") into the new folder `output`; what there is to say of it.
+    """Write `source` in the form `to` ("coco", "voc", "yolo") into the new folder `output`; returns notes.
 
-    `images`: "copy" them, "link" (hard links, where the disk can), or "none". Boxes are carried over as they are,
-    those past the edge too. What the new form has no place for is left out and counted in what comes back. DataError
+    `images`: "copy" them, "link" (hard links, where the disk can), or "none". Boxes are copied
+    unchanged, those past the edge too. What the new format cannot hold is left out and counted in the notes. DataError
     for what cannot be read.
     """
     if to not in WRITTEN:
@@ -43,25 +43,23 @@ def convert(source: Source, output: str | Path, to: str, *, images: str = "copy"
 
 
 def check_sizes(name: str, tree: Tree) -> list[str]:
-    """Give each image its size; DataError where the annotations say another one. What the reader left out."""
+    """Give each image its size; DataError where the annotations state another. Returns the notices of the reader."""
     for image in tracked(tree.content["images"], f"Measuring the {name} images"):
         size, _ = tree.sizes.get(image["id"]) or image_size(tree.folder / image["file_name"])
         said = image.get("height"), image.get("width")
         if all(said) and said != size:
             sizes = f"{size[1]} x {size[0]} pixels, but {tree.path} says {said[1]} x {said[0]}"
-            raise DataError(
-                f"{image['file_name']} is {sizes}: its boxes mean something else; see 'detr-mini data check'"
-            )
+            raise DataError(f"{image['file_name']} is {sizes}: its boxes do not fit; see 'detr-mini data check'")
         image["height"], image["width"] = size
     lost = [fault for fault in tree.faults if fault.kind not in LOSSLESS]
     if lost:
-        raise DataError(f"{lost[0].kind}: {lost[0].text} ({len(lost)} faults that no box can be made of); fix them "
+        raise DataError(f"{lost[0].kind}: {lost[0].text} ({len(lost)} faults that lose a box or an image); fix them "
                         "first: 'detr-mini data check fix=true' writes a fixed copy")  # fmt: skip
     return [f"{name}: {notice}" for notice in tree.notices]
 
 
 def write_set(folder: Path, to: str, trees: Mapping[str, Tree], images: str = "copy") -> list[str]:
-    """Write the splits in the form `to` into `folder`; what it has no place for, in words. Images must have sizes."""
+    """Write the splits in the format `to` into `folder`; returns what it cannot hold. Images must have sizes."""
     write = FORMATS[to].write or FORMATS["coco"].write
     assert write is not None
     return write(folder, trees, images)

@@ -1,4 +1,4 @@
-"""One way in for all annotation formats: the list of them, recognising one in a folder, reading its splits."""
+"""The entry point for all annotation formats: the list, detection in a folder, reading the splits."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def read_split(
 def read_fixed(
     tree: Tree, name: str, categories: Categories | None, limit: int | None, reading: Mapping[str, Any]
 ) -> CocoSet:
-    """A split as `check` has fixed it."""
+    """A split as fixed by `check`."""
     columns = columns_of(tree.content, tree.path)
     return build_set(columns, tree.folder, name, Reading(**reading), categories, limit)
 
@@ -84,7 +84,7 @@ def read_tree(
     box_corners: bool = False,
     categories: Categories | None = None,
 ) -> Tree:
-    """A split of any format as a COCO file would have it, faults and all."""
+    """A split of any format as a COCO file would have it, with its faults."""
     check_split(split, name, format)
     given = {key: value for key, value in split.items() if value is not None}
     options = {
@@ -114,22 +114,21 @@ def check_split(split: Split, name: str, format: str) -> None:
 
 
 def _take_faults(tree: Tree, report: SplitReport, rules: Reading) -> None:
-    """What the reader could not take over: refuse, drop and count, or mention."""
+    """Refuse, drop and count, or mention what the reader could not use."""
     fatal = [fault for fault in tree.faults if fault.kind in FATAL]
     bad = [fault for fault in tree.faults if fault.kind not in (*FATAL, *LOSSLESS)]
     refused = fatal or (bad if rules.on_bad_box == "refuse" else [])
     if refused:
         fix = "fix it" if fatal else "fix them, or set data.on_bad_box=drop"
-        raise DataError(f"{refused[0].kind}: {refused[0].text} ({len(refused)} such in all; 'detr-mini data check' "
+        raise DataError(f"{refused[0].kind}: {refused[0].text} ({len(refused)} like this; 'detr-mini data check' "
                         f"lists them); {fix}")  # fmt: skip
     for fault in bad:
         report.drop(fault.kind, fault.text, fault.image)
     for kind in NOTICES:
         found = [fault for fault in tree.faults if fault.kind is kind]
         if found:
-            noun = "thing" if len(found) == 1 else "things"
             examples = ", ".join(fault.image for fault in found[:3])
-            report.notices.append(f"{kind}: {len(found)} {noun}, such as {examples}")
+            report.notices.append(f"{kind}: {len(found)}, for example {examples}")
 
 
 def located(root: str | Path, format: str, splits: Mapping[str, Split | str | None]) -> Layout:

@@ -393,4 +393,4 @@ def names_below(folder: Path, names: Sequence[str]) -> dict[str, str]:
 def moved_notice(moved: Mapping[str, str]) -> str:
     """A sentence about what `names_below` has found."""
     old, new = next(iter(moved.items()))
-    return f"{len(moved)} images were found by the end of their paths, such as {old} at {new}"
+    return f"{len(moved)} images were found by the end of their paths, for example {old} at {new}"

@@ -1,4 +1,4 @@
-"""A VOC or YOLO tree in the form of a COCO file: what the two readers share."""
+"""One split with its records as a COCO file has them; every reader returns this."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Tree:
     sizes: dict[int, tuple[tuple[int, int], bool]] = field(default_factory=dict)
     """What `image_size` gives, by image id, where it was asked already."""
     faults: list[Fault] = field(default_factory=list)
-    """What could not be taken over into `content`."""
+    """What could not be represented in `content`."""
     notices: list[str] = field(default_factory=list)
 
 

@@ -1,4 +1,4 @@
-"""How a Pascal VOC dataset is recognised: by what its XML files say, whatever the folders are called."""
+"""Pascal VOC datasets: recognised by their XML files, whatever the folders are called; written."""
 
 from __future__ import annotations
 

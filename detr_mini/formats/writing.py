@@ -46,7 +46,7 @@ def _relative(name: str, folder: Path) -> PurePosixPath:
 
 
 def flat_name(name: str, taken: dict[str, int]) -> str:
-    """A file name whose stem nobody has yet: VOC keeps all images in one folder."""
+    """A file name with an unused stem: VOC keeps all images in one folder."""
     path = PurePosixPath(name)
     return free_name(path.name if path.stem not in taken else "_".join(path.parts), taken)
 
@@ -63,7 +63,7 @@ def free_name(name: str, taken: dict[str, int]) -> str:
 
 
 def unlabelled(tree: Tree) -> set[str]:
-    """Images of a VOC or YOLO tree that had no label file: whether they show nothing, nobody has said."""
+    """Images of a VOC or YOLO dataset without a label file: they may or may not show objects."""
     return {fault.image for fault in tree.faults if fault.kind is Kind.NO_LABEL_FILE}
 
 

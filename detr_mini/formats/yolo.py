@@ -39,7 +39,7 @@ from detr_mini.safe_files import (
 )
 
 SLACK = Decimal("0.01")
-"""A value by so much outside 0 to 1 is a rounding error; more is another unit."""
+"""A value outside 0 to 1 by at most this is a rounding error; more is another unit."""
 _ULP = Decimal(2) ** -52
 MOST_ROWS = 50_000
 """Boxes of one image."""
@@ -314,7 +314,7 @@ def fractions(box: Sequence[float], width: int, height: int) -> list[str]:
 
 
 def _rounded(low: Decimal, extent: Decimal, digits: int, edge_first: bool) -> tuple[Decimal, Decimal]:
-    """Centre and extent with so many decimals (one more for a centre that follows from a rounded edge)."""
+    """Centre and extent with `digits` decimals (one more for a centre that follows from a rounded edge)."""
     step, half = Decimal(1).scaleb(-digits), Decimal("0.5")
     rounded = EXACT.quantize(extent, step)
     if edge_first:

@@ -1,4 +1,4 @@
-"""How a YOLO dataset is recognised: label files, a list of class names, splits with paths of anywhere."""
+"""YOLO datasets: recognised by label files, class names and splits with paths from anywhere; written."""
 
 from __future__ import annotations
 

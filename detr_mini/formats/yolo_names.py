@@ -130,7 +130,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def as_other_tools_read(path: Path) -> dict[Any, Any]:
-    """A data file with YAML's own types (yes is true, 012 is ten); empty where those make no sense of it."""
+    """A data file with YAML's own types (yes is true, 012 is ten); empty where it has no meaning with them."""
     import yaml
 
     try:

@@ -306,7 +306,7 @@ def test_d28_one_id_for_two_categories_is_refused_with_the_number_of_boxes(
     write_coco(tmp_path / "set", annotations=[{"bbox": [3, 3, 20, 20]}, {"bbox": [9, 3, 20, 20]}], categories=two)
     assert main(["data", "check", f"data.root={tmp_path / 'set'}", "fix=true", f"output={tmp_path / 'x'}"]) == 2
     error = " ".join(capsys.readouterr().err.split())
-    assert "category id twice: train: id 1 is 'cat' and 'dog'; nobody can know which of them its 2 boxes are" in error
+    assert "category id twice: train: id 1 is 'cat' and 'dog'; which of them its 2 boxes belong to is unknown" in error
     assert "correct this by hand" in error
     assert not (tmp_path / "x").exists()
 
