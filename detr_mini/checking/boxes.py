@@ -39,7 +39,7 @@ def usable_boxes(tree: Tree) -> dict[int, Boxes]:
     return {i: Boxes(np.array([b for b, _ in own], np.float64), [c for _, c in own]) for i, own in found.items()}
 
 
-def checked_boxes(tree: Tree, split: str, images: Images, faults: list[Fault]) -> list[dict[str, Any]]:
+def checked_boxes(tree: Tree, images: Images, faults: list[Fault]) -> list[dict[str, Any]]:
     """The annotations that a fixed copy has, fixed in place. Every other one is counted in a fault (`Fault.boxes`)."""
     known = {c["id"] for c in tree.content["categories"]}
     kept: list[dict[str, Any]] = []
@@ -50,13 +50,13 @@ def checked_boxes(tree: Tree, split: str, images: Images, faults: list[Fault]) -
             kept.append(annotation)
             own[annotation["image_id"]].append(annotation)
             continue
-        place = f"{split}: {where(annotation, number, tree.path).replace(str(tree.path), tree.path.name)}"
+        place = where(annotation, number, tree.path).replace(str(tree.path), tree.path.name)
         fixed = _checked(annotation, place, images, known, lost, faults)
         if fixed is not None:
             kept.append(fixed)
             own[fixed["image_id"]].append(fixed)
     for second, first in images.same.items():
-        _join(second, first, own, images, split, faults)
+        _join(second, first, own, images, faults)
     for annotation in kept:
         image_id = annotation["image_id"] = images.same.get(annotation["image_id"], annotation["image_id"])
         lost[image_id] += image_id in images.out
@@ -64,8 +64,8 @@ def checked_boxes(tree: Tree, split: str, images: Images, faults: list[Fault]) -
         fault = faults[place_of_fault]
         faults[place_of_fault] = replace(fault, boxes=fault.boxes + lost[image_id])
     kept = [annotation for annotation in kept if annotation["image_id"] not in images.out]
-    _check_ids(kept, split, faults)
-    return _without_twins(kept, split, images.records, faults)
+    _check_ids(kept, faults)
+    return _without_twins(kept, images.records, faults)
 
 
 def _is_sound(annotation: dict[str, Any], images: Images, known: set[Any]) -> bool:
@@ -175,7 +175,7 @@ def _check_area(annotation: dict[str, Any], place: str, name: str, faults: list[
 
 
 def _join(
-    second: int, first: int, own: Mapping[int, list[dict[str, Any]]], images: Images, split: str, faults: list[Fault]
+    second: int, first: int, own: Mapping[int, list[dict[str, Any]]], images: Images, faults: list[Fault]
 ) -> None:
     """Boxes of two records of one file: both sets are right, or they are one set; else the image is left out."""
     if first in images.out or second in images.out:
@@ -192,11 +192,11 @@ def _join(
         return
     if doubtful.any():
         name = images.records[first]["file_name"]
-        text = f"{split}: {name}, ids {first} and {second}: boxes of one lie on boxes of the other, and are others"
+        text = f"{name}, ids {first} and {second}: boxes of one lie on boxes of the other, and are others"
         images.leave_out(first, Fault(Kind.LISTED_TWICE, text, name, Fix.LEFT_OUT), faults)
 
 
-def _check_ids(kept: Sequence[dict[str, Any]], split: str, faults: list[Fault]) -> None:
+def _check_ids(kept: Sequence[dict[str, Any]], faults: list[Fault]) -> None:
     """Give a free id to each annotation that has none, or the one of an earlier annotation."""
     seen: set[int] = set()
     twice: Counter[int] = Counter()
@@ -209,12 +209,12 @@ def _check_ids(kept: Sequence[dict[str, Any]], split: str, faults: list[Fault]) 
             annotation["id"], free = free, free + 1
         seen.add(annotation["id"])
     for annotation_id, count in twice.items():
-        text = f"{split}: id {annotation_id}, {count + 1} annotations"
+        text = f"id {annotation_id}, {count + 1} annotations"
         faults.append(Fault(Kind.ANNOTATION_ID_TWICE, text, fix=Fix.NEW_IDS))
 
 
 def _without_twins(
-    kept: list[dict[str, Any]], split: str, records: Mapping[int, dict[str, Any]], faults: list[Fault]
+    kept: list[dict[str, Any]], records: Mapping[int, dict[str, Any]], faults: list[Fault]
 ) -> list[dict[str, Any]]:
     owned: dict[int, list[int]] = defaultdict(list)
     for index, annotation in enumerate(kept):
@@ -230,9 +230,9 @@ def _without_twins(
                 continue
             if one["category_id"] == two["category_id"]:
                 gone.add(own[second])
-                faults.append(Fault(Kind.BOX_TWICE, f"{split}: {name}: {boxes}", name, Fix.KEPT_ONCE, boxes=1))
+                faults.append(Fault(Kind.BOX_TWICE, f"{name}: {boxes}", name, Fix.KEPT_ONCE, boxes=1))
             elif not crowd[0]:
-                text = f"{split}: {name}: {boxes}, categories {one['category_id']} and {two['category_id']}"
+                text = f"{name}: {boxes}, categories {one['category_id']} and {two['category_id']}"
                 faults.append(Fault(Kind.BOX_OF_TWO_CATEGORIES, text, name))
     return [annotation for index, annotation in enumerate(kept) if index not in gone]
 

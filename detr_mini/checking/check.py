@@ -58,6 +58,7 @@ def check(source: Source, *, pixels: bool = True) -> Checked:
             done.annotations[name] = len(tree.content["annotations"]) + sum(done.faults[k].boxes for k in own)
             uncertain = {done.faults[k].image: k for k in reversed(own) if done.faults[k].kind in LABELS}
             pictures[name] = _check_split(tree, name, done, pixels, uncertain)
+        done.faults[before:] = [replace(fault, split=name) for fault in done.faults[before:]]
     _check_names(source, done)
     check_pictures(done, pictures)
     check_scenes(done)
@@ -73,21 +74,21 @@ def _read(source: Source, name: str, known: Mapping[str, int], faults: list[Faul
             tree = source.tree(name, known)
             once = {(fault.kind, fault.image) for fault in faults if fault.kind is Kind.NO_IMAGE_FOR_LABELS}
             new = (fault for fault in tree.faults if (fault.kind, fault.image) not in once)
-            faults += [replace(fault, text=f"{name}: {fault.text}") for fault in new]
+            faults += new
             return tree
         path = source.root / split["annotations"]
         content = any_json(path)
     except DataError as error:
-        faults.append(Fault(Kind.BROKEN_FILE, f"{name}: {error}", refused=True))
+        faults.append(Fault(Kind.BROKEN_FILE, str(error), refused=True))
         return None
     whole = content if isinstance(content, dict) else {}
     for key in LISTS:
         entries = whole.get(key)
         if not isinstance(entries, list):
-            faults.append(Fault(Kind.BROKEN_FILE, f"{name}: {path.name} has no list '{key}'", refused=True))
+            faults.append(Fault(Kind.BROKEN_FILE, f"{path.name} has no list '{key}'", refused=True))
             whole[key] = []
         elif not all(isinstance(entry, dict) for entry in entries):
-            text = f"{name}: {path.name}: not all of '{key}' are records"
+            text = f"{path.name}: not all of '{key}' are records"
             faults.append(Fault(Kind.BROKEN_FILE, text, refused=True))
             whole[key] = [entry for entry in entries if isinstance(entry, dict)]
     folder = source.root / split["images"]
@@ -96,7 +97,7 @@ def _read(source: Source, name: str, known: Mapping[str, int], faults: list[Faul
     unusable = unusable_names(whole, path, folder, source.root)
     names = {fault.image for fault in unusable}
     whole["images"] = [i for i in whole["images"] if not isinstance(n := i.get("file_name"), str) or n not in names]
-    faults += [replace(f, text=f"{name}: {f.text.replace(str(path), path.name)}") for f in (*found, *unusable)]
+    faults += [replace(f, text=f.text.replace(str(path), path.name)) for f in (*found, *unusable)]
     return Tree(whole, folder, path)
 
 
@@ -106,8 +107,8 @@ def _check_split(
     """Add a split's faults and its fixed tree; its pictures by image id. `uncertain`: faults by image, see LABELS."""
     done.listed |= {tree.folder / str(image.get("file_name")) for image in tree.content["images"]}
     used = Counter(a["category_id"] for a in tree.content["annotations"] if is_whole(a.get("category_id")))
-    categories, merged = checked_categories(tree, name, used, done.faults)
-    images = checked_records(tree, name, done.faults)
+    categories, merged = checked_categories(tree, used, done.faults)
+    images = checked_records(tree, done.faults)
     for image_id, record in images.records.items():
         if record["file_name"] in uncertain and done.faults[uncertain[record["file_name"]]].fix is Fix.LEFT_OUT:
             images.out[image_id] = uncertain[record["file_name"]]
@@ -119,27 +120,27 @@ def _check_split(
     }
     background = sum(image_id not in before for image_id in images.records)
     if images.records and background / len(images.records) > MUCH_BACKGROUND and name not in done.unsure:
-        done.faults.append(Fault(Kind.MANY_EMPTY_IMAGES, f"{name}: {background} of {len(images.records)} images"))
+        done.faults.append(Fault(Kind.MANY_EMPTY_IMAGES, f"{background} of {len(images.records)} images"))
     for annotation in tree.content["annotations"] if merged else ():
         if is_whole(annotation.get("category_id")):
             annotation["category_id"] = merged.get(annotation["category_id"], annotation["category_id"])
     tree.content["categories"] = categories
     if done.source.format == "coco" and not done.source.box_corners:
-        _check_corners(tree, name, images.pictures, done.faults)
-    annotations = checked_boxes(tree, name, images, done.faults)
+        _check_corners(tree, images.pictures, done.faults)
+    annotations = checked_boxes(tree, images, done.faults)
     kept = [
         {**images.records[i], "height": picture.size[0], "width": picture.size[1]}
         for i, picture in images.pictures.items()
         if i not in images.out and i not in images.same
     ]
     content = {**tree.content, "images": kept, "annotations": annotations}
-    _check_alike(content, name, done.faults)
+    _check_alike(content, done.faults)
     unlabelled = [fault for fault in tree.faults if fault.kind is Kind.NO_LABEL_FILE]
     done.trees[name] = Tree(content, tree.folder, tree.path, faults=unlabelled)
     return {i: picture for i, picture in images.pictures.items() if i not in images.out and i not in images.same}
 
 
-def _check_corners(tree: Tree, split: str, pictures: Mapping[int, Picture], faults: list[Fault]) -> None:
+def _check_corners(tree: Tree, pictures: Mapping[int, Picture], faults: list[Fault]) -> None:
     """One fault where the boxes of a split fit as corners only; they are then looked at as corners."""
     own = [a for a in tree.content["annotations"]
            if is_box(a.get("bbox")) and is_whole(a.get("image_id")) and a["image_id"] in pictures]  # fmt: skip
@@ -147,12 +148,12 @@ def _check_corners(tree: Tree, split: str, pictures: Mapping[int, Picture], faul
     edges = np.array([pictures[a["image_id"]].size[::-1] for a in own], np.float64).reshape(-1, 2)
     if look_like_corners(boxes, boxes, edges, ROUNDING):
         text = CORNERS.format(path=tree.path.name, read="left, top, width, height")
-        faults.append(Fault(Kind.CORNERS, f"{split}: {text}"))
+        faults.append(Fault(Kind.CORNERS, text))
         for annotation in own:
             annotation["bbox"] = from_corners(annotation["bbox"])
 
 
-def _check_alike(content: Mapping[str, Any], split: str, faults: list[Fault]) -> None:
+def _check_alike(content: Mapping[str, Any], faults: list[Fault]) -> None:
     """Boxes that say nothing: most are their whole image, or lie at one place in all images."""
     sizes = {image["id"]: (image["width"], image["height"]) * 2 for image in content["images"]}
     own = [a for a in content["annotations"] if not a.get("iscrowd")]
@@ -163,10 +164,10 @@ def _check_alike(content: Mapping[str, Any], split: str, faults: list[Fault]) ->
     places, counts = np.unique(boxes.round(3), axis=0, return_counts=True)
     most = int(counts.max())
     if whole > len(own) / 2:
-        faults.append(Fault(Kind.MEANINGLESS_BOXES, f"{split}: {whole} of {len(own)} boxes are their whole image"))
+        faults.append(Fault(Kind.MEANINGLESS_BOXES, f"{whole} of {len(own)} boxes are their whole image"))
     elif most > len(own) / 2 and most >= 10:
         x, y, w, h = places[counts.argmax()]
-        text = f"{split}: {most} of {len(own)} boxes lie at one place: [{x:g}, {y:g}, {w:g}, {h:g}] of their image"
+        text = f"{most} of {len(own)} boxes lie at one place: [{x:g}, {y:g}, {w:g}, {h:g}] of their image"
         faults.append(Fault(Kind.MEANINGLESS_BOXES, text))
 
 

@@ -112,13 +112,13 @@ class Images:
         faults.append(fault)
 
 
-def checked_records(tree: Tree, split: str, faults: list[Fault]) -> Images:
+def checked_records(tree: Tree, faults: list[Fault]) -> Images:
     """The usable image records."""
     images = Images()
     by_name: dict[str, int] = {}
     for number, image in enumerate(tree.content["images"], start=1):
         image_id, name = image.get("id"), image.get("file_name")
-        place = f"{split}: image number {number} of {tree.path.name}"
+        place = f"image number {number} of {tree.path.name}"
         if not is_whole(image_id) or not isinstance(name, str) or not name:
             known = {key: image.get(key) for key in ("id", "file_name")}
             image_name = name if isinstance(name, str) else ""
@@ -132,20 +132,18 @@ def checked_records(tree: Tree, split: str, faults: list[Fault]) -> Images:
                 images.leave_out(image_id, Fault(Kind.IMAGE_ID_TWICE, text, name, Fix.BOTH_LEFT_OUT), faults)
         else:
             if name in by_name:
-                text = f"{split}: {name}, ids {by_name[name]} and {image_id}"
+                text = f"{name}, ids {by_name[name]} and {image_id}"
                 faults.append(Fault(Kind.LISTED_TWICE, text, name, Fix.BOXES_TO_FIRST))
                 images.same[image_id] = by_name[name]
             by_name.setdefault(name, image_id)
             images.records[image_id] = image
     if not tree.content["images"]:
-        faults.append(Fault(Kind.EMPTY_SPLIT, f"{split}: {tree.path.name} lists no images"))
+        faults.append(Fault(Kind.EMPTY_SPLIT, f"{tree.path.name} lists no images"))
     bases = defaultdict(set)
     for name in by_name:
         bases[PurePosixPath(name).name].add(name)
     faults += [
-        Fault(Kind.SAME_NAME, f"{split}: {', '.join(sorted(names))}", min(names))
-        for names in bases.values()
-        if len(names) > 1
+        Fault(Kind.SAME_NAME, ", ".join(sorted(names)), min(names)) for names in bases.values() if len(names) > 1
     ]
     return images
 
@@ -175,17 +173,17 @@ def checked_files(
             name = record["file_name"]
             if isinstance(picture, str):
                 kind = Kind.UNREADABLE_IMAGE if picture else Kind.IMAGE_MISSING
-                text = f"{split}: {picture}" if picture else f"{split}: {name} is not in {tree.folder}"
+                text = picture if picture else f"{name} is not in {tree.folder}"
                 images.leave_out(image_id, Fault(kind, text, name, Fix.LEFT_OUT), faults)
             else:
                 images.pictures[image_id] = picture
     for second, first in images.same.items():
         if first in images.pictures:
             images.pictures[second] = images.pictures[first]
-    _check_sizes(split, images, boxes, faults)
+    _check_sizes(images, boxes, faults)
 
 
-def _check_sizes(split: str, images: Images, usable: Callable[[], Mapping[int, Boxes]], faults: list[Fault]) -> None:
+def _check_sizes(images: Images, usable: Callable[[], Mapping[int, Boxes]], faults: list[Fault]) -> None:
     """Compare what the records say with the files; see `check_frames`."""
     none = Boxes(np.zeros((0, 4)), ())
     said: dict[int, tuple[float | int, float | int]] = {}
@@ -207,7 +205,7 @@ def _check_sizes(split: str, images: Images, usable: Callable[[], Mapping[int, B
     drawn = {i for group in groups.values() if drawn_on_the_file(group, sizes) for i in group}
     for image_id, picture in images.pictures.items():
         name, size, own = images.records[image_id]["file_name"], picture.size, boxes.get(image_id, none)
-        text = f"{split}: {name} is {size[1]} x {size[0]} pixels"
+        text = f"{name} is {size[1]} x {size[0]} pixels"
         if image_id not in said:
             if picture.orientation != 1 and image_id not in images.same:
                 text = f"{text} upright, orientation {picture.orientation}"

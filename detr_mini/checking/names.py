@@ -23,7 +23,7 @@ _KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 
 
 def checked_categories(
-    tree: Tree, split: str, used: Mapping[Any, int], faults: list[Fault]
+    tree: Tree, used: Mapping[Any, int], faults: list[Fault]
 ) -> tuple[list[dict[str, Any]], dict[int, int]]:
     """The usable categories of a split, ids and names once each; and of each id that is merged, the one it becomes.
 
@@ -36,10 +36,10 @@ def checked_categories(
     for category in tree.content["categories"]:
         category_id, name = category.get("id"), category.get("name")
         if not is_whole(category_id) or not is_text(name):
-            faults.append(Fault(Kind.INCOMPLETE_CATEGORY, f"{split}: {shown(category)}", fix=Fix.LEFT_OUT))
+            faults.append(Fault(Kind.INCOMPLETE_CATEGORY, shown(category), fix=Fix.LEFT_OUT))
             continue
         if category_id in ids:
-            text = f"{split}: id {category_id} is {ids[category_id]['name']!r} and {name!r}"
+            text = f"id {category_id} is {ids[category_id]['name']!r} and {name!r}"
             if ids[category_id]["name"] == name:
                 faults.append(Fault(Kind.CATEGORY_ID_TWICE, text, fix=Fix.KEPT_ONCE))
                 continue
@@ -53,7 +53,7 @@ def checked_categories(
             other = names[name]
             groups = [str(c.get("supercategory") or "") for c in (other, category)]
             two = all(groups) and groups[0] != groups[1] and used[other["id"]] > 0 and used[category_id] > 0
-            text = f"{split}: {name!r} has the ids {other['id']} and {category_id}"
+            text = f"{name!r} has the ids {other['id']} and {category_id}"
             text = f"{text}, in the groups {groups[0]!r} and {groups[1]!r}; rename one of them" if two else text
             faults.append(Fault(Kind.CATEGORY_NAME_TWICE, text, fix=None if two else Fix.MERGED, refused=two))
             merged[category_id] = other["id"]
@@ -86,10 +86,10 @@ def check_names(
             if split == "train" or not trained or name in doubtful:
                 continue
             if name not in trained:
-                text = f"{split}: {name!r}, {own[name]} boxes{nearest(name, trained)}"
-                faults.append(Fault(Kind.UNTRAINED_NAME, text))
+                text = f"{name!r}, {own[name]} boxes{nearest(name, trained)}"
+                faults.append(Fault(Kind.UNTRAINED_NAME, text, split=split))
             elif not boxes.get("train", Counter())[name] and split == min(s for s in boxes if boxes[s][name]):
-                faults.append(Fault(Kind.UNTRAINED_CATEGORY, f"{split}: {name!r}, {own[name]} boxes"))
+                faults.append(Fault(Kind.UNTRAINED_CATEGORY, f"{name!r}, {own[name]} boxes", split=split))
     for name in listed:
         if not total[name] and name not in doubtful:
             if crowds[name]:

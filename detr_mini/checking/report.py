@@ -62,8 +62,8 @@ class Checked:
         refused = [f for f in self.faults if f.refused or (f.kind in FATAL and not f.fix)]
         if refused:
             more = f" ({len(refused)} faults like this)" if len(refused) > 1 else ""
-            raise DataError(f"{refused[0].kind}: {refused[0].text}{more}. No fixed copy is made of {self.source.root}, "
-                            "since it could only guess; correct this by hand, then run it again")  # fmt: skip
+            raise DataError(f"{refused[0].kind}: {refused[0].sentence}{more}. No fixed copy is made of "
+                            f"{self.source.root}, since it could only guess; correct this by hand")  # fmt: skip
         for name, tree in self.trees.items():
             what = "usable image" if not tree.content["images"] else "box" if self.had_boxes(name) else ""
             if what:
@@ -85,7 +85,7 @@ class Checked:
         view.add_column("count", justify="right")
         view.add_column("examples", overflow="fold")
         for kind in Kind:
-            texts = [fault.text for fault in self.faults if fault.kind is kind]
+            texts = [fault.sentence for fault in self.faults if fault.kind is kind]
             if texts:
                 more = [f"and {len(texts) - SHOWN} more"] if len(texts) > SHOWN else []
                 examples = escape("\n".join([*texts[:SHOWN], *more]))
@@ -108,7 +108,7 @@ class Checked:
         faults = [
             {
                 "kind": str(f.kind),
-                "text": f.text,
+                "text": f.sentence,
                 "image": printable(f.image),
                 "fix": f.now,
                 "boxes": f.boxes,
@@ -128,7 +128,7 @@ def write_fixed_copy(done: Checked, output: str | Path) -> Counter[str]:
     with new_folder(output) as folder:
         write_set(folder, done.source.format, trees)
         lines = [
-            {"kind": str(f.kind), "what": f.text, "now": f.now, "image": printable(f.image), "boxes": f.boxes}
+            {"kind": str(f.kind), "what": f.sentence, "now": f.now, "image": printable(f.image), "boxes": f.boxes}
             for f in done.faults
             if f.fix
         ]

@@ -168,7 +168,7 @@ class Fault:
 
     kind: Kind
     text: str
-    """Names the place and what is there."""
+    """Names the place in its split (a file, a row, an annotation), and what is there."""
     image: str = ""
     """The image it concerns, as the annotations name it."""
     fix: Fix | None = None
@@ -179,10 +179,17 @@ class Fault:
     """How many boxes the fixed copy lacks because of it."""
     refused: bool = False
     """The intended meaning is unknown, and too much depends on it: no fixed copy is made while it is there."""
+    split: str = ""
+    """The split it is in; empty for a fault of several splits, or of all."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", printable(self.text))
         object.__setattr__(self, "detail", printable(self.detail))
+
+    @property
+    def sentence(self) -> str:
+        """The split and the text, for tables and reports."""
+        return f"{self.split}: {self.text}" if self.split else self.text
 
     @property
     def now(self) -> str:

@@ -39,7 +39,7 @@ def _of_captions(done: Checked, data: Mapping[str, Any]) -> Iterator[Fault]:
     for split, file in files.items():
         if file and file not in (MADE, CATEGORIES) and split in done.trees:
             for text in caption_faults(done.source.root / str(file), done.trees[split].content):
-                yield Fault(Kind.CAPTION, f"{split}: {text}")
+                yield Fault(Kind.CAPTION, text, split=split)
 
 
 def _write_fixed(done: Checked, output: Path) -> None:

@@ -271,8 +271,8 @@ def test_a_fault_planted_in_coco_is_found_and_it_alone(
     coco.write()
     plant(coco)
     done = look(coco.write())
-    assert dict(done.counts) == {kind: 1}, [fault.text for fault in done.faults]
-    assert "\n" not in done.faults[0].text
+    assert dict(done.counts) == {kind: 1}, [fault.sentence for fault in done.faults]
+    assert "\n" not in done.faults[0].sentence
 
 
 @pytest.mark.parametrize(("kind", "how", "plant"), COCO_FAULTS, ids=IDS)
@@ -292,7 +292,7 @@ def test_a_fixed_copy_has_no_fault_that_could_be_fixed(
     again = look(coco.root.parent / "mended")
     flags = {"orientation flag": 1} if kind == "size before turning upright" else {}
     left = flags if done.faults[0].fix else {kind: 1}
-    assert dict(again.counts) == left, [fault.text for fault in again.faults]
+    assert dict(again.counts) == left, [fault.sentence for fault in again.faults]
     changes = json.loads((coco.root.parent / "mended" / "changes.json").read_text())
     assert [change["kind"] for change in changes] == ([kind] if done.faults[0].fix else [])
 
@@ -355,10 +355,10 @@ def test_a_fault_planted_in_voc_is_found_alone_and_fixed(
 
 def check_and_fix(root: Path, kind: str) -> None:
     done = look(root)
-    assert dict(done.counts) == {kind: 1}, [fault.text for fault in done.faults]
+    assert dict(done.counts) == {kind: 1}, [fault.sentence for fault in done.faults]
     write_fixed_copy(done, root.parent / "mended")
     again = look(root.parent / "mended")
-    assert len(again.faults) == (0 if done.faults[0].fix else 1), [fault.text for fault in again.faults]
+    assert len(again.faults) == (0 if done.faults[0].fix else 1), [fault.sentence for fault in again.faults]
 
 
 ROWS = ["0 0.2 0.3 0.1 0.2", "1 0.6 0.7 0.2 0.1", "2 0.5 0.5 0.3 0.3"]
@@ -518,7 +518,7 @@ def test_faults_of_captions_are_found(
     config = {"data": data, "pixels": True, "report": None, "fix": False, "output": None}
     done = data_check(config)
     assert set(done.counts) == {"caption"}
-    assert sentence in done.faults[0].text
+    assert sentence in done.faults[0].sentence
     content["annotations"][0] = plain
     content["images"][0] = CAPTION
     (root / "annotations" / "captions.json").write_text(json.dumps(content))
@@ -530,7 +530,7 @@ def test_the_real_sets_show_what_is_known_of_them(shared_data: Callable[[str], P
     assert dict(look(shared_data("bccd_voc")).counts) == {"box without size": 2, **like}
     assert look(shared_data("coco_mini")).faults == []
     done = look(shared_data("coco128_yolo"))
-    unused = [fault.text for fault in done.faults if fault.kind is Kind.NO_IMAGE_FOR_LABELS]
+    unused = [fault.sentence for fault in done.faults if fault.kind is Kind.NO_IMAGE_FOR_LABELS]
     bare = [fault.image for fault in done.faults if fault.kind is Kind.NO_LABEL_FILE]
     assert [Path(name).stem for name in bare] == ["000000000250", "000000000508"]
     assert ["656" in text or "659" in text for text in unused] == [True, True]

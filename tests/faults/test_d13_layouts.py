@@ -152,7 +152,9 @@ def test_d13_the_export_of_every_tool_is_read(tmp_path: Path, tool: str) -> None
     assert train.report.background == len(images) - 1
     assert train.records[0].path == tmp_path / images[0]
     assert any("class" in note and ("come from" in note or "class_0" in note) for note in layout.notes)
-    assert [f.text for f in check(Source.of({"root": tmp_path, **AUTO})).faults if f.kind is Kind.IMAGE_MISSING] == []
+    assert [
+        f.sentence for f in check(Source.of({"root": tmp_path, **AUTO})).faults if f.kind is Kind.IMAGE_MISSING
+    ] == []
 
 
 def test_d13_every_format_has_a_sample() -> None:

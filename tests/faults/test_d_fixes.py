@@ -463,14 +463,16 @@ def test_d29_a_mask_that_cannot_follow_its_box_is_reported(tmp_path: Path) -> No
 def test_d34_boxes_that_are_their_whole_images_are_reported(tmp_path: Path, box: list[int], text: str | None) -> None:
     boxes = [{"image_id": k, "bbox": box} for k in range(1, 7)]
     write_coco(tmp_path / "set", images=[{"id": k} for k in range(1, 7)], annotations=boxes)
-    assert [f.text for f in look(tmp_path / "set").faults if f.kind is Kind.MEANINGLESS_BOXES] == ([text] * bool(text))
+    assert [f.sentence for f in look(tmp_path / "set").faults if f.kind is Kind.MEANINGLESS_BOXES] == (
+        [text] * bool(text)
+    )
 
 
 def test_d34_one_place_in_every_image_is_reported(tmp_path: Path) -> None:
     boxes = [{"image_id": k, "bbox": [15, 10, 30, 20]} for k in range(1, 13)]
     write_coco(tmp_path / "set", images=[{"id": k} for k in range(1, 13)], annotations=boxes)
     found = look(tmp_path / "set").faults
-    assert [f.text for f in found if f.kind is Kind.MEANINGLESS_BOXES] == [
+    assert [f.sentence for f in found if f.kind is Kind.MEANINGLESS_BOXES] == [
         "train: 12 of 12 boxes lie at one place: [0.25, 0.25, 0.5, 0.5] of their image"
     ]
 

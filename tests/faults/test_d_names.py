@@ -62,12 +62,12 @@ def test_d27_different_names_are_not_called_mistyped(tmp_path: Path, one: str, t
 @pytest.mark.parametrize(("right", "wrong"), SLIPS)
 def test_d27_a_slip_is_reported_as_a_question(tmp_path: Path, right: str, wrong: str) -> None:
     done = look(a_set(tmp_path / "set", right, wrong, (24, 2)))
-    assert [f.text for f in done.faults] == [f"{wrong!r} (2 boxes), is {right!r} (24) meant?"]
+    assert [f.sentence for f in done.faults] == [f"{wrong!r} (2 boxes), is {right!r} (24) meant?"]
     assert done.faults[0].fix is None
 
 
 def test_d27_names_that_differ_in_capitals_or_blanks_are_reported_and_kept(tmp_path: Path) -> None:
     done = look(a_set(tmp_path / "set", "Traffic light", "traffic_light"))
-    assert [(f.kind, f.text, f.fix) for f in done.faults] == [
+    assert [(f.kind, f.sentence, f.fix) for f in done.faults] == [
         (Kind.SIMILAR_NAMES, "'Traffic light' (20 boxes), 'traffic_light' (6 boxes)", None)
     ]

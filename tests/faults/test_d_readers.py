@@ -63,7 +63,7 @@ def test_d15_a_split_without_one_of_its_lists_is_reported_and_never_left_out(tmp
         read(tmp_path / "set")
     done = check(source(tmp_path / "set"), pixels=False)
     assert done.counts["broken annotation file"] == 1
-    assert any(f"train.json has no list '{key}'" in fault.text for fault in done.faults)
+    assert any(f"train.json has no list '{key}'" in fault.sentence for fault in done.faults)
     with pytest.raises(DataError, match="broken annotation file"):
         write_fixed_copy(done, tmp_path / "fixed")
     assert not (tmp_path / "fixed").exists()
@@ -106,7 +106,7 @@ def test_d17_files_that_macs_add_to_copies_are_ignored(tmp_path: Path) -> None:
     assert [read(root).report.boxes for root in (yolo, voc, coco)] == boxes
     for root in (yolo, voc, coco):
         found = check(source(root), pixels=False).faults
-        assert not [fault.text for fault in found if "._" in fault.text or fault.kind is Kind.BROKEN_FILE]
+        assert not [fault.sentence for fault in found if "._" in fault.sentence or fault.kind is Kind.BROKEN_FILE]
     (voc / "ImageSets" / "Main" / "train.txt").unlink()
     (voc / "ImageSets" / "Main" / "._train.txt").unlink()
     assert len(read(voc)) == 1

@@ -73,7 +73,7 @@ def test_junk_in_a_coco_file_is_never_a_crash(root: Path, data: st.DataObject) -
         splits = {split: {"images": split, "annotations": f"annotations/{split}.json"} for split in ("train", "val")}
         done = check(Source(root, "coco", splits), pixels=False)
         for fault in done.faults:
-            assert "\n" not in fault.text
+            assert "\n" not in fault.sentence
     finally:
         file.write_text(clean)
 
@@ -133,4 +133,4 @@ def test_junk_in_an_xml_file_is_never_a_crash(tmp_path: Path, old: str, new: str
     (tmp_path / "Annotations" / "a.xml").write_text(text.replace(old, new, 1))
     assert "\n" not in complaint(lambda: read_split(tmp_path, find_layout(tmp_path).splits["train"], format="voc"))
     for fault in check(Source.of({"root": tmp_path, **AUTO}), pixels=False).faults:
-        assert "\n" not in fault.text
+        assert "\n" not in fault.sentence
