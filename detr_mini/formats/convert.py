@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.formats.columns import columns_of
