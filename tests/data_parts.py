@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from detr_mini.formats.discover import Source
 
 AUTO = {"format": "auto", "train": "auto", "val": "auto", "test": "auto"}
 """A data config that finds out by itself."""
@@ -138,4 +140,17 @@ def write_large(
         )
         categories = ",".join(f'{{"supercategory": "thing", "id": {k}, "name": "thing {k}"}}' for k in range(1, 81))
         file.write(f'], "categories": [{categories}]}}')
+    return path
+
+
+def source(root: Path, **how: Any) -> Source:
+    """The dataset below `root`, its form and splits detected."""
+    return Source.of({"root": root, **AUTO, **how})
+
+
+def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A JSON file with its content changed in place."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
     return path

@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from pycocotools import mask
 
 from detr_mini.checking.frames import AS_IS, Boxes, Frame, moved_box
 from detr_mini.checking.images import Images, Picture
 from detr_mini.formats import outlines
-from detr_mini.formats.coco import clip_boxes, enclosing
-from detr_mini.formats.columns import is_number, is_whole, rotation_of, where
-from detr_mini.formats.faults import Fault
-from detr_mini.formats.records import is_box
+from detr_mini.formats.box_rules import BoxFault, clip_boxes, enclosing, is_box, rotation_of
+from detr_mini.formats.faults import Fault, Fix, Kind
+from detr_mini.formats.records import annotation_fault, where
 from detr_mini.formats.tree import Tree
+from detr_mini.formats.values import is_number, is_whole
 from detr_mini.safe_files import shown
 
 SAME = 0.98
@@ -38,7 +39,7 @@ def usable_boxes(tree: Tree) -> dict[int, Boxes]:
     return {i: Boxes(np.array([b for b, _ in own], np.float64), [c for _, c in own]) for i, own in found.items()}
 
 
-def checked_boxes(tree: Tree, split: str, images: Images, faults: list[Fault]) -> list[dict[str, Any]]:
+def checked_boxes(tree: Tree, images: Images, faults: list[Fault]) -> list[dict[str, Any]]:
     """The annotations that a fixed copy has, fixed in place. Every other one is counted in a fault (`Fault.boxes`)."""
     known = {c["id"] for c in tree.content["categories"]}
     kept: list[dict[str, Any]] = []
@@ -49,13 +50,13 @@ def checked_boxes(tree: Tree, split: str, images: Images, faults: list[Fault]) -
             kept.append(annotation)
             own[annotation["image_id"]].append(annotation)
             continue
-        place = f"{split}: {where(annotation, number, tree.path).replace(str(tree.path), tree.path.name)}"
+        place = where(annotation, number, tree.path).replace(str(tree.path), tree.path.name)
         fixed = _checked(annotation, place, images, known, lost, faults)
         if fixed is not None:
             kept.append(fixed)
             own[fixed["image_id"]].append(fixed)
     for second, first in images.same.items():
-        _join(second, first, own, images, split, faults)
+        _join(second, first, own, images, faults)
     for annotation in kept:
         image_id = annotation["image_id"] = images.same.get(annotation["image_id"], annotation["image_id"])
         lost[image_id] += image_id in images.out
@@ -63,8 +64,8 @@ def checked_boxes(tree: Tree, split: str, images: Images, faults: list[Fault]) -
         fault = faults[place_of_fault]
         faults[place_of_fault] = replace(fault, boxes=fault.boxes + lost[image_id])
     kept = [annotation for annotation in kept if annotation["image_id"] not in images.out]
-    _check_ids(kept, split, faults)
-    return _without_twins(kept, split, images.records, faults)
+    _check_ids(kept, faults)
+    return _without_twins(kept, images.records, faults)
 
 
 def _is_sound(annotation: dict[str, Any], images: Images, known: set[Any]) -> bool:
@@ -86,38 +87,27 @@ def _is_sound(annotation: dict[str, Any], images: Images, known: set[Any]) -> bo
 def _checked(
     annotation: dict[str, Any], place: str, images: Images, known: set[Any], lost: Counter[int], faults: list[Fault]
 ) -> dict[str, Any] | None:
-    def left_out(kind: str, text: str, name: str = "") -> dict[str, Any] | None:
-        faults.append(Fault(kind, text, name, "left out", boxes=1))
-        return None
-
+    image_id: Any = annotation.get("image_id")
+    name = images.records[image_id]["file_name"] if is_whole(image_id) and image_id in images.records else ""
+    place = f"{place} ({name})" if name and name not in place else place
     missing = [key for key in ("image_id", "category_id", "bbox") if annotation.get(key) is None]
-    if missing:
-        return left_out("annotation incomplete", f"{place} lacks {', '.join(missing)}")
-    image_id, category_id = annotation["image_id"], annotation["category_id"]
-    if not is_whole(image_id) or image_id not in images.records:
-        return left_out("annotation of an unknown image", f"{place} is of image id {shown(image_id)}")
-    name = images.records[image_id]["file_name"]
-    place = f"{place} ({name})" if name not in place else place
-    if not is_whole(category_id) or category_id not in known:
-        return left_out("unknown category", f"{place} has category id {shown(category_id)}", name)
-    if not is_box(annotation["bbox"]):
-        return left_out("box without numbers", f"{place}: bbox {shown(annotation['bbox'])}", name)
-    if images.same.get(image_id, image_id) in images.out or image_id in images.out:
-        lost[image_id] += 1
+    found = (
+        (Kind.INCOMPLETE_ANNOTATION, f"lacks {', '.join(missing)}")
+        if missing
+        else annotation_fault(annotation, images.records, known)
+    )
+    if found and not (found[0] is Kind.BAD_CROWD_FLAG and _is_out(image_id, images)):
+        faults.append(Fault(found[0], f"{place} {found[1]}", name, Fix.LEFT_OUT, boxes=1))
         return None
-    if not _check_crowd(annotation, place, name, faults):
+    if _is_out(image_id, images):
+        lost[image_id] += 1
         return None
     return _placed(annotation, place, images.records[image_id], images.pictures[image_id], images.frames[image_id],
                    faults)  # fmt: skip
 
 
-def _check_crowd(annotation: dict[str, Any], place: str, name: str, faults: list[Fault]) -> bool:
-    """Whether it is known if this is a crowd region."""
-    said = annotation.get("iscrowd", 0)
-    known = type(said) is int and said in (0, 1)
-    if not known:
-        faults.append(Fault("iscrowd is neither 0 nor 1", f"{place}: iscrowd {shown(said)}", name, "left out", boxes=1))
-    return known
+def _is_out(image_id: int, images: Images) -> bool:
+    return images.same.get(image_id, image_id) in images.out or image_id in images.out
 
 
 def _placed(
@@ -136,10 +126,10 @@ def _placed(
     outline = annotation.get("segmentation")
     angle = rotation_of(annotation)
     if angle % 180 and min(box[2:]) > 0:
-        annotation.setdefault("area", box[2] * box[3])  # the thing's own: the box around it is larger
+        annotation.setdefault("area", box[2] * box[3])  # of the object: the box around it is larger
         box = enclosing(np.array([box]), np.array([angle]))[0].tolist()
         text = f"{place}: {written} is turned by {angle:g} degrees"
-        faults.append(Fault("turned box", text, name, "the upright box around it"))
+        faults.append(Fault(Kind.TURNED_BOX, text, name, Fix.UPRIGHT_BOX))
         annotation["attributes"] = {k: v for k, v in annotation["attributes"].items() if k != "rotation"}
     if frame is not AS_IS:
         box = moved_box(frame, box)
@@ -148,25 +138,24 @@ def _placed(
             annotation["area"] *= frame.area
         if "keypoints" in annotation:
             annotation["keypoints"] = outlines.moved_keypoints(annotation["keypoints"], frame.move)
-    clipped, fault = clip_boxes(np.array([box]), np.array([size]))
-    if fault[0]:
-        text = f"{place}: {written} {fault[0].format(width=size[1], height=size[0])}"
-        if "sticks" not in fault[0]:
-            kind = "box outside its image" if "outside" in fault[0] else "box without size"
-            faults.append(Fault(kind, text, name, "left out", boxes=1))
+    clipped, (fault,) = clip_boxes(np.array([box]), np.array([size]))
+    if fault:
+        text = f"{place}: {written} {fault.text(size)}"
+        if fault is not BoxFault.PAST_EDGE:
+            faults.append(Fault(fault.kind, text, name, Fix.LEFT_OUT, boxes=1))
             return None
         box = clipped[0].tolist()
         to = f"to [{', '.join(f'{v:.6g}' for v in box)}]"
-        faults.append(Fault("box past the edge", text, name, "cut at the edge", to))
+        faults.append(Fault(fault.kind, text, name, Fix.CLIPPED, to))
         outline = outlines.cut(outline, size)
         if "area" in annotation:
             annotation["area"] = min(annotation["area"], box[2] * box[3])
     elif min(box[2:]) < 1 and not annotation.get("iscrowd"):
-        faults.append(Fault("box smaller than a pixel", f"{place}: {written}", name))
+        faults.append(Fault(Kind.TINY_BOX, f"{place}: {written}", name))
     annotation["bbox"] = box if box != annotation["bbox"] else annotation["bbox"]
     if outline is None and annotation.get("segmentation"):
         text = f"{place}: its outline is no list of polygons, and its box is moved or cut"
-        faults.append(Fault("outline that cannot be moved", text, name, "the box alone"))
+        faults.append(Fault(Kind.UNMOVABLE_OUTLINE, text, name, Fix.BOX_ALONE))
         del annotation["segmentation"]
     elif outline is not None:
         annotation["segmentation"] = outline
@@ -181,14 +170,14 @@ def _check_area(annotation: dict[str, Any], place: str, name: str, faults: list[
     _, _, w, h = annotation["bbox"]
     if not is_number(area) or area < 0 or (area == 0 and w * h > 1) or (area > w * h * _SLACK + 1 and w * h > 0):
         text = f"{place}: area {shown(area)}, its box has {w * h:.6g}"
-        faults.append(Fault("area that cannot be", text, name, "that of the box"))
+        faults.append(Fault(Kind.BAD_AREA, text, name, Fix.BOX_AREA))
         annotation["area"] = w * h
 
 
 def _join(
-    second: int, first: int, own: Mapping[int, list[dict[str, Any]]], images: Images, split: str, faults: list[Fault]
+    second: int, first: int, own: Mapping[int, list[dict[str, Any]]], images: Images, faults: list[Fault]
 ) -> None:
-    """Boxes of two records of one file: both sets are right, or they are one set; else nobody can know."""
+    """Boxes of two records of one file: both sets are right, or they are one set; else the image is left out."""
     if first in images.out or second in images.out:
         place = images.out.get(first, images.out.get(second, 0))
         images.out = {first: place, second: place, **images.out}
@@ -203,11 +192,11 @@ def _join(
         return
     if doubtful.any():
         name = images.records[first]["file_name"]
-        text = f"{split}: {name}, ids {first} and {second}: boxes of one lie on boxes of the other, and are others"
-        images.leave_out(first, Fault("image listed twice", text, name, "left out"), faults)
+        text = f"{name}, ids {first} and {second}: boxes of one lie on boxes of the other, and are others"
+        images.leave_out(first, Fault(Kind.LISTED_TWICE, text, name, Fix.LEFT_OUT), faults)
 
 
-def _check_ids(kept: Sequence[dict[str, Any]], split: str, faults: list[Fault]) -> None:
+def _check_ids(kept: Sequence[dict[str, Any]], faults: list[Fault]) -> None:
     """Give a free id to each annotation that has none, or the one of an earlier annotation."""
     seen: set[int] = set()
     twice: Counter[int] = Counter()
@@ -220,12 +209,12 @@ def _check_ids(kept: Sequence[dict[str, Any]], split: str, faults: list[Fault]) 
             annotation["id"], free = free, free + 1
         seen.add(annotation["id"])
     for annotation_id, count in twice.items():
-        text = f"{split}: id {annotation_id}, {count + 1} annotations"
-        faults.append(Fault("annotation id twice", text, mend="the later ones get free ids"))
+        text = f"id {annotation_id}, {count + 1} annotations"
+        faults.append(Fault(Kind.ANNOTATION_ID_TWICE, text, fix=Fix.NEW_IDS))
 
 
 def _without_twins(
-    kept: list[dict[str, Any]], split: str, records: Mapping[int, dict[str, Any]], faults: list[Fault]
+    kept: list[dict[str, Any]], records: Mapping[int, dict[str, Any]], faults: list[Fault]
 ) -> list[dict[str, Any]]:
     owned: dict[int, list[int]] = defaultdict(list)
     for index, annotation in enumerate(kept):
@@ -241,10 +230,10 @@ def _without_twins(
                 continue
             if one["category_id"] == two["category_id"]:
                 gone.add(own[second])
-                faults.append(Fault("box twice", f"{split}: {name}: {boxes}", name, "there once", boxes=1))
+                faults.append(Fault(Kind.BOX_TWICE, f"{name}: {boxes}", name, Fix.KEPT_ONCE, boxes=1))
             elif not crowd[0]:
-                text = f"{split}: {name}: {boxes}, categories {one['category_id']} and {two['category_id']}"
-                faults.append(Fault("box of two categories", text, name))
+                text = f"{name}: {boxes}, categories {one['category_id']} and {two['category_id']}"
+                faults.append(Fault(Kind.BOX_OF_TWO_CATEGORIES, text, name))
     return [annotation for index, annotation in enumerate(kept) if index not in gone]
 
 
@@ -255,8 +244,4 @@ def _twins(boxes: Float[np.ndarray, "n 4"]) -> list[tuple[int, int]]:
 
 def overlaps(one: Float[np.ndarray, "n 4"], two: Float[np.ndarray, "m 4"]) -> Float[np.ndarray, "n m"]:
     """IoU of xywh boxes."""
-    ends = [boxes[:, :2] + boxes[:, 2:] for boxes in (one, two)]
-    shared = np.minimum(ends[0][:, None], ends[1]) - np.maximum(one[:, None, :2], two[:, :2])
-    common = np.clip(shared, 0, None).prod(2)
-    total = one[:, None, 2:].prod(2) + two[:, 2:].prod(1) - common
-    return common / np.where(total > 0, total, 1)
+    return mask.iou(one, two, [0] * len(two))

@@ -212,7 +212,7 @@ def _block_contrast(values: np.ndarray, seen: Bool[np.ndarray, "s s"]) -> np.nda
 def _aligned(one: Grey, two: Grey) -> tuple[Grey, Bool[np.ndarray, "s s"]] | None:
     """`one` shifted and scaled (each axis by itself) so that it lies on `two`, and which pixels it covers.
 
-    None where they are so unlike after two steps that nothing will come of it.
+    None where they are too different after two steps.
     """
     scale, shift = np.ones(2), np.zeros(2)  # x, y
     offset = np.arange(SIDE) + 0.5 - SIDE / 2
@@ -240,7 +240,7 @@ def _aligned(one: Grey, two: Grey) -> tuple[Grey, Bool[np.ndarray, "s s"]] | Non
 
 
 def _resampling(scale: float, shift: float) -> tuple[np.ndarray, np.ndarray]:
-    """A matrix that samples a row of pixels anew, linearly, and which samples lie inside."""
+    """A matrix that resamples a row of pixels linearly, and which samples lie inside."""
     places = scale * (np.arange(SIDE) + 0.5 - SIDE / 2) + SIDE / 2 + shift - 0.5
     inside = (places >= -0.5) & (places <= SIDE - 0.5)
     return np.maximum(0, 1 - np.abs(np.clip(places, 0, SIDE - 1)[:, None] - np.arange(SIDE))), inside
@@ -289,7 +289,7 @@ def scenes(names: Mapping[int, str]) -> dict[str, list[int]]:
 
 
 def joined(count: int, links: Iterable[tuple[int, int]]) -> list[int]:
-    """The first member of the group of each of `count` things, given links between them."""
+    """The first member of the group of each of `count` items, given links between them."""
     first = list(range(count))
 
     def root(k: int) -> int:

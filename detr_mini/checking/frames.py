@@ -1,6 +1,6 @@
 """Which pixels the boxes of an image were drawn on, where its record states another size than its file has.
 
-The record says the size that the boxes belong to. Where the boxes themselves say otherwise, nobody can know.
+The record says the size that the boxes belong to. Where the boxes themselves contradict it, the size is unknown.
 """
 
 from __future__ import annotations

@@ -32,9 +32,9 @@ from detr_mini.checking.frames import (
     upright_box,
 )
 from detr_mini.errors import DataError
-from detr_mini.formats.columns import is_number, is_whole
-from detr_mini.formats.faults import Fault
+from detr_mini.formats.faults import Fault, Fix, Kind
 from detr_mini.formats.tree import Tree
+from detr_mini.formats.values import is_number, is_whole
 from detr_mini.images.decoding import room_for
 from detr_mini.images.load import image_size, is_whole_file, load_image, needed_for, orientation_of
 from detr_mini.safe_files import is_file, shown
@@ -42,7 +42,7 @@ from detr_mini.safe_files import is_file, shown
 __all__ = ["Images", "Picture", "alike", "checked_files", "checked_records", "look_at", "same_pictures", "upright_box"]
 
 KEPT = 8192
-"""Small copies of so many pictures are kept; those of more are made again where two must be compared."""
+"""Small copies of this many pictures are kept; further ones are made again when two must be compared."""
 WHOLE, RUNS = 5, 20
 """A video or a large picture of a fifth of all images is kept together; a longer one in runs of a twentieth."""
 
@@ -112,40 +112,38 @@ class Images:
         faults.append(fault)
 
 
-def checked_records(tree: Tree, split: str, faults: list[Fault]) -> Images:
+def checked_records(tree: Tree, faults: list[Fault]) -> Images:
     """The usable image records."""
     images = Images()
     by_name: dict[str, int] = {}
     for number, image in enumerate(tree.content["images"], start=1):
         image_id, name = image.get("id"), image.get("file_name")
-        place = f"{split}: image number {number} of {tree.path.name}"
+        place = f"image number {number} of {tree.path.name}"
         if not is_whole(image_id) or not isinstance(name, str) or not name:
             known = {key: image.get(key) for key in ("id", "file_name")}
             image_name = name if isinstance(name, str) else ""
-            faults.append(Fault("image record incomplete", f"{place}: {shown(known)}", image_name, "left out"))
+            faults.append(Fault(Kind.INCOMPLETE_IMAGE, f"{place}: {shown(known)}", image_name, Fix.LEFT_OUT))
         elif image_id in images.records:
             other = images.records[image_id]
             text = f"{place}: id {image_id} is {other['file_name']} and {name}"
             if all(other.get(key) == image.get(key) for key in ("file_name", "height", "width")):
-                faults.append(Fault("image id twice", text, name, "there once"))
-            else:  # nobody can know which boxes belong to which
-                images.leave_out(image_id, Fault("image id twice", text, name, "both left out"), faults)
+                faults.append(Fault(Kind.IMAGE_ID_TWICE, text, name, Fix.KEPT_ONCE))
+            else:  # it is unknown which boxes belong to which
+                images.leave_out(image_id, Fault(Kind.IMAGE_ID_TWICE, text, name, Fix.BOTH_LEFT_OUT), faults)
         else:
             if name in by_name:
-                text = f"{split}: {name}, ids {by_name[name]} and {image_id}"
-                faults.append(Fault("image listed twice", text, name, "boxes go to the first"))
+                text = f"{name}, ids {by_name[name]} and {image_id}"
+                faults.append(Fault(Kind.LISTED_TWICE, text, name, Fix.BOXES_TO_FIRST))
                 images.same[image_id] = by_name[name]
             by_name.setdefault(name, image_id)
             images.records[image_id] = image
     if not tree.content["images"]:
-        faults.append(Fault("empty split", f"{split}: {tree.path.name} lists no images"))
+        faults.append(Fault(Kind.EMPTY_SPLIT, f"{tree.path.name} lists no images"))
     bases = defaultdict(set)
     for name in by_name:
         bases[PurePosixPath(name).name].add(name)
     faults += [
-        Fault("same name in different folders", f"{split}: {', '.join(sorted(names))}", min(names))
-        for names in bases.values()
-        if len(names) > 1
+        Fault(Kind.SAME_NAME, ", ".join(sorted(names)), min(names)) for names in bases.values() if len(names) > 1
     ]
     return images
 
@@ -174,18 +172,18 @@ def checked_files(
         for (image_id, record), picture in zip(chosen, looks, strict=True):
             name = record["file_name"]
             if isinstance(picture, str):
-                kind = "unreadable image" if picture else "image file missing"
-                text = f"{split}: {picture}" if picture else f"{split}: {name} is not in {tree.folder}"
-                images.leave_out(image_id, Fault(kind, text, name, "left out"), faults)
+                kind = Kind.UNREADABLE_IMAGE if picture else Kind.IMAGE_MISSING
+                text = picture if picture else f"{name} is not in {tree.folder}"
+                images.leave_out(image_id, Fault(kind, text, name, Fix.LEFT_OUT), faults)
             else:
                 images.pictures[image_id] = picture
     for second, first in images.same.items():
         if first in images.pictures:
             images.pictures[second] = images.pictures[first]
-    _check_sizes(split, images, boxes, faults)
+    _check_sizes(images, boxes, faults)
 
 
-def _check_sizes(split: str, images: Images, usable: Callable[[], Mapping[int, Boxes]], faults: list[Fault]) -> None:
+def _check_sizes(images: Images, usable: Callable[[], Mapping[int, Boxes]], faults: list[Fault]) -> None:
     """Compare what the records say with the files; see `check_frames`."""
     none = Boxes(np.zeros((0, 4)), ())
     said: dict[int, tuple[float | int, float | int]] = {}
@@ -207,30 +205,30 @@ def _check_sizes(split: str, images: Images, usable: Callable[[], Mapping[int, B
     drawn = {i for group in groups.values() if drawn_on_the_file(group, sizes) for i in group}
     for image_id, picture in images.pictures.items():
         name, size, own = images.records[image_id]["file_name"], picture.size, boxes.get(image_id, none)
-        text = f"{split}: {name} is {size[1]} x {size[0]} pixels"
+        text = f"{name} is {size[1]} x {size[0]} pixels"
         if image_id not in said:
             if picture.orientation != 1 and image_id not in images.same:
                 text = f"{text} upright, orientation {picture.orientation}"
-                faults.append(Fault("orientation flag", text, name))
+                faults.append(Fault(Kind.ORIENTATION, text, name))
             continue
         stated, stored = said[image_id], (size[1], size[0])
         sideways = picture.orientation >= 5 and stated == stored
-        kind = "size before turning upright" if sideways else "size differs from the record"
+        kind = Kind.SIZE_BEFORE_TURNING if sideways else Kind.OTHER_SIZE
         text = f"{text}, said to be {stated[1]} x {stated[0]}"
         assert habits is not None
         if not sideways and not same_shape(stated, size):
-            images.leave_out(image_id, Fault(kind, text, name, "left out"), faults)
+            images.leave_out(image_id, Fault(kind, text, name, Fix.LEFT_OUT), faults)
         elif contradicts(own, stated, size) or image_id in drawn or (
             not sideways and habits.fit_the_file(own, stated, size)
         ):  # fmt: skip
             text = f"{text}, but its boxes look as if they were drawn on this file"
-            images.leave_out(image_id, Fault(kind, text, name, "left out"), faults)
+            images.leave_out(image_id, Fault(kind, text, name, Fix.LEFT_OUT), faults)
         elif sideways:
             images.frames[image_id] = turned(picture.orientation, stored)
-            faults.append(Fault(kind, text, name, "boxes turned with the picture"))
+            faults.append(Fault(kind, text, name, Fix.BOXES_TURNED))
         else:
             images.frames[image_id] = scaled(size[1] / stated[1], size[0] / stated[0])
-            faults.append(Fault(kind, text, name, "boxes scaled"))
+            faults.append(Fault(kind, text, name, Fix.BOXES_SCALED))
 
 
 def _look(path: Path, pixels: bool, keep: bool) -> Picture | str:

@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from detr_mini.errors import nearest
-from detr_mini.formats.columns import is_whole
-from detr_mini.formats.faults import Fault
-from detr_mini.formats.records import is_text
+from detr_mini.formats.faults import Fault, Fix, Kind
 from detr_mini.formats.tree import Tree
-from detr_mini.formats.yolo import DataFile, as_other_tools_read
+from detr_mini.formats.values import is_text, is_whole
+from detr_mini.formats.yolo_names import DataFile, as_other_tools_read
 from detr_mini.safe_files import shown
 
 RARE = 3
@@ -24,11 +23,11 @@ _KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 
 
 def checked_categories(
-    tree: Tree, split: str, used: Mapping[Any, int], faults: list[Fault]
+    tree: Tree, used: Mapping[Any, int], faults: list[Fault]
 ) -> tuple[list[dict[str, Any]], dict[int, int]]:
     """The usable categories of a split, ids and names once each; and of each id that is merged, the one it becomes.
 
-    `used`: boxes by category id. Where nobody can know which category boxes mean, the fault refuses a fixed copy.
+    `used`: boxes by category id. Where it is unknown which category boxes mean, the fault refuses a fixed copy.
     """
     ids: dict[int, dict[str, Any]] = {}
     names: dict[str, dict[str, Any]] = {}
@@ -37,16 +36,16 @@ def checked_categories(
     for category in tree.content["categories"]:
         category_id, name = category.get("id"), category.get("name")
         if not is_whole(category_id) or not is_text(name):
-            faults.append(Fault("category incomplete", f"{split}: {shown(category)}", mend="left out"))
+            faults.append(Fault(Kind.INCOMPLETE_CATEGORY, shown(category), fix=Fix.LEFT_OUT))
             continue
         if category_id in ids:
-            text = f"{split}: id {category_id} is {ids[category_id]['name']!r} and {name!r}"
+            text = f"id {category_id} is {ids[category_id]['name']!r} and {name!r}"
             if ids[category_id]["name"] == name:
-                faults.append(Fault("category id twice", text, mend="there once"))
+                faults.append(Fault(Kind.CATEGORY_ID_TWICE, text, fix=Fix.KEPT_ONCE))
                 continue
             boxes = used[category_id]
-            text = f"{text}; nobody can know which of them its {boxes} boxes are" if boxes else text
-            faults.append(Fault("category id twice", text, mend="" if boxes else "a free id", refused=boxes > 0))
+            text = f"{text}; which of them its {boxes} boxes belong to is unknown" if boxes else text
+            faults.append(Fault(Kind.CATEGORY_ID_TWICE, text, fix=None if boxes else Fix.NEW_ID, refused=boxes > 0))
             if boxes or name in names:
                 continue
             category_id, free = free, free + 1
@@ -54,9 +53,9 @@ def checked_categories(
             other = names[name]
             groups = [str(c.get("supercategory") or "") for c in (other, category)]
             two = all(groups) and groups[0] != groups[1] and used[other["id"]] > 0 and used[category_id] > 0
-            text = f"{split}: {name!r} has the ids {other['id']} and {category_id}"
+            text = f"{name!r} has the ids {other['id']} and {category_id}"
             text = f"{text}, in the groups {groups[0]!r} and {groups[1]!r}; rename one of them" if two else text
-            faults.append(Fault("category name twice", text, mend="" if two else "one category", refused=two))
+            faults.append(Fault(Kind.CATEGORY_NAME_TWICE, text, fix=None if two else Fix.MERGED, refused=two))
             merged[category_id] = other["id"]
             ids[category_id] = other
             continue
@@ -87,18 +86,18 @@ def check_names(
             if split == "train" or not trained or name in doubtful:
                 continue
             if name not in trained:
-                text = f"{split}: {name!r}, {own[name]} boxes{nearest(name, trained)}"
-                faults.append(Fault("category unknown to training", text))
+                text = f"{name!r}, {own[name]} boxes{nearest(name, trained)}"
+                faults.append(Fault(Kind.UNTRAINED_NAME, text, split=split))
             elif not boxes.get("train", Counter())[name] and split == min(s for s in boxes if boxes[s][name]):
-                faults.append(Fault("category that training never sees", f"{split}: {name!r}, {own[name]} boxes"))
+                faults.append(Fault(Kind.UNTRAINED_CATEGORY, f"{name!r}, {own[name]} boxes", split=split))
     for name in listed:
         if not total[name] and name not in doubtful:
             if crowds[name]:
                 text = f"{name!r}, {crowds[name]} crowd regions"
-                faults.append(Fault("category with crowd only", text))
+                faults.append(Fault(Kind.CROWD_ONLY, text))
             else:
                 group = " (a group of others)" if name in groups else ""
-                faults.append(Fault("category without boxes", f"{name!r}{group}"))
+                faults.append(Fault(Kind.NO_BOXES, f"{name!r}{group}"))
 
 
 def _written_alike(names: list[str], total: Counter[str], faults: list[Fault]) -> set[str]:
@@ -109,7 +108,7 @@ def _written_alike(names: list[str], total: Counter[str], faults: list[Fault]) -
     groups = [group for group in plain.values() if len(group) > 1]
     for group in groups:
         counts = [f"{name!r} ({total[name]} boxes)" for name in group]
-        faults.append(Fault("names that differ in writing only", ", ".join(counts)))
+        faults.append(Fault(Kind.SIMILAR_NAMES, ", ".join(counts)))
     return {name for group in groups for name in group}
 
 
@@ -122,7 +121,7 @@ def _mistyped(names: list[str], total: Counter[str], faults: list[Fault]) -> set
             most = max(meant, key=lambda name: total[name])
             found.add(rare)
             text = f"{rare!r} ({total[rare]} boxes), is {most!r} ({total[most]}) meant?"
-            faults.append(Fault("mistyped category", text))
+            faults.append(Fault(Kind.MISTYPED_CATEGORY, text))
     return found
 
 
@@ -165,7 +164,7 @@ def check_data_file(data: DataFile, faults: list[Fault]) -> None:
     """What other tools make of a YOLO data file."""
     if data.stated is not None and data.stated != len(data.names):
         text = f"{data.path.name}: nc is {data.stated}, there are {len(data.names)} names"
-        faults.append(Fault("number of classes differs", text, mend="left out"))
+        faults.append(Fault(Kind.CLASS_COUNT, text, fix=Fix.LEFT_OUT))
     if data.path.suffix not in (".yaml", ".yml"):
         return
     names = as_other_tools_read(data.path).get("names")
@@ -173,4 +172,4 @@ def check_data_file(data: DataFile, faults: list[Fault]) -> None:
     for written, read in zip(data.names.values(), values, strict=False):
         if not isinstance(read, str):
             text = f"{data.path.name}: {written} is read as {read!r}"
-            faults.append(Fault("name that YAML takes for something else", text, mend="quoted"))
+            faults.append(Fault(Kind.YAML_NAME, text, fix=Fix.QUOTED))

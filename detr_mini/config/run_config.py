@@ -13,6 +13,7 @@ from detr_mini.config.check import check_config, dotted_keys
 from detr_mini.config.number_settings import check_numbers
 from detr_mini.config.path_settings import is_text, plain
 from detr_mini.config.suggestions import suggest
+from detr_mini.config.yaml_events import endless_yaml
 from detr_mini.errors import CheckpointError, ConfigError, first_line
 
 if TYPE_CHECKING:
@@ -72,11 +73,9 @@ def read_config(file: Path) -> DictConfig:
     if size > LARGEST_FILE:
         raise ConfigError(f"{file} has {size:,} bytes, and a config at most {LARGEST_FILE:,}; give another run")
     try:
-        depth, text = 0, file.read_text(encoding="utf-8-sig")
-        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if isinstance(event, yaml.AliasEvent) or depth > parts.DEEPEST:
-                raise ConfigError(f"{file} repeats its own parts (&, *) or is nested too deeply; write every value out")
+        text = file.read_text(encoding="utf-8-sig")
+        if why := endless_yaml(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader), parts.DEEPEST):
+            raise ConfigError(f"{file} {why}; write every value out")
         config = OmegaConf.create(text)
     except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
         raise ConfigError(f"{file} cannot be read as a config ({first_line(error)}); give another run") from error

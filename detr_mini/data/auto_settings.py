@@ -1,4 +1,4 @@
-"""What a set of boxes asks of a model: images large enough for its small things, queries enough for its full images."""
+"""What a set of boxes asks of a model: images large enough for small objects, enough queries for full images."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from detr_mini.errors import ConfigError
 from detr_mini.formats.load_report import Chosen
 from detr_mini.formats.split import CocoSet
 
@@ -80,3 +81,23 @@ def choose_queries(coco: CocoSet) -> Chosen:
     most = int(coco.objects.max())
     wanted = math.ceil(ROOM * most / 10) * 10
     return Chosen(min(max(wanted, FEWEST), MOST), f"the fullest training image has {most} boxes")
+
+
+def check_counts(**counts: int | float | str | None) -> None:
+    """ConfigError for a count of the data config that is too small; None, and AUTO where it is possible, are right."""
+    for name, value in counts.items():
+        least = 0 if name in ("workers", "cache_megabytes") else 1
+        if value is None or (value == AUTO and name in ("size", "batch_size")):
+            continue
+        if isinstance(value, str) or value < least:
+            raise ConfigError(f"data.{name} is {value}; it must be at least {least}")
+
+
+def check_shares(*, strong_until: int | float, hold_out: int | float | None) -> None:
+    """ConfigError for a share that is not between 0 and 1; none or all of train cannot be held out."""
+    for name, share, is_possible in (
+        ("strong_until", strong_until, 0 <= strong_until <= 1),
+        ("hold_out", hold_out, hold_out is None or 0 < hold_out < 1),
+    ):
+        if not is_possible:
+            raise ConfigError(f"data.{name} is {share}; it must be a share from 0 to 1")

@@ -62,7 +62,7 @@ class ImageCache:
 class DetectionDataset(Dataset[tuple[Tensor, Target]]):
     """Images and targets of a `CocoSet` for keys (index, epoch, strong), see `Key`.
 
-    `oversampling`: images more than so many times as large as the model's are brought down to that when they are
+    `oversampling`: images more than this many times as large as the model's are reduced to that when they are
     decoded: augmentation is then as quick for photographs of 12 megapixels as for small ones, and the cache holds all
     of them. None: they stay as they are.
     `on_bad_image`: "refuse" with a DataError, or "skip": what cannot be decoded is a grey picture without boxes.
@@ -140,7 +140,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             image = load_image(record.path)
             if tuple(image.shape[1:]) != record.size:
                 raise DataError(f"{record.path} is {image.shape[2]} x {image.shape[1]} pixels when decoded, but its "
-                                f"header says {record.size[1]} x {record.size[0]}; save the image anew")  # fmt: skip
+                                f"header says {record.size[1]} x {record.size[0]}; save the image again")  # fmt: skip
             if self._kept_size(record.size) != record.size:
                 image = F.resize(image, list(self._kept_size(record.size)), antialias=True)
             self.cache.put(index, image)
@@ -204,7 +204,7 @@ class BatchLoader(DataLoader[Any]):
         pin_memory: bool,
         largest: tuple[int, int] = (0, 0),
     ) -> None:
-        """`largest`: at most so many images a batch, and so many pixels an image."""
+        """`largest`: the most images in a batch, and the most pixels in an image."""
         self.largest = largest
         super().__init__(
             dataset,

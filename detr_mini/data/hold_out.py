@@ -7,8 +7,8 @@ from dataclasses import replace
 from detr_mini.checking.images import alike
 from detr_mini.data.splits import of_images, owned_in, split_ids
 from detr_mini.errors import DataError
-from detr_mini.formats.convert import tracked
 from detr_mini.formats.split import CocoSet
+from detr_mini.formats.writing import tracked
 
 
 def held_out(coco: CocoSet, share: float) -> tuple[CocoSet, CocoSet, str]:

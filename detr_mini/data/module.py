@@ -1,4 +1,4 @@
-"""A data set (COCO, VOC or YOLO) as a LightningDataModule: from folders to batches."""
+"""A dataset of any format as a LightningDataModule: from folders to batches."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import torch
 from detr_mini.checking.check import check
 from detr_mini.config.run_folder import rank
 from detr_mini.data.augment import Augment
-from detr_mini.data.auto_settings import AUTO, choose_size
+from detr_mini.data.auto_settings import AUTO, check_counts, check_shares, choose_size
 from detr_mini.data.dataset import BatchLoader, DetectionDataset, collate_pairs
 from detr_mini.data.hold_out import first_images, held_out
 from detr_mini.data.samplers import EvaluationBatches, TrainBatches
 from detr_mini.data.splits import Choice, subset_of
 from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.formats.coco import CocoSet
-from detr_mini.formats.discover import Source, Split, located, read_mended, read_split
-from detr_mini.formats.faults import FATAL, LOOKS
+from detr_mini.formats.discover import Source, Split, located, read_fixed, read_split
+from detr_mini.formats.faults import FATAL, LOSSLESS
 from detr_mini.formats.listing import SPLIT_WORDS, Layout
 from detr_mini.formats.load_report import Chosen, LoadReport
 from detr_mini.formats.tree import Tree
@@ -35,7 +35,7 @@ NO_VAL = (
 OF_TRAINING = ("augment", "augment_strong", "strong_until")
 """Settings that say nothing of what is evaluated."""
 STAGES = {"val": "validate", "test": "test"}
-"""What `setup` is told where a split is measured."""
+"""The stage that `setup` gets where a split is measured."""
 _SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 
 OVERSAMPLING = 2
@@ -45,23 +45,21 @@ USUAL_BATCH = 8
 
 
 class DetectionData(pl.LightningDataModule):
-    """Train, val and test splits of a data set.
+    """Train, val and test splits of a dataset.
 
-    `format`: a key of `formats.FORMATS`, or "auto", recognised by the files in `root`. `train`, `val`, `test`: where a
-    split lies under `root` (`formats.KEYS`; in COCO's form {images: folder, annotations: JSON file}), "auto" (found,
-    too), or None. `make`: parameters of `ensure_scenes`, which then makes the scenes in `root`, or None. `check`: look
-    at everything first, every pixel, and "stop" at a fault that loses something, or "fix": go on with the set as a
-    fixed copy would have it. `hold_out`: such a share of train is val where the set has none (see `held_out`). `size`,
-    `shorter_side`: see `images.target_size`; size "auto": chosen from the boxes (see `choose_size`). `augment`: see
-    `transforms.Augment`; `augment_strong`: before those, in epochs that begin in the first `strong_until` of the
-    training, as `progress` tells. `cache_megabytes`: room for decoded training images. `limit_train`: the first images
-    only. `subset`: of the training images those that a `subset.Choice` of these settings picks. `on_...`: see
-    `coco.Reading`; `first_pixel`, `difficult`: see `voc.read_voc`. `mean`, `std`, `stride`: what the model wants.
-    `seed`: of order and augmentation.
-    `progress()` is the share of the training that was done when the epoch began; the trainer's task sets it.
+    `format`: a key of `discover.FORMATS`, or "auto" to detect it. `train`, `val`, `test`: where it lies below `root`
+    (`discover.KEYS`; for COCO {images: folder, annotations: JSON file}), "auto", or None. `make`: parameters of
+    `ensure_scenes`, which then makes the scenes in `root`. `check`: check every pixel first, and "stop" at a fault that
+    loses something, or "fix": go on with the dataset as a fixed copy would have it. `hold_out`: share of train that
+    becomes val if there is none (see `held_out`). `size`, `shorter_side`: see `images.target_size`; size "auto": see
+    `choose_size`. `augment`: see `augment.Augment`; `augment_strong`: before those, in epochs that begin in the first
+    `strong_until` of the training. `cache_megabytes`: memory for decoded images. `limit_train`: the first images
+    only. `subset`: settings of `splits.Choice`, which picks training images. `on_...`: see `coco.Reading`;
+    `first_pixel`, `difficult`: see `voc.read_voc`. `mean`, `std`, `stride`: of the model. `seed`: of order and
+    augmentation. `progress()` is the share of the training done when the epoch began; the trainer's task sets it.
 
     After `setup`: `categories`, `report`, and the splits' `CocoSet`s in `sets`. Set `categories` (a checkpoint's)
-    before `setup` to map a data set to them; the training file is then not read for evaluation.
+    before `setup` to map a dataset to them; the training file is then not read for evaluation.
     The trainer needs `use_distributed_sampler=False`: the batches are shared among ranks here.
     """
 
@@ -107,24 +105,15 @@ class DetectionData(pl.LightningDataModule):
         pin_memory: bool = False,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("size", 1 if size == AUTO else size, 1),
-            ("batch_size", 1 if batch_size == AUTO else batch_size, 1),
-            ("eval_batch_size", eval_batch_size or (1 if batch_size == AUTO else batch_size), 1),
-            ("workers", workers, 0),
-            ("cache_megabytes", cache_megabytes, 0),
-            ("limit_train", 1 if limit_train is None else limit_train, 1),
-            ("limit_val", 1 if limit_val is None else limit_val, 1),
-        ):
-            if isinstance(value, str) or value < least:
-                raise ConfigError(f"data.{name} is {value}; it must be at least {least}")
+        check_counts(
+            size=size, batch_size=batch_size, eval_batch_size=eval_batch_size or None, workers=workers,
+            cache_megabytes=cache_megabytes, limit_train=limit_train, limit_val=limit_val,
+        )  # fmt: skip
         if size == AUTO and (shorter_side is not None or make is not None):
             what = "shorter_side" if make is None else "make"
             raise ConfigError(f"data.size=auto goes by the longest side of photographs; with data.{what} say a number")
-        until = 1.0 if isinstance(strong_until, str) else strong_until  # "auto": `settle` says
-        for name, share in (("strong_until", until), ("hold_out", 0.5 if hold_out is None else hold_out)):
-            if not 0 <= share <= 1 or (name == "hold_out" and share in (0, 1)):
-                raise ConfigError(f"data.{name} is {share}; it must be a share from 0 to 1")
+        until = 1.0 if isinstance(strong_until, str) else strong_until  # "auto": `settle` decides
+        check_shares(strong_until=until, hold_out=hold_out)
         self.root = Path(root).expanduser()
         self._said = format, {"train": train, "val": val, "test": test}
         self.make = None if make is None else dict(make)
@@ -149,7 +138,7 @@ class DetectionData(pl.LightningDataModule):
             raise ConfigError(f"data.check is {check!r}; it must be null, 'stop' or 'fix'")
         self.check = "fix" if check == "mend" else check  # its older word
         self.subset = None if subset is None else Choice.of(subset)
-        self._mended: dict[str, Tree] = {}
+        self._fixed: dict[str, Tree] = {}
         self._parts: dict[str, CocoSet] = {}
         self._ready: dict[str, CocoSet] = {}
         self._no_test = False
@@ -162,9 +151,8 @@ class DetectionData(pl.LightningDataModule):
         self._resume = (0, 0)
         self._train_dataset: DetectionDataset | None = None
 
-    @property
-    def _boxes(self) -> dict[str, Any]:
-        return {"box_corners": self.reading["box_corners"]}
+    def _source(self, splits: Mapping[str, Split]) -> Source:
+        return Source(self.root, self.format, dict(splits), **self.voc, box_corners=self.reading["box_corners"])
 
     @cached_property
     def _found(self) -> Layout:
@@ -197,7 +185,7 @@ class DetectionData(pl.LightningDataModule):
         wanted = _SPLITS.get(stage or "", tuple(name for name, split in self.splits.items() if split))
         if (self.categories is None or self.image["size"] == AUTO) and "train" not in wanted:
             wanted = ("train", *wanted)  # only the training file knows the categories
-        if self.check is not None and not self._mended:
+        if self.check is not None and not self._fixed:
             self._check_all(("train", "val", "test") if "train" in wanted or self.holds_out else wanted)
         for name in wanted:
             if name in self._ready:
@@ -269,8 +257,8 @@ class DetectionData(pl.LightningDataModule):
         return self._parts[name]
 
     def _whole(self, name: str, split: Split, limit: int | None) -> CocoSet:
-        if name in self._mended:
-            return read_mended(self._mended[name], name, self.categories, limit, self.reading)
+        if name in self._fixed:
+            return read_fixed(self._fixed[name], name, self.categories, limit, self.reading)
         try:
             return read_split(
                 self.root,
@@ -284,22 +272,21 @@ class DetectionData(pl.LightningDataModule):
             )
         except DataError:
             if rank() == 0 and self.root.is_dir():
-                checked = check(Source(self.root, self.format, {name: split}, **self.voc, **self._boxes), pixels=False)
+                checked = check(self._source({name: split}), pixels=False)
                 if len(checked.faults) > 1:  # one alone stands in the error
                     checked.print()
             raise
 
     def _check_all(self, names: Sequence[str]) -> None:
         """Look at these splits; print the table; stop, or keep what a fixed copy would have."""
-        splits: dict[str, Split] = {name: split for name, split in self._found.splits.items() if name in names}
-        checked = check(Source(self.root, self.format, splits, **self.voc, **self._boxes))
+        checked = check(self._source({name: split for name, split in self._found.splits.items() if name in names}))
         if checked.faults and rank() == 0:
             checked.print()
-        left = [f for f in checked.faults if f.kind in FATAL or f.refused or (f.mend and f.kind not in LOOKS)]
+        left = [f for f in checked.faults if f.kind in FATAL or f.refused or (f.fix and f.kind not in LOSSLESS)]
         if left and self.check == "stop":
             raise DataError(f"{len(left)} faults of {len({f.kind for f in left})} kinds in {self.root} (the table); "
                             "data.check=fix goes on as a fixed copy would")  # fmt: skip
-        self._mended = checked.fixed()
+        self._fixed = checked.fixed()
         counts = ", ".join(f"{kind}: {count}" for kind, count in checked.counts.items())
         self.report.notices.append(f"every file was looked at; {counts or 'no fault found'}")
 
@@ -343,7 +330,7 @@ class DetectionData(pl.LightningDataModule):
         return DetectionDataset(self.sets[name], **self.how(training))
 
     def how(self, training: bool) -> dict[str, Any]:
-        """What a `DetectionDataset` of these settings is told besides its images."""
+        """The arguments of a `DetectionDataset` besides its images."""
         return {
             **self.image,
             "augment": self.augment if training else None,

@@ -1,6 +1,6 @@
-"""Augmentation that cuts: a window around a thing, four images in one, two images over each other.
+"""Augmentation that cuts: a window around an object, four images in one, two images over each other.
 
-Things that a window cuts in two keep the part of their box inside it, where enough of it is inside.
+Objects that a window cuts in two keep the part of their box inside, where enough of the box is inside.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from detr_mini.data.augment import Sample, chance
 from detr_mini.errors import ConfigError
 
 LEAST_VISIBLE = 0.3
-"""Of a box's area: with less of it inside a window, the box goes."""
+"""Share of a box's area: with less inside a window, the box is dropped."""
 LEAST_CANVAS = 8
 """Pixels: an image that is less wide or high stays alone."""
 
@@ -59,7 +59,7 @@ def filling(
 
 
 class RandomWindow:
-    """With probability `p`, a window of the image around one of its things, so that no image loses all its boxes.
+    """With probability `p`, a window of the image around one of its objects, so that no image loses all its boxes.
 
     Its sides are drawn from [`least`, 1] of the image's, each by itself: scale and shape both vary (Liu et al. 2016).
     The thing, any one, is inside wholly; of others see `within`.

@@ -1,4 +1,4 @@
-"""Parts of a data set: by category, by id, so many or such a share of it; and a set split into train, val and test.
+"""Parts of a dataset, by category, id, count or share; and a dataset split into train, val and test.
 
 Drawn parts are stratified: images are ordered by seed so that every beginning of the order has all categories in their
 shares, the rarest category of an image deciding. So 10 % is part of 20 %, and the order of a list means nothing.
@@ -19,10 +19,11 @@ from detr_mini.checking.images import alike
 from detr_mini.data.stratify import stratify
 from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.formats.columns import columns_of
-from detr_mini.formats.convert import check_sizes, new_folder, tracked, write_set
+from detr_mini.formats.convert import check_sizes, write_set
 from detr_mini.formats.discover import Source
 from detr_mini.formats.split import CocoSet, ImageRecords
 from detr_mini.formats.tree import Tree, with_one_list
+from detr_mini.formats.writing import new_folder, tracked
 
 _BOXES = 0.05
 """How much the boxes of a category count beside its images in a split."""
@@ -217,7 +218,7 @@ def split_ids(
 ) -> dict[str, list[int]]:
     """The images of each part (val and test by their shares, train the rest), ids ascending, none in two.
 
-    `together`: of an image the one that it must stay with (the same picture, saved anew).
+    `together`: of an image the one that it must stay with (the same picture, saved again).
     """
     together = together or {}
     groups: dict[int, list[int]] = {}
@@ -295,7 +296,7 @@ def new_splits(
 
 
 def _merged(trees: Mapping[str, Tree]) -> Tree:
-    """All splits as one; images and annotations are numbered anew where there are several, categories joined by name.
+    """All splits as one; images and annotations are renumbered where there are several, categories joined by name.
 
     What their readers say of each (faults, notices) stays.
     """

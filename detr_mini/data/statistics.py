@@ -1,4 +1,4 @@
-"""A data set in numbers: how many, how large, what shape, how crowded."""
+"""A dataset in numbers: how many, how large, what shape, how crowded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from detr_mini.formats.columns import area_of
+from detr_mini.formats.box_rules import area_of
 from detr_mini.formats.tree import Tree
 
 SMALL, LARGE = 32.0**2, 96.0**2

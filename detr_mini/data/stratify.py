@@ -17,7 +17,7 @@ SIZE = ("", "size")
 _SIZE_WEIGHT = 1e4
 _ROUNDS = 400
 _TRIED, _TERMS = 40, 4_000_000
-"""Groups whose swaps are tried at each step: so many in a small set, fewer where each try costs more."""
+"""Groups whose swaps are tried at each step: these in a small set, fewer where each try costs more."""
 Row = Mapping[Hashable, int]
 
 

@@ -24,7 +24,7 @@ FIX = (
 def check_shared_memory(workers: int, images: int, pixels: int) -> None:
     """UserError where a batch of each worker does not fit into shared memory: torch would wait for it for ever.
 
-    A batch is so many `images` of at most `pixels`, as float32. It is the least that is needed: each worker makes a
+    A batch is this many `images` of at most `pixels`, as float32. It is the least that is needed: each worker makes a
     second batch while the first one waits.
     """
     try:
@@ -46,7 +46,7 @@ def _mega(count: int) -> str:
 def into_shared_memory(value: Any) -> None:
     """Move every tensor of a batch there now, in a worker. DataError where there is no room.
 
-    Otherwise torch does it later, in a thread whose errors nobody hears of, and the training waits for ever.
+    Otherwise torch does it later, in a thread whose errors are lost, and the training waits for ever.
     """
     try:
         _share(value)

@@ -1,4 +1,4 @@
-"""Images and boxes of one annotation file, on their way to a tree: what CVAT, VIA and CSV readers share."""
+"""Images and boxes of one annotation file, on their way to a tree: shared by the readers of CVAT, VIA and CSV."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from detr_mini.errors import DataError
-from detr_mini.formats.faults import Fault
-from detr_mini.formats.listing import Listing, names_below, parts_of
-from detr_mini.formats.tree import Tree, image_ids, is_image_name
+from detr_mini.formats.faults import Fault, Fix, Kind
+from detr_mini.formats.listing import Listing, is_image_name, moved_notice, names_below, parts_of
+from detr_mini.formats.tree import Tree, image_ids
 from detr_mini.images.load import image_size
 from detr_mini.structures import Categories
 
@@ -20,7 +20,7 @@ UNNAMED = "object"
 
 @dataclass
 class BoxList:
-    """What a file says; the readers add to it, `tree` makes a split of it."""
+    """The images and boxes of one file; readers fill it, `tree` turns it into a split."""
 
     path: Path
     names: list[str] = field(default_factory=list)
@@ -43,12 +43,12 @@ class BoxList:
 
     def outline(self, image: str, label: str, xs: Sequence[float], ys: Sequence[float], where: str) -> None:
         """The upright box around an outline."""
-        self.faults.append(Fault("box given as an outline", where, image, "the upright box around it"))
+        self.faults.append(Fault(Kind.OUTLINE, where, image, Fix.UPRIGHT_BOX))
         self.box(image, label, [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)], where)
 
     def no_box(self, image: str, text: str) -> None:
-        """Something that no box can be made of."""
-        self.faults.append(Fault("row that is no box", text, image, "left out"))
+        """A row that is not a usable box."""
+        self.faults.append(Fault(Kind.BAD_ROW, text, image, Fix.LEFT_OUT, boxes=1))
 
     def tree(self, folder: Path, categories: Categories | None, relative: bool = False) -> Tree:
         """The split, its images below `folder`. `relative`: boxes are shares of their image, not pixels.
@@ -77,10 +77,9 @@ class BoxList:
             tree.content["annotations"].append({**own, **box})
         tree.faults.extend(self.faults)
         tree.notices.extend(self.notices)
-        moved = [(old, new) for old, new in files.items() if old != new and "/".join(parts_of(old)) != new]
+        moved = {old: new for old, new in files.items() if old != new and "/".join(parts_of(old)) != new}
         if moved:
-            old, new = moved[0]
-            tree.notices.append(f"{len(moved)} images were found by the end of their paths, such as {old} at {new}")
+            tree.notices.append(moved_notice(moved))
         return tree
 
 
@@ -106,7 +105,7 @@ def _files_of(names: Sequence[str], folder: Path) -> dict[str, str]:
 
 
 def _pixels(shares: Sequence[float], said: tuple[int, int], tree: Tree, image_id: int, path: Path) -> list[float]:
-    """Shares of an image as pixels of it; of an image that cannot be read the shares stay, its check says so."""
+    """Fractions of an image as pixels. They stay fractions if the image cannot be read; its check reports that."""
     if not all(said) and image_id not in tree.sizes:
         try:
             tree.sizes[image_id] = image_size(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from detr_mini.errors import DataError, nearest
-from detr_mini.formats.records import is_text, is_whole
+from detr_mini.formats.values import is_text, is_whole
 from detr_mini.safe_files import shown
 from detr_mini.structures import Categories
 

@@ -13,9 +13,11 @@ import torch
 from jaxtyping import Float, Int
 
 from detr_mini.errors import ConfigError, DataError, some_of
+from detr_mini.formats.box_rules import CORNERS, ROUNDING, BoxFault, clip_boxes, enclosing, look_like_corners
 from detr_mini.formats.categories import align, categories_of
 from detr_mini.formats.coco_fast import read_columns
 from detr_mini.formats.columns import Columns, read_json
+from detr_mini.formats.faults import OF_IMAGES, Kind
 from detr_mini.formats.listing import moved_notice, names_below
 from detr_mini.formats.load_report import SplitReport
 from detr_mini.formats.split import CocoSet, ImageRecord, ImageRecords
@@ -25,21 +27,13 @@ from detr_mini.structures import Categories
 
 __all__ = ["CocoSet", "ImageRecord", "ImageRecords", "Reading", "build_set", "read_coco", "read_json"]
 
-ROUNDING = 0.5
-"""Pixels by which a box may stick out of its image before that is worth a line in the report."""
 LISTED = 100
-"""So many names at most stand in one error."""
-FEW = 3
-"""Fewer boxes than this say nothing about what their numbers mean."""
-CORNERS = (
-    "the boxes of {path} look like left, top, right, bottom: most stick out of their images as left, top, width, "
-    "height, and all fit as corners; set data.box_corners=true to read them so"
-)
+"""At most this many names stand in one error."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What becomes of what cannot be used as it is."""
+    """What to do with data that cannot be used as they are."""
 
     on_bad_box: str = "drop"
     """Boxes without size are dropped and boxes past the edge clipped, both counted, or the set is refused."""
@@ -94,7 +88,7 @@ def read_coco(
     if outside and (moved := names_below(folder, outside)):
         names = [moved.get(name, name) for name in columns.file_names]
         columns = replace(columns, file_names=names, notices=[*columns.notices, moved_notice(moved)])
-    for image_id, name in zip(columns.image_ids, columns.file_names, strict=True):
+    for image_id, name in zip(columns.image_ids, columns.file_names, strict=True) if outside else ():
         if fault := name_fault(name, folder, Path(root or folder)):
             raise DataError(f"image {image_id} of {path} has the file_name {shown(name)}, which {fault}; "
                             "give the file's path below the image folder")  # fmt: skip
@@ -165,7 +159,7 @@ def _records(
                         f"{some_of(missing, LISTED)}; "
                         "add them, or leave them out with data.on_missing=skip")  # fmt: skip
     for name in missing:
-        report.drop("image file missing", name, name)
+        report.drop(Kind.IMAGE_MISSING, name, name)
     gone = set(missing)
     kept: list[tuple[int, str, tuple[int, int]]] = []
     wrong: list[tuple[str, str]] = []
@@ -190,12 +184,12 @@ def _records(
         report.turned += turned
         kept.append((image_id, name, size))
     if broken and reading.on_bad_image == "refuse":
-        raise DataError(f"{broken[0][1]} ({len(broken)} such in {path}; data.on_bad_image=skip leaves them out)")
+        raise DataError(f"{broken[0][1]} ({len(broken)} like this in {path}; data.on_bad_image=skip leaves them out)")
     for name, sentence in broken:
-        report.drop("unreadable image", sentence, name)
+        report.drop(Kind.UNREADABLE_IMAGE, sentence, name)
     if wrong and reading.on_wrong_size == "refuse":
-        raise DataError(f"{wrong[0][1]} ({len(wrong)} such in {path}): its boxes would land elsewhere; annotate the "
-                        "upright image, or leave such images out with data.on_wrong_size=skip")  # fmt: skip
+        raise DataError(f"{wrong[0][1]} ({len(wrong)} like this in {path}): its boxes would land elsewhere; annotate "
+                        "the upright image, or leave such images out with data.on_wrong_size=skip")  # fmt: skip
     for name, sentence in wrong:
         report.drop(f"image of another size than the {_kind(path)} says", sentence, name)
     report.images = len(kept)
@@ -225,34 +219,34 @@ def _with_boxes(
     whole = raw[:, 2:].min(1, initial=1.0) > 0 if len(raw) else np.zeros(0, bool)
     turned = (rotation % 180 != 0) & whole
     upright = np.where(turned[:, None], enclosing(raw, rotation), raw)
-    boxes, fault = clip_boxes(upright, sizes[image])
-    if may_be_corners and not turned.any() and look_like_corners(raw, sizes[image]):
-        raise DataError(CORNERS.format(path=columns.path))
+    boxes, faults = clip_boxes(upright, sizes[image])
+    edges = sizes[image][:, ::-1].astype(np.float64)
+    if may_be_corners and not turned.any() and look_like_corners(raw, raw, edges, ROUNDING):
+        raise DataError(CORNERS.format(path=columns.path, read="left, top, width, height"))
     keep = np.ones(len(own), bool)
     bad = []
-    for row in np.flatnonzero((fault != "") | turned).tolist():
-        height, width = sizes[image[row]].tolist()
+    for row in np.flatnonzero(np.array([fault is not None for fault in faults], bool) | turned).tolist():
         name = records[int(image[row])].file_name
         text = f"{columns.where(int(own[row]))} ({name}): bbox [{', '.join(f'{v:.12g}' for v in raw[row])}]"
         if turned[row]:
             if reading.on_turned == "refuse":
-                raise DataError(f"{text} is turned by {rotation[row]:g} degrees ({int(turned.sum())} such boxes in "
-                                "all); set data.on_turned=enclose for the upright box around each")  # fmt: skip
+                raise DataError(f"{text} is turned by {rotation[row]:g} degrees ({int(turned.sum())} boxes like "
+                                "this); set data.on_turned=enclose for the upright box around each")  # fmt: skip
             if reading.on_turned == "drop":
-                report.drop("turned box", f"{text} is turned by {rotation[row]:g} degrees", name)
+                report.drop(Kind.TURNED_BOX, f"{text} is turned by {rotation[row]:g} degrees", name)
                 keep[row] = False
                 continue
             report.turn(f"{text} is turned by {rotation[row]:g} degrees", name)
-        if fault[row]:
-            example = f"{text} {fault[row].format(width=width, height=height)}"
+        if fault := faults[row]:
+            example = f"{text} {fault.text(sizes[image[row]].tolist())}"
             bad.append(example)
-            if "sticks" in fault[row]:
+            if fault is BoxFault.PAST_EDGE:
                 report.clip(example, name)
             else:
-                report.drop("box outside its image" if "outside" in fault[row] else "box without size", example, name)
+                report.drop(fault.kind, example, name)
                 keep[row] = False
     if bad and reading.on_bad_box == "refuse":
-        raise DataError(f"{bad[0]} ({len(bad)} such boxes in all); mend them, or set data.on_bad_box=drop")
+        raise DataError(f"{bad[0]} ({len(bad)} boxes like this); fix them, or set data.on_bad_box=drop")
     own, image, boxes, turned = own[keep], image[keep], boxes[keep], turned[keep]
     labels = np.array([label_of[c] for c in columns.category_ids[own].tolist()], np.int64)
     crowd = columns.is_crowd[own] & (reading.on_crowd == "ignore")
@@ -288,7 +282,8 @@ def _with_boxes(
 
 def _refuse_without_boxes(path: Path, report: SplitReport) -> None:
     """DataError where there were boxes and none is left to learn from or to score."""
-    lost = {kind: count for kind, count in report.dropped.items() if not kind.startswith(("image ", "unreadable"))}
+    of_boxes = {str(kind) for kind in Kind if kind not in OF_IMAGES}
+    lost = {reason: count for reason, count in report.dropped.items() if reason in of_boxes}
     if lost:
         kinds = ", ".join(f"{kind}: {count}" for kind, count in lost.items())
         example = next(report.examples[kind][0] for kind in lost)
@@ -297,17 +292,6 @@ def _refuse_without_boxes(path: Path, report: SplitReport) -> None:
     if report.crowd and report.split == "train":
         raise DataError(f"all {report.crowd} annotations of {path} are crowd regions, which are not objects to learn; "
                         "set data.on_crowd=object to take them as objects")  # fmt: skip
-
-
-def look_like_corners(boxes: Float[np.ndarray, "n 4"], sizes: Int[np.ndarray, "n 2"]) -> bool:
-    """Whether most boxes stick out of their images as xywh, and as good as all fit as xyxy. `sizes`: height, width."""
-    if len(boxes) < FEW:
-        return False
-    edge = sizes[:, ::-1].astype(np.float64)
-    low, high = boxes[:, :2], boxes[:, 2:]
-    sticks = (low + high > edge + ROUNDING).any(1)
-    fits = ((high > low) & (low >= -ROUNDING) & (high <= edge + ROUNDING)).all(1)
-    return bool(sticks.mean() > 0.5 and fits.mean() > 0.98)
 
 
 def repeated_rows(rows: Float[np.ndarray, "n k"]) -> Int[np.ndarray, "m"]:
@@ -319,43 +303,12 @@ def repeated_rows(rows: Float[np.ndarray, "n k"]) -> Int[np.ndarray, "m"]:
     return np.sort(order[1:][(rows[order[1:]] == rows[order[:-1]]).all(1)])
 
 
-def clip_boxes(
-    boxes_xywh: Float[np.ndarray, "n 4"], sizes: Int[np.ndarray, "n 2"]
-) -> tuple[Float[np.ndarray, "n 4"], np.ndarray]:
-    """The part of each box inside its image (height, width), and what is wrong with it ("" where nothing is).
-
-    A box of which nothing is inside comes back as it is; its fault speaks of no width, no height or "outside".
-    """
-    x_y, w_h = boxes_xywh[:, :2], boxes_xywh[:, 2:]
-    edge = sizes[:, ::-1].astype(np.float64)
-    low, high = np.maximum(x_y, 0.0), np.minimum(x_y + w_h, edge)
-    past = np.maximum(low - x_y, x_y + w_h - high).max(1, initial=0.0)
-    empty, outside = (w_h <= 0).any(1), (high <= low).any(1)
-    # a box that sticks out by a rounding error is cut too, for boxes in [0, 1], but is no news
-    inside = ~empty & ~outside
-    clipped = np.where((inside & (past > 0))[:, None], np.concatenate([low, high - low], 1), boxes_xywh)
-    fault = np.full(len(boxes_xywh), "", dtype=object)
-    fault[inside & (past > ROUNDING)] = "sticks out of the image of {width} x {height}"
-    fault[outside] = "lies outside the image of {width} x {height}"
-    fault[w_h[:, 1] <= 0] = "has no height"
-    fault[w_h[:, 0] <= 0] = "has no width"
-    return clipped, fault
-
-
-def enclosing(boxes_xywh: Float[np.ndarray, "n 4"], degrees: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n 4"]:
-    """The upright box around each box turned by `degrees` about its centre."""
-    cos, sin = np.abs(np.cos(np.radians(degrees))), np.abs(np.sin(np.radians(degrees)))
-    x, y, w, h = boxes_xywh.T
-    wide, high = w * cos + h * sin, w * sin + h * cos
-    return np.stack([x + w / 2 - wide / 2, y + h / 2 - high / 2, wide, high], 1)
-
-
 def _kind(path: Path) -> str:
     return "JSON" if path.suffix == ".json" else "annotation"
 
 
 def _tracked(items: Iterable[Any], total: int, title: str) -> Iterable[Any]:
-    """`items`, with a bar where there are so many that it takes seconds."""
+    """`items`, with a progress bar if they take seconds."""
     if total < 10_000:
         return items
     from rich.progress import track

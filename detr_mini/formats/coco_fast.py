@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from detr_mini.formats.columns import Columns, columns_of, paused_garbage_collection, read_json, rotation_of
+from detr_mini.formats.box_rules import MOST_PIXELS, rotation_of
+from detr_mini.formats.columns import Columns, columns_of, paused_garbage_collection, read_json
 from detr_mini.formats.faults import Fault
-from detr_mini.formats.records import MOST_PIXELS, is_whole
+from detr_mini.formats.values import is_whole
 from detr_mini.safe_files import read_bytes
 
 NUMBERS = rb"\[[^\[\]\"]*\]"

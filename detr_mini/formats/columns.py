@@ -16,21 +16,18 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from detr_mini.errors import DataError
-from detr_mini.formats.faults import NOTICES, Fault
-from detr_mini.formats.records import (
-    MOST_PIXELS,
-    as_flag,
-    as_number,
-    in_one_line,
-    is_box,
-    is_number,
-    is_whole,
-    tidy,
-    where,
-)
+from detr_mini.formats.box_rules import MOST_PIXELS, area_of, rotation_of
+from detr_mini.formats.faults import NOTICES, Fault, Kind
+from detr_mini.formats.records import annotation_fault, in_one_line, tidy, where
+from detr_mini.formats.values import as_flag, is_number, is_whole
 from detr_mini.safe_files import read_bytes, reason, shown
 
-__all__ = ["Columns", "any_json", "columns_of", "is_number", "is_whole", "read_json", "rotation_of", "where"]
+_REMEDIES = {
+    Kind.UNKNOWN_IMAGE: "add the image or remove the annotation",
+    Kind.UNKNOWN_CATEGORY: "add the category or correct the id",
+    Kind.BOX_WITHOUT_NUMBERS: "it must be four numbers [left, top, width, height], not text",
+    Kind.BAD_CROWD_FLAG: "it must be 0 (an object) or 1 (a crowd region)",
+}
 
 
 @dataclass(frozen=True)
@@ -181,35 +178,12 @@ def _listed_images(images: Sequence[Mapping[str, Any]], path: Path) -> dict[int,
 def _check_annotation(
     annotation: Mapping[str, Any], number: int, path: Path, listed: Mapping[Any, str], known: set[Any]
 ) -> None:
-    image_id, category_id, box = [annotation.get(key) for key in ("image_id", "category_id", "bbox")]
-    if not is_whole(image_id) or image_id not in listed:
-        raise DataError(f"{where(annotation, number, path)} belongs to image id {shown(image_id)}, which is not "
-                        "among the images; add the image or remove the annotation")  # fmt: skip
-    if not is_whole(category_id) or category_id not in known:
-        raise DataError(f"{where(annotation, number, path)} has category id {shown(category_id)}, which is not "
-                        "among the categories; add the category or mend the id")  # fmt: skip
-    if not is_box(box):
-        raise DataError(f"{where(annotation, number, path)} has the bbox {shown(box)}; it must be four numbers "
-                        "[left, top, width, height], not text")  # fmt: skip
-    if as_flag(annotation.get("iscrowd")) not in (0, 1):
-        raise DataError(f"{where(annotation, number, path)} has iscrowd {shown(annotation['iscrowd'])}; it must be 0 "
-                        "(an object) or 1 (a crowd region)")  # fmt: skip
-
-
-def rotation_of(annotation: Mapping[str, Any]) -> float:
-    """The angle that labelling tools put beside an unturned box (`attributes: {"rotation": 60}`), in degrees."""
-    attributes = annotation.get("attributes")
-    angle = attributes.get("rotation") if isinstance(attributes, Mapping) else None
-    value = as_number(angle)
-    return float(value) % 360 if is_number(value) else 0.0
+    if found := annotation_fault(annotation, listed, known):
+        kind, text = found
+        raise DataError(f"{where(annotation, number, path)} {text}; {_REMEDIES[kind]}")
 
 
 def _said_size(image: Mapping[str, Any]) -> tuple[int, int]:
     said = image.get("height"), image.get("width")
     usable = all(is_number(v) and 0 < v <= MOST_PIXELS for v in said)  # type: ignore[operator]
     return (int(said[0]), int(said[1])) if usable else (0, 0)  # type: ignore[arg-type]
-
-
-def area_of(value: Any) -> float:
-    """An annotation's area, NaN where it is not a positive number."""
-    return float(value) if is_number(value) and value > 0 else math.nan

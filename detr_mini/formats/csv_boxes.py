@@ -11,8 +11,9 @@ from pathlib import Path
 
 from detr_mini.errors import DataError, some_of
 from detr_mini.formats.box_list import UNNAMED, BoxList
-from detr_mini.formats.listing import Layout, Listing, layout_of_files, read_start, split_of_name
-from detr_mini.formats.tree import Tree, is_image_name
+from detr_mini.formats.format import Format
+from detr_mini.formats.listing import Layout, Listing, is_image_name, layout_of_files, read_start, split_of_name
+from detr_mini.formats.tree import Tree
 from detr_mini.structures import Categories
 
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -227,3 +228,6 @@ def _add(found: BoxList, boxes: Sequence[tuple[str, str, list[float], str]], tab
     for name, label, (a, b, c, d), where in boxes:
         found.box(name, label, [a, b, c - a, d - b] if corners else [a, b, c, d], where)
     return corners
+
+
+CSV = Format("csv", look_csv, ("images", "annotations", "subset"), 2, read_csv)

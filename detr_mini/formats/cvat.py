@@ -10,6 +10,7 @@ from xml.etree import ElementTree as ET
 
 from detr_mini.errors import DataError
 from detr_mini.formats.box_list import BoxList
+from detr_mini.formats.format import Format
 from detr_mini.formats.listing import Layout, Listing, layout_of_files, read_start, stem_of
 from detr_mini.formats.tree import Tree
 from detr_mini.structures import Categories
@@ -115,3 +116,6 @@ def _corners(shape: ET.Element) -> tuple[list[float], list[float]]:
     keys = ("cx", "cy", "rx", "ry") if shape.tag == "ellipse" else ("left", "top", "width", "height")
     x, y, w, h = (float(shape.get(key, "")) for key in keys)
     return ([x - w, x + w], [y - h, y + h]) if shape.tag == "ellipse" else ([x, x + w], [y, y + h])
+
+
+CVAT = Format("cvat", look_cvat, ("images", "annotations", "subset"), 2, read_cvat)

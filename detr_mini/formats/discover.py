@@ -1,56 +1,33 @@
-"""One way in for all annotation formats: the list of them, recognising one in a folder, reading its splits."""
+"""The entry point for all annotation formats: the list, detection in a folder, reading the splits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from detr_mini.errors import ConfigError, DataError, nearest
-from detr_mini.formats.categories import listed as listed_categories
 from detr_mini.formats.coco import CocoSet, Reading, build_set, read_coco
-from detr_mini.formats.coco_layout import look_coco, peek
-from detr_mini.formats.columns import columns_of, is_whole, read_json
-from detr_mini.formats.csv_boxes import look_csv, read_csv
-from detr_mini.formats.cvat import look_cvat, read_cvat
-from detr_mini.formats.faults import FATAL, LOOKS, NOTICES, Fault
-from detr_mini.formats.listing import SPLIT_WORDS, Layout, Listing
+from detr_mini.formats.coco_format import COCO, peek
+from detr_mini.formats.columns import columns_of
+from detr_mini.formats.csv_boxes import CSV
+from detr_mini.formats.cvat import CVAT
+from detr_mini.formats.faults import FATAL, LOSSLESS, NOTICES
+from detr_mini.formats.listing import SPLIT_WORDS, Layout, Listing, image_files
 from detr_mini.formats.load_report import SplitReport
-from detr_mini.formats.records import in_one_line, respell, unusable_names
-from detr_mini.formats.tree import Tree, image_files
+from detr_mini.formats.tree import Tree
 from detr_mini.formats.unrecognised import why_unknown
-from detr_mini.formats.via import look_via, read_via
-from detr_mini.formats.voc import read_voc
-from detr_mini.formats.voc_layout import look_voc
-from detr_mini.formats.yolo import read_yolo
-from detr_mini.formats.yolo_layout import look_yolo
+from detr_mini.formats.values import is_whole
+from detr_mini.formats.via import VIA
+from detr_mini.formats.voc_format import VOC
+from detr_mini.formats.yolo_format import YOLO
 from detr_mini.structures import Categories
 
 Split = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Format:
-    """An annotation format: how it is recognised in a folder, what locates a split, and its reader."""
-
-    look: Callable[[Listing], Layout | None]
-    keys: tuple[str, ...]
-    """What a split may say."""
-    needed: int
-    """So many of `keys` it must say."""
-    read: Callable[..., Tree] | None
-    """From the root and what a split says; None for COCO, whose files have the form that all others are brought to."""
-
-
-FORMATS = {
-    "yolo": Format(look_yolo, ("images", "labels", "names"), 1, read_yolo),
-    "voc": Format(look_voc, ("images", "annotations", "list"), 1, read_voc),
-    "coco": Format(look_coco, ("images", "annotations"), 2, None),
-    "cvat": Format(look_cvat, ("images", "annotations", "subset"), 2, read_cvat),
-    "via": Format(look_via, ("images", "annotations"), 2, read_via),
-    "csv": Format(look_csv, ("images", "annotations", "subset"), 2, read_csv),
-}
+FORMATS = {known.name: known for known in (YOLO, VOC, COCO, CVAT, VIA, CSV)}
 """In the order in which a folder is tried for them."""
 KEYS = {name: known.keys for name, known in FORMATS.items()}
 
@@ -88,10 +65,10 @@ def read_split(
     return build_set(columns, tree.folder, name, rules, categories, limit, report, tree.sizes)
 
 
-def read_mended(
+def read_fixed(
     tree: Tree, name: str, categories: Categories | None, limit: int | None, reading: Mapping[str, Any]
 ) -> CocoSet:
-    """A split as `check` has fixed it."""
+    """A split as fixed by `check`."""
     columns = columns_of(tree.content, tree.path)
     return build_set(columns, tree.folder, name, Reading(**reading), categories, limit)
 
@@ -107,28 +84,14 @@ def read_tree(
     box_corners: bool = False,
     categories: Categories | None = None,
 ) -> Tree:
-    """A split of any format as a COCO file would have it, faults and all."""
+    """A split of any format as a COCO file would have it, with its faults."""
     check_split(split, name, format)
     given = {key: value for key, value in split.items() if value is not None}
-    read = FORMATS[format].read
-    if read is None:
-        return read_coco_tree(root, split, box_corners=box_corners)
-    how: dict[str, Any] = {"corners": box_corners} if format == "yolo" else {"categories": categories}
-    how |= {"first_pixel": first_pixel, "difficult": difficult} if format == "voc" else {}
-    return read(root, **given, **how)
-
-
-def read_coco_tree(root: Path, split: Split, *, box_corners: bool = False) -> Tree:
-    """A split of COCO with its records made uniform; DataError for a file name that leads out of `root`."""
-    path, folder = root / split["annotations"], root / split["images"]
-    faults: list[Fault] = []
-    content = read_json(path, faults, corners=box_corners)
-    faults += respell(content, path, folder, root)
-    if unusable := unusable_names(content, path, folder, root):
-        raise DataError(f"{unusable[0].text} ({len(unusable)} such in all); give each file's path below the image "
-                        "folder")  # fmt: skip
-    listed_categories(content, path)
-    return Tree(content, folder, path, notices=in_one_line(faults, NOTICES))
+    options = {
+        "categories": categories, "box_corners": box_corners, "first_pixel": first_pixel, "difficult": difficult,
+    }  # fmt: skip
+    known = FORMATS[format]
+    return known.read(root, **given, **{option: options[option] for option in known.options})
 
 
 def check_split(split: Split, name: str, format: str) -> None:
@@ -151,22 +114,21 @@ def check_split(split: Split, name: str, format: str) -> None:
 
 
 def _take_faults(tree: Tree, report: SplitReport, rules: Reading) -> None:
-    """What the reader could not take over: refuse, drop and count, or mention."""
+    """Refuse, drop and count, or mention what the reader could not use."""
     fatal = [fault for fault in tree.faults if fault.kind in FATAL]
-    bad = [fault for fault in tree.faults if fault.kind not in (*FATAL, *LOOKS)]
+    bad = [fault for fault in tree.faults if fault.kind not in (*FATAL, *LOSSLESS)]
     refused = fatal or (bad if rules.on_bad_box == "refuse" else [])
     if refused:
-        mend = "fix it" if fatal else "fix them, or set data.on_bad_box=drop"
-        raise DataError(f"{refused[0].kind}: {refused[0].text} ({len(refused)} such in all; 'detr-mini data check' "
-                        f"lists them); {mend}")  # fmt: skip
+        fix = "fix it" if fatal else "fix them, or set data.on_bad_box=drop"
+        raise DataError(f"{refused[0].kind}: {refused[0].text} ({len(refused)} like this; 'detr-mini data check' "
+                        f"lists them); {fix}")  # fmt: skip
     for fault in bad:
         report.drop(fault.kind, fault.text, fault.image)
     for kind in NOTICES:
-        found = [fault for fault in tree.faults if fault.kind == kind]
+        found = [fault for fault in tree.faults if fault.kind is kind]
         if found:
-            noun = "thing" if len(found) == 1 else "things"
             examples = ", ".join(fault.image for fault in found[:3])
-            report.notices.append(f"{kind}: {len(found)} {noun}, such as {examples}")
+            report.notices.append(f"{kind}: {len(found)}, for example {examples}")
 
 
 def located(root: str | Path, format: str, splits: Mapping[str, Split | str | None]) -> Layout:
@@ -243,15 +205,18 @@ class Source:
         """Each split's content; one name has one category id in all of them."""
         found: dict[str, Tree] = {}
         known: dict[str, int] = {}
-        for name, split in self.splits.items():
-            categories = Categories(tuple(known.values()), tuple(known)) if known else None
-            found[name] = read_tree(
-                self.root, split, name, self.format, first_pixel=self.first_pixel, difficult=self.difficult,
-                box_corners=self.box_corners, categories=categories,
-            )  # fmt: skip
+        for name in self.splits:
+            found[name] = self.tree(name, known)
             if self.format != "coco":
                 known |= {category["name"]: category["id"] for category in found[name].content["categories"]}
         return found
+
+    def tree(self, name: str, known: Mapping[str, int]) -> Tree:
+        """A split's content. `known`: names of categories that have an id already (ignored for COCO)."""
+        return read_tree(
+            self.root, self.splits[name], name, self.format, first_pixel=self.first_pixel, difficult=self.difficult,
+            box_corners=self.box_corners, categories=Categories(tuple(known.values()), tuple(known)) if known else None,
+        )  # fmt: skip
 
 
 def _is_there(root: Path, split: Split, name: str) -> bool:

@@ -15,9 +15,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from detr_mini.formats.tree import is_image_name
 from detr_mini.safe_files import read_text
 
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm",
+    ".jpe", ".jfif", ".tga", ".avif", ".ico", ".dib", ".pcx", ".sgi", ".apng", ".mpo",
+)  # fmt: skip
+"""Files with these names are images of a set; what is in them is asked of Pillow."""
 SPLIT_WORDS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
@@ -110,9 +114,9 @@ class Listing:
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """Regular files. A link to a folder elsewhere is followed once; one that leads back into `root` or above it is not.
+    """Regular files, and links to no file. A link to a folder elsewhere is followed once.
 
-    A folder that cannot be opened is passed over.
+    A link that leads back into `root` or above it is not followed. A folder that cannot be opened is skipped.
     """
     top = os.path.realpath(root)
     seen = {top}
@@ -137,10 +141,20 @@ def _walk(root: Path) -> Iterator[str]:
             try:
                 if entry.is_dir():
                     (links if entry.is_symlink() else places).append((entry.path, f"{prefix}{entry.name}/"))
-                elif entry.is_file():
+                elif entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)):
                     yield prefix + entry.name
             except OSError:
                 continue
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name counts as an image."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def image_files(folder: Path) -> list[Path]:
+    """All image files below a folder, by name; see `Listing` for links and hidden files."""
+    return sorted(folder / file for file in _walk(folder) if is_image_name(posixpath.basename(file)))
 
 
 class Stems:
@@ -379,4 +393,4 @@ def names_below(folder: Path, names: Sequence[str]) -> dict[str, str]:
 def moved_notice(moved: Mapping[str, str]) -> str:
     """A sentence about what `names_below` has found."""
     old, new = next(iter(moved.items()))
-    return f"{len(moved)} images were found by the end of their paths, such as {old} at {new}"
+    return f"{len(moved)} images were found by the end of their paths, for example {old} at {new}"

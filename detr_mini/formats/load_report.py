@@ -1,9 +1,11 @@
-"""What was loaded, clipped, dropped and why: nothing is lost without a line in here."""
+"""What was loaded, clipped and dropped, and why: nothing is lost without a line here."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from detr_mini.formats.faults import Kind
 
 EXAMPLES = 5
 MUCH_BACKGROUND = 0.5
@@ -11,13 +13,13 @@ MUCH_BACKGROUND = 0.5
 
 @dataclass
 class SplitReport:
-    """The counts of one split; the reader adds to them, nobody else."""
+    """The counts of one split; only the reader adds to them."""
 
     split: str
     images: int = 0
     """Images that can be used, background among them."""
     background: int = 0
-    """Images without any box (a crowd region is none)."""
+    """Images without a box (crowd regions do not count)."""
     boxes: int = 0
     """Boxes that are trained on or scored (without crowd regions)."""
     crowd: int = 0
@@ -31,7 +33,7 @@ class SplitReport:
     enclosed: int = 0
     """Turned boxes, of which the upright box around each is used."""
     by_image: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Of each image that something happened to: what, and how often."""
+    """What happened to each image, and how often."""
     examples: dict[str, list[str]] = field(default_factory=dict)
     """The first few of each kind, by name."""
     per_category: dict[str, int] = field(default_factory=dict)
@@ -50,8 +52,9 @@ class SplitReport:
         self.enclosed += 1
         self._remember("turned box, enclosed", example, image)
 
-    def drop(self, reason: str, example: str, image: str = "") -> None:
+    def drop(self, kind: Kind | str, example: str, image: str = "") -> None:
         """Count something left out."""
+        reason = str(kind)
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
         self._remember(reason, example, image)
 
@@ -76,7 +79,7 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A number that the data, or the time there is, have chosen, and why."""
+    """A number chosen from the data or the time available, and why."""
 
     value: int | float
     because: str
@@ -88,7 +91,7 @@ class LoadReport:
 
     splits: dict[str, SplitReport] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
-    """What concerns the whole set: scenes made or reused, the cache's size."""
+    """About the whole dataset: scenes made or reused, the cache's size."""
     chosen: dict[str, int | float] = field(default_factory=dict)
     """Settings that the data have chosen (auto), by their names in the config."""
 
@@ -116,7 +119,7 @@ class LoadReport:
         for label, values in self._rows():
             view.add_row(label, *(f"{value:,}" for value in values))
         remarks = [
-            f"{name}: {kind}, such as {'; '.join(examples[:2])}"
+            f"{name}: {kind}, for example {'; '.join(examples[:2])}"
             for name, split in self.splits.items()
             for kind, examples in split.examples.items()
         ]

@@ -1,14 +1,16 @@
-"""Outlines of COCO annotations: moved with their boxes, cut at the edge of their image."""
+"""Outlines of COCO annotations: the box around each, moved with their boxes, cut at the edge of their image."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from detr_mini.formats.columns import is_number
+from detr_mini.formats.box_rules import MOST_PIXELS
+from detr_mini.formats.values import is_number, is_whole
 
 Points = Float[np.ndarray, "n 2"]
 
@@ -74,3 +76,58 @@ def moved_keypoints(keypoints: Any, move: Callable[[Points], Points]) -> Any:
     labelled = rows[:, 2] > 0
     rows[labelled, :2] = move(rows[labelled, :2])
     return [int(v) if k % 3 == 2 else v for k, v in enumerate(rows.reshape(-1).tolist())]
+
+
+def box_of_outline(outline: Any) -> list[float] | None:
+    """The xywh box around polygons [[x, y, x, y, ...], ...] or run lengths {counts, size}; None where it is neither."""
+    if isinstance(outline, Mapping):
+        return _box_of_runs(outline.get("counts"), outline.get("size"))
+    if not isinstance(outline, list) or not outline:
+        return None
+    polygons = [outline] if is_number(outline[0]) else outline
+    xs: list[float] = []
+    ys: list[float] = []
+    for polygon in polygons:
+        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2 or not all(map(is_number, polygon)):
+            return None
+        xs += polygon[0::2]
+        ys += polygon[1::2]
+    return [float(v) for v in (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))]
+
+
+def _box_of_runs(counts: Any, size: Any) -> list[float] | None:
+    """COCO's run lengths: pixels of the background and of the object in turn, column by column."""
+    if not isinstance(size, list) or len(size) != 2 or not all(is_whole(v) and 0 < v < MOST_PIXELS for v in size):
+        return None
+    height, width = size
+    runs = _decoded(counts) if isinstance(counts, str) else counts
+    if not isinstance(runs, list) or not all(is_whole(v) and v >= 0 for v in runs) or sum(runs) > height * width:
+        return None
+    ends = list(accumulate(runs))
+    found = [(begin, end) for begin, end in list(pairwise(ends))[::2] if end > begin]
+    if not found:
+        return None
+    left, right = min(b for b, _ in found) // height, (max(e for _, e in found) - 1) // height
+    if any(b // height != (e - 1) // height for b, e in found):
+        top, bottom = 0, height - 1  # a run over the end of a column touches the top and the bottom
+    else:
+        top, bottom = min(b % height for b, _ in found), max((e - 1) % height for _, e in found)
+    return [float(left), float(top), float(right - left + 1), float(bottom - top + 1)]
+
+
+def _decoded(text: str) -> list[int] | None:
+    """Run lengths from pycocotools' text: five bits a character, from the third number on as differences."""
+    runs: list[int] = []
+    place = 0
+    while place < len(text):
+        value, shift, more = 0, 0, True
+        while more:
+            if place == len(text) or not 48 <= ord(text[place]) < 112 or shift > 60:
+                return None
+            bits = ord(text[place]) - 48
+            value |= (bits & 31) << shift
+            more, place, shift = bool(bits & 32), place + 1, shift + 5
+            if not more and bits & 16:
+                value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+    return runs

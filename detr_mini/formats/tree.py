@@ -1,8 +1,7 @@
-"""A VOC or YOLO tree in the form of a COCO file: what the two readers share."""
+"""One split with its records as a COCO file has them; every reader returns this."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Context
@@ -11,11 +10,6 @@ from typing import Any
 
 from detr_mini.formats.faults import Fault
 
-IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm",
-    ".jpe", ".jfif", ".tga", ".avif", ".ico", ".dib", ".pcx", ".sgi", ".apng", ".mpo",
-)  # fmt: skip
-"""Files with these names are images of a set; what is in them is asked of Pillow."""
 EXACT = Context(prec=80)
 """Decimal numbers, so that text to pixels and back loses nothing."""
 _LONGEST_ID = 15
@@ -34,7 +28,7 @@ class Tree:
     sizes: dict[int, tuple[tuple[int, int], bool]] = field(default_factory=dict)
     """What `image_size` gives, by image id, where it was asked already."""
     faults: list[Fault] = field(default_factory=list)
-    """What could not be taken over into `content`."""
+    """What could not be represented in `content`."""
     notices: list[str] = field(default_factory=list)
 
 
@@ -75,36 +69,6 @@ def image_ids(names: Sequence[str]) -> list[int]:
         if len(set(numbers)) == len(numbers):
             return numbers
     return list(range(1, len(names) + 1))
-
-
-def image_files(folder: Path) -> list[Path]:
-    """All image files below a folder, by name. Hidden files and folders are left out.
-
-    A link to another folder is followed once, never one that leads back to `folder`, into it or above it.
-    """
-    found: list[Path] = []
-    top = os.path.realpath(folder)
-    seen = {top}
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in sorted(folders) if not name.startswith(".") and _is_new(place, name, top, seen)]
-        found += [Path(place) / name for name in files if is_image_name(name)]
-    return sorted(found)
-
-
-def _is_new(place: str, name: str, top: str, seen: set[str]) -> bool:
-    """Whether a folder was not walked yet; links that lead back are none."""
-    path = os.path.join(place, name)
-    real = os.path.realpath(path)
-    back = os.path.islink(path) and (os.path.join(real, "").startswith(os.path.join(top, ""))
-                                     or os.path.join(top, "").startswith(os.path.join(real, "")))  # fmt: skip
-    is_new = real not in seen and not back
-    seen.add(real)
-    return is_new
-
-
-def is_image_name(name: str) -> bool:
-    """Whether a file of this name counts as an image."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def first_of(candidates: Iterable[Path]) -> Path | None:

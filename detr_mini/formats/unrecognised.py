@@ -32,8 +32,9 @@ def why_unknown(found: Listing, format: str | None) -> str:
             start = read_start(root / file, 1 << 16) if words else b""
             if all(word in start for word in words):
                 return (
-                    f"{root} looks like no dataset{wanted}: {file} is in the form of {name}, which is not read; export "
-                    "it as COCO or Pascal VOC into a new folder and run 'detr-mini data check data.root=NEW_FOLDER'"
+                    f"{root} looks like no dataset{wanted}: {file} has the format {name}, which is not "
+                    "supported. Export it as COCO or Pascal VOC to a new folder and run 'detr-mini data check "
+                    "data.root=NEW_FOLDER'"
                 )
     if not found.images:
         return (

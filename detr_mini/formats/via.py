@@ -13,6 +13,7 @@ from typing import Any
 from detr_mini.errors import DataError
 from detr_mini.formats.box_list import UNNAMED, BoxList
 from detr_mini.formats.columns import any_json
+from detr_mini.formats.format import Format
 from detr_mini.formats.listing import Layout, Listing, json_text, layout_of_files, read_start
 from detr_mini.formats.tree import Tree
 from detr_mini.structures import Categories
@@ -126,3 +127,6 @@ def _add(found: BoxList, image: str, shape: Mapping[str, Any], label: str, where
             raise ValueError(kind or "no shape")
     except (KeyError, TypeError, ValueError) as error:
         found.no_box(image, f"{where}: {kind or 'a region'} of which no box can be made ({error})")
+
+
+VIA = Format("via", look_via, ("images", "annotations"), 2, read_via)

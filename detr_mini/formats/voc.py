@@ -13,10 +13,11 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from detr_mini.errors import ConfigError, DataError
-from detr_mini.formats.faults import Fault
-from detr_mini.formats.listing import Listing, Stems, parts_of, spelling, stem_of
-from detr_mini.formats.records import MOST_PIXELS, as_flag, as_number, is_number, is_text
-from detr_mini.formats.tree import EXACT, Tree, image_ids, is_image_name
+from detr_mini.formats.box_rules import MOST_PIXELS
+from detr_mini.formats.faults import Fault, Fix, Kind
+from detr_mini.formats.listing import Listing, Stems, is_image_name, parts_of, spelling, stem_of
+from detr_mini.formats.tree import EXACT, Tree, image_ids
+from detr_mini.formats.values import as_flag, as_number, is_number, is_text
 from detr_mini.safe_files import (
     MOST_LABELS,
     has_suffix,
@@ -79,7 +80,7 @@ def read_voc(
             raise DataError(f"{root / list if list else xmls} lists {shown(stem)}, which {fault}; list file names "
                             "without ending, as they are in the folder of the annotations")  # fmt: skip
     twice = [stem for stem, count in Counter(lines).items() if count > 1]
-    tree.faults.extend(Fault("image listed twice", f"{stem} in {list}", stem, "listed once") for stem in twice)
+    tree.faults.extend(Fault(Kind.LISTED_TWICE, f"{stem} in {list}", stem, Fix.LISTED_ONCE) for stem in twice)
     files_of = {stem: _only(xmls_of[stem], stem, xmls) or f"{stem}.xml" for stem in stems}
     parsed = {stem: _parse(xmls / files_of[stem], [*images_of[stem], f"{stem}.jpg"][0], tree.faults) for stem in stems}
     names = [_image_name(stem, images_of[stem], parsed[stem], files, root, image_of, tree.faults) for stem in stems]
@@ -98,12 +99,12 @@ def read_voc(
             named = image_of.find(_stem("/".join(parts_of(said))))
             doubtful = claims[said] == 1 and any(other != name for other in named)
             text = f"{place} says {said}{', which is another image' if doubtful else ''}"
-            mend = "left out" if doubtful else "the image of the XML's own name"
-            tree.faults.append(Fault("file name in the XML differs", text, name, mend))
+            fix = Fix.LEFT_OUT if doubtful else Fix.IMAGE_OF_XML_NAME
+            tree.faults.append(Fault(Kind.OTHER_NAME_IN_XML, text, name, fix))
         zero = _counts_from_zero(parsed[stem], [corners for _, corners, _, _ in found], first_pixel)
         if zero and found:
             from_zero += 1
-            tree.faults.append(Fault("corner at 0", place, name, "counts from 1"))
+            tree.faults.append(Fault(Kind.CORNER_AT_ZERO, place, name, Fix.COUNTS_FROM_ONE))
         for thing, corners, decimal, where in found:
             annotation = {
                 "id": len(tree.content["annotations"]) + 1,
@@ -126,7 +127,7 @@ def read_voc(
     for name in sorted(set(xml_of.paths) - used):
         if not image_of.find(_stem(name)):
             place = f"{annotations}/{name}"
-            tree.faults.append(Fault("label file without image", f"{place} belongs to no image", place, "left out"))
+            tree.faults.append(Fault(Kind.NO_IMAGE_FOR_LABELS, f"{place} belongs to no image", place, Fix.LEFT_OUT))
     if from_zero and str(first_pixel) == "auto":
         tree.notices.append(
             f"{from_zero} of {len(stems)} files have a corner at 0 and are read as edges counted from 0, the others as "
@@ -193,10 +194,10 @@ def _parse(path: Path, image: str, faults: list[Fault]) -> ET.Element | None:
         return ET.fromstring(read_bytes(path, MOST_LABELS))
     except FileNotFoundError:
         text = f"{image}: there is no {path.name} in {path.parent.name}"
-        faults.append(Fault("image without label file", text, image, "an empty one"))
+        faults.append(Fault(Kind.NO_LABEL_FILE, text, image))
     except (ET.ParseError, OSError, ValueError, LookupError, RecursionError) as error:
         text = f"{path} is not whole XML ({reason(error)})"
-        faults.append(Fault("broken annotation file", text, image, "as if it had no boxes"))
+        faults.append(Fault(Kind.BROKEN_FILE, text, image, Fix.LEFT_OUT))
     return None
 
 
@@ -217,7 +218,7 @@ def _name_in_xml(root: ET.Element | None, path: Path, folder: Path, images: Path
     if name is None:
         return default
     if fault := name_fault(name, images, folder):
-        faults.append(Fault("file name in the XML differs", f"{path} says {shown(name)}, which {fault}", default))
+        faults.append(Fault(Kind.OTHER_NAME_IN_XML, f"{path} says {shown(name)}, which {fault}", default))
         return default
     return name
 
@@ -261,9 +262,11 @@ def _objects(
         except InvalidOperation:
             usable = False
         if not usable:
-            faults.append(Fault("box without numbers", f"{place}: bndbox {shown(texts)}", image, "left out"))
+            faults.append(
+                Fault(Kind.BOX_WITHOUT_NUMBERS, f"{place}: bndbox {shown(texts)}", image, Fix.LEFT_OUT, boxes=1)
+            )
         elif not _name(thing):
-            faults.append(Fault("box without numbers", f"{place}: no name", image, "left out"))
+            faults.append(Fault(Kind.BOX_WITHOUT_NUMBERS, f"{place}: no name", image, Fix.LEFT_OUT, boxes=1))
         else:
             found.append((thing, (a, b, c, d), any("." in text for text in texts), place))
     return found

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import os
 import posixpath
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from detr_mini.errors import DataError, some_of
-from detr_mini.formats.faults import Fault
-from detr_mini.formats.listing import SPLIT_WORDS, Listing, Stems, read_lines
-from detr_mini.formats.records import is_text
-from detr_mini.formats.tree import EXACT, Tree, first_of, image_files, image_ids, is_image_name
+from detr_mini.formats.box_rules import CORNERS, look_like_corners
+from detr_mini.formats.faults import Fault, Fix, Kind
+from detr_mini.formats.listing import Listing, Stems, image_files, is_image_name, read_lines
+from detr_mini.formats.tree import EXACT, Tree, first_of, image_ids
+from detr_mini.formats.yolo_names import (
+    NAME_LISTS,
+    DataFile,
+    check_name_lists,
+    find_data_file,
+    is_index,
+    lines_of,
+    read_data_file,
+)
 from detr_mini.images.load import image_size
 from detr_mini.safe_files import (
     MOST_LABELS,
     files_in,
-    is_file,
     name_fault,
     names_in,
     read_text,
@@ -32,201 +39,13 @@ from detr_mini.safe_files import (
 )
 
 SLACK = Decimal("0.01")
-"""A value by so much outside 0 to 1 is a rounding error; more is another unit."""
+"""A value outside 0 to 1 by at most this is a rounding error; more is another unit."""
 _ULP = Decimal(2) ** -52
-NAME_LISTS = ("classes.txt", "obj.names", "_darknet.labels", "names.txt", "labels.txt", "_classes.txt")
-NOTES = "notes.json"
-"""Label Studio's list of categories, which it writes beside classes.txt."""
-MOST_YAML = 2**20
-"""Bytes of a data file: 20,000 names fit."""
 MOST_ROWS = 50_000
 """Boxes of one image."""
 DEEPEST = 12
 """Folders of a path from another machine that are looked for below the root."""
-DEEPEST_YAML = 50
 _LONGEST_NUMBER = 100
-_LONGEST_INDEX = 9
-CORNERS = (
-    "the boxes look like left, top, right, bottom: most stick out of their images as centre, width and height, "
-    "and all fit as corners; set data.box_corners=true to read them so"
-)
-FEW = 3
-"""Fewer boxes than this say nothing about what their numbers mean."""
-
-
-@dataclass(frozen=True)
-class DataFile:
-    """What a YOLO data file (YAML) says."""
-
-    path: Path
-    names: dict[int, str]
-    splits: dict[str, list[str]]
-    """Of train, val and test those that are said: folders or list files, relative to `base`."""
-    base: Path
-    stated: int | None = None
-    """`nc`, the number of classes, where it is said."""
-    category_ids: dict[int, int] | None = None
-    """The ids that the classes had before this tree was made (our own writer's)."""
-    keypoints: int = 0
-    """Numbers of the keypoints behind each box (`kpt_shape`: how many points, how many numbers each)."""
-
-
-def is_yaml(path: Path) -> bool:
-    """Whether it is a data file with splits; else it is a list of class names."""
-    return path.suffix.lower() in (".yaml", ".yml")
-
-
-def find_data_file(root: Path) -> Path | None:
-    """The YAML file in `root` that has `names`, or a list of names."""
-    usual = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
-    found = files_in(root, ".yaml", ".yml")
-    for path in sorted(found, key=lambda path: (path.name not in usual, usual.index(path.name.lower())
-                       if path.name.lower() in usual else 0, path.name)):  # fmt: skip
-        try:
-            if any(line.startswith("names") for line in _lines(path)):
-                return path
-        except DataError:
-            if path.name.lower() in usual:  # it is meant, and cannot be read
-                raise
-    return next((path for name in NAME_LISTS if is_file(path := root / name)), None)
-
-
-def read_data_file(path: Path) -> DataFile:
-    """Names and splits. All text stays text: the names yes, no, on and 012 are no booleans and no numbers."""
-    if path.suffix.lower() == ".json":
-        return DataFile(path, _noted_names(path), {}, path.parent)
-    if not is_yaml(path):
-        lines = (_name(line) for line in _lines(path))
-        return DataFile(path, dict(enumerate(filter(None, lines))), {}, path.parent)
-    content = read_yaml(path)
-    given = content.get("names") if isinstance(content, dict) else None
-    pairs = (
-        list(given.items()) if isinstance(given, dict) else list(enumerate(given)) if isinstance(given, list) else []
-    )
-    if not pairs:
-        raise DataError(f"{path} has no names; add 'names: [first, second]', the class names in order")
-    for index, name in pairs:
-        if not _is_index(str(index)) or not is_text(name):
-            raise DataError(f"{path} has the name {shown(name)} for the class {shown(index)}; a name is text and its "
-                            "class a whole number from 0")  # fmt: skip
-    names = {int(index): _name(name) for index, name in pairs}
-    if len(names) < len(pairs):
-        raise DataError(f"{path} has two names for one class; give each class one name")
-    words = ((split, word) for split, known in SPLIT_WORDS.items() for word in reversed(known))
-    splits = {split: found for split, word in words if (found := _as_list(content.get(word)))}
-    said, stated, ids = content.get("path"), content.get("nc"), content.get("category_ids")
-    base = path.parent / said if isinstance(said, str) and said else path.parent
-    if isinstance(ids, dict) and not all(_is_index(k) and _is_index(v) for k, v in ids.items()):
-        raise DataError(f"{path} has category_ids {shown(ids)}; they map each class to a whole number")
-    return DataFile(
-        path,
-        names,
-        splits,
-        first_of([base]) or path.parent,
-        int(stated) if _is_index(stated) else None,
-        {int(k): int(v) for k, v in ids.items()} if isinstance(ids, dict) else None,
-        _keypoints(content.get("kpt_shape"), path),
-    )
-
-
-def read_yaml(path: Path) -> Any:
-    """A data file's content, every scalar as text. DataError for what is no YAML, or makes much of little.
-
-    A YAML file of a few lines can stand for billions of entries (anchors in anchors), or nest a hundred thousand deep.
-    """
-    import yaml
-
-    loader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
-    try:
-        text = read_text(path, MOST_YAML)
-        _check_events(yaml.parse(text, Loader=loader), path)
-        return yaml.load(text, Loader=loader)
-    except FileNotFoundError:
-        raise DataError(f"there is no data file {path}; check data.root and data.train.names") from None
-    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        why = getattr(error, "problem", None) or reason(error) or type(error).__name__
-        raise DataError(f"{path} cannot be read ({why}); correct its YAML") from None
-
-
-def as_other_tools_read(path: Path) -> dict[Any, Any]:
-    """A data file with YAML's own types (yes is true, 012 is ten); empty where those make no sense of it."""
-    import yaml
-
-    try:
-        read_yaml(path)  # refuses what would take for ever
-        content = yaml.safe_load(read_text(path, MOST_YAML))
-    except (yaml.YAMLError, OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, DataError):
-        return {}  # a date that is none, or a tag that SafeLoader does not know
-    return content if isinstance(content, dict) else {}
-
-
-def _check_events(events: Iterable[Any], path: Path) -> None:
-    import yaml
-
-    depth, anchors = 0, set()
-    for event in events:
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            anchors.add(event.anchor)
-            if depth > DEEPEST_YAML:
-                raise DataError(f"{path} is nested more than {DEEPEST_YAML} deep; write a plain data file")
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if isinstance(event, yaml.AliasEvent) and event.anchor in anchors:
-            raise DataError(f"{path} repeats a list by its anchor (*{event.anchor}), which is not supported; write the "
-                            "list out")  # fmt: skip
-
-
-def _name(text: str) -> str:
-    """A class name; accents composed, as all readers have them."""
-    return unicodedata.normalize("NFC", text.strip())
-
-
-def _is_index(text: Any) -> bool:
-    return isinstance(text, str) and text.isascii() and text.isdecimal() and len(text) <= _LONGEST_INDEX
-
-
-def _keypoints(shape: Any, path: Path) -> int:
-    if shape is None:
-        return 0
-    if not isinstance(shape, list) or len(shape) != 2 or not all(map(_is_index, shape)):
-        raise DataError(f"{path} has kpt_shape {shown(shape)}; it is [number of keypoints, 2 or 3 numbers each]")
-    return int(shape[0]) * int(shape[1])
-
-
-def check_name_lists(root: Path, chosen: Path) -> None:
-    """DataError where another list of names in `root` gives a class another name than the `chosen` file does."""
-    others = []
-    for path in [*files_in(root, ".yaml", ".yml"), *(root / name for name in (*NAME_LISTS, NOTES))]:
-        if path == chosen or not is_file(path):
-            continue
-        with suppress(DataError):  # a file that is no list of names
-            others.append(read_data_file(path))
-    check_names_agree(read_data_file(chosen), others)
-
-
-def check_names_agree(chosen: DataFile, others: Iterable[DataFile]) -> None:
-    """DataError where two lists give a class different names; one may be longer than the other."""
-    own = chosen.names
-    for other in others:
-        shared = [index for index in own if index in other.names]
-        if any(own[index] != other.names[index] for index in shared):
-            lists = [", ".join(f"{i} {names[i]}" for i in shared[:10]) for names in (own, other.names)]
-            first, second = (os.path.relpath(data.path, chosen.path.parent) for data in (chosen, other))
-            raise DataError(f"{first} and {second} in {chosen.path.parent} disagree about the classes: {lists[0]} "
-                            f"({first}), or {lists[1]} ({second}); remove the wrong file")  # fmt: skip
-
-
-def _noted_names(path: Path) -> dict[int, str]:
-    try:
-        content = json.loads(read_text(path))
-        return {int(c["id"]): _name(c["name"]) for c in content["categories"] if isinstance(c["id"], int)}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path} has no list of categories") from error
-
-
-def _as_list(value: Any) -> list[str]:
-    return [v for v in value if isinstance(v, str)] if isinstance(value, list) else \
-        [value] if isinstance(value, str) and value else []  # fmt: skip
 
 
 def read_yolo(
@@ -235,14 +54,14 @@ def read_yolo(
     labels: str | None = None,
     names: str | None = None,
     *,
-    corners: bool = False,
+    box_corners: bool = False,
 ) -> Tree:
     """The images below `root`/`images` (a folder, a list file, or several) and their labels, boxes as xywh in pixels.
 
     A label file lies in `root`/`labels`, or where the last folder called images is called labels, or beside its image;
     the first that is there is used, else the one of that name below `root`/`labels` in the folders most like the
     image's. `names`: the data file below `root`; where None it is found, or classes are called by their numbers.
-    `corners`: the four numbers of a row are left, top, right, bottom.
+    `box_corners`: the four numbers of a row are left, top, right, bottom.
     """
     file = root / names if names else find_data_file(root)
     if file is not None and names is None:
@@ -275,10 +94,9 @@ def read_yolo(
             other = there[1]
             text = f"{Path(os.path.relpath(other, root)).as_posix()} is not used"
             certain = label is None or label.read_bytes() == other.read_bytes() or not _looks_like_labels(other)
-            mend = "the first one counts" if certain else "left out"
-            tree.faults.append(Fault("two label files for one image", text, name, mend))
+            tree.faults.append(Fault(Kind.TWO_LABEL_FILES, text, name, Fix.FIRST_FILE if certain else Fix.LEFT_OUT))
         if label is None:
-            tree.faults.append(Fault("image without label file", f"{name} has none", name, "an empty one"))
+            tree.faults.append(Fault(Kind.NO_LABEL_FILE, f"{name} has none", name))
             continue
         try:
             tree.sizes[image_id] = image_size(path)
@@ -289,7 +107,7 @@ def read_yolo(
         for numbers, index, place in _rows(label, where, name, data, tree.faults):
             raw.append(numbers)
             x, y, w, h = numbers
-            box = ((x + w) / 2, (y + h) / 2, w - x, h - y) if corners else numbers
+            box = ((x + w) / 2, (y + h) / 2, w - x, h - y) if box_corners else numbers
             tree.content["annotations"].append(
                 {
                     "id": len(tree.content["annotations"]) + 1,
@@ -300,20 +118,16 @@ def read_yolo(
                     "where": place,
                 }
             )
-    if not corners and _look_like_corners(raw):
-        tree.faults.append(Fault("boxes that look like corners", f"{data.path.name}: {CORNERS}"))
+    if not box_corners and _look_like_corners(raw):
+        tree.faults.append(Fault(Kind.CORNERS, CORNERS.format(path=data.path.name, read="centre, width and height")))
     tree.faults.extend(_unused_labels(root, {path.parent for path in files}, places, used))
     return tree
 
 
 def _look_like_corners(rows: Sequence[tuple[Decimal, ...]]) -> bool:
-    """Whether most rows stick out of their images as centre and size, and as good as all fit as corners."""
-    if len(rows) < FEW:
-        return False
-    sticks = sum(abs(x - Decimal("0.5")) + w / 2 > Decimal("0.51") or abs(y - Decimal("0.5")) + h / 2 > Decimal("0.51")
-                 for x, y, w, h in rows)  # fmt: skip
-    fits = sum(w > x and h > y for x, y, w, h in rows)
-    return sticks > len(rows) / 2 and fits > 0.98 * len(rows)
+    written = np.array([list(map(float, row)) for row in rows]).reshape(-1, 4)
+    boxes = np.concatenate([written[:, :2] - written[:, 2:] / 2, written[:, 2:]], 1)
+    return look_like_corners(written, boxes, np.ones((len(rows), 2)), float(SLACK))
 
 
 class _Labels:
@@ -344,7 +158,7 @@ def _numbered(root: Path) -> DataFile:
     labels = [file for file in found.ending(".txt") if found.stems.find(posixpath.splitext(file)[0])]
     rows = (line.split() for file in labels for line in read_lines(root / file))
     used = {words[0] for words in rows if len(words) >= 5 and all(map(_is_number, words))}
-    highest = max((int(word) for word in used if _is_index(word) and len(word) < 5), default=0)
+    highest = max((int(word) for word in used if is_index(word) and len(word) < 5), default=0)
     return DataFile(root, {index: f"class_{index}" for index in range(highest + 1)}, {}, root)
 
 
@@ -370,7 +184,7 @@ def _files_in_list(path: Path, root: Path) -> list[Path]:
     """The images that a list file names, relative to itself or to `root`; of a path elsewhere the tail below `root`."""
     files = []
     listing: Listing | None = None
-    for number, line in enumerate(map(str.strip, _lines(path)), start=1):
+    for number, line in enumerate(map(str.strip, lines_of(path)), start=1):
         if not line:
             continue
         parts = [part for part in re.split(r"[\\/]", line) if part not in ("", ".")]
@@ -417,11 +231,11 @@ def _rows(
         lines = read_text(label, MOST_LABELS).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         text = f"{where} cannot be read ({reason(error)})"
-        faults.append(Fault("broken annotation file", text, image, "as if it had no boxes"))
+        faults.append(Fault(Kind.BROKEN_FILE, text, image, Fix.LEFT_OUT))
         return
     if len(lines) > MOST_ROWS:
         text = f"{where} has {len(lines):,} rows, at most {MOST_ROWS:,} are read"
-        faults.append(Fault("broken annotation file", text, image, "as if it had no boxes"))
+        faults.append(Fault(Kind.BROKEN_FILE, text, image, Fix.LEFT_OUT))
         return
     for number, line in enumerate(lines, start=1):
         words, place = line.split(), f"row {number} of {where}"
@@ -437,32 +251,20 @@ def _rows(
             short = line.strip() if len(line) < 80 else f"{line.strip()[:77]}..."
             comma = "; numbers have a decimal point, not a comma" if "," in line else ""
             text = f"{place}: '{short}', {len(words)} numbers{comma}"
-            faults.append(Fault("row that is no box", text, image, "left out"))
+            faults.append(Fault(Kind.BAD_ROW, text, image, Fix.LEFT_OUT, boxes=1))
             continue
         # compared before it becomes an int: 1e5000000 would be one of five million digits
         if not 0 <= values[0] <= max(data.names) or values[0] != int(values[0]) or int(values[0]) not in data.names:
             known = f"{len(data.names)} names, {min(data.names)} to {max(data.names)}"
-            faults.append(
-                Fault(
-                    "class index out of range",
-                    f"{place}: {words[0][:80]}, but {data.path.name} has {known}",
-                    image,
-                    "left out",
-                )
-            )
+            text = f"{place}: {words[0][:80]}, but {data.path.name} has {known}"
+            faults.append(Fault(Kind.CLASS_OUT_OF_RANGE, text, image, Fix.LEFT_OUT, boxes=1))
             continue
         if any(not -SLACK <= v <= 1 + SLACK for v in values[1:]):
-            faults.append(Fault("value outside 0 to 1", f"{place}: '{line.strip()[:80]}'", image, "left out"))
+            text = f"{place}: '{line.strip()[:80]}'"
+            faults.append(Fault(Kind.VALUE_OUT_OF_RANGE, text, image, Fix.LEFT_OUT, boxes=1))
             continue
         if len(values) > 5:
-            faults.append(
-                Fault(
-                    "box given as an outline",
-                    f"{place}: {len(values) // 2} corners",
-                    image,
-                    "the upright box around it",
-                )
-            )
+            faults.append(Fault(Kind.OUTLINE, f"{place}: {len(values) // 2} corners", image, Fix.UPRIGHT_BOX))
             xs, ys = values[1::2], values[2::2]
             left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
             values = [values[0], (left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
@@ -508,11 +310,11 @@ def fractions(box: Sequence[float], width: int, height: int) -> list[str]:
             (cx, wide), (cy, high) = [_rounded(low, extent, digits, edge_first) for low, extent in sides]
             if pixels([cx, cy, wide, high], width, height) == wanted:
                 return [_short(format(v, "f")) for v in (cx, cy, wide, high)]
-    raise DataError(f"the box {list(box)} has a value too small for text; mend it: 'detr-mini data check' names it")
+    raise DataError(f"the box {list(box)} has a value too small for text; fix it: 'detr-mini data check' names it")
 
 
 def _rounded(low: Decimal, extent: Decimal, digits: int, edge_first: bool) -> tuple[Decimal, Decimal]:
-    """Centre and extent with so many decimals (one more for a centre that follows from a rounded edge)."""
+    """Centre and extent with `digits` decimals (one more for a centre that follows from a rounded edge)."""
     step, half = Decimal(1).scaleb(-digits), Decimal("0.5")
     rounded = EXACT.quantize(extent, step)
     if edge_first:
@@ -540,7 +342,7 @@ def _unused_labels(root: Path, images: set[Path], places: set[Path], used: set[P
                 stems = {unicodedata.normalize("NFC", f.stem) for f in images_there}
             if unicodedata.normalize("NFC", path.stem) not in stems:
                 name = Path(os.path.relpath(path, root)).as_posix()
-                faults.append(Fault("label file without image", f"{name} belongs to no image", name, "left out"))
+                faults.append(Fault(Kind.NO_IMAGE_FOR_LABELS, f"{name} belongs to no image", name, Fix.LEFT_OUT))
     return faults
 
 
@@ -555,7 +357,7 @@ def _swapped(path: Path, old: str, new: str) -> Path:
 
 def _looks_like_labels(path: Path) -> bool:
     try:
-        lines = [line.split() for line in _lines(path)[:5] if line.strip()]
+        lines = [line.split() for line in lines_of(path)[:5] if line.strip()]
     except DataError:
         return False
     return all(len(words) >= 4 and all(_is_number(word) for word in words) for words in lines)
@@ -567,12 +369,3 @@ def _is_number(word: str) -> bool:
     except InvalidOperation:
         return False
     return True
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return read_text(path).splitlines()
-    except FileNotFoundError:
-        raise DataError(f"there is no file {path}; check data.root and the names of the split") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as text ({reason(error)}); save it as UTF-8") from None

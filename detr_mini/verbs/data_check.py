@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from detr_mini.captions.mdetr_format import CATEGORIES, MADE, caption_faults
-from detr_mini.checking.check import Checked, check, mend
+from detr_mini.checking.check import check
+from detr_mini.checking.report import Checked, write_fixed_copy
 from detr_mini.errors import UserError
 from detr_mini.formats.discover import Source
-from detr_mini.formats.faults import Fault
+from detr_mini.formats.faults import Fault, Kind
 
 
 def data_check(config: Mapping[str, Any]) -> Checked:
@@ -38,15 +39,15 @@ def _of_captions(done: Checked, data: Mapping[str, Any]) -> Iterator[Fault]:
     for split, file in files.items():
         if file and file not in (MADE, CATEGORIES) and split in done.trees:
             for text in caption_faults(done.source.root / str(file), done.trees[split].content):
-                yield Fault("caption", f"{split}: {text}")
+                yield Fault(Kind.CAPTION, text, split=split)
 
 
 def _write_fixed(done: Checked, output: Path) -> None:
-    mend(done, output)
+    write_fixed_copy(done, output)
     for change, (count, boxes) in done.fixes.items():
         print(f"{count:6,}  {change}{f' ({boxes:,} boxes)' if boxes else ''}")
     images = sum(len(tree.content["images"]) for tree in done.trees.values())
     boxes = sum(len(tree.content["annotations"]) for tree in done.trees.values())
-    left = sum(not fault.mend for fault in done.faults)
+    left = sum(not fault.fix for fault in done.faults)
     print(f"The fixed copy is {output}: {images:,} of {done.images:,} images, {boxes:,} of {done.boxes:,} boxes. "
           f"changes.json lists every change; {left} faults remain for you to fix.")  # fmt: skip

@@ -133,7 +133,7 @@ def test_D_10_boxes_without_size_are_found_at_load(make_coco: MakeCoco) -> None:
     assert "annotation 4711 of" in first
     assert "1.png" in first
     assert "[10, 10, 0, 30] has no width" in first
-    sentence = r"annotation 4711 of .*train\.json \(1\.png\): bbox \[10, 10, 0, 30\] has no width \(2 such boxes"
+    sentence = r"annotation 4711 of .*train\.json \(1\.png\): bbox \[10, 10, 0, 30\] has no width \(2 boxes like this"
     with pytest.raises(DataError, match=sentence):
         read_coco(path, folder, on_bad_box="refuse")
 

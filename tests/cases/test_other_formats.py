@@ -70,7 +70,7 @@ def test_D_05_the_upright_box_around_a_turned_one_is_used_and_counted(make_coco:
 def test_D_05_a_turned_box_can_be_refused_or_left_out(make_coco: MakeCoco) -> None:
     turned = {"bbox": [20, 10, 20, 10], "attributes": {"rotation": 60}}
     path, folder = make_coco(annotations=[turned, {"bbox": [1, 2, 3, 4]}])
-    with pytest.raises(DataError, match=r"annotation 1 of .* is turned by 60 degrees \(1 such boxes in all\)"):
+    with pytest.raises(DataError, match=r"annotation 1 of .* is turned by 60 degrees \(1 boxes like this\)"):
         read_coco(path, folder, on_turned="refuse")
     coco = read_coco(path, folder, on_turned="drop")
     assert coco.boxes_xywh.tolist() == [[1, 2, 3, 4]]

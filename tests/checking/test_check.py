@@ -15,11 +15,12 @@ import pytest
 from PIL import Image, ImageFilter
 
 from data_parts import AUTO, voc_text, write_voc, write_yolo
-from detr_mini.checking.check import Checked, check, mend
+from detr_mini.checking.check import check
 from detr_mini.checking.images import upright_box
+from detr_mini.checking.report import Checked, write_fixed_copy
 from detr_mini.errors import DataError
 from detr_mini.formats.discover import Source
-from detr_mini.formats.faults import KINDS
+from detr_mini.formats.faults import Kind
 from detr_mini.verbs.data_check import data_check
 
 SIZE = (80, 120)
@@ -270,12 +271,12 @@ def test_a_fault_planted_in_coco_is_found_and_it_alone(
     coco.write()
     plant(coco)
     done = look(coco.write())
-    assert dict(done.counts) == {kind: 1}, [fault.text for fault in done.faults]
-    assert "\n" not in done.faults[0].text
+    assert dict(done.counts) == {kind: 1}, [fault.sentence for fault in done.faults]
+    assert "\n" not in done.faults[0].sentence
 
 
 @pytest.mark.parametrize(("kind", "how", "plant"), COCO_FAULTS, ids=IDS)
-def test_a_mended_copy_has_no_fault_that_was_to_be_mended(
+def test_a_fixed_copy_has_no_fault_that_could_be_fixed(
     coco: CocoFolder, kind: str, how: str, plant: Callable[[CocoFolder], object]
 ) -> None:
     coco.write()
@@ -283,17 +284,17 @@ def test_a_mended_copy_has_no_fault_that_was_to_be_mended(
     done = look(coco.write())
     if done.faults[0].refused or kind in ("empty split", "boxes that look like corners"):
         with pytest.raises(DataError, match=r"No fixed copy is made|no usable image is left"):
-            mend(done, coco.root.parent / "mended")
+            write_fixed_copy(done, coco.root.parent / "mended")
         return
     before = sorted((path, path.read_bytes()) for path in coco.root.rglob("*") if path.is_file())
-    mend(done, coco.root.parent / "mended")
+    write_fixed_copy(done, coco.root.parent / "mended")
     assert before == sorted((path, path.read_bytes()) for path in coco.root.rglob("*") if path.is_file())
     again = look(coco.root.parent / "mended")
     flags = {"orientation flag": 1} if kind == "size before turning upright" else {}
-    left = flags if done.faults[0].mend else {kind: 1}
-    assert dict(again.counts) == left, [fault.text for fault in again.faults]
+    left = flags if done.faults[0].fix else {kind: 1}
+    assert dict(again.counts) == left, [fault.sentence for fault in again.faults]
     changes = json.loads((coco.root.parent / "mended" / "changes.json").read_text())
-    assert [change["kind"] for change in changes] == ([kind] if done.faults[0].mend else [])
+    assert [change["kind"] for change in changes] == ([kind] if done.faults[0].fix else [])
 
 
 def box(*parts: float) -> tuple[str, tuple[float, ...]]:
@@ -343,21 +344,21 @@ VOC_FAULTS: list[tuple[str, str, Callable[[Path], object]]] = [
 
 
 @pytest.mark.parametrize(("kind", "how", "plant"), VOC_FAULTS, ids=[f"{k}-{h}" for k, h, _ in VOC_FAULTS])
-def test_a_fault_planted_in_voc_is_found_alone_and_mended(
+def test_a_fault_planted_in_voc_is_found_alone_and_fixed(
     tmp_path: Path, kind: str, how: str, plant: Callable[[Path], object]
 ) -> None:
     root = clean_voc(tmp_path / "set")
     assert look(root).faults == []
     plant(root)
-    check_and_mend(root, kind)
+    check_and_fix(root, kind)
 
 
-def check_and_mend(root: Path, kind: str) -> None:
+def check_and_fix(root: Path, kind: str) -> None:
     done = look(root)
-    assert dict(done.counts) == {kind: 1}, [fault.text for fault in done.faults]
-    mend(done, root.parent / "mended")
+    assert dict(done.counts) == {kind: 1}, [fault.sentence for fault in done.faults]
+    write_fixed_copy(done, root.parent / "mended")
     again = look(root.parent / "mended")
-    assert len(again.faults) == (0 if done.faults[0].mend else 1), [fault.text for fault in again.faults]
+    assert len(again.faults) == (0 if done.faults[0].fix else 1), [fault.sentence for fault in again.faults]
 
 
 ROWS = ["0 0.2 0.3 0.1 0.2", "1 0.6 0.7 0.2 0.1", "2 0.5 0.5 0.3 0.3"]
@@ -402,19 +403,19 @@ YOLO_FAULTS: list[tuple[str, str, Callable[[Path], object]]] = [
 
 
 @pytest.mark.parametrize(("kind", "how", "plant"), YOLO_FAULTS, ids=[f"{k}-{h}" for k, h, _ in YOLO_FAULTS])
-def test_a_fault_planted_in_yolo_is_found_alone_and_mended(
+def test_a_fault_planted_in_yolo_is_found_alone_and_fixed(
     tmp_path: Path, kind: str, how: str, plant: Callable[[Path], object]
 ) -> None:
     root = clean_yolo(tmp_path / "set")
     assert look(root).faults == []
     plant(root)
-    check_and_mend(root, kind)
+    check_and_fix(root, kind)
 
 
 def test_all_kinds_are_planted_somewhere() -> None:
     planted = {kind for kind, _, _ in (*COCO_FAULTS, *VOC_FAULTS, *YOLO_FAULTS)}
     elsewhere = {"outline that cannot be moved", "boxes that say nothing", "like pictures in two splits"}
-    assert set(KINDS) - planted - elsewhere == {"caption", "many images without a box"}
+    assert {str(kind) for kind in Kind} - planted - elsewhere == {"caption", "many images without a box"}
     assert len(planted) >= 30
 
 
@@ -517,7 +518,7 @@ def test_faults_of_captions_are_found(
     config = {"data": data, "pixels": True, "report": None, "fix": False, "output": None}
     done = data_check(config)
     assert set(done.counts) == {"caption"}
-    assert sentence in done.faults[0].text
+    assert sentence in done.faults[0].sentence
     content["annotations"][0] = plain
     content["images"][0] = CAPTION
     (root / "annotations" / "captions.json").write_text(json.dumps(content))
@@ -529,8 +530,8 @@ def test_the_real_sets_show_what_is_known_of_them(shared_data: Callable[[str], P
     assert dict(look(shared_data("bccd_voc")).counts) == {"box without size": 2, **like}
     assert look(shared_data("coco_mini")).faults == []
     done = look(shared_data("coco128_yolo"))
-    unused = [fault.text for fault in done.faults if fault.kind == "label file without image"]
-    bare = [fault.image for fault in done.faults if fault.kind == "image without label file"]
+    unused = [fault.sentence for fault in done.faults if fault.kind is Kind.NO_IMAGE_FOR_LABELS]
+    bare = [fault.image for fault in done.faults if fault.kind is Kind.NO_LABEL_FILE]
     assert [Path(name).stem for name in bare] == ["000000000250", "000000000508"]
     assert ["656" in text or "659" in text for text in unused] == [True, True]
     others = set(done.counts) - {"label file without image", "image without label file"}
@@ -546,7 +547,7 @@ def test_nothing_is_written_where_nothing_is_left(coco: CocoFolder) -> None:
         coco.image("val", number).unlink()
     done = look(coco.write())
     with pytest.raises(DataError, match="no usable image is left in val"):
-        mend(done, coco.root.parent / "mended")
+        write_fixed_copy(done, coco.root.parent / "mended")
     assert not (coco.root.parent / "mended").exists()
 
 

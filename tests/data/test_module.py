@@ -11,6 +11,7 @@ import torch
 from omegaconf import OmegaConf
 
 from data_parts import write_voc
+from detr_mini.config.parts import build_part
 from detr_mini.data.module import DetectionData
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.structures import Batch, Categories
@@ -152,7 +153,7 @@ def composed(name: str, **changes: Any) -> DetectionData:
         config = hydra.compose(overrides=[f"+data={name}"])
     OmegaConf.set_struct(config, False)
     config.data.update(changes)
-    data = hydra.utils.instantiate(config.data, **MODEL)
+    data = build_part("data", config.data, **MODEL)
     assert isinstance(data, DetectionData)
     return data
 

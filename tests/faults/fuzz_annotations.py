@@ -29,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from data_parts import AUTO, write_coco, write_voc, write_yolo
 from detr_mini.captions.mdetr_format import caption_faults, caption_records, instances_of, read_captions
-from detr_mini.checking.check import check, mend
+from detr_mini.checking.check import check
+from detr_mini.checking.report import write_fixed_copy
 from detr_mini.errors import UserError
 from detr_mini.formats.coco import CocoSet, read_coco
 from detr_mini.formats.columns import read_json
@@ -275,7 +276,7 @@ class Fuzz:
             works.append(lambda: read_split(root, {"images": "list.txt", "names": "data.yaml"}, format=kind, **LENIENT))
         if number % 5 == 0:
             works.append(lambda: Source.of({"root": root, **AUTO}))
-            works.append(lambda: mend(check(source, pixels=False), self.root / "out"))
+            works.append(lambda: write_fixed_copy(check(source, pixels=False), self.root / "out"))
             works += [
                 lambda to=to: convert(source, self.root / "out", to) for to in ("coco", "voc", "yolo") if to != kind
             ]

@@ -16,6 +16,7 @@ from detr_mini.checking.check import check
 from detr_mini.errors import DataError
 from detr_mini.formats.convert import convert
 from detr_mini.formats.discover import FORMATS, Source, find_layout, read_split
+from detr_mini.formats.faults import Kind
 
 BOX = [15.0, 10.0, 30.0, 20.0]
 """Of an image of 60 x 40 pixels, in whatever form the tool has it."""
@@ -151,7 +152,9 @@ def test_d13_the_export_of_every_tool_is_read(tmp_path: Path, tool: str) -> None
     assert train.report.background == len(images) - 1
     assert train.records[0].path == tmp_path / images[0]
     assert any("class" in note and ("come from" in note or "class_0" in note) for note in layout.notes)
-    assert [f.text for f in check(Source.of({"root": tmp_path, **AUTO})).faults if f.kind == "image file missing"] == []
+    assert [
+        f.sentence for f in check(Source.of({"root": tmp_path, **AUTO})).faults if f.kind is Kind.IMAGE_MISSING
+    ] == []
 
 
 def test_d13_every_format_has_a_sample() -> None:

@@ -14,10 +14,12 @@ import pytest
 from PIL import Image
 
 from data_parts import AUTO, voc_text, write_coco, write_voc, write_yolo
-from detr_mini.checking.check import Checked, check, mend
+from detr_mini.checking.check import check
+from detr_mini.checking.report import Checked, write_fixed_copy
 from detr_mini.cli import main
 from detr_mini.errors import DataError
 from detr_mini.formats.discover import Source
+from detr_mini.formats.faults import Fix, Kind
 
 SIZE = (80, 120)
 NAMES = {1: "with_mask", 2: "without_mask", 3: "class_a", 4: "class_b"}
@@ -30,7 +32,7 @@ def look(root: Path) -> Checked:
 
 def fixed(root: Path, output: Path) -> dict[str, Any]:
     """The training annotations of the fixed copy."""
-    mend(look(root), output)
+    write_fixed_copy(look(root), output)
     content: dict[str, Any] = json.loads((output / "annotations" / "train.json").read_text())
     return content
 
@@ -235,10 +237,10 @@ def assert_nothing_is_wrong_or_lost(planted: Planted, output: Path) -> None:
     done = look(planted.root)
     if not can_be_fixed(done):
         with pytest.raises(DataError, match=r"only guess|is left in"):
-            mend(done, output)
+            write_fixed_copy(done, output)
         assert not output.exists()
         return
-    mend(done, output)
+    write_fixed_copy(done, output)
     changes = json.loads((output / "changes.json").read_text())
     before = sum(len(content["annotations"]) for content in planted.content.values())
     after = 0
@@ -260,7 +262,7 @@ def assert_nothing_is_wrong_or_lost(planted: Planted, output: Path) -> None:
             assert right, (annotation, left[files[annotation["image_id"]]])
             left[files[annotation["image_id"]]].remove(right[0])
     assert before - after == sum(change["boxes"] for change in changes), changes
-    assert not [fault for fault in look(output).faults if fault.mend]
+    assert not [fault for fault in look(output).faults if fault.fix]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -304,7 +306,7 @@ def test_d28_one_id_for_two_categories_is_refused_with_the_number_of_boxes(
     write_coco(tmp_path / "set", annotations=[{"bbox": [3, 3, 20, 20]}, {"bbox": [9, 3, 20, 20]}], categories=two)
     assert main(["data", "check", f"data.root={tmp_path / 'set'}", "fix=true", f"output={tmp_path / 'x'}"]) == 2
     error = " ".join(capsys.readouterr().err.split())
-    assert "category id twice: train: id 1 is 'cat' and 'dog'; nobody can know which of them its 2 boxes are" in error
+    assert "category id twice: train: id 1 is 'cat' and 'dog'; which of them its 2 boxes belong to is unknown" in error
     assert "correct this by hand" in error
     assert not (tmp_path / "x").exists()
 
@@ -317,7 +319,7 @@ def test_d28_a_split_that_cannot_be_read_refuses_the_fixed_copy(tmp_path: Path) 
     del content["annotations"]
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"broken annotation file: train: train\.json has no list 'annotations'"):
-        mend(look(tmp_path / "set"), tmp_path / "fixed")
+        write_fixed_copy(look(tmp_path / "set"), tmp_path / "fixed")
     assert not (tmp_path / "fixed").exists()
 
 
@@ -331,10 +333,10 @@ def test_d28_an_image_whose_labels_cannot_be_read_does_not_become_background(tmp
         write_yolo(root, {"train": {k: [f"{c} 0.{c + 3} 0.5 0.{k} 0.2" for c in (0, 1, 2)] for k in "234"}})
         (root / "labels" / "train" / "3.txt").write_bytes(b"\xff\xfe\x00")
     done = look(root)
-    mend(done, tmp_path / "fixed")
+    write_fixed_copy(done, tmp_path / "fixed")
     again = look(tmp_path / "fixed")
     assert (again.images, again.boxes, again.faults) == (2, 2 if form == "voc" else 6, [])
-    assert [f.mend for f in done.faults] == ["left out"]
+    assert [f.fix for f in done.faults] == [Fix.LEFT_OUT]
 
 
 @pytest.mark.parametrize("form", ["voc", "yolo"])
@@ -345,7 +347,7 @@ def test_d28_an_image_without_labels_stays_so(tmp_path: Path, form: str) -> None
         (root / "Annotations" / "b.xml").unlink()
     else:
         write_yolo(root, {"train": {"2": ["0 0.5 0.5 0.2 0.2"], "3": None, "4": ["1 0.5 0.5 0.4 0.2"]}})
-    mend(look(root), tmp_path / "fixed")
+    write_fixed_copy(look(root), tmp_path / "fixed")
     assert dict(look(tmp_path / "fixed").counts)["image without label file"] == 1
 
 
@@ -353,7 +355,7 @@ def test_d28_an_xml_file_that_names_another_image_is_left_out(tmp_path: Path) ->
     root = write_voc(tmp_path / "set", {"train": {k: [("nut", (3, 4, 20 + ord(k) % 7, 30))] for k in "abc"}})
     (root / "Annotations" / "b.xml").write_text(voc_text("c.png", [("nut", (3, 4, 30, 30))]))
     done = look(root)
-    mend(done, tmp_path / "fixed")
+    write_fixed_copy(done, tmp_path / "fixed")
     assert [f.now for f in done.faults] == ["left out, with 1 box"]
     assert look(tmp_path / "fixed").images == 2
 
@@ -365,7 +367,7 @@ def test_d28_a_label_file_that_disagrees_with_another_one_leaves_its_image_out(t
     (images / "2.txt").write_text("1 0.3 0.3 0.1 0.1")  # other boxes
     (images / "3.txt").write_text("0 0.5 0.5 0.3 0.2\n")  # the same
     (images / "4.txt").write_text("a photograph of two nuts")  # a caption
-    mend(look(root), tmp_path / "fixed")
+    write_fixed_copy(look(root), tmp_path / "fixed")
     content = Source.of({"root": tmp_path / "fixed", **AUTO}).trees()["train"].content
     assert [Path(i["file_name"]).stem for i in content["images"]] == ["3", "4", "5"]
     assert len(content["annotations"]) == 3
@@ -461,7 +463,7 @@ def test_d29_a_mask_that_cannot_follow_its_box_is_reported(tmp_path: Path) -> No
 def test_d34_boxes_that_are_their_whole_images_are_reported(tmp_path: Path, box: list[int], text: str | None) -> None:
     boxes = [{"image_id": k, "bbox": box} for k in range(1, 7)]
     write_coco(tmp_path / "set", images=[{"id": k} for k in range(1, 7)], annotations=boxes)
-    assert [f.text for f in look(tmp_path / "set").faults if f.kind == "boxes that say nothing"] == (
+    assert [f.sentence for f in look(tmp_path / "set").faults if f.kind is Kind.MEANINGLESS_BOXES] == (
         [text] * bool(text)
     )
 
@@ -470,7 +472,7 @@ def test_d34_one_place_in_every_image_is_reported(tmp_path: Path) -> None:
     boxes = [{"image_id": k, "bbox": [15, 10, 30, 20]} for k in range(1, 13)]
     write_coco(tmp_path / "set", images=[{"id": k} for k in range(1, 13)], annotations=boxes)
     found = look(tmp_path / "set").faults
-    assert [f.text for f in found if f.kind == "boxes that say nothing"] == [
+    assert [f.sentence for f in found if f.kind is Kind.MEANINGLESS_BOXES] == [
         "train: 12 of 12 boxes lie at one place: [0.25, 0.25, 0.5, 0.5] of their image"
     ]
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from data_parts import AUTO, write_coco
-from detr_mini.checking.check import Checked, check, mend
+from detr_mini.checking.check import check
 from detr_mini.checking.names import slip
+from detr_mini.checking.report import Checked, write_fixed_copy
 from detr_mini.formats.discover import Source
+from detr_mini.formats.faults import Kind
 
 DIFFERENT = [
     ("with_mask", "without_mask"), ("male", "female"), ("ripe", "unripe"), ("helmet", "no helmet"),
@@ -44,7 +46,7 @@ def test_d27_a_fixed_copy_has_the_names_and_the_boxes_of_each_that_the_set_has(
     tmp_path: Path, one: str, two: str
 ) -> None:
     root = a_set(tmp_path / "set", one, two)
-    mend(look(root), tmp_path / "fixed")
+    write_fixed_copy(look(root), tmp_path / "fixed")
     before = json.loads((root / "annotations" / "train.json").read_text())
     after = json.loads((tmp_path / "fixed" / "annotations" / "train.json").read_text())
     assert after["categories"] == before["categories"]
@@ -60,12 +62,12 @@ def test_d27_different_names_are_not_called_mistyped(tmp_path: Path, one: str, t
 @pytest.mark.parametrize(("right", "wrong"), SLIPS)
 def test_d27_a_slip_is_reported_as_a_question(tmp_path: Path, right: str, wrong: str) -> None:
     done = look(a_set(tmp_path / "set", right, wrong, (24, 2)))
-    assert [f.text for f in done.faults] == [f"{wrong!r} (2 boxes), is {right!r} (24) meant?"]
-    assert done.faults[0].mend == ""
+    assert [f.sentence for f in done.faults] == [f"{wrong!r} (2 boxes), is {right!r} (24) meant?"]
+    assert done.faults[0].fix is None
 
 
 def test_d27_names_that_differ_in_capitals_or_blanks_are_reported_and_kept(tmp_path: Path) -> None:
     done = look(a_set(tmp_path / "set", "Traffic light", "traffic_light"))
-    assert [(f.kind, f.text, f.mend) for f in done.faults] == [
-        ("names that differ in writing only", "'Traffic light' (20 boxes), 'traffic_light' (6 boxes)", "")
+    assert [(f.kind, f.sentence, f.fix) for f in done.faults] == [
+        (Kind.SIMILAR_NAMES, "'Traffic light' (20 boxes), 'traffic_light' (6 boxes)", None)
     ]

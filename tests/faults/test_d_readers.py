@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from data_parts import AUTO, write_coco, write_voc, write_yolo
+from data_parts import AUTO, edited, source, write_coco, write_voc, write_yolo
 from detr_mini.captions.mdetr_format import caption_records, read_captions, write_json
-from detr_mini.checking.check import check, mend
+from detr_mini.checking.check import check
+from detr_mini.checking.report import write_fixed_copy
 from detr_mini.data.module import DetectionData
 from detr_mini.data.statistics import split_stats
 from detr_mini.errors import DataError
 from detr_mini.formats.coco import CocoSet, read_coco, repeated_rows
-from detr_mini.formats.discover import Source, find_layout, read_split
-from detr_mini.formats.records import box_of_outline
+from detr_mini.formats.discover import find_layout, read_split
+from detr_mini.formats.faults import Kind
+from detr_mini.formats.outlines import box_of_outline
 from detr_mini.structures import Caption, Phrase
 
 BOX = {"bbox": [2, 3, 20, 12]}
@@ -32,17 +34,6 @@ COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
 def read(root: Path, split: str = "train", **how: Any) -> CocoSet:
     layout = find_layout(root)
     return read_split(root, layout.splits[split], split, format=layout.format, **how)
-
-
-def source(root: Path, **how: Any) -> Source:
-    return Source.of({"root": root, **AUTO, **how})
-
-
-def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-    return path
 
 
 def two_splits(root: Path, names: str | None = None) -> Path:
@@ -72,9 +63,9 @@ def test_d15_a_split_without_one_of_its_lists_is_reported_and_never_left_out(tmp
         read(tmp_path / "set")
     done = check(source(tmp_path / "set"), pixels=False)
     assert done.counts["broken annotation file"] == 1
-    assert any(f"train.json has no list '{key}'" in fault.text for fault in done.faults)
+    assert any(f"train.json has no list '{key}'" in fault.sentence for fault in done.faults)
     with pytest.raises(DataError, match="broken annotation file"):
-        mend(done, tmp_path / "fixed")
+        write_fixed_copy(done, tmp_path / "fixed")
     assert not (tmp_path / "fixed").exists()
 
 
@@ -115,7 +106,7 @@ def test_d17_files_that_macs_add_to_copies_are_ignored(tmp_path: Path) -> None:
     assert [read(root).report.boxes for root in (yolo, voc, coco)] == boxes
     for root in (yolo, voc, coco):
         found = check(source(root), pixels=False).faults
-        assert not [fault.text for fault in found if "._" in fault.text or fault.kind == "broken annotation file"]
+        assert not [fault.sentence for fault in found if "._" in fault.sentence or fault.kind is Kind.BROKEN_FILE]
     (voc / "ImageSets" / "Main" / "train.txt").unlink()
     (voc / "ImageSets" / "Main" / "._train.txt").unlink()
     assert len(read(voc)) == 1
@@ -346,7 +337,7 @@ def test_d26_boxes_that_are_corners_are_said_to_be_and_not_fixed(tmp_path: Path,
     done = check(source(tmp_path / "set"), pixels=False)
     assert done.counts["boxes that look like corners"] == 1
     with pytest.raises(DataError, match="look like corners"):
-        mend(done, tmp_path / "fixed")
+        write_fixed_copy(done, tmp_path / "fixed")
     coco = read_coco(path, folder, box_corners=True)
     wanted = [[a, b, c - a, d - b] for a, b, c, d in CORNERS]
     assert coco.boxes_xywh.tolist() == wanted

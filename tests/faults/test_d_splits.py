@@ -14,12 +14,14 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from data_parts import AUTO, write_coco
-from detr_mini.checking.check import check, mend
+from detr_mini.checking.check import check
 from detr_mini.checking.duplicates import scene_of
 from detr_mini.checking.images import Picture, alike, look_at, same_pictures
+from detr_mini.checking.report import write_fixed_copy
 from detr_mini.data.splits import owned_names, split_ids
 from detr_mini.data.stratify import iterative_stratification
 from detr_mini.formats.discover import Source
+from detr_mini.formats.faults import Kind
 from detr_mini.formats.tree import with_one_list
 from many_parts import cost, verbs, write_many
 
@@ -97,9 +99,9 @@ def test_d33_check_reports_an_altered_copy_across_splits_and_a_fix_leaves_it_in_
             scene(first + k).save(tmp_path / "set" / split / f"{k}.png")
     ImageEnhance.Brightness(ImageOps.mirror(scene(1))).enhance(1.1).save(tmp_path / "set" / "val" / "3.png")
     done = check(Source.of({"root": tmp_path / "set", **AUTO}))
-    like = [fault for fault in done.faults if fault.kind == "like pictures in two splits"]
-    assert [fault.text for fault in like] == ["val: 3.png, train: 1.png: nearly the same view"]
-    mend(done, tmp_path / "fixed")
+    like = [fault for fault in done.faults if fault.kind is Kind.LIKE_PICTURES]
+    assert [fault.sentence for fault in like] == ["val: 3.png, train: 1.png: nearly the same view"]
+    write_fixed_copy(done, tmp_path / "fixed")
     assert check(Source.of({"root": tmp_path / "fixed", **AUTO})).images == 6
 
 
@@ -135,7 +137,7 @@ def test_d33_frames_of_one_video_in_two_splits_are_one_fault_and_stay_together_i
         for k, name in enumerate(own):
             scene(100 + k + 50 * (split == "val")).save(tmp_path / "set" / split / name)
     done = check(Source.of({"root": tmp_path / "set", **AUTO}), pixels=False)
-    like = [fault.text for fault in done.faults if fault.kind == "like pictures in two splits"]
+    like = [fault.sentence for fault in done.faults if fault.kind is Kind.LIKE_PICTURES]
     assert like == ["d_mp4-0.png and 2 more frames or tiles of one scene, by their names: train 1, val 2"]
     folders = {name: tmp_path / "set" / ("train" if k < 10 else "val") / name for k, name in enumerate(names)}
     leader = alike(((k, folders[name]) for k, name in enumerate(names)), names=dict(enumerate(names)))

@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
-from data_parts import AUTO, write_coco, write_images, write_voc, write_yolo
-from detr_mini.checking.check import check, mend
+from data_parts import AUTO, edited, source, write_coco, write_images, write_voc, write_yolo
+from detr_mini.checking.check import check
+from detr_mini.checking.report import write_fixed_copy
 from detr_mini.errors import DataError, UserError
 from detr_mini.formats.coco import read_coco
 from detr_mini.formats.convert import convert
 from detr_mini.formats.discover import Source, find_layout, read_split
-from detr_mini.formats.tree import image_files
-from detr_mini.formats.yolo import read_data_file
+from detr_mini.formats.listing import image_files
+from detr_mini.formats.yolo_names import read_data_file
 from detr_mini.verbs.data_split import data_split
 from detr_mini.verbs.data_subset import data_subset
 
@@ -49,17 +50,6 @@ def complaint(work: Callable[[], object]) -> str:
         work()
     assert "\n" not in str(error.value)
     return str(error.value)
-
-
-def source(root: Path, **how: Any) -> Source:
-    return Source.of({"root": root, **AUTO, **how})
-
-
-def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-    return path
 
 
 def escaping(root: Path, name: str) -> Path:
@@ -99,7 +89,7 @@ def test_s05_no_verb_writes_outside_its_output(tmp_path: Path, name: str) -> Non
         assert "leads out" in complaint(work)
     done = check(source(home), pixels=False)
     assert done.counts["file name that cannot be used"] == 1
-    mend(done, tmp_path / "out" / "fixed")
+    write_fixed_copy(done, tmp_path / "out" / "fixed")
     after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert {path: text for path, text in after.items() if path in before} == before
     assert all(path.is_relative_to(tmp_path / "out" / "fixed") for path in after.keys() - before.keys())
@@ -117,7 +107,7 @@ def test_s05_images_beside_the_root_that_the_user_named_are_written_inside_the_o
     found = Source(tmp_path / "set", "yolo", {"train": split})
     output = tmp_path / "deep" / "down" / "out"
     if to == "yolo":
-        mend(check(found, pixels=False), output)
+        write_fixed_copy(check(found, pixels=False), output)
     else:
         convert(found, output, to)
     assert len(image_files(output)) == 3
@@ -321,7 +311,7 @@ def test_s09_whatever_a_coco_file_holds_only_our_own_errors_come_out(
     done = check(Source(tmp_path, "coco", SPLITS))
     assert texts[0] or "size beyond" in name
     json.dumps(done.to_dict(), ensure_ascii=False).encode()
-    assert "\n" not in sentence(lambda: mend(done, tmp_path / "fixed"))
+    assert "\n" not in sentence(lambda: write_fixed_copy(done, tmp_path / "fixed"))
 
 
 def test_s09_both_parsers_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

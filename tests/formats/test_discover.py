@@ -13,7 +13,8 @@ from data_parts import AUTO, voc_text, write_images, write_voc, write_yolo
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.formats.discover import Source, find_layout, located, names_used, read_split
 from detr_mini.formats.voc import _corner_texts, _xywh
-from detr_mini.formats.yolo import fractions, pixels, read_data_file
+from detr_mini.formats.yolo import fractions, pixels
+from detr_mini.formats.yolo_names import read_data_file
 
 TREE = {"train": {"a": ["0 0.5 0.5 0.5 0.5"], "b": ["2 0.25 0.25 0.5 0.5"]}, "val": {"c": ["1 0.5 0.5 0.5 0.5"]}}
 VOC = {"images": "JPEGImages", "annotations": "Annotations", "list": "ImageSets/Main/train.txt"}

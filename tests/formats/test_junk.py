@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_parts import AUTO, voc_text, write_coco, write_voc, write_yolo
-from detr_mini.checking.check import check, mend
+from detr_mini.checking.check import check
+from detr_mini.checking.report import write_fixed_copy
 from detr_mini.errors import DataError
 from detr_mini.formats.coco import read_coco
 from detr_mini.formats.discover import Source, find_layout, read_split
@@ -72,7 +73,7 @@ def test_junk_in_a_coco_file_is_never_a_crash(root: Path, data: st.DataObject) -
         splits = {split: {"images": split, "annotations": f"annotations/{split}.json"} for split in ("train", "val")}
         done = check(Source(root, "coco", splits), pixels=False)
         for fault in done.faults:
-            assert "\n" not in fault.text
+            assert "\n" not in fault.sentence
     finally:
         file.write_text(clean)
 
@@ -108,9 +109,9 @@ def test_junk_in_a_label_file_is_never_a_crash(tmp_path_factory: pytest.TempPath
     write_yolo(root, {"train": {"a": ["0 0.5 0.5 0.5 0.5"], "b": rows}})
     assert "\n" not in complaint(lambda: read_split(root, find_layout(root).splits["train"], format="yolo"))
     done = check(Source.of({"root": root, **AUTO}), pixels=False)
-    mend(done, root.parent / "mended")
+    write_fixed_copy(done, root.parent / "mended")
     left = check(Source.of({"root": root.parent / "mended", **AUTO}), pixels=False).faults
-    assert not [fault for fault in left if fault.mend]
+    assert not [fault for fault in left if fault.fix]
 
 
 @pytest.mark.parametrize(
@@ -132,4 +133,4 @@ def test_junk_in_an_xml_file_is_never_a_crash(tmp_path: Path, old: str, new: str
     (tmp_path / "Annotations" / "a.xml").write_text(text.replace(old, new, 1))
     assert "\n" not in complaint(lambda: read_split(tmp_path, find_layout(tmp_path).splits["train"], format="voc"))
     for fault in check(Source.of({"root": tmp_path, **AUTO}), pixels=False).faults:
-        assert "\n" not in fault.text
+        assert "\n" not in fault.sentence

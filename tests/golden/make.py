@@ -30,11 +30,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from detr_mini.data.shapes import ensure_scenes
 from golden_parts import FOLDER, OUTSIDE, filled, raw_output
 
 import detr_mini
 from detr_mini.cli import main
-from detr_mini.data.shapes import ensure_scenes
 from peer_parts import SMALL
 
 COMMON = [

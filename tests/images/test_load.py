@@ -255,7 +255,7 @@ def test_every_kind_of_file_that_pillow_reads_shows_the_same_picture(
 
 
 def test_all_image_names_of_a_set_are_those_that_pillow_opens() -> None:
-    from detr_mini.formats.tree import IMAGE_SUFFIXES
+    from detr_mini.formats.listing import IMAGE_SUFFIXES
 
     Image.init()
     opened = {suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.OPEN}

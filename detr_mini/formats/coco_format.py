@@ -1,20 +1,27 @@
-"""How a COCO dataset is recognised: by the keys in its JSON files, which are searched and not parsed."""
+"""COCO datasets: recognised by the keys in their JSON files, which are searched and not parsed; read and written."""
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 from detr_mini.errors import DataError
-from detr_mini.formats.columns import any_json
+from detr_mini.formats.categories import listed as listed_categories
+from detr_mini.formats.columns import any_json, read_json
+from detr_mini.formats.faults import NOTICES, Fault
+from detr_mini.formats.format import Format
 from detr_mini.formats.listing import Layout, Listing, json_text, layout_of_files, split_of, split_of_file, stem_of
+from detr_mini.formats.records import in_one_line, respell, unusable_names
+from detr_mini.formats.tree import Tree
+from detr_mini.formats.writing import place_images, plain_names
 
 NOT_BOXES = ("captions", "stuff", "panoptic")
-"""COCO's own files that begin so hold no boxes of things."""
+"""COCO's own files with these prefixes hold no boxes of objects."""
 NAMES = 200
 """File names of images that are read from a JSON file to find the folder of the images."""
 
@@ -70,3 +77,34 @@ def _is_broken(path: Path) -> bool:
     except DataError:
         return True
     return False
+
+
+def read_coco_tree(root: Path, images: str, annotations: str, *, box_corners: bool = False) -> Tree:
+    """A split of COCO with its records made uniform; DataError for a file name that leads out of `root`."""
+    path, folder = root / annotations, root / images
+    faults: list[Fault] = []
+    content = read_json(path, faults, corners=box_corners)
+    faults += respell(content, path, folder, root)
+    if unusable := unusable_names(content, path, folder, root):
+        raise DataError(f"{unusable[0].text} ({len(unusable)} like this); give each file's path below the image "
+                        "folder")  # fmt: skip
+    listed_categories(content, path)
+    return Tree(content, folder, path, notices=in_one_line(faults, NOTICES))
+
+
+def write_coco(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str]:
+    (folder / "annotations").mkdir()
+    for name, tree in trees.items():
+        names = plain_names(tree)
+        records = [{**image, "file_name": names[image["file_name"]]} for image in tree.content["images"]]
+        annotations = [
+            {"area": a["bbox"][2] * a["bbox"][3], **{k: v for k, v in a.items() if k != "where"}}
+            for a in tree.content["annotations"]
+        ]
+        content = {**tree.content, "images": records, "annotations": annotations}
+        (folder / "annotations" / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+        place_images(tree, {old: folder / name / new for old, new in names.items()}, images)
+    return []
+
+
+COCO = Format("coco", look_coco, ("images", "annotations"), 2, read_coco_tree, ("box_corners",), write_coco)

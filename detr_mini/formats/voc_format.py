@@ -1,13 +1,15 @@
-"""How a Pascal VOC dataset is recognised: by what its XML files say, whatever the folders are called."""
+"""Pascal VOC datasets: recognised by their XML files, whatever the folders are called; written."""
 
 from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+from detr_mini.formats.format import Format
 from detr_mini.formats.listing import (
     SPLIT_WORDS,
     Layout,
@@ -20,6 +22,9 @@ from detr_mini.formats.listing import (
     split_of_name,
     stem_of,
 )  # fmt: skip
+from detr_mini.formats.tree import Tree, with_one_list
+from detr_mini.formats.voc import CATEGORIES, read_voc, voc_xml
+from detr_mini.formats.writing import flat_name, left_out, owned_by, place_images, plain_names, unlabelled
 
 PEEKED = 5
 """Files of a folder that are opened to learn what the folder holds."""
@@ -124,3 +129,39 @@ def _usual_folder(found: Listing, folder: str) -> str:
     beside = posixpath.dirname(folder)
     places = [posixpath.join(beside, name) for name in ("JPEGImages", "images", "Images")]
     return next((place for place in places if (found.root / place).is_dir()), folder)
+
+
+def write_voc(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str]:
+    lists = folder / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (folder / "Annotations").mkdir()
+    taken: dict[str, int] = {}
+    trees = with_one_list(trees)
+    categories = {c["id"]: c["name"] for tree in trees.values() for c in tree.content["categories"]}
+    lines = [f"{number} {name}\n" for number, name in sorted(categories.items())]
+    (folder / CATEGORIES).write_text("".join(lines), encoding="utf-8")
+    for name, tree in trees.items():
+        names = {c["id"]: c["name"] for c in tree.content["categories"]}
+        owned = owned_by(tree)
+        files = {old: flat_name(plain, taken) for old, plain in plain_names(tree).items()}
+        bare = unlabelled(tree)
+        for image in tree.content["images"]:
+            file = files[image["file_name"]]
+            if image["file_name"] in bare and not owned[image["id"]]:
+                continue
+            text = voc_xml({**image, "file_name": file}, owned[image["id"]], names)
+            (folder / "Annotations" / f"{Path(file).stem}.xml").write_text(text, encoding="utf-8")
+        (lists / f"{name}.txt").write_text("".join(f"{Path(file).stem}\n" for file in files.values()), encoding="utf-8")
+        place_images(tree, {old: folder / "JPEGImages" / new for old, new in files.items()}, images)
+    return left_out(trees, {"segmentation": "outlines"})
+
+
+VOC = Format(
+    "voc",
+    look_voc,
+    ("images", "annotations", "list"),
+    1,
+    read_voc,
+    ("categories", "first_pixel", "difficult"),
+    write_voc,
+)

@@ -1,20 +1,26 @@
-"""How a YOLO dataset is recognised: label files, a list of class names, splits with paths of anywhere."""
+"""YOLO datasets: recognised by label files, class names and splits with paths from anywhere; written."""
 
 from __future__ import annotations
 
+import json
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from detr_mini.errors import DataError
+from detr_mini.formats.box_rules import enclosing, rotation_of
+from detr_mini.formats.format import Format
 from detr_mini.formats.listing import (
     SPLIT_WORDS,
     Layout,
     Listing,
     by_split,
+    is_image_name,
     parts_of,
     read_lines,
     shared_folder,
@@ -22,8 +28,10 @@ from detr_mini.formats.listing import (
     split_of_name,
     stem_of,
 )  # fmt: skip
-from detr_mini.formats.tree import is_image_name
-from detr_mini.formats.yolo import NAME_LISTS, NOTES, DataFile, check_names_agree, is_yaml, label_files, read_data_file
+from detr_mini.formats.tree import Tree, with_one_list
+from detr_mini.formats.writing import free_name, left_out, owned_by, place_images, plain_names, unlabelled
+from detr_mini.formats.yolo import fractions, label_files, read_yolo
+from detr_mini.formats.yolo_names import NAME_LISTS, NOTES, USUAL, DataFile, check_names_agree, is_yaml, read_data_file
 
 PEEKED = 20
 """Label files of a folder that are opened to learn what the folder holds, and images whose labels are looked for."""
@@ -95,8 +103,7 @@ def name_files(found: Listing, labels: Sequence[str]) -> tuple[DataFile | None, 
     if len({posixpath.dirname(file) for file in yamls}) > 1:
         raise DataError(f"{found.root} holds several datasets ({', '.join(yamls[:5])}); set data.root to the folder of "
                         f"one, such as data.root={found.root / posixpath.dirname(yamls[0])}")  # fmt: skip
-    usual = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
-    yamls.sort(key=lambda file: (file not in usual, file))
+    yamls.sort(key=lambda file: (file not in USUAL, file))
     homes = {posixpath.dirname(label) for label in labels}
     homes |= {posixpath.dirname(home) for home in homes} | {"", *map(posixpath.dirname, yamls)}
     lists = [file for file in found.files if posixpath.dirname(file) in homes and _is_name_list(file)]
@@ -247,3 +254,47 @@ def _with_labels(found: Listing, name: str, split: dict[str, Any], labels: Itera
 
 def _relative(path: Path, found: Listing) -> str:
     return path.relative_to(found.root).as_posix()
+
+
+def write_yolo(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str]:
+    trees = with_one_list(trees)
+    categories = {c["id"]: c["name"] for tree in trees.values() for c in tree.content["categories"]}
+    index = {category_id: rank for rank, category_id in enumerate(sorted(categories))}
+    notes = left_out(trees, {"segmentation": "outlines", "area": "areas of outlines"})
+    for name, tree in trees.items():
+        owned = owned_by(tree)
+        crowd = turned = 0
+        taken: dict[str, int] = {}
+        files = {old: free_name(plain, taken) for old, plain in plain_names(tree).items()}
+        bare = unlabelled(tree)
+        for image in tree.content["images"]:
+            rows = []
+            if image["file_name"] in bare and not owned[image["id"]]:
+                continue
+            for annotation in owned[image["id"]]:
+                if annotation.get("iscrowd"):
+                    crowd += 1
+                    continue
+                angle = rotation_of(annotation)
+                turned += bool(angle % 180)
+                box = enclosing(np.array([annotation["bbox"]], float), np.array([angle]))[0].tolist() if angle % 180 \
+                    else [float(v) for v in annotation["bbox"]]  # fmt: skip
+                texts = fractions(box, image["width"], image["height"])
+                rows.append(f"{index[annotation['category_id']]} {' '.join(texts)}\n")
+            label = (folder / "labels" / name / files[image["file_name"]]).with_suffix(".txt")
+            label.parent.mkdir(parents=True, exist_ok=True)
+            label.write_text("".join(rows), encoding="utf-8")
+        place_images(tree, {old: folder / "images" / name / new for old, new in files.items()}, images)
+        if crowd:
+            notes.append(f"{name}: {crowd} crowd regions are left out; YOLO has no place for them")
+        if turned:
+            notes.append(f"{name}: {turned} turned boxes became the upright boxes around them; YOLO has no angle")
+    lines = ["path: .", *(f"{name}: images/{name}" for name in trees), "names:"]
+    lines += [f"  {rank}: {json.dumps(categories[i], ensure_ascii=False)}" for i, rank in index.items()]
+    if any(i != rank for i, rank in index.items()):
+        lines += ["category_ids:  # in the set that this was made from", *(f"  {r}: {i}" for i, r in index.items())]
+    (folder / "data.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return notes
+
+
+YOLO = Format("yolo", look_yolo, ("images", "labels", "names"), 1, read_yolo, ("box_corners",), write_yolo)

@@ -1,0 +1,104 @@
+"""One picture twice, or two pictures of one scene, within a split and across splits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from detr_mini.checking.boxes import overlaps
+from detr_mini.checking.duplicates import LIKE, scenes
+from detr_mini.checking.images import Picture, same_pictures
+from detr_mini.checking.report import Checked
+from detr_mini.formats.faults import Fault, Fix, Kind
+
+SAME_COPY = 0.9
+"""IoU from which boxes of two copies of a picture, of whatever size, are one."""
+
+
+def check_pictures(done: Checked, pictures: Mapping[str, Mapping[int, Picture]]) -> None:
+    """Pictures that are there twice; the fixed copy has them once, in val or test rather than in train.
+
+    Within a split a copy is left out only where the other one has all of its boxes: else it is unknown which are
+    right.
+    """
+    everything = [(split, image_id, picture) for split, own in pictures.items() for image_id, picture in own.items()]
+    everything.sort(key=lambda item: item[0] == "train")
+    pairs = same_pictures([picture for *_, picture in everything], [split for split, *_ in everything])
+    alike = {everything[place][:2] for one, two, *_ in pairs for place in (one, two)}
+    owned = {
+        split: Owned(tree.content, {i for name, i in alike if name == split})
+        for split, tree in done.trees.items()
+    }  # fmt: skip
+    gone: dict[str, set[int]] = {split: set() for split in pictures}
+    for first, second, how, crowded in pairs:
+        (one_split, one, _), (two_split, two, _) = everything[first], everything[second]
+        if one in gone[one_split] or two in gone[two_split]:
+            continue
+        if crowded and owned[one_split].differs_from(owned[two_split], one, two):
+            continue  # one camera, another scene
+        if how == LIKE:
+            text = f"{one_split}: {owned[one_split].names[one]}, {two_split}: {owned[two_split].names[two]}: {how}"
+            done.faults.append(Fault(Kind.LIKE_PICTURES, text, owned[two_split].names[two]))
+            continue
+        one_name, two_name = owned[one_split].names[one], owned[two_split].names[two]
+        text = f"{one_split}: {one_name}, {two_split}: {two_name}: {how}"
+        kind = Kind.SAME_PICTURE if one_split == two_split else Kind.SHARED_PICTURE
+        if one_split == two_split and not owned[one_split].has_all_of(two, one):
+            if not owned[one_split].has_all_of(one, two):
+                done.faults.append(Fault(kind, f"{text}, with other boxes", two_name))
+                continue
+            one, two, two_name = two, one, one_name
+        boxes = len(owned[two_split].boxes[two])
+        done.faults.append(Fault(kind, text, two_name, Fix.LEFT_OUT, f"of {two_split}", boxes))
+        gone[two_split].add(two)
+    for split, ids in gone.items():
+        if not ids:
+            continue
+        content = done.trees[split].content
+        content["images"] = [image for image in content["images"] if image["id"] not in ids]
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] not in ids]
+
+
+def check_scenes(done: Checked) -> None:
+    """Frames of one video and tiles of one picture, by their names, in two splits: one fault for each of these."""
+    images = [(split, i["file_name"]) for split, tree in done.trees.items() for i in tree.content["images"]]
+    for scene in scenes({k: name for k, (_, name) in enumerate(images)}).values():
+        counts = Counter(images[k][0] for k in scene)
+        if len(counts) > 1:
+            shown = ", ".join(f"{split} {count}" for split, count in counts.items())
+            name = images[scene[0]][1]
+            text = f"{name} and {len(scene) - 1} more frames or tiles of one scene, by their names: {shown}"
+            done.faults.append(Fault(Kind.LIKE_PICTURES, text, name))
+
+
+class Owned:
+    """The boxes of some images of a split, as shares of the image, with their categories' names."""
+
+    def __init__(self, content: Mapping[str, Any], chosen: set[int]) -> None:
+        categories = {c["id"]: c["name"] for c in content["categories"]}
+        images = [image for image in content["images"] if image["id"] in chosen]
+        sizes = {i["id"]: np.array([i["width"], i["height"]] * 2, np.float64) for i in images}
+        self.names = {i["id"]: i["file_name"] for i in images}
+        self.boxes: dict[int, list[tuple[str, np.ndarray]]] = {image_id: [] for image_id in sizes}
+        for a in content["annotations"] if chosen else ():
+            if a["image_id"] not in chosen:
+                continue
+            kind = f"{categories[a['category_id']]} {a.get('iscrowd', 0)}"
+            self.boxes[a["image_id"]].append((kind, np.array(a["bbox"], np.float64) / sizes[a["image_id"]]))
+
+    def differs_from(self, other: Owned, image_id: int, other_id: int) -> bool:
+        """Whether each of two images has an object that the other one lacks."""
+        one, two = (Counter(name for name, _ in boxes) for boxes in (self.boxes[image_id], other.boxes[other_id]))
+        return bool(one - two) and bool(two - one)
+
+    def has_all_of(self, image_id: int, other_id: int) -> bool:
+        """Whether each box of the first image is a box of the second one, too."""
+        one, two = self.boxes[image_id], self.boxes[other_id]
+        if not one or not two:
+            return not one
+        overlap = overlaps(*(np.stack([box for _, box in boxes]) for boxes in (one, two)))
+        names = [np.array([name for name, _ in boxes]) for boxes in (one, two)]
+        return bool(((overlap >= SAME_COPY) & (names[0][:, None] == names[1])).any(1).all())

@@ -1,0 +1,135 @@
+"""What the writers of all formats share: names of files in a copy, images placed, a folder that appears whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from detr_mini.errors import DataError, UserError
+from detr_mini.formats.box_rules import area_of
+from detr_mini.formats.faults import Kind
+from detr_mini.formats.tree import Tree
+from detr_mini.safe_files import safe_name
+
+_BAR_FROM = 2000
+
+
+def plain_names(tree: Tree) -> dict[str, str]:
+    """Of each file name its path in the copy: without the folders that all images share, and below the copy's folder.
+
+    No two are the same, whatever the names are.
+    """
+    names = dict.fromkeys(image["file_name"] for image in tree.content["images"])
+    paths = {name: _relative(name, tree.folder) for name in names}
+    folders = {path.parent for path in paths.values()}
+    shared = PurePosixPath(os.path.commonpath(folders)) if folders else PurePosixPath()
+    taken: set[str] = set()
+    found = {}
+    for name, path in paths.items():
+        safe = PurePosixPath(safe_name(str(path.relative_to(shared) if path.is_relative_to(shared) else path)))
+        numbered = (str(safe.with_name(f"{safe.stem}_{k}{safe.suffix}")) for k in count(2))
+        found[name] = str(safe) if str(safe) not in taken else next(n for n in numbered if n not in taken)
+        taken.add(found[name])
+    return found
+
+
+def _relative(name: str, folder: Path) -> PurePosixPath:
+    """A file name as a path from `folder`, without detours."""
+    path = os.path.relpath(folder / name, folder) if os.path.isabs(name) else os.path.normpath(name)
+    return PurePosixPath(Path(path).as_posix())
+
+
+def flat_name(name: str, taken: dict[str, int]) -> str:
+    """A file name with an unused stem: VOC keeps all images in one folder."""
+    path = PurePosixPath(name)
+    return free_name(path.name if path.stem not in taken else "_".join(path.parts), taken)
+
+
+def free_name(name: str, taken: dict[str, int]) -> str:
+    """`name`, or one with a number behind it, so that each stem is there once. `taken`: the last number by stem."""
+    path = PurePosixPath(name)
+    base = stem = str(path.with_suffix(""))
+    while stem in taken:
+        taken[base] += 1
+        stem = f"{base}_{taken[base]}"
+    taken[stem] = 1
+    return f"{stem}{path.suffix}"
+
+
+def unlabelled(tree: Tree) -> set[str]:
+    """Images of a VOC or YOLO dataset without a label file: they may or may not show objects."""
+    return {fault.image for fault in tree.faults if fault.kind is Kind.NO_LABEL_FILE}
+
+
+def owned_by(tree: Tree) -> dict[int, list[dict[str, Any]]]:
+    """The annotations of each image, by its id."""
+    owned: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for annotation in tree.content["annotations"]:
+        owned[annotation["image_id"]].append(annotation)
+    return owned
+
+
+def left_out(trees: Mapping[str, Tree], keys: Mapping[str, str]) -> list[str]:
+    """A notice for each of `keys` (key of an annotation: its name in words) that a form has no place for."""
+    notes = []
+    for name, tree in trees.items():
+        counts = Counter(
+            what
+            for a in tree.content["annotations"]
+            for key, what in keys.items()
+            if a.get(key) and not (key == "area" and not abs(area_of(a[key]) - a["bbox"][2] * a["bbox"][3]) > 1e-6)
+        )
+        notes += [f"{name}: {number} {what} are left out" for what, number in counts.items()]
+    return notes
+
+
+def place_images(tree: Tree, where: Mapping[str, Path], images: str) -> None:
+    """Copy or link each image to the path that `where` gives for its file name; nothing where `images` is "none"."""
+    if images == "none":
+        return
+    for name, target in tracked(list(where.items()), "Placing the images"):
+        if ".." in target.parts:
+            raise DataError(f"{name!r} would be written outside the output, to {target}; rename the image")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        place_file(tree.folder / name, target, link=images == "link")
+
+
+def place_file(source: Path, target: Path, *, link: bool = False) -> None:
+    """Copy a file, or make a hard link where the disk can."""
+    if link:
+        try:
+            os.link(source, target)
+            return
+        except OSError:
+            pass
+    shutil.copyfile(source, target)
+
+
+@contextmanager
+def new_folder(output: str | Path) -> Iterator[Path]:
+    """A folder that appears under its name only when it is whole; UserError where it is there already."""
+    output = Path(output).expanduser()
+    if output.exists():
+        raise UserError(f"the output {output} exists already; choose a new folder")
+    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.rename(output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def tracked(items: Sequence[Any], title: str) -> Iterable[Any]:
+    """`items`, with a bar where there are many."""
+    if len(items) < _BAR_FROM:
+        return items
+    from rich.progress import track
+
+    return track(items, title, transient=True)
