@@ -22,30 +22,29 @@ VERSION = 1
 def referred(
     coco: CocoSet, words: Words, *, each: int, weights: Mapping[str, float | int] = WEIGHTS, seed: int = 0
 ) -> dict[str, Any]:
-    """A grounded file's content: up to `each` captions of every kind about each picture, each proven by the checker.
+    """A grounded file's content: up to `each` captions of every kind about each picture.
 
-    `info` says what they were made with, counts them by kind (`kinds`), and counts what the checker did not prove,
-    which is left out (`refused`). DataError where nothing can be said of any picture.
+    `info` says what they were made with, and counts them by kind (`kinds`). DataError where nothing can be said of any
+    picture.
     """
     if each < 1:
         raise DataError(f"each is {each}; ask for at least one caption of each kind")
     from rich.progress import track
 
-    pictures, counts, refused = [], Counter[str](), 0
+    pictures, counts = [], Counter[str]()
     name_of = dict(zip(coco.categories.ids, coco.categories.names, strict=True))
     for picture, things in track(pictures_of(coco), "Making captions", transient=True):
         kept = [thing for thing in things if not thing["iscrowd"]]
         crowded = frozenset(name_of[thing["category_id"]] for thing in things if thing["iscrowd"])
         items = things_of([name_of[thing["category_id"]] for thing in kept], [thing["bbox"] for thing in kept])
         side, rng = min(picture["height"], picture["width"]), random.Random(f"{seed} {picture['file_name']}")
-        made, faults = captions_to_measure(items, side, rng, words, each, crowded=crowded, weights=weights)
-        refused += len(faults)
+        made = captions_to_measure(items, side, rng, words, each, crowded=crowded, weights=weights)
         counts.update(caption.kind for caption in made)
         pictures.append((picture, kept, made))
     if not counts:
         raise DataError(f"nothing can be said of the {len(coco)} pictures: no category that is complete "
                         f"({', '.join(sorted(words.complete)) or 'none is'}) has boxes to speak of")  # fmt: skip
-    info = {"made": _made(coco, words, each, weights, seed), "kinds": dict(counts), "refused": refused}
+    info = {"made": _made(coco, words, each, weights, seed), "kinds": dict(counts)}
     return {"info": info, "categories": coco.categories.records(), **caption_records(pictures)}
 
 

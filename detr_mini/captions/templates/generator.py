@@ -7,6 +7,7 @@ cheap.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 from detr_mini.captions.templates import absent
 from detr_mini.captions.templates import comparative as related
@@ -40,6 +41,13 @@ def decided(caption: Caption, lexicon: Lexicon, complete: frozenset[str]) -> boo
     return True
 
 
+def number_is_clear(caption: Caption, lexicon: Lexicon) -> bool:
+    """Whether the words tell several objects from one: "the sheep" does not, "two sheep" does."""
+    several = (phrase for phrase in caption.phrases if len(phrase.things) > 1)
+    nouns = {" ".join(caption.text[begin:end] for begin, end in phrase.spans) for phrase in several}
+    return caption.kind == "count" or nouns.isdisjoint(chain(*lexicon.synonyms.values()))
+
+
 def says_something(caption: Caption) -> bool:
     """Whether no two of its phrases name the same: else the platelet is left of what is right of the platelet."""
     named = [phrase.things for phrase in caption.phrases if phrase.things]
@@ -61,7 +69,9 @@ class Captioner(Teller):
 
     def _decided(self, made: Sequence[Caption]) -> bool:
         complete = self.complete
-        return complete is None or all(decided(c, self.lexicon, complete) and says_something(c) for c in made)
+        return complete is None or all(
+            decided(c, self.lexicon, complete) and number_is_clear(c, self.lexicon) and says_something(c) for c in made
+        )
 
     def _as_required(self, made: Sequence[Caption]) -> bool:
         if not self.required:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "circle": ("circle", "disc"),
@@ -105,6 +106,17 @@ VERBS = {
     "arent": ("isn't", "aren't"),
 }
 
+BEFORE_NOUN = {*NUMBERS[1:], *ORDINALS, *chain(*FOREMOST.values(), *SUPERLATIVES.values())}
+"""Words before a noun that count, order or rank it."""
+_RELATIONS = chain(
+    *BESIDE.values(), *UNSEEN_BESIDE.values(), *LARGER.values(), NEAREST, UNSEEN_NEAREST, BETWEEN, UNSEEN_BETWEEN
+)
+AFTER_NOUN = (
+    *(f"{relation} the " for relation in _RELATIONS),
+    *(f"{start} the {side} " for start in ("from", "counting from", "farthest to") for side in FROM.values()),
+)
+"""Beginnings of what follows a noun."""
+
 
 @dataclass(frozen=True)
 class Lexicon:
@@ -127,6 +139,23 @@ class Lexicon:
     def plural(self, noun: str) -> str:
         """The noun for several."""
         return self.plurals.get(noun) or plural(noun)
+
+    def ambiguity(self) -> str | None:
+        """The first pair of nouns that a reader of the captions cannot tell apart, as a clause for an error."""
+        owner: dict[str, str] = {}
+        for shape, nouns in self.synonyms.items():
+            for form in (form for noun in nouns for form in (noun, self.plural(noun))):
+                if owner.setdefault(form.casefold(), shape) != shape:
+                    return f"'{form}' names both {owner[form.casefold()]} and {shape}"
+        for form in owner:
+            words = form.split()
+            for cut in range(1, len(words)):
+                before, after = " ".join(words[:cut]), " ".join(words[cut:])
+                if (after in owner and (before in BEFORE_NOUN or before.isdigit())) or (
+                    before in owner and any(start.startswith(f"{after} ") for start in AFTER_NOUN)
+                ):
+                    return f"'{form}' may also mean '{before}' and then '{after}'"
+        return None
 
     def shape_of(self, words: str) -> str:
         """What a noun in either number names; nothing where it is none of these."""

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from detr_mini.captions.grammar import (
+from detr_mini.captions.templates.scene import KINDS, Item
+from detr_mini.structures import Caption, Phrase
+from oracles.captions.grammar import (
     MADE,
     Beside,
     Between,
@@ -18,10 +20,8 @@ from detr_mini.captions.grammar import (
     Same,
     Vocabulary,
 )
-from detr_mini.captions.meaning import Reading, Scene, fits, places
-from detr_mini.captions.parser import TOKEN, NotUnderstoodError, parse
-from detr_mini.captions.templates.scene import KINDS, Item
-from detr_mini.structures import Caption, Phrase
+from oracles.captions.meaning import Reading, Scene, fits, places
+from oracles.captions.parser import TOKEN, NotUnderstoodError, parse
 
 DETAILS = {
     "chain": ("2", "3"),

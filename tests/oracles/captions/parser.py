@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TypeVar
 
-from detr_mini.captions import grammar
-from detr_mini.captions.grammar import (
+from oracles.captions import grammar
+from oracles.captions.grammar import (
     MADE,
     Beside,
     Between,
@@ -26,7 +26,7 @@ from detr_mini.captions.grammar import (
 Value = TypeVar("Value")
 TOKEN = re.compile(r"(?:isn|aren)'t|\w+|[^\w\s]")
 LONGEST = 8
-"""Words of the longest noun or relation."""
+"""Words of the longest relation; nouns may have more."""
 
 
 class NotUnderstoodError(ValueError):
@@ -70,6 +70,7 @@ class _Parser:
         straight = text.replace("’", "'")
         self.spans = [match.span() for match in TOKEN.finditer(straight)]
         self.words = [straight[begin:end].casefold() for begin, end in self.spans]
+        self.longest = max(LONGEST, *(len(noun.split()) for noun in self.nouns))
         self.place = 0
 
     def sentence(self) -> tuple[NounPhrase, ...]:
@@ -108,7 +109,14 @@ class _Parser:
         foremost, most = self.take(grammar.FOREMOST), self.take(grammar.MOST)
         while self.adjective(found) or (found.words and self.and_then(self.vocabulary.adjectives)):
             pass
-        self.noun(found)
+        try:
+            self.noun(found)
+        except NotUnderstoodError:  # the noun may begin like a number: "the two wheeler"
+            self.place, found = begin, _Description()
+            article, number, nth, foremost, most = self.take({"the": grammar.ARTICLES["the"]}), None, None, None, None
+            if not self.comes(self.nouns):
+                raise
+            self.noun(found)
         if nth is not None:
             found.restrictions.append(Nth(nth, edge or self.need(grammar.FROM, "'from the' and a side")))
         elif edge:
@@ -238,7 +246,7 @@ class _Parser:
 
     def end_of(self, table: Mapping[str, object]) -> int:
         """Where the longest entry at `place` ends; 0 where there is none."""
-        for end in range(min(self.place + LONGEST, len(self.words)), self.place, -1):
+        for end in range(min(self.place + self.longest, len(self.words)), self.place, -1):
             if " ".join(self.words[self.place : end]) in table:
                 return end
         return 0

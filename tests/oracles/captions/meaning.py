@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import hypot, sqrt
 
-from detr_mini.captions.grammar import (
+from detr_mini.captions.templates.scene import (
+    BESIDE_WIDTH,
+    BETWEEN_SHARE,
+    BETWEEN_WIDTH,
+    CLEAR_DISTANCE,
+    CLEAR_OFFSET,
+    CLEAR_RATIO,
+    Item,
+)
+from oracles.captions.grammar import (
     Beside,
     Between,
     Most,
@@ -17,15 +26,6 @@ from detr_mini.captions.grammar import (
     Restriction,
     Same,
     Sized,
-)
-from detr_mini.captions.templates.scene import (
-    BESIDE_WIDTH,
-    BETWEEN_SHARE,
-    BETWEEN_WIDTH,
-    CLEAR_DISTANCE,
-    CLEAR_OFFSET,
-    CLEAR_RATIO,
-    Item,
 )
 
 ROUNDING = 1e-6
