@@ -16,7 +16,7 @@ from yaml import YAMLError
 from detr_mini.boxes import xywh_to_xyxy
 from detr_mini.captions.mdetr_format import caption_records, instances_of, pictures_of, read_captions, write_json
 from detr_mini.captions.nouns import COCO, Nouns, checked_table
-from detr_mini.drawing.caption_cards import Told, draw_captions
+from detr_mini.drawing.caption_cards import CaptionCard, draw_captions
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.formats.coco import CocoSet, read_coco
 from detr_mini.formats.columns import any_json, read_json
@@ -97,7 +97,7 @@ def write_captions(output: Path, content: Mapping[str, Any], coco: CocoSet, titl
     write_json(output / "instances.json", coco.truth)
     write_json(output / "captions.json", content)
     found = read_captions(output / "captions.json", coco)
-    rng, cards, kinds = random.Random(seed), list[Told](), dict[str, int]()
+    rng, cards, kinds = random.Random(seed), list[CaptionCard](), dict[str, int]()
     for index in rng.sample(range(len(coco)), len(coco)):
         own = found[coco.records[index].image_id]
         if not own or len(cards) >= count:
@@ -120,8 +120,8 @@ def counts_table(title: str, rows: Mapping[str, int]) -> Table:
     return table
 
 
-def _card(coco: CocoSet, index: int, caption: Caption) -> Told:
+def _card(coco: CocoSet, index: int, caption: Caption) -> CaptionCard:
     record = coco.records[index]
     begin, end = int(coco.first[index]), int(coco.first[index + 1])
     own = coco.boxes_xywh[begin:end][~coco.is_crowd[begin:end]]
-    return Told(load_image(record.path), xywh_to_xyxy(own).to(torch.float32), caption, record.file_name)
+    return CaptionCard(load_image(record.path), xywh_to_xyxy(own).to(torch.float32), caption, record.file_name)

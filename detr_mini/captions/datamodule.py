@@ -20,7 +20,7 @@ from detr_mini.captions.made_dataset import WEIGHTS, ensure_captioned, items_of
 from detr_mini.captions.mdetr_format import CATEGORIES, MADE, read_captions
 from detr_mini.captions.templates.scene import ATTRIBUTES, Item
 from detr_mini.captions.token_targets import collate_captions
-from detr_mini.captions.training_sources import CaptionsOf, FileCaptions, MadeCaptions, ReferredCaptions
+from detr_mini.captions.training_sources import BoxCaptions, CaptionsOf, FileCaptions, MadeCaptions
 from detr_mini.data.augment import Augment
 from detr_mini.data.collate import collate
 from detr_mini.data.dataset import DetectionDataset
@@ -174,7 +174,7 @@ class CaptionData(DetectionData):
             return FileCaptions(tuple(tuple(found[i]) for i in coco.image_ids), coco.image_ids, self.seed, count)
         how = self.seed, count or self.captions_per_image, self.kinds, self.longest_chain
         if words is not None:
-            return ReferredCaptions(words, coco.categories.names, *how)
+            return BoxCaptions(words, coco.categories.names, *how)
         return MadeCaptions(self._items(name), coco.image_ids, *how)
 
     def _warn_of_moves(self, path: Path, spoken: Sequence[frozenset[str]]) -> None:
@@ -220,7 +220,7 @@ class CaptionData(DetectionData):
         if isinstance(sentences, CategoryCaptions | Together):  # not all may be drawn below
             yield from [listed([name.lower() for name in coco.categories.names])[0]] * 2
         source = beside_names(sentences)
-        rounds = ROUNDS if isinstance(source, ReferredCaptions) else 1
+        rounds = ROUNDS if isinstance(source, BoxCaptions) else 1
         for which in range(rounds * len(coco)):
             before, index = divmod(which, len(coco))
             own = sentences(index, -1 - before, coco.target(coco.image_ids[index]))

@@ -88,7 +88,7 @@ def things_of(names: Sequence[str], boxes_xywh: Sequence[Box]) -> list[Item]:
     return [Item(name, "", "", "", (b[0], b[1], b[2], b[3])) for name, b in zip(names, boxes_xywh, strict=True)]
 
 
-def _teller(
+def _builder(
     items: Sequence[Item], side: float | int, rng: random.Random, words: Words, crowded: frozenset[str], **how: Any
 ) -> Captioner:
     complete = words.complete - crowded
@@ -111,11 +111,11 @@ def captions_about(
     `side`: the picture's shorter one, in pixels, of which the clear distances are shares. `crowded`: categories with a
     crowd region, of which nothing is said.
     """
-    teller = _teller(items, side, rng, words, crowded, longest_chain=longest_chain)
+    builder = _builder(items, side, rng, words, crowded, longest_chain=longest_chain)
     made: dict[str, Caption] = {}
     for _ in range(4 * count):
         kind = rng.choices(list(weights), list(weights.values()))[0]
-        made |= {caption.text: caption for caption in (teller.make(kind) if teller.groups else ())}
+        made |= {caption.text: caption for caption in (builder.make(kind) if builder.groups else ())}
         if len(made) >= count:
             break
     return list(made.values())[:count]
@@ -132,12 +132,12 @@ def captions_to_measure(
     weights: Mapping[str, float | int] = WEIGHTS,
 ) -> list[Caption]:
     """Up to `each` captions (pairs of `order`) of every kind with a weight, all different. See `captions_about`."""
-    teller = _teller(items, side, rng, words, crowded)
+    builder = _builder(items, side, rng, words, crowded)
     made: dict[str, Caption] = {}
     for kind, weight in weights.items():
         asked = 0
-        for _ in range(3 * each if weight and teller.groups else 0):
-            new = [caption for caption in teller.make(kind) if caption.text not in made]
+        for _ in range(3 * each if weight and builder.groups else 0):
+            new = [caption for caption in builder.make(kind) if caption.text not in made]
             if new and asked < each:
                 made |= {caption.text: caption for caption in new}
                 asked += 1

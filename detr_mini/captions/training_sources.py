@@ -56,7 +56,7 @@ def _pixels(target: Target) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ReferredCaptions:
+class BoxCaptions:
     """New captions about photographs from their boxes, a function of seed, epoch and image."""
 
     words: Words
