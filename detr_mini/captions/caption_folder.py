@@ -14,7 +14,7 @@ from rich.table import Table
 from yaml import YAMLError
 
 from detr_mini.boxes import xywh_to_xyxy
-from detr_mini.captions.mdetr_format import caption_records, instances_of, pictures_of, read_captions, write_json
+from detr_mini.captions.mdetr_format import caption_records, instances_of, objects_of, read_captions, write_json
 from detr_mini.captions.nouns import COCO, Nouns, checked_table
 from detr_mini.drawing.caption_cards import CaptionCard, draw_captions
 from detr_mini.errors import ConfigError, DataError
@@ -58,7 +58,7 @@ def checked_captions(captions: Path, coco: CocoSet) -> dict[str, Any]:
     DataError for a fault, and where no image has a caption.
     """
     found = read_captions(captions, coco)
-    images = [(p, [a for a in annotations if not a["iscrowd"]], found[p["id"]]) for p, annotations in pictures_of(coco)]
+    images = [(own.record, own.annotations, found[own.record["id"]]) for own in objects_of(coco)]
     if not any(own for *_, own in images):
         raise DataError(f"{captions} has no caption of an image that is there; check root and boxes")
     return {"info": {}, "categories": coco.categories.records(), **caption_records(images)}

@@ -17,11 +17,11 @@ from detr_mini.captions.from_boxes import (
     captions_about,
     captions_to_measure,
     checked_kinds,
-    things_of,
+    items_from,
     words_for,
 )
 from detr_mini.captions.from_boxes_files import ensure_referred, referred, write_json
-from detr_mini.captions.mdetr_format import pictures_of, read_captions
+from detr_mini.captions.mdetr_format import objects_of, read_captions
 from detr_mini.captions.templates.scene import Item
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.formats.coco import read_coco
@@ -46,7 +46,7 @@ pictures = st.lists(st.tuples(st.sampled_from(CELLS), boxes), min_size=1, max_si
 
 
 def items_of(picture: list[tuple[str, tuple[int, ...]]]) -> list[Item]:
-    return things_of([name for name, _ in picture], [list(box) for _, box in picture])
+    return items_from([name for name, _ in picture], [list(box) for _, box in picture])
 
 
 def said_of(caption: Caption, words: Words) -> list[tuple[str, int, bool]]:
@@ -93,7 +93,7 @@ def random_picture(rng: random.Random, categories: list[str]) -> tuple[list[Item
 
     crowded = frozenset(category for category in categories if rng.random() < 0.1)
     names = [rng.choice(categories) for _ in range(rng.randint(1, 14))]
-    return things_of(names, [box() for _ in names]), side, crowded
+    return items_from(names, [box() for _ in names]), side, crowded
 
 
 def check_random_picture(named: tuple[list[str], dict[str, list[str]], Any], seed: int) -> None:
@@ -128,10 +128,9 @@ def test_every_caption_of_real_boxes_is_true(complete: Any, shared_data: Callabl
     coco = read_split(root, dict(layout.splits["val"]), "val", format=layout.format)
     words = words_for(coco.categories.names, {"RBC": ["red cell", "erythrocyte"], "WBC": "white cell"}, complete)
     made = 0
-    for picture, objects in pictures_of(coco)[:40]:
-        names = [coco.categories.names[coco.categories.ids.index(each["category_id"])] for each in objects]
-        items, side = things_of(names, [each["bbox"] for each in objects]), min(picture["height"], picture["width"])
-        captions = captions_to_measure(items, side, random.Random(picture["id"]), words, 2)
+    for own in objects_of(coco)[:40]:
+        items, side = items_from(own.names, [each["bbox"] for each in own.annotations]), own.record["height"]
+        captions = captions_to_measure(items, side, random.Random(own.record["id"]), words, 2)
         assert_true(captions, items, side, words)
         made += len(captions)
     assert made > 100
@@ -174,7 +173,7 @@ def test_what_is_said_of_others_stays_true_when_a_lacking_box_turns_up(
     picture: list[Any], seed: int, box: tuple[int, ...]
 ) -> None:
     items = items_of(picture)
-    more = [*items, *things_of(["RBC"], [list(box)])]
+    more = [*items, *items_from(["RBC"], [list(box)])]
     for caption in captions_about(items, HEIGHT, random.Random(seed), WORDS, 4):
         if all(category != "RBC" for category, _, _ in said_of(caption, WORDS)):
             assert not faults(caption, more, float(HEIGHT), vocabulary_of(WORDS))
@@ -184,7 +183,7 @@ def scene() -> list[Item]:
     """A white cell in the middle, three platelets, red cells around."""
     named = {"WBC": [[280, 190, 80, 90]], "Platelets": [[50, 40, 20, 20], [150, 330, 30, 30], [500, 250, 45, 45]]}
     named["RBC"] = [[20, 100, 60, 60], [400, 60, 50, 50], [520, 380, 60, 50], [100, 220, 55, 60], [250, 30, 60, 60]]
-    return things_of([name for name in named for _ in named[name]], [b for own in named.values() for b in own])
+    return items_from([name for name in named for _ in named[name]], [b for own in named.values() for b in own])
 
 
 def test_every_kind_is_made_where_the_picture_has_it() -> None:
@@ -205,7 +204,7 @@ def test_a_category_with_a_crowd_region_is_not_spoken_of() -> None:
 
 
 def test_clear_distances_are_shares_of_the_shorter_side() -> None:
-    apart = things_of(["WBC", "Platelets"], [[100, 100, 40, 40], [118, 300, 40, 40]])  # 18 pixels in x
+    apart = items_from(["WBC", "Platelets"], [[100, 100, 40, 40], [118, 300, 40, 40]])  # 18 pixels in x
     about = [
         {c.text.lower().strip(".?") for c in captions_about(apart, side, random.Random(2), WORDS, 20)}
         for side in (HEIGHT, WIDTH)
@@ -219,7 +218,7 @@ def test_clear_distances_are_shares_of_the_shorter_side() -> None:
     [
         ({"WCB": "white cell"}, "all", "names has 'WCB', which is none of the data's categories.*mean 'WBC'"),
         ({}, ["platelets"], "complete has 'platelets', .*mean 'Platelets'"),
-        ({}, None, "complete is None; name the categories whose things all have a box"),
+        ({}, None, "complete is None; name the categories whose objects all have a box"),
         ({"RBC": "cell", "WBC": "cell"}, "all", "'cell' names both RBC and WBC"),
         ({"RBC": "red; cell"}, "all", "names.RBC is 'red; cell'; give a noun"),
         ({"RBC": []}, "all", "names.RBC is empty"),
@@ -239,7 +238,7 @@ def test_kinds_that_boxes_do_not_decide_are_refused() -> None:
 
 def test_a_noun_whose_plural_looks_alike_names_several_only_with_a_number() -> None:
     words = words_for(["sheep", "dog"], {"sheep": "sheep/sheep"}, "all")
-    flock = things_of(["sheep"] * 3 + ["dog"], [[100 * n, 50 * n, 40, 40] for n in range(4)])
+    flock = items_from(["sheep"] * 3 + ["dog"], [[100 * n, 50 * n, 40, 40] for n in range(4)])
     captions = captions_about(flock, HEIGHT, random.Random(0), words, 60)
     several = [c for c in captions if any(len(phrase.things) > 1 for phrase in c.phrases)]
     assert several and all("three sheep" in caption.text.lower() for caption in several)
@@ -247,7 +246,7 @@ def test_a_noun_whose_plural_looks_alike_names_several_only_with_a_number() -> N
 
 def test_a_plural_of_its_own_and_a_category_without_a_name() -> None:
     words = words_for(["leaf", "fire_ant"], {"leaf": "leaf/leaves"}, "all")
-    items = things_of(["leaf", "leaf", "fire_ant"], [[0, 0, 30, 30], [200, 100, 60, 60], [400, 300, 20, 20]])
+    items = items_from(["leaf", "leaf", "fire_ant"], [[0, 0, 30, 30], [200, 100, 60, 60], [400, 300, 20, 20]])
     texts = " ".join(c.text.lower() for c in captions_about(items, HEIGHT, random.Random(0), words, 40))
     assert "leaves" in texts and "leafs" not in texts and "fire ant" in texts
     assert words.complete == {"leaf", "fire_ant"}
@@ -269,7 +268,7 @@ def test_a_file_is_made_once_and_again_where_words_or_boxes_change(
     before = path.read_bytes()
     assert "are there already" in ensure_referred(path, coco, WORDS, each=2)
     assert path.read_bytes() == before
-    assert "anew, since they differ in names, complete" in ensure_referred(
+    assert "again, since the old ones differ in names, complete" in ensure_referred(
         path, coco, words_for(CELLS, None, "all"), each=2
     )
     told = read_captions(path, coco)
@@ -283,8 +282,8 @@ def test_a_file_of_somebody_else_is_not_replaced(tmp_path: Path, make_coco: Call
         ensure_referred(path, cells(make_coco), WORDS, each=2)
 
 
-def test_pictures_of_which_nothing_can_be_said_are_refused(make_coco: Callable[..., Any]) -> None:
-    with pytest.raises(DataError, match="nothing can be said of the 2 pictures"):
+def test_objects_of_which_nothing_can_be_said_are_refused(make_coco: Callable[..., Any]) -> None:
+    with pytest.raises(DataError, match="no caption can be made for the 2 images"):
         referred(read_coco(*make_coco()), words_for(["bolt", "nut", "washer"], None, []), each=1)
     with pytest.raises(DataError, match="each is 0"):
         referred(cells(make_coco), WORDS, each=0)
