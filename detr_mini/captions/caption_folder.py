@@ -15,7 +15,7 @@ from yaml import YAMLError
 
 from detr_mini.boxes import xywh_to_xyxy
 from detr_mini.captions.mdetr_format import caption_records, instances_of, objects_of, read_captions, write_json
-from detr_mini.captions.nouns import COCO, Nouns, checked_table
+from detr_mini.captions.nouns import COCO, Nouns, check_categories
 from detr_mini.drawing.caption_cards import CaptionCard, draw_captions
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.formats.coco import CocoSet, read_coco
@@ -84,7 +84,7 @@ def nouns_for(setting: Any, categories: Sequence[str]) -> Nouns:
     if not isinstance(plain, dict):
         raise ConfigError(f"nouns is {plain!r}; give 'coco', a YAML file, or {{category: [noun, ...]}}")
     table: dict[str, Any] = {str(category): nouns for category, nouns in plain.items()}
-    checked_table(table, categories)
+    check_categories("nouns", filter(None, table), categories)
     return Nouns(table, categories)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from detr_mini.captions.nouns import check_categories
 from detr_mini.captions.templates.generator import Captioner
 from detr_mini.captions.templates.lexicon import Lexicon
 from detr_mini.captions.templates.scene import Item
@@ -43,11 +44,8 @@ def words_for(categories: Sequence[str], names: Names | None, complete: Sequence
         raise ConfigError(f"complete is {complete!r}; name the categories whose objects all have a box, as in "
                           f"complete=[{categories[0]}], or set complete=all")  # fmt: skip
     whole = list(categories if isinstance(complete, str) else complete)
-    for setting, named in (("names", list(names or {})), ("complete", whole)):
-        for category in named:
-            if category not in categories:
-                known = nearest(str(category), categories) or f" (they are {', '.join(categories[:20])})"
-                raise ConfigError(f"{setting} has '{category}', which is none of the data's categories{known}")
+    check_categories("names", names or (), categories)
+    check_categories("complete", whole, categories)
     synonyms: dict[str, tuple[str, ...]] = {}
     plurals: dict[str, str] = {}
     for category in categories:

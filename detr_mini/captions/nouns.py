@@ -8,7 +8,7 @@ a word that may also be an adjective (an orange cat). The category "" holds noun
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from detr_mini.captions.templates.lexicon import plural
@@ -188,12 +188,12 @@ class Nouns:
         return self.nouns[_folded(text)]
 
 
-def checked_table(table: Mapping[str, Sequence[str]], categories: Sequence[str]) -> None:
-    """ConfigError for a table with an unknown category."""
-    for category in table:
-        if category and category not in categories:
+def check_categories(setting: str, named: Iterable[str], categories: Sequence[str]) -> None:
+    """ConfigError for a category in `setting` that the data does not have."""
+    for category in named:
+        if category not in categories:
             known = nearest(str(category), categories) or f" (they are {', '.join(categories[:20])})"
-            raise ConfigError(f"nouns.{category} is none of the data's categories{known}")
+            raise ConfigError(f"{setting} has '{category}', which is none of the data's categories{known}")
 
 
 def _wordings(category: str, entry: str) -> list[tuple[str, Noun]]:

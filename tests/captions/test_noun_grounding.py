@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from detr_mini.captions import noun_grounding as reasons
 from detr_mini.captions.mdetr_format import caption_records, instances_of, objects_of, read_captions
 from detr_mini.captions.noun_grounding import Grounded, ground, grounded, read_sentences
-from detr_mini.captions.nouns import COCO, Nouns, checked_table
+from detr_mini.captions.nouns import COCO, Nouns, check_categories
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.formats.coco import read_coco
 
@@ -141,8 +141,8 @@ def test_a_table_of_ones_own_serves_other_categories() -> None:
 
 
 def test_tables_that_cannot_be_used_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"nouns\.dgo is none of the data's categories.*mean 'dog'"):
-        checked_table({"dgo": ["dog"]}, ["dog", "cat"])
+    with pytest.raises(ConfigError, match=r"nouns has 'dgo', which is none of the data's categories.*mean 'dog'"):
+        check_categories("nouns", {"dgo": ["dog"]}, ["dog", "cat"])
     with pytest.raises(ConfigError, match="has none of the data's categories"):
         Nouns(COCO, ["RBC"])
     with pytest.raises(ConfigError, match="must be a list of words"):

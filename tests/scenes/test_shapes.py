@@ -23,7 +23,7 @@ POINTS = 8
 
 
 def visibility(scene: Scene, size: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Which each is seen at each point, and each each's own points, from the outlines alone."""
+    """Which object is seen at each point, and each object's own points, from the outlines alone."""
     axis = (np.arange(size * POINTS) + 0.5) / POINTS
     grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
     owner = np.zeros(len(grid), int)
@@ -160,7 +160,7 @@ def test_scenes_made_otherwise_are_not_overwritten(tmp_path: Path) -> None:
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(DataError, match="holds something else"):
+    with pytest.raises(DataError, match="holds something other"):
         ensure_scenes(tmp_path, train=1, val=1, test=1, size=48)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 

@@ -77,7 +77,7 @@ def test_a_file_that_has_boxes_already_is_written_as_it_is(pets: Path) -> None:
     ("words", "why"),
     [
         (["captions=none.json"], "there is no captions file"),
-        (["nouns={dgo: [dog]}"], "nouns.dgo is none of the data's categories; did you mean 'dog'?"),
+        (["nouns={dgo: [dog]}"], "nouns has 'dgo', which is none of the data's categories; did you mean 'dog'?"),
         (["nouns=my.yaml"], "nouns=my.yaml does not exist"),
         (["split=test"], "has no split test"),
         (["root=nowhere"], "nowhere"),
