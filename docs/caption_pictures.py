@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from detr_mini import load
-from detr_mini.drawing.caption_cards import Told, draw_captions
+from detr_mini.drawing.caption_cards import CaptionCard, draw_captions
 from detr_mini.inference.detector import Detector, as_tensor
 from detr_mini.scenes.rendering import OUTLINES
 from detr_mini.structures import Caption, Phrase
@@ -55,7 +55,7 @@ def drawn(ground: str, things: list[Thing]) -> Image.Image:
     return picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
-def answered(detector: Detector, picture: Image.Image, caption: str) -> Told:
+def answered(detector: Detector, picture: Image.Image, caption: str) -> CaptionCard:
     """What the detector finds of the caption, as a card: each phrase and its boxes in one colour."""
     found = detector.detect(picture, caption)
     assert found.phrases is not None
@@ -66,7 +66,7 @@ def answered(detector: Detector, picture: Image.Image, caption: str) -> Told:
         things = tuple(i for i, own in enumerate(found.phrases) if own == words)
         phrases.append(Phrase(spans, things, asked=True))
     boxes = found.boxes if len(found) else torch.zeros(0, 4)
-    return Told(as_tensor(picture), boxes, Caption(caption, "", tuple(phrases)), notes=tuple(notes))
+    return CaptionCard(as_tensor(picture), boxes, Caption(caption, "", tuple(phrases)), notes=tuple(notes))
 
 
 def main() -> None:

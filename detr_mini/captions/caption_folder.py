@@ -14,9 +14,9 @@ from rich.table import Table
 from yaml import YAMLError
 
 from detr_mini.boxes import xywh_to_xyxy
-from detr_mini.captions.mdetr_format import caption_records, instances_of, pictures_of, read_captions, write_json
-from detr_mini.captions.nouns import COCO, Nouns, checked_table
-from detr_mini.drawing.caption_cards import Told, draw_captions
+from detr_mini.captions.mdetr_format import caption_records, instances_of, objects_of, read_captions, write_json
+from detr_mini.captions.nouns import COCO, Nouns, check_categories
+from detr_mini.drawing.caption_cards import CaptionCard, draw_captions
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.formats.coco import CocoSet, read_coco
 from detr_mini.formats.columns import any_json, read_json
@@ -58,7 +58,7 @@ def checked_captions(captions: Path, coco: CocoSet) -> dict[str, Any]:
     DataError for a fault, and where no image has a caption.
     """
     found = read_captions(captions, coco)
-    images = [(p, [a for a in annotations if not a["iscrowd"]], found[p["id"]]) for p, annotations in pictures_of(coco)]
+    images = [(own.record, own.annotations, found[own.record["id"]]) for own in objects_of(coco)]
     if not any(own for *_, own in images):
         raise DataError(f"{captions} has no caption of an image that is there; check root and boxes")
     return {"info": {}, "categories": coco.categories.records(), **caption_records(images)}
@@ -84,7 +84,7 @@ def nouns_for(setting: Any, categories: Sequence[str]) -> Nouns:
     if not isinstance(plain, dict):
         raise ConfigError(f"nouns is {plain!r}; give 'coco', a YAML file, or {{category: [noun, ...]}}")
     table: dict[str, Any] = {str(category): nouns for category, nouns in plain.items()}
-    checked_table(table, categories)
+    check_categories("nouns", filter(None, table), categories)
     return Nouns(table, categories)
 
 
@@ -97,7 +97,7 @@ def write_captions(output: Path, content: Mapping[str, Any], coco: CocoSet, titl
     write_json(output / "instances.json", coco.truth)
     write_json(output / "captions.json", content)
     found = read_captions(output / "captions.json", coco)
-    rng, cards, kinds = random.Random(seed), list[Told](), dict[str, int]()
+    rng, cards, kinds = random.Random(seed), list[CaptionCard](), dict[str, int]()
     for index in rng.sample(range(len(coco)), len(coco)):
         own = found[coco.records[index].image_id]
         if not own or len(cards) >= count:
@@ -120,8 +120,8 @@ def counts_table(title: str, rows: Mapping[str, int]) -> Table:
     return table
 
 
-def _card(coco: CocoSet, index: int, caption: Caption) -> Told:
+def _card(coco: CocoSet, index: int, caption: Caption) -> CaptionCard:
     record = coco.records[index]
     begin, end = int(coco.first[index]), int(coco.first[index + 1])
     own = coco.boxes_xywh[begin:end][~coco.is_crowd[begin:end]]
-    return Told(load_image(record.path), xywh_to_xyxy(own).to(torch.float32), caption, record.file_name)
+    return CaptionCard(load_image(record.path), xywh_to_xyxy(own).to(torch.float32), caption, record.file_name)

@@ -1,4 +1,4 @@
-"""Category names as captions, "person. dog.": any data set of boxes teaches a model that takes captions."""
+"""Captions that list category names, "person. dog.", so that any dataset of boxes trains a model with captions."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ KIND = "names"
 
 @dataclass(frozen=True)
 class CategoryCaptions:
-    """Names of categories in one caption, those that are in the image and others, each asked for.
+    """Captions that ask for several categories each, some in the image and some not.
 
-    `count` new captions an image, random names in random order, a function of seed, epoch and image; None: all names in
-    their own order. A category with a crowd region is not asked for in that image: not all of its things have a box.
+    `count` new captions per image with random names in random order, a function of seed, epoch and image. None: all
+    names in their own order. A category with a crowd region is not asked for, since some of its objects have no box.
     """
 
     names: tuple[str, ...]
-    """Of the categories, by label."""
+    """Category names, by label."""
     seed: int
     count: int | None
     at_once: int = AT_ONCE
@@ -40,7 +40,7 @@ class CategoryCaptions:
         return [self._caption(own, labels) for own in asked]
 
     def _drawn(self, rng: random.Random, known: Sequence[int], there: set[int]) -> list[int]:
-        """Some of the names that are there, and others; as many as fit half of the time."""
+        """Labels in the image and others; half of the time as many as fit."""
         present, absent = ([label for label in known if (label in there) == is_in] for is_in in (True, False))
         n = min(len(known), self.at_once if rng.random() < 0.5 else rng.randint(1, self.at_once))
         positive = rng.randint(min(len(present), max(0, n - len(absent))), min(len(present), n))
@@ -54,7 +54,7 @@ class CategoryCaptions:
         return Caption(text, KIND, phrases)
 
     def fitted(self, tokenizer: AnyTokenizer, most: int) -> CategoryCaptions:
-        """With so few names at once that no caption has more than `most` tokens. UserError where one name has."""
+        """A copy whose captions have at most `most` tokens, by fewer names. UserError for a longer name."""
         passes(self.names, tokenizer, most)
         longest = sorted((tokens_in_list(name, tokenizer) for name in self.names), reverse=True)
         at_once = max(n for n in range(1, self.at_once + 1) if sum(longest[:n]) + FRAME <= most)
@@ -73,5 +73,5 @@ class Together:
 
 
 def beside_names(captions: Callable[[int, int, Target], list[Caption]]) -> Callable[[int, int, Target], list[Caption]]:
-    """The source that lists of names stand beside; the given one where there are none."""
+    """The source that `Together` combines with lists of names, or the given source itself."""
     return captions.own if isinstance(captions, Together) else captions

@@ -1,4 +1,4 @@
-"""Images with captions as a LightningDataModule: a data set of boxes, and sentences about them."""
+"""Images, boxes and captions as a LightningDataModule."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from detr_mini.captions.made_dataset import WEIGHTS, ensure_captioned, items_of
 from detr_mini.captions.mdetr_format import CATEGORIES, MADE, read_captions
 from detr_mini.captions.templates.scene import ATTRIBUTES, Item
 from detr_mini.captions.token_targets import collate_captions
-from detr_mini.captions.training_sources import CaptionsOf, FileCaptions, MadeCaptions, ReferredCaptions
+from detr_mini.captions.training_sources import BoxCaptions, CaptionsOf, FileCaptions, MadeCaptions
 from detr_mini.data.augment import Augment
 from detr_mini.data.collate import collate
 from detr_mini.data.dataset import DetectionDataset
@@ -35,11 +35,11 @@ from detr_mini.text.tokenizers import KINDS as TOKENIZERS
 from detr_mini.text.tokenizers import AnyTokenizer, lowered
 
 TEXTS = 20_000
-"""So many captions teach a tokeniser its vocabulary."""
+"""Captions from which a tokeniser learns its vocabulary, at most."""
 EACH = 2
-"""Captions of each kind about a photograph that is measured."""
+"""Captions of each kind for an image of val or test, by default."""
 ROUNDS = 4
-"""Of captions about each photograph that it reads, where they are made: a rare word should not be missed."""
+"""Rounds of made captions per image from which the tokeniser learns, so that it misses no rare word."""
 
 REFER = ("names", "complete", "folder", "each")
 
@@ -54,7 +54,7 @@ class CaptionDataset(DetectionDataset):
         self._steady: dict[frozenset[str], Augment] = {}
 
     def augment_of(self, index: int) -> Augment | None:
-        """The augmentation, without what would make a sentence of a file about this image false (left, above)."""
+        """The augmentation without the transforms that would make a caption of this image false (left, above)."""
         own = beside_names(self.captions)
         if self.augment is None or not isinstance(own, FileCaptions):
             return self.augment
@@ -66,7 +66,7 @@ class CaptionDataset(DetectionDataset):
     def __getitem__(self, key: Key | tuple[int, int]) -> tuple[Tensor, Target, list[Caption]]:  # type: ignore[override]
         image, target = super().__getitem__(key)
         own = beside_names(self.captions)
-        # names of categories are asked of what is there; others speak of all things, and an unreadable image has none
+        # lists of names describe the objects that are left, other captions all objects; an unreadable image has none
         if not isinstance(own, CategoryCaptions) and len(target.labels) < len(self.coco.target(target.image_id).labels):
             return image, target, []
         if isinstance(own, MadeCaptions):
@@ -77,15 +77,14 @@ class CaptionDataset(DetectionDataset):
 class CaptionData(DetectionData):
     """`DetectionData` (whose settings are the `kwargs`) with captions.
 
-    `captions`: for each split a grounded file below `root` (see `files`), "made", or "categories" (see
-    `CategoryCaptions`; outside training all of them). `categories_share`: of an image's training captions, so many are
-    of categories whatever the others are. `refer`: for captions made from
-    boxes alone, the `names` and `complete` categories (see `refer.words_for`), and a `folder` of files: one of val or
-    test that is not there is made, with `each` captions of every kind a picture. Without it captions are made of the
-    attributes of made scenes, whose `make` are parameters of `ensure_captioned`. `kinds`: how often training asks for
-    each kind of made caption, where that is not as usual; `longest_chain`: of those, 2 or 3. `captions_per_image`: in
-    a training batch. `tokenizer`: its `kind` and vocabulary `size`, learned from the training captions. After `setup`:
-    `tokenizer`, the splits' captions in `sentences`, and the names of the `attributes` that training's things have.
+    `captions`: for each split a grounded file below `root` (see `mdetr_format`), "made", or "categories" (see
+    `CategoryCaptions`). `captions_per_image`: in training. `categories_share`: the share of them that lists categories.
+    `refer`: for captions made from boxes alone, the `names` and `complete` categories (see `words_for`), and a `folder`
+    of files; a missing file of val or test is made, with `each` captions of every kind per image. Without `refer`
+    captions are made from the attributes of made scenes, whose `make` are parameters of `ensure_captioned`. `kinds`:
+    how often training draws each kind, `longest_chain`: 2 or 3 relations. `tokenizer`: its `kind` and vocabulary
+    `size`, learned from the training captions. After `setup`: `tokenizer`, the captions of each split in `sentences`,
+    and the names of the `attributes` of training's objects.
     """
 
     ensure: Callable[..., str] = staticmethod(ensure_captioned)
@@ -105,8 +104,8 @@ class CaptionData(DetectionData):
         super().__init__(**kwargs)
         for transform in self._all_transforms() if captions.get("train") not in (CATEGORIES, None) else ():
             if getattr(transform, "cuts", False) or getattr(transform, "draws", False) or cuts(transform):
-                raise ConfigError(f"data.augment holds {type(transform).__name__}, which adds things or cuts them off, "
-                                  "so that sentences about the image would no longer be true; leave it out (names of "
+                raise ConfigError(f"data.augment holds {type(transform).__name__}, which adds or cuts off objects, so "
+                                  "that captions of the image would no longer be true; leave it out (lists of "
                                   "categories, data.captions.train=categories, may have it)")  # fmt: skip
         if captions_per_image < 1:
             raise ConfigError(f"data.captions_per_image is {captions_per_image}; it must be at least 1")
@@ -139,14 +138,14 @@ class CaptionData(DetectionData):
         return [*self.augment.strong, *self.augment.transforms]
 
     def setup(self, stage: str | None = None) -> None:
-        """As `DetectionData`; also the captions of what is read, and the tokeniser from those of training."""
+        """See `DetectionData`. Also reads or makes the captions, and trains the tokeniser on those of training."""
         super().setup(stage)
         for name in self.sets:
             if name not in self.sentences and self.caption_files.get(name):
                 self.sentences[name] = self._sentences(name)
         if "train" in self.sentences and isinstance(beside_names(self.sentences["train"]), MadeCaptions):
             self.attributes = ATTRIBUTES
-        if self.tokenizer is None and stage in ("fit", None):  # of what is measured the checkpoint has one
+        if self.tokenizer is None and stage in ("fit", None):  # for evaluation it comes from the checkpoint
             self.tokenizer = self._trained_tokenizer()
 
     def _sentences(self, name: str) -> CaptionsOf:
@@ -159,7 +158,7 @@ class CaptionData(DetectionData):
         return Together(own, CategoryCaptions(names, self.seed, self.from_categories))
 
     def _about(self, name: str, count: int | None) -> CaptionsOf:
-        """Captions of a file, or made, `count` an image."""
+        """Captions of a file, or made ones, `count` per image."""
         coco, file = self.sets[name], str(self.caption_files[name])
         words = self._words(coco)
         if file != MADE:
@@ -174,11 +173,11 @@ class CaptionData(DetectionData):
             return FileCaptions(tuple(tuple(found[i]) for i in coco.image_ids), coco.image_ids, self.seed, count)
         how = self.seed, count or self.captions_per_image, self.kinds, self.longest_chain
         if words is not None:
-            return ReferredCaptions(words, coco.categories.names, *how)
+            return BoxCaptions(words, coco.categories.names, *how)
         return MadeCaptions(self._items(name), coco.image_ids, *how)
 
     def _warn_of_moves(self, path: Path, spoken: Sequence[frozenset[str]]) -> None:
-        """A notice of the transforms that are left out for images whose sentences they would make false."""
+        """Report the transforms that are left out for images whose captions they would make false."""
         for transform in self._all_transforms():
             moved = axes_moved(transform) if any(spoken) else frozenset[str]()
             still = sum(bool(axes & moved) for axes in spoken)
@@ -189,13 +188,13 @@ class CaptionData(DetectionData):
                 )
 
     def _words(self, coco: CocoSet) -> Words | None:
-        """What the photographs' things are called, where captions are made from boxes alone."""
+        """The nouns of the categories, where captions are made from boxes alone."""
         if self.refer is None:
             return None
         return words_for(coco.categories.names, self.refer.get("names"), self.refer.get("complete"))
 
     def _items(self, name: str) -> tuple[tuple[Item, ...], ...]:
-        """The things of each made scene of a split, with their attributes."""
+        """The items of each made scene of a split, with their attributes."""
         split, image_ids = self.splits[name], self.sets[name].image_ids
         assert split is not None
         path = self.root / split["annotations"]
@@ -215,12 +214,12 @@ class CaptionData(DetectionData):
         return TOKENIZERS[settings.pop("kind")].train(self._texts(), **settings)
 
     def _texts(self) -> Iterator[str]:
-        """Captions to learn a vocabulary from; a pretrained one does not ask for any."""
+        """Captions to learn a vocabulary from. A pretrained tokeniser uses none."""
         coco, sentences, given = self.sets["train"], self.sentences["train"], 0
-        if isinstance(sentences, CategoryCaptions | Together):  # not all may be drawn below
+        if isinstance(sentences, CategoryCaptions | Together):  # the captions below may miss some
             yield from [listed([name.lower() for name in coco.categories.names])[0]] * 2
         source = beside_names(sentences)
-        rounds = ROUNDS if isinstance(source, ReferredCaptions) else 1
+        rounds = ROUNDS if isinstance(source, BoxCaptions) else 1
         for which in range(rounds * len(coco)):
             before, index = divmod(which, len(coco))
             own = sentences(index, -1 - before, coco.target(coco.image_ids[index]))
@@ -230,7 +229,7 @@ class CaptionData(DetectionData):
                 break
 
     def limit_tokens(self, most: int) -> None:
-        """No caption may have more than `most` tokens: so few categories at once, DataError for captions of a file."""
+        """Limit captions to `most` tokens: fewer categories in each list, DataError for longer captions of a file."""
         assert self.tokenizer is not None
         for name, sentences in self.sentences.items():
             own = beside_names(sentences)
@@ -242,13 +241,13 @@ class CaptionData(DetectionData):
                 self.sentences[name] = replace(sentences, names=sentences.names.fitted(self.tokenizer, most))
 
     def dataset(self, name: str, *, training: bool = False) -> DetectionDataset:
-        """The split `name` with its captions, where it has any."""
+        """The split `name`, with captions if it has any."""
         if name not in self.sentences:
             return super().dataset(name, training=training)
         return CaptionDataset(self.sets[name], self.sentences[name], **self.how(training))
 
     def collate(self, dataset: DetectionDataset) -> Callable[[Sequence[Any]], Batch]:
-        """How samples of the dataset become a batch."""
+        """The function that makes a batch of samples."""
         if not isinstance(dataset, CaptionDataset):
             return super().collate(dataset)
         assert self.tokenizer is not None
@@ -258,10 +257,10 @@ class CaptionData(DetectionData):
 def _collate(samples: Sequence[tuple[Tensor, Target, list[Caption]]], stride: int, tokenizer: AnyTokenizer) -> Batch:
     images, targets, captions = zip(*samples, strict=True)
     batch = collate(images, targets, stride)
-    if not any(captions):  # boxes alone
+    if not any(captions):  # only boxes
         return batch
-    told = collate_captions(tokenizer, captions, batch.packed.counts)
+    block = collate_captions(tokenizer, captions, batch.packed.counts)
     known = [target.attributes for target in targets if target.attributes is not None]
     if len(known) == len(targets):
-        told = replace(told, attributes=pad_sequence(known, batch_first=True))
-    return replace(batch, captions=told)
+        block = replace(block, attributes=pad_sequence(known, batch_first=True))
+    return replace(batch, captions=block)

@@ -1,4 +1,4 @@
-"""Whether a transform makes a sentence false: what it does to marked points, and which sentences speak of sides."""
+"""Whether a transform can make a caption false: where it moves points, and which captions name sides."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ UPRIGHT = (
     r"(counter|anti)?-?clockwise|oben|unten|über|unter|haut|bas|dessus|dessous|arriba|abajo|encima|debajo"
 )
 WORDS = {"x": re.compile(rf"\b({SIDEWAYS})\b|[左右]", re.I), "y": re.compile(rf"\b({UPRIGHT})\b|[上下]", re.I)}
-"""Words that a mirror image makes false, by the axis that it turns."""
+"""Words that mirroring makes false, by axis."""
 SIDES = (256, 1024)
-"""Pixels of the images that are tried; a transform that cuts out more than the first needs the second."""
+"""Sides of the test images in pixels. A transform that crops more than the first needs the second."""
 MARK = 0.04
-"""Side of a mark, as a share of the image's."""
+"""Side of a mark as a share of the image's."""
 TRIES = 24
 
 
 def axes_of(text: str) -> frozenset[str]:
-    """The axes that a sentence speaks of: "x" for left and right, "y" for above and below."""
+    """The axes that a caption names: "x" for left and right, "y" for above and below."""
     return frozenset(axis for axis, words in WORDS.items() if words.search(text))
 
 
 def axes_moved(transform: Any) -> frozenset[str]:
-    """Along which axes a transform may put a point on the other side of another one."""
+    """The axes along which a transform may change the order of two points."""
     moved = set()
     for centres in _marks_after(transform):
         corners = {label: centre for label, centre in centres.items() if label < 4}  # of the corners: 0 1 above 2 3
@@ -51,22 +51,22 @@ def axes_moved(transform: Any) -> frozenset[str]:
 
 
 def cuts(transform: Any) -> bool:
-    """Whether a transform may leave a marked point outside of the image."""
+    """Whether a transform may leave a marked point outside the image."""
     return any(len(centres) < 4 for centres in _marks_after(transform))
 
 
 def without_moves(augment: Augment, axes: frozenset[str]) -> Augment:
-    """`augment` without the transforms that move things along one of these axes."""
+    """`augment` without the transforms that change the order of points along one of these axes."""
     strong, plain = ([t for t in own if not axes & axes_moved(t)] for own in (augment.strong, augment.transforms))
     return Augment(plain, augment.seed, strong)
 
 
 def _marks_after(transform: Any) -> Iterator[dict[int, torch.Tensor]]:
-    """Where the marks in the four corners are after the transform, many times; those that are left."""
+    """The centres of the marks in the four corners after the transform, many times, without marks cut off."""
     half = MARK / 2
     centres = [[half, half], [1 - half, half], [half, 1 - half], [1 - half, 1 - half]]
     boxes = torch.tensor([[*centre, MARK, MARK] for centre in centres])
-    for tried in _sure(transform):
+    for tried in _certain(transform):
         for side in SIDES:
             image = torch.randint(256, (3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
             try:
@@ -77,12 +77,12 @@ def _marks_after(transform: Any) -> Iterator[dict[int, torch.Tensor]]:
                     middles = (cxcywh_to_xyxy(after.boxes) * scale).unflatten(1, (2, 2)).mean(1)
                     yield dict(zip(after.labels.tolist(), middles, strict=True))
                 break
-            except (ValueError, RuntimeError):  # larger than this image: what is wrong with it, training says
+            except (ValueError, RuntimeError):  # needs a larger image; training reports other errors
                 continue
 
 
-def _sure(transform: Any) -> Iterator[Any]:
-    """The transform, and where it or a part of it is left to chance, the same without chance."""
+def _certain(transform: Any) -> Iterator[Any]:
+    """The transform, and each random part of it with probability 1."""
     yield transform
     if isinstance(getattr(transform, "p", None), int | float):
         certain = copy.copy(transform)
@@ -90,4 +90,4 @@ def _sure(transform: Any) -> Iterator[Any]:
         yield certain
     parts = getattr(transform, "transforms", ())
     for part in parts if isinstance(parts, list | tuple | torch.nn.ModuleList) else ():
-        yield from _sure(part)
+        yield from _certain(part)

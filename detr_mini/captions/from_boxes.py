@@ -1,20 +1,17 @@
-"""Captions about photographs, made from their boxes alone: how many, where, in which row, how large, what is not there.
+"""Makes captions about images from boxes and category names alone: number, place, order, size, absence.
 
-A box says what its thing is called and where it lies, no more; and where some things of a category have no box, little
-can be said of that category: see `generate.decided`.
+If some objects of a category have no box, few captions about that category are certain: see `generator.decided`.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from detr_mini.captions.check import faults
-from detr_mini.captions.grammar import Vocabulary
+from detr_mini.captions.nouns import check_categories
 from detr_mini.captions.templates.generator import Captioner
 from detr_mini.captions.templates.lexicon import Lexicon
 from detr_mini.captions.templates.scene import Item
@@ -25,55 +22,40 @@ WEIGHTS: dict[str, float] = {
     "attribute": 1.0, "count": 1.0, "relation": 2.0, "chain": 1.5, "order": 1.0, "ordinal": 1.0, "compare": 1.0,
     "absent": 1.5,
 }  # fmt: skip
-"""The kinds that boxes decide, and how often training asks for each."""
+"""The kinds that boxes decide, and how often training draws each."""
 Names = Mapping[str, str | Sequence[str]]
-"""Of a category: its noun, or several (synonyms), in the singular; "leaf/leaves" where the plural is not regular."""
+"""Category to its noun or synonyms in the singular; "leaf/leaves" gives an irregular plural."""
 
 
 @dataclass(frozen=True)
 class Words:
-    """How the categories of a data set are called, and whose things all have a box."""
+    """The nouns of a dataset's categories, and the categories whose objects all have a box."""
 
     lexicon: Lexicon
     complete: frozenset[str]
 
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The same nouns for the checker."""
-        nouns = {
-            noun: (self.lexicon.plural(noun), category)
-            for category, nouns in self.lexicon.synonyms.items() for noun in nouns
-        }  # fmt: skip
-        return Vocabulary(nouns, {})
-
 
 def words_for(categories: Sequence[str], names: Names | None, complete: Sequence[str] | str | None) -> Words:
-    """The words of a config. A category without a name is called as in the data; `complete`: categories, or "all".
+    """The words of a config. A category without a name is called as in the data. `complete`: categories, or "all".
 
-    ConfigError for a category that the data has not, a name that is no word, or one that two categories share.
+    ConfigError for an unknown category, a name that is no noun, and nouns that a reader cannot tell apart.
     """
     if complete is None or (isinstance(complete, str) and complete != "all"):
-        raise ConfigError(f"complete is {complete!r}; name the categories whose things all have a box, such as "
-                          f"complete=[{categories[0]}], or say complete=all")  # fmt: skip
+        raise ConfigError(f"complete is {complete!r}; name the categories whose objects all have a box, as in "
+                          f"complete=[{categories[0]}], or set complete=all")  # fmt: skip
     whole = list(categories if isinstance(complete, str) else complete)
-    for setting, named in (("names", list(names or {})), ("complete", whole)):
-        for category in named:
-            if category not in categories:
-                known = nearest(str(category), categories) or f" (they are {', '.join(categories[:20])})"
-                raise ConfigError(f"{setting} has '{category}', which is none of the data's categories{known}")
+    check_categories("names", names or (), categories)
+    check_categories("complete", whole, categories)
     synonyms: dict[str, tuple[str, ...]] = {}
     plurals: dict[str, str] = {}
-    owner: dict[str, str] = {}
     for category in categories:
         given = (names or {}).get(category, category.replace("_", " "))
         nouns = []
         for entry in [given] if isinstance(given, str) else given:
             noun, slash, several = (part.strip().lower() for part in str(entry).partition("/"))
             if not re.fullmatch(r"\w[\w'-]*( \w[\w'-]*)*", noun) or (slash and not several):
-                raise ConfigError(f"names.{category} is {entry!r}; give a noun of letters and blanks, as red cell, "
-                                  "or leaf/leaves with its plural")  # fmt: skip
-            if owner.setdefault(noun, category) != category:
-                raise ConfigError(f"'{noun}' names both {owner[noun]} and {category}; give each names of its own")
+                raise ConfigError(f"names.{category} is {entry!r}; give a noun of letters and blanks, as in "
+                                  "'red cell', or 'leaf/leaves' with its plural")  # fmt: skip
             nouns.append(noun)
             if several:
                 plurals[noun] = several
@@ -81,27 +63,29 @@ def words_for(categories: Sequence[str], names: Names | None, complete: Sequence
             raise ConfigError(f"names.{category} is empty; give a noun, or leave it out")
         synonyms[category] = tuple(nouns)
     lexicon = Lexicon({"shape": tuple(categories)}, {"shape": 1.0}, synonyms, plurals)
+    if fault := lexicon.ambiguity():
+        raise ConfigError(f"{fault}; give each category nouns of its own in names")
     return Words(lexicon, frozenset(whole))
 
 
 def checked_kinds(kinds: Mapping[str, float | int] | None) -> dict[str, float | int]:
-    """`WEIGHTS` with a config's own. ConfigError for a kind that boxes do not decide."""
+    """`WEIGHTS` updated from a config. ConfigError for a kind that boxes do not decide."""
     for kind in kinds or ():
         if kind not in WEIGHTS:
             raise ConfigError(f"kinds.{kind} is no kind that boxes decide{nearest(kind, WEIGHTS)} "
-                              f"(those are {', '.join(WEIGHTS)})")  # fmt: skip
+                              f"(they decide {', '.join(WEIGHTS)})")  # fmt: skip
     return {**WEIGHTS, **(kinds or {})}
 
 
 Box = Sequence[float | int]
 
 
-def things_of(names: Sequence[str], boxes_xywh: Sequence[Box]) -> list[Item]:
-    """Things that have a category and a box (pixels), and nothing else that sentences could speak of."""
+def items_from(names: Sequence[str], boxes_xywh: Sequence[Box]) -> list[Item]:
+    """Items with a category and a box (pixels), without other attributes."""
     return [Item(name, "", "", "", (b[0], b[1], b[2], b[3])) for name, b in zip(names, boxes_xywh, strict=True)]
 
 
-def _teller(
+def _builder(
     items: Sequence[Item], side: float | int, rng: random.Random, words: Words, crowded: frozenset[str], **how: Any
 ) -> Captioner:
     complete = words.complete - crowded
@@ -119,16 +103,16 @@ def captions_about(
     weights: Mapping[str, float | int] = WEIGHTS,
     longest_chain: int = 3,
 ) -> list[Caption]:
-    """`count` captions of random kinds for training; fewer where the picture has no more to say.
+    """`count` captions of random kinds for training; fewer where the image allows no more.
 
-    `side`: the picture's shorter one, in pixels, of which the clear distances are shares. `crowded`: categories with a
-    crowd region, of which nothing is said.
+    `side`: the shorter side of the image in pixels; clear distances are shares of it. `crowded`: categories with a
+    crowd region, which captions never name.
     """
-    teller = _teller(items, side, rng, words, crowded, longest_chain=longest_chain)
+    builder = _builder(items, side, rng, words, crowded, longest_chain=longest_chain)
     made: dict[str, Caption] = {}
     for _ in range(4 * count):
         kind = rng.choices(list(weights), list(weights.values()))[0]
-        made |= {caption.text: caption for caption in (teller.make(kind) if teller.groups else ())}
+        made |= {caption.text: caption for caption in (builder.make(kind) if builder.groups else ())}
         if len(made) >= count:
             break
     return list(made.values())[:count]
@@ -143,21 +127,15 @@ def captions_to_measure(
     *,
     crowded: frozenset[str] = frozenset(),
     weights: Mapping[str, float | int] = WEIGHTS,
-) -> tuple[list[Caption], list[str]]:
-    """Up to `each` captions (pairs of `order`) of every kind with a weight, all different, and what was not proven.
-
-    See `captions_about`.
-    """
-    teller = _teller(items, side, rng, words, crowded)
-    vocabulary, refused = words.vocabulary, list[str]()
+) -> list[Caption]:
+    """Up to `each` captions (pairs of `order`) of every kind with a weight, all different. See `captions_about`."""
+    builder = _builder(items, side, rng, words, crowded)
     made: dict[str, Caption] = {}
     for kind, weight in weights.items():
-        asked = Counter[str]()
-        for _ in range(3 * each if weight and teller.groups else 0):
-            new = [caption for caption in teller.make(kind) if caption.text not in made]
-            found = [fault for caption in new for fault in faults(caption, items, float(side), vocabulary)]
-            refused += found
-            if new and not found and asked[kind] < each:
+        asked = 0
+        for _ in range(3 * each if weight and builder.groups else 0):
+            new = [caption for caption in builder.make(kind) if caption.text not in made]
+            if new and asked < each:
                 made |= {caption.text: caption for caption in new}
-                asked[kind] += 1
-    return list(made.values()), refused
+                asked += 1
+    return list(made.values())

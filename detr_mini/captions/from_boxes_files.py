@@ -1,4 +1,4 @@
-"""Files of captions that are made from boxes: written once, with what they were made from."""
+"""Writes captions made from boxes to a file, once, with the settings and boxes that they depend on."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from detr_mini.captions.from_boxes import WEIGHTS, Words, captions_to_measure, things_of
-from detr_mini.captions.mdetr_format import caption_records, pictures_of, write_json
+from detr_mini.captions.from_boxes import WEIGHTS, Words, captions_to_measure, items_from
+from detr_mini.captions.mdetr_format import caption_records, objects_of, write_json
 from detr_mini.errors import DataError
 from detr_mini.formats.coco import CocoSet
 from detr_mini.formats.columns import read_json
@@ -22,31 +22,28 @@ VERSION = 1
 def referred(
     coco: CocoSet, words: Words, *, each: int, weights: Mapping[str, float | int] = WEIGHTS, seed: int = 0
 ) -> dict[str, Any]:
-    """A grounded file's content: up to `each` captions of every kind about each picture, each proven by the checker.
+    """The content of a grounded file: up to `each` captions of every kind for each image.
 
-    `info` says what they were made with, counts them by kind (`kinds`), and counts what the checker did not prove,
-    which is left out (`refused`). DataError where nothing can be said of any picture.
+    `info` holds the settings (`made`) and the number of captions of each kind (`kinds`). DataError for a dataset that
+    allows no caption.
     """
     if each < 1:
         raise DataError(f"each is {each}; ask for at least one caption of each kind")
     from rich.progress import track
 
-    pictures, counts, refused = [], Counter[str](), 0
-    name_of = dict(zip(coco.categories.ids, coco.categories.names, strict=True))
-    for picture, things in track(pictures_of(coco), "Making captions", transient=True):
-        kept = [thing for thing in things if not thing["iscrowd"]]
-        crowded = frozenset(name_of[thing["category_id"]] for thing in things if thing["iscrowd"])
-        items = things_of([name_of[thing["category_id"]] for thing in kept], [thing["bbox"] for thing in kept])
-        side, rng = min(picture["height"], picture["width"]), random.Random(f"{seed} {picture['file_name']}")
-        made, faults = captions_to_measure(items, side, rng, words, each, crowded=crowded, weights=weights)
-        refused += len(faults)
+    images, counts = [], Counter[str]()
+    for own in track(objects_of(coco), "Making captions", transient=True):
+        items = items_from(own.names, [annotation["bbox"] for annotation in own.annotations])
+        side = min(own.record["height"], own.record["width"])
+        rng = random.Random(f"{seed} {own.record['file_name']}")
+        made = captions_to_measure(items, side, rng, words, each, crowded=own.crowded, weights=weights)
         counts.update(caption.kind for caption in made)
-        pictures.append((picture, kept, made))
+        images.append((own.record, own.annotations, made))
     if not counts:
-        raise DataError(f"nothing can be said of the {len(coco)} pictures: no category that is complete "
-                        f"({', '.join(sorted(words.complete)) or 'none is'}) has boxes to speak of")  # fmt: skip
-    info = {"made": _made(coco, words, each, weights, seed), "kinds": dict(counts), "refused": refused}
-    return {"info": info, "categories": coco.categories.records(), **caption_records(pictures)}
+        raise DataError(f"no caption can be made for the {len(coco)} images: no complete category "
+                        f"({', '.join(sorted(words.complete)) or 'none is'}) has boxes; extend complete")  # fmt: skip
+    info = {"made": _made(coco, words, each, weights, seed), "kinds": dict(counts)}
+    return {"info": info, "categories": coco.categories.records(), **caption_records(images)}
 
 
 def ensure_referred(
@@ -58,27 +55,28 @@ def ensure_referred(
     weights: Mapping[str, float | int] = WEIGHTS,
     seed: int = 0,
 ) -> str:
-    """Write `referred` captions to `path` unless these very ones are there already; a sentence that says which.
+    """Write `referred` captions to `path` unless the same ones are there already. Returns a sentence for the user.
 
-    A file of ours that was made of other boxes or in other words is made anew. DataError for one of somebody else.
+    A file that was made here from other boxes or settings is replaced. DataError for any other file.
     """
     path, why = Path(path), ""
     if path.exists():
         wanted = json.loads(json.dumps(_made(coco, words, each, weights, seed)))
         found = read_json(path).get("info", {}).get("made")
         if not isinstance(found, dict):
-            raise DataError(f"{path} holds captions that were not made here, and data.refer would replace them; "
-                            "name another file in data.captions, or leave data.refer out")  # fmt: skip
+            raise DataError(f"{path} holds captions that were not made here, and data.refer would replace them. "
+                            "Name another file in data.captions, or leave data.refer out")  # fmt: skip
         if found == wanted:
             return f"the captions in {path} are there already and are used as they are"
-        why = f", anew, since they differ in {', '.join(key for key in wanted if found.get(key) != wanted[key])}"
+        changed = [key for key in wanted if found.get(key) != wanted[key]]
+        why = f" again, since the old ones differ in {', '.join(changed)}"
     content = referred(coco, words, each=each, weights=weights, seed=seed)
     write_json(path, content)
     return f"made {len(content['images'])} captions from boxes in {path}{why}"
 
 
 def _made(coco: CocoSet, words: Words, each: int, weights: Mapping[str, float | int], seed: int) -> dict[str, Any]:
-    """All that the captions depend on."""
+    """Everything that the captions depend on."""
     boxes = blake2b(json.dumps(coco.truth, sort_keys=True).encode(), digest_size=8).hexdigest()
     return {
         "version": VERSION,

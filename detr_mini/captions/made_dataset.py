@@ -1,4 +1,4 @@
-"""Made scenes with captions, as files: PNG pictures, instances with their attributes, grounded captions."""
+"""Writes made scenes with captions to files: PNG images, instances with attributes, grounded captions."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ WEIGHTS: dict[str, float] = {
     "list": 1.0, "attribute": 0.6, "count": 0.8, "relation": 1.6, "chain": 2.0, "order": 1.6, "ordinal": 1.0,
     "compare": 1.0, "same": 1.0, "not": 1.0, "absent": 2.0,
 }  # fmt: skip
-"""How often training asks for each kind."""
+"""How often training draws each kind."""
 PER_KIND = 1
-"""Captions of each kind for a scene of a split that is measured, where the scene has any."""
+"""Captions of each kind for a scene of val or test, where the scene allows any."""
 FEWEST = 3
-"""Things of a scene; one that turned out emptier is drawn under another number."""
+"""Objects in a scene at least; an emptier one is replaced by the scene of another number."""
 
 
 def captions_of(
@@ -40,7 +40,7 @@ def captions_of(
     weights: Mapping[str, float | int] = WEIGHTS,
     **how: Any,
 ) -> list[Caption]:
-    """`count` captions of random kinds; fewer where the scene has no more. `how`: see `Captioner`."""
+    """`count` captions of random kinds; fewer where the scene allows no more. `how`: see `Captioner`."""
     captioner, made = Captioner(items, size, rng, forbidden=UNSEEN, **how), list[Caption]()
     for _ in range(4 * count):
         made += captioner.make(rng.choices(list(weights), list(weights.values()))[0])
@@ -50,7 +50,7 @@ def captions_of(
 
 
 def captions_of_all_kinds(items: Sequence[Item], size: int, rng: random.Random, split: str) -> list[Caption]:
-    """What a split measures of one scene: a caption of each kind, a pair of `order`."""
+    """The captions of one scene in val or test: one of each kind, a pair for `order`."""
     how: dict[str, Any] = {"unseen": split == "test_wording", "forbidden": UNSEEN}
     if split == "test_composition":
         how |= {"forbidden": frozenset(), "required": UNSEEN}
@@ -64,11 +64,11 @@ def ensure_captioned(
     root: str | Path, *, train: int = 12_000, val: int = 400, test: int = 400, seed: int = 0, size: int = 128,
     processes: int = 2,
 ) -> str:  # fmt: skip
-    """Write scenes and captions into `root` unless they lie there already; a sentence that says which.
+    """Write scenes and captions into `root` unless they are there already. Returns a sentence for the user.
 
-    `test` scenes also in each of `test_composition`, `test_wording` and `test_length`. `annotations/<split>.json` holds
-    COCO instances with `attributes`, `annotations/<split>_captions.json` the captions of what is measured (`files`);
-    training makes its captions anew each epoch, from the attributes. DataError: see `made_once`.
+    `test_composition`, `test_wording` and `test_length` also have `test` scenes each. `annotations/<split>.json` holds
+    COCO instances with `attributes`, `annotations/<split>_captions.json` the captions of val and the test splits.
+    Training makes new captions each epoch, from the attributes. DataError: see `made_once`.
     """
     splits = {"train": train, "val": val, **dict.fromkeys(SPLITS[2:], test)}
     wanted = {"version": VERSION, "train": train, "val": val, "test": test, "seed": seed, "size": size}
@@ -83,26 +83,26 @@ def _write_all(folder: Path, wanted: Mapping[str, int], splits: Mapping[str, int
         scenes[split].append((index, items))
     categories = [{"id": k + 1, "name": name, "supercategory": "shape"} for k, name in enumerate(SHAPES)]
     for split, made in scenes.items():
-        pictures, counts = [], Counter[str]()
+        images, counts = [], Counter[str]()
         for index, items in made:
-            picture = {"id": index + 1, "file_name": f"{index:06d}.png", "width": size, "height": size}
+            image = {"id": index + 1, "file_name": f"{index:06d}.png", "width": size, "height": size}
             captions: list[Caption] = []
             if split != "train":
                 captions = captions_of_all_kinds(items, size, random.Random(f"{seed} {split} {index}"), split)
                 counts.update(caption.kind for caption in captions)
-            pictures.append((picture, [_annotation(index + 1, item) for item in items], captions))
+            images.append((image, [_annotation(index + 1, item) for item in items], captions))
         instances = {
             "info": {"description": "made scenes that sentences speak of (detr_mini)"},
-            "images": [picture for picture, *_ in pictures],
+            "images": [image for image, *_ in images],
             "annotations": [
-                {"id": number, **thing}
-                for number, thing in enumerate((thing for _, things, _ in pictures for thing in things), start=1)
+                {"id": number, **each}
+                for number, each in enumerate((each for _, objects, _ in images for each in objects), start=1)
             ],
             "categories": categories,
         }
         (folder / "annotations" / f"{split}.json").write_text(json.dumps(instances))
         if split != "train":
-            grounded = {"info": {"kinds": dict(counts)}, "categories": categories, **caption_records(pictures)}
+            grounded = {"info": {"kinds": dict(counts)}, "categories": categories, **caption_records(images)}
             (folder / "annotations" / f"{split}_captions.json").write_text(json.dumps(grounded))
 
 
@@ -132,5 +132,5 @@ def _annotation(image_id: int, item: Item) -> dict[str, Any]:
 
 
 def items_of(annotations: Sequence[Mapping[str, Any]]) -> list[Item]:
-    """The things of one image from its COCO annotations, which bear `attributes`."""
+    """The items of one image from its COCO annotations with `attributes`."""
     return [Item(**annotation["attributes"], box=tuple(annotation["bbox"])) for annotation in annotations]

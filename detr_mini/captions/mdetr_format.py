@@ -1,9 +1,9 @@
-"""Captions in files, in the form that MDETR made known: COCO JSON whose images carry `caption`, whose annotations
-carry `tokens_positive`, a list of [begin, end) character spans of that caption.
+"""Reads and writes captions in MDETR's format: COCO JSON whose images have a `caption`, and whose annotations have
+`tokens_positive`, a list of [begin, end) character spans of that caption.
 
-A record is one caption of one picture; records of the same `file_name` are captions of the same picture. Beyond that:
-`asked: false` in an annotation marks a thing that the caption refers to only (an anchor); `absent` in a record lists
-phrases that name nothing ({"spans": [...], "asked": true}); `kind` and `detail` say what sort of sentence it is.
+A record is one caption of one image; records with the same `file_name` share the image. There are three extensions.
+`asked: false` in an annotation marks an anchor, which the caption only refers to. `absent` in a record lists phrases
+that name no object ({"spans": [...], "asked": true}). `kind` and `detail` classify the caption.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,30 +28,30 @@ from detr_mini.structures import Caption, Phrase
 
 Spans = tuple[tuple[int, int], ...]
 MADE = "made"
-"""In place of a file of captions: they are made anew each epoch, from the instances."""
+"""In place of a file: new captions each epoch, made from the instances."""
 CATEGORIES = "categories"
-"""In place of a file of captions: names of categories, "person. dog.", new ones each epoch; of any boxes."""
+"""In place of a file: new lists of category names each epoch, "person. dog.", for any boxes."""
 LONGEST = 10_000
-"""Characters of a caption."""
+"""Characters in a caption at most."""
 CLOSE = 0.5
-"""Pixels by which a caption's box may differ from the box of the same thing among the instances."""
+"""Pixels by which a caption's box may differ from the same object's box among the instances."""
 
 
 def caption_records(
-    pictures: Iterable[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]], Sequence[Caption]]],
+    content: Iterable[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]], Sequence[Caption]]],
 ) -> dict[str, list[dict[str, Any]]]:
-    """`images` and `annotations` of a file. A picture: its COCO image record, an annotation a thing, its captions."""
+    """`images` and `annotations` of a file, from (COCO image record, its annotations, its captions) of each image."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for picture, things, captions in pictures:
+    for image, objects, captions in content:
         for caption in captions:
             number = len(images) + 1
             absent = [{"spans": phrase.spans, "asked": phrase.asked} for phrase in caption.phrases if not phrase.things]
             images.append(
                 {
-                    **picture,
+                    **image,
                     "id": number,
-                    "original_img_id": picture["id"],
+                    "original_img_id": image["id"],
                     "caption": caption.text,
                     "kind": caption.kind,
                     "detail": caption.detail,
@@ -59,30 +60,49 @@ def caption_records(
             )
             annotations += [
                 {
-                    **things[thing],
+                    **objects[place],
                     "id": len(annotations) + 1 + offset,
                     "image_id": number,
                     "tokens_positive": phrase.spans,
                     "asked": phrase.asked,
                 }
-                for offset, (phrase, thing) in enumerate((p, t) for p in caption.phrases for t in p.things)
+                for offset, (phrase, place) in enumerate((p, t) for p in caption.phrases for t in p.things)
             ]
     return {"images": images, "annotations": annotations}
 
 
-def pictures_of(coco: CocoSet) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Each image's COCO record, and its annotations in order."""
-    grouped: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in coco.image_ids}
+@dataclass(frozen=True)
+class ImageObjects:
+    """What captions may name in an image."""
+
+    record: dict[str, Any]
+    """Of COCO's `images`."""
+    annotations: list[dict[str, Any]]
+    """Of COCO's `annotations`, without crowd regions."""
+    names: list[str]
+    """The category of each annotation."""
+    crowded: frozenset[str]
+    """Categories with a crowd region."""
+
+
+def objects_of(coco: CocoSet) -> list[ImageObjects]:
+    """The objects of each image, in order."""
+    name_of = dict(zip(coco.categories.ids, coco.categories.names, strict=True))
+    found = {record["id"]: ImageObjects(record, [], [], frozenset()) for record in coco.truth["images"]}
     for annotation in coco.truth["annotations"]:
-        grouped[annotation["image_id"]].append(annotation)
-    return [(picture, grouped[picture["id"]]) for picture in coco.truth["images"]]
+        own, name = found[annotation["image_id"]], name_of[annotation["category_id"]]
+        if annotation["iscrowd"]:
+            found[annotation["image_id"]] = replace(own, crowded=own.crowded | {name})
+        else:
+            own.annotations.append(annotation)
+            own.names.append(name)
+    return list(found.values())
 
 
 def instances_of(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The COCO instances that a grounded file's own boxes make, for files without instances beside them.
+    """COCO instances from the boxes of a grounded file that has no file of instances.
 
-    Each picture once, by its file name; each of its boxes once, whichever captions speak of it. DataError where a
-    record has no file name, or a box is none.
+    Each image and each of its boxes occurs once. DataError for a record without a file name, and for an invalid box.
     """
     images: dict[str, dict[str, Any]] = {}
     name_of: dict[Any, str] = {}
@@ -101,7 +121,9 @@ def instances_of(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
         owner, box = annotation.get("image_id"), annotation.get("bbox")
         named = name_of.get(owner) if is_whole(owner) else None
         if named is None or not is_box(box):
-            raise DataError(f"annotation number {number} of {path} belongs to no record, or has no bbox; mend it")
+            raise DataError(
+                f"annotation number {number} of {path} belongs to no record, or has no bbox; correct or remove it"
+            )
         if any(_close(box, own) for own in boxes[named]):
             continue
         boxes[named].append(box)
@@ -111,23 +133,23 @@ def instances_of(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """A file that is there is whole. DataError where it cannot be written."""
+    """Write a file in one step, so that it is never half written. DataError where that fails."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps(content), encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}; choose a folder that you may write") from error
+        raise DataError(f"cannot write {path}: {error.strerror}; choose a folder with write permission") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def read_captions(path: str | Path, instances: CocoSet) -> dict[int, list[Caption]]:
-    """The captions of each image of `instances`, by image id; a phrase's things are places among the image's boxes.
+    """The captions of each image of `instances`, by image id. The `things` of a phrase index the image's boxes.
 
-    DataError where a span lies outside its caption or inside a word, where two phrases overlap, where a caption is
-    empty or speaks of nothing, and where it speaks of a box that is not among the instances.
+    DataError for a span outside its caption or inside a word, overlapping phrases, an empty caption or one without
+    phrases, and a box that is not among the instances.
     """
     path = Path(path)
     content = read_json(path)
@@ -151,7 +173,7 @@ def read_captions(path: str | Path, instances: CocoSet) -> dict[int, list[Captio
     for number, record in records.items():
         place = place_of.get(_composed(record.get("file_name")))
         if place is None:
-            continue  # of a picture that the instances leave out
+            continue  # the instances leave this image out
         where = _Boxes(instances, place, f"record {number} of {path}")
         phrases = [Phrase(spans, where.places(boxes), asked) for (spans, asked), boxes in grouped[number].items()]
         phrases += _absent(record, path)
@@ -163,7 +185,7 @@ def read_captions(path: str | Path, instances: CocoSet) -> dict[int, list[Captio
 
 
 def checked_spans(record: Mapping[str, Any], spans: Any, path: Path) -> Spans:
-    """`tokens_positive` of a record's caption as pairs. DataError: see `read_captions`."""
+    """The `tokens_positive` of a record's caption as pairs. DataError: see `read_captions`."""
     caption, where = record.get("caption"), f"record {shown(record.get('id'))} of {path}"
     if not isinstance(caption, str) or not caption.strip():
         raise DataError(f"{where} has no caption; add the sentence, or leave the record out")
@@ -192,7 +214,7 @@ def checked_spans(record: Mapping[str, Any], spans: Any, path: Path) -> Spans:
 
 
 def caption_faults(path: Path, instances: Mapping[str, Any]) -> list[str]:
-    """Every sentence that `read_captions` would refuse a file for, given the COCO content of its instances."""
+    """Every error that `read_captions` could raise for a file, given the COCO content of its instances."""
     try:
         content = read_json(path)
     except DataError as error:
@@ -217,7 +239,7 @@ def caption_faults(path: Path, instances: Mapping[str, Any]) -> list[str]:
             phrases[record["id"]].add(Phrase(spans, (), _asked(annotation, f"annotation number {number} of {path}")))
         except DataError as error:
             found.append(str(error))
-            phrases[record["id"]].add(Phrase((), (), True))  # it speaks of something, if nobody knows of what
+            phrases[record["id"]].add(Phrase((), (), True))  # a phrase whose span is unknown
         own, box = boxes.get(_composed(record.get("file_name"))), annotation.get("bbox")
         if own is not None and not any(_is_close(box, other) for other in own):
             found.append(
@@ -232,7 +254,7 @@ def caption_faults(path: Path, instances: Mapping[str, Any]) -> list[str]:
 
 
 def _id_fault(records: Sequence[Mapping[str, Any]], path: Path) -> str | None:
-    """The sentence about records without an id, or with that of another."""
+    """The error about records without an id, or with the id of another record."""
     counts = Counter(record["id"] for record in records if is_whole(record.get("id")))
     without = [record for record in records if not is_whole(record.get("id"))]
     if not without and len(counts) == len(records):
@@ -251,7 +273,7 @@ def _record_of(annotation: Mapping[str, Any], records: Mapping[Any, dict[str, An
 
 
 def _asked(entry: Mapping[str, Any], where: str) -> bool:
-    """Whether a phrase is asked for, which it is where nothing is written."""
+    """Whether a phrase is asked for (the default)."""
     asked = as_flag(entry.get("asked", True))
     if asked not in (0, 1):
         raise DataError(f"{where} has asked {shown(entry['asked'])}; it must be true or false")
@@ -259,7 +281,7 @@ def _asked(entry: Mapping[str, Any], where: str) -> bool:
 
 
 def _absent(record: Mapping[str, Any], path: Path) -> list[Phrase]:
-    """The phrases of a record that name nothing."""
+    """The phrases of a record that name no object."""
     absent, where = record.get("absent"), f"record {record['id']} of {path}"
     if not isinstance(absent, list | None) or not all(isinstance(entry, dict) for entry in absent or ()):
         raise DataError(f"{where}: absent is {shown(absent)}; it must be a list of {{spans: [[begin, end]]}}")
@@ -267,7 +289,7 @@ def _absent(record: Mapping[str, Any], path: Path) -> list[Phrase]:
 
 
 def _composed(name: Any) -> str:
-    """A file name with accents composed: the same file for the records and for the disk."""
+    """A file name with composed accents, so that names in records and on disk compare equal."""
     return unicodedata.normalize("NFC", name) if isinstance(name, str) else ""
 
 
@@ -276,7 +298,7 @@ def _is_close(box: Any, other: Sequence[float | int]) -> bool:
 
 
 def _word_around(caption: str, begin: int, end: int) -> tuple[int, int]:
-    """The span without blanks at its ends, widened to whole words."""
+    """The span without blanks at its ends, extended to whole words."""
     while begin < end and caption[begin].isspace():
         begin += 1
     while end > begin and caption[end - 1].isspace():
@@ -316,7 +338,7 @@ def _close(one: Sequence[float | int], other: Sequence[float | int]) -> bool:
 
 
 class _Boxes:
-    """The boxes of one image, to be found again."""
+    """Finds the boxes of one image by their coordinates."""
 
     def __init__(self, instances: CocoSet, index: int, where: str) -> None:
         own = slice(instances.first[index], instances.first[index + 1])

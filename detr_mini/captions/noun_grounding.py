@@ -1,6 +1,6 @@
-"""Captions that people wrote tied to boxes that people drew: each noun of a category to the boxes of that category.
+"""Ties the nouns of written captions to labelled boxes: each noun of a category to the boxes of that category.
 
-Nothing is guessed. Where a noun could mean some of the boxes only, it is left out, with its reason.
+Nothing is guessed. A noun that may mean only some of the boxes is left out, with the reason.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detr_mini.captions.mdetr_format import caption_records, pictures_of
+from detr_mini.captions.mdetr_format import caption_records, objects_of
 from detr_mini.captions.nouns import HEADS, OPEN, Noun, Nouns
 from detr_mini.errors import DataError
 from detr_mini.formats.coco import CocoSet
@@ -20,7 +20,7 @@ from detr_mini.formats.columns import any_json
 from detr_mini.structures import Caption, Phrase
 
 KIND = "photograph"
-"""Of a caption that was written about a photograph."""
+"""The kind of captions that people wrote."""
 SEVERAL = "one is named, several are labelled"
 SINGLE = "several are named, one is labelled"
 NUMBER = "another number is named than is labelled"
@@ -40,7 +40,7 @@ NUMBERS = {"a": 1, "an": 1} | {
     )
 }  # fmt: skip
 _BEFORE = 3
-"""So many words before a noun may lie between it and its number."""
+"""How many words before a noun are searched for its number."""
 _BREAKS = frozenset(
     (
         "and", "or", "of", "with", "in", "on", "at", "by", "near", "to", "from", "next", "beside", "behind", "under",
@@ -57,19 +57,19 @@ class Mention:
     end: int
     noun: Noun
     number: int | None
-    """Said before it, where a number or an article is."""
+    """From a number or an article before it."""
     part: bool = False
-    """It only says what sort of thing the next word is."""
+    """It only describes the next word."""
     denied: bool = False
 
     @property
     def one(self) -> bool:
-        """Whether it can only mean one."""
+        """Whether it can only mean one object."""
         return self.noun.one and (not self.noun.many or self.number == 1)
 
     @property
     def several(self) -> bool:
-        """Whether it can only mean several."""
+        """Whether it can only mean several objects."""
         return self.noun.many and (not self.noun.one or (self.number or 0) > 1)
 
 
@@ -82,7 +82,7 @@ class Grounded:
 
 
 def mentions(text: str, nouns: Nouns) -> list[Mention]:
-    """The nouns of a caption, in order; what speaks of no category ("clock tower") is none."""
+    """The nouns of a caption, in order, without those of no category ("clock tower")."""
     found = list(nouns.pattern.finditer(text))
     made = []
     for place, match in enumerate(found):
@@ -113,7 +113,7 @@ def _number(before: Sequence[str]) -> int | None:
 
 
 def ground(text: str, nouns: Nouns, boxes: Mapping[str, Sequence[int]], crowded: frozenset[str]) -> Grounded:
-    """The caption with its nouns tied. `boxes`: the places of each category's; `crowded`: those with a crowd region."""
+    """The caption with its nouns tied. `boxes`: indices by category. `crowded`: categories with a crowd region."""
     found = mentions(text, nouns)
     times = Counter(name for mention in found if not mention.part for name in mention.noun.categories)
     phrases, left_out = [], []
@@ -129,7 +129,7 @@ def ground(text: str, nouns: Nouns, boxes: Mapping[str, Sequence[int]], crowded:
 def _reason(
     mention: Mention, boxes: Mapping[str, Sequence[int]], crowded: frozenset[str], times: Mapping[str, int]
 ) -> str:
-    """Why a noun is left out; nothing where it is plain."""
+    """Why a noun is left out, or "" for a clear one."""
     (category, *others), number = mention.noun.categories, mention.number
     labelled = len(boxes.get(category, ()))
     kind_of_some = mention.noun.kind and not mention.one and number is None and labelled > 1
@@ -150,7 +150,7 @@ def _reason(
 
 @dataclass(frozen=True)
 class Sentence:
-    """What somebody wrote about a picture."""
+    """A caption that somebody wrote about an image."""
 
     file_name: str
     text: str
@@ -159,7 +159,7 @@ class Sentence:
 def read_sentences(path: str | Path) -> list[Sentence]:
     """The captions of a COCO captions file (`images` with file names, `annotations` with `image_id` and `caption`).
 
-    DataError where there is no such file, or it holds something else.
+    DataError for a missing file and for other content.
     """
     path = Path(path)
     if not path.is_file():
@@ -175,25 +175,26 @@ def read_sentences(path: str | Path) -> list[Sentence]:
             raise DataError(f"annotation number {number} of {path} has no caption; give a COCO captions file "
                             "(captions_*.json), not one of instances")  # fmt: skip
         if not isinstance(name, str):
-            raise DataError(f"annotation number {number} of {path} belongs to no image of the file; mend its image_id")
+            raise DataError(
+                f"annotation number {number} of {path} belongs to no image of the file; correct its image_id"
+            )
         if text.strip():
             found.append(Sentence(name, text))
     return found
 
 
 def grounded(sentences: Sequence[Sentence], coco: CocoSet, nouns: Nouns) -> dict[str, Any]:
-    """A grounded file's content (see `files`): the captions of which at least one noun could be tied.
+    """The content of a grounded file (see `mdetr_format`): the captions with at least one noun tied.
 
-    A record's `left_out` lists nouns that are not ([begin, end], reason). `info` counts: `captions` that were read, of
-    them `written`, and `whole` ones (nothing left out); `phrases`; `left_out` by reason; captions `without_picture`.
-    DataError where nothing could be tied.
+    `left_out` in a record lists the other nouns ([begin, end], reason). `info` counts the `captions` read, those
+    `written`, the `whole` ones (no noun left out), `phrases`, nouns `left_out` by reason, and captions
+    `without_picture`. DataError if no noun could be tied.
     """
-    pictures = pictures_of(coco)
-    names = [picture["file_name"] for picture, _ in pictures]
+    images = objects_of(coco)
+    names = [own.record["file_name"] for own in images]
     place_of = {name.rpartition("/")[2]: place for place, name in enumerate(names)}
     place_of |= {name: place for place, name in enumerate(names)}  # the whole name, where the captions have it
-    name_of = dict(zip(coco.categories.ids, coco.categories.names, strict=True))
-    told: list[list[Grounded]] = [[] for _ in pictures]
+    made: list[list[Grounded]] = [[] for _ in images]
     left_out, lost = Counter[str](), 0
     for sentence in sentences:
         name = sentence.file_name
@@ -201,30 +202,27 @@ def grounded(sentences: Sequence[Sentence], coco: CocoSet, nouns: Nouns) -> dict
         if place is None:
             lost += 1
             continue
-        kept = [thing for thing in pictures[place][1] if not thing["iscrowd"]]
-        crowded = frozenset(name_of[thing["category_id"]] for thing in pictures[place][1] if thing["iscrowd"])
         boxes: dict[str, list[int]] = {}
-        for number, thing in enumerate(kept):
-            boxes.setdefault(name_of[thing["category_id"]], []).append(number)
-        made = ground(sentence.text, nouns, boxes, crowded)
-        left_out.update(reason for _, _, reason in made.left_out)
-        if made.caption.phrases:
-            told[place].append(made)
-    written = [made for own in told for made in own]
+        for number, category in enumerate(images[place].names):
+            boxes.setdefault(category, []).append(number)
+        one = ground(sentence.text, nouns, boxes, images[place].crowded)
+        left_out.update(reason for _, _, reason in one.left_out)
+        if one.caption.phrases:
+            made[place].append(one)
+    written = [one for own in made for one in own]
     if not written:
-        raise DataError(f"not one noun of {len(sentences)} captions could be tied to a box of {len(coco)} pictures; "
-                        "check that the captions belong to the pictures, and nouns to their categories")  # fmt: skip
+        raise DataError(f"no noun of {len(sentences)} captions could be tied to a box of {len(coco)} images; "
+                        "check that the captions belong to the images, and nouns to their categories")  # fmt: skip
     records = caption_records(
-        (picture, [thing for thing in things if not thing["iscrowd"]], [made.caption for made in own])
-        for (picture, things), own in zip(pictures, told, strict=True)
+        (image.record, image.annotations, [one.caption for one in own]) for image, own in zip(images, made, strict=True)
     )
-    for record, made in zip(records["images"], written, strict=True):
-        record["left_out"] = [{"spans": [[begin, end]], "reason": reason} for begin, end, reason in made.left_out]
+    for record, one in zip(records["images"], written, strict=True):
+        record["left_out"] = [{"spans": [[begin, end]], "reason": reason} for begin, end, reason in one.left_out]
     info = {
         "captions": len(sentences),
         "written": len(written),
-        "whole": sum(not made.left_out for made in written),
-        "phrases": sum(len(made.caption.phrases) for made in written),
+        "whole": sum(not one.left_out for one in written),
+        "phrases": sum(len(one.caption.phrases) for one in written),
         "left_out": {reason: left_out[reason] for reason in REASONS if left_out[reason]},
         "without_picture": lost,
     }

@@ -1,14 +1,14 @@
-"""Which words speak of which category: a table for COCO's 80, and how such a table is read.
+"""Which nouns name which category: the table for COCO's 80 categories, and how a table is read.
 
-A table gives each category its nouns in the singular. `child/children` gives an irregular plural, `sheep/sheep` one
-that looks alike, `/people` a plural alone. Marks before a noun: `~` a kind of the category (men are not all persons),
-`?` a word that may also describe what follows it (an orange cat). The category "" holds what is none of them.
+A table gives each category its nouns in the singular. `child/children` gives an irregular plural, `sheep/sheep` an
+identical one, `/people` a plural alone. Marks before a noun: `~` a kind of the category (not all persons are men), `?`
+a word that may also be an adjective (an orange cat). The category "" holds nouns of no category.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from detr_mini.captions.templates.lexicon import plural
@@ -130,7 +130,7 @@ HEADS = frozenset(
         "costume", "statue", "sign", "equipment", "pie", "pies", "tree", "shaped", "print",
     )
 )  # fmt: skip
-"""After a noun in the singular: it only says what sort of station, tower, shop this is."""
+"""Before one of these, a singular noun only describes it: "bus station", "clock tower"."""
 OPEN = frozenset(
     (
         "and", "or", "in", "on", "at", "by", "with", "of", "to", "from", "near", "next", "beside", "behind", "under",
@@ -139,42 +139,42 @@ OPEN = frozenset(
         "smiling",
     )
 )  # fmt: skip
-"""After a word that may describe something: it describes nothing, it is the thing."""
+"""Before one of these, a word that may be an adjective is a noun."""
 
 
 @dataclass(frozen=True)
 class Noun:
-    """A wording of one or more categories, in one number or in either."""
+    """A word for one or more categories, in the singular, the plural or either."""
 
     categories: tuple[str, ...]
     one: bool
-    """It may mean one."""
+    """It may be singular."""
     many: bool
-    """It may mean several."""
+    """It may be plural."""
     kind: bool = False
-    """It names a kind of the category: its plural need not be all that are labelled."""
+    """It names a kind of the category, so its plural may mean fewer objects than are labelled."""
     describes: bool = False
     """It may be an adjective."""
 
 
 class Nouns:
-    """The words of the `categories` of a data set, found by whole words, the longest first."""
+    """Finds the nouns of a dataset's `categories` as whole words, the longest first."""
 
     def __init__(self, table: Mapping[str, Sequence[str]], categories: Sequence[str]) -> None:
-        """`table`: see above; a category's own name always speaks of it.
+        """`table`: see above. The name of a category is always one of its nouns.
 
-        ConfigError for a table that speaks of none of the categories, and for nouns that are no words.
+        ConfigError for a table without any of the categories, and for entries that are not words.
         """
         if categories and not set(categories) & set(table):
             first = next(iter(table), "")
-            raise ConfigError(f"nouns speaks of none of the data's categories (they are {', '.join(categories[:8])}"
+            raise ConfigError(f"nouns has none of the data's categories (they are {', '.join(categories[:8])}"
                               f"{', ...' if len(categories) > 8 else ''}; it has {first!r})")  # fmt: skip
         found: dict[str, list[Noun]] = {}
         for category in (*categories, ""):
             entries = table.get(category, ())
             if isinstance(entries, str) or not all(isinstance(entry, str) for entry in entries):
-                raise ConfigError(f"nouns.{category} is {entries!r}; it must be a list of words, such as [dog, puppy]")
-            own = [category] if category and "/" not in category and not _says(entries, category) else []
+                raise ConfigError(f"nouns.{category} is {entries!r}; it must be a list of words, as in [dog, puppy]")
+            own = [category] if category and "/" not in category and not _lists(entries, category) else []
             for entry in (*own, *entries):
                 for text, noun in _wordings(category, entry):
                     found.setdefault(_folded(text), []).append(noun)
@@ -184,16 +184,16 @@ class Nouns:
         self.pattern = re.compile(rf"(?<![\w-])(?:{either})(?![\w-])", re.IGNORECASE)
 
     def of(self, text: str) -> Noun:
-        """What the words, as `pattern` found them, say."""
+        """The noun for words that `pattern` found."""
         return self.nouns[_folded(text)]
 
 
-def checked_table(table: Mapping[str, Sequence[str]], categories: Sequence[str]) -> None:
-    """ConfigError where a user's table names a category that the data has not."""
-    for category in table:
-        if category and category not in categories:
+def check_categories(setting: str, named: Iterable[str], categories: Sequence[str]) -> None:
+    """ConfigError for a category in `setting` that the data does not have."""
+    for category in named:
+        if category not in categories:
             known = nearest(str(category), categories) or f" (they are {', '.join(categories[:20])})"
-            raise ConfigError(f"nouns.{category} is none of the data's categories{known}")
+            raise ConfigError(f"{setting} has '{category}', which is none of the data's categories{known}")
 
 
 def _wordings(category: str, entry: str) -> list[tuple[str, Noun]]:
@@ -214,7 +214,7 @@ def _wordings(category: str, entry: str) -> list[tuple[str, Noun]]:
     return made
 
 
-def _says(entries: Sequence[str], category: str) -> bool:
+def _lists(entries: Sequence[str], category: str) -> bool:
     return any(category in entry.lstrip("~?").split("/") for entry in entries)
 
 

@@ -1,4 +1,4 @@
-"""Captions made worse on purpose, to see what a detector reads: in disorder, another picture's, with a typing error."""
+"""Perturbs captions, to see whether a detector uses them: shuffled words, another image's caption, a typing error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from detr_mini.structures import Caption, Phrase
 
 
 def shuffled(caption: Caption, rng: random.Random) -> Caption:
-    """The same words in a random order. Phrases keep their words, wherever these stand now."""
+    """The same words in random order. Each phrase keeps its words at their new places."""
     words = [match.span() for match in re.finditer(r"\S+", caption.text)]
     order = rng.sample(range(len(words)), len(words))
     text, moved = "", {}
@@ -33,21 +33,21 @@ def shuffled(caption: Caption, rng: random.Random) -> Caption:
 
 
 def foreign(caption: Caption, others: Sequence[Caption]) -> Caption | None:
-    """The sentence of the first other caption of its kind that asks for as much, with what is true of this picture.
+    """The text of the first other caption of the same kind and number of phrases, with this image's true objects.
 
-    So a detector that answers it right has not read it. None where there is no such caption.
+    A detector that answers it correctly has not used the text. None where there is no such caption.
     """
     own = [phrase.things for phrase in caption.phrases if phrase.asked]
     for other in others:
         asked = [phrase for phrase in other.phrases if phrase.asked]
         if other.kind == caption.kind and len(asked) == len(own) and other.text != caption.text:
-            told = (Phrase(phrase.spans, things, True) for phrase, things in zip(asked, own, strict=True))
-            return replace(other, phrases=tuple(told))
+            phrases = (Phrase(phrase.spans, things, True) for phrase, things in zip(asked, own, strict=True))
+            return replace(other, phrases=tuple(phrases))
     return None
 
 
 def misspelt(caption: Caption, rng: random.Random) -> Caption:
-    """Two neighbouring letters of one word exchanged, as fingers do it: what is true of the picture stays true."""
+    """Exchanges two neighbouring letters of one word, a typing error. The true objects stay the same."""
     text = caption.text
     places = [i for i in range(len(text) - 1) if text[i : i + 2].isalpha() and text[i] != text[i + 1]]
     if not places:
@@ -59,8 +59,8 @@ def misspelt(caption: Caption, rng: random.Random) -> Caption:
 Source = Callable[[int], Sequence[Caption]]
 
 
-def altered(how: str, images: int, seed: int, source: Source) -> Source:
-    """The captions of image i of `images`, which `source` gives, `how` = shuffled, misspelt or foreign."""
+def perturbed(how: str, images: int, seed: int, source: Source) -> Source:
+    """`source`, which gives the captions of each of `images` images, with perturbed captions. `how`: see `ways`."""
 
     def changed(change: Callable[[Caption, random.Random], Caption], index: int) -> list[Caption]:
         rng = random.Random(f"{seed} {index}")

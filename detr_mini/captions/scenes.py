@@ -1,4 +1,4 @@
-"""Scenes that sentences speak of: things with a shape, a named colour, a size and a texture, on a greyish ground."""
+"""Draws scenes for captions: objects with a shape, a named colour, a size and a texture, on a greyish ground."""
 
 from __future__ import annotations
 
@@ -8,12 +8,24 @@ from collections.abc import Sequence
 import numpy as np
 
 from detr_mini.captions.templates.scene import COLORS, SIZES, TEXTURES, Item
-from detr_mini.scenes.rendering import FINE, SHAPES, Canvas, Spot, Thing, clearest, fill, grid, place, texture, tight
+from detr_mini.scenes.rendering import (
+    FINE,
+    SHAPES,
+    Canvas,
+    SceneObject,
+    Spot,
+    clearest,
+    fill,
+    grid,
+    place,
+    texture,
+    tight,
+)
 
 SPLITS = ("train", "val", "test", "test_composition", "test_wording", "test_length")
-THINGS = (3, 12)
+OBJECTS = (3, 12)
 SIDES = {"small": (11.0, 17.0), "large": (24.0, 36.0)}
-"""Longest side of a thing's own tight box, in pixels of a 128 pixel canvas."""
+"""Longest side of an object's tight box, in pixels of a 128 pixel canvas."""
 PAINTS = {
     "red": (0, 0.85, 1.0, 0.7, 0.95), "orange": (27, 0.9, 1.0, 0.9, 1.0), "yellow": (55, 0.8, 1.0, 0.85, 1.0),
     "green": (120, 0.7, 1.0, 0.45, 0.8), "cyan": (180, 0.7, 1.0, 0.75, 1.0), "blue": (228, 0.75, 1.0, 0.6, 0.95),
@@ -28,18 +40,18 @@ UNSEEN = frozenset(
         ("blue", "square"), ("purple", "circle"), ("pink", "star"),
     }
 )  # fmt: skip
-"""Pairs of colour and shape that stand in `test_composition` only, in things and in words."""
+"""Pairs of colour and shape that occur only in `test_composition`, in objects and in words."""
 
 
 def draw_items(seed: int, split: str, index: int, size: int = 128) -> tuple[np.ndarray, list[Item]]:
-    """The scene `index` of a split: (size, size, 3) uint8, and its things, lowest first."""
+    """Scene `index` of a split: (size, size, 3) uint8, and its items, lowest first."""
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, 7, SPLITS.index(split), index))))
     ground = rng.uniform(0.1, 0.9) + rng.uniform(-0.06, 0.06, 3)
-    canvas = Canvas(texture(rng, grid(0, 0, size, size), ground.clip(0, 1), 0.15, size / 128), THINGS[1])
+    canvas = Canvas(texture(rng, grid(0, 0, size, size), ground.clip(0, 1), 0.15, size / 128), OBJECTS[1])
     palette = _palette(rng)
-    things: list[Thing] = []
+    objects: list[SceneObject] = []
     looks: list[tuple[str, str, str, str]] = []
-    for _ in range(rng.integers(THINGS[0], THINGS[1] + 1)):
+    for _ in range(rng.integers(OBJECTS[0], OBJECTS[1] + 1)):
         shape, color, kind, pattern = _look(rng, palette, allow_unseen=split == "test_composition")
         for _ in range(20):
             outline, rotation = place(rng, shape, size, SIDES[kind])
@@ -51,14 +63,14 @@ def draw_items(seed: int, split: str, index: int, size: int = 128) -> tuple[np.n
         rgb = _paint(rng, canvas.image, spot, color, pattern, size / 128)
         canvas.put(spot)
         own = tight(spot.mask)
-        things.append(Thing(shape, outline, rgb, max(own[2], own[3]), rotation))
+        objects.append(SceneObject(shape, outline, rgb, max(own[2], own[3]), rotation))
         looks.append((shape, color, kind, pattern))
-    boxes = [tuple(float(v) for v in thing.box) for thing in canvas.measured(things)]
+    boxes = [tuple(float(v) for v in each.box) for each in canvas.measured(objects)]
     return canvas.pixels(rng), [Item(*look, box) for look, box in zip(looks, boxes, strict=True)]  # type: ignore[arg-type]
 
 
 def _palette(rng: np.random.Generator) -> tuple[list[str], list[str], list[str]]:
-    """A few shapes, colours and textures, so that things share them and one word seldom names one thing."""
+    """A few shapes, colours and textures, so that objects share them and one word seldom names one object."""
     few = [int(n) for n in rng.integers((2, 2, 1), (5, 5, 4))]
     picked = [rng.permutation(names)[:n] for names, n in zip((SHAPES, COLORS, TEXTURES), few, strict=True)]
     shapes, colors, textures = ([str(name) for name in names] for names in picked)
@@ -77,7 +89,7 @@ def _look(
 def _paint(
     rng: np.random.Generator, image: np.ndarray, spot: Spot, color: str, pattern: str, scale: float
 ) -> tuple[int, int, int]:
-    """Draw a thing in shades of its colour that stand out from what lies around its edge; its RGB, 0 to 255."""
+    """Draw an object in shades of its colour that stand out from its surroundings. Returns its RGB, 0 to 255."""
     hue, *ranges = PAINTS[color]
     lows, highs = np.array([hue - HUE_JITTER, *ranges[::2]]), np.array([hue + HUE_JITTER, *ranges[1::2]])
     shades = rng.uniform(lows, highs, (16, 3)).tolist()

@@ -1,4 +1,4 @@
-"""A caption's phrases as a model wants them: what each token is, and which thing it speaks of."""
+"""Token targets of captions: what each token is, and which objects it refers to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OTHER, BEGIN, INSIDE, ANCHOR = range(len(TAGS))
 
 
 def token_tags(tokens: int, phrases: Sequence[Phrase], places: Sequence[Sequence[int]]) -> list[int]:
-    """Of each of so many tokens: OTHER, BEGIN and INSIDE of what is asked for, ANCHOR; `places`: each phrase's own."""
+    """The tag of each token: BEGIN and INSIDE of what is asked for, ANCHOR, OTHER. `places`: tokens of each phrase."""
     tags = [OTHER] * tokens
     for phrase, own in zip(phrases, places, strict=True):
         for token in own:
@@ -24,22 +24,22 @@ def token_tags(tokens: int, phrases: Sequence[Phrase], places: Sequence[Sequence
 
 
 def collate_captions(tokenizer: AnyTokenizer, captions: Sequence[Sequence[Caption]], things: Sequence[int]) -> Captions:
-    """The captions of a batch's images, `things[i]` truths in image i, as one padded block."""
+    """The captions of a batch's images as one padded block. `things[i]`: number of objects in image i."""
     flat = [caption for own in captions for caption in own]
     image = [row for row, own in enumerate(captions) for _ in own]
     encodings = [tokenizer.encode(lowered(caption.text)).framed() for caption in flat]
     ids, padding = pad(encodings)
-    spoken = torch.zeros(len(flat), max((*things, 1)), ids.shape[1], dtype=torch.bool)
-    told, tags = list[tuple[int, int, int]](), list[list[int]]()  # in lists: a tensor for each phrase costs far more
+    refers = torch.zeros(len(flat), max((*things, 1)), ids.shape[1], dtype=torch.bool)
+    pairs, tags = list[tuple[int, int, int]](), list[list[int]]()  # lists: a tensor per phrase costs far more
     for row, (caption, encoding) in enumerate(zip(flat, encodings, strict=True)):
         places = [tokens_of(encoding, phrase.spans) for phrase in caption.phrases]
         for phrase, own in zip(caption.phrases, places, strict=True):
             if any(not 0 <= thing < things[image[row]] for thing in phrase.things):
-                raise IndexError(f"{caption.text!r} speaks of a thing that its image does not have")
-            told += [(row, thing, token) for token in own for thing in phrase.things]
+                raise IndexError(f"{caption.text!r} refers to an object that its image does not have")
+            pairs += [(row, thing, token) for token in own for thing in phrase.things]
         tags.append(token_tags(len(encoding.ids), caption.phrases, places))
-    if told:
-        spoken[tuple(torch.tensor(told).T)] = True
+    if pairs:
+        refers[tuple(torch.tensor(pairs).T)] = True
     padded = torch.tensor([own + [-1] * (ids.shape[1] - len(own)) for own in tags], dtype=torch.long).view(ids.shape)
     return Captions(ids, padding, torch.tensor(image, dtype=torch.long), tuple(e.spans for e in encodings), tuple(flat),
-                    spoken, padded)  # fmt: skip
+                    refers, padded)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Where an image's captions come from: made of a scene's attributes, made of boxes and names, or read from a file."""
+"""Sources of an image's captions: a scene's attributes, boxes and category names, or a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from detr_mini.boxes import cxcywh_to_xyxy, xyxy_to_xywh
-from detr_mini.captions.from_boxes import Words, captions_about, things_of
+from detr_mini.captions.from_boxes import Words, captions_about, items_from
 from detr_mini.captions.made_dataset import captions_of
 from detr_mini.captions.templates.scene import ATTRIBUTES, Item
 from detr_mini.data.augment import image_seed
@@ -22,12 +22,12 @@ from detr_mini.text.names import FRAME
 from detr_mini.text.tokenizers import AnyTokenizer, lowered
 
 CaptionsOf = Callable[[int, int, Target], list[Caption]]
-"""Captions of an image: its place in the set, the epoch, its target as the model gets it."""
+"""Captions of an image, from its index in the dataset, the epoch, and the target that the model gets."""
 
 
 @dataclass(frozen=True)
 class MadeCaptions:
-    """New captions of made scenes, a function of seed, epoch and image."""
+    """New captions of made scenes each epoch, a function of seed, epoch and image."""
 
     items: tuple[tuple[Item, ...], ...]
     image_ids: tuple[int, ...]
@@ -44,7 +44,7 @@ class MadeCaptions:
         return captions_of(items, side, rng, self.count, self.weights, longest_chain=self.longest_chain)
 
     def attributes(self, index: int) -> Tensor:
-        """(n, a): which of `ATTRIBUTES` is true of each thing."""
+        """(n, a) bool: which of `ATTRIBUTES` each object has."""
         return torch.tensor([[value in (i.shape, i.color, i.size, i.texture) for value in ATTRIBUTES]
                              for i in self.items[index]])  # fmt: skip
 
@@ -56,8 +56,8 @@ def _pixels(target: Target) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ReferredCaptions:
-    """New captions about photographs from their boxes, a function of seed, epoch and image."""
+class BoxCaptions:
+    """New captions from boxes each epoch, a function of seed, epoch and image."""
 
     words: Words
     categories: tuple[str, ...]
@@ -72,7 +72,7 @@ class ReferredCaptions:
         crowd = target.is_crowd.tolist()
         crowded = frozenset(name for name, is_crowd in zip(names, crowd, strict=True) if is_crowd)
         own = [name for name, is_crowd in zip(names, crowd, strict=True) if not is_crowd]
-        items = things_of(own, _pixels(target)[~target.is_crowd].tolist())
+        items = items_from(own, _pixels(target)[~target.is_crowd].tolist())
         rng = random.Random(image_seed(self.seed, epoch, target.image_id))
         how: dict[str, Any] = {"weights": self.weights, "longest_chain": self.longest_chain}
         return captions_about(items, min(target.original_size), rng, self.words, self.count, crowded=crowded, **how)
@@ -80,7 +80,7 @@ class ReferredCaptions:
 
 @dataclass(frozen=True)
 class FileCaptions:
-    """Captions of a file; `count` of each image's in training (None: all), drawn by seed, epoch and image."""
+    """Captions of a file: for training `count` of each image, drawn by seed, epoch and image; None: all."""
 
     captions: tuple[tuple[Caption, ...], ...]
     image_ids: tuple[int, ...]
@@ -94,7 +94,7 @@ class FileCaptions:
         return random.Random(image_seed(self.seed, epoch, self.image_ids[index])).sample(own, self.count)
 
     def check(self, path: Path, tokenizer: AnyTokenizer, most: int) -> None:
-        """DataError where captions have more than `most` tokens with the frame: none is cut in silence."""
+        """DataError for captions with more than `most` tokens, start and end tokens included. None is cut silently."""
         texts = [caption.text for own in self.captions for caption in own]
         long = [text for text in texts if len(tokenizer.encode(lowered(text)).ids) + FRAME > most]
         if long:

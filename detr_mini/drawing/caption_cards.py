@@ -1,4 +1,4 @@
-"""Captions on their pictures: the words of a phrase and its boxes in one colour."""
+"""Draws captions with their images: a phrase and its boxes share a colour."""
 
 from __future__ import annotations
 
@@ -17,62 +17,61 @@ from detr_mini.structures import Caption
 
 DARK = (15, 15, 15)
 WIDTH, TALLEST = 420, 360
-"""Pixels of a card's width, and of its picture's height at most."""
+"""Pixels: the width of a card, and the greatest height of its image."""
 EDGE, LETTERS, LINE, HEADER = 10, 15, 23, 64
 
 
 @dataclass(frozen=True)
-class Told:
-    """A picture, the boxes of its things, and a caption whose phrases name them by their places."""
+class CaptionCard:
+    """An image, the boxes of its objects, and a caption whose phrases name them by index."""
 
     image: UInt8[Tensor, "3 h w"]
     boxes_xyxy: Float[Tensor, "n 4"]
     caption: Caption
     name: str = ""
     notes: tuple[str, ...] | None = None
-    """What is written at each box; else an anchor's box has its name."""
+    """Text at each box. None writes "anchor" at the boxes of anchors."""
 
 
-def draw_caption(told: Told) -> Image.Image:
-    """A card: the picture with the boxes that the caption names, below it the caption. An anchor's box has its name."""
-    picture = to_picture(told.image)
+def draw_caption(card: CaptionCard) -> Image.Image:
+    """The image with the boxes that the caption names, and the caption below it."""
+    picture = to_picture(card.image)
     longest = round(min((WIDTH - 2 * EDGE) / picture.width, TALLEST / picture.height) * max(picture.size))
-    named = [(thing, k) for k, phrase in enumerate(told.caption.phrases) for thing in phrase.things]
-    texts = ["" if told.caption.phrases[k].asked else "anchor" for _, k in named]
-    if told.notes is not None:
-        texts = [told.notes[thing] for thing, _ in named]
-    boxes = told.boxes_xyxy[[thing for thing, _ in named]]
+    named = [(place, k) for k, phrase in enumerate(card.caption.phrases) for place in phrase.things]
+    texts = ["" if card.caption.phrases[k].asked else "anchor" for _, k in named]
+    if card.notes is not None:
+        texts = [card.notes[place] for place, _ in named]
+    boxes = card.boxes_xyxy[[place for place, _ in named]]
     drawn = draw_boxes(picture, boxes, texts, [k for _, k in named], longest)
-    rows = _rows(_pieces(told.caption), WIDTH - 2 * EDGE)
-    card = Image.new("RGB", (WIDTH, drawn.height + len(rows) * LINE + 3 * EDGE + LINE), CARD)
-    card.paste(drawn, ((WIDTH - drawn.width) // 2, EDGE))
-    pen = ImageDraw.Draw(card)
+    rows = _rows(_pieces(card.caption), WIDTH - 2 * EDGE)
+    canvas = Image.new("RGB", (WIDTH, drawn.height + len(rows) * LINE + 3 * EDGE + LINE), CARD)
+    canvas.paste(drawn, ((WIDTH - drawn.width) // 2, EDGE))
+    pen = ImageDraw.Draw(canvas)
     top = drawn.height + 2 * EDGE
     for number, row in enumerate(rows):
         _write(pen, row, top + number * LINE + LINE // 2)
-    foot = "  ".join(part for part in (told.caption.kind, told.caption.detail, told.name) if part)
+    foot = "  ".join(part for part in (card.caption.kind, card.caption.detail, card.name) if part)
     foot = shortened(foot, font(12), WIDTH - 2 * EDGE)
-    pen.text((EDGE, card.height - EDGE - LINE // 2), foot, FAINT, font(12), "lm")
-    return card
+    pen.text((EDGE, canvas.height - EDGE - LINE // 2), foot, FAINT, font(12), "lm")
+    return canvas
 
 
-def draw_captions(told: Sequence[Told], path: str | Path, title: str, columns: int = 4) -> None:
-    """Write one PNG of cards, each under the shortest column. ValueError where there is none."""
-    if not told:
+def draw_captions(cards: Sequence[CaptionCard], path: str | Path, title: str, columns: int = 4) -> None:
+    """Write one PNG of all cards, each under the shortest column. ValueError for an empty list."""
+    if not cards:
         raise ValueError("there is no caption to draw")
-    cards = [draw_caption(one) for one in told]
-    sheet = sheet_of(cards, min(columns, len(cards)), HEADER)
+    sheet = sheet_of([draw_caption(card) for card in cards], min(columns, len(cards)), HEADER)
     pen = ImageDraw.Draw(sheet)
     pen.text((GAP + 2, HEADER // 2), shortened(title, font(20), sheet.width - 2 * GAP), INK, font(20), "lm")
     sheet.save(path, format="PNG")
 
 
 Piece = tuple[str, Colour | None]
-"""Words without a line's end in them, and the colour of their phrase."""
+"""Text on one line, and the colour of its phrase."""
 
 
 def _pieces(caption: Caption) -> list[Piece]:
-    """The caption's words, one a piece, with the blanks that follow them."""
+    """The words of the caption, each with the blanks after it."""
     owner: list[int | None] = [None] * len(caption.text)
     for k, phrase in enumerate(caption.phrases):
         for begin, end in phrase.spans:
@@ -89,7 +88,7 @@ def _pieces(caption: Caption) -> list[Piece]:
 
 
 def _rows(pieces: Sequence[Piece], width: int) -> list[list[Piece]]:
-    """Lines that are not wider than `width` pixels; a word that is, stands alone."""
+    """Lines of at most `width` pixels; a wider word gets a line of its own."""
     rows: list[list[Piece]] = [[]]
     used = 0.0
     for text, colour in pieces:

@@ -1,4 +1,4 @@
-"""Captions and what a detector answered, to look at: found, wrong and missed boxes in the colours of their words."""
+"""Cards that show a detector's answers to captions: found, wrong and missed boxes in the colours of their words."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from detr_mini.drawing.caption_cards import Told
+from detr_mini.drawing.caption_cards import CaptionCard
 from detr_mini.evaluation.grounding import Answer, is_exact, matched
 from detr_mini.structures import Caption, Phrase
 
 
-def told(answer: Answer, threshold: float, image: UInt8[Tensor, "3 h w"]) -> Told:
-    """The answer as a card: boxes that are right bear their score, others "wrong" or "missed"."""
+def card(answer: Answer, threshold: float, image: UInt8[Tensor, "3 h w"]) -> CaptionCard:
+    """The answer as a card. A correct box shows its score, another one "wrong" or "missed"."""
     boxes: list[Tensor] = []
     notes: list[str] = []
     phrases: list[Phrase] = []
     pairs = answer.pairs
-    of_none = [guess for guess in answer.guesses if all(guess is not other for _, other in pairs)]
-    for asked, guess in [*pairs, *((None, guess) for guess in of_none)]:
+    unpaired = [guess for guess in answer.guesses if all(guess is not other for _, other in pairs)]
+    for asked, guess in [*pairs, *((None, guess) for guess in unpaired)]:
         first = len(boxes)
         found, scores = torch.zeros(0, 4), list[float]()
         if guess is not None:
@@ -39,11 +39,11 @@ def told(answer: Answer, threshold: float, image: UInt8[Tensor, "3 h w"]) -> Tol
         spans = guess.spans if guess is not None else asked.spans if asked is not None else ()
         phrases.append(Phrase(spans, tuple(range(first, len(boxes))), asked=True))
     caption = Caption(answer.text, answer.kind, tuple(phrases), "right" if is_exact(answer, threshold) else "WRONG")
-    return Told(image, torch.stack(boxes) if boxes else torch.zeros(0, 4), caption, notes=tuple(notes))
+    return CaptionCard(image, torch.stack(boxes) if boxes else torch.zeros(0, 4), caption, notes=tuple(notes))
 
 
 def spread(answers: Sequence[Answer], count: int) -> list[Answer]:
-    """At most `count` answers: of each kind equally many, evenly spread over the set."""
+    """At most `count` answers, equally many of each kind, spread evenly over the set."""
     by_kind: dict[str, list[Answer]] = defaultdict(list)
     for answer in answers:
         by_kind[answer.kind].append(answer)
@@ -51,6 +51,6 @@ def spread(answers: Sequence[Answer], count: int) -> list[Answer]:
     chosen = []
     for number, own in enumerate(by_kind.values()):
         n = min(each, len(own))
-        shift = number * len(own) // (len(by_kind) * max(n, 1))  # other pictures than the kind before
+        shift = number * len(own) // (len(by_kind) * max(n, 1))  # other images than the kind before
         chosen += [own[i * len(own) // n + shift] for i in range(n)]
     return chosen[:count]

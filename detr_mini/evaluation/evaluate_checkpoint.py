@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from detr_mini.captions.perturb import altered
+from detr_mini.captions.perturb import perturbed
 from detr_mini.data.module import OF_TRAINING, STAGES
 from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.formats.discover import names_used
@@ -91,7 +91,7 @@ def alter_captions(data: Any, split: str, words: str) -> None:
     if captions is None:
         raise ConfigError(f"words={words} is about captions, and the data's {split} split has none")
     target, ids = data.sets[split].target, data.sets[split].image_ids
-    change = altered(words, len(ids), 0, lambda index: captions(index, 0, target(ids[index])))
+    change = perturbed(words, len(ids), 0, lambda index: captions(index, 0, target(ids[index])))
     data.sentences[split] = lambda index, epoch, target: list(change(index))
 
 

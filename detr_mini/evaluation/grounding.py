@@ -1,7 +1,7 @@
-"""How well sentences are understood: exactly, by the best guess, by recall, and whether what is absent stays unfound.
+"""Metrics of grounding: exact answers, recall, and the share of captions about absent objects that get no box.
 
-Every figure is of a caption as it stands: which words name what is asked for is the model's own reading. Its phrases
-and the truth's are paired by the characters that they share.
+The model reads each caption itself: it predicts which words ask for objects. Its phrases and those of the ground truth
+are paired by the characters that they share.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Spans = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Asked:
-    """A phrase that a caption asks for, and the boxes of the things it names."""
+    """A phrase that a caption asks for, and the xyxy boxes of the objects that it names."""
 
     spans: Spans
     boxes: Float[Tensor, "n 4"]
@@ -36,19 +36,19 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answer:
-    """One caption: what is true, and what was said."""
+    """One caption with its ground truth and the model's prediction."""
 
     kind: str
     asked: tuple[Asked, ...]
     guesses: tuple[PhraseFound, ...]
     size: tuple[int, int]
-    """(height, width) of the picture."""
+    """(height, width) of the image."""
     text: str = ""
     image_id: int = 0
 
     @cached_property
     def pairs(self) -> list[tuple[Asked, PhraseFound | None]]:
-        """Each asked-for phrase with the guess that shares most characters with it; a guess serves one phrase only."""
+        """Each asked-for phrase with the guess that shares most characters with it. A guess is used once."""
         shared = sorted(
             (
                 (_shared(asked.spans, guess.spans), -a, -g)
@@ -65,7 +65,7 @@ class Answer:
 
 
 def answers(found: Sequence[tuple[PhraseFound, ...]], captions: Captions, targets: Sequence[Target]) -> list[Answer]:
-    """What was found of a batch's captions beside what is true; `targets` of its images."""
+    """The predictions for a batch's captions with their ground truth. `targets`: of the batch's images."""
     made = []
     for phrases, caption, image in zip(found, captions.records, captions.caption_image.tolist(), strict=True):
         target = targets[image]
@@ -77,7 +77,7 @@ def answers(found: Sequence[tuple[PhraseFound, ...]], captions: Captions, target
 
 
 def is_exact(answer: Answer, threshold: float) -> bool:
-    """Every asked-for phrase's boxes are found, paired one to one at IoU 0.5, none missing, none too many."""
+    """Whether the boxes found for every phrase pair one to one with the true ones at IoU 0.5, none missing or extra."""
     if len(answer.guesses) != len(answer.asked) or any(guess is None for _, guess in answer.pairs):
         return False
     found = ((asked.boxes, guess.boxes[guess.scores >= threshold]) for asked, guess in answer.pairs if guess)
@@ -85,7 +85,7 @@ def is_exact(answer: Answer, threshold: float) -> bool:
 
 
 def best_threshold(answers: Sequence[Answer]) -> float:
-    """Of 0.05, 0.10 .. 0.95 the one with the most exact answers (the middle of several): choose it on val."""
+    """The threshold of 0.05, 0.10 .. 0.95 with the most exact answers; the middle one of a tie. Choose it on val."""
     steps = [step / 20 for step in range(1, 20)]
     right = [sum(is_exact(answer, threshold) for answer in answers) for threshold in steps]
     best = [step for step, count in zip(steps, right, strict=True) if count == max(right)]
@@ -93,7 +93,7 @@ def best_threshold(answers: Sequence[Answer]) -> float:
 
 
 def grounding_metrics(answers: Sequence[Answer], threshold: float) -> dict[str, Any]:
-    """The flat `grounding/...` keys of metrics.json; None where a figure has nothing to be taken over."""
+    """The flat `grounding/...` keys of metrics.json. A metric without any captions to average is None."""
     exact: dict[str, list[bool]] = defaultdict(list)
     ranks: dict[str, list[bool]] = defaultdict(list)
     for answer in answers:
@@ -121,21 +121,21 @@ def _shared(one: Spans, other: Spans) -> int:
 
 
 def _same_boxes(truth: Tensor, found: Tensor) -> bool:
-    """Whether as many were found, and they can be paired one to one at IoU 0.5."""
+    """Whether all boxes of both sides can be paired one to one at IoU 0.5."""
     if len(truth) != len(found):
         return False
     return len(matched(truth, found)) == len(truth)
 
 
 def matched(truth: Float[Tensor, "n 4"], found: Float[Tensor, "m 4"]) -> dict[int, int]:
-    """The true box that each found one stands for, as many as can be paired one to one at IoU 0.5."""
+    """Index of a found box to index of its true box: the largest one-to-one matching at IoU 0.5."""
     near = (box_iou(truth, found) >= IOU).cpu()
     pairs = zip(*linear_sum_assignment(near, maximize=True), strict=True)
     return {int(f): int(t) for t, f in pairs if near[t, f]}
 
 
 def _rank(ranks: dict[str, list[bool]], asked: Asked, guess: PhraseFound | None) -> None:
-    """Recall at each rank, by Flickr30k Entities' two protocols: any of the boxes, or the one around all of them."""
+    """Recall at each rank by Flickr30k Entities' two protocols: any of the boxes, or the box around all of them."""
     merged = torch.cat([asked.boxes[:, :2].amin(0), asked.boxes[:, 2:].amax(0)])[None]
     best = None if guess is None else guess.boxes[guess.scores.argsort(descending=True)]
     for how, boxes in (("any", asked.boxes), ("merged", merged)):
@@ -145,7 +145,7 @@ def _rank(ranks: dict[str, list[bool]], asked: Asked, guess: PhraseFound | None)
 
 
 def _agnostic(answers: Sequence[Answer]) -> float | None:
-    """COCO's AP with each caption as a picture of its own, and what it asks for as the only category."""
+    """COCO's AP with each caption as an image of its own and one category, "asked for"."""
     categories = Categories((1,), ("asked for",))
     images, truth, results = [], [], []
     for number, answer in enumerate(answers, start=1):

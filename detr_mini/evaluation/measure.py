@@ -17,7 +17,7 @@ from detr_mini.convert import to_coco_records
 from detr_mini.drawing.caption_cards import draw_captions
 from detr_mini.drawing.gallery import Pair, gallery
 from detr_mini.errors import UserError
-from detr_mini.evaluation.answer_cards import spread, told
+from detr_mini.evaluation.answer_cards import card, spread
 from detr_mini.evaluation.coco import Scores, score
 from detr_mini.evaluation.doubles import doubles
 from detr_mini.evaluation.grounding import Answer, answers, grounding_metrics
@@ -148,7 +148,7 @@ def write_measured(
 def _draw_answers(path: Path, measured: Measured, count: int, name: str) -> None:
     files = {record.image_id: record.path for record in measured.truth.records}
     answers = spread(measured.said, count)
-    cards = [told(answer, measured.threshold, load_image(files[answer.image_id])) for answer in answers]
+    cards = [card(answer, measured.threshold, load_image(files[answer.image_id])) for answer in answers]
     exact = number(measured.scores.metrics["grounding/accuracy"])
     draw_captions(cards, path, f"{name} · {exact} of the captions are answered exactly")
 

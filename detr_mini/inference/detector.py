@@ -25,7 +25,7 @@ from detr_mini.inference.pixels import as_tensor as as_tensor
 from detr_mini.inference.sources import find_pictures, is_many
 from detr_mini.models.build import rebuild
 from detr_mini.models.grounded import one_caption
-from detr_mini.models.open_vocabulary import ByNames
+from detr_mini.models.open_vocabulary import OpenVocabularyDetector
 from detr_mini.pretrained.checkpoints import averaged_weights, checkpoint_file, operating_point, read_checkpoint
 from detr_mini.structures import Batch, Categories, OperatingPoint, PhraseFound, Target
 from detr_mini.structures import Detections as PlainDetections
@@ -181,11 +181,11 @@ class Detector:
             kept = [replace(detections, phrases=detections.names) for detections in kept]
         return kept[0] if one else kept
 
-    def by_names(self) -> ByNames:
+    def by_names(self) -> OpenVocabularyDetector:
         """The model, asked for categories by their names. UserError where it was trained without captions."""
         if self.tokenizer is None:
             raise UserError("this detector was trained without captions, so no names can be asked for")
-        return ByNames(self.model, self.tokenizer)  # type: ignore[arg-type]
+        return OpenVocabularyDetector(self.model, self.tokenizer)  # type: ignore[arg-type]
 
     def categories_of(self, caption: str | Sequence[str] | None) -> Categories:
         """What the labels of detections mean: the detector's own categories, or the names that a caption lists."""

@@ -1,4 +1,4 @@
-"""What a model with captions minimises besides: words tied to their things, words told apart."""
+"""Loss of captions: which query each token refers to, and what each token is (object asked for, anchor, other)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from detr_mini.structures import Captions, DetectorOutput, GroundingOutput, Pack
 
 
 class GroundedCriterion(DetectionCriterion):
-    """`DetectionCriterion`, and the loss of a batch's captions: their mean, weighted as that of the boxes is."""
+    """`DetectionCriterion` plus the mean loss of a batch's captions."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class GroundedCriterion(DetectionCriterion):
         weight_attributes: float | int = 0.5,
         **kwargs: Any,
     ) -> None:
-        """`kwargs`: of `DetectionCriterion`; weights: see `grounding_loss` and `attribute_loss`."""
+        """`kwargs`: see `DetectionCriterion`. Weights: see `grounding_loss` and `attribute_loss`."""
         super().__init__(**kwargs)
         self.grounding = {"weight_tokens": weight_tokens, "weight_tags": weight_tags}
         self.weight_attributes = weight_attributes
@@ -34,7 +34,7 @@ class GroundedCriterion(DetectionCriterion):
     def __call__(
         self, output: DetectorOutput, targets: PackedTargets, progress: float = 0.0, captions: Captions | None = None
     ) -> Losses:
-        """See `DetectionCriterion`. What is divided by the boxes later is multiplied by them here."""
+        """See `DetectionCriterion`. The number of boxes, which divides the sum later, multiplies the captions' mean."""
         losses = super().__call__(output, targets, progress)
         if captions is None or output.grounding is None or not len(captions.token_ids):
             return losses
@@ -50,23 +50,23 @@ class GroundedCriterion(DetectionCriterion):
 
 
 def truth_of_query(match: Match, queries: int) -> Int[Tensor, "b {queries}"]:
-    """The truth that each query is matched to, -1 where none."""
+    """Index of the ground truth that each query is matched to, -1 for none."""
     b = len(match.query)
-    place = torch.where(match.valid, match.query, queries)  # what is not valid goes past the end
+    place = torch.where(match.valid, match.query, queries)  # invalid pairs go past the end
     found = match.truth.new_full((b, queries + 1), -1)
     return found.scatter(1, place, match.truth)[:, :queries]
 
 
 def of_truths(per_truth: Bool[Tensor, "r n a"], truth: Int[Tensor, "r q"]) -> Float[Tensor, "r q a"]:
-    """What is true of each query's truth; nothing where it has none (-1)."""
-    told = per_truth.gather(1, truth.clamp(min=0)[..., None].expand(-1, -1, per_truth.shape[2]))
-    return (told & (truth >= 0)[..., None]).float()
+    """Row of `per_truth` for each query's ground truth, zeros for a query without one (-1)."""
+    values = per_truth.gather(1, truth.clamp(min=0)[..., None].expand(-1, -1, per_truth.shape[2]))
+    return (values & (truth >= 0)[..., None]).float()
 
 
 def attribute_loss(
     logits: Float[Tensor, "b q a"], attributes: Bool[Tensor, "b n a"], match: Match
 ) -> Float[Tensor, ""]:
-    """Binary cross-entropy of every attribute of each matched query's truth, summed."""
+    """Binary cross-entropy over the attributes of each matched query's ground truth, summed."""
     truth = truth_of_query(match, logits.shape[1])
     loss = functional.binary_cross_entropy_with_logits(logits, of_truths(attributes, truth), reduction="none").sum(-1)
     return (loss * (truth >= 0)).sum()
@@ -80,7 +80,7 @@ def grounding_loss(
     weight_tokens: float = 1.0,
     weight_tags: float = 1.0,
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-    """Sum over the captions, and its parts, detached. Every layer counts alike."""
+    """Loss summed over the captions, and its detached terms. Layers have equal weight."""
     assert captions.token_map is not None
     assert captions.tags is not None
     q = output.logits[0].shape[1]

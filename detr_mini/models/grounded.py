@@ -1,7 +1,7 @@
-"""The detector that takes sentences: things first, words second, then the plane where they cross.
+"""A detector that takes captions.
 
-image -> MiniDETR -> object queries with boxes, once an image; caption -> text encoder -> words;
-queries and words -> denotation layers -> a logit for each query and word: does this word speak of this thing?
+image -> MiniDETR -> object queries with boxes, once per image; caption -> text encoder -> words;
+queries and words -> fusion layers -> a logit for each (query, word) pair: does this word refer to this object?
 """
 
 from __future__ import annotations
@@ -22,19 +22,18 @@ from detr_mini.errors import ConfigError
 from detr_mini.models.denoising import DenoisingQueries
 from detr_mini.models.mini import MiniDETR
 from detr_mini.models.mlp import mlp
-from detr_mini.models.word_query_fusion import Connectives, DenotationLayer, readings
+from detr_mini.models.word_query_fusion import Connectives, FusionLayer, word_inputs_of
 from detr_mini.structures import TAGS, Captions, DetectorOutput, GroundingOutput, PhraseFound
 from detr_mini.text.bert import PretrainedTextEncoder
 from detr_mini.text.encoder import TextEncoder
 from detr_mini.text.tokenizers import Encoding, pad
 
 GROUPS, LEAST = 4, 16
-"""Captions are taken in at most so many groups of like length, of so many at least: what is padding in a group is
-computed for nothing, and each group costs its calls."""
+"""Length buckets for captions, to limit padding: their number at most, and the captions in each at least."""
 
 
 def phrases_of(tags: Sequence[int]) -> list[list[int]]:
-    """The tokens of each phrase that is asked for, from each token's tag: a phrase goes on until the next begins."""
+    """The tokens of each phrase that asks for objects, from the tokens' tags. A phrase lasts until the next begins."""
     phrases: list[list[int]] = []
     for token, tag in enumerate(tags):
         if TAGS[tag] == "begin":
@@ -45,7 +44,7 @@ def phrases_of(tags: Sequence[int]) -> list[list[int]]:
 
 
 def merged(spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Spans of tokens as spans of words: those that touch, or stand a blank apart, become one."""
+    """Spans of tokens as spans of words: spans that touch or have one blank between them are joined."""
     joined: list[tuple[int, int]] = []
     for begin, end in spans:
         if joined and begin <= joined[-1][1] + 1:
@@ -56,13 +55,13 @@ def merged(spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
 
 
 def one_caption(encoding: Encoding, images: int) -> Captions:
-    """The same caption of each of so many images."""
+    """The same caption for each of `images` images."""
     ids, padding = pad([encoding] * images)
     return Captions(ids, padding, torch.arange(images), (encoding.spans,) * images)
 
 
 class GroundedDETR(MiniDETR):
-    """`MiniDETR` with a text encoder and denotation layers. Without captions it is the same detector."""
+    """`MiniDETR` with a text encoder and fusion layers. Without captions it is the same detector."""
 
     def __init__(
         self,
@@ -75,9 +74,9 @@ class GroundedDETR(MiniDETR):
         dim: int = 128,
         **kwargs: Any,
     ) -> None:
-        """`text`: settings of `TextEncoder`, or `pretrained_text`: of `PretrainedTextEncoder`; `joint`: `layers`,
-        `width`, `heads`, `pair_dim` and `likenesses` of the layers in which things and words meet; `attributes`: how
-        many the training data name (a head tells them, so that queries carry them); `kwargs`: of `MiniDETR`.
+        """`text`: settings of `TextEncoder`, or `pretrained_text`: of `PretrainedTextEncoder`. `joint`: `layers`,
+        `width`, `heads`, `pair_dim` and `likenesses` of the fusion layers. `attributes`: their number in the training
+        data; a head predicts them, so that queries encode them. `kwargs`: see `MiniDETR`.
         """
         super().__init__(dim=dim, **kwargs)
         if (text is None) == (pretrained_text is None):
@@ -89,7 +88,7 @@ class GroundedDETR(MiniDETR):
         if pretrained_text is None:
             self.text = TextEncoder(vocabulary=vocabulary, dim=dim, **(text or {}))
             embedding: nn.Module = nn.Embedding(vocabulary, dim)
-        else:  # whose own table stands for the words: another of so many would be most of the model
+        else:  # its own embedding table serves the words: a second one would be most of the model
             self.text = PretrainedTextEncoder(vocabulary=vocabulary, dim=dim, **pretrained_text)
             known = self.text.pretrained.dim
             embedding = nn.Sequential(nn.LayerNorm(known), nn.Linear(known, dim))
@@ -101,7 +100,7 @@ class GroundedDETR(MiniDETR):
         self.pairs_straight = nn.Linear(FEATURES + self.likenesses, pair_dim)
         self.of_thing, self.of_word = nn.Linear(dim, 2 * width), nn.Linear(dim, 2 * width)
         self.first = nn.Linear(2 * width, width)
-        self.joint = nn.ModuleList(DenotationLayer(dim, ordered=ordered, **layer) for _ in range(layers))
+        self.joint = nn.ModuleList(FusionLayer(dim, ordered=ordered, **layer) for _ in range(layers))
         self.norm, self.speaks = nn.LayerNorm(width), nn.Linear(width, 1)
         self.attributes = nn.Linear(dim, attributes) if attributes else None
         nn.init.constant_(self.speaks.bias, -3.0)
@@ -114,7 +113,7 @@ class GroundedDETR(MiniDETR):
         need_attention: bool = False,
         captions: Captions | None = None,
     ) -> DetectorOutput:
-        """As `MiniDETR`; with `captions` (one at least), the output carries what they speak of."""
+        """See `MiniDETR`. With at least one caption the output has `grounding`."""
         output = super().forward(images, padding_mask, denoising, need_attention)
         if captions is None or not len(captions.token_ids):
             return output
@@ -122,21 +121,21 @@ class GroundedDETR(MiniDETR):
 
     @property
     def token_rows(self) -> tuple[str, ...]:
-        """The parameters whose rows are the tokeniser's tokens."""
+        """Names of the parameters with one row per token of the tokeniser."""
         tables = {"text.embedding": self.text, "connectives.embedding": self.connectives}
         own = (name for name, part in tables.items() if isinstance(getattr(part, "embedding", None), nn.Embedding))
         return tuple(f"{name}.weight" for name in own)
 
     def ground(self, output: DetectorOutput, captions: Captions) -> GroundingOutput:
-        """What each caption speaks of, among the queries of its image. Many captions share one image."""
+        """Which queries of its image each caption refers to. Captions may share an image."""
         assert output.queries is not None
-        things, boxes = self.thing(output.queries), output.boxes.detach()
-        like = likeness(self.alike(things).unflatten(-1, (self.likenesses, -1)))
-        between = torch.cat([pair_features(boxes), like], -1).to(things.dtype)
+        queries, boxes = self.thing(output.queries), output.boxes.detach()
+        like = likeness(self.alike(queries).unflatten(-1, (self.likenesses, -1)))
+        between = torch.cat([pair_features(boxes), like], -1).to(queries.dtype)
         pairs = (self.pairs(between) + self.pairs_straight(between)).transpose(2, 3)
-        things = things + self.place(sine_box_code(boxes, 2 * self.dim).to(things.dtype))
+        queries = queries + self.place(sine_box_code(boxes, 2 * self.dim).to(queries.dtype))
         visible = output.query_visible
-        hidden = things.new_zeros(things.shape[:2], dtype=torch.bool) if visible is None else ~visible
+        hidden = queries.new_zeros(queries.shape[:2], dtype=torch.bool) if visible is None else ~visible
         lengths = torch.tensor([len(spans) for spans in captions.spans])
         groups = lengths.argsort().tensor_split(min(GROUPS, max(1, len(lengths) // LEAST)))
         logits: list[list[Tensor]] = []
@@ -146,40 +145,41 @@ class GroundedDETR(MiniDETR):
             rows = group.to(captions.token_ids.device)
             ids, padding = captions.token_ids[rows, :t], captions.padding_mask[rows, :t]
             image = captions.caption_image[rows]
-            spoken, tag = self.spoken(things[image], pairs[image], hidden[image], ids, padding)
-            logits.append([functional.pad(each, (0, longest - t)) for each in spoken])
+            pair_logits, tag = self.pair_logits(queries[image], pairs[image], hidden[image], ids, padding)
+            logits.append([functional.pad(each, (0, longest - t)) for each in pair_logits])
             tags.append(functional.pad(tag, (0, 0, 0, longest - t)))
         back = torch.cat(groups).argsort().to(captions.token_ids.device)
         layers = tuple(torch.cat(parts)[back] for parts in zip(*logits, strict=True))
         looks = self.attributes(output.queries).float() if self.training and self.attributes is not None else None
         return GroundingOutput(layers if self.training else layers[-1:], torch.cat(tags)[back], looks)
 
-    def spoken(
+    def pair_logits(
         self,
-        things: Float[Tensor, "c q d"],
+        queries: Float[Tensor, "c q d"],
         pairs: Float[Tensor, "c q p k"],
         hidden: Bool[Tensor, "c q"],
         ids: Int[Tensor, "c t"],
         padding_mask: Bool[Tensor, "c t"],
     ) -> tuple[list[Float[Tensor, "c q t"]], Float[Tensor, "c t g"]]:
-        """Logits of whether a word speaks of a query's thing, before the layers and after each; each word's tag."""
+        """Logits that a word refers to a query's object, before the layers and after each; tag logits of the words."""
         words, _ = self.text(ids, padding_mask)
         tags = self.tag(words)
-        of_none = tags.detach().float().log_softmax(-1)[..., 0]
+        outside = tags.detach().float().log_softmax(-1)[..., 0]
         alone = self.text.words(ids) if isinstance(self.text, PretrainedTextEncoder) else ids
-        words = (words + self.connectives(alone, of_none, padding_mask)).to(things.dtype)
-        state = self.first(self.of_thing(things)[:, :, None] * self.of_word(words)[:, None])
+        words = (words + self.connectives(alone, outside, padding_mask)).to(queries.dtype)
+        state = self.first(self.of_thing(queries)[:, :, None] * self.of_word(words)[:, None])
         logits = [self.speaks(self.norm(state))[..., 0]]
-        for layer, read in zip(self.joint, readings(list(self.joint), words, padding_mask), strict=True):  # type: ignore[arg-type]
-            state = layer(state, logits[-1], read, things, pairs, hidden)
+        inputs = word_inputs_of(list(self.joint), words, padding_mask)  # type: ignore[arg-type]
+        for layer, own in zip(self.joint, inputs, strict=True):
+            state = layer(state, logits[-1], own, queries, pairs, hidden)
             logits.append(self.speaks(self.norm(state))[..., 0])
         return logits, tags
 
     def read(
         self, output: DetectorOutput, captions: Captions, sizes: Sequence[tuple[int, int]]
     ) -> list[tuple[PhraseFound, ...]]:
-        """What each caption asks for, as the model reads it, and how well every query fits: its score is the mean logit
-        of the phrase's words as a probability. `sizes`: (height, width) of each image's original.
+        """The phrases that each caption asks for, as predicted, with a score for every query: the probability of the
+        mean logit of the phrase's words. `sizes`: (height, width) of each original image.
         """
         assert output.grounding is not None
         logits, tags = output.grounding.logits[-1].float().cpu(), output.grounding.tags.argmax(-1).cpu()

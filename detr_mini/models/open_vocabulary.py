@@ -1,4 +1,4 @@
-"""A detector that takes captions, asked for categories by their names: no class head, any names, any number."""
+"""Open-vocabulary detection: category names as captions instead of a class head. Any names, any number."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from detr_mini.text.names import listed, passes
 from detr_mini.text.tokenizers import AnyTokenizer, Encoding, lowered, pad, tokens_of
 
 AT_ONCE = 128
-"""So many captions of a batch's images are read at once: what a training batch has, and memory stays small."""
+"""Captions in one pass over a batch. As many as a training batch has, so that memory stays small."""
 
 
-class ByNames(nn.Module):
-    """`model`, but `postprocess` scores categories by what their names, as captions, say of each query.
+class OpenVocabularyDetector(nn.Module):
+    """`model` with a `postprocess` that scores categories by their names, given to the model as captions.
 
-    More names than fit into one caption are asked for in passes; the image is looked at once. A name's score is the
-    mean logit of its words as a probability, whatever stands beside it, so that all passes compete.
+    Names that do not fit into one caption take several passes over one encoding of the image. A name's score is the
+    probability of the mean logit of its words, which is comparable between passes.
     """
 
     def __init__(self, model: GroundedDETR, tokenizer: AnyTokenizer) -> None:
@@ -33,28 +33,28 @@ class ByNames(nn.Module):
         self._captions: dict[tuple[str, ...], list[tuple[Encoding, list[list[int]]]]] = {}
 
     def forward(self, *images: Any, **more: Any) -> DetectorOutput:
-        """As the model's."""
+        """See the model."""
         output: DetectorOutput = self.model(*images, **more)
         return output
 
     def read(
         self, output: DetectorOutput, captions: Captions, sizes: Sequence[tuple[int, int]]
     ) -> list[tuple[PhraseFound, ...]]:
-        """As the model's."""
+        """See the model."""
         return self.model.read(output, captions, sizes)
 
     def postprocess(
         self, output: DetectorOutput, sizes: Sequence[tuple[int, int]], categories: Categories, limit: int = 100
     ) -> list[Detections]:
-        """Detections of each image in pixels of its original `sizes` (height, width); a query may have several names.
+        """Detections of each image in pixels of its original `sizes` (height, width). A query may get several names.
 
-        UserError where a name alone has more tokens than the model takes.
+        UserError for a name with more tokens than the model takes.
         """
         named = replace(output, logits=self.logits(output, categories.names))
         return sigmoid_detections(named, sizes, categories, limit)
 
     def logits(self, output: DetectorOutput, names: Sequence[str]) -> Float[Tensor, "b q k"]:
-        """Whether each query's thing is what each name says."""
+        """Logit of each name for each query."""
         asked, b = self._asked(tuple(names)), len(output.boxes)
         columns = list[Tensor]()
         each = max(1, AT_ONCE // b)
@@ -62,13 +62,13 @@ class ByNames(nn.Module):
             ids, padding = pad([encoding for encoding, _ in some] * b)
             image = torch.arange(b).repeat_interleave(len(some))
             captions = Captions(ids, padding, image, tuple(encoding.spans for encoding, _ in some) * b)
-            spoken = self.model.ground(output, captions.to(output.boxes.device)).logits[-1].float()
-            for (_, places), own in zip(some, spoken.unflatten(0, (b, -1)).unbind(1), strict=True):
+            logits = self.model.ground(output, captions.to(output.boxes.device)).logits[-1].float()
+            for (_, places), own in zip(some, logits.unflatten(0, (b, -1)).unbind(1), strict=True):
                 columns += [own[..., tokens].mean(-1) for tokens in places]
         return torch.stack(columns, -1)
 
     def _asked(self, names: tuple[str, ...]) -> list[tuple[Encoding, list[list[int]]]]:
-        """The captions that ask for all names, in order, and of each one's names the tokens; made once."""
+        """Captions that ask for all names in order, each with the tokens of its names. Cached."""
         if names not in self._captions:
             asked = []
             for own in passes(names, self.tokenizer, self.model.text.max_tokens):

@@ -1,8 +1,8 @@
-"""Which things does each word speak of? A plane of states, one for each thing and word, that a few layers work out.
+"""Fusion layers over (query, word) pairs: which objects does each word refer to?
 
-A word names things ("red star"), or says how one phrase's things lie to another's ("left of"). So what a sentence means
-is worked out where things and words cross: `connectives` tells each word what stands between the phrases around it,
-`DenotationLayer` hands on what the words name so far, and how every thing lies to it.
+A word either describes objects ("red star") or relates the objects of one phrase to those of another ("left of"). The
+model keeps a small state for each pair of an object query and a word. `Connectives` gives each word the words between
+the phrases around it. `FusionLayer` passes on which objects the words refer to, and where the others lie from there.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ LEAST_LOG = -8.0
 
 
 class Connectives(nn.Module):
-    """What stands around each word and belongs to no phrase: "left of the" before "blue star".
+    """Adds to each word the nearby words outside any phrase: "left of the" before "blue star".
 
-    Attention whose weights know distance and tag only, softmax_j(log p_j + b_h(j - i)), p_j the probability that word j
-    is of no phrase: so a relation reaches its anchor undiluted by the words that describe things.
+    The attention weights depend on distance and tag only: softmax_j(log p_j + b_h(j - i)), where p_j is the probability
+    that word j is outside every phrase. So words that describe objects do not come between a relation and its anchor.
     """
 
     def __init__(self, embedding: nn.Module, dim: int, *, ordered: bool = True) -> None:
-        """`embedding`: from what `forward` is given of each word to `dim` numbers. `ordered`: distances count."""
+        """`embedding` maps the words given to `forward` to `dim` channels. `ordered`: use distances."""
         super().__init__()
         self.embedding = embedding
         slopes = ((0.5, None), (0.15, None), (None, 0.3), (0.0, 0.0))
@@ -43,12 +43,12 @@ class Connectives(nn.Module):
     def forward(
         self,
         given: Int[Tensor, "c t"] | Float[Tensor, "c t e"],
-        of_none: Float[Tensor, "c t"],
+        outside: Float[Tensor, "c t"],
         padding_mask: Bool[Tensor, "c t"],
     ) -> Float[Tensor, "c t d"]:
-        """`given`: the words, as ids or vectors; `of_none`: log probability of belonging to no phrase."""
+        """`given`: the words as ids or vectors. `outside`: log probability that a word is outside every phrase."""
         words = self.embedding(given)
-        similarity = of_none.clamp(min=-6)[:, None, None].expand(-1, self.heads, words.shape[1], -1)
+        similarity = outside.clamp(min=-6)[:, None, None].expand(-1, self.heads, words.shape[1], -1)
         if self.distance is not None:
             similarity = similarity + self.distance(words.shape[1])
         weights = attention_weights(similarity, padding_mask[:, None, None])
@@ -56,24 +56,27 @@ class Connectives(nn.Module):
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a `DenotationLayer` takes from the words alone, the same for every thing."""
+class WordInputs:
+    """The part of a `FusionLayer`'s input that depends on the words alone, so all queries share it."""
 
     attention: Float[Tensor, "c h t t"]
-    """Where each word looks."""
+    """Weights with which each word attends to the others."""
     gate_from: Float[Tensor, "c t v"]
     gate_to: Float[Tensor, "c t v"]
     up: Float[Tensor, "c t f"]
 
 
-class DenotationLayer(nn.Module):
-    """One step in the plane of things i and words t: a state s_it of `width`, x_i a thing, w_t a word.
+class FusionLayer(nn.Module):
+    """Updates the state s_it (of `width`) of every query i (vector x_i) and word t (vector w_t).
 
-    Which things word t speaks of so far, d_it = sigmoid(logit_it) (and one more such set, of the layer's own), says how
-    each thing lies to them: the sum over k of d_kt p_ik, and its mean (p_ik: what lies between things i and k). What
-    stands at a word is handed on to the words that attend to it, gated by both: w_j says which relation, w_t whether it
-    is asked. Then the things compete for each word (softmax over i: "nearest", "largest"). Then a feed-forward layer on
-    s_it, w_t and x_i. Every part is added to the state.
+    1. Each word refers to a soft set of objects, d_it = sigmoid(logit_it); a second set is the layer's own. Query i
+       sees the set through its pair features p_ik with the queries k: their sum, sum_k d_kt p_ik, and their mean.
+    2. Words attend to each other. Gates of both words scale the message: w_j says which relation it is, w_t whether
+       that relation is asked for.
+    3. The queries compete for each word by a softmax over i ("nearest", "largest").
+    4. A feed-forward layer on s_it, w_t and x_i.
+
+    Steps 2 to 4 each add to the state.
     """
 
     def __init__(
@@ -98,50 +101,51 @@ class DenotationLayer(nn.Module):
         self,
         state: Float[Tensor, "c q t e"],
         logits: Float[Tensor, "c q t"],
-        read: Reading,
-        things: Float[Tensor, "c q d"],
+        inputs: WordInputs,
+        queries: Float[Tensor, "c q d"],
         pairs: Float[Tensor, "c q p k"],
         hidden: Bool[Tensor, "c q"],
     ) -> Float[Tensor, "c q t e"]:
-        """`read`: this layer's of the words (`reading`); `pairs[:, i, :, k]`: what i sees of k; `hidden`: queries that
-        stand for nothing."""
+        """`inputs`: of this layer (`word_inputs`). `pairs[:, i, :, k]`: features of query k as seen from query i.
+        `hidden`: True for queries to ignore.
+        """
         c, q, t, _ = state.shape
         x = self.norm1(state)
         speaks = torch.stack([logits, self.names(x)[..., 0]], -1).float().sigmoid()
         speaks = speaks.masked_fill(hidden[:, :, None, None], 0.0)
         sets = torch.cat([speaks / (speaks.sum(1, keepdim=True) + 0.1), speaks / 2], -1).to(state.dtype)
-        lies = pairs.flatten(1, 2) @ sets.flatten(2)  # (c, q * p, t * 4)
-        lies = lies.view(c, q, pairs.shape[2], t, 4).permute(0, 1, 3, 4, 2).flatten(3)
-        told = (self.value(x) + self.between(lies)) * (1 + read.gate_from)[:, None]
-        told = self._heads(read.attention.to(told.dtype), told)
-        state = state + self.out_proj(told * (1 + read.gate_to)[:, None])
+        seen = pairs.flatten(1, 2) @ sets.flatten(2)  # (c, q * p, t * 4)
+        seen = seen.view(c, q, pairs.shape[2], t, 4).permute(0, 1, 3, 4, 2).flatten(3)
+        message = (self.value(x) + self.between(seen)) * (1 + inputs.gate_from)[:, None]
+        message = self._heads(inputs.attention.to(message.dtype), message)
+        state = state + self.out_proj(message * (1 + inputs.gate_to)[:, None])
         score = self.rivals(x).float().masked_fill(hidden[:, :, None, None], -30.0).log_softmax(1)
         state = state + self.rivals_out(torch.cat([score.clamp(min=LEAST_LOG) / 2, score.exp()], -1).to(state.dtype))
-        inner = self.up(self.norm2(state)) + read.up[:, None] + self.up_thing(things)[:, :, None]
+        inner = self.up(self.norm2(state)) + inputs.up[:, None] + self.up_thing(queries)[:, :, None]
         return state + self.down(functional.gelu(inner))
 
-    def reading(self, words: Float[Tensor, "c t d"], padding_mask: Bool[Tensor, "c t"]) -> Reading:
-        """What the layer takes from the words. `readings` is the same for several layers at once."""
+    def word_inputs(self, words: Float[Tensor, "c t d"], padding_mask: Bool[Tensor, "c t"]) -> WordInputs:
+        """The layer's `WordInputs`. `word_inputs_of` computes the same for several layers at once."""
         c, t, _ = words.shape
         query, key = self.query_key(words).view(c, t, 2, self.heads, self.key).permute(2, 0, 3, 1, 4).float()
         similarity = query @ key.transpose(-1, -2) * self.key**-0.5
         if self.distance is not None:
             similarity = similarity + self.distance(t)
         attention = attention_weights(similarity, padding_mask[:, None, None])
-        return Reading(attention, self.gate_from(words), self.gate_to(words), self.up_word(words))
+        return WordInputs(attention, self.gate_from(words), self.gate_to(words), self.up_word(words))
 
     def _heads(self, weights: Float[Tensor, "c h t t"], values: Float[Tensor, "c q t v"]) -> Float[Tensor, "c q t v"]:
-        """Each head's average over the words, of its share of the channels."""
+        """Weighted average over the words; each head has its share of the channels."""
         c, q, t, v = values.shape
         share = v // self.heads
         by_head = values.view(c, q, t, self.heads, share).permute(0, 3, 2, 1, 4).flatten(3)
         return (weights @ by_head).view(c, self.heads, t, q, share).permute(0, 3, 2, 1, 4).flatten(3)
 
 
-def readings(
-    layers: Sequence[DenotationLayer], words: Float[Tensor, "c t d"], padding_mask: Bool[Tensor, "c t"]
-) -> list[Reading]:
-    """Each layer's `reading`, in a few large products in place of many small ones."""
+def word_inputs_of(
+    layers: Sequence[FusionLayer], words: Float[Tensor, "c t d"], padding_mask: Bool[Tensor, "c t"]
+) -> list[WordInputs]:
+    """Each layer's `word_inputs`, with a few large matrix products instead of many small ones."""
     c, t, _ = words.shape
     maps = [part for each in layers for part in (each.query_key, each.gate_from, each.gate_to, each.up_word)]
     weight, bias = torch.cat([part.weight for part in maps]), torch.cat([part.bias for part in maps])
@@ -153,4 +157,4 @@ def readings(
     if tables:
         similarity = similarity + torch.stack(tables)
     attention = attention_weights(similarity, padding_mask[:, None, None, None])
-    return [Reading(a, *parts[4 * i + 1 : 4 * i + 4]) for i, a in enumerate(attention.unbind(1))]
+    return [WordInputs(a, *parts[4 * i + 1 : 4 * i + 4]) for i, a in enumerate(attention.unbind(1))]

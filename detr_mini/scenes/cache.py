@@ -1,4 +1,4 @@
-"""Made data are written once: a folder that is there is whole, and says what it was made with."""
+"""Writes made datasets once. A folder is complete as soon as it exists, and holds the settings of its scenes."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def made_once(
     splits: Mapping[str, int],
     write: Callable[[Path, Mapping[str, int]], None],
 ) -> str:
-    """Let `write` make scenes as `wanted` in `root` unless they lie there already; a sentence that says which.
+    """Let `write` make the `wanted` scenes in `root` unless they are there already. Returns a sentence for the user.
 
-    First in a temporary folder beside it, then renamed. `splits`: scenes of each, which get a folder, and one for
-    annotations. DataError for a folder that holds something else, or scenes made otherwise.
+    `write` fills a temporary folder beside `root`, which is then renamed. It has a folder for each of `splits` (name to
+    number of scenes) and one for annotations. DataError for a folder with other content or other scenes.
     """
     root, size = Path(root), wanted["size"]
     if min(splits.values()) < 0 or sum(splits.values()) == 0:
         numbers = ", ".join(map(str, splits.values()))
-        raise DataError(f"cannot make {numbers} scenes ({', '.join(splits)}); ask for at least one in all")
+        raise DataError(f"cannot make {numbers} scenes ({', '.join(splits)}); ask for at least one in total")
     if not 48 <= size <= 4096:
         raise DataError(f"made scenes of {size} pixels are not possible; give a size from 48 to 4096")
     if _same(root, wanted):
@@ -49,18 +49,18 @@ def made_once(
         try:
             os.rename(temporary, root)
         except OSError:
-            if not _same(root, wanted):  # otherwise another process made the very same in the meantime
+            if not _same(root, wanted):  # otherwise another process has just made the same
                 raise
     except OSError as error:
         raise DataError(f"cannot write made scenes to {root}: {error.strerror or error}; "
-                        "free some space, or set data.root to a folder that you may write") from error  # fmt: skip
+                        "free some space, or set data.root to a folder with write permission") from error  # fmt: skip
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return f"made {sum(splits.values())} scenes of {size} x {size} pixels in {root}"
 
 
 def drawn(work: Callable[[list[Job]], list[Made]], jobs: Sequence[Job], processes: int) -> list[Made]:
-    """What `work` makes of all jobs, in order, by several processes; DataError where one of them was killed."""
+    """The results of `work` for all jobs, in order, by several processes. DataError if one of them is killed."""
     from rich.progress import track
 
     chunks = [list(jobs[i : i + 25]) for i in range(0, len(jobs), 25)]
@@ -74,26 +74,26 @@ def drawn(work: Callable[[list[Job]], list[Made]], jobs: Sequence[Job], processe
             return [m for part in track(made, "Drawing scenes", total=len(chunks), transient=True) for m in part]
         except BrokenProcessPool:
             raise DataError(
-                f"one of {processes} processes that draw scenes was killed, often for want of memory; nothing was "
-                f"written: ask for fewer with processes={processes // 2} (in a training data.make.processes)"
+                f"one of {processes} processes that draw scenes was killed, often for lack of memory; nothing was "
+                f"written. Ask for fewer with processes={processes // 2} (in a training data.make.processes)"
             ) from None
 
 
 def _may_be_ended() -> None:
-    """In a drawing process: SIGTERM ends it whatever the caller does at one; Ctrl-C is the caller's to answer."""
+    """In a drawing process: SIGTERM ends it whatever the caller's handler does, and Ctrl-C is left to the caller."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _same(root: Path, wanted: Mapping[str, Any]) -> bool:
-    """Whether finished scenes as wanted lie in `root`; DataError where something else does."""
+    """Whether `root` holds the `wanted` scenes. DataError if it holds anything else."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     try:
         found = json.loads((root / "scenes.json").read_text())
     except (OSError, ValueError):
-        raise DataError(f"{root} holds something else than made scenes; set data.root to a new folder") from None
+        raise DataError(f"{root} holds something other than made scenes; set data.root to a new folder") from None
     if found == wanted:
         return True
     differ = ", ".join(f"{k}={found.get(k)} there, {v} wanted" for k, v in wanted.items() if found.get(k) != v)
-    raise DataError(f"{root} holds scenes made otherwise ({differ}); set data.root to a new folder, or remove this one")
+    raise DataError(f"{root} holds other scenes ({differ}); set data.root to a new folder, or remove this one")

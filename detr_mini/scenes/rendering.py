@@ -1,7 +1,7 @@
-"""Drawing things: outlines on a visibility map four times finer than the image, paint in textures.
+"""Draws objects: outlines on a visibility map four times finer than the image, filled with textures.
 
-A box stands at quarters of a pixel, tight around what later things leave visible of its thing. No torch in here: the
-processes that draw start fast.
+A box is tight, to a quarter of a pixel, around the part of its object that later objects leave visible. There is no
+torch in here, so that the processes that draw start fast.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
 FINE = 4
 """Points of the visibility map along one pixel."""
 SIZES = (10.0, 44.0)
-"""Longest side of a thing's own tight box, in pixels of a 128 pixel canvas."""
-
-
+"""Longest side of an object's tight box, in pixels of a 128 pixel canvas."""
 LEAST_VISIBLE = 0.5
 CONTRAST = 0.22
-"""Distance in RGB (each in [0, 1]) that a thing's colours keep from nearly all pixels around its edge."""
+"""Distance in RGB (each in [0, 1]) of an object's colours from nearly all pixels around its edge."""
 TEXTURES = ("plain", "stripes", "checks", "dots", "gradient")
 
 
@@ -54,7 +52,7 @@ OUTLINES = _outlines()
 
 
 @dataclass(frozen=True)
-class Thing:
+class SceneObject:
     """One shape of a scene, in pixels of the image."""
 
     shape: str
@@ -62,7 +60,7 @@ class Thing:
     """(n, 2) corner points."""
     color: tuple[int, int, int]
     size: float
-    """Longest side of the tight box of the whole thing, hidden parts included."""
+    """Longest side of the tight box of the whole object, hidden parts included."""
     rotation: float
     """Degrees, clockwise."""
     box: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
@@ -74,17 +72,17 @@ class Thing:
 
 
 class Canvas:
-    """A picture being made: pixels, and which thing is seen at each point of the visibility map."""
+    """An unfinished image: its pixels, and the object visible at each point of the visibility map."""
 
     def __init__(self, image: np.ndarray, most: int) -> None:
-        """`image`: (size, size, 3) in [0, 1], drawn into; `most`: things that will be put on it."""
+        """`image`: (size, size, 3) in [0, 1], drawn into; `most`: objects at most."""
         self.image, self.size = image, len(image)
         self.owner = np.zeros((self.size * FINE, self.size * FINE), np.uint8)
         self.areas: list[int] = []
         self._seen = np.zeros(most + 1, np.int64)
 
     def spot(self, outline: np.ndarray) -> Spot | None:
-        """Where a thing of this outline would lie; None where it would hide too much of an earlier thing."""
+        """The place of an object with this outline, or None if it would hide too much of an earlier object."""
         left, top, mask = _rasterise(outline, self.size)
         crop = np.s_[top * FINE : top * FINE + mask.shape[0], left * FINE : left * FINE + mask.shape[1]]
         hidden = np.bincount(self.owner[crop][mask], minlength=len(self._seen))
@@ -94,7 +92,7 @@ class Canvas:
         return Spot(left, top, mask, hidden)
 
     def put(self, spot: Spot) -> None:
-        """The thing of this spot is drawn: it hides what lies below."""
+        """Mark the spot's object as drawn. It hides what is below."""
         height, width = spot.mask.shape
         number = len(self.areas) + 1
         crop = np.s_[spot.top * FINE : spot.top * FINE + height, spot.left * FINE : spot.left * FINE + width]
@@ -104,18 +102,18 @@ class Canvas:
         self.owner[crop][spot.mask] = number
 
     def pixels(self, rng: np.random.Generator) -> np.ndarray:
-        """The picture as bytes, with noise."""
+        """The image as bytes, with noise."""
         image = self.image + rng.standard_normal(self.image.shape, np.float32) * np.float32(rng.uniform(0, 0.035))
         return (image.clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
-    def measured(self, things: Sequence[Thing]) -> tuple[Thing, ...]:
-        """The things with box, area and share of what is seen of them in the end."""
-        return tuple(_measure(thing, k + 1, self.owner, self.areas[k]) for k, thing in enumerate(things))
+    def measured(self, objects: Sequence[SceneObject]) -> tuple[SceneObject, ...]:
+        """The objects with the box, area and share of their visible part in the finished scene."""
+        return tuple(_measure(each, k + 1, self.owner, self.areas[k]) for k, each in enumerate(objects))
 
 
 @dataclass(frozen=True)
 class Spot:
-    """A place for a thing: left and top pixel, the fine mask from there, how much it hides of each thing."""
+    """A place for an object: left and top pixel, the fine mask from there, and how much it hides of each object."""
 
     left: int
     top: int
@@ -123,23 +121,23 @@ class Spot:
     hidden: np.ndarray
 
 
-def _measure(thing: Thing, number: int, owner: np.ndarray, area: int) -> Thing:
-    """`thing` with box, area and share of what is seen of it in the finished scene."""
-    low = np.maximum(np.floor(thing.outline.min(0) * FINE).astype(int) - 2, 0)
-    high = np.ceil(thing.outline.max(0) * FINE).astype(int) + 3
+def _measure(whole: SceneObject, number: int, owner: np.ndarray, area: int) -> SceneObject:
+    """The object with the box, area and share of its visible part in the finished scene."""
+    low = np.maximum(np.floor(whole.outline.min(0) * FINE).astype(int) - 2, 0)
+    high = np.ceil(whole.outline.max(0) * FINE).astype(int) + 3
     mask = owner[low[1] : high[1], low[0] : high[0]] == number
     x, y, w, h = tight(mask)
     box = (x + low[0] / FINE, y + low[1] / FINE, w, h)
     count = int(mask.sum())
-    return Thing(
-        thing.shape, thing.outline, thing.color, thing.size, thing.rotation, box, count / FINE**2, count / area
+    return SceneObject(
+        whole.shape, whole.outline, whole.color, whole.size, whole.rotation, box, count / FINE**2, count / area
     )
 
 
 def place(
     rng: np.random.Generator, shape: str, size: int, sizes: tuple[float, float] = SIZES
 ) -> tuple[np.ndarray, float]:
-    """Outline of a turned thing somewhere on the canvas, wholly inside, and its rotation in degrees.
+    """Outline of a rotated object somewhere inside the canvas, and its rotation in degrees.
 
     `sizes`: of its longest side, on a canvas of 128 pixels.
     """
@@ -188,13 +186,13 @@ def clearest(image: np.ndarray, spot: Spot, colors: np.ndarray) -> int:
 
 
 def fill(image: np.ndarray, spot: Spot, paint: np.ndarray) -> None:
-    """Draw `paint` (height, width, 3) where the spot's thing is, in place."""
+    """Draw `paint` (height, width, 3) over the spot's object, in place."""
     cover, crop = _cover(image, spot)
     crop += cover[..., None] * (paint - crop)
 
 
 def _cover(image: np.ndarray, spot: Spot) -> tuple[np.ndarray, np.ndarray]:
-    """How much of each pixel the thing covers, and the image there."""
+    """How much of each pixel the object covers, and the image there."""
     height, width = spot.mask.shape[0] // FINE, spot.mask.shape[1] // FINE
     cover = spot.mask.reshape(height, FINE, width, FINE).mean((1, 3), dtype=np.float32)
     return cover, image[spot.top : spot.top + height, spot.left : spot.left + width]

@@ -24,9 +24,8 @@ def data_refer(config: DictConfig) -> Path:
     weights = checked_kinds(_section("kinds", given["kinds"]))
     content = referred(coco, words, each=config.each, weights=weights, seed=config.seed)
     written = write_captions(output, content, coco, "Captions made from boxes", config.pictures, config.seed)
-    info = content["info"]
-    rows = {"captions": len(content["images"]), **{f"  {kind}": count for kind, count in info["kinds"].items()}}
-    rows["refused by the checker"] = info["refused"]
+    kinds = content["info"]["kinds"].items()
+    rows = {"captions": len(content["images"]), **{f"  {kind}": count for kind, count in kinds}}
     console = Console()
     console.print(counts_table("Captions made from boxes", rows))
     console.print(f"wrote {written}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detr_mini.captions.scenes import SIDES, THINGS, UNSEEN, draw_items
+from detr_mini.captions.scenes import OBJECTS, SIDES, UNSEEN, draw_items
 
 
 def test_the_same_numbers_give_the_same_scene_and_others_others() -> None:
@@ -19,7 +19,7 @@ def test_the_same_numbers_give_the_same_scene_and_others_others() -> None:
 def test_pairs_kept_from_training_are_in_no_thing(split: str) -> None:
     scenes = [draw_items(0, split, index, 64)[1] for index in range(30)]
     assert not {(item.color, item.shape) for items in scenes for item in items} & UNSEEN
-    assert all(len(items) <= THINGS[1] for items in scenes)
+    assert all(len(items) <= OBJECTS[1] for items in scenes)
 
 
 def test_the_split_for_them_shows_them() -> None:

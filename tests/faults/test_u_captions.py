@@ -92,7 +92,7 @@ def test_u07_a_picture_whose_sentence_says_left_is_not_flipped_any_other_is(tmp_
     assert len(seen(said)) == 1
     assert any("left out for 1 of" in notice for notice in said.report.notices)
     assert len(seen(captioned(tmp_path / "b", "the red cup", flip))) == 2
-    with pytest.raises(ConfigError, match="holds RandomCrop, which adds things or cuts them off"):
+    with pytest.raises(ConfigError, match="holds RandomCrop, which adds or cuts off objects"):
         captioned(tmp_path / "a", "the left cup", [v2.RandomCrop(20)])
 
 

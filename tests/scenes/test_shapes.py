@@ -23,13 +23,13 @@ POINTS = 8
 
 
 def visibility(scene: Scene, size: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Which thing is seen at each point, and each thing's own points, from the outlines alone."""
+    """Which object is seen at each point, and each object's own points, from the outlines alone."""
     axis = (np.arange(size * POINTS) + 0.5) / POINTS
     grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
     owner = np.zeros(len(grid), int)
     own = []
-    for number, thing in enumerate(scene.things, start=1):
-        inside = Outline(np.concatenate([thing.outline, thing.outline[:1]])).contains_points(grid)
+    for number, each in enumerate(scene.objects, start=1):
+        inside = Outline(np.concatenate([each.outline, each.outline[:1]])).contains_points(grid)
         owner[inside] = number
         own.append(inside.reshape(size * POINTS, -1))
     return owner.reshape(size * POINTS, -1), own
@@ -44,31 +44,31 @@ def tight(mask: np.ndarray) -> np.ndarray:
 def test_boxes_are_tight_and_half_of_each_thing_is_seen(split: str, index: int, size: int) -> None:
     scene = draw_scene(3, split, index, size)
     owner, own = visibility(scene, size)
-    assert 1 <= len(scene.things) <= 8
-    for number, thing in enumerate(scene.things, start=1):
+    assert 1 <= len(scene.objects) <= 8
+    for number, each in enumerate(scene.objects, start=1):
         seen = owner == number
-        x, y, w, h = thing.box
+        x, y, w, h = each.box
         off = np.abs(tight(seen) - [x, y, x + w, y + h])
         # a sharp corner's last fine points may be drawn here and not there; tips of a sliver a little more
-        assert off.max() <= 0.75, (thing, tight(seen))
+        assert off.max() <= 0.75, (each, tight(seen))
         assert seen.sum() >= 0.47 * own[number - 1].sum()
-        assert thing.visible >= 0.5
+        assert each.visible >= 0.5
         left, top, right, bottom = tight(own[number - 1])
         longest = max(right - left, bottom - top) * 128 / size
         assert 9.5 <= longest <= 44.5
-        assert abs(thing.size * 128 / size - longest) <= 0.75 * 128 / size
-        assert 10 <= thing.size * 128 / size <= 44
+        assert abs(each.size * 128 / size - longest) <= 0.75 * 128 / size
+        assert 10 <= each.size * 128 / size <= 44
 
 
 def test_a_box_s_edges_stand_at_quarters_of_a_pixel() -> None:
-    boxes = np.array([thing.box for i in range(20) for thing in draw_scene(0, "train", i).things])
+    boxes = np.array([each.box for i in range(20) for each in draw_scene(0, "train", i).objects])
     np.testing.assert_array_equal(boxes * 4, np.round(boxes * 4))
 
 
 def test_every_thing_differs_from_what_lies_around_it() -> None:
     for index in range(20):
         scene = draw_scene(1, "train", index)
-        for number in range(1, len(scene.things) + 1):
+        for number in range(1, len(scene.objects) + 1):
             coarse = (scene.owner == number).reshape(128, 4, 128, 4).mean((1, 3))
             grown = np.pad(coarse, 2)
             grown = np.max([grown[i : i + 128, j : j + 128] for i in range(5) for j in range(5)], axis=0)
@@ -80,12 +80,12 @@ def test_every_thing_differs_from_what_lies_around_it() -> None:
 
 def test_all_six_shapes_and_all_counts_are_drawn() -> None:
     scenes = [draw_scene(0, "test", i, 48) for i in range(150)]
-    assert {thing.shape for scene in scenes for thing in scene.things} == set(SHAPES)
-    assert {len(scene.things) for scene in scenes} == set(range(1, 9))
+    assert {each.shape for scene in scenes for each in scene.objects} == set(SHAPES)
+    assert {len(scene.objects) for scene in scenes} == set(range(1, 9))
 
 
 def test_scenes_overlap() -> None:
-    shares = [t.visible for i in range(50) for t in draw_scene(0, "train", i).things]
+    shares = [t.visible for i in range(50) for t in draw_scene(0, "train", i).objects]
     assert 0.1 < np.mean(np.array(shares) < 1) < 0.6
 
 
@@ -137,10 +137,10 @@ def test_annotations_describe_the_scenes(scenes_root: Path) -> None:
     assert [c["name"] for c in content["categories"]] == list(SHAPES)
     assert len(content["images"]) == 16
     first = [a for a in content["annotations"] if a["image_id"] == 1]
-    things = draw_scene(0, "train", 0, 64).things
-    assert [a["bbox"] for a in first] == [list(t.box) for t in things]
-    assert [SHAPES[a["category_id"] - 1] for a in first] == [t.shape for t in things]
-    assert [tuple(a["color"]) for a in first] == [t.color for t in things]
+    objects = draw_scene(0, "train", 0, 64).objects
+    assert [a["bbox"] for a in first] == [list(t.box) for t in objects]
+    assert [SHAPES[a["category_id"] - 1] for a in first] == [t.shape for t in objects]
+    assert [tuple(a["color"]) for a in first] == [t.color for t in objects]
     assert [a["id"] for a in content["annotations"]] == list(range(1, len(content["annotations"]) + 1))
 
 
@@ -154,13 +154,13 @@ def test_finished_scenes_are_used_again(tmp_path: Path) -> None:
 
 def test_scenes_made_otherwise_are_not_overwritten(tmp_path: Path) -> None:
     ensure_scenes(tmp_path / "scenes", train=2, val=1, test=0, size=48)
-    with pytest.raises(DataError, match=r"made otherwise \(train=2 there, 3 wanted\); set data\.root"):
+    with pytest.raises(DataError, match=r"other scenes \(train=2 there, 3 wanted\); set data\.root"):
         ensure_scenes(tmp_path / "scenes", train=3, val=1, test=0, size=48)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(DataError, match="holds something else"):
+    with pytest.raises(DataError, match="holds something other"):
         ensure_scenes(tmp_path, train=1, val=1, test=1, size=48)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 

@@ -1,4 +1,4 @@
-"""What every sort of sentence needs: descriptions of things, relations between them, patterns filled in."""
+"""What all kinds of captions share: descriptions of objects, relations between them, filled patterns."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from detr_mini.captions.templates.lexicon import (
     UNSEEN_NEAREST,
     Lexicon,
 )
-from detr_mini.captions.templates.relations import SIDES, Facts
+from detr_mini.captions.templates.relations import SIDES, Relations
 from detr_mini.captions.templates.scene import COLORS, SIZES, TEXTURES, Item
-from detr_mini.captions.templates.sentence import Named, Sentence, Speaker, Wanted
+from detr_mini.captions.templates.sentence import Described, Sentence, Wanted, Wording
 from detr_mini.scenes.rendering import SHAPES
 from detr_mini.structures import Caption
 
@@ -30,14 +30,14 @@ MADE = Lexicon(
     {"shape": 0.85, "color": 0.65, "size": 0.3, "texture": 0.2},
     SYNONYMS,
 )
-"""Of made scenes."""
+"""The words of made scenes."""
 
 Relation = tuple[str, tuple[int, ...]]
-"""What it is called and its anchors, things of the scene."""
+"""Its name, and its anchors as objects of the scene."""
 
 
-class Teller:
-    """Describes and relates the things of one scene."""
+class CaptionBuilder:
+    """Describes and relates the objects of one scene."""
 
     def __init__(
         self,
@@ -53,73 +53,73 @@ class Teller:
         complete: frozenset[str] | None = None,
         hidden: frozenset[str] = frozenset(),
     ) -> None:
-        """`unseen`: only captions with a wording that training never shows; `forbidden` (color, shape) pairs stand in
-        no caption, of the `required` ones each caption asks for a thing; `longest_chain`: 2 or 3 relations;
-        `lexicon`: what things are called. `complete`: the shapes whose things are all there, None for all; of the
-        others only the plural is said. `hidden` ones are not spoken of.
+        """`canvas`: its side in pixels. `unseen`: only captions with a wording that training never shows. No caption
+        names a `forbidden` (color, shape) pair; each caption asks for an object of a `required` one. `longest_chain`: 2
+        or 3 relations. `complete`: the shapes whose objects all have a box, None for all; captions name the other
+        shapes in the plural only. `hidden` shapes are never named.
         """
-        self.facts, self.rng, self.unseen = Facts(items, canvas), rng, unseen
+        self.relations, self.rng, self.unseen = Relations(items, canvas), rng, unseen
         self.lexicon, self.complete = lexicon, complete
         everything: Sequence[int] = range(len(items))
         self.groups, self.possible_anchors = [everything], everything
-        if complete is not None:  # one shape is as likely as the other, however many things it has
+        if complete is not None:  # shapes are equally likely, however many objects they have
             shapes = sorted({item.shape for item in items} - hidden)
             self.groups = [[i for i in everything if items[i].shape == shape] for shape in shapes]
-            alone = [group[0] for shape, group in zip(shapes, self.groups, strict=True) if len(group) == 1]
-            self.possible_anchors = [i for i in alone if items[i].shape in complete]
+            single = [group[0] for shape, group in zip(shapes, self.groups, strict=True) if len(group) == 1]
+            self.possible_anchors = [i for i in single if items[i].shape in complete]
         self.longest_chain, self.forbidden, self.required = longest_chain, forbidden, required
         self.roll = 0.0
-        """In [0, 1): which sort of a kind is made."""
+        """In [0, 1): selects the variant of a kind."""
         self.begin()
 
     def begin(self) -> None:
-        """A new sentence: its words are chosen anew."""
-        self.speaker = Speaker(self.rng, self.lexicon, self.unseen)
+        """Start a new sentence with a new choice of words."""
+        self.wording = Wording(self.rng, self.lexicon, self.unseen)
 
-    def thing(self) -> int:
+    def any_object(self) -> int:
         return self.rng.choice(self.groups[0] if len(self.groups) == 1 else self.rng.choice(self.groups))
 
-    def description_of(self, thing: int) -> dict[str, str]:
-        """A description that fits the thing."""
-        item, rng, chances = self.facts.items[thing], self.rng, self.lexicon.chances.items()
+    def description_of(self, item: int) -> dict[str, str]:
+        """A description that fits the object."""
+        own, rng, chances = self.relations.items[item], self.rng, self.lexicon.chances.items()
         while True:
-            wanted = {name: getattr(item, name) for name, chance in chances if rng.random() < chance}
+            wanted = {name: getattr(own, name) for name, chance in chances if rng.random() < chance}
             if wanted:
                 return wanted
 
-    def only(self, thing: int) -> dict[str, str] | None:
-        """A description that fits this thing alone."""
+    def only(self, item: int) -> dict[str, str] | None:
+        """A description that fits this object alone."""
         for _ in range(4):
-            wanted = self.description_of(thing)
-            if self.facts.fitting(wanted) == 1 << thing:
+            wanted = self.description_of(item)
+            if self.relations.fitting(wanted) == 1 << item:
                 return wanted
         return None
 
     def description_of_nothing(self) -> dict[str, str] | None:
-        """A description that fits nothing: that of a thing with one value changed."""
-        wanted = self.description_of(self.thing())
+        """A description that fits no object: that of an object with one value changed."""
+        wanted = self.description_of(self.any_object())
         name = self.rng.choice(list(wanted))
         wanted[name] = self.rng.choice(self.lexicon.values[name])
         allowed = (wanted.get("color", ""), wanted.get("shape", "")) not in self.forbidden
-        return wanted if allowed and not self.facts.fitting(wanted) else None
+        return wanted if allowed and not self.relations.fitting(wanted) else None
 
     def related(self, relation: Relation, candidates: int) -> int | None:
         name, anchors = relation
         if name == "nearest":
-            return self.facts.nearest(anchors[0], candidates)
+            return self.relations.nearest(anchors[0], candidates)
         if name == "between":
-            return self.facts.between(anchors[0], anchors[1], candidates)
-        return self.facts.beside(name, anchors[0], candidates)
+            return self.relations.between(anchors[0], anchors[1], candidates)
+        return self.relations.beside(name, anchors[0], candidates)
 
     def relation_words(self, name: str) -> str:
         if name == "nearest":
-            return self.speaker.once(name, NEAREST, UNSEEN_NEAREST)
+            return self.wording.once(name, NEAREST, UNSEEN_NEAREST)
         if name == "between":
-            return self.speaker.once(name, BETWEEN, UNSEEN_BETWEEN)
-        return self.speaker.once(name, BESIDE[name], UNSEEN_BESIDE[name])
+            return self.wording.once(name, BETWEEN, UNSEEN_BETWEEN)
+        return self.wording.once(name, BESIDE[name], UNSEEN_BESIDE[name])
 
     def some_relation(self) -> tuple[str, int]:
-        """Its name and how many anchors it has."""
+        """A random relation: its name and its number of anchors."""
         roll = self.rng.random()
         if roll < 0.7:
             return self.rng.choice(SIDES), 1
@@ -129,20 +129,20 @@ class Teller:
         self,
         kind: str,
         pattern: str,
-        target: Named,
-        anchors: Sequence[Named] = (),
+        target: Described,
+        anchors: Sequence[Described] = (),
         detail: str = "",
         number: str = "the",
         **places: str,
     ) -> list[Caption]:
-        """`pattern` about the target and its anchors; `places`: words for its other places."""
-        sentence = Sentence(self.speaker, [target, *anchors])
+        """A caption from `pattern`, the target and its anchors. `places`: words for the other slots."""
+        sentence = Sentence(self.wording, [target, *anchors])
         self.lead(sentence, pattern)
         self._follow(sentence, pattern, number, places)
         return [sentence.caption(kind, detail)]
 
     def lead(self, sentence: Sentence, pattern: str = "the") -> None:
-        lead = self.speaker.once("lead", LEADS, UNSEEN_LEADS)
+        lead = self.wording.once("lead", LEADS, UNSEEN_LEADS)
         if lead and pattern.startswith(("the", "{the}")):
             sentence.follow(lead, {})
 
@@ -168,7 +168,7 @@ class Teller:
         sentence.follow(pattern, says)
 
     def _adjectives(self, sentence: Sentence) -> None:
-        for index, word in enumerate(self.speaker.description(sentence.named[0].wanted)[0]):
+        for index, word in enumerate(self.wording.description(sentence.named[0].wanted)[0]):
             if index:
                 sentence.add("and")
             sentence.add(word, 0)
@@ -178,8 +178,8 @@ class Teller:
         sentence.add("with")
         sentence.add({"striped": "stripes", "dotted": "dots"}[sentence.named[0].wanted["texture"]], 0)
 
-    def say_plain(self, kind: str, target: Named, detail: str = "", number: str = "the") -> list[Caption] | None:
-        pattern = self.speaker.pattern("plain")
+    def say_plain(self, kind: str, target: Described, detail: str = "", number: str = "the") -> list[Caption] | None:
+        pattern = self.wording.pattern("plain")
         if "{adjectives}" in pattern and set(target.wanted) == {"shape"}:
             return None
         if "{with}" in pattern:
@@ -189,29 +189,29 @@ class Teller:
                 return None
         return self.say(kind, pattern, target, detail=detail, number=number)
 
-    def target(self, wanted: Wanted, found: int | None, at_most: int = 6) -> Named | None:
-        """What a singular or plural asks for; None where nothing, or too many, are named."""
+    def target(self, wanted: Wanted, found: int | None, at_most: int = 6) -> Described | None:
+        """The target in the singular or plural. None where it would name no object or too many."""
         if not found or self.too_many(found, at_most):
             return None
-        return Named(wanted, found, many=found.bit_count() > 1)
+        return Described(wanted, found, many=found.bit_count() > 1)
 
     def too_many(self, things: int, at_most: int) -> bool:
-        """Whether a made sentence would name more than `at_most`; where some shape is incomplete, any number goes."""
+        """Whether a caption of a made scene would name more than `at_most`. Captions from boxes have no limit."""
         return self.complete is None and things.bit_count() > at_most
 
-    def anchors(self, count: int) -> list[Named] | None:
+    def anchors(self, count: int) -> list[Described] | None:
         if len(self.possible_anchors) < count:
             return None
         things = self.rng.sample(self.possible_anchors, count)
-        wanted = [self.only(thing) for thing in things]
+        wanted = [self.only(item) for item in things]
         if any(w is None for w in wanted):
             return None
-        return [Named(w, 1 << t, asked=False) for w, t in zip(wanted, things, strict=True) if w is not None]
+        return [Described(w, 1 << t, asked=False) for w, t in zip(wanted, things, strict=True) if w is not None]
 
     def say_relation(
-        self, kind: str, target: Named, anchors: Sequence[Named], name: str, detail: str = ""
+        self, kind: str, target: Described, anchors: Sequence[Described], name: str, detail: str = ""
     ) -> list[Caption]:
-        pattern = self.speaker.pattern("relation")
+        pattern = self.wording.pattern("relation")
         return self.say(kind, pattern, target, anchors, detail, rel=self.relation_words(name))
 
     def number(self, count: int) -> str:

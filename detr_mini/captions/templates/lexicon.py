@@ -1,13 +1,14 @@
-"""How made sentences say things: synonyms and sentence patterns, some of which training never shows.
+"""The wording of made captions: synonyms and sentence patterns, some of which training never shows.
 
-A pattern is words and places: {the} an article or a number, {t} the description asked for, {rel} a relation, {a} an
-anchor with its article, {be}, {lie}, {sit}, {have} a verb in the number of what is asked for.
+A pattern holds words and slots: {the} an article or a number, {t} the description of the target, {rel} a relation, {a}
+an anchor with its article, {be}, {lie}, {sit}, {have} a verb that agrees with the target.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "circle": ("circle", "disc"),
@@ -37,7 +38,7 @@ UNSEEN_PAIRS = frozenset(
         ("big", "shape"),
     }
 )  # fmt: skip
-"""Synonyms that training shows, and never together in one description."""
+"""Pairs of synonyms that training shows only apart, never together in one description."""
 
 LEADS = ("", "", "", "", "find", "show me", "where {be}", "point at", "please find", "look for", "i want")
 UNSEEN_LEADS = ("could you find", "mark", "i am looking for")
@@ -105,33 +106,61 @@ VERBS = {
     "arent": ("isn't", "aren't"),
 }
 
+BEFORE_NOUN = {*NUMBERS[1:], *ORDINALS, *chain(*FOREMOST.values(), *SUPERLATIVES.values())}
+"""Words before a noun that count, order or rank it."""
+_RELATIONS = chain(
+    *BESIDE.values(), *UNSEEN_BESIDE.values(), *LARGER.values(), NEAREST, UNSEEN_NEAREST, BETWEEN, UNSEEN_BETWEEN
+)
+AFTER_NOUN = (
+    *(f"{relation} the " for relation in _RELATIONS),
+    *(f"{start} the {side} " for start in ("from", "counting from", "farthest to") for side in FROM.values()),
+)
+"""Beginnings of what follows a noun."""
+
 
 @dataclass(frozen=True)
 class Lexicon:
-    """What the things of a set of pictures can be said to be, and how it is said."""
+    """The attributes that captions of a dataset use, and the words for their values."""
 
     values: Mapping[str, tuple[str, ...]]
-    """Of each attribute that is spoken of; the noun's is called `shape`, whatever it is."""
+    """Attribute to its values. The attribute that gives the noun is always called `shape`."""
     chances: Mapping[str, float]
-    """How often a description says each attribute."""
+    """Attribute to the probability that a description names it."""
     synonyms: Mapping[str, tuple[str, ...]]
-    """Of a value, in the singular."""
+    """Value to its words, in the singular."""
     plurals: Mapping[str, str] = field(default_factory=dict)
-    """Of nouns that have another plural than `plural` makes."""
+    """Noun to its plural where `plural` is wrong."""
 
     @property
     def bare(self) -> bool:
-        """Whether there are nouns alone, no adjectives."""
+        """Whether there are only nouns, no adjectives."""
         return set(self.values) == {"shape"}
 
     def plural(self, noun: str) -> str:
-        """The noun for several."""
+        """The plural of a noun."""
         return self.plurals.get(noun) or plural(noun)
 
+    def ambiguity(self) -> str | None:
+        """The first pair of nouns that a reader of the captions cannot tell apart, as a clause for an error."""
+        owner: dict[str, str] = {}
+        for shape, nouns in self.synonyms.items():
+            for form in (form for noun in nouns for form in (noun, self.plural(noun))):
+                if owner.setdefault(form.casefold(), shape) != shape:
+                    return f"'{form}' names both {owner[form.casefold()]} and {shape}"
+        for form in owner:
+            words = form.split()
+            for cut in range(1, len(words)):
+                before, after = " ".join(words[:cut]), " ".join(words[cut:])
+                if (after in owner and (before in BEFORE_NOUN or before.isdigit())) or (
+                    before in owner and any(start.startswith(f"{after} ") for start in AFTER_NOUN)
+                ):
+                    return f"'{form}' may also mean '{before}' and then '{after}'"
+        return None
+
     def shape_of(self, words: str) -> str:
-        """What a noun in either number names; nothing where it is none of these."""
-        said = words.lower()
-        found = (s for s, nouns in self.synonyms.items() if any(said in (noun, self.plural(noun)) for noun in nouns))
+        """The shape that a singular or plural noun names, or "" for an unknown noun."""
+        form = words.lower()
+        found = (s for s, nouns in self.synonyms.items() if any(form in (noun, self.plural(noun)) for noun in nouns))
         return next(found, "")
 
 
@@ -141,7 +170,7 @@ def article(word: str) -> str:
 
 
 def plural(noun: str) -> str:
-    """The noun for several; of several words, the last one's."""
+    """The plural of a noun; of the last word in a longer one."""
     if noun in PLURALS:
         return PLURALS[noun]
     if noun.endswith("y") and noun[-2:-1] not in "aeiou":

@@ -1,4 +1,4 @@
-"""What a made caption is: its words, and which of them name which things of its scene."""
+"""The objects of a scene as captions describe them, and when a relation between them is clear."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ SIZES = ("small", "large")
 ATTRIBUTES = (*SHAPES, *COLORS, *SIZES, *TEXTURES)
 
 CLEAR_OFFSET = 1 / 32
-"""Of the canvas' side: centres nearer than this in x (y) are neither left nor right (above nor below) of each other."""
+"""Share of the canvas' side. Centres closer in x (y) are neither left nor right of (above nor below) each other."""
 CLEAR_RATIO = 1.15
-"""Between the sides (square roots of the areas) of boxes of which one is larger."""
+"""Least ratio of the square roots of two boxes' areas for one to be larger."""
 CLEAR_DISTANCE = 1.1
-"""Between the distances of the second-nearest and the nearest; they differ by CLEAR_OFFSET, too."""
+"""Least ratio of the second-smallest distance to the smallest. They also differ by CLEAR_OFFSET at least."""
 BETWEEN_SHARE, BETWEEN_WIDTH, BESIDE_WIDTH = 0.1, 0.3, 0.45
-"""Between two things: this far from both ends of the line that joins their centres, and this near to it, in its
-lengths; clearly not between: beyond its ends, or farther from it than the last."""
+"""In lengths of the line that joins two centres. An object between them is at least the first from both ends along the
+line, and at most the second beside it. One beyond an end, or farther beside the line than the third, is not between."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """A thing of a scene as sentences speak of it."""
+    """An object of a scene with the attributes that captions use."""
 
     shape: str
     color: str
     size: str
     texture: str
     box: tuple[float | int, float | int, float | int, float | int]
-    """xywh in pixels, tight around what is visible."""
+    """xywh in pixels, tight around the visible part."""

@@ -1,4 +1,4 @@
-"""A sentence being made: words one after the other, and which of them name what."""
+"""A sentence under construction: its words, and which of them belong to which phrase."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from detr_mini.captions.templates.relations import members
 from detr_mini.structures import Caption, Phrase
 
 Wanted = Mapping[str, str]
-"""Attributes and their values: what a description asks for."""
+"""The attributes and values of a description."""
 
 
 @dataclass(frozen=True)
-class Named:
-    """A description, and the things that its sentence lets it name."""
+class Described:
+    """A description, and the objects that it names in its sentence."""
 
     wanted: Wanted
     things: int
-    """As a set, see `Facts`."""
+    """A bit set, see `Relations`."""
     asked: bool = True
     many: bool = False
-    """Whether it is said in the plural."""
+    """Whether it is in the plural."""
 
 
-class Speaker:
-    """Chooses words and patterns. One choice a value, so that a sentence and its counterpart use the same words."""
+class Wording:
+    """Chooses words and patterns. It chooses once per value, so that both sentences of a pair use the same words."""
 
     def __init__(self, rng: random.Random, lexicon: Lexicon, unseen: bool = False) -> None:
-        """`unseen`: may also use what training never shows; `novel` then says whether it did."""
+        """`unseen`: also use wordings that training never shows; `novel` is True after one was used."""
         self.rng, self.lexicon, self.unseen, self.novel = rng, lexicon, unseen, False
-        self._said: dict[str, str] = {}
+        self._chosen: dict[str, str] = {}
 
     def pick(self, seen: Sequence[str], unseen: Sequence[str] = ()) -> str:
         """One of the wordings."""
@@ -48,10 +48,10 @@ class Speaker:
         return self.rng.choice(seen)
 
     def once(self, name: str, seen: Sequence[str], unseen: Sequence[str] = ()) -> str:
-        """One of the wordings, the same whenever `name` comes again."""
-        if name not in self._said:
-            self._said[name] = self.pick(seen, unseen)
-        return self._said[name]
+        """One of the wordings, always the same for one `name`."""
+        if name not in self._chosen:
+            self._chosen[name] = self.pick(seen, unseen)
+        return self._chosen[name]
 
     def pattern(self, name: str) -> str:
         """A sentence pattern."""
@@ -62,30 +62,30 @@ class Speaker:
         values = [wanted[name] for name in ("size", "texture", "color") if name in wanted]
         values.append(wanted.get("shape", ""))
         for value in values:
-            if value not in self._said:
-                self._said[value] = self.rng.choice(self.lexicon.synonyms.get(value, (value,)))
-        words = [self._said[value] for value in values]
+            if value not in self._chosen:
+                self._chosen[value] = self.rng.choice(self.lexicon.synonyms.get(value, (value,)))
+        words = [self._chosen[value] for value in values]
         pairs = {(a, b) for a in words for b in words} & UNSEEN_PAIRS
         if pairs and not self.unseen:
             for value in values:
-                self._said[value] = self.lexicon.synonyms.get(value, (value,))[0]
-            words = [self._said[value] for value in values]
+                self._chosen[value] = self.lexicon.synonyms.get(value, (value,))[0]
+            words = [self._chosen[value] for value in values]
         self.novel = self.novel or bool(pairs)
         return words[:-1], words[-1]
 
 
 @dataclass
 class Sentence:
-    """Words so far. A phrase's words are marked with its number."""
+    """The words so far. The words of a phrase are marked with its number."""
 
-    speaker: Speaker
-    named: list[Named]
+    wording: Wording
+    named: list[Described]
     text: str = ""
     marks: list[tuple[int, int, int]] = field(default_factory=list)
     """(number of the phrase, begin, end), in order."""
 
     def add(self, words: str, phrase: int | None = None, glue: bool = False) -> None:
-        """Say `words`; `glue`: without a blank before them."""
+        """Append `words`, without a blank before them where `glue` is set."""
         if self.text and not glue and words[0] not in ",:":
             self.text += " "
         begin = len(self.text)
@@ -98,19 +98,19 @@ class Sentence:
             self.marks.append((phrase, begin, len(self.text)))
 
     def describe(self, phrase: int) -> None:
-        """The words of `named[phrase]`, the noun last."""
-        adjectives, noun = self.speaker.description(self.named[phrase].wanted)
+        """Append the words of `named[phrase]`, the noun last."""
+        adjectives, noun = self.wording.description(self.named[phrase].wanted)
         for word in adjectives:
             self.add(word, phrase)
         self.noun(phrase, noun)
 
     def noun(self, phrase: int, noun: str | None = None) -> None:
-        """The noun alone, in the phrase's number."""
-        noun = noun or self.speaker.description(self.named[phrase].wanted)[1]
-        self.add(self.speaker.lexicon.plural(noun) if self.named[phrase].many else noun, phrase)
+        """Append the noun alone, in the phrase's number."""
+        noun = noun or self.wording.description(self.named[phrase].wanted)[1]
+        self.add(self.wording.lexicon.plural(noun) if self.named[phrase].many else noun, phrase)
 
     def follow(self, pattern: str, places: Mapping[str, Callable[[], None]]) -> None:
-        """Say a pattern; what stands in its places is said by `places`, verbs agree with `named[0]`."""
+        """Append a pattern. `places` append what fills its slots; verbs agree with `named[0]`."""
         many = self.named[0].many
         for token in pattern.split():
             before, brace, name = token.partition("{")
@@ -125,8 +125,8 @@ class Sentence:
                 places[name]()
 
     def caption(self, kind: str, detail: str = "") -> Caption:
-        """The sentence as a record, with a capital and a full stop now and then."""
-        rng, text = self.speaker.rng, self.text
+        """The finished caption, at random with a capital and a full stop."""
+        rng, text = self.wording.rng, self.text
         if rng.random() < 0.25:
             text = text[0].upper() + text[1:]
         if text.lower().startswith(("where", "could")):

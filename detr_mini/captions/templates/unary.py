@@ -1,11 +1,11 @@
-"""Sentences about things by themselves: what they are, how many, where in a row, how large, like which other."""
+"""Captions of one set of objects: attributes, number, order in a row, size, likeness to another object."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
 
-from detr_mini.captions.templates.builder import Teller
+from detr_mini.captions.templates.builder import CaptionBuilder
 from detr_mini.captions.templates.lexicon import (
     FOREMOST,
     FROM,
@@ -17,119 +17,119 @@ from detr_mini.captions.templates.lexicon import (
     article,
 )
 from detr_mini.captions.templates.relations import SIDES, members
-from detr_mini.captions.templates.sentence import Named, Sentence
+from detr_mini.captions.templates.sentence import Described, Sentence
 from detr_mini.structures import Caption
 
 
-def attribute(teller: Teller) -> Sequence[Caption] | None:
-    wanted = teller.description_of(teller.thing())
-    target = teller.target(wanted, teller.facts.fitting(wanted))
-    return None if target is None else teller.say_plain("attribute", target)
+def attribute(builder: CaptionBuilder) -> Sequence[Caption] | None:
+    wanted = builder.description_of(builder.any_object())
+    target = builder.target(wanted, builder.relations.fitting(wanted))
+    return None if target is None else builder.say_plain("attribute", target)
 
 
-def count(teller: Teller) -> Sequence[Caption] | None:
-    wanted = teller.description_of(teller.thing())
-    found = teller.facts.fitting(wanted)
+def count(builder: CaptionBuilder) -> Sequence[Caption] | None:
+    wanted = builder.description_of(builder.any_object())
+    found = builder.relations.fitting(wanted)
     if not 2 <= found.bit_count() <= 6:
         return None
-    return teller.say_plain("count", Named(wanted, found, many=True), number=teller.number(found.bit_count()))
+    return builder.say_plain("count", Described(wanted, found, many=True), number=builder.number(found.bit_count()))
 
 
-def listed(teller: Teller) -> Sequence[Caption] | None:
-    chosen: list[Named] = []
+def listed(builder: CaptionBuilder) -> Sequence[Caption] | None:
+    chosen: list[Described] = []
     taken = 0
     for _ in range(12):
-        wanted = teller.description_of(teller.thing())
-        found = teller.facts.fitting(wanted)
+        wanted = builder.description_of(builder.any_object())
+        found = builder.relations.fitting(wanted)
         if found & taken or found.bit_count() > 6:
             continue
         taken |= found
-        chosen.append(Named(wanted, found, many=found.bit_count() > 1))
-        if len(chosen) == 4 or (len(chosen) > 1 and teller.rng.random() < 0.4):
+        chosen.append(Described(wanted, found, many=found.bit_count() > 1))
+        if len(chosen) == 4 or (len(chosen) > 1 and builder.rng.random() < 0.4):
             break
     if len(chosen) < 2:
         return None
-    sentence = Sentence(teller.speaker, chosen)
-    teller.lead(sentence)
+    sentence = Sentence(builder.wording, chosen)
+    builder.lead(sentence)
     for phrase, one in enumerate(chosen):
         if phrase:
             sentence.add("and" if phrase == len(chosen) - 1 else ",", glue=phrase < len(chosen) - 1)
-        adjectives, noun = teller.speaker.description(one.wanted)
+        adjectives, noun = builder.wording.description(one.wanted)
         first = (adjectives or [noun])[0]
         sentence.add(NUMBERS[one.things.bit_count()] if one.many else article(first))
         sentence.describe(phrase)
     return [sentence.caption("list")]
 
 
-def ordinal(teller: Teller) -> Sequence[Caption] | None:
-    wanted = teller.description_of(teller.thing())
-    candidates = teller.facts.fitting(wanted)
-    side = teller.rng.choice(SIDES)
-    order = teller.facts.ranked(side, candidates) if candidates.bit_count() > 1 else None
+def ordinal(builder: CaptionBuilder) -> Sequence[Caption] | None:
+    wanted = builder.description_of(builder.any_object())
+    candidates = builder.relations.fitting(wanted)
+    side = builder.rng.choice(SIDES)
+    order = builder.relations.ranked(side, candidates) if candidates.bit_count() > 1 else None
     if order is None:
         return None
-    place = teller.rng.randrange(min(len(order), len(ORDINALS)))
-    target = Named(wanted, 1 << order[place])
-    if place == 0 and teller.rng.random() < 0.6:
-        pattern = teller.speaker.pattern("foremost")
+    place = builder.rng.randrange(min(len(order), len(ORDINALS)))
+    target = Described(wanted, 1 << order[place])
+    if place == 0 and builder.rng.random() < 0.6:
+        pattern = builder.wording.pattern("foremost")
         if "farthest" in pattern or "furthest" in pattern:
             pattern = pattern.replace("the {side}", {"above": "the top", "below": "the bottom"}.get(side, "the {side}"))
-        words = teller.rng.choice(FOREMOST[side])
-        return teller.say("ordinal", pattern, target, foremost=words, side=FROM[side])
-    pattern = teller.speaker.pattern("ordinal")
-    return teller.say("ordinal", pattern, target, nth=ORDINALS[place], side=FROM[side])
+        words = builder.rng.choice(FOREMOST[side])
+        return builder.say("ordinal", pattern, target, foremost=words, side=FROM[side])
+    pattern = builder.wording.pattern("ordinal")
+    return builder.say("ordinal", pattern, target, nth=ORDINALS[place], side=FROM[side])
 
 
-def compare(teller: Teller) -> Sequence[Caption] | None:
-    wanted = teller.description_of(teller.thing())
-    candidates, how = teller.facts.fitting(wanted), teller.rng.choice(("larger", "smaller"))
+def compare(builder: CaptionBuilder) -> Sequence[Caption] | None:
+    wanted = builder.description_of(builder.any_object())
+    candidates, how = builder.relations.fitting(wanted), builder.rng.choice(("larger", "smaller"))
     smaller = how == "smaller"
-    if teller.rng.random() < 0.4:
-        target = teller.target(wanted, teller.facts.largest(candidates, smaller), 1)
-        words = teller.rng.choice(SUPERLATIVES[how])
-        return (
-            None if target is None else teller.say("compare", teller.speaker.pattern("superlative"), target, most=words)
-        )
-    anchors = teller.anchors(1)
+    if builder.rng.random() < 0.4:
+        target = builder.target(wanted, builder.relations.largest(candidates, smaller), 1)
+        words = builder.rng.choice(SUPERLATIVES[how])
+        if target is None:
+            return None
+        return builder.say("compare", builder.wording.pattern("superlative"), target, most=words)
+    anchors = builder.anchors(1)
     if anchors is None or candidates.bit_count() < 2:
         return None
-    target = teller.target(wanted, teller.facts.larger(members(anchors[0].things)[0], candidates, smaller), 4)
-    words = teller.rng.choice(LARGER[how])
-    return (
-        None if target is None else teller.say("compare", teller.speaker.pattern("compare"), target, anchors, rel=words)
-    )
+    target = builder.target(wanted, builder.relations.larger(members(anchors[0].things)[0], candidates, smaller), 4)
+    words = builder.rng.choice(LARGER[how])
+    if target is None:
+        return None
+    return builder.say("compare", builder.wording.pattern("compare"), target, anchors, rel=words)
 
 
-def same(teller: Teller) -> Sequence[Caption] | None:
-    anchors = teller.anchors(1)
-    attribute = teller.rng.choice(("color", "color", "shape", "size", "texture"))
-    wanted = {name: value for name, value in teller.description_of(teller.thing()).items() if name != attribute}
-    candidates = teller.facts.fitting(wanted)
+def same(builder: CaptionBuilder) -> Sequence[Caption] | None:
+    anchors = builder.anchors(1)
+    attribute = builder.rng.choice(("color", "color", "shape", "size", "texture"))
+    wanted = {name: value for name, value in builder.description_of(builder.any_object()).items() if name != attribute}
+    candidates = builder.relations.fitting(wanted)
     if anchors is None or candidates.bit_count() < 2:
         return None
-    target = teller.target(wanted, teller.facts.same(attribute, members(anchors[0].things)[0], candidates), 4)
-    words = teller.rng.choice(SAME[attribute])
-    return (
-        None if target is None else teller.say("same", teller.speaker.pattern("same"), target, anchors, attribute=words)
-    )
+    target = builder.target(wanted, builder.relations.same(attribute, members(anchors[0].things)[0], candidates), 4)
+    words = builder.rng.choice(SAME[attribute])
+    if target is None:
+        return None
+    return builder.say("same", builder.wording.pattern("same"), target, anchors, attribute=words)
 
 
-def negated(teller: Teller) -> Sequence[Caption] | None:
-    thing = teller.thing()
-    wanted = teller.description_of(thing)
-    attribute = teller.rng.choice(("color", "color", "size", "texture"))
+def negated(builder: CaptionBuilder) -> Sequence[Caption] | None:
+    item = builder.any_object()
+    wanted = builder.description_of(item)
+    attribute = builder.rng.choice(("color", "color", "size", "texture"))
     wanted.pop(attribute, None)
-    candidates = teller.facts.fitting(wanted)
-    value = getattr(teller.facts.items[teller.rng.choice(members(candidates))], attribute)
-    target = teller.target(wanted, candidates & ~teller.facts.having(attribute, value))
+    candidates = builder.relations.fitting(wanted)
+    value = getattr(builder.relations.items[builder.rng.choice(members(candidates))], attribute)
+    target = builder.target(wanted, candidates & ~builder.relations.having(attribute, value))
     if target is None or target.things == candidates:
         return None
-    negated = teller.speaker.description({attribute: value})[0][0]
-    pattern = teller.speaker.pattern("not")
+    negated = builder.wording.description({attribute: value})[0][0]
+    pattern = builder.wording.pattern("not")
     if "non-" in pattern and set(target.wanted) - {"shape"}:
         return None
-    sentence = Sentence(teller.speaker, [target])
-    teller.lead(sentence, pattern)
+    sentence = Sentence(builder.wording, [target])
+    builder.lead(sentence, pattern)
     places = {
         "the": partial(sentence.add, "the"),
         "t": partial(sentence.describe, 0),

@@ -11,7 +11,7 @@ import pytest
 from detr_mini.captions.scenes import UNSEEN, draw_items
 from detr_mini.captions.templates.generator import Captioner
 from detr_mini.captions.templates.lexicon import PLURALS, SYNONYMS, UNSEEN_BESIDE, UNSEEN_LEADS, UNSEEN_PAIRS, plural
-from detr_mini.captions.templates.relations import Facts
+from detr_mini.captions.templates.relations import Relations
 from detr_mini.captions.templates.scene import KINDS, Item
 from detr_mini.structures import Caption, Phrase
 
@@ -167,8 +167,8 @@ def test_relations_are_those_of_the_boxes(scenes: list[list[Item]]) -> None:
             target, anchor = caption.phrases[0], caption.phrases[-1]
             between = caption.text[target.spans[-1][1] : anchor.spans[0][0]].strip()
             if between in (f"{said} the", f"that is {said} the", f"that are {said} the"):
-                facts, fitting = Facts(items, 64), described(items, words(caption, target))
-                found = facts.beside(side, anchor.things[0], sum(1 << i for i in fitting))
+                relations, fitting = Relations(items, 64), described(items, words(caption, target))
+                found = relations.beside(side, anchor.things[0], sum(1 << i for i in fitting))
                 assert found == sum(1 << i for i in target.things)
                 read += 1
     assert read > 20

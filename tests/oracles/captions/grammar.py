@@ -1,6 +1,6 @@
-"""The language of captions as `check` understands it: the words, and the trees that `parser` makes of sentences.
+"""The language of captions as the oracle reads it: its words, and the trees that `parser` makes of sentences.
 
-Nothing here comes from what makes captions: what they say is held to this.
+None of it comes from the templates that make captions, so that it can test them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ class Vocabulary:
     """The nouns and adjectives of a set of captions; relations, numbers and their like are the same in all."""
 
     nouns: Mapping[str, tuple[str, str]]
-    """Singular, of one or more words, to plural and the `shape` of an `Item` that it means; "" means any."""
+    """Singular (one or more words) to its plural and the `shape` of an `Item` that it names; "" names any."""
     adjectives: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Word to the attribute of an `Item` ("color", "size", "texture") and its value."""
     features: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    """The same for what stands behind "with": "stripes"."""
+    """The same for words after "with": "stripes"."""
 
 
 MADE = Vocabulary(
@@ -41,7 +41,7 @@ MADE = Vocabulary(
     | {"uniform": ("texture", "plain"), "stripy": ("texture", "striped"), "spotted": ("texture", "dotted")},
     {"stripes": ("texture", "striped"), "dots": ("texture", "dotted"), "spots": ("texture", "dotted")},
 )  # fmt: skip
-"""Of made scenes."""
+"""The words of made scenes."""
 
 
 @dataclass(frozen=True)
@@ -104,18 +104,18 @@ Restriction: TypeAlias = "Beside | Nearest | Between | Sized | Same | Most | Nth
 
 @dataclass(frozen=True)
 class NounPhrase:
-    """A description with its number, and what else the things that it names must be."""
+    """A description with its number, and the restrictions on the objects that it names."""
 
     shape: str
     wanted: tuple[tuple[str, str], ...]
-    """(attribute, value) that they have."""
+    """(attribute, value) that the objects have."""
     unwanted: tuple[tuple[str, str], ...]
-    """(attribute, value) that they do not have."""
+    """(attribute, value) that the objects do not have."""
     words: tuple[tuple[int, int], ...]
-    """[begin, end) characters of each word of the description; what is negated is none of it."""
+    """[begin, end) characters of each word of the description, without negated words."""
     plural: bool
     number: int | None
-    """Said in words ("three"); None where only singular and plural tell."""
+    """From a number word ("three"); None where only singular or plural tells."""
     restrictions: tuple[Restriction, ...] = ()
 
 
@@ -127,7 +127,7 @@ LEADS = _set(
     "find", "show", "show me", "point at", "point to", "where is", "where are", "look", "look for", "please", "i want",
     "i am looking for", "mark", "can you see", "can you find", "could you find", "could you see", "locate", "detect",
 )  # fmt: skip
-"""What stands before a description and means nothing."""
+"""Words before a description that mean nothing."""
 CARDINALS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 NUMBERS = {word: n for n, word in enumerate(CARDINALS, start=1)} | {str(n): n for n in range(1, 1000)}
 ORDINALS = {word: n for n, word in enumerate(("first", "second", "third", "fourth", "fifth", "sixth"), start=1)}
@@ -136,7 +136,7 @@ ARTICLES: dict[str, frozenset[bool]] = {
     **dict.fromkeys(("a", "an"), frozenset({False})),
     **dict.fromkeys(("all", "all the"), frozenset({True})),
 }
-"""What may follow: a singular (False), a plural (True)."""
+"""What may follow: a singular (False), a plural (True), or both."""
 BESIDE = {
     f"{before}{side}{after}": side
     for side in ("left", "right")
@@ -167,4 +167,4 @@ THAT = _set("that", "which", ", that", ", which")
 AND = _set("and", ",", ", and")
 END = _set(".", "?", "!", "please", ", please")
 ONES = {"one": ("", frozenset({False})), "ones": ("", frozenset({True}))}
-"""What stands for a noun where an adjective comes before: its shape, and whether it is a plural."""
+"""Words that replace a noun after an adjective: the shape, and whether it is a plural."""

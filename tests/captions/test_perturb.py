@@ -8,7 +8,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detr_mini.captions.perturb import altered, foreign, misspelt, shuffled
+from detr_mini.captions.perturb import foreign, misspelt, perturbed, shuffled
 from detr_mini.structures import Caption, Phrase
 
 STAR = Caption(
@@ -55,8 +55,8 @@ def test_a_foreign_sentence_is_of_the_kind_and_its_answer_is_this_pictures() -> 
 
 def test_each_image_gets_its_own_disorder_and_the_next_ones_sentences() -> None:
     source = [[STAR], [HEART], [TWO]].__getitem__
-    assert [c.text for c in altered("foreign", 3, 0, source)(0)] == [HEART.text]
-    assert altered("foreign", 3, 0, source)(2) == []
-    first = altered("shuffled", 3, 0, source)(0)
-    assert first == altered("shuffled", 3, 0, source)(0)
-    assert len({altered("shuffled", 3, seed, source)(0)[0].text for seed in range(9)}) > 1
+    assert [c.text for c in perturbed("foreign", 3, 0, source)(0)] == [HEART.text]
+    assert perturbed("foreign", 3, 0, source)(2) == []
+    first = perturbed("shuffled", 3, 0, source)(0)
+    assert first == perturbed("shuffled", 3, 0, source)(0)
+    assert len({perturbed("shuffled", 3, seed, source)(0)[0].text for seed in range(9)}) > 1

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detr_mini.captions import noun_grounding as reasons
-from detr_mini.captions.mdetr_format import caption_records, instances_of, pictures_of, read_captions
+from detr_mini.captions.mdetr_format import caption_records, instances_of, objects_of, read_captions
 from detr_mini.captions.noun_grounding import Grounded, ground, grounded, read_sentences
-from detr_mini.captions.nouns import COCO, Nouns, checked_table
+from detr_mini.captions.nouns import COCO, Nouns, check_categories
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.formats.coco import read_coco
 
@@ -141,9 +141,9 @@ def test_a_table_of_ones_own_serves_other_categories() -> None:
 
 
 def test_tables_that_cannot_be_used_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"nouns\.dgo is none of the data's categories.*mean 'dog'"):
-        checked_table({"dgo": ["dog"]}, ["dog", "cat"])
-    with pytest.raises(ConfigError, match="speaks of none of the data's categories"):
+    with pytest.raises(ConfigError, match=r"nouns has 'dgo', which is none of the data's categories.*mean 'dog'"):
+        check_categories("nouns", {"dgo": ["dog"]}, ["dog", "cat"])
+    with pytest.raises(ConfigError, match="has none of the data's categories"):
         Nouns(COCO, ["RBC"])
     with pytest.raises(ConfigError, match="must be a list of words"):
         Nouns({"dog": "puppy"}, ["dog"])
@@ -189,7 +189,7 @@ NOUNS_HERE = Nouns(COCO, ["dog", "cat", "person"])
 
 def test_captions_that_fit_nothing_are_refused(tmp_path: Path, make_coco: Callable[..., Any]) -> None:
     coco = read_coco(*make_coco(annotations=DOGS, categories=ANIMALS))
-    with pytest.raises(DataError, match="not one noun of 1 captions could be tied to a box of 2 pictures"):
+    with pytest.raises(DataError, match="no noun of 1 captions could be tied to a box of 2 images"):
         grounded(read_sentences(_captions(tmp_path, "a tree")), coco, NOUNS_HERE)
     with pytest.raises(DataError, match="there is no captions file"):
         read_sentences(tmp_path / "none.json")
@@ -226,7 +226,7 @@ def test_files_of_mdetr_are_the_same_after_reading_and_writing(tmp_path: Path, m
     coco = read_coco(tmp_path / "instances.json", images)
     assert len(coco) == 1 and len(coco.boxes_xywh) == 3  # each picture and each of its boxes once
     told = read_captions(path, coco)
-    written = caption_records([(picture, things, told[picture["id"]]) for picture, things in pictures_of(coco)])
+    written = caption_records([(own.record, own.annotations, told[own.record["id"]]) for own in objects_of(coco)])
     assert [record["caption"] for record in written["images"]] == [r["caption"] for r in content["images"]]
     assert _spans(written) == _spans(content)
     (tmp_path / "again.json").write_text(json.dumps({**written, "categories": content["categories"]}))

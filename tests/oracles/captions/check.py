@@ -1,13 +1,15 @@
-"""Whether a caption says of a picture's things exactly what its record claims: the words are parsed and evaluated.
+"""Whether a caption is true of exactly the objects that its phrases name: it is parsed and evaluated.
 
-Written apart from what makes captions, so that each holds the other to the language they share.
+This is a second implementation, which shares no code with the templates that make captions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from detr_mini.captions.grammar import (
+from detr_mini.captions.templates.scene import KINDS, Item
+from detr_mini.structures import Caption, Phrase
+from oracles.captions.grammar import (
     MADE,
     Beside,
     Between,
@@ -18,10 +20,8 @@ from detr_mini.captions.grammar import (
     Same,
     Vocabulary,
 )
-from detr_mini.captions.meaning import Reading, Scene, fits, places
-from detr_mini.captions.parser import TOKEN, NotUnderstoodError, parse
-from detr_mini.captions.templates.scene import KINDS, Item
-from detr_mini.structures import Caption, Phrase
+from oracles.captions.meaning import Reading, Scene, fits, places
+from oracles.captions.parser import TOKEN, NotUnderstoodError, parse
 
 DETAILS = {
     "chain": ("2", "3"),
@@ -32,12 +32,11 @@ DETAILS = {
 
 
 def faults(caption: Caption, items: Sequence[Item], side: float | int, vocabulary: Vocabulary = MADE) -> list[str]:
-    """What is wrong with a record, a sentence each; none when it is proven.
+    """Every fault of a caption, a sentence each.
 
-    Proven is a record whose caption is understood and clear in this picture, whose phrases are exactly its
-    descriptions, each tied to exactly the things it names, and whose kind and detail are those of the sentence.
-    `items` are the picture's things, whose places the phrases name; `side` (pixels) is the length of which
-    `records.CLEAR_OFFSET` is a share, the side of a made canvas.
+    A caption without faults is parsed and clear in its image. Its phrases are exactly its descriptions, each with
+    exactly the objects that it names, and its kind and detail are those of the sentence. Phrases name `items` by index.
+    `side` (pixels) is the length of which `scene.CLEAR_OFFSET` is a share.
     """
     try:
         asked = parse(caption.text, vocabulary)
@@ -54,10 +53,9 @@ def faults(caption: Caption, items: Sequence[Item], side: float | int, vocabular
 def pair_faults(
     first: Caption, second: Caption, items: Sequence[Item], side: float | int, vocabulary: Vocabulary = MADE
 ) -> list[str]:
-    """What is wrong with a pair of `order`: with each by itself, and that the same words must name different things.
+    """Every fault of an `order` pair: of each caption, and of the pair, whose same words must name different objects.
 
-    Its detail must be what is exchanged: whole descriptions, or relations ("roles"), or adjectives alone
-    ("attributes").
+    The detail must be what is exchanged: descriptions or relations ("roles"), or adjectives alone ("attributes").
     """
     pair = first, second
     found = [fault for caption in pair for fault in faults(caption, items, side, vocabulary)]

@@ -47,5 +47,5 @@ def test_an_image_without_captions_and_things_works() -> None:
 
 
 def test_a_thing_that_its_own_image_does_not_have_is_refused_whatever_the_others_have() -> None:
-    with pytest.raises(IndexError, match="a thing that its image does not have"):
+    with pytest.raises(IndexError, match="an object that its image does not have"):
         collate_captions(WordTokenizer.train([TEXT]), [[CAPTION], []], [1, 5])

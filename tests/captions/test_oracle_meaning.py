@@ -6,11 +6,11 @@ import re
 
 import pytest
 
-from detr_mini.captions.check import faults, kind_of
-from detr_mini.captions.grammar import Vocabulary
-from detr_mini.captions.parser import NotUnderstoodError, parse
 from detr_mini.captions.templates.scene import Item
 from detr_mini.structures import Caption, Phrase
+from oracles.captions.check import faults, kind_of
+from oracles.captions.grammar import Vocabulary
+from oracles.captions.parser import NotUnderstoodError, parse
 
 SIDE = 128  # so that 4 pixels are the least that counts as left or above
 

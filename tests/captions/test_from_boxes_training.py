@@ -52,7 +52,7 @@ def batches(data: CaptionData, epoch: int) -> list[Batch]:
     return list(loader)
 
 
-def test_captions_are_made_after_the_flip_and_anew_each_epoch(made: Callable[..., CaptionData]) -> None:
+def test_captions_are_made_after_the_flip_and_new_each_epoch(made: Callable[..., CaptionData]) -> None:
     read, texts, data = 0, set[tuple[str, ...]](), made(captions_per_image=6)
     for epoch in range(8):
         (batch,) = batches(data, epoch)

@@ -1,4 +1,4 @@
-"""Sentences of the language of captions into trees (`grammar`)."""
+"""Parses captions into trees (`grammar`)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TypeVar
 
-from detr_mini.captions import grammar
-from detr_mini.captions.grammar import (
+from oracles.captions import grammar
+from oracles.captions.grammar import (
     MADE,
     Beside,
     Between,
@@ -26,21 +26,21 @@ from detr_mini.captions.grammar import (
 Value = TypeVar("Value")
 TOKEN = re.compile(r"(?:isn|aren)'t|\w+|[^\w\s]")
 LONGEST = 8
-"""Words of the longest noun or relation."""
+"""Words of the longest relation; nouns may have more."""
 
 
 class NotUnderstoodError(ValueError):
-    """A sentence that is not of the language; the message quotes the words at fault."""
+    """A sentence outside the language. The message quotes the words at fault."""
 
 
 def parse(text: str, vocabulary: Vocabulary = MADE) -> tuple[NounPhrase, ...]:
-    """What a sentence asks for: one description, or the several of a list. NotUnderstoodError."""
+    """The descriptions that a sentence asks for: one, or those of a list. NotUnderstoodError."""
     return _Parser(text, vocabulary).sentence()
 
 
 @lru_cache(maxsize=64)
 def _noun_table(vocabulary: Vocabulary) -> dict[str, tuple[str, frozenset[bool]]]:
-    """Every form of every noun to its shape and to whether it may be a plural (both for "sheep")."""
+    """Every form of every noun to its shape and its numbers (both for "sheep")."""
     table: dict[str, tuple[str, frozenset[bool]]] = {}
     for singular, (plural, shape) in vocabulary.nouns.items():
         for form, several in ((singular, False), (plural, True)):
@@ -51,7 +51,7 @@ def _noun_table(vocabulary: Vocabulary) -> dict[str, tuple[str, frozenset[bool]]
 
 @dataclass
 class _Description:
-    """What is gathered of a noun phrase while it is read."""
+    """The parts of a noun phrase while it is read."""
 
     shape: str = ""
     forms: frozenset[bool] = frozenset()
@@ -63,13 +63,14 @@ class _Description:
 
 
 class _Parser:
-    """Recursive descent. What returns a value or None has read all of it, or nothing."""
+    """Recursive descent. A method that returns None has read nothing."""
 
     def __init__(self, text: str, vocabulary: Vocabulary) -> None:
         self.text, self.vocabulary, self.nouns = text, vocabulary, _noun_table(vocabulary)
         straight = text.replace("’", "'")
         self.spans = [match.span() for match in TOKEN.finditer(straight)]
         self.words = [straight[begin:end].casefold() for begin, end in self.spans]
+        self.longest = max(LONGEST, *(len(noun.split()) for noun in self.nouns))
         self.place = 0
 
     def sentence(self) -> tuple[NounPhrase, ...]:
@@ -100,7 +101,7 @@ class _Parser:
             self.take({",": True, ":": True})
 
     def noun_phrase(self, asked: bool, edge: str | None = None) -> NounPhrase:
-        """`edge`: from where an ordinal counts, where that was said before. What is not `asked` for is one thing."""
+        """`edge`: the side from which an ordinal counts, if it came first. Only `asked` phrases may name several."""
         begin = self.place
         article, number = self.take(grammar.ARTICLES), self.take(grammar.NUMBERS)
         exactly = "exactly" in self.words[begin : self.place]
@@ -108,7 +109,14 @@ class _Parser:
         foremost, most = self.take(grammar.FOREMOST), self.take(grammar.MOST)
         while self.adjective(found) or (found.words and self.and_then(self.vocabulary.adjectives)):
             pass
-        self.noun(found)
+        try:
+            self.noun(found)
+        except NotUnderstoodError:  # the noun may begin like a number: "the two wheeler"
+            self.place, found = begin, _Description()
+            article, number, nth, foremost, most = self.take({"the": grammar.ARTICLES["the"]}), None, None, None, None
+            if not self.comes(self.nouns):
+                raise
+            self.noun(found)
         if nth is not None:
             found.restrictions.append(Nth(nth, edge or self.need(grammar.FROM, "'from the' and a side")))
         elif edge:
@@ -123,7 +131,7 @@ class _Parser:
         forms &= {False} if number == 1 or one else {True} if number else forms
         if not forms:
             noun = self.text[found.noun[0] : found.noun[1]]
-            raise NotUnderstoodError(f"{noun!r} in {self.text!r} has not the number that is said")
+            raise NotUnderstoodError(f"{noun!r} in {self.text!r} does not have the number of its sentence")
         return NounPhrase(
             found.shape,
             tuple(found.wanted),
@@ -160,7 +168,7 @@ class _Parser:
         found.words += self.spans[begin : self.place]
 
     def postmodifiers(self, found: _Description, asked: bool) -> None:
-        """What stands behind a noun. "and also left of" belongs to what is asked for, not to an anchor before it."""
+        """What follows a noun. "and also left of" belongs to the target, not to the anchor before it."""
         while True:
             begin = self.place
             if self.take({"with": True}):
@@ -237,8 +245,8 @@ class _Parser:
         return self.noun_phrase(asked=False)
 
     def end_of(self, table: Mapping[str, object]) -> int:
-        """Where the longest entry at `place` ends; 0 where there is none."""
-        for end in range(min(self.place + LONGEST, len(self.words)), self.place, -1):
+        """Where the longest entry at `place` ends, or 0."""
+        for end in range(min(self.place + self.longest, len(self.words)), self.place, -1):
             if " ".join(self.words[self.place : end]) in table:
                 return end
         return 0
@@ -247,7 +255,7 @@ class _Parser:
         return self.end_of(table) > 0
 
     def take(self, table: Mapping[str, Value]) -> Value | None:
-        """Read the longest entry at `place`; its value, or None where there is none."""
+        """Read the longest entry at `place` and return its value, or None."""
         begin, end = self.place, self.end_of(table)
         if not end:
             return None
@@ -255,7 +263,7 @@ class _Parser:
         return table[" ".join(self.words[begin:end])]
 
     def and_then(self, table: Mapping[str, object]) -> bool:
-        """Read "and" or a comma where an entry follows."""
+        """Read "and" or a comma if an entry follows."""
         begin = self.place
         if self.take(grammar.AND) and self.comes(table):
             return True

@@ -1,4 +1,4 @@
-"""What a sentence's trees (`grammar`) mean in a picture: the things that each description names."""
+"""The meaning of a sentence's trees (`grammar`) in an image: the objects that each description names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import hypot, sqrt
 
-from detr_mini.captions.grammar import (
+from detr_mini.captions.templates.scene import (
+    BESIDE_WIDTH,
+    BETWEEN_SHARE,
+    BETWEEN_WIDTH,
+    CLEAR_DISTANCE,
+    CLEAR_OFFSET,
+    CLEAR_RATIO,
+    Item,
+)
+from oracles.captions.grammar import (
     Beside,
     Between,
     Most,
@@ -18,41 +27,32 @@ from detr_mini.captions.grammar import (
     Same,
     Sized,
 )
-from detr_mini.captions.templates.scene import (
-    BESIDE_WIDTH,
-    BETWEEN_SHARE,
-    BETWEEN_WIDTH,
-    CLEAR_DISTANCE,
-    CLEAR_OFFSET,
-    CLEAR_RATIO,
-    Item,
-)
 
 ROUNDING = 1e-6
-"""Pixels (of ratios: parts of one) that a threshold is missed by at most."""
+"""Tolerance of thresholds, in pixels (for ratios: absolute)."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A description, and what it names."""
+    """A description, and the objects that it names."""
 
     phrase: NounPhrase
     asked: bool
     fitting: frozenset[int]
-    """Places of the things that have its attributes."""
+    """Indices of the objects with its attributes."""
     held: frozenset[int]
-    """Those of them that stand in its relations."""
+    """Those of them with its relations."""
 
     @property
     def things(self) -> frozenset[int]:
-        """The things it names: `held` where they are as many as it says, else none."""
+        """The objects that it names: `held` if their number is right, else none."""
         count, phrase = len(self.held), self.phrase
         right = count == phrase.number if phrase.number else count > 1 if phrase.plural else count == 1
         return self.held if right else frozenset()
 
 
 class Scene:
-    """The things of a picture, asked what sentences mean; `doubts` gathers what the picture does not decide."""
+    """Evaluates sentences about the objects of an image. `doubts` collects what the image does not decide."""
 
     def __init__(self, items: Sequence[Item], side: float | int) -> None:
         self.items, self.margin = items, side * CLEAR_OFFSET - ROUNDING
@@ -62,7 +62,7 @@ class Scene:
         self.doubts: list[str] = []
 
     def read(self, phrase: NounPhrase, asked: bool) -> Reading:
-        """The meaning of a phrase; it and those of its anchors go to `readings`."""
+        """The meaning of a phrase. It and those of its anchors are added to `readings`."""
         fitting = frozenset(place for place, item in enumerate(self.items) if fits(item, phrase))
         held = fitting
         for restriction in phrase.restrictions:
@@ -72,7 +72,7 @@ class Scene:
         return reading
 
     def restricted(self, candidates: frozenset[int], restriction: Restriction) -> frozenset[int]:
-        """The candidates that stand in a relation; none where an anchor names nothing."""
+        """The candidates with a relation; none if an anchor names nothing."""
         named = [self.read(anchor, asked=False) for anchor in restriction.anchors]
         for anchor in named:
             if len(anchor.held) > 1:
@@ -106,7 +106,7 @@ class Scene:
         return frozenset(place for place in candidates if offset(place) <= -self.margin)
 
     def along(self, place: int, side: str) -> float:
-        """The centre's place on the way from the picture's `side` ("above": its upper edge) to the opposite one."""
+        """The centre's coordinate from the image's `side` ("above": its upper edge) to the opposite one."""
         x, y = self.centers[place]
         return {"left": x, "right": -x, "above": y, "below": -y}[side]
 
@@ -175,7 +175,7 @@ class Scene:
 
 
 def fits(item: Item, phrase: NounPhrase) -> bool:
-    """Whether a thing has what a description says of it, its relations aside."""
+    """Whether an object has the attributes of a description."""
     return (
         phrase.shape in ("", item.shape)
         and all(getattr(item, attribute) == value for attribute, value in phrase.wanted)
@@ -184,6 +184,6 @@ def fits(item: Item, phrase: NounPhrase) -> bool:
 
 
 def places(things: Collection[int]) -> str:
-    """Things by their places, for a message."""
+    """Indices of objects, for a message."""
     numbers = ", ".join(str(place) for place in sorted(things)) or "none"
     return f"thing{'s' if len(things) != 1 else ''} {numbers}"
