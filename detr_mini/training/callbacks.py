@@ -68,11 +68,11 @@ class Logging(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, DetectionTask)
-        if trainer.sanity_checking or pl_module.scores is None:
+        if trainer.sanity_checking or pl_module.validation is None:
             return
-        metrics = pl_module.scores.metrics
+        metrics = pl_module.validation.scores.metrics
         row = {f"val/{name}": metrics[name] for name in SHOWN if metrics.get(name) is not None}
-        self._add(trainer, pl_module, {"val/loss": pl_module.val_loss, **row})
+        self._add(trainer, pl_module, {"val/loss": pl_module.validation.loss, **row})
 
     def _add(self, trainer: pl.Trainer, task: DetectionTask, row: dict[str, Any]) -> None:
         self.latest |= row
@@ -118,7 +118,7 @@ class Checkpoints(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, DetectionTask)
-        if trainer.sanity_checking or pl_module.scores is None:
+        if trainer.sanity_checking or pl_module.validation is None:
             return
         score, best = pl_module.headline, pl_module.best["score"]
         if best is None or (score is not None and score >= best):

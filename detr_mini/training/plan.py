@@ -21,7 +21,7 @@ from detr_mini.data.module import DetectionData
 from detr_mini.formats.load_report import Chosen
 from detr_mini.structures import Target, pack_targets
 from detr_mini.training.diagnosis import AUTOCAST
-from detr_mini.training.image_growth import Coarse
+from detr_mini.training.image_growth import ImageGrowth
 from detr_mini.training.options import TrainerOptions
 
 ENOUGH_IMAGES = 5000
@@ -85,7 +85,7 @@ def plan(
     wanted: int,
     shape: float | int,
     train_images: int,
-    coarse: Coarse,
+    growth: ImageGrowth,
     fixed: Mapping[str, Any] | None = None,
 ) -> Plan:
     """The plan for so many `seconds`. `wanted`: the size that the boxes ask for, which is never exceeded; `shape`: the
@@ -94,7 +94,7 @@ def plan(
     fixed = fixed or {}
 
     def rate(size: int, batch: int) -> float:
-        steps = [speed.seconds(batch, (size * coarse.scale_at((i + 0.5) / 20)) ** 2 * shape) for i in range(20)]
+        steps = [speed.seconds(batch, (size * growth.scale_at((i + 0.5) / 20)) ** 2 * shape) for i in range(20)]
         # by time, not by steps: the growth follows the share of the time that is over
         return sum(batch / step for step in steps) / len(steps)
 
@@ -190,7 +190,7 @@ def fit_to_time(
     plain: dict[str, Any],
     options: TrainerOptions,
     data: DetectionData,
-    coarse: Coarse,
+    growth: ImageGrowth,
     trainable: Trainable,
     precision: str,
 ) -> None:
@@ -211,7 +211,7 @@ def fit_to_time(
         sizes = data.train_set.records.sizes.double()
         shape = float((sizes.amin(1) / sizes.amax(1)).median())
         chosen = plan(
-            speed, options.max_minutes * 60, wanted=wanted, shape=shape, train_images=images, coarse=coarse, fixed=fixed
+            speed, options.max_minutes * 60, wanted=wanted, shape=shape, train_images=images, growth=growth, fixed=fixed
         )
         because = _because(chosen, wanted, images, options.max_minutes)
     else:

@@ -45,7 +45,7 @@ def check_fits(
 
     UserError where the checkpoint cannot go on with them. Nothing is written.
     """
-    made = refuse_changes(folder, checkpoint["config"], task.card["config"])
+    made = refuse_changes(folder, checkpoint["config"], task.metadata["config"])
     check_categories(Categories.from_dict(checkpoint["categories"]), task.categories)
     images, before = len(data.train_set), checkpoint.get("train_images")
     if before is not None and images != before:

@@ -35,7 +35,7 @@ from detr_mini.pretrained.transfer import Start, carry
 from detr_mini.training.budget import Budget
 from detr_mini.training.callbacks import Bar, CheckpointFiles, Checkpoints, Interrupted, Logging, writing
 from detr_mini.training.history import History
-from detr_mini.training.image_growth import Coarse
+from detr_mini.training.image_growth import ImageGrowth
 from detr_mini.training.options import TrainerOptions
 from detr_mini.training.plan import Trainable, fit_to_time
 from detr_mini.training.processes import PeerWatch, how_to_go_on, lost_peer
@@ -119,7 +119,7 @@ def _record(parts: Parts, folder: Path, config: DictConfig, started: bool) -> No
     if not started:  # as they were given, too: config.yaml has what the data and published weights made of them
         start = folder / ".start.yaml"
         writing(start, write_text, start, OmegaConf.to_yaml(config, resolve=True))
-    _write_settings(folder, parts.task.card["config"])
+    _write_settings(folder, parts.task.metadata["config"])
 
 
 def _write_settings(folder: Path, settings: Mapping[str, Any], remark: str = "") -> None:
@@ -179,8 +179,8 @@ def build(config: DictConfig) -> Parts:
     queries = plain["model"].get("queries")
     full = objects_notice(data.train_set, queries) if isinstance(queries, int) else None
     data.report.notices += [full] if full is not None else []
-    coarse = Coarse(options.coarse_scale, options.coarse_until, options.coarse_grow)
-    fit_to_time(plain, options, data, coarse, Trainable(model, criterion, make_optimizer), precision(options))
+    growth = ImageGrowth(options.coarse_scale, options.coarse_until, options.coarse_grow)
+    fit_to_time(plain, options, data, growth, Trainable(model, criterion, make_optimizer), precision(options))
     task = DetectionTask(
         model=model,
         criterion=criterion,
@@ -188,14 +188,15 @@ def build(config: DictConfig) -> Parts:
         categories=data.categories,
         budget=_budget(options, data),
         seed=config.seed,
+        truth=data.sets.get("val"),
         warmup_steps=optim["warmup_steps"],
         clip=optim["clip"],
         average=optim["average"],
         accumulate=options.accumulate,
-        coarse=coarse,
+        growth=growth,
         validations=options.validations,
         operating_point=plain.get("operating_point"),
-        card={
+        metadata={
             "image": data.image,
             "tokeniser": None if tokenizer is None else tokenizer.state(),
             "attributes": list(attributes),
@@ -204,7 +205,6 @@ def build(config: DictConfig) -> Parts:
             "config": plain,
         },
     )
-    task.truth = data.sets.get("val")
     data.progress = lambda: task.epoch_began
     return Parts(task, data, options)
 
@@ -351,7 +351,7 @@ def _finish(parts: Parts, folder: Path, console: Console, config: DictConfig, wo
     loader = data.test_dataloader() if split == "test" else data.val_dataloader()
     how = {"progress": parts.options.progress, "threshold": best.get("threshold")}
     point = operating_point(best)
-    _write_settings(folder, task.card["config"], f"# chosen on val, and kept in best.ckpt: {asdict(point)}\n")
+    _write_settings(folder, task.metadata["config"], f"# chosen on val, and kept in best.ckpt: {asdict(point)}\n")
     device = next(model.parameters()).device  # Lightning has moved the task to the CPU, and not what it averaged
     measured = measure(model, loader, data.sets[split], task.categories, device, point=point, **how)  # type: ignore[arg-type]
     title = f"{folder.name} · {split}"

@@ -22,7 +22,7 @@ from training_parts import small_config
 
 def test_u09_half_precision_on_a_cpu_is_said_and_stands_in_the_config(scenes_root: Path) -> None:
     parts = build(small_config(scenes_root, "trainer.max_steps=1", "trainer.precision=16-mixed"))
-    assert parts.options.precision == parts.task.card["config"]["trainer"]["precision"] == "bf16-mixed"
+    assert parts.options.precision == parts.task.metadata["config"]["trainer"]["precision"] == "bf16-mixed"
     assert any("16-mixed needs a GPU; on this CPU bf16-mixed is used" in notice for notice in parts.data.report.notices)
     assert usable_precision("32-true", "cpu") == ("32-true", None)
     assert usable_precision("16-mixed", "gpu") == ("16-mixed", None)

@@ -143,8 +143,8 @@ def test_T_02_validation_loss_does_not_depend_on_the_batch_size(scenes_root: Pat
             use_distributed_sampler=False,
         )  # fmt: skip
         trainer.validate(parts.task, parts.data, verbose=False)
-        losses.append(parts.task.val_loss)
-        aps.append(parts.task.scores.metrics["AR100"])
+        losses.append(parts.task.validation.loss)
+        aps.append(parts.task.validation.scores.metrics["AR100"])
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
     assert aps == pytest.approx([aps[0]] * 3, abs=1e-6)
 
