@@ -16,7 +16,6 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import track
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -27,6 +26,7 @@ from detr_mini.cpu_runtime import keep_freed_memory
 from detr_mini.drawing.plotting import new_figure, write
 from detr_mini.errors import ConfigError, nearest
 from detr_mini.evaluation.table import markdown
+from detr_mini.progress import track
 
 Kind = Callable[[Tensor, Tensor, Tensor], Tensor]
 Rows = dict[str, list[dict[str, int | float]]]
@@ -49,7 +49,7 @@ def benchmark_attention(config: DictConfig) -> Path:
     keep_freed_memory()
     rows: Rows = {kind: [] for kind in config.kinds}
     jobs = [(kind, n) for n in config.sizes for kind in config.kinds]
-    for kind, n in track(jobs, "measuring", transient=True):
+    for kind, n in track(jobs, "measuring"):
         torch.manual_seed(config.seed)
         inputs = [torch.randn(1, config.heads, n, config.width, device=config.device) for _ in range(3)]
         rows[kind].append({"n": n, **_measure(makers[kind](n), inputs, config)})

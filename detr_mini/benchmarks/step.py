@@ -21,9 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from detr_mini.cpu_runtime import tiny_numbers_as_zero
 from detr_mini.losses import criterion as criterion_module
 from detr_mini.structures import Batch
-from detr_mini.training.diagnosis import AUTOCAST
+from detr_mini.training.build import Parts, build
 from detr_mini.training.plan import now
-from detr_mini.training.run import Parts, build, precision
+from detr_mini.training.precision import AUTOCAST, resolved_precision
 
 PARTS = {
     "backbone": ("backbone",),
@@ -80,7 +80,7 @@ def benchmark_step(config: DictConfig) -> dict[str, Any]:
     parts = build(config)
     device = torch.device(parts.options.device_type)
     parts.task.model.to(device).train()
-    kind = precision(parts.options)
+    kind = resolved_precision(parts.options)
     dtype = AUTOCAST.get(kind, torch.float32)
     watch = Stopwatch(device)
     run = _stepper(parts, watch, device, dtype)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from collections import Counter
 from collections.abc import Mapping
 from hashlib import blake2b
@@ -15,6 +14,8 @@ from detr_mini.captions.mdetr_format import caption_records, pictures_of, write_
 from detr_mini.errors import DataError
 from detr_mini.formats.coco import CocoSet
 from detr_mini.formats.columns import read_json
+from detr_mini.progress import track
+from detr_mini.seeding import text_generator
 
 VERSION = 1
 
@@ -29,15 +30,13 @@ def referred(
     """
     if each < 1:
         raise DataError(f"each is {each}; ask for at least one caption of each kind")
-    from rich.progress import track
-
     pictures, counts, refused = [], Counter[str](), 0
     name_of = dict(zip(coco.categories.ids, coco.categories.names, strict=True))
-    for picture, things in track(pictures_of(coco), "Making captions", transient=True):
+    for picture, things in track(pictures_of(coco), "Making captions"):
         kept = [thing for thing in things if not thing["iscrowd"]]
         crowded = frozenset(name_of[thing["category_id"]] for thing in things if thing["iscrowd"])
         items = things_of([name_of[thing["category_id"]] for thing in kept], [thing["bbox"] for thing in kept])
-        side, rng = min(picture["height"], picture["width"]), random.Random(f"{seed} {picture['file_name']}")
+        side, rng = min(picture["height"], picture["width"]), text_generator(seed, picture["file_name"])
         made, faults = captions_to_measure(items, side, rng, words, each, crowded=crowded, weights=weights)
         refused += len(faults)
         counts.update(caption.kind for caption in made)

@@ -16,7 +16,6 @@ from statistics import NormalDist, fmean, stdev
 
 import numpy as np
 from rich.console import Group
-from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 from scipy.special import stdtr, stdtrit
@@ -31,6 +30,7 @@ from detr_mini.evaluation.matching import Matches, side_by_side
 from detr_mini.evaluation.paired_test import holm, paired_test
 from detr_mini.evaluation.runs import Run, common_truth, read_runs
 from detr_mini.evaluation.table import number
+from detr_mini.progress import track
 
 FILE = "datasets.json"
 MEASURES = ("AP", "AP50")
@@ -132,7 +132,7 @@ def compare_sets(folders: Sequence[str | Path], rounds: int, seed: int, level: f
     names = sorted({name for own in runs for name, _ in own})
     rows: list[Row] = []
     seeds, left_out = {}, {}
-    for name in track(names, "resampling", transient=True):
+    for name in track(names, "resampling"):
         common = sorted(key for key in runs[0].keys() & runs[1].keys() if key[0] == name)
         try:
             if not common:

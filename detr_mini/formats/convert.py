@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path, PurePosixPath
@@ -23,12 +23,13 @@ from detr_mini.formats.tree import Tree, with_one_list
 from detr_mini.formats.voc import CATEGORIES, voc_xml
 from detr_mini.formats.yolo import fractions
 from detr_mini.images.load import image_size
+from detr_mini.progress import track
 from detr_mini.safe_files import safe_name
 
 WRITTEN = ("coco", "voc", "yolo")
 """The forms that can be written; a dataset in another one is written as COCO."""
 PLACING = ("copy", "link", "none")
-_BAR_FROM = 2000
+BAR_FROM = 2000
 
 
 def convert(source: Source, output: str | Path, to: str, *, images: str = "copy") -> list[str]:
@@ -56,7 +57,7 @@ def convert(source: Source, output: str | Path, to: str, *, images: str = "copy"
 
 def check_sizes(name: str, tree: Tree) -> list[str]:
     """Give each image its size; DataError where the annotations say another one. What the reader left out."""
-    for image in tracked(tree.content["images"], f"Measuring the {name} images"):
+    for image in track(tree.content["images"], f"Measuring the {name} images", at_least=BAR_FROM):
         size, _ = tree.sizes.get(image["id"]) or image_size(tree.folder / image["file_name"])
         said = image.get("height"), image.get("width")
         if all(said) and said != size:
@@ -229,7 +230,7 @@ def _left_out(trees: Mapping[str, Tree], keys: Mapping[str, str]) -> list[str]:
 def _place(tree: Tree, where: Mapping[str, Path], images: str) -> None:
     if images == "none":
         return
-    for name, target in tracked(list(where.items()), "Placing the images"):
+    for name, target in track(list(where.items()), "Placing the images", at_least=BAR_FROM):
         if ".." in target.parts:
             raise DataError(f"{name!r} would be written outside the output, to {target}; rename the image")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -260,12 +261,3 @@ def new_folder(output: str | Path) -> Iterator[Path]:
         partial.rename(output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def tracked(items: Sequence[Any], title: str) -> Iterable[Any]:
-    """`items`, with a bar where there are many."""
-    if len(items) < _BAR_FROM:
-        return items
-    from rich.progress import track
-
-    return track(items, title, transient=True)

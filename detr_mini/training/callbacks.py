@@ -14,18 +14,16 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 from detr_mini.config.run_folder import sync, whole
-from detr_mini.errors import UserError
+from detr_mini.progress import ShareBar
 from detr_mini.training.history import LOGGED, LOSSES, History
 from detr_mini.training.resume import best_becomes_last
+from detr_mini.training.run_files import writing
 from detr_mini.training.task import DetectionTask
 
 SHOWN = ("AP", "AP50", "AP75", "grounding/accuracy", "grounding/top1", "grounding/absent_rejected")
 """Figures of a validation that history.csv keeps."""
-LINE_SECONDS = 60.0
-"""Between two lines about a training whose output is no terminal."""
 
 
 class Interrupted(Exception):
@@ -78,7 +76,8 @@ class Logging(pl.Callback):
         self.latest |= row
         if trainer.is_global_zero:
             place = {"step": trainer.global_step, "epoch": trainer.current_epoch}
-            writing(self.history.path, self.history.add, {**place, "seconds": round(task.budget.elapsed, 2), **row})
+            with writing(self.history.path):
+                self.history.add({**place, "seconds": round(task.budget.elapsed, 2), **row})
             for logger in trainer.loggers:
                 logger.log_metrics({k: v for k, v in row.items() if v is not None}, trainer.global_step)
 
@@ -142,7 +141,8 @@ class Checkpoints(pl.Callback):
     def save(self, trainer: pl.Trainer) -> None:
         """Write last.ckpt, and best.ckpt where it is the best so far."""
         if trainer.is_global_zero:
-            writing(self.folder / "last.ckpt", self._write, trainer)
+            with writing(self.folder / "last.ckpt"):
+                self._write(trainer)
         else:
             trainer.save_checkpoint(self.folder / "last.ckpt")  # writes nothing, but takes part in what all decide
         self._better = False
@@ -156,7 +156,8 @@ class Checkpoints(pl.Callback):
         with whole(self.folder / "last.ckpt") as temporary:
             trainer.save_checkpoint(temporary)
         if self._better or task.truth is None:
-            writing(self.folder / "best.ckpt", best_becomes_last, self.folder)
+            with writing(self.folder / "best.ckpt"):
+                best_becomes_last(self.folder)
         (self.folder / ".start.yaml").unlink(missing_ok=True)
 
     def _stop_if_asked(self) -> None:
@@ -173,25 +174,16 @@ class Checkpoints(pl.Callback):
 
 
 class Bar(pl.Callback):
-    """One bar for the whole training: images a second, loss, the last AP, the time left.
-
-    Where the output is no terminal (a file, a notebook's cell, a pipe), a line with the same every `LINE_SECONDS`.
-    """
+    """One bar for the whole training: images a second, loss, the last AP, the time left. It prints each validation."""
 
     def __init__(self, logging: Logging, console: Console) -> None:
         self.logging, self.console = logging, console
-        self._said = 0.0
-        self.progress: Progress | None = None
+        self.bar: ShareBar | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
-        self.progress = Progress(*columns, console=self.console, refresh_per_second=4, transient=True)
-        self.bar = self.progress.add_task("training", total=1.0, state="")
-        self.progress.start()
-        self._said = time.monotonic()
-        self._show(trainer, pl_module)
+        if trainer.is_global_zero:
+            self.bar = ShareBar("training", self.console)
+            self._show(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -199,13 +191,13 @@ class Bar(pl.Callback):
         self._show(trainer, pl_module)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.progress is not None:
-            self.progress.update(self.bar, description="measuring")
+        if self.bar is not None:
+            self.bar.rename("measuring")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.progress is None:
+        if self.bar is None:
             return
-        self.progress.update(self.bar, description="training")
+        self.bar.rename("training")
         latest = self.logging.latest
         shown = ", ".join(f"{name[4:]} {latest[name]:.3f}" for name in ("val/AP", "val/AP50") if name in latest)
         self.console.print(
@@ -213,7 +205,7 @@ class Bar(pl.Callback):
         )
 
     def _show(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        if self.progress is None:
+        if self.bar is None:
             return
         assert isinstance(task, DetectionTask)
         done, latest = task.budget.progress(trainer.global_step), self.logging.latest
@@ -228,15 +220,12 @@ class Bar(pl.Callback):
         if done > 0:
             left = seconds / done * (1 - done)
             parts.append(f"{int(left // 60)}:{int(left % 60):02d} left")
-        self.progress.update(self.bar, completed=done, state="  ".join(parts))
-        if not self.console.is_terminal and time.monotonic() - self._said >= LINE_SECONDS:
-            self._said = time.monotonic()
-            self.console.print(f"{done:4.0%}  {'  '.join(parts)}", markup=False, highlight=False, soft_wrap=True)
+        self.bar.show(done, "  ".join(parts))
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if self.progress is not None:
-            self.progress.stop()
-            self.progress = None
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self.teardown(trainer, pl_module, "fit")
@@ -254,17 +243,3 @@ class CheckpointFiles(TorchCheckpointIO):
         content = io.BytesIO()
         torch.save(checkpoint, content)
         Path(path).write_bytes(content.getbuffer())
-
-
-def writing(path: Path, action: Any, *arguments: Any) -> None:
-    """`action(*arguments)`, its trouble with the file system as one sentence."""
-    try:
-        action(*arguments)
-    except BrokenPipeError:  # nobody reads what is printed
-        raise
-    except OSError as error:
-        saved = (path.parent / "last.ckpt").is_file()
-        how = f"go on with resume={path.parent} (what was written there before is whole)" if saved else "start it again"
-        raise UserError(
-            f"cannot write {path} ({error.strerror or error}); free some space or check its rights, then {how}"
-        ) from error

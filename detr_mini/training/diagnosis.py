@@ -12,9 +12,7 @@ from torch.utils import _pytree as pytree
 
 from detr_mini.errors import NonFiniteError
 from detr_mini.structures import Batch
-
-AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-"""What layers compute in, where the precision is a mixed one."""
+from detr_mini.training.precision import AUTOCAST
 
 
 def explain(

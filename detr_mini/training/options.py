@@ -78,14 +78,8 @@ class TrainerOptions:
                 "nothing says when training ends; set trainer.max_epochs, trainer.max_steps or trainer.max_minutes, "
                 "or choose an experiment=... (see 'detr-mini train --help')"
             )
-        counts = [
-            "validate_every_epochs",
-            "save_every_minutes",
-            "devices",
-            "num_nodes",
-            "accumulate",
-            "log_every_steps",
-        ]
+        counts = ["validate_every_epochs", "save_every_minutes", "devices", "num_nodes", "accumulate",
+                  "log_every_steps"]  # fmt: skip
         if values["validations"] is not None:
             counts.append("validations")
             if values["validate_every_epochs"] is None:  # "not every so many epochs": what validations means

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from detr_mini.data.auto_settings import AUTO, SMALLEST, STEP, range_notice
 from detr_mini.data.module import DetectionData
 from detr_mini.formats.load_report import Chosen
+from detr_mini.seeding import seeded
 from detr_mini.structures import Target, pack_targets
-from detr_mini.training.diagnosis import AUTOCAST
 from detr_mini.training.image_growth import ImageGrowth
 from detr_mini.training.options import TrainerOptions
+from detr_mini.training.precision import AUTOCAST, resolved_precision
 
 ENOUGH_IMAGES = 5000
 """Images that a training should see, each pass counting, before its size may grow."""
@@ -131,8 +132,7 @@ def measure_speed(trainable: Trainable, num_classes: int, device: torch.device, 
     """Seconds of a step on this machine, from a few steps of a copy of the model with made images."""
     copied = copy.deepcopy(trainable.model).to(device).train()
     optimizer, criterion = trainable.make_optimizer(copied), trainable.criterion
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         steps = [_probe(copied, criterion, optimizer, num_classes, side, device, dtype) for side in PROBE_SIDES]
     optimizing = min(seconds for _, seconds in steps)
     small, large = (seconds / PROBE_BATCH for seconds, _ in steps)
@@ -192,7 +192,6 @@ def fit_to_time(
     data: DetectionData,
     growth: ImageGrowth,
     trainable: Trainable,
-    precision: str,
 ) -> None:
     """Put a number in the place of every "auto" in `plain`'s `data` and `optim`, into `data` too, and report why."""
     settings, optim = plain["data"], plain["optim"]
@@ -205,7 +204,7 @@ def fit_to_time(
     images = len(data.train_set)
     alone = options.devices == options.num_nodes == 1 and hasattr(trainable.model, "noised_truths")
     if alone and options.max_minutes is not None and options.max_steps is None and options.max_epochs is None:
-        dtype = AUTOCAST.get(precision, torch.float32)
+        dtype = AUTOCAST.get(resolved_precision(options), torch.float32)
         speed = measure_speed(trainable, len(data.categories or ()), torch.device(options.device_type), dtype)
         fixed = {name: settings[name] for name in ("size", "batch_size") if name not in asked}
         sizes = data.train_set.records.sizes.double()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from detr_mini.formats.split import CocoSet
 
 FEW_STEPS = 200
@@ -28,16 +26,6 @@ def objects_notice(coco: CocoSet, queries: int) -> str | None:
             f"detect and predict report as many: limit={most} there, and detection_limit={most} in evaluate, count all"
         )
     return None
-
-
-def usable_precision(precision: str, accelerator: str) -> tuple[str, str | None]:
-    """The precision that a device computes in, and a sentence where that is another one than was asked for."""
-    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
-    if precision == "16-mixed" and on_cpu:
-        return "bf16-mixed", (
-            "trainer.precision=16-mixed needs a GPU; on this CPU bf16-mixed is used, and config.yaml says so"
-        )
-    return precision, None
 
 
 def few_steps_notice(steps: int) -> str | None:

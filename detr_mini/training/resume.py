@@ -124,3 +124,12 @@ def _step_of(file: Path) -> int | None:
         return int(read_checkpoint(file)["global_step"])
     except (CheckpointError, KeyError):
         return None
+
+
+def move_to(checkpoint: Mapping[str, Any], task: DetectionTask, data: DetectionData) -> None:
+    """Set the data to the epoch and batch after `checkpoint`; Lightning restores the rest."""
+    loop = checkpoint["loops"]["fit_loop"]
+    epoch = loop["epoch_progress"]["current"]
+    inside = epoch["processed"] < epoch["started"]
+    data.resume_at(epoch["processed"], loop["epoch_loop.batch_progress"]["current"]["ready"] if inside else 0)
+    task.images_seen = checkpoint["progress"]["images_seen"]

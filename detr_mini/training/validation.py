@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,17 +34,13 @@ class Collected:
             return self
         shares: list[Any] = [None] * world_size
         torch.distributed.all_gather_object(shares, self)
-        return _merged(shares)
-
-
-def _merged(shares: Iterable[Collected]) -> Collected:
-    merged = Collected()
-    for share in shares:
-        merged.records |= share.records
-        merged.answers |= share.answers
-        merged.loss += share.loss
-        merged.boxes += share.boxes
-    return merged
+        merged = Collected()
+        for share in shares:
+            merged.records |= share.records
+            merged.answers |= share.answers
+            merged.loss += share.loss
+            merged.boxes += share.boxes
+        return merged
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from training_parts import overrides
 SCRIPT = """
 import sys, json, torch, pytorch_lightning as pl
 from pathlib import Path
-from detr_mini.training.run import build
+from detr_mini.training.build import build
 from training_parts import small_config
 
 class Keep(pl.Callback):

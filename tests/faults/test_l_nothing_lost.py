@@ -149,7 +149,7 @@ def test_l01_metrics_are_of_the_best_checkpoint_or_not_there(run: Path, monkeypa
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("detr_mini.training.run._fit", stop)
+    monkeypatch.setattr("detr_mini.training.run.fit", stop)
     assert main(["train", f"resume={run}", "trainer.max_steps=6"]) == 130
     assert not (run / "metrics.json").exists()
 

@@ -17,8 +17,9 @@ from detr_mini.data.samplers import Key
 from detr_mini.errors import ConfigError
 from detr_mini.evaluation.runs import read_runs
 from detr_mini.pretrained.checkpoints import read_checkpoint
+from detr_mini.training.build import build
 from detr_mini.training.options import TrainerOptions
-from detr_mini.training.run import build, train
+from detr_mini.training.run import train
 from detr_mini.verbs.evaluate import evaluate
 from training_parts import SMALL, overrides, small_config
 

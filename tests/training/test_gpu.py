@@ -11,7 +11,8 @@ from torch import Tensor
 
 from detr_mini.config.compose import compose
 from detr_mini.data.collate import collate
-from detr_mini.training.run import Parts, build, train
+from detr_mini.training.build import Parts, build
+from detr_mini.training.run import train
 from tests.training_parts import overrides, small_config
 
 pytestmark = [

@@ -13,8 +13,8 @@ from detr_mini.data.collate import collate
 from detr_mini.losses.criterion import Losses
 from detr_mini.models.queries import visible_size
 from detr_mini.structures import Batch, Target
+from detr_mini.training.build import build
 from detr_mini.training.image_growth import resized
-from detr_mini.training.run import build
 from tests.training_parts import small_config
 
 STRIDE = 8

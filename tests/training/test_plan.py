@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from data_parts import write_images
 from detr_mini.config.compose import compose
 from detr_mini.data.auto_settings import SMALLEST
+from detr_mini.training.build import build
 from detr_mini.training.image_growth import ImageGrowth
 from detr_mini.training.plan import (
     BATCHES,
@@ -26,7 +27,6 @@ from detr_mini.training.plan import (
     rhythm,
     strong_share,
 )  # fmt: skip
-from detr_mini.training.run import build
 
 # two cores: 16 images of 256 x 256 pixels a second
 SPEED = Speed(step=0.09, image=0.01, pixel=0.04 / 256**2)

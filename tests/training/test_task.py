@@ -16,8 +16,8 @@ from detr_mini.config.compose import compose
 from detr_mini.data.collate import collate
 from detr_mini.errors import NonFiniteError
 from detr_mini.structures import Batch
+from detr_mini.training.build import Parts, build
 from detr_mini.training.diagnosis import explain
-from detr_mini.training.run import Parts, build
 from training_parts import small_config
 
 
