@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from detr_mini.config.compose import compose
+from detr_mini.config.path_settings import quoted
 from detr_mini.config.run_folder import is_unused, locked, new_run_folder, write_text
 from detr_mini.drawing.evaluation_plots import dots
 from detr_mini.errors import ConfigError, DataError, UserError
@@ -25,7 +26,7 @@ from detr_mini.experiments.compare_datasets import FILE, RECIPE
 from detr_mini.experiments.leaderboard import result
 from detr_mini.experiments.learning_curve import check_same
 from detr_mini.experiments.process import Processes
-from detr_mini.experiments.record import KEPT, STATES, Run, key_of, quoted, start_or_go_on
+from detr_mini.experiments.record import KEPT, STATES, Run, key_of, start_or_go_on
 from detr_mini.formats.discover import find_layout
 from detr_mini.training.history import History
 
@@ -117,10 +118,8 @@ def _check(config: DictConfig) -> None:
         raise ConfigError("root is not set; root=FOLDER takes a folder of datasets, each in a folder of its own")
     if config.split not in STAGES:
         raise ConfigError(f"split is '{config.split}'; choose one of {', '.join(STAGES)}")
-    if not config.seeds or not all(isinstance(seed, int) and seed >= 0 for seed in config.seeds):
-        raise ConfigError(f"seeds is {list(config.seeds)}; it takes one or more whole numbers from 0 on")
-    if config.minutes is not None and config.minutes <= 0:
-        raise ConfigError(f"minutes is {config.minutes}; it must be above 0, or null for what the experiment says")
+    if not config.seeds or not all(type(seed) is int for seed in config.seeds):
+        raise ConfigError(f"seeds is {list(config.seeds)}; it must be one or more whole numbers")
     for word in config.overrides:
         if key_of(str(word)) in OWN:
             raise ConfigError(f"overrides has {word}; {key_of(str(word))} is decided by root, sets, experiment, seeds, "
@@ -129,7 +128,7 @@ def _check(config: DictConfig) -> None:
 
 def _words(root: Path, config: DictConfig) -> list[str]:
     """The settings of a training on one dataset, without its seed."""
-    words = [f"data.root={quoted(root)}"]
+    words = [f"data.root={quoted(str(root))}"]
     words += [] if config.experiment is None else [f"experiment={config.experiment}"]
     words += ["data.test=null"] if config.split == "val" else []  # choosing must not look at test
     words += [] if config.minutes is None else [f"trainer.max_minutes={config.minutes}"]

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from detr_mini.config.path_settings import quoted
 from detr_mini.config.run_folder import is_unused, locked, new_run_folder, remove_unfinished, to_go_on, write_text
 from detr_mini.errors import ConfigError
 
@@ -202,13 +203,7 @@ def start_or_go_on(words: Sequence[str], folder: Path) -> list[str]:
     """Words that train in `folder`: from the start, or from where its last.ckpt stands."""
     if to_go_on(folder):
         return [f"resume={folder}"]
-    return [*words, f"run_folder={quoted(folder)}"]
-
-
-def quoted(path: Path) -> str:
-    """A path as a value of Hydra's, whatever characters are in it."""
-    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+    return [*words, f"run_folder={quoted(str(folder))}"]
 
 
 def key_of(word: str) -> str:

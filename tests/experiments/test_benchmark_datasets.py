@@ -204,6 +204,7 @@ def test_ctrl_c_ends_with_the_table_of_what_is_there(
         (["sets=[]"], "sets is empty"),
         (["split=train"], "split is 'train'; choose one of val, test"),
         (["seeds=[]"], "seeds is []"),
+        (["seeds=[first]"], "seeds is ['first']; it must be one or more whole numbers"),
         (["seeds=[-1]"], "seeds[0] is -1; it must be a whole number from 0"),
         (["minutes=0"], "minutes is 0"),
         (["overrides=[seed=3]"], "overrides has seed=3; seed is decided by"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from detr_mini import cli
+from detr_mini.experiments.record import start_or_go_on
 from sweep_parts import pretend, settings, sweep_json
 
 WORDS = ["seed=0,1,2", "optim.optimizer.lr=0.01,0.02", "trainer.max_steps=3"]
@@ -168,6 +169,12 @@ def test_each_run_has_the_words_of_a_training_alone(monkeypatch: pytest.MonkeyPa
     run = f"run_folder='{quoted}/0_seed-0'"
     assert seen[0] == ["train", "seed=0", run], "further processes start this run, not the sweep"
     assert cli.compose("train", seen[0][1:]).run_folder == str(tmp_path / "a b'c" / "0_seed-0")
+
+
+@pytest.mark.parametrize("name", ["a b'c", r"back\slash", r"back\\slashes", r"at the end\\", r"\'", "a,b", "[a]"])
+def test_a_run_folder_of_any_name_reaches_the_run_as_it_is(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    assert cli.compose("train", start_or_go_on(["seed=0"], folder)).run_folder == str(folder)
 
 
 @pytest.mark.parametrize(
