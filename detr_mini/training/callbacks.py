@@ -1,4 +1,4 @@
-"""What happens beside the steps of a training: checkpoints, history, the bar, Ctrl-C."""
+"""What happens besides the steps of a training: checkpoints, history, the progress bar, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from detr_mini.training.run_files import writing
 from detr_mini.training.task import DetectionTask
 
 SHOWN = ("AP", "AP50", "AP75", "grounding/accuracy", "grounding/top1", "grounding/absent_rejected")
-"""Figures of a validation that history.csv keeps."""
+"""Metrics of a validation that history.csv keeps."""
 
 
 class Interrupted(Exception):
-    """The user, or the machine's scheduler, asked the training to stop; its state is in last.ckpt."""
+    """The user or the machine's scheduler stopped the training; its state is in last.ckpt."""
 
 
 class Logging(pl.Callback):
@@ -36,7 +36,7 @@ class Logging(pl.Callback):
     def __init__(self, history: History, every: int) -> None:
         self.history, self.every = history, every
         self.latest: dict[str, Any] = {}
-        """The latest value of each column, for the bar."""
+        """The latest value of each column, for the progress bar."""
         self._mark = (0.0, 0)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -83,13 +83,13 @@ class Logging(pl.Callback):
 
 
 class Checkpoints(pl.Callback):
-    """last.ckpt after each epoch, and every `minutes` inside a long one; best.ckpt is the one with the best val AP.
+    """Writes last.ckpt after each epoch and every `minutes` inside a long one, and best.ckpt if it is the best so far.
 
-    With captions it is the one with the best exact accuracy. Where nothing is measured, best is last. last.ckpt comes
-    first, and says which step is the best: a process that is killed in between leaves what `resume.repair` finishes.
-    The first process decides on the folder, and sends it to the others. `forget`: the best so far is lost.
-    Ctrl-C and SIGTERM are waited for until a step is done (or an evaluation), then the state is written and
-    `Interrupted` raised; a second Ctrl-C stops at once, and what was written before stays.
+    The best has the highest AP on val, or the highest exact accuracy for data with captions; without val it is the
+    last. last.ckpt is written first and names the step of the best, so `resume.repair` can finish for a killed process.
+    The first process chooses the folder and sends it to the others. `forget`: the best so far is lost.
+    After Ctrl-C or SIGTERM the current step (or evaluation) is finished, the state is written and `Interrupted` is
+    raised; a second Ctrl-C stops at once and leaves what was written before.
     """
 
     def __init__(self, folder: Path, minutes: float | int, forget: bool = False) -> None:
@@ -113,7 +113,7 @@ class Checkpoints(pl.Callback):
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted = True
-        print("\nstopping: the state is written after this step; once more stops at once", flush=True)
+        print("\nstopping after this step; its state is then written. Ctrl-C again stops at once", flush=True)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, DetectionTask)
@@ -127,7 +127,7 @@ class Checkpoints(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # between two steps of one epoch; after its last batch there is the evaluation to come, then the epoch's end
+        # only inside an epoch: its last batch is followed by the evaluation, then by on_train_epoch_end
         if not stepped(trainer) or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return
         if self.interrupted or time.monotonic() - self._saved > self.seconds:
@@ -139,12 +139,12 @@ class Checkpoints(pl.Callback):
         self._stop_if_asked()
 
     def save(self, trainer: pl.Trainer) -> None:
-        """Write last.ckpt, and best.ckpt where it is the best so far."""
+        """Write last.ckpt, and best.ckpt if it is the best so far."""
         if trainer.is_global_zero:
             with writing(self.folder / "last.ckpt"):
                 self._write(trainer)
         else:
-            trainer.save_checkpoint(self.folder / "last.ckpt")  # writes nothing, but takes part in what all decide
+            trainer.save_checkpoint(self.folder / "last.ckpt")  # writes nothing, but takes part in the collectives
         self._better = False
         self._saved = time.monotonic()
 
@@ -152,7 +152,7 @@ class Checkpoints(pl.Callback):
         task = trainer.lightning_module
         assert isinstance(task, DetectionTask)
         if (self.folder / "history.csv").is_file():
-            sync(self.folder / "history.csv")  # its rows are never behind the checkpoint, even after a power cut
+            sync(self.folder / "history.csv")  # so that it is never behind the checkpoint, even after a power cut
         with whole(self.folder / "last.ckpt") as temporary:
             trainer.save_checkpoint(temporary)
         if self._better or task.truth is None:
@@ -170,7 +170,7 @@ class Checkpoints(pl.Callback):
         self._former = {}
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self.teardown(trainer, pl_module, "fit")  # which Lightning leaves out after an exception
+        self.teardown(trainer, pl_module, "fit")  # Lightning does not call it after an exception
 
 
 class Bar(pl.Callback):
@@ -232,12 +232,12 @@ class Bar(pl.Callback):
 
 
 def stepped(trainer: pl.Trainer) -> bool:
-    """Whether the batch that has just ended made a step of the optimizer (and did not only add to its gradient)."""
+    """Whether the batch that has just ended made an optimizer step, and did not only add to the gradient."""
     return not trainer.fit_loop._should_accumulate()
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Writes a checkpoint where it is told to: Lightning's own way leads through the machine's folder /tmp."""
+    """Writes a checkpoint directly to its path; Lightning's own way goes through /tmp."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         content = io.BytesIO()

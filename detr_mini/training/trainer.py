@@ -18,7 +18,7 @@ from detr_mini.training.build import Parts
 from detr_mini.training.callbacks import Bar, CheckpointFiles, Checkpoints, Interrupted, Logging
 from detr_mini.training.history import History
 from detr_mini.training.precision import resolved_precision
-from detr_mini.training.processes import PeerWatch, how_to_go_on, lost_peer
+from detr_mini.training.processes import PeerWatch, how_to_continue, lost_peer
 from detr_mini.training.task import NEVER
 
 
@@ -90,4 +90,4 @@ def fit(trainer: pl.Trainer, parts: Parts, checkpoint: Path | None) -> None:
         sentence = lost_worker(error) or (lost_peer(error, watch) if trainer.world_size > 1 else None)
         if sentence is None:
             raise
-        raise UserError(f"{sentence}; {how_to_go_on(Path(trainer.default_root_dir))}") from error
+        raise UserError(f"{sentence}; {how_to_continue(Path(trainer.default_root_dir))}") from error

@@ -50,7 +50,7 @@ def test_u14_more_objects_than_queries_is_said_at_the_start(tmp_path: Path) -> N
     coco = read_coco(path, images)
     said = objects_notice(coco, 20)
     assert said is not None
-    assert "more objects than model.queries=20, the fullest 30" in said
+    assert "more objects than model.queries=20, at most 30" in said
     assert "model.queries=40" in said
     assert objects_notice(coco, 30) is None
 

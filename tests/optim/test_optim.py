@@ -161,7 +161,7 @@ def test_a_restored_state_lies_where_its_parameter_lies() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_an_optimizer_restored_from_the_cpu_goes_on_on_a_gpu() -> None:
+def test_an_optimizer_restored_from_the_cpu_makes_the_same_step_on_a_gpu() -> None:
     model = nn.Sequential(nn.Linear(16, 16), nn.LayerNorm(16)).cuda()
     first = muon(model)
     model(torch.randn(4, 16, device="cuda")).square().sum().backward()

@@ -45,7 +45,7 @@ def test_of_two_limits_the_nearer_one_counts() -> None:
 
 
 def test_a_budget_has_an_end() -> None:
-    with pytest.raises(ValueError, match="in steps, in seconds, or in both"):
+    with pytest.raises(ValueError, match="needs steps, seconds, or both"):
         Budget()
 
 

@@ -158,7 +158,7 @@ def test_the_layer_that_spoils_sentences_is_named(tmp_path: Path) -> None:
     handle = model.joint[1].rivals.register_forward_hook(lambda module, inputs, output: output * math.nan)
     error = explain(model, next(iter(parts.data.train_dataloader())), 0, "32-true", "a matching cost")
     handle.remove()
-    assert "the first to make it was layer 'joint.1.rivals'" in str(error)
+    assert "the first non-finite value came from layer 'joint.1.rivals'" in str(error)
 
 
 def test_only_images_at_fault_are_named(scenes_root: Path) -> None:
