@@ -1,4 +1,4 @@
-"""What a process sets to compute on a CPU: how freed memory is kept, tiny numbers are treated, a fork computes."""
+"""Settings of a process that computes on a CPU: freed memory, denormal numbers, forks, bfloat16."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """glibc's names, see mallopt(3)."""
 
 if hasattr(os, "register_at_fork"):
-    # A forked child has none of its parent's threads, and GNU OpenMP, which does not know that, would wait for them for
-    # ever at the first computation that is shared out. With one thread nothing is shared out.
+    # A forked child has none of its parent's threads, but GNU OpenMP does not know that and would wait for them forever
+    # at the first parallel computation. With one thread nothing is parallel.
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def keep_freed_memory() -> bool:
-    """Let the process keep memory that a step has freed, for the next step to use; whether the C library does.
+    """Let the process keep freed memory for the next step; True if the C library supports that.
 
-    By default glibc maps each large block by itself and gives it back to the system at once. Every step then asks for
-    it again, and the system hands it out page by page, zeroed: half of a step's time with large images
-    (docs/results.md). Blocks above 32 MiB are mapped whatever M_MMAP_THRESHOLD says, so mapping is switched off.
+    By default glibc maps each large block separately and returns it to the system at once. Every step then asks for it
+    again, and the system zeroes it page by page, which takes half of a step's time with large images (docs/results.md).
+    Blocks above 32 MiB are mapped whatever M_MMAP_THRESHOLD is, so mapping is switched off.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -41,20 +41,20 @@ def keep_freed_memory() -> bool:
 
 @contextmanager
 def tiny_numbers_as_zero() -> Iterator[None]:
-    """Denormal numbers count as zero inside: fading moments and weights would slow a core down a hundredfold."""
+    """Inside, denormal numbers count as zero: decaying moments and weights would slow a core down a hundredfold."""
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
-        torch.set_flush_denormal(False)  # the whole process would otherwise compute like this
+        torch.set_flush_denormal(False)  # otherwise the whole process would keep computing like this
 
 
 @cache
 def fast_bfloat16() -> bool:
     """Whether this CPU multiplies matrices faster in bfloat16 than in float32, measured once in some milliseconds.
 
-    The instructions that it has do not tell: with AMX tiles it is ten times as fast, on processors that have only
-    AVX-512's bfloat16 it can be half as fast.
+    The instruction set does not decide that: with AMX tiles it is ten times as fast, with AVX-512's bfloat16 alone it
+    can be half as fast.
     """
     if not getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)():
         return False
@@ -67,7 +67,7 @@ def fast_bfloat16() -> bool:
 
 
 def _product_seconds(dtype: torch.dtype) -> float:
-    """Of one thread's own time, so that other processes do not count."""
+    """CPU time of this thread for a matrix product, so that other processes do not count."""
     a, b = torch.ones(512, 192, dtype=dtype), torch.ones(192, 1152, dtype=dtype)
     times = []
     for _ in range(9):

@@ -1,4 +1,4 @@
-"""The verb `benchmark attention`: time and peak memory of each kind over the size of the set, with fitted exponents."""
+"""The verb `benchmark attention`: time and peak memory of each kind against the size of the set, with exponents."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import track
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -27,16 +26,17 @@ from detr_mini.cpu_runtime import keep_freed_memory
 from detr_mini.drawing.plotting import new_figure, write
 from detr_mini.errors import ConfigError, nearest
 from detr_mini.evaluation.table import markdown
+from detr_mini.progress import track
 
 Kind = Callable[[Tensor, Tensor, Tensor], Tensor]
 Rows = dict[str, list[dict[str, int | float]]]
 
 
 def benchmark_attention(config: DictConfig) -> Path:
-    """Measure every kind of `config.kinds` at every one of `config.sizes`; write and print the table; the folder.
+    """Measure each of `config.kinds` at each of `config.sizes`, write and print the table, and return its folder.
 
-    A row is one call on (1, heads, n, width): the median time, and the most bytes alive at once beyond the inputs. The
-    exponent is the slope of a line through log time (or bytes) over log n, over the larger half of the sizes.
+    A row is one call on (1, heads, n, width): the median time, and the peak memory in bytes beyond the inputs. The
+    exponent is the slope of log time (or bytes) over log n, fitted to the larger half of the sizes.
     """
     makers = _makers(config)
     for kind in config.kinds:
@@ -45,11 +45,11 @@ def benchmark_attention(config: DictConfig) -> Path:
                 f"attention '{kind}' does not exist{nearest(kind, makers)}; the kinds are {', '.join(makers)}"
             )
     if len(config.sizes) < 2 or min(config.sizes) < 1 or list(config.sizes) != sorted(set(config.sizes)):
-        raise ConfigError(f"sizes is {list(config.sizes)}; say two or more numbers, rising")
+        raise ConfigError(f"sizes is {list(config.sizes)}; give two or more numbers in rising order")
     keep_freed_memory()
     rows: Rows = {kind: [] for kind in config.kinds}
     jobs = [(kind, n) for n in config.sizes for kind in config.kinds]
-    for kind, n in track(jobs, "measuring", transient=True):
+    for kind, n in track(jobs, "measuring"):
         torch.manual_seed(config.seed)
         inputs = [torch.randn(1, config.heads, n, config.width, device=config.device) for _ in range(3)]
         rows[kind].append({"n": n, **_measure(makers[kind](n), inputs, config)})
@@ -73,8 +73,7 @@ def benchmark_attention(config: DictConfig) -> Path:
 
 
 def exponents(measured: Sequence[Mapping[str, int | float]]) -> dict[str, float]:
-    """Slopes of log milliseconds and log bytes over log n, least squares over the larger half of the sizes (two at
-    least)."""
+    """Slopes of log milliseconds and log bytes over log n: least squares, larger half of the sizes, two at least."""
     upper = measured[-max(2, (len(measured) + 1) // 2) :]
     x = torch.tensor([row["n"] for row in upper], dtype=torch.float64).log()
     slopes = {}
@@ -136,8 +135,8 @@ def _measure(kind: Kind, inputs: Sequence[Tensor], config: DictConfig) -> dict[s
 
 
 def peak_bytes(call: Callable[[], None]) -> int:
-    """The most bytes of CPU memory alive at once, of those that torch hands out during `call`."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes two lines a call
+    """Peak CPU memory in bytes that torch allocates during `call`."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise the profiler prints two lines per call
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
     alive = most = 0

@@ -1,4 +1,4 @@
-"""The verb `benchmark step`: where a step of training spends its time, and how near to the machine's rate it comes."""
+"""The verb `benchmark step`: how the time of a training step divides, and how fast it is for this machine."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from torch.utils.flop_counter import FlopCounterMode
 from detr_mini.cpu_runtime import tiny_numbers_as_zero
 from detr_mini.losses import criterion as criterion_module
 from detr_mini.structures import Batch
-from detr_mini.training.diagnosis import AUTOCAST
+from detr_mini.training.build import Parts, build
 from detr_mini.training.plan import now
-from detr_mini.training.run import Parts, build, precision
+from detr_mini.training.precision import AUTOCAST, resolved_precision
 
 PARTS = {
     "backbone": ("backbone",),
     "encoder": ("encoder", "transformer.encoder", "top_down"),
     "decoder": ("decoder", "transformer.decoder"),
     "words": ("text", "connectives"),
-    "things and words": ("joint",),
+    "queries and words": ("joint",),
 }
-"""Rows of the table and the submodules whose forward they are, for any model."""
+"""Rows of the table, and the submodules whose forward pass they time, for any model."""
 
 
 class Stopwatch:
-    """Seconds by name, step by step; on a GPU it waits for the device, so the parts add up to more than a free step."""
+    """Seconds by name, for each step. On a GPU it waits for the device, so a timed step is longer than a free one."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -44,25 +44,25 @@ class Stopwatch:
         self.steps: list[dict[str, float]] = []
 
     def now(self) -> float:
-        """The present second, when the device is done."""
+        """The time in seconds, once the device has finished its work."""
         return now(self.device)
 
     @contextmanager
     def measuring(self, name: str) -> Iterator[None]:
-        """What runs inside counts as `name`."""
+        """Count the time inside as `name`."""
         started = self.now()
         yield
         self.step[name] += self.now() - started
 
     def next_step(self) -> None:
-        """The step is over."""
+        """Start a new step."""
         self.steps.append(dict(self.step))
         self.step.clear()
 
     def typical(self) -> dict[str, float]:
-        """Milliseconds of each name, mean over the middle half of the steps by their "step".
+        """Milliseconds of each name: the mean over the middle half of the steps, ordered by their total time.
 
-        As robust as medians, and unlike those it keeps sums: a whole is never less than its parts.
+        It is as robust as a median but keeps sums: a whole is never less than its parts.
         """
         by_length = sorted(self.steps, key=lambda step: step["step"])
         middle = by_length[len(by_length) // 4 : len(by_length) - len(by_length) // 4]
@@ -73,14 +73,14 @@ class Stopwatch:
 def benchmark_step(config: DictConfig) -> dict[str, Any]:
     """Time `config.steps` steps of the training that `config` describes; print and return the table.
 
-    Milliseconds are means over the middle half of the steps. `rate` is the step's floating-point operations (matrix
-    products and convolutions, counted by torch) a second; `matrix_rate` that of one large product on the same threads,
-    in the training's precision.
+    Milliseconds are means over the middle half of the steps. `gflops` is the rate of the step's floating-point
+    operations (matrix products and convolutions, counted by torch); `matrix_gflops` is the rate of one large matrix
+    product on the same threads, in the training's precision.
     """
     parts = build(config)
     device = torch.device(parts.options.device_type)
     parts.task.model.to(device).train()
-    kind = precision(parts.options)
+    kind = resolved_precision(parts.options)
     dtype = AUTOCAST.get(kind, torch.float32)
     watch = Stopwatch(device)
     run = _stepper(parts, watch, device, dtype)
@@ -105,12 +105,12 @@ def benchmark_step(config: DictConfig) -> dict[str, Any]:
 
 
 def operations_counter() -> FlopCounterMode:
-    """torch's counter, with convolutions whose channels are in groups: it takes their gradients for ungrouped ones."""
+    """torch's counter, corrected for grouped convolutions: it counts their gradients as if they were not grouped."""
     return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _of_gradients})
 
 
 def _of_gradients(gradient: Sequence[int], x: Sequence[int], weight: Sequence[int], *settings: Any, **_: Any) -> int:
-    """Each of the two large gradients multiplies as often as the convolution did; shapes, as the counter gives them."""
+    """Each of the two gradients multiplies as often as the convolution did. The counter passes shapes, not tensors."""
     transposed, wanted = settings[-4], settings[-1]
     places = math.prod((x if transposed else gradient)[2:])
     return 2 * gradient[0] * places * math.prod(weight) * sum(wanted[:2])
@@ -153,7 +153,7 @@ def _stepper(
 
 @contextmanager
 def _timed(model: nn.Module, watch: Stopwatch) -> Iterator[None]:
-    """Times the model's parts by hooks, and matching inside the losses."""
+    """Time the model's parts with hooks, and the matching inside the losses."""
     handles, started = [], {}
     modules = dict(model.named_modules())
     for row, names in PARTS.items():

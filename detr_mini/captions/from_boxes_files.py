@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from collections import Counter
 from collections.abc import Mapping
 from hashlib import blake2b
@@ -15,6 +14,8 @@ from detr_mini.captions.mdetr_format import caption_records, objects_of, write_j
 from detr_mini.errors import DataError
 from detr_mini.formats.coco import CocoSet
 from detr_mini.formats.columns import read_json
+from detr_mini.progress import track
+from detr_mini.seeding import text_generator
 
 VERSION = 1
 
@@ -29,13 +30,11 @@ def referred(
     """
     if each < 1:
         raise DataError(f"each is {each}; ask for at least one caption of each kind")
-    from rich.progress import track
-
     images, counts = [], Counter[str]()
-    for own in track(objects_of(coco), "Making captions", transient=True):
+    for own in track(objects_of(coco), "Making captions"):
         items = items_from(own.names, [annotation["bbox"] for annotation in own.annotations])
         side = min(own.record["height"], own.record["width"])
-        rng = random.Random(f"{seed} {own.record['file_name']}")
+        rng = text_generator(seed, own.record["file_name"])
         made = captions_to_measure(items, side, rng, words, each, crowded=own.crowded, weights=weights)
         counts.update(caption.kind for caption in made)
         images.append((own.record, own.annotations, made))

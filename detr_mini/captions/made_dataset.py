@@ -18,6 +18,7 @@ from detr_mini.captions.templates.generator import Captioner
 from detr_mini.captions.templates.scene import KINDS, Item
 from detr_mini.scenes.cache import Job, drawn, made_once
 from detr_mini.scenes.rendering import SHAPES
+from detr_mini.seeding import text_generator
 from detr_mini.structures import Caption
 
 VERSION = 1
@@ -88,7 +89,7 @@ def _write_all(folder: Path, wanted: Mapping[str, int], splits: Mapping[str, int
             image = {"id": index + 1, "file_name": f"{index:06d}.png", "width": size, "height": size}
             captions: list[Caption] = []
             if split != "train":
-                captions = captions_of_all_kinds(items, size, random.Random(f"{seed} {split} {index}"), split)
+                captions = captions_of_all_kinds(items, size, text_generator(seed, split, index), split)
                 counts.update(caption.kind for caption in captions)
             images.append((image, [_annotation(index + 1, item) for item in items], captions))
         instances = {

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
+from detr_mini.seeding import text_generator
 from detr_mini.structures import Caption, Phrase
 
 
@@ -63,7 +64,7 @@ def perturbed(how: str, images: int, seed: int, source: Source) -> Source:
     """`source`, which gives the captions of each of `images` images, with perturbed captions. `how`: see `ways`."""
 
     def changed(change: Callable[[Caption, random.Random], Caption], index: int) -> list[Caption]:
-        rng = random.Random(f"{seed} {index}")
+        rng = text_generator(seed, index)
         return [change(caption, rng) for caption in source(index)]
 
     def exchanged(index: int) -> list[Caption]:

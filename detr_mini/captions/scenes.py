@@ -21,6 +21,7 @@ from detr_mini.scenes.rendering import (
     texture,
     tight,
 )
+from detr_mini.seeding import number_generator
 
 SPLITS = ("train", "val", "test", "test_composition", "test_wording", "test_length")
 OBJECTS = (3, 12)
@@ -45,7 +46,7 @@ UNSEEN = frozenset(
 
 def draw_items(seed: int, split: str, index: int, size: int = 128) -> tuple[np.ndarray, list[Item]]:
     """Scene `index` of a split: (size, size, 3) uint8, and its items, lowest first."""
-    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, 7, SPLITS.index(split), index))))
+    rng = number_generator(seed, 7, SPLITS.index(split), index)
     ground = rng.uniform(0.1, 0.9) + rng.uniform(-0.06, 0.06, 3)
     canvas = Canvas(texture(rng, grid(0, 0, size, size), ground.clip(0, 1), 0.15, size / 128), OBJECTS[1])
     palette = _palette(rng)

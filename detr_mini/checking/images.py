@@ -37,6 +37,7 @@ from detr_mini.formats.tree import Tree
 from detr_mini.formats.values import is_number, is_whole
 from detr_mini.images.decoding import room_for
 from detr_mini.images.load import image_size, is_whole_file, load_image, needed_for, orientation_of
+from detr_mini.progress import track
 from detr_mini.safe_files import is_file, shown
 
 __all__ = ["Images", "Picture", "alike", "checked_files", "checked_records", "look_at", "same_pictures", "upright_box"]
@@ -160,16 +161,13 @@ def checked_files(
 
     `boxes`: gives the usable ones, as they are, by image id.
     """
-    from rich.progress import track
-
     chosen = [(i, record) for i, record in images.records.items() if i not in images.same]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         looks = pool.map(
             lambda item: _look(tree.folder / item[1][1]["file_name"], pixels, item[0] < KEPT), enumerate(chosen)
         )
-        if len(chosen) > 200:
-            looks = iter(track(looks, f"Looking at the {split} images", total=len(chosen), transient=True))
-        for (image_id, record), picture in zip(chosen, looks, strict=True):
+        tracked = track(looks, f"Looking at the {split} images", len(chosen), at_least=200)
+        for (image_id, record), picture in zip(chosen, tracked, strict=True):
             name = record["file_name"]
             if isinstance(picture, str):
                 kind = Kind.UNREADABLE_IMAGE if picture else Kind.IMAGE_MISSING

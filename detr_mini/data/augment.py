@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
-from hashlib import blake2b
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torchvision.transforms import v2
 
 from detr_mini.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from detr_mini.errors import ConfigError
+from detr_mini.seeding import EVERY_IMAGE, image_seed, seeded
 from detr_mini.structures import Target
 
 Sample = tuple[Tensor, Tensor]
@@ -26,24 +26,6 @@ LEAST_SIDE = 1.0
 """A box that augmentation has made smaller, to a side below this in pixels, goes, together with its label."""
 ROUNDING = 1e-3
 """Pixels by which a side may differ that nothing was done to."""
-EVERY_IMAGE = -2
-"""In place of an image's id: what all images of an epoch share."""
-
-
-def image_seed(seed: int, epoch: int, image_id: int) -> int:
-    """A seed in [0, 2^63) that depends on all three."""
-    return int.from_bytes(blake2b(f"{seed}/{epoch}/{image_id}".encode(), digest_size=8).digest(), "little") >> 1
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Within it torch's generator runs from `seed`; behind it, on from where it was."""
-    state = torch.default_generator.get_state()
-    try:
-        torch.default_generator.manual_seed(seed)
-        yield
-    finally:
-        torch.default_generator.set_state(state)
 
 
 class Augment:

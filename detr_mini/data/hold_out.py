@@ -8,7 +8,8 @@ from detr_mini.checking.images import alike
 from detr_mini.data.splits import of_images, owned_in, split_ids
 from detr_mini.errors import DataError
 from detr_mini.formats.split import CocoSet
-from detr_mini.formats.writing import tracked
+from detr_mini.formats.writing import BAR_FROM
+from detr_mini.progress import track
 
 
 def held_out(coco: CocoSet, share: float) -> tuple[CocoSet, CocoSet, str]:
@@ -19,7 +20,7 @@ def held_out(coco: CocoSet, share: float) -> tuple[CocoSet, CocoSet, str]:
     """
     files = {record.image_id: record.file_name for record in coco.records}
     paths = [(record.image_id, record.path) for record in coco.records]
-    together = alike(tracked(paths, "Looking for pictures that are alike"), skip_broken=True, names=files)
+    together = alike(track(paths, "Looking for similar images", at_least=BAR_FROM), skip_broken=True, names=files)
     parts = split_ids(owned_in(coco), files, {"train": 1 - share, "val": share}, 0, together)
     for name, ids in parts.items():
         if not ids:

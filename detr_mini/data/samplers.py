@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import Sampler
 
-from detr_mini.data.augment import image_seed
 from detr_mini.errors import DataError
+from detr_mini.seeding import ORDER, image_seed
 
 
 class Key(NamedTuple):
@@ -65,7 +65,7 @@ class TrainBatches(Sampler[list[Key]]):
 
     def __iter__(self) -> Iterator[list[Key]]:
         epoch, strong = self.epoch, self.strong()
-        generator = torch.Generator().manual_seed(image_seed(self.seed, epoch, -1))
+        generator = torch.Generator().manual_seed(image_seed(self.seed, epoch, ORDER))
         order = torch.randperm(self.images, generator=generator)
         each = self.images // self.world
         own = order[self.rank : each * self.world : self.world].tolist()

@@ -6,7 +6,6 @@ shares, the rarest category of an image deciding. So 10 % is part of 20 %, and t
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +22,9 @@ from detr_mini.formats.convert import check_sizes, write_set
 from detr_mini.formats.discover import Source
 from detr_mini.formats.split import CocoSet, ImageRecords
 from detr_mini.formats.tree import Tree, with_one_list
-from detr_mini.formats.writing import new_folder, tracked
+from detr_mini.formats.writing import BAR_FROM, new_folder
+from detr_mini.progress import track
+from detr_mini.seeding import drawing_order
 
 _BOXES = 0.05
 """How much the boxes of a category count beside its images in a split."""
@@ -126,16 +127,12 @@ def stratified_order(owned: Mapping[int, Collection[str]], names: Mapping[int, s
     groups: dict[str, list[int]] = defaultdict(list)
     for image_id, categories in owned.items():
         groups[min(set(categories), key=lambda name: (images[name], name), default="")].append(image_id)
-    lot = {i: _lot(names[i], seed) for i in owned}
+    lot = {i: drawing_order(seed, names[i]) for i in owned}
     placed = []
     for group in groups.values():
         drawn = sorted(group, key=lot.__getitem__)
         placed += [((k + 0.5) / len(drawn), lot[i], i) for k, i in enumerate(drawn)]
     return [image_id for _, _, image_id in sorted(placed)]
-
-
-def _lot(name: str, seed: int) -> bytes:
-    return hashlib.blake2b(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest()
 
 
 def subset_of(coco: CocoSet, choice: Choice) -> CocoSet:
@@ -222,7 +219,7 @@ def split_ids(
     """
     together = together or {}
     groups: dict[int, list[int]] = {}
-    for i in sorted(owned, key=lambda i: _lot(names[i], seed)):
+    for i in sorted(owned, key=lambda i: drawing_order(seed, names[i])):
         groups.setdefault(together.get(i, i), []).append(i)
     rows = [_row(owned[i] for i in group) for group in groups.values()]
     boxes: dict[Hashable, float] = {key: _BOXES for row in rows for key in row if isinstance(key, tuple)}
@@ -286,7 +283,7 @@ def new_splits(
     merged = _merged(trees)
     owned, names, _ = owned_names(merged)
     files = [(image["id"], merged.folder / image["file_name"]) for image in merged.content["images"]]
-    together = alike(tracked(files, "Looking for similar images"), names=names)
+    together = alike(track(files, "Looking for similar images", at_least=BAR_FROM), names=names)
     wanted = {name: share for name, share in shares.items() if share > 0}
     parts = split_ids(owned, names, wanted, seed, together)
     for name, ids in parts.items():

@@ -10,16 +10,16 @@ logit scale, since near 1 (or 0) there is more room on one side. docs/results.md
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Float, Int
-from rich.progress import track
 
 from detr_mini.evaluation.average_precision import WeightedAP
 from detr_mini.evaluation.headline import readings
 from detr_mini.evaluation.matching import Matches
+from detr_mini.progress import track
 
 AT_ONCE = 100
 """Resamples computed together."""
@@ -40,9 +40,9 @@ def intervals(
     judge, once = WeightedAP(matches), np.ones((1, images), np.int64)
     seen, unbiased = readings(judge(once), names), readings(judge.unbiased(once), names)
     rng = np.random.default_rng(seed)
-    starts: Sequence[int] = range(0, resamples, AT_ONCE)
+    starts: Iterable[int] = range(0, resamples, AT_ONCE)
     if sum(ranking.state.size for ranges in matches.rankings for ranking in ranges) * resamples > LONG:
-        starts = track(starts, "resampling", transient=True)  # type: ignore[assignment]
+        starts = track(starts, "resampling")
     parts = [readings(judge.unbiased(draws(rng, min(AT_ONCE, resamples - start), images)), names) for start in starts]
     found = {}
     for name, (value,) in seen.items():

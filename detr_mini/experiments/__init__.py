@@ -1,1 +1,1 @@
-"""Many trainings from one line of words: started side by side or on a cluster, searched, and told in one table."""
+"""Many trainings from one command: side by side or on a cluster, searched, and compared in one table."""

@@ -1,4 +1,4 @@
-"""Runs that differ in their seed only, as one recipe: mean, spread and range of what they reached."""
+"""Runs that differ only in their seed, as one recipe: mean, spread and range of their metrics."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ MEASURES = ("AP", "AP50", "AP75", "train_seconds")
 
 
 def recipe(name: str, runs: Sequence[Mapping[str, Any]], measures: Sequence[str] = MEASURES) -> dict[str, Any]:
-    """One row: of each measure of the runs' metrics.json its mean, spread (standard deviation), least and most.
+    """One row: mean, spread (standard deviation), minimum and maximum of each measure over the runs' metrics.json.
 
-    None where no run has it; the spread is None for a single run.
+    None if no run has the measure; the spread is None for a single run.
     """
     row: dict[str, Any] = {"recipe": name}
     for key in measures:
@@ -31,7 +31,7 @@ def recipe(name: str, runs: Sequence[Mapping[str, Any]], measures: Sequence[str]
 def recipe_table(
     rows: Sequence[Mapping[str, Any]], counts: Sequence[str], measures: Sequence[str], **about: Any
 ) -> Table:
-    """Rows of `recipe`; `counts` says how many runs each has, `about` goes to the table."""
+    """Rows of `recipe`. `counts` has the number of runs of each; `about` goes to the table."""
     heads = ("minutes" if key == "train_seconds" else key for key in measures)
     table = Table("recipe", "runs", *heads, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, **about)
     table.columns[0].overflow = "fold"
@@ -43,7 +43,7 @@ def recipe_table(
 
 
 def _cell(row: Mapping[str, Any], key: str) -> str:
-    """Mean ± standard deviation, and the range in a second line; the value alone of one run."""
+    """Mean ± standard deviation, and the range on a second line; for one run its value."""
     ends = ("", "_spread", "_least", "_most")
     mean, spread, least, most = (row[f"{key}{end}"] for end in ends)
     if key == "train_seconds" and mean is not None:

@@ -1,4 +1,4 @@
-"""The runs of a sweep as jobs of a cluster, by submitit."""
+"""Trains the runs of a sweep as jobs of a cluster, with submitit."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from rich.console import Console
 
 from detr_mini.errors import ConfigError
 from detr_mini.experiments.launch import Attempt, Serial, left
-from detr_mini.experiments.leaderboard import board, say
+from detr_mini.experiments.leaderboard import board, print_result
 from detr_mini.experiments.process import shared_threads
 from detr_mini.experiments.record import Outcome, Record, start_or_go_on
 
 
 @dataclass(frozen=True)
 class Submitit(Serial):
-    """A job each on SLURM where it is found, else a process each on this machine, all at once.
+    """One job per run on SLURM if it is found, else one process per run on this machine, all at once.
 
-    `cluster`: slurm, local, debug (in this process) or None. `minutes`, `cpus`, `gpus`, `memory_gb`: of each job; one
-    that is pre-empted, or has used up its minutes, is queued again and goes on from its last.ckpt. `at_once`: jobs at
-    a time on SLURM. `more`: further parameters of submitit's AutoExecutor, such as {slurm_partition: gpu}.
+    `cluster` is slurm, local, debug (in this process) or None. Each job gets `minutes`, `cpus`, `gpus` and `memory_gb`;
+    one that is pre-empted or has used up its minutes is queued again and continues from its last.ckpt. `at_once` limits
+    the jobs on SLURM. `more` has further parameters of submitit's AutoExecutor, for example {slurm_partition: gpu}.
     """
 
     cluster: str | None = None
@@ -35,7 +35,7 @@ class Submitit(Serial):
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def plan(self, words: Sequence[str]) -> list[list[str]]:
-        """As `Serial.plan`. ImportError, ConfigError where it cannot be done."""
+        """As `Serial.plan`. ImportError without submitit, ConfigError for settings that it refuses."""
         with TemporaryDirectory() as folder:
             self._executor(Path(folder), "check")
         return super().plan(words)
@@ -64,7 +64,7 @@ class Submitit(Serial):
                 for job in submitit.helpers.as_completed(jobs, poll_frequency=2):
                     run = waiting.pop(job)
                     record.end(run, _outcome(job))
-                    say(record, run, console)
+                    print_result(record, run, console)
         except KeyboardInterrupt:
             for job in waiting:
                 job.cancel(check=False)
@@ -85,30 +85,30 @@ class Submitit(Serial):
 
 
 class Job:
-    """What a job runs. It is sent to the cluster, with its settings, as a file."""
+    """The work of one job, sent to the cluster as a file."""
 
     def __init__(self, words: Sequence[str], folder: Path, threads: int, attempt: Attempt) -> None:
         self.words, self.folder, self.threads, self.attempt = list(words), folder, threads, attempt
 
     def __call__(self) -> Outcome:
-        """Train in the job's own process, from the start or from last.ckpt."""
+        """Train in the job's process, from the start or from last.ckpt."""
         import torch
 
         torch.set_num_threads(self.threads)
         return self.attempt(start_or_go_on(self.words, self.folder))
 
     def checkpoint(self) -> Any:
-        """Asked by submitit when the job is to be queued again: the same once more, which then goes on."""
+        """Called by submitit before it queues the job again: the same job, which then resumes."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
 
 
 def _outcome(job: Any) -> Outcome:
-    """What a job gave back; of one that was lost, the end of its log."""
+    """The outcome of a job; for a lost one, the end of its log."""
     try:
         return job.result()
-    except Exception as error:  # submitit's own, for all that may go wrong on a cluster
+    except Exception as error:  # submitit raises its own for anything that goes wrong on a cluster
         return 1, _last_line(error)
 
 

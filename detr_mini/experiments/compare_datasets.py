@@ -1,8 +1,8 @@
-"""Two folders of `benchmark datasets` compared: is a change of recipe better over datasets, and not on one only?
+"""Compares two folders of `benchmark datasets`: is a new recipe better on datasets in general, not only on one?
 
 Runs are paired by dataset and seed. Within a dataset the images are resampled for both recipes at once, and the seeds'
-own spread is added. Over the datasets there are two questions, and the table answers both: whether the mean over these
-datasets is more than chance, and whether other datasets of this kind would gain, too, of which these are a sample.
+own spread is added. Over the datasets the table answers two questions: whether the mean over these datasets is more
+than chance, and whether other datasets of this kind, of which these are a sample, would gain, too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from statistics import NormalDist, fmean, stdev
 
 import numpy as np
 from rich.console import Group
-from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 from scipy.special import stdtr, stdtrit
@@ -31,11 +30,12 @@ from detr_mini.evaluation.matching import Matches, side_by_side
 from detr_mini.evaluation.paired_test import holm, paired_test
 from detr_mini.evaluation.runs import Run, common_truth, read_runs
 from detr_mini.evaluation.table import number
+from detr_mini.progress import track
 
 FILE = "datasets.json"
 MEASURES = ("AP", "AP50")
 RECIPE = ("experiment", "minutes", "split", "overrides")
-"""Settings of a benchmark that its figures depend on."""
+"""Settings of a benchmark that its results depend on."""
 HERE, ELSEWHERE = "mean of these datasets", "mean of datasets like these"
 
 
@@ -48,12 +48,12 @@ class Row:
     first: float
     second: float
     spread: float
-    """Standard deviation of the difference over other images and seeds (in the mean of `ELSEWHERE`: and datasets)."""
+    """Standard deviation of the difference over images and seeds (for `ELSEWHERE` also over datasets)."""
     half: float
     """Half of the interval's width."""
     p: float
     adjusted: float
-    """p with the number of datasets taken into account."""
+    """`p` adjusted for the number of datasets."""
     real: bool
 
     @property
@@ -64,7 +64,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two benchmarks have in common, and how they differ there. `left_out`: datasets that count for nothing."""
+    """How two benchmarks differ on their common datasets. `left_out` has a reason for each dataset without a result."""
 
     folders: tuple[Path, Path]
     rows: tuple[Row, ...]
@@ -105,12 +105,12 @@ class Comparison:
             signs = [row.difference for row in self.rows if row.measure == measure and row.name in self.seeds]
             notes.append(f"{measure}: better on {sum(d > 0 for d in signs)} of {len(signs)} datasets.")
         if 1 in self.seeds.values():
-            notes.append("What another seed would change is not in the figures of datasets with one seed.")
+            notes.append("The intervals of datasets with one seed do not include what another seed would change.")
         return notes + [f"{name} is left out: {reason}" for name, reason in self.left_out.items()]
 
 
 def benchmarks(folders: Sequence[str | Path]) -> bool:
-    """Whether these are two folders of `benchmark datasets`. ConfigError where only one is, or there are more."""
+    """Whether these are two folders of `benchmark datasets`. ConfigError if only one is, or there are more."""
     paths = [Path(folder).expanduser() for folder in folders]
     there = [path for path in paths if (path / FILE).is_file()]
     if there and len(there) == len(paths) == 2:
@@ -122,21 +122,21 @@ def benchmarks(folders: Sequence[str | Path]) -> bool:
 
 
 def compare_sets(folders: Sequence[str | Path], rounds: int, seed: int, level: float) -> Comparison:
-    """Every dataset that both folders have runs of with a common seed, and the mean over these.
+    """Compare every dataset of which both folders have runs with a common seed, and the means over these.
 
-    `rounds`: of swaps and of resamples. A dataset whose images or annotations differ is left out. DataError where none
-    is in common.
+    `rounds` is the number of swaps and of resamples. A dataset whose images or annotations differ is left out.
+    DataError if no dataset is left.
     """
     first, second = paths = [Path(folder).expanduser() for folder in folders]
     runs = [_runs(path) for path in paths]
     names = sorted({name for own in runs for name, _ in own})
     rows: list[Row] = []
     seeds, left_out = {}, {}
-    for name in track(names, "resampling", transient=True):
+    for name in track(names, "resampling"):
         common = sorted(key for key in runs[0].keys() & runs[1].keys() if key[0] == name)
         try:
             if not common:
-                raise DataError("no seed of it is finished in both")
+                raise DataError("no seed is finished in both")
             pairs = _matches([[_read(own[key]) for key in common] for own in runs])
         except UserError as error:
             left_out[name] = str(error)
@@ -156,7 +156,7 @@ def _runs(folder: Path) -> dict[tuple[str, str], Path]:
         content = json.loads((folder / FILE).read_bytes())
         done = [run["folder"] for run in content["runs"] if run["state"] == "done"]
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder / FILE} is not what 'benchmark datasets' writes ({error}); run it again with "
+        raise DataError(f"{folder / FILE} was not written by 'benchmark datasets' ({error}); run it again with "
                         f"folder={folder}") from error  # fmt: skip
     return {(name, seed): folder / name / seed for name, _, seed in (run.rpartition("/") for run in done)}
 
@@ -201,7 +201,7 @@ def _spreads(
     spreads = {}
     for measure in MEASURES:
         drawn = np.concatenate([part[measure].mean(0) for part in parts])
-        by_images = float(np.nanstd(drawn)) * (1 + 1 / math.sqrt(images))  # as in `bootstrap.interval`
+        by_images = float(np.nanstd(drawn)) * (1 + 1 / math.sqrt(images))  # as in `intervals.interval`
         by_seeds = float(seen[measure].std(ddof=1)) / math.sqrt(len(pairs)) if len(pairs) > 1 else 0.0
         spreads[measure] = math.hypot(by_images, by_seeds)
     return spreads
@@ -216,7 +216,7 @@ def _differences(judges: Sequence[WeightedAP], weights: np.ndarray, names: Seque
 
 
 def _together(rows: Sequence[Row], level: float) -> list[Row]:
-    """The two means over the datasets, then their rows with the number of datasets taken into account."""
+    """The two means over the datasets, then the datasets' rows, adjusted for the number of datasets."""
     if not rows:
         return []
     adjusted = holm([row.p for row in rows])
@@ -232,7 +232,7 @@ def _together(rows: Sequence[Row], level: float) -> list[Row]:
     normal = NormalDist()
     p_here = 2 * normal.cdf(-abs(difference) / here) if here else float(difference == 0)
     means = [mean(HERE, here, p_here, normal.inv_cdf(1 - level / 2))]
-    if count > 1:  # Student's t over the datasets, whose differences hold the noise of images and seeds, too
+    if count > 1:  # Student's t over the datasets; their differences include the noise of images and seeds
         wide = stdev(row.difference for row in rows) / math.sqrt(count)
         p_wide = float(2 * stdtr(count - 1, -abs(difference) / wide)) if wide else float(difference == 0)
         means.append(mean(ELSEWHERE, wide, p_wide, float(stdtrit(count - 1, 1 - level / 2))))

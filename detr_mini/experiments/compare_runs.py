@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group
-from rich.progress import track
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -18,6 +17,7 @@ from detr_mini.evaluation.paired_test import Difference, holm, paired_test
 from detr_mini.evaluation.runs import Run, Truth, labels
 from detr_mini.evaluation.table import number
 from detr_mini.experiments.aggregate import recipe, recipe_table
+from detr_mini.progress import track
 
 MOST = 12
 """Runs that are tested pair by pair, at most."""
@@ -103,7 +103,7 @@ def _pairs(runs: Sequence[Run], truth: Truth, rounds: int, seed: int, level: flo
     matches = [run.matches(truth, areas=1) for run in runs]
     names = truth.part.categories.names
     tested: list[dict[str, Any]] = []
-    for a, b in track(list(combinations(range(len(runs)), 2)), "swapping", transient=True):
+    for a, b in track(list(combinations(range(len(runs)), 2)), "swapping"):
         rows = paired_test(matches[a], matches[b], names, rounds, seed, level)
         whole = next((row for row in rows if row.name == "AP"), None)
         if whole is not None:

@@ -1,4 +1,4 @@
-"""The verb `benchmark datasets`: one recipe on many datasets, one table and one picture to judge it by."""
+"""The verb `benchmark datasets`: one recipe on many datasets, with one table and one picture of the results."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from detr_mini.config.compose import compose
+from detr_mini.config.path_settings import quoted
 from detr_mini.config.run_folder import is_unused, locked, new_run_folder, write_text
 from detr_mini.drawing.evaluation_plots import dots
 from detr_mini.errors import ConfigError, DataError, UserError
@@ -25,28 +26,28 @@ from detr_mini.experiments.compare_datasets import FILE, RECIPE
 from detr_mini.experiments.leaderboard import result
 from detr_mini.experiments.learning_curve import check_same
 from detr_mini.experiments.process import Processes
-from detr_mini.experiments.record import KEPT, STATES, Run, key_of, quoted, start_or_go_on
+from detr_mini.experiments.record import KEPT, STATES, Run, key_of, start_or_go_on
 from detr_mini.formats.discover import find_layout
 from detr_mini.training.history import History
 
 OWN = ("data.root", "data.test", "experiment", "seed", "run_folder", "resume")
-"""Settings of a training that this verb decides."""
+"""Settings of a training that this verb sets."""
 MAY_GROW = ("sets", "seeds", "folder")
-"""Settings of a folder of results that may differ when it is continued."""
+"""Settings that may differ when a folder of results is continued."""
 AVERAGED = (
     "AP", "AP_low", "AP_high", "AP50", "AP50_low", "AP50_high", "nms_AP", "nms_AP50", "doubles", "threshold",
     "detections_at_threshold", "images", "size", "queries", "steps", "images_per_second", "train_seconds",
 )  # fmt: skip
 IN_THE_MEAN = ("AP", "AP50", "nms_AP", "nms_AP50", "doubles")
-"""What is averaged over the seeds of a dataset, and over the datasets, too."""
+"""Figures that are averaged over the datasets, too."""
 
 
 def benchmark_datasets(config: DictConfig) -> Path:
     """Train on every dataset below `config.root` with every seed, one after the other; the folder of the results.
 
     Each training is a process of its own with a run folder `<set>/seed<k>`. One that fails is reported and does not end
-    the others. Called again with the same folder it goes on: finished runs stay, an interrupted one is resumed.
-    UserError at the end where some failed. KeyboardInterrupt after Ctrl-C, when the table of what is there is printed.
+    the others. Called again with the same folder, it continues: finished runs stay, an interrupted one is resumed.
+    UserError at the end if some failed. KeyboardInterrupt after Ctrl-C, once the table of the finished runs is printed.
     """
     _check(config)
     root = Path(config.root).expanduser().absolute()
@@ -66,13 +67,13 @@ def benchmark_datasets(config: DictConfig) -> Path:
     if failed:
         raise UserError(
             f"{len(failed)} of {len(runs)} trainings failed: {', '.join(failed)}; the reasons are below the table. "
-            f"The same command with folder={folder} tries them again"
+            f"Repeat the command with folder={folder} to try them again"
         )
     return folder
 
 
 def _all(folder: Path, words: Mapping[str, list[str]], config: DictConfig, left_out: Mapping[str, str]) -> list[Run]:
-    """Train what is not finished yet, each dataset (`words` of each) with each seed; then the table in every case."""
+    """Train each dataset (with its `words`) with each seed unless that is finished; then, in any case, report."""
     runs = [Run([*words[name], f"seed={seed}"], f"{name}/seed{seed}") for name in words for seed in config.seeds]
     finished = (file.parent.relative_to(folder).as_posix() for file in sorted(folder.rglob("seed*/metrics.json")))
     runs += [Run([], path) for path in finished if path not in {run.folder for run in runs}]  # of earlier calls
@@ -86,9 +87,9 @@ def _all(folder: Path, words: Mapping[str, list[str]], config: DictConfig, left_
 
 
 def data_sets(root: Path, wanted: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
-    """Names of the folders below `root` to train on, and why others are left out.
+    """Names of the folders below `root` to train on, and the reasons why others are left out.
 
-    `wanted`: their names; None: every folder that looks like a dataset. ConfigError where there is none.
+    `wanted` has the names; None takes every folder that looks like a dataset. ConfigError if there is none.
     """
     if not root.is_dir():
         raise DataError(f"there is no folder {root}; root=FOLDER takes a folder of datasets")
@@ -108,7 +109,7 @@ def data_sets(root: Path, wanted: Sequence[str] | None) -> tuple[list[str], dict
             left_out[folder.name] = str(error)
     if not names:
         reasons = "".join(f" {reason}" for reason in list(left_out.values())[:1])
-        raise DataError(f"{root} holds no folder with a dataset; each needs a folder of its own below root.{reasons}")
+        raise DataError(f"{root} holds no folder with a dataset; give each dataset a folder of its own.{reasons}")
     return names, left_out
 
 
@@ -117,10 +118,8 @@ def _check(config: DictConfig) -> None:
         raise ConfigError("root is not set; root=FOLDER takes a folder of datasets, each in a folder of its own")
     if config.split not in STAGES:
         raise ConfigError(f"split is '{config.split}'; choose one of {', '.join(STAGES)}")
-    if not config.seeds or not all(isinstance(seed, int) and seed >= 0 for seed in config.seeds):
-        raise ConfigError(f"seeds is {list(config.seeds)}; it takes one or more whole numbers from 0 on")
-    if config.minutes is not None and config.minutes <= 0:
-        raise ConfigError(f"minutes is {config.minutes}; it must be above 0, or null for what the experiment says")
+    if not config.seeds or not all(type(seed) is int for seed in config.seeds):
+        raise ConfigError(f"seeds is {list(config.seeds)}; it must be one or more whole numbers")
     for word in config.overrides:
         if key_of(str(word)) in OWN:
             raise ConfigError(f"overrides has {word}; {key_of(str(word))} is decided by root, sets, experiment, seeds, "
@@ -129,7 +128,7 @@ def _check(config: DictConfig) -> None:
 
 def _words(root: Path, config: DictConfig) -> list[str]:
     """The settings of a training on one dataset, without its seed."""
-    words = [f"data.root={quoted(root)}"]
+    words = [f"data.root={quoted(str(root))}"]
     words += [] if config.experiment is None else [f"experiment={config.experiment}"]
     words += ["data.test=null"] if config.split == "val" else []  # choosing must not look at test
     words += [] if config.minutes is None else [f"trainer.max_minutes={config.minutes}"]
@@ -137,7 +136,7 @@ def _words(root: Path, config: DictConfig) -> list[str]:
 
 
 def _folder(wanted: str | None, settings: Mapping[str, Any]) -> Path:
-    """The folder of the results: a new one, or the one that is to be continued."""
+    """The folder of the results: a new one, or one to continue."""
     there = None if wanted is None else Path(wanted).expanduser()
     if there is None or not there.is_dir() or is_unused(there):
         return new_run_folder("outputs", "datasets", there, "folder")
@@ -148,7 +147,7 @@ def _folder(wanted: str | None, settings: Mapping[str, Any]) -> Path:
 
 
 def _train(run: Run, folder: Path, split: str, processes: Processes, title: str) -> None:
-    """Train `run` unless it is finished, and keep in it how that ended. KeyboardInterrupt after Ctrl-C."""
+    """Train `run` unless it is finished, and record how that ended. KeyboardInterrupt after Ctrl-C."""
     path = folder / run.folder
     if (path / "metrics.json").is_file():
         title += ", finished before"
@@ -168,7 +167,7 @@ def _train(run: Run, folder: Path, split: str, processes: Processes, title: str)
 
 
 def _measured(run: Run, path: Path, split: str) -> None:
-    """Keep what a run that ended well has reached, or why that is not what was asked for."""
+    """Record the metrics of a finished run, or why they are not what was asked for."""
     try:
         run.metrics, run.state = _figures(path), "done"
     except UserError as error:
@@ -178,7 +177,7 @@ def _measured(run: Run, path: Path, split: str) -> None:
 
 
 def _no_split(words: Sequence[str], split: str) -> str:
-    """Why a training with these settings could not be measured on `split`, before it is begun; "" where it can."""
+    """Why a training with these settings could not be measured on `split`; "" if it can."""
     data = compose("train", words).data
     try:
         if data_of(OmegaConf.to_container(data, resolve=True)).splits[split]:  # type: ignore[arg-type]
@@ -190,7 +189,7 @@ def _no_split(words: Sequence[str], split: str) -> str:
 
 
 def _figures(path: Path) -> dict[str, Any]:
-    """All that the table and the picture need of a finished run."""
+    """Everything that the table and the picture show of a finished run."""
     (run,) = read_runs([path])
     truth = run.truth()
     rows = History(path / "history.csv").rows()

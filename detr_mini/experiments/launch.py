@@ -1,4 +1,4 @@
-"""Where the runs of a sweep are trained: on this machine, one after the other or side by side."""
+"""Trains the runs of a sweep on this machine, one after the other or side by side."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from rich.console import Console
 from detr_mini.config.compose import sweep
 from detr_mini.drawing.evaluation_plots import spreads
 from detr_mini.errors import ConfigError
-from detr_mini.experiments.leaderboard import board, say
+from detr_mini.experiments.leaderboard import board, print_result
 from detr_mini.experiments.process import Processes, shared_threads
 from detr_mini.experiments.record import Outcome, Record, Run
 
 Attempt = Callable[[Sequence[str]], Outcome]
-"""Trains with some words in this process; how it ended."""
+"""Trains with some words in this process, and gives how that ended."""
 
 
 @dataclass(frozen=True)
 class Serial:
     """One run after the other, in this process.
 
-    `folder`: the sweep's; None: a new one. `measure`: the key of metrics.json that orders the choices; None: AP on val
-    where there is one, else AP. Both are so in all launchers.
+    `folder` is the sweep's; None makes a new one. `measure` is the key of metrics.json that orders the choices; None is
+    AP on val if there is a val, else AP. All launchers have both.
     """
 
     folder: str | None = None
     measure: str | None = None
 
     def plan(self, words: Sequence[str]) -> list[list[str]]:
-        """The settings of each run: every value with every other."""
+        """The settings of each run: all combinations of the values."""
         return sweep(words)
 
     def launch(self, words: Sequence[str], record: Record, attempt: Attempt) -> None:
-        """Train what is not done yet, and keep how each ended in `record`. KeyboardInterrupt after Ctrl-C."""
+        """Train what is not done yet, and record how each run ended. KeyboardInterrupt after Ctrl-C."""
         runs = left(self.plan(words), record)
         for number, run in enumerate(runs, 1):
             print(f"[{number}/{len(runs)}] {record.title(run)}", flush=True)
@@ -47,7 +47,7 @@ class Serial:
                 raise KeyboardInterrupt
 
     def draw(self, record: Record, rows: Sequence[dict[str, Any]], path: Path) -> None:
-        """One picture of what was reached: `rows` are the choices, in their order."""
+        """Draw the metrics of the choices; `rows` gives their order."""
         choices = record.choices()
         values = {key: {} for key in ("AP", "AP50")}  # type: dict[str, dict[str, list[float]]]
         for key, groups in values.items():
@@ -58,17 +58,17 @@ class Serial:
 
 
 DRAWN = 30
-"""So many choices, the best, are drawn."""
+"""How many of the best choices are drawn."""
 
 
 @dataclass(frozen=True)
 class Joblib(Serial):
-    """`jobs` runs at a time on this machine, each a process; the cores are shared out."""
+    """`jobs` runs at a time on this machine, each a process with its share of the cores."""
 
     jobs: int = 2
 
     def plan(self, words: Sequence[str]) -> list[list[str]]:
-        """As `Serial.plan`. ImportError, ConfigError where it cannot be done."""
+        """As `Serial.plan`. ImportError without joblib, ConfigError for bad settings."""
         check_jobs(self.jobs)
         return super().plan(words)
 
@@ -81,7 +81,7 @@ class Joblib(Serial):
 def side_by_side(
     work: Callable[[Processes, Console, Any], None], items: Sequence[Any], jobs: int, record: Record, total: int
 ) -> None:
-    """`work` each of `items`, `jobs` at a time; the terminal shows how far they are."""
+    """Call `work` for each of `items`, `jobs` at a time, and show their progress on the terminal."""
     from joblib import Parallel, delayed
 
     console = Console()
@@ -92,7 +92,7 @@ def side_by_side(
 
 
 def check_jobs(jobs: int) -> None:
-    """ConfigError where so many runs at a time make no sense; ImportError where joblib is missing."""
+    """ConfigError unless `jobs` is at least 1; ImportError without joblib."""
     import joblib  # noqa: F401
 
     if jobs < 1:
@@ -101,10 +101,10 @@ def check_jobs(jobs: int) -> None:
 
 def _train(record: Record, processes: Processes, console: Console, run: Run) -> None:
     record.end(run, processes.train(record.begin(run), record.log(run)))
-    say(record, run, console)
+    print_result(record, run, console)
 
 
 def left(plan: Sequence[Sequence[str]], record: Record) -> list[Run]:
-    """The runs of the plan that are not done yet, each once."""
+    """The runs of `plan` that are not done yet, each once."""
     runs = {run.folder: run for run in [record.run(words) for words in plan]}
     return [run for run in runs.values() if run.state != "done"]

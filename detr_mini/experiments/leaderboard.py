@@ -1,4 +1,4 @@
-"""What the runs of a sweep are doing, on the terminal."""
+"""The runs of a sweep on the terminal, while they train."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from detr_mini.experiments.record import Record, Run
 
 @contextmanager
 def board(record: Record, total: int, console: Console) -> Iterator[None]:
-    """Show, until the context is left, how many of `total` runs are done, and where each running one stands."""
+    """Inside, show how many of `total` runs have ended, and the step and AP of each running one."""
 
     def render() -> Table:
         shown = Table.grid(padding=(0, 2))
@@ -30,13 +30,13 @@ def board(record: Record, total: int, console: Console) -> Iterator[None]:
         yield
 
 
-def say(record: Record, run: Run, console: Console) -> None:
-    """One line about a run that has ended."""
+def print_result(record: Record, run: Run, console: Console) -> None:
+    """Print one line about a run that has ended."""
     console.print(f"[{_ended(record)}] {record.title(run)}: {result(run)}", markup=False, highlight=False)
 
 
 def result(run: Run) -> str:
-    """What a run that has ended reached, or its state and sentence."""
+    """The metrics of a finished run, or the state and error of another one."""
     if run.state != "done":
         return f"{run.state}: {run.sentence}"
     seconds = run.metrics.get("train_seconds")

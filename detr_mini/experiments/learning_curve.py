@@ -1,4 +1,4 @@
-"""The verb `benchmark learning_curve`: the same training on growing shares of the data, one picture."""
+"""The verb `benchmark learning_curve`: the same training on growing shares of the data."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ from detr_mini.config.run_folder import locked, to_go_on, write_text
 from detr_mini.drawing.evaluation_plots import learning_curve as draw
 from detr_mini.errors import ConfigError
 from detr_mini.evaluation.table import with_interval
-from detr_mini.training.run import build, train
+from detr_mini.training.build import build
+from detr_mini.training.run import train
 
 DRAWN = ("AP", "AP50")
 HARMLESS = ("name", "output", "shares", "run_folder", "resume", "modules", "logger", "trainer.progress",
             "trainer.log_every_steps", "trainer.save_every_minutes", "data.workers", "data.cache_megabytes",
             "data.pin_memory")  # fmt: skip
-"""Settings that no run's figure depends on."""
+"""Settings that no result depends on."""
 
 
 def learning_curve(config: DictConfig) -> Path:
     """Train on each of `config.shares` of the training images, one after the other; the folder with picture and runs.
 
-    Each run is what `train` makes of the same words with data.limit_train: the first images by id, so a smaller share
-    is a part of a larger one. Every run is measured on the same images. Called again with the same output, it goes
-    on: runs that are finished stay, one that was broken off is resumed.
+    Each run is a `train` with the same settings and data.limit_train: the first images by id, so a smaller share is
+    part of a larger one. All runs are measured on the same images. Called again with the same output, it continues:
+    finished runs stay, an interrupted one is resumed.
     """
     shares = sorted(set(config.shares))
     if not shares or not all(0 < share <= 1 for share in shares):
-        raise ConfigError(f"shares is {list(config.shares)}; they must be above 0 and at most 1")
+        raise ConfigError(f"shares is {list(config.shares)}; give one or more numbers above 0 and at most 1")
     if config.resume is not None:
-        raise ConfigError("resume is of one training; a learning curve goes on when it is called again with its output")
+        raise ConfigError("resume is for one training; to continue a learning curve, run the same command again")
     folder = Path(config.output).expanduser()
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
@@ -47,8 +48,8 @@ def learning_curve(config: DictConfig) -> Path:
     data = build(OmegaConf.create(settings)).data
     total = len(data.train_set)
     if not (data.splits["val"] or data.splits["test"]):
-        raise ConfigError("the data have neither val nor test, so that nothing could be measured; data.hold_out=0.2 "
-                          "holds out a share of train, 'detr-mini data split' makes splits")  # fmt: skip
+        raise ConfigError("the data have neither val nor test, so nothing can be measured; data.hold_out=0.2 "
+                          "holds out a share of train, and 'detr-mini data split' makes splits")  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
@@ -63,13 +64,13 @@ def learning_curve(config: DictConfig) -> Path:
 
 
 def _trained(folder: Path, settings: Mapping[str, Any], shares: Sequence[float], total: int) -> list[dict[str, Any]]:
-    """Train what is not there yet; what every run reached."""
+    """Train what is missing; the metrics of every run."""
     rows: list[dict[str, Any]] = []
     for images in dict.fromkeys(max(1, round(share * total)) for share in shares):
         run = folder / f"{images}-images"
         if not (run / "metrics.json").is_file():
             print(f"{images} of {total} training images")
-            if to_go_on(run):  # by its own config, in which numbers stand that were chosen for it
+            if to_go_on(run):  # with its own config, which has the numbers that were chosen for it
                 own = compose("train", [f"resume={run}", f"modules=[{','.join(settings.get('modules') or ())}]"])
             else:
                 own = OmegaConf.create({**settings, "run_folder": str(run)})
@@ -82,9 +83,9 @@ def _trained(folder: Path, settings: Mapping[str, Any], shares: Sequence[float],
 def check_same(
     path: Path, wanted: Mapping[str, Any], harmless: tuple[str, ...] = HARMLESS, key_of_folder: str = "output"
 ) -> None:
-    """ConfigError where the folder's runs had other settings: their figures would stand for another training.
+    """ConfigError if the folder's runs had other settings, so that their results are of another training.
 
-    `path`: the config.yaml of the folder, which the setting `key_of_folder` names. Settings that begin with one of
+    `path` is the config.yaml of the folder, which the setting `key_of_folder` names. Settings that begin with one of
     `harmless` may differ.
     """
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""A run as a process of its own: killed, it takes no other along; and the cores are shared out."""
+"""Trains a run in a process of its own: if it is killed, the others continue."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ PACKAGE = Path(__file__).resolve().parents[2]
 
 
 class Processes:
-    """Trainings of this sweep that are processes, each with `threads` threads (None: as many as a training alone has).
+    """The training processes of a sweep, each with `threads` threads (None: as many as a single training has).
 
-    Ctrl-C (and SIGTERM, and a closed terminal) reaches them once, through here: each writes its last.ckpt after its
-    step, no further one starts, and leaving the context waits for them; a second Ctrl-C stops them at once.
+    Ctrl-C, SIGTERM and a closed terminal reach them once, through this class: each writes its last.ckpt after its step,
+    no further one starts, and leaving the context waits for them. A second Ctrl-C stops them at once.
     """
 
     def __init__(self, threads: int | None) -> None:
@@ -48,7 +48,7 @@ class Processes:
         first = not self.stopping
         self._interrupt()
         if first:
-            print("\nstopping: each run writes its state after its step; once more stops at once", flush=True)
+            print("\nstopping: each run writes its state after its step. Ctrl-C again stops at once", flush=True)
             raise KeyboardInterrupt
 
     def _interrupt(self) -> None:
@@ -57,7 +57,7 @@ class Processes:
             process.send_signal(signal.SIGINT)
 
     def train(self, words: Sequence[str], log: Path) -> Outcome:
-        """`detr-mini train WORDS`, what it says appended to `log`; how it ended."""
+        """Run `detr-mini train WORDS`, append its output to `log`, and return how it ended."""
         if self.stopping:
             return 130, "stopped"
         paths = os.pathsep.join(filter(None, [str(PACKAGE), os.environ.get("PYTHONPATH")]))
@@ -71,10 +71,10 @@ class Processes:
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **own},
-                start_new_session=True,  # a terminal's Ctrl-C would reach it a second time
+                start_new_session=True,  # otherwise a terminal's Ctrl-C would reach it twice
             )
         self._running.add(process)
-        if self.stopping:  # asked for while it was started
+        if self.stopping:  # Ctrl-C came while it started
             process.send_signal(signal.SIGINT)
         try:
             status = process.wait()
@@ -83,11 +83,11 @@ class Processes:
             raise
         finally:
             self._running.discard(process)
-        return status, _said(status, log)
+        return status, _sentence(status, log)
 
 
 def shared_threads(jobs: int) -> int:
-    """Threads that each of `jobs` runs at a time may have: this process's cores shared out, at least one."""
+    """Threads for each of `jobs` simultaneous runs: an equal share of this process's cores, at least one."""
     from joblib import cpu_count
 
     allowed = os.environ.get("OMP_NUM_THREADS", "")
@@ -95,12 +95,12 @@ def shared_threads(jobs: int) -> int:
     return min(share, int(allowed)) if allowed.isdigit() and int(allowed) else share
 
 
-def _said(status: int, log: Path) -> str:
-    """The sentence of a process that ended with `status`."""
+def _sentence(status: int, log: Path) -> str:
+    """The error sentence of a process that ended with `status`."""
     if status == 0:
         return ""
     if status < 0:
         name = signal.Signals(-status).name
-        return f"its process was ended by {name}" + (" (often too little memory)" if name == "SIGKILL" else "")
+        return f"its process was ended by {name}" + (" (often because memory ran out)" if name == "SIGKILL" else "")
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return lines[-1].removeprefix("detr-mini: ") if lines else f"it ended with status {status}"

@@ -1,4 +1,4 @@
-"""What a sweep has done so far, in its folder: sweep.json, from which it also goes on."""
+"""The state of a sweep, kept in its folder as sweep.json, from which it can continue."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from detr_mini.config.path_settings import quoted
 from detr_mini.config.run_folder import is_unused, locked, new_run_folder, remove_unfinished, to_go_on, write_text
 from detr_mini.errors import ConfigError
 
 Outcome = tuple[int, str]
-"""How a run ended: its exit status, and a sentence where that is not 0."""
+"""How a run ended: its exit status, and an error sentence unless that is 0."""
 STATES = {0: "done", 2: "failed", 130: "stopped"}
-"""Exit statuses; any other is "broken": a fault of ours, or a process that was killed."""
+"""By exit status; any other is "broken": a bug, or a killed process."""
 LESS_IS_BETTER = ("seconds", "loss", "parameters")
-"""Ends of the names of such measures."""
+"""Measures whose names end so are better when smaller."""
 KEPT = ("AP", "AP50", "AP75", "AP_low", "AP_high", "AP50_low", "AP50_high", "val/AP", "split", "seed", "train_seconds")
 
 
 @dataclass
 class Run:
-    """One training. `words`: its settings; `folder`: below the sweep's; `metrics`: of its metrics.json what is KEPT,
-    and the measure that the sweep goes by."""
+    """One training. `words` are its settings, `folder` is relative to the sweep's, `metrics` holds KEPT of its
+    metrics.json and the measure that orders the sweep."""
 
     words: list[str]
     folder: str
@@ -36,32 +37,32 @@ class Run:
 
 
 class Record:
-    """The runs of a sweep. Every change is written at once; threads may share it."""
+    """The runs of a sweep. Every change is written at once. Threads may share it."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder, self.name = folder, name
         self.runs: list[Run] = []
         self.swept: set[str] = set()
-        """Settings of which several values were asked for."""
+        """Settings with several values on the command line."""
         self.asked: list[Run] = []
-        """The runs that this call is about; others are from earlier calls."""
+        """The runs of this call; others are from earlier calls."""
         self.measure: str | None = None
-        """What the sweep goes by; None: AP on val where there is one, else AP."""
+        """The measure that orders the sweep; None: AP on val if there is a val, else AP."""
         self._differing: tuple[int, set[str]] = (0, set())
-        """Of so many runs, the settings in which they differ."""
+        """A number of runs, and the settings in which that many differ."""
         self._lock = threading.RLock()
 
     @classmethod
     @contextmanager
     def at(cls, folder: str | Path | None, name: str, measure: str | None = None) -> Iterator[Record]:
-        """A new sweep in `folder` (None: outputs/<name>/<date and time>), or the one that is there; locked inside.
+        """A new sweep in `folder` (None: outputs/<name>/<date and time>), or the existing one; locked inside.
 
-        ConfigError where something else is, UserError where another process works there.
+        ConfigError if the folder holds something else, UserError if another process works there.
         """
         wanted = None if folder is None else Path(folder).expanduser()
         there = wanted is not None and wanted.exists() and not (wanted.is_dir() and is_unused(wanted))
         if there and not (wanted / "sweep.json").is_file():  # type: ignore[operator]
-            raise ConfigError(f"{wanted} holds something and no sweep (no sweep.json); choose another sweep.folder")
+            raise ConfigError(f"{wanted} is not empty and not a sweep (no sweep.json); choose another sweep.folder")
         if wanted is None or not wanted.exists():
             wanted = new_run_folder("outputs", name, wanted, "sweep.folder")
         with locked(wanted):
@@ -79,12 +80,12 @@ class Record:
             self.runs = [Run(**{k: row[k] for k in Run.__dataclass_fields__}) for row in content["runs"]]
             self.swept = set(content["swept"])
         except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{file} is not what a sweep has written ({error}); choose another folder") from error
+            raise ConfigError(f"{file} was not written by a sweep ({error}); choose another folder") from error
         for run in self.runs:
             self._look(run)
 
     def run(self, words: Sequence[str]) -> Run:
-        """The run with these settings: one that is there, or a new one."""
+        """The run with these settings: an existing one, or a new one."""
         with self._lock:
             run = next((run for run in self.runs if run.words == list(words)), None)
             if run is None:
@@ -96,7 +97,7 @@ class Record:
             return run
 
     def take(self, run: Run) -> bool:
-        """Whether it is the caller's to train: False where it is done, or another thread trains it."""
+        """Claim a run for the caller. False if it is done, or another thread trains it."""
         with self._lock:
             if run.state in ("done", "running"):
                 return False
@@ -104,14 +105,14 @@ class Record:
             return True
 
     def begin(self, run: Run) -> list[str]:
-        """It runs from now on: words that start it, or let it go on where its last.ckpt stands."""
+        """Mark a run as running. The words that start it, or resume it from its last.ckpt."""
         with self._lock:
             run.state, run.sentence = "running", ""
             self.write()
         return start_or_go_on(run.words, self.path(run))
 
     def end(self, run: Run, outcome: Outcome) -> None:
-        """Keep how it ended, and what it reached."""
+        """Record how a run ended, and its metrics."""
         with self._lock:
             run.state, run.sentence = STATES.get(outcome[0], "broken"), outcome[1]
             if run.state == "done":
@@ -119,7 +120,7 @@ class Record:
             self.write()
 
     def stop(self) -> None:
-        """Nothing runs any more."""
+        """Mark every running run as stopped."""
         with self._lock:
             for run in self.runs:
                 if run.state == "running":
@@ -131,14 +132,14 @@ class Record:
         return self.folder / run.folder
 
     def log(self, run: Run) -> Path:
-        """What it says, where it is a process of its own."""
+        """The file for its output, if it is a process of its own."""
         return self.folder / f"{run.folder}.log"
 
     def _look(self, run: Run) -> None:
-        """Its state as its folder has it, and what it reached."""
+        """Read a run's state and metrics from its folder."""
         try:
             metrics = json.loads((self.path(run) / "metrics.json").read_bytes())
-        except (OSError, ValueError):  # not there, or cut off by a kill
+        except (OSError, ValueError):  # missing, or cut off by a kill
             lost = run.metrics or not self.path(run).is_dir()  # without val and test nothing is measured
             if run.state == "running" or (run.state == "done" and lost):
                 run.state = "waiting"
@@ -147,21 +148,21 @@ class Record:
         run.metrics = {key: metrics.get(key) for key in (*KEPT, *filter(None, [self.measure]))}
 
     def varied(self, words: Sequence[str]) -> list[str]:
-        """Those of a run's words in which the runs differ."""
+        """The words of a run in which the runs differ."""
         if self._differing[0] != len(self.runs):  # asked once for every run, at every change
             every = [set(run.words) for run in self.runs]
             common = set.intersection(*every)
             self._differing = len(every), {key_of(word) for own in every for word in own - common}
         differing = self._differing[1]
-        last = {key_of(word): word for word in words}  # of one setting said twice the last word counts
+        last = {key_of(word): word for word in words}  # if a setting is given twice, the last one counts
         return [word for key, word in last.items() if key in self.swept | differing]
 
     def title(self, run: Run) -> str:
-        """The run in few words."""
+        """A short name for the run."""
         return " ".join(self.varied(run.words)) or self.name
 
     def choice(self, run: Run) -> str:
-        """The same without the seed: runs of one choice are repeats."""
+        """The same without the seed: runs of one choice repeat it with other seeds."""
         return ", ".join(word for word in self.varied(run.words) if key_of(word) != "seed") or self.name
 
     def choices(self) -> dict[str, list[Run]]:
@@ -172,47 +173,41 @@ class Record:
         return found
 
     def goes_by(self) -> str:
-        """The measure that choices are ordered and searched by."""
+        """The measure that orders the choices, and that a search optimises."""
         if self.measure is not None:
             return self.measure
         return "val/AP" if any(run.metrics.get("val/AP") is not None for run in self.runs) else "AP"
 
     def less_is_better(self) -> bool:
-        """The measure is a time, a loss or a size."""
+        """Whether the measure is a time, a loss or a size."""
         return self.goes_by().endswith(LESS_IS_BETTER)
 
     def merit(self, value: float) -> float:
-        """What the measure's value is worth: the larger, the better."""
+        """The measure's value with a sign such that larger is better."""
         return -value if self.less_is_better() else value
 
     def about(self) -> str:
-        """A title: whose runs, how many, measured on what."""
+        """A title: the sweep's name, its number of finished runs, and their split."""
         done = [run for run in self.runs if run.state == "done"]
         splits = sorted({str(run.metrics.get("split")) for run in done})
         return f"{self.name}: {len(done)} runs on {' and '.join(splits)}"
 
     def write(self, **more: Any) -> None:
-        """sweep.json, whole at any moment."""
+        """Write sweep.json, which is complete at any moment."""
         runs = [{**asdict(run), "choice": self.choice(run)} for run in self.runs]
         content = {"name": self.name, "swept": sorted(self.swept), "measure": self.goes_by(), "runs": runs, **more}
         write_text(self.folder / "sweep.json", json.dumps(content, indent=1))
 
 
 def start_or_go_on(words: Sequence[str], folder: Path) -> list[str]:
-    """Words that train in `folder`: from the start, or from where its last.ckpt stands."""
+    """Words that train in `folder`, from the start or from its last.ckpt."""
     if to_go_on(folder):
         return [f"resume={folder}"]
-    return [*words, f"run_folder={quoted(folder)}"]
-
-
-def quoted(path: Path) -> str:
-    """A path as a value of Hydra's, whatever characters are in it."""
-    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+    return [*words, f"run_folder={quoted(str(folder))}"]
 
 
 def key_of(word: str) -> str:
-    """The setting that a word is about."""
+    """The setting that a word sets."""
     return word.lstrip("+~").partition("=")[0]
 
 

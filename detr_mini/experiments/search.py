@@ -1,4 +1,4 @@
-"""Settings searched by Optuna: each trial trains with values that those before make promising."""
+"""Searches settings with Optuna: each trial trains with values that look promising after those before."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from rich.console import Console
 from detr_mini.drawing.evaluation_plots import searched
 from detr_mini.errors import ConfigError
 from detr_mini.experiments.launch import Attempt, Serial, check_jobs, side_by_side
-from detr_mini.experiments.leaderboard import say
+from detr_mini.experiments.leaderboard import print_result
 from detr_mini.experiments.process import Processes
 from detr_mini.experiments.record import Record, key_of
 
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched: settings that stay, a distribution for each that does not, the seeds of each trial."""
+    """A search space: settings that stay fixed, a distribution for each other one, and the seeds of each trial."""
 
     fixed: list[str]
     searched: dict[str, Any]
@@ -31,14 +31,13 @@ class Space:
 
     def words(self, values: dict[str, Any], seed: str) -> list[str]:
         """The settings of one run."""
-        told = [f"{key}={f'{value:.6g}' if isinstance(value, float) else value}" for key, value in values.items()]
-        return [*self.fixed, *told, *([seed] if seed else [])]
+        drawn = [f"{key}={f'{value:.6g}' if isinstance(value, float) else value}" for key, value in values.items()]
+        return [*self.fixed, *drawn, *([seed] if seed else [])]
 
 
 def space(words: Sequence[str]) -> Space:
-    """From Hydra's words: interval(a,b), int(interval(a,b)), range(a,b,step), tag(log,...), choice(...) or a,b.
-
-    Several seeds are no choice: each trial has them all. ConfigError where nothing is searched.
+    """The search space in Hydra's syntax: interval(a,b), int(interval(a,b)), range(a,b,step), tag(log,...), choice(...)
+    or a,b. Seeds are not searched: each trial trains with all of them. ConfigError if nothing is searched.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -57,8 +56,8 @@ def space(words: Sequence[str]) -> Space:
             searched[override.get_key_element()] = _distribution(override)
     if not searched:
         raise ConfigError(
-            "nothing is searched; give a range such as 'optim.optimizer.lr=interval(0.005,0.05)', "
-            "or a choice such as optim=muon,adamw"
+            "nothing is searched; give a range, for example 'optim.optimizer.lr=interval(0.005,0.05)', "
+            "or a choice, for example optim=muon,adamw"
         )
     return Space(fixed, searched, seeds)
 
@@ -86,11 +85,11 @@ def _distribution(override: Any) -> Any:
 
 @dataclass(frozen=True)
 class Optuna(Serial):
-    """`trials` trainings, `jobs` at a time, each a process; Optuna's TPE chooses the values that make `measure` good.
+    """`trials` trainings, `jobs` at a time, each a process; Optuna's TPE chooses values that improve `measure`.
 
-    The first `random` trials are drawn at random, by `seed`. The study is kept in the sweep's folder (study.db): the
-    same words with the same folder go on, with more `trials` if so told. `measure`: None is AP on val, so that nothing
-    is chosen by what the test set says.
+    The first `random` trials are drawn at random, by `seed`. The sweep's folder keeps the study (study.db): the same
+    words with the same folder continue it, also with more `trials`. `measure` None is AP on val, because a search must
+    not choose by the test set.
     """
 
     jobs: int = 1
@@ -99,7 +98,7 @@ class Optuna(Serial):
     seed: int = 0
 
     def plan(self, words: Sequence[str]) -> list[list[str]]:
-        """The settings of one run, as an example. ImportError, ConfigError where it cannot be done."""
+        """The settings of one run, as an example. ImportError without Optuna, ConfigError for bad settings."""
         import optuna  # noqa: F401
 
         check_jobs(self.jobs)
@@ -108,13 +107,13 @@ class Optuna(Serial):
         return [searching.words(lowest, searching.seeds[0])]
 
     def launch(self, words: Sequence[str], record: Record, attempt: Attempt) -> None:
-        """As `Serial.launch`, of runs whose settings are found as they go."""
+        """As `Serial.launch`; the settings of each run depend on the results before."""
         from optuna.trial import TrialState
 
         searching = space(words)
         record.measure = self.measure or "val/AP"
         study = self._study(words, record)
-        for trial in study.get_trials(states=(TrialState.RUNNING,)):  # of a sweep that was ended: the same once more
+        for trial in study.get_trials(states=(TrialState.RUNNING,)):  # of an interrupted sweep: they are tried again
             study.tell(trial.number, state=TrialState.FAIL)
             study.enqueue_trial(trial.params)
         left = self.trials - len(study.get_trials(states=(TrialState.COMPLETE,)))
@@ -127,31 +126,31 @@ class Optuna(Serial):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         file = record.folder / "study.db"
         if record.runs and not file.exists():
-            raise ConfigError(f"{record.folder} holds a sweep that was no search; give another sweep.folder")
+            raise ConfigError(f"{record.folder} holds a sweep that was not a search; choose another sweep.folder")
         storage = f"sqlite:///{file}"
         direction: Literal["minimize", "maximize"] = "minimize" if record.less_is_better() else "maximize"
         study = optuna.create_study(storage=storage, study_name="sweep", direction=direction, load_if_exists=True)
         known = study.user_attrs.get("words", list(words))
         if known != list(words):
             raise ConfigError(
-                f"the study in {record.folder} was made with other settings ({' '.join(known)}); "
-                "the same ones go on there, others need another sweep.folder"
+                f"the study in {record.folder} has other settings ({' '.join(known)}); "
+                "use the same ones to continue it, or choose another sweep.folder"
             )
         study.set_user_attr("words", list(words))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # constant_liar, which keeps trials side by side apart, was new once
+            warnings.simplefilter("ignore")  # about constant_liar, which keeps parallel trials apart
             study.sampler = optuna.samplers.TPESampler(
                 n_startup_trials=self.random, constant_liar=True, seed=self.seed + len(study.trials)
             )
         return study
 
     def draw(self, record: Record, rows: Sequence[dict[str, Any]], path: Path) -> None:
-        """The measure over each setting that was searched."""
+        """Draw the measure over each searched setting."""
         measure = record.goes_by()
         done = [(run, run.metrics[measure]) for run in record.runs if run.metrics.get(measure) is not None]
-        said = [{key_of(word): word.partition("=")[2] for word in run.words} for run, _ in done]
-        keys = [key for key in sorted(record.swept) if key != "seed" and all(key in settings for settings in said)]
-        values = {key: [settings[key] for settings in said] for key in keys}
+        tried = [{key_of(word): word.partition("=")[2] for word in run.words} for run, _ in done]
+        keys = [key for key in sorted(record.swept) if key != "seed" and all(key in settings for settings in tried)]
+        values = {key: [settings[key] for settings in tried] for key in keys}
         if values:
             reached = [value for _, value in done]
             best = reached.index(max(reached, key=record.merit))
@@ -159,7 +158,7 @@ class Optuna(Serial):
 
 
 def _try(study: Any, searching: Space, record: Record, processes: Processes, console: Console, number: int) -> None:
-    """One trial: a run for each seed; their mean is what the study is told."""
+    """One trial: a run for each seed. The study gets their mean."""
     from optuna.trial import TrialState
 
     trial = study.ask(searching.searched)
@@ -172,17 +171,17 @@ def _try(study: Any, searching: Space, record: Record, processes: Processes, con
             taken = record.take(run)
         if taken:
             record.end(run, processes.train(record.begin(run), record.log(run)))
-            say(record, run, console)
+            print_result(record, run, console)
         if run.state == "stopped":
-            return  # the trial stays open: the next call goes on with it
+            return  # the trial stays open; the next call continues it
         if run.state != "done":
             study.tell(trial, state=TrialState.FAIL)
             return
         value = run.metrics.get(record.goes_by())
         if value is None:
             raise ConfigError(
-                f"the search goes by '{record.goes_by()}', and {record.path(run)}/metrics.json has none; "
-                "name another of its keys by sweep.measure"
+                f"the search needs '{record.goes_by()}', but {record.path(run)}/metrics.json does not have it; "
+                "set sweep.measure to one of its keys"
             )
         reached.append(float(value))
     study.tell(trial, statistics.fmean(reached))

@@ -1,4 +1,4 @@
-"""`detr-mini train -m`: many trainings, then one table and one picture of them all."""
+"""The verb `train -m`: many trainings, then one table and one picture of them all."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from detr_mini.models.build import build_part
 
 
 def train_many(words: Sequence[str], attempt: Attempt) -> int:
-    """Train with each of the settings that `words` ask for; the exit status.
+    """Train with every combination of settings in `words`; returns the exit status.
 
-    Words that begin with `sweep` say where and how (configs/sweep.yaml). 0: all are done; 2: some failed, each for
-    something that the user gave; 1: some failed otherwise. A failure does not stop the others. KeyboardInterrupt after
-    Ctrl-C. Table, picture and sweep.json of what is there come in every case.
+    Words that begin with `sweep` choose the launcher and its folder (configs/sweep.yaml). Exit status 0: all are done;
+    2: some failed, all because of the user's settings; 1: some failed for another reason. A failure does not stop the
+    others. KeyboardInterrupt after Ctrl-C. Table, picture and sweep.json are written in every case.
     """
     own = [word for word in words if re.match(r"sweep[.=]", word)]
     rest = [word for word in words if word not in own]
     for word in rest:
         if word.startswith(("run_folder=", "resume=")):
-            raise ConfigError(f"{word} is for one run; say sweep.folder=FOLDER (a sweep that is there goes on)")
+            raise ConfigError(f"{word} is for one run; set sweep.folder=FOLDER (an existing sweep there continues)")
     launcher = build_part("sweep", compose("sweep", own).sweep)
     with Record.at(launcher.folder, _name(launcher.plan(rest)), launcher.measure) as record:
         record.swept |= swept(rest)
@@ -40,13 +40,13 @@ def train_many(words: Sequence[str], attempt: Attempt) -> int:
         finally:
             record.stop()
             if record.runs:
-                tell(record, launcher)
+                report(record, launcher)
     return _status(record)
 
 
 def _name(plan: Sequence[Sequence[str]]) -> str:
-    """The name that the runs have; ConfigError where no run's settings can be read."""
-    complaint = ConfigError("the sweep has no run")
+    """The runs' name. ConfigError if no run's settings can be read."""
+    complaint = ConfigError("the sweep has no runs")
     for words in plan:
         try:
             return str(compose("train", words).name)
@@ -55,11 +55,11 @@ def _name(plan: Sequence[Sequence[str]]) -> str:
     raise complaint
 
 
-def tell(record: Record, launcher: Any) -> None:
-    """Print the table of the choices; write it, and sweep.json and sweep.png."""
+def report(record: Record, launcher: Any) -> None:
+    """Print the table of the choices, and write sweep.txt, sweep.json and sweep.png."""
     reached = [run.metrics.get(record.goes_by()) for run in record.runs if run.state == "done"]
     if reached and not any(isinstance(value, int | float) for value in reached):
-        print(f"no run has the number '{record.goes_by()}' in its metrics.json; name another key by sweep.measure")
+        print(f"no run has the number '{record.goes_by()}' in its metrics.json; set sweep.measure to another key")
         record.measure = None
     choices, by = record.choices(), record.goes_by()
     measures = [*dict.fromkeys((by, "AP", "AP50", "train_seconds"))]
@@ -68,8 +68,8 @@ def tell(record: Record, launcher: Any) -> None:
     rows.sort(key=lambda row: -math.inf if row[by] is None else record.merit(row[by]), reverse=True)
     counts = [_count(choices[row["recipe"]]) for row in rows]
     twice = by == "val/AP" and all(row["AP"] == row[by] for row in rows)  # measured on val
-    told = [key for key in measures if not (twice and key == "AP")]
-    parts: list[Any] = [recipe_table(rows, counts, told, title=f"{record.about()}; the best {by} first")]
+    columns = [key for key in measures if not (twice and key == "AP")]
+    parts: list[Any] = [recipe_table(rows, counts, columns, title=f"{record.about()}; the best {by} first")]
     parts += [Text(f"{record.title(run)}: {run.state}. {run.sentence}") for run in record.runs if run.state != "done"]
     shown = Group(*parts)
     record.write(choices=rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from detr_mini.formats.listing import moved_notice, names_below
 from detr_mini.formats.load_report import SplitReport
 from detr_mini.formats.split import CocoSet, ImageRecord, ImageRecords
 from detr_mini.images.load import image_size, is_whole_file, load_image
+from detr_mini.progress import track
 from detr_mini.safe_files import is_file, name_fault, shown, spelled_on_disk
 from detr_mini.structures import Categories
 
@@ -165,7 +166,7 @@ def _records(
     wrong: list[tuple[str, str]] = []
     broken: list[tuple[str, str]] = []
     present = [i for i in order if names[i] not in gone]
-    for i in _tracked(present, len(present), f"Checking the {report.split} images"):
+    for i in track(present, f"Checking the {report.split} images", at_least=10_000):
         image_id, name = int(columns.image_ids[i]), names[i]
         try:
             size, turned = known[image_id] if image_id in known else image_size(folder / name)
@@ -305,12 +306,3 @@ def repeated_rows(rows: Float[np.ndarray, "n k"]) -> Int[np.ndarray, "m"]:
 
 def _kind(path: Path) -> str:
     return "JSON" if path.suffix == ".json" else "annotation"
-
-
-def _tracked(items: Iterable[Any], total: int, title: str) -> Iterable[Any]:
-    """`items`, with a progress bar if they take seconds."""
-    if total < 10_000:
-        return items
-    from rich.progress import track
-
-    return track(items, title, total=total, transient=True)

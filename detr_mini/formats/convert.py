@@ -10,8 +10,9 @@ from detr_mini.formats.columns import columns_of
 from detr_mini.formats.discover import FORMATS, Source
 from detr_mini.formats.faults import LOSSLESS
 from detr_mini.formats.tree import Tree
-from detr_mini.formats.writing import new_folder, tracked
+from detr_mini.formats.writing import BAR_FROM, new_folder
 from detr_mini.images.load import image_size
+from detr_mini.progress import track
 
 WRITTEN = tuple(sorted(name for name, known in FORMATS.items() if known.write))
 """Formats that can be written; a dataset in another format is written as COCO."""
@@ -43,7 +44,7 @@ def convert(source: Source, output: str | Path, to: str, *, images: str = "copy"
 
 def check_sizes(name: str, tree: Tree) -> list[str]:
     """Give each image its size; DataError where the annotations state another. Returns the notices of the reader."""
-    for image in tracked(tree.content["images"], f"Measuring the {name} images"):
+    for image in track(tree.content["images"], f"Measuring the {name} images", at_least=BAR_FROM):
         size, _ = tree.sizes.get(image["id"]) or image_size(tree.folder / image["file_name"])
         said = image.get("height"), image.get("width")
         if all(said) and said != size:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path, PurePosixPath
@@ -15,9 +15,10 @@ from detr_mini.errors import DataError, UserError
 from detr_mini.formats.box_rules import area_of
 from detr_mini.formats.faults import Kind
 from detr_mini.formats.tree import Tree
+from detr_mini.progress import track
 from detr_mini.safe_files import safe_name
 
-_BAR_FROM = 2000
+BAR_FROM = 2000
 
 
 def plain_names(tree: Tree) -> dict[str, str]:
@@ -93,7 +94,7 @@ def place_images(tree: Tree, where: Mapping[str, Path], images: str) -> None:
     """Copy or link each image to the path that `where` gives for its file name; nothing where `images` is "none"."""
     if images == "none":
         return
-    for name, target in tracked(list(where.items()), "Placing the images"):
+    for name, target in track(list(where.items()), "Placing the images", at_least=BAR_FROM):
         if ".." in target.parts:
             raise DataError(f"{name!r} would be written outside the output, to {target}; rename the image")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -124,12 +125,3 @@ def new_folder(output: str | Path) -> Iterator[Path]:
         partial.rename(output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def tracked(items: Sequence[Any], title: str) -> Iterable[Any]:
-    """`items`, with a bar where there are many."""
-    if len(items) < _BAR_FROM:
-        return items
-    from rich.progress import track
-
-    return track(items, title, transient=True)

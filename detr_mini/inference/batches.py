@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
-from rich.progress import track
 from torch import nn
 
 from detr_mini.models.heads import suppress
+from detr_mini.progress import track
 from detr_mini.structures import Batch, Categories, Detections, DetectorOutput
 
 
@@ -31,8 +31,7 @@ def detect_batches(
     The model's parameters must lie on `device`. It runs in evaluation mode, without gradients, and is left in the mode
     it was in. `progress`: a bar on the terminal (no other may be active). `watch` sees every batch and its output.
     """
-    total = len(loader) if isinstance(loader, Sized) else None
-    batches = track(loader, title, total=total, transient=True) if progress else loader
+    batches = track(loader, title) if progress else loader
     found: dict[int, Detections] = {}
     with evaluating(model):
         for batch in batches:

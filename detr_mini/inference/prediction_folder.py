@@ -14,7 +14,6 @@ from typing import Any
 
 from jaxtyping import UInt8
 from PIL import Image
-from rich.progress import track
 from torch import Tensor
 
 from detr_mini.convert import to_coco_records
@@ -25,6 +24,7 @@ from detr_mini.images.load import load_image
 from detr_mini.inference.detector import Detector
 from detr_mini.inference.explain import explain_all
 from detr_mini.inference.sources import Source
+from detr_mini.progress import track
 from detr_mini.structures import Detections
 
 WRITER = "detr-mini predict"
@@ -149,7 +149,7 @@ def _detect_all(
 ) -> Predictions:
     found = Predictions()
     least = detector.least_score(request.threshold, request.caption)
-    for start in track(range(0, len(images), request.batch_size), "detecting", transient=True):
+    for start in track(range(0, len(images), request.batch_size), "detecting"):
         readable = list(_readable(images[start : start + request.batch_size], found))
         detected = detector.detect(
             [pixels for _, pixels in readable], caption=request.caption, threshold=0.0, limit=request.limit,

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from detr_mini.seeding import counter_noise
 from detr_mini.structures import PackedTargets
 
 
@@ -32,36 +33,6 @@ class DenoisingQueries:
         blocked[:, :queries, queries:] = True
         blocked[:, queries:, queries:] = ~self.valid[:, None, :]
         return blocked
-
-
-def counter_noise(
-    seed: int, step: int, image_ids: Sequence[int], count: int, device: torch.device
-) -> Float[Tensor, "b n"]:
-    """Uniform noise in [0, 1) that is a function of (seed, step, image id, index): no generator, no state.
-
-    A counter is hashed with the finaliser of MurmurHash3 (Appleby 2011), 32 bits in 64-bit integers.
-    """
-    ids = torch.tensor([i & 0x7FFFFFFF for i in image_ids], dtype=torch.int64)[:, None].to(device, non_blocking=True)
-    index = torch.arange(count, dtype=torch.int64, device=device)[None]
-    value = _mix(ids ^ mix_numbers(seed, step))
-    return _mix(value + index * 0x9E3779B1 & 0xFFFFFFFF).double().mul(2.0**-32).float().clamp(max=1 - 2**-24)
-
-
-def _mix(value: Tensor) -> Tensor:
-    value = (value ^ (value >> 16)) * 0x85EBCA6B & 0xFFFFFFFF
-    value = (value ^ (value >> 13)) * 0xC2B2AE35 & 0xFFFFFFFF
-    return value ^ (value >> 16)
-
-
-def mix_numbers(*numbers: int) -> int:
-    """One number in [0, 2^32) that depends on all of `numbers`: a seed made of seed, step, rank, ..."""
-    value = 0
-    for number in numbers:
-        value = (value * 0x9E3779B1 + number) & 0xFFFFFFFF
-        value = ((value ^ (value >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
-        value = ((value ^ (value >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
-        value ^= value >> 16
-    return value
 
 
 def make_denoising(

@@ -1,4 +1,4 @@
-"""Which parameter follows which rule: matrices and the rest, decayed or not, backbone slower or not."""
+"""Parameter groups: which rule each parameter follows, whether it decays, and its learning rate's factor."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 
 def is_matrix(name: str, parameter: Tensor, smallest_side: int = 12) -> bool:
-    """Whether Muon takes it: a linear layer's or convolution's weight whose smaller side is at least `smallest_side`.
+    """Whether Muon updates it: a linear or convolution weight whose smaller side is at least `smallest_side`.
 
-    Embeddings are tables, not maps: they stay with AdamW, and so do class heads of fewer categories than that.
+    AdamW updates embeddings, which are tables and not linear maps, and class heads with fewer categories than that.
     """
     if parameter.ndim < 2 or "embedding" in name or "query_embed" in name:
         return False
@@ -64,7 +64,7 @@ def adamw(
     backbone_scale: float = 0.1,
     text_scale: float = 1.0,
 ) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019) over a model, its backbone slower by `backbone_scale`, as in DETR of 2020."""
+    """AdamW (Loshchilov & Hutter 2019), the backbone's learning rate times `backbone_scale` (Carion et al. 2020)."""
     groups = parameter_groups(
         model, matrices=False, backbone_scale=backbone_scale, text_scale=text_scale, weight_decay=weight_decay
     )

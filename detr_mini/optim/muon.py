@@ -1,4 +1,4 @@
-"""Muon for matrices and convolutions, AdamW for the rest, in one optimizer: one state, one schedule."""
+"""Muon for matrices and convolutions and AdamW for the rest, in one optimizer with one state and one schedule."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 GRAM_RATIO = 2
-"""Matrices at least this many times as wide as high are orthogonalised by way of their Gram matrix."""
+"""Matrices at least this many times as wide as high are orthogonalised through their Gram matrix."""
 
 
 def orthogonalise(matrices: Float[Tensor, "n rows columns"], steps: int = 4) -> Float[Tensor, "n rows columns"]:
-    """Each matrix's singular values pushed towards 1, by Newton-Schulz iteration.
+    """Push the singular values of each matrix towards 1, by Newton-Schulz iteration.
 
-    With M = U S V^T the answer is near U V^T: a quintic polynomial applied `steps` times (Jordan et al. 2024, "Muon").
-    In bfloat16 where the device multiplies faster in it, in float32 elsewhere.
+    With M = U S V^T the result is near U V^T: a quintic polynomial applied `steps` times (Jordan et al. 2024, "Muon").
+    Computed in bfloat16 if the device multiplies faster in it, else in float32.
     """
     wide = matrices.shape[-2] <= matrices.shape[-1]
     x = matrices if wide else matrices.mT
@@ -46,10 +46,10 @@ def iterate(x: Float[Tensor, "n rows columns"], steps: int) -> Float[Tensor, "n 
 
 
 def iterate_by_gram(x: Float[Tensor, "n rows columns"], steps: int) -> Float[Tensor, "n rows columns"]:
-    """`iterate` with half of the operations where X is wide, since all polynomials of one matrix commute.
+    """`iterate` with half the operations if X is wide, because all polynomials of one matrix commute.
 
-    P = a + b G + c G^2 gives X <- P X and G <- P G P, so that X itself is multiplied once, by the product of all P.
-    Needs float32: rounding of G is not corrected by looking at X again.
+    P = a + b G + c G^2 gives X <- P X and G <- P G P, so X itself is multiplied once, by the product of all P.
+    It needs float32: no later look at X corrects the rounding of G.
     """
     a, b, c = NEWTON_SCHULZ
     gram, product = x @ x.mT, None
@@ -63,10 +63,10 @@ def iterate_by_gram(x: Float[Tensor, "n rows columns"], steps: int) -> Float[Ten
 
 
 class Muon(torch.optim.Optimizer):
-    """Parameter groups say which rule they follow: `rule="matrix"` or `rule="adamw"` (see `parameter_groups`).
+    """Each parameter group has `rule="matrix"` or `rule="adamw"` (see `parameter_groups`).
 
-    matrix: W -= lr * sqrt(max(1, rows / columns)) * orthogonalise(Nesterov momentum); a convolution is a matrix of its
-    output channels by the rest. Matrices of one shape are orthogonalised together.
+    matrix: W -= lr * sqrt(max(1, rows / columns)) * orthogonalise(Nesterov momentum). A convolution's weight is a
+    matrix of its output channels by the rest. Matrices of one shape are orthogonalised together.
     Weight decay is decoupled (W *= 1 - lr * decay) in both.
     """
 
@@ -85,14 +85,14 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, defaults)
         for group in self.param_groups:
             if group["rule"] == "adamw":
-                group["fused"] = True  # torch's word for: the step counter lies where the parameter does
+                group["fused"] = True  # torch then keeps the step counter on the parameter's device
                 group["lr"] = adamw_lr * group.get("lr_scale", 1.0)
             else:
                 group["lr"] = lr * group.get("lr_scale", 1.0)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update. `closure` recomputes the loss, as torch's optimizers have it."""
+        """One update. `closure` recomputes the loss, as in torch's optimizers."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -160,7 +160,7 @@ def muon(
     embedding_scale: float = 1.0,
     text_scale: float = 1.0,
 ) -> Muon:
-    """`Muon` over a model: matrices and convolutions by the matrix rule, the rest by AdamW (see `parameter_groups`)."""
+    """`Muon` for a model: the matrix rule for matrices and convolutions, else AdamW (see `parameter_groups`)."""
     groups = parameter_groups(
         model, backbone_scale=backbone_scale, embedding_scale=embedding_scale, text_scale=text_scale,
         weight_decay=weight_decay,

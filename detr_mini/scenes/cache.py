@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from detr_mini.errors import DataError
+from detr_mini.progress import track
 
 Job = tuple[int, str, int]
 """(seed, split, index) of a scene."""
@@ -61,17 +62,15 @@ def made_once(
 
 def drawn(work: Callable[[list[Job]], list[Made]], jobs: Sequence[Job], processes: int) -> list[Made]:
     """The results of `work` for all jobs, in order, by several processes. DataError if one of them is killed."""
-    from rich.progress import track
-
     chunks = [list(jobs[i : i + 25]) for i in range(0, len(jobs), 25)]
     if processes <= 1 or len(chunks) <= 1:
-        return [made for chunk in track(chunks, "Drawing scenes", transient=True) for made in work(chunk)]
+        return [made for chunk in track(chunks, "Drawing scenes") for made in work(chunk)]
     # An executor's processes end by a message. A pool's are sent SIGTERM, which a caller's handler, copied by the
     # fork, may swallow: the pool would then wait for ever.
     with ProcessPoolExecutor(processes, initializer=_may_be_ended) as executor:
         made = executor.map(work, chunks)  # before the bar: its thread must not be copied by a fork
         try:
-            return [m for part in track(made, "Drawing scenes", total=len(chunks), transient=True) for m in part]
+            return [m for part in track(made, "Drawing scenes", total=len(chunks)) for m in part]
         except BrokenProcessPool:
             raise DataError(
                 f"one of {processes} processes that draw scenes was killed, often for lack of memory; nothing was "

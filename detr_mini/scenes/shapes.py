@@ -30,6 +30,7 @@ from detr_mini.scenes.rendering import (
     texture,
     tight,
 )
+from detr_mini.seeding import number_generator
 
 SPLITS = ("train", "val", "test")
 VERSION = 1
@@ -49,7 +50,7 @@ class Scene:
 
 def draw_scene(seed: int, split: str, index: int, size: int = 128) -> Scene:
     """The scene `index` of a split."""
-    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, SPLITS.index(split), index))))
+    rng = number_generator(seed, SPLITS.index(split), index)
     canvas = Canvas(texture(rng, grid(0, 0, size, size), rng.random(3), 0.3, size / 128), OBJECTS[1])
     objects: list[SceneObject] = []
     for _ in range(rng.integers(OBJECTS[0], OBJECTS[1] + 1)):

@@ -1,4 +1,4 @@
-"""Averaged weights: the model that is evaluated and kept."""
+"""Averaged weights: the model that is evaluated and saved."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 class AveragedModel:
     """A copy of a model whose weights follow it slowly: w_avg += (1 - decay) (w - w_avg) after each step.
 
-    Early on the decay is smaller, (1 + n) / (10 + n) at update n, so that the start is soon forgotten (as TensorFlow's
-    ExponentialMovingAverage has it). No submodule of anything: the average is neither trained nor wrapped. Parameters
-    that do not learn are the model's own, not copies: a checkpoint holds them once.
+    Early on the decay is smaller, (1 + n) / (10 + n) at update n, so that the first weights are soon forgotten (as in
+    TensorFlow's ExponentialMovingAverage). It is not a submodule, so nothing trains or wraps it. Frozen parameters are
+    shared with the model, so a checkpoint holds them once.
     """
 
     def __init__(self, model: nn.Module, decay: float | int) -> None:
@@ -34,13 +34,13 @@ class AveragedModel:
         self._counters = [(own[n], new[n]) for n in own if not own[n].is_floating_point()]
 
     def to(self, device: torch.device) -> None:
-        """Move the average to where the model is."""
+        """Move the average to `device`, where the model is."""
         self.model.to(device)
         self._pairs()
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the model's present weights in."""
+        """Add the model's current weights to the average."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         averages, news = zip(*self._floats, strict=True)
@@ -49,11 +49,11 @@ class AveragedModel:
             counter.copy_(new)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the weights by name, and the number of updates."""
+        """For a checkpoint: the weights by name, and the number of updates."""
         return {"weights": self.model.state_dict(), "updates": self.updates}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
+        """Continue from `state`."""
         weights: dict[str, Tensor] = dict(state["weights"])
         self.model.load_state_dict(weights)
         self.updates = int(state["updates"])

@@ -1,4 +1,4 @@
-"""How much of a training is done: counted in steps of the optimizer, in seconds of training, or in both."""
+"""The length of a training, in optimizer steps, in seconds, or both, and how much of it is done."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import time
 
 
 class Budget:
-    """A training's length, in `steps` or in `seconds`; of both, the one that is nearer to its end counts.
+    """A training's length in `steps` or in `seconds`; with both, whichever is nearer to its end counts.
 
-    The clock runs between `start` and `pause` only, so evaluation costs nothing of it. `elapsed` goes into the
-    checkpoint: a resumed training goes on where it stood.
+    The clock runs only between `start` and `pause`, so evaluation does not count. Checkpoints hold `elapsed`, so a
+    resumed training continues from there.
     """
 
     def __init__(self, *, steps: int | None = None, seconds: float | int | None = None) -> None:
         if steps is None and seconds is None:
-            raise ValueError("a budget is counted in steps, in seconds, or in both")
+            raise ValueError("a budget needs steps, seconds, or both")
         self.steps, self.seconds = steps, seconds
         self._elapsed = 0.0
         self._since: float | None = None
@@ -26,7 +26,7 @@ class Budget:
         return self._elapsed + (0.0 if self._since is None else time.perf_counter() - self._since)
 
     def start(self) -> None:
-        """Let the clock run."""
+        """Start the clock."""
         if self._since is None:
             self._since = time.perf_counter()
 
@@ -35,24 +35,24 @@ class Budget:
         self._elapsed, self._since = self.elapsed, None
 
     def set_elapsed(self, seconds: float | int) -> None:
-        """What a checkpoint, or the mean over processes, says instead of the own clock."""
+        """Set the clock, from a checkpoint or to the mean over processes."""
         self._elapsed = seconds
         if self._since is not None:
             self._since = time.perf_counter()
 
     def agree(self, seconds: float | int) -> None:
-        """What several processes take for the time, all of them at the same step."""
+        """Set the clock to a time that all processes agree on, at the same step."""
         self.set_elapsed(seconds)
         self._agreed = seconds
 
     def progress(self, step: int) -> float:
-        """The share of the training, in [0, 1], that is done when `step` steps are."""
+        """The share of the training, in [0, 1], that is done after `step` steps."""
         return self._share(step, self.elapsed)
 
     def agreed_progress(self, step: int) -> float:
-        """`progress` by the time that was agreed on last: the very same number in all processes.
+        """`progress` by the time agreed on last, so that it is the same number in all processes.
 
-        An evaluation, or the end, that comes to one of them alone would wait for the others for ever.
+        If one process alone began an evaluation, or ended, it would wait for the others forever.
         """
         return self._share(step, self.elapsed if self._agreed is None else self._agreed)
 

@@ -1,4 +1,4 @@
-"""What happens beside the steps of a training: checkpoints, history, the bar, Ctrl-C."""
+"""What happens besides the steps of a training: checkpoints, history, the progress bar, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -14,22 +14,20 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 from detr_mini.config.run_folder import sync, whole
-from detr_mini.errors import UserError
+from detr_mini.progress import ShareBar
 from detr_mini.training.history import LOGGED, LOSSES, History
 from detr_mini.training.resume import best_becomes_last
+from detr_mini.training.run_files import writing
 from detr_mini.training.task import DetectionTask
 
 SHOWN = ("AP", "AP50", "AP75", "grounding/accuracy", "grounding/top1", "grounding/absent_rejected")
-"""Figures of a validation that history.csv keeps."""
-LINE_SECONDS = 60.0
-"""Between two lines about a training whose output is no terminal."""
+"""Metrics of a validation that history.csv keeps."""
 
 
 class Interrupted(Exception):
-    """The user, or the machine's scheduler, asked the training to stop; its state is in last.ckpt."""
+    """The user or the machine's scheduler stopped the training; its state is in last.ckpt."""
 
 
 class Logging(pl.Callback):
@@ -38,7 +36,7 @@ class Logging(pl.Callback):
     def __init__(self, history: History, every: int) -> None:
         self.history, self.every = history, every
         self.latest: dict[str, Any] = {}
-        """The latest value of each column, for the bar."""
+        """The latest value of each column, for the progress bar."""
         self._mark = (0.0, 0)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -68,29 +66,30 @@ class Logging(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, DetectionTask)
-        if trainer.sanity_checking or pl_module.scores is None:
+        if trainer.sanity_checking or pl_module.validation is None:
             return
-        metrics = pl_module.scores.metrics
+        metrics = pl_module.validation.scores.metrics
         row = {f"val/{name}": metrics[name] for name in SHOWN if metrics.get(name) is not None}
-        self._add(trainer, pl_module, {"val/loss": pl_module.val_loss, **row})
+        self._add(trainer, pl_module, {"val/loss": pl_module.validation.loss, **row})
 
     def _add(self, trainer: pl.Trainer, task: DetectionTask, row: dict[str, Any]) -> None:
         self.latest |= row
         if trainer.is_global_zero:
             place = {"step": trainer.global_step, "epoch": trainer.current_epoch}
-            writing(self.history.path, self.history.add, {**place, "seconds": round(task.budget.elapsed, 2), **row})
+            with writing(self.history.path):
+                self.history.add({**place, "seconds": round(task.budget.elapsed, 2), **row})
             for logger in trainer.loggers:
                 logger.log_metrics({k: v for k, v in row.items() if v is not None}, trainer.global_step)
 
 
 class Checkpoints(pl.Callback):
-    """last.ckpt after each epoch, and every `minutes` inside a long one; best.ckpt is the one with the best val AP.
+    """Writes last.ckpt after each epoch and every `minutes` inside a long one, and best.ckpt if it is the best so far.
 
-    With captions it is the one with the best exact accuracy. Where nothing is measured, best is last. last.ckpt comes
-    first, and says which step is the best: a process that is killed in between leaves what `resume.repair` finishes.
-    The first process decides on the folder, and sends it to the others. `forget`: the best so far is lost.
-    Ctrl-C and SIGTERM are waited for until a step is done (or an evaluation), then the state is written and
-    `Interrupted` raised; a second Ctrl-C stops at once, and what was written before stays.
+    The best has the highest AP on val, or the highest exact accuracy for data with captions; without val it is the
+    last. last.ckpt is written first and names the step of the best, so `resume.repair` can finish for a killed process.
+    The first process chooses the folder and sends it to the others. `forget`: the best so far is lost.
+    After Ctrl-C or SIGTERM the current step (or evaluation) is finished, the state is written and `Interrupted` is
+    raised; a second Ctrl-C stops at once and leaves what was written before.
     """
 
     def __init__(self, folder: Path, minutes: float | int, forget: bool = False) -> None:
@@ -114,11 +113,11 @@ class Checkpoints(pl.Callback):
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted = True
-        print("\nstopping: the state is written after this step; once more stops at once", flush=True)
+        print("\nstopping after this step; its state is then written. Ctrl-C again stops at once", flush=True)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, DetectionTask)
-        if trainer.sanity_checking or pl_module.scores is None:
+        if trainer.sanity_checking or pl_module.validation is None:
             return
         score, best = pl_module.headline, pl_module.best["score"]
         if best is None or (score is not None and score >= best):
@@ -128,7 +127,7 @@ class Checkpoints(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # between two steps of one epoch; after its last batch there is the evaluation to come, then the epoch's end
+        # only inside an epoch: its last batch is followed by the evaluation, then by on_train_epoch_end
         if not stepped(trainer) or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return
         if self.interrupted or time.monotonic() - self._saved > self.seconds:
@@ -140,11 +139,12 @@ class Checkpoints(pl.Callback):
         self._stop_if_asked()
 
     def save(self, trainer: pl.Trainer) -> None:
-        """Write last.ckpt, and best.ckpt where it is the best so far."""
+        """Write last.ckpt, and best.ckpt if it is the best so far."""
         if trainer.is_global_zero:
-            writing(self.folder / "last.ckpt", self._write, trainer)
+            with writing(self.folder / "last.ckpt"):
+                self._write(trainer)
         else:
-            trainer.save_checkpoint(self.folder / "last.ckpt")  # writes nothing, but takes part in what all decide
+            trainer.save_checkpoint(self.folder / "last.ckpt")  # writes nothing, but takes part in the collectives
         self._better = False
         self._saved = time.monotonic()
 
@@ -152,11 +152,12 @@ class Checkpoints(pl.Callback):
         task = trainer.lightning_module
         assert isinstance(task, DetectionTask)
         if (self.folder / "history.csv").is_file():
-            sync(self.folder / "history.csv")  # its rows are never behind the checkpoint, even after a power cut
+            sync(self.folder / "history.csv")  # so that it is never behind the checkpoint, even after a power cut
         with whole(self.folder / "last.ckpt") as temporary:
             trainer.save_checkpoint(temporary)
         if self._better or task.truth is None:
-            writing(self.folder / "best.ckpt", best_becomes_last, self.folder)
+            with writing(self.folder / "best.ckpt"):
+                best_becomes_last(self.folder)
         (self.folder / ".start.yaml").unlink(missing_ok=True)
 
     def _stop_if_asked(self) -> None:
@@ -169,29 +170,20 @@ class Checkpoints(pl.Callback):
         self._former = {}
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self.teardown(trainer, pl_module, "fit")  # which Lightning leaves out after an exception
+        self.teardown(trainer, pl_module, "fit")  # Lightning does not call it after an exception
 
 
 class Bar(pl.Callback):
-    """One bar for the whole training: images a second, loss, the last AP, the time left.
-
-    Where the output is no terminal (a file, a notebook's cell, a pipe), a line with the same every `LINE_SECONDS`.
-    """
+    """One bar for the whole training: images a second, loss, the last AP, the time left. It prints each validation."""
 
     def __init__(self, logging: Logging, console: Console) -> None:
         self.logging, self.console = logging, console
-        self._said = 0.0
-        self.progress: Progress | None = None
+        self.bar: ShareBar | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
-        self.progress = Progress(*columns, console=self.console, refresh_per_second=4, transient=True)
-        self.bar = self.progress.add_task("training", total=1.0, state="")
-        self.progress.start()
-        self._said = time.monotonic()
-        self._show(trainer, pl_module)
+        if trainer.is_global_zero:
+            self.bar = ShareBar("training", self.console)
+            self._show(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -199,13 +191,13 @@ class Bar(pl.Callback):
         self._show(trainer, pl_module)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.progress is not None:
-            self.progress.update(self.bar, description="measuring")
+        if self.bar is not None:
+            self.bar.rename("measuring")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.progress is None:
+        if self.bar is None:
             return
-        self.progress.update(self.bar, description="training")
+        self.bar.rename("training")
         latest = self.logging.latest
         shown = ", ".join(f"{name[4:]} {latest[name]:.3f}" for name in ("val/AP", "val/AP50") if name in latest)
         self.console.print(
@@ -213,7 +205,7 @@ class Bar(pl.Callback):
         )
 
     def _show(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        if self.progress is None:
+        if self.bar is None:
             return
         assert isinstance(task, DetectionTask)
         done, latest = task.budget.progress(trainer.global_step), self.logging.latest
@@ -228,43 +220,26 @@ class Bar(pl.Callback):
         if done > 0:
             left = seconds / done * (1 - done)
             parts.append(f"{int(left // 60)}:{int(left % 60):02d} left")
-        self.progress.update(self.bar, completed=done, state="  ".join(parts))
-        if not self.console.is_terminal and time.monotonic() - self._said >= LINE_SECONDS:
-            self._said = time.monotonic()
-            self.console.print(f"{done:4.0%}  {'  '.join(parts)}", markup=False, highlight=False, soft_wrap=True)
+        self.bar.show(done, "  ".join(parts))
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if self.progress is not None:
-            self.progress.stop()
-            self.progress = None
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self.teardown(trainer, pl_module, "fit")
 
 
 def stepped(trainer: pl.Trainer) -> bool:
-    """Whether the batch that has just ended made a step of the optimizer (and did not only add to its gradient)."""
+    """Whether the batch that has just ended made an optimizer step, and did not only add to the gradient."""
     return not trainer.fit_loop._should_accumulate()
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Writes a checkpoint where it is told to: Lightning's own way leads through the machine's folder /tmp."""
+    """Writes a checkpoint directly to its path; Lightning's own way goes through /tmp."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         content = io.BytesIO()
         torch.save(checkpoint, content)
         Path(path).write_bytes(content.getbuffer())
-
-
-def writing(path: Path, action: Any, *arguments: Any) -> None:
-    """`action(*arguments)`, its trouble with the file system as one sentence."""
-    try:
-        action(*arguments)
-    except BrokenPipeError:  # nobody reads what is printed
-        raise
-    except OSError as error:
-        saved = (path.parent / "last.ckpt").is_file()
-        how = f"go on with resume={path.parent} (what was written there before is whole)" if saved else "start it again"
-        raise UserError(
-            f"cannot write {path} ({error.strerror or error}); free some space or check its rights, then {how}"
-        ) from error

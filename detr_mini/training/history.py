@@ -1,4 +1,4 @@
-"""history.csv: one row for each logged step and each evaluation, in a file that outlives the process."""
+"""history.csv: one row for each logged step and each evaluation."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 from detr_mini.config.run_folder import whole
 
 LOSSES = ("class", "l1", "giou")
-"""Parts of the loss, each in a column."""
+"""Parts of the loss, one column each."""
 CAPTION_LOSSES = ("tokens", "tags", "attributes")
-"""Further ones, where captions are trained."""
+"""Further parts, for data with captions."""
 LOGGED = (*LOSSES, *CAPTION_LOSSES)
 COLUMNS = (
     "step", "epoch", "seconds", "lr",
@@ -23,13 +23,13 @@ COLUMNS = (
 
 
 class History:
-    """Rows are appended and flushed. Fields a row does not speak of stay empty."""
+    """Rows are appended and flushed. Fields that a row does not have stay empty."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def begin(self, step: int) -> None:
-        """Start the file, or keep of an earlier one the rows up to `step`: what came later is trained again."""
+        """Start the file, or keep the rows of an earlier one up to `step`: later steps are trained again."""
         rows = [row for row in self.rows() if int(row["step"]) <= step]
         with whole(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore")
@@ -37,11 +37,11 @@ class History:
             writer.writerows(rows)
 
     def rows(self) -> list[dict[str, str]]:
-        """The rows so far, as text."""
+        """All complete rows, as text."""
         if not self.path.exists():
             return []
         with self.path.open(newline="", encoding="utf-8") as stream:
-            lines = [line for line in stream if line.endswith("\n")]  # the last row of a killed process may be cut off
+            lines = [line for line in stream if line.endswith("\n")]  # a killed process may leave half a row
         return [row for row in csv.DictReader(lines) if all(value is not None for value in row.values())]
 
     def add(self, row: Mapping[str, Any]) -> None:

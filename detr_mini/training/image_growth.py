@@ -1,4 +1,7 @@
-"""Smaller images while a training is young: more of them a second, and the details can wait."""
+"""Progressive resizing: a training starts on small images, which are faster, and ends on full-size ones.
+
+Howard 2018 (fast.ai), Tan & Le 2021 (EfficientNetV2, sec. 4). docs/results.md has what it gains here.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +15,28 @@ from detr_mini.structures import Batch
 
 
 @dataclass(frozen=True)
-class Coarse:
-    """Images have `scale` of their sides up to the share `until` of a training; or, with `grow`, they begin there and
-    grow evenly up to all of them."""
+class ImageGrowth:
+    """Which size images have at which point of the training (`trainer.coarse_scale`, `coarse_until`, `coarse_grow`).
+
+    Sides are multiplied by `scale` until the share `until` of the training is done; after that, images keep their full
+    size. With `grow`, the factor rises linearly from `scale` to 1 over that share.
+    """
 
     scale: float | int = 1.0
     until: float | int = 0.0
     grow: bool = False
 
     def scale_at(self, progress: float) -> float:
-        """Of the sides, at a share of the training in [0, 1]."""
+        """The factor on the sides when the share `progress` (0 to 1) of the training is done."""
         if progress >= self.until:
             return 1.0
         return self.scale + ((1 - self.scale) * progress / self.until if self.grow else 0.0)
 
 
-def coarsened(batch: Batch, scale: float, stride: int) -> Batch:
-    """`batch` with sides of about `scale` times, in whole strides (progressive resizing: Howard 2018; Tan & Le 2021).
+def resized(batch: Batch, scale: float, stride: int) -> Batch:
+    """`batch` with its sides multiplied by `scale`, rounded to multiples of `stride`.
 
-    Boxes are shares of an image, so they stay. A pixel is an average over the image's own pixels, never over padding.
+    Boxes are relative to the image, so they do not change. A pixel averages the image's own pixels, never padding.
     """
     height, width = (max(1, round(side * scale / stride)) * stride for side in batch.images.shape[-2:])
     if (height, width) == tuple(batch.images.shape[-2:]):

@@ -1,4 +1,4 @@
-"""The settings of a config's `trainer` section: how long, on what, in which precision. Imports nothing heavy."""
+"""The settings of a config's `trainer` section: length, device, precision. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -13,36 +13,35 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true")
 
 @dataclass(frozen=True)
 class TrainerOptions:
-    """At least one of `max_epochs`, `max_steps` and `max_minutes` is set. Where several are, the first that is reached
-    ends the training; the learning rate falls to zero over it."""
+    """At least one of `max_epochs`, `max_steps` and `max_minutes` is set; the first one reached ends the training."""
 
     max_epochs: int | None = None
     max_steps: int | None = None
     """Steps of the optimizer."""
     max_minutes: float | int | None = None
-    """Minutes of training; evaluation is not counted. Where such a run ends depends on the machine's speed."""
+    """Without evaluation. The number of steps then depends on the machine's speed."""
     validate_every_epochs: int = 1
     validations: int | None = None
-    """So many evaluations, evenly over the training, each at the end of an epoch; then not every so many epochs."""
+    """A number of evaluations, spread evenly over the training, at ends of epochs; replaces `validate_every_epochs`."""
     save_every_minutes: float | int = 10.0
-    """`last.ckpt` is written after each epoch, and this often inside a long one."""
+    """How often last.ckpt is written inside a long epoch; it is always written after an epoch."""
     accelerator: str = "cpu"
     devices: int = 1
     num_nodes: int = 1
     strategy: str = "auto"
     precision: str = "auto"
-    """auto: bf16-mixed where the device is faster in bfloat16 (measured), 32-true elsewhere."""
+    """auto: bf16-mixed if the device is faster in bfloat16 (measured), else 32-true."""
     accumulate: int = 1
-    """Batches a step of the optimizer."""
+    """Batches per optimizer step."""
     coarse_scale: float | int = 1.0
     coarse_until: float | int = 0.0
-    """Up to this share of the training, images are `coarse_scale` times as wide and high."""
+    """Until this share of the training is done, images are `coarse_scale` times as wide and high."""
     coarse_grow: bool = False
-    """They begin so and grow evenly up to there, in place of all at once."""
+    """Whether they grow linearly up to there, instead of all at once."""
     compile: bool = False
     channels_last: bool = True
     threads: int | None = None
-    """CPU threads a process; None: torch's own choice."""
+    """CPU threads per process; None: torch's own choice."""
     log_every_steps: int = 50
     progress: bool = True
 
@@ -52,12 +51,12 @@ class TrainerOptions:
         return "cuda" if self.accelerator in ("gpu", "cuda") else "cpu"
 
     def epoch_steps(self, images: int, batch_size: int) -> int:
-        """Steps of the optimizer in one pass over so many images, `batch_size` a process."""
+        """Optimizer steps in one pass over `images`, with `batch_size` images per process."""
         batches = max(1, images // (self.devices * self.num_nodes) // batch_size)
         return -(-batches // self.accumulate)
 
     def steps(self, images: int, batch_size: int) -> int | None:
-        """Steps of the optimizer after which the training ends; None where only the time ends it."""
+        """Optimizer steps after which the training ends; None if only time ends it."""
         lengths = [] if self.max_steps is None else [self.max_steps]
         if self.max_epochs is not None:
             lengths.append(self.max_epochs * self.epoch_steps(images, batch_size))
@@ -65,7 +64,7 @@ class TrainerOptions:
 
     @classmethod
     def of(cls, section: Mapping[str, Any]) -> TrainerOptions:
-        """The options that a config's section says. ConfigError for a key that does not exist and for a bad value."""
+        """The options of a config's section. ConfigError for an unknown key and for a bad value."""
         known = {entry.name: entry.default for entry in fields(cls)}
         for key in section:
             if key not in known:
@@ -75,28 +74,22 @@ class TrainerOptions:
         given = [name for name in lengths if values[name] is not None]
         if not given:
             raise ConfigError(
-                "nothing says when training ends; set trainer.max_epochs, trainer.max_steps or trainer.max_minutes, "
+                "the training has no end; set trainer.max_epochs, trainer.max_steps or trainer.max_minutes, "
                 "or choose an experiment=... (see 'detr-mini train --help')"
             )
-        counts = [
-            "validate_every_epochs",
-            "save_every_minutes",
-            "devices",
-            "num_nodes",
-            "accumulate",
-            "log_every_steps",
-        ]
+        counts = ["validate_every_epochs", "save_every_minutes", "devices", "num_nodes", "accumulate",
+                  "log_every_steps"]  # fmt: skip
         if values["validations"] is not None:
             counts.append("validations")
-            if values["validate_every_epochs"] is None:  # "not every so many epochs": what validations means
+            if values["validate_every_epochs"] is None:  # which validations replaces
                 values["validate_every_epochs"] = known["validate_every_epochs"]
         for name in (*given, *counts):
             value, fraction = values[name], name.endswith("minutes")
             fits = isinstance(value, int | float) if fraction else isinstance(value, int)
             if not fits or isinstance(value, bool) or value <= 0:
                 kind = "a number" if fraction else "a whole number"
-                said = "null" if value is None else repr(value)
-                raise ConfigError(f"trainer.{name} is {said}; it must be {kind} greater than 0")
+                shown = "null" if value is None else repr(value)
+                raise ConfigError(f"trainer.{name} is {shown}; it must be {kind} greater than 0")
         for name, least in (("coarse_scale", 0.1), ("coarse_until", 0.0)):
             value = values[name]
             if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= 1:

@@ -1,7 +1,7 @@
-"""A training that fits its time: image size, batch, warm-up, averaging and augmentation from what the machine does.
+"""A training that fits its time: image size, batch, warm-up, averaging and augmentation from this machine's speed.
 
-Large images show small objects, and cost time. A detector that has seen too few images is worse than one that has seen
-enough smaller ones, so the size is the largest that leaves time for ENOUGH_IMAGES (docs/results.md).
+Large images show small objects but take more time. A detector that has seen too few images is worse than one that has
+seen enough smaller ones, so the size is the largest that leaves time for ENOUGH_IMAGES (docs/results.md).
 """
 
 from __future__ import annotations
@@ -19,32 +19,33 @@ from torch import Tensor, nn
 from detr_mini.data.auto_settings import AUTO, SMALLEST, STEP, range_notice
 from detr_mini.data.module import DetectionData
 from detr_mini.formats.load_report import Chosen
+from detr_mini.seeding import seeded
 from detr_mini.structures import Target, pack_targets
-from detr_mini.training.diagnosis import AUTOCAST
-from detr_mini.training.image_growth import Coarse
+from detr_mini.training.image_growth import ImageGrowth
 from detr_mini.training.options import TrainerOptions
+from detr_mini.training.precision import AUTOCAST, resolved_precision
 
 ENOUGH_IMAGES = 5000
-"""Images that a training should see, each pass counting, before its size may grow."""
+"""Images a training should see, repeats included, before a larger size is chosen."""
 BATCHES, ENOUGH_STEPS = (8, 16), 1000
-"""Images a step: the larger batch where it leaves that many steps, since the optimizer then costs half an image."""
+"""Images per step: the larger batch if ENOUGH_STEPS remain, because the optimizer then costs half as much an image."""
 WARMUP_SHARE, LONGEST_WARMUP = 0.1, 100
-"""Of the steps; and steps at most."""
+"""Share of the steps, and most steps, of the warm-up."""
 AVERAGED_SHARE, LONGEST_AVERAGE = 0.1, 2000
-"""Of the steps that the averaged weights reach back; and steps at most."""
+"""Share of the steps, and most steps, that the averaged weights reach back."""
 FEW_EPOCHS, MANY_EPOCHS, LONGEST_STRONG = 4, 24, 0.8
-"""Strong augmentation is for images that come again and again: none up to so few passes over the training images, the
-longest share of the training from so many on, and linear between."""
+"""Strong augmentation helps where images repeat: none up to FEW_EPOCHS passes over the training images, for the share
+LONGEST_STRONG of the training from MANY_EPOCHS on, linear between."""
 USUAL_EPOCHS = 30
-"""What is reckoned with where several processes share a training that only its time ends: its speed is not measured."""
+"""Assumed for several processes in a training that only time ends: their speed is not measured."""
 PROBE_SIDES, PROBE_BATCH, PROBE_STEPS = (192, 320), 4, 3
 PROBE_SECONDS = 4.0
-"""After so many no further step is timed: the machine is busy, or slow."""
+"""After this time no further step is measured: the machine is busy or slow."""
 
 
 @dataclass(frozen=True)
 class Trainable:
-    """What a step of training is made of."""
+    """Everything that a training step computes with."""
 
     model: nn.Module
     criterion: Callable[..., Any]
@@ -53,20 +54,20 @@ class Trainable:
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds of a training step: `step` + images * (`image` + `pixel` * pixels of an image)."""
+    """Duration of a training step in seconds: `step` + images * (`image` + `pixel` * pixels of an image)."""
 
     step: float | int
     image: float | int
     pixel: float | int
 
     def seconds(self, batch: int, pixels: float | int) -> float:
-        """Of a step with `batch` images of so many pixels."""
+        """Duration of a step with `batch` images of `pixels` pixels each."""
         return self.step + batch * (self.image + self.pixel * pixels)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the time allows."""
+    """Settings that fit the time."""
 
     size: int
     batch_size: int
@@ -74,7 +75,7 @@ class Plan:
     average: float
     strong_until: float
     images: float
-    """That the training will see."""
+    """How many the training will see, repeats included."""
     images_per_second: float
 
 
@@ -85,17 +86,19 @@ def plan(
     wanted: int,
     shape: float | int,
     train_images: int,
-    coarse: Coarse,
+    growth: ImageGrowth,
     fixed: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """The plan for so many `seconds`. `wanted`: the size that the boxes ask for, which is never exceeded; `shape`: the
-    images' shorter side as a share of the longer; `fixed`: settings that the user gave (`size`, `batch_size`).
+    """The plan for a training of `seconds`.
+
+    `wanted` is the size that suits the boxes; it is never exceeded. `shape` is the images' shorter side divided by the
+    longer. `fixed` holds what the user set (`size`, `batch_size`).
     """
     fixed = fixed or {}
 
     def rate(size: int, batch: int) -> float:
-        steps = [speed.seconds(batch, (size * coarse.scale_at((i + 0.5) / 20)) ** 2 * shape) for i in range(20)]
-        # by time, not by steps: the growth follows the share of the time that is over
+        steps = [speed.seconds(batch, (size * growth.scale_at((i + 0.5) / 20)) ** 2 * shape) for i in range(20)]
+        # a mean over time, not over steps, because images grow with the share of the time that is over
         return sum(batch / step for step in steps) / len(steps)
 
     smallest = min(SMALLEST, wanted)
@@ -116,23 +119,22 @@ def plan(
 
 
 def rhythm(steps: float | int) -> tuple[int, float]:
-    """Warm-up steps and decay of the averaged weights for a training of so many steps."""
+    """Warm-up steps and decay of the averaged weights for a training of `steps`."""
     warmup = max(1, min(LONGEST_WARMUP, round(WARMUP_SHARE * steps)))
     return warmup, round(1 - 1 / min(max(AVERAGED_SHARE * steps, 10), LONGEST_AVERAGE), 4)
 
 
 def strong_share(epochs: float | int) -> float:
-    """The share of a training of so many epochs that has the strong augmentation."""
+    """The share of a training of `epochs` that has the strong augmentation."""
     share = (epochs - FEW_EPOCHS) / (MANY_EPOCHS - FEW_EPOCHS)
     return round(LONGEST_STRONG * min(max(share, 0.0), 1.0), 2)
 
 
 def measure_speed(trainable: Trainable, num_classes: int, device: torch.device, dtype: torch.dtype) -> Speed:
-    """Seconds of a step on this machine, from a few steps of a copy of the model with made images."""
+    """The speed of this machine, from a few steps of a copy of the model on random images."""
     copied = copy.deepcopy(trainable.model).to(device).train()
     optimizer, criterion = trainable.make_optimizer(copied), trainable.criterion
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         steps = [_probe(copied, criterion, optimizer, num_classes, side, device, dtype) for side in PROBE_SIDES]
     optimizing = min(seconds for _, seconds in steps)
     small, large = (seconds / PROBE_BATCH for seconds, _ in steps)
@@ -150,7 +152,7 @@ def _probe(
     device: torch.device,
     dtype: torch.dtype,
 ) -> tuple[float, float]:
-    """Least seconds of forward and backward with a batch of squares, and of the optimizer."""
+    """Shortest durations in seconds of forward and backward, on a batch of squares, and of the optimizer."""
     images = torch.rand(PROBE_BATCH, 3, side, side, device=device)
     targets = pack_targets([_target(row, num_classes) for row in range(PROBE_BATCH)])
     targets = targets.to(device)
@@ -166,7 +168,7 @@ def _probe(
         optimizer.step()
         optimizer.zero_grad()
         end = now(device)
-        if step:  # the first one also pays for what is made once
+        if step:  # the first step also builds what is built once
             learning, optimizing = min(learning, middle - begun), min(optimizing, end - middle)
             if end - started > PROBE_SECONDS:
                 break
@@ -180,7 +182,7 @@ def _target(image_id: int, num_classes: int) -> Target:
 
 
 def now(device: torch.device) -> float:
-    """The present second, when the device is done."""
+    """The time in seconds, once the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -190,11 +192,10 @@ def fit_to_time(
     plain: dict[str, Any],
     options: TrainerOptions,
     data: DetectionData,
-    coarse: Coarse,
+    growth: ImageGrowth,
     trainable: Trainable,
-    precision: str,
 ) -> None:
-    """Put a number in the place of every "auto" in `plain`'s `data` and `optim`, into `data` too, and report why."""
+    """Replace every "auto" in `plain`'s sections `data` and `optim`, and in `data`, by a number; report why."""
     settings, optim = plain["data"], plain["optim"]
     asked = {name for name in ("size", "batch_size", "strong_until") if settings.get(name) == AUTO}
     paced = {name for name in ("warmup_steps", "average") if optim.get(name) == AUTO}
@@ -205,13 +206,13 @@ def fit_to_time(
     images = len(data.train_set)
     alone = options.devices == options.num_nodes == 1 and hasattr(trainable.model, "noised_truths")
     if alone and options.max_minutes is not None and options.max_steps is None and options.max_epochs is None:
-        dtype = AUTOCAST.get(precision, torch.float32)
+        dtype = AUTOCAST.get(resolved_precision(options), torch.float32)
         speed = measure_speed(trainable, len(data.categories or ()), torch.device(options.device_type), dtype)
         fixed = {name: settings[name] for name in ("size", "batch_size") if name not in asked}
         sizes = data.train_set.records.sizes.double()
         shape = float((sizes.amin(1) / sizes.amax(1)).median())
         chosen = plan(
-            speed, options.max_minutes * 60, wanted=wanted, shape=shape, train_images=images, coarse=coarse, fixed=fixed
+            speed, options.max_minutes * 60, wanted=wanted, shape=shape, train_images=images, growth=growth, fixed=fixed
         )
         because = _because(chosen, wanted, images, options.max_minutes)
     else:
@@ -219,14 +220,14 @@ def fit_to_time(
         steps = USUAL_EPOCHS * options.epoch_steps(images, data.batch_size) if length is None else length
         seen = float(steps * data.batch_size * options.devices * options.num_nodes)
         chosen = Plan(wanted, data.batch_size, *rhythm(steps), strong_share(seen / images), seen, 0.0)
-        because = dict.fromkeys(("size", "batch_size"), "what is usual, since the time is not what ends the training")
+        because = dict.fromkeys(("size", "batch_size"), "the usual value, because time does not end the training")
         because |= dict.fromkeys(("strong_until", "warmup_steps", "average"), f"for {steps:,.0f} steps of training")
     if "size" in asked and chosen.size == wanted:
-        asked.remove("size")  # the boxes' own choice, whose reason is in the report already
+        asked.remove("size")  # chosen by the boxes; the report already has the reason
     if chosen.images < images:
         data.report.notices.append(
-            f"the time is enough for about {chosen.images:,.0f} images, less than one pass over the {images:,} of "
-            "train: expect little; a longer trainer.max_minutes, or init= with another detector's weights, helps most"
+            f"there is time for about {chosen.images:,.0f} images, less than one pass over the {images:,} of train; "
+            "expect little. A longer trainer.max_minutes, or init= with another detector's weights, helps most"
         )
     notice = range_notice(data.train_set, chosen.size)
     data.report.notices += [notice] if notice else []
@@ -239,12 +240,12 @@ def fit_to_time(
 
 
 def _because(chosen: Plan, wanted: int, train_images: int, minutes: float | int) -> dict[str, str]:
-    """The reason of each choice, in words."""
-    rate = f"{minutes:g} minutes give about {chosen.images:,.0f} images here ({chosen.images_per_second:.1f} a second)"
+    """The reason for each choice."""
+    rate = f"{minutes:g} minutes are enough for {chosen.images:,.0f} images ({chosen.images_per_second:.1f} a second)"
     passes = f"{chosen.images / train_images:.1f} passes over {train_images:,} training images"
     steps = f"for about {chosen.images / chosen.batch_size:,.0f} steps"
     return {
-        "size": f"{rate}; the boxes ask for {wanted}, which would leave time for fewer than {ENOUGH_IMAGES:,}",
+        "size": f"{rate}; the size {wanted}, which suits the boxes, leaves time for fewer than {ENOUGH_IMAGES:,}",
         "batch_size": f"{rate}",
         "strong_until": passes,
         "warmup_steps": steps,

@@ -1,50 +1,38 @@
-"""What a user should know of a training's settings, at its start and at its end."""
+"""Notices about a training's settings, at its start and at its end."""
 
 from __future__ import annotations
-
-import torch
 
 from detr_mini.formats.split import CocoSet
 
 FEW_STEPS = 200
-"""Fewer say nothing about a detector: the learning rate has hardly risen."""
+"""After fewer steps a detector's numbers mean nothing: the learning rate has hardly risen."""
 COUNTED = 100
-"""Detections of an image that COCO's metric counts, and that `detect` and `predict` report by default."""
+"""Detections per image that COCO's metric counts and that `detect` and `predict` report by default."""
 
 
 def objects_notice(coco: CocoSet, queries: int) -> str | None:
-    """A sentence where images have more objects than there are queries, or than are reported; else None."""
+    """A notice if images have more objects than there are queries, or than are reported."""
     counts = coco.objects
     most = int(counts.max()) if len(counts) else 0
     if most > queries:
         return (
             f"{int((counts > queries).sum())} of {len(coco)} training images have more objects than model.queries="
-            f"{queries}, the fullest {most}: the others cannot be found. Set model.queries={-(-most * 5 // 40) * 10} "
+            f"{queries}, at most {most}; the rest cannot be found. Set model.queries={-(-most * 5 // 40) * 10} "
             "(or auto), or cut the images into tiles"
         )
     if most > COUNTED:
         return (
-            f"the fullest training image has {most} objects; AP counts the best {COUNTED} detections of an image, and "
-            f"detect and predict report as many: limit={most} there, and detection_limit={most} in evaluate, count all"
+            f"one training image has {most} objects, but AP counts the best {COUNTED} detections of an image, and "
+            f"detect and predict report as many. Set limit={most} there and detection_limit={most} in evaluate"
         )
     return None
 
 
-def usable_precision(precision: str, accelerator: str) -> tuple[str, str | None]:
-    """The precision that a device computes in, and a sentence where that is another one than was asked for."""
-    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
-    if precision == "16-mixed" and on_cpu:
-        return "bf16-mixed", (
-            "trainer.precision=16-mixed needs a GPU; on this CPU bf16-mixed is used, and config.yaml says so"
-        )
-    return precision, None
-
-
 def few_steps_notice(steps: int) -> str | None:
-    """A sentence where so many steps of the optimizer are too few to say anything; else None."""
+    """A notice if `steps` of the optimizer are too few for the numbers to mean anything."""
     if steps >= FEW_STEPS:
         return None
     return (
-        f"{steps} steps are too few to say anything about this detector or its data (some hundred are needed, some "
-        "thousand are usual); train longer: trainer.max_minutes=..., trainer.max_epochs=... or trainer.max_steps=..."
+        f"{steps} steps are too few to say anything about this detector or its data: hundreds are needed, thousands "
+        "are usual. Train longer with trainer.max_minutes=..., trainer.max_epochs=... or trainer.max_steps=..."
     )

@@ -1,6 +1,6 @@
-"""Going on in a run folder: what is there, whether the settings fit it, and `best` in agreement with `last`.
+"""Resuming a run: what its folder holds, whether the settings fit it, and making best.ckpt agree with last.ckpt.
 
-docs/run-folder.md says in which order a run's files are written, and so what a killed process can have left.
+docs/run-folder.md has the order in which a run's files are written, so what a killed process can leave behind.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from detr_mini.structures import Categories
 from detr_mini.training.task import DetectionTask
 
 LOST_BEST = (
-    "best.ckpt of step {step} is missing, and last.ckpt is from a later step, so it cannot be made again; the best is "
-    "chosen again from the next evaluation on, and best.ckpt is a copy of last.ckpt until then"
+    "best.ckpt of step {step} is missing and cannot be restored, because last.ckpt is from a later step. The best "
+    "checkpoint is chosen again from the next evaluation on; until then best.ckpt is a copy of last.ckpt"
 )
 
 
 def read_last(folder: Path) -> dict[str, Any] | None:
-    """The content of a run's last.ckpt; None where the run was killed before it had saved one.
+    """The content of a run's last.ckpt; None if the run was killed before it saved one.
 
-    CheckpointError where `folder` is no run.
+    CheckpointError if `folder` is not a run.
     """
     if (folder / "last.ckpt").is_file():
         return read_checkpoint(folder / "last.ckpt")
@@ -41,17 +41,17 @@ def read_last(folder: Path) -> dict[str, Any] | None:
 def check_fits(
     folder: Path, checkpoint: Mapping[str, Any], task: DetectionTask, data: DetectionData
 ) -> dict[str, tuple[Any, Any]]:
-    """What resuming with this task and these data changes in the run's settings, see `refuse_changes`.
+    """What resuming with this task and these data changes in the run's settings (see `refuse_changes`).
 
-    UserError where the checkpoint cannot go on with them. Nothing is written.
+    UserError if the checkpoint cannot continue with them. Nothing is written.
     """
-    made = refuse_changes(folder, checkpoint["config"], task.card["config"])
+    made = refuse_changes(folder, checkpoint["config"], task.metadata["config"])
     check_categories(Categories.from_dict(checkpoint["categories"]), task.categories)
     images, before = len(data.train_set), checkpoint.get("train_images")
     if before is not None and images != before:
         raise ConfigError(
-            f"resume={folder}: the run was trained on {before} images, and train has {images} of them now, so its "
-            f"epochs cannot go on; give it the data that it had, or start a run of its own: init={folder}"
+            f"resume={folder}: the run was trained on {before} images, but train has {images} now. Give it the data "
+            f"that it had, or start a new run from its weights: init={folder}"
         )
     _check_weights(folder, checkpoint["state_dict"], task)
     _check_optimizer(folder, checkpoint, task.make_optimizer(task.model))
@@ -59,15 +59,15 @@ def check_fits(
     vain = [key for key in made if over and not is_among(key, HARMLESS)]
     if vain:
         raise ConfigError(
-            f"resume={folder}: the run has been trained to its end, step {checkpoint['global_step']}, and "
-            f"{vain[0]}={made[vain[0]][1]} would change nothing; give it more to train, such as "
-            f"trainer.max_steps={2 * checkpoint['global_step']}, or leave it out"
+            f"resume={folder}: the run has been trained to its end, step {checkpoint['global_step']}, so "
+            f"{vain[0]}={made[vain[0]][1]} would change nothing. Leave it out, or train longer, for example with "
+            f"trainer.max_steps={2 * checkpoint['global_step']}"
         )
     return made
 
 
 def budget_is_over(task: DetectionTask, checkpoint: Mapping[str, Any]) -> bool:
-    """Whether a run that stands at this checkpoint has nothing left to train; its budget's clock is set."""
+    """Whether a run at this checkpoint has nothing left to train. Sets the clock of the task's budget."""
     task.budget.set_elapsed(checkpoint["progress"]["elapsed"])
     return task.budget.over(int(checkpoint["global_step"]))
 
@@ -78,9 +78,9 @@ def _check_weights(folder: Path, state: Mapping[str, Any], task: nn.Module) -> N
         here, there = (tuple(part[name].shape) if name in part else None for part in (wanted, state))
         if here != there:
             raise CheckpointError(
-                f"{folder / 'last.ckpt'} does not fit the model of its own settings: {name} is "
-                f"{_shape(there)} in the file and {_shape(here)} in the model; resume with the version of detr-mini "
-                f"that trained it, or start a run of its own: init={folder}"
+                f"{folder / 'last.ckpt'} does not fit the model that its settings build: {name} is "
+                f"{_shape(there)} in the file and {_shape(here)} in the model. Resume with the version of detr-mini "
+                f"that trained it, or start a new run from its weights: init={folder}"
             )
 
 
@@ -94,22 +94,22 @@ def _check_optimizer(folder: Path, checkpoint: Mapping[str, Any], optimizer: Any
                    for found in (groups, optimizer.param_groups))  # fmt: skip
     if before != now:
         raise ConfigError(
-            f"resume={folder}: optim.optimizer divides the parameters into {len(now)} groups, others than the "
-            f"{len(before)} of the run, whose moments would be mixed up; leave backbone_scale, text_scale and "
-            f"embedding_scale as they were, or start a run of its own: init={folder}"
+            f"resume={folder}: optim.optimizer divides the parameters into {len(now)} groups, which differ from the "
+            f"{len(before)} of the run, so the optimizer's state does not fit. Keep backbone_scale, text_scale and "
+            f"embedding_scale, or start a new run from its weights: init={folder}"
         )
 
 
 def best_becomes_last(folder: Path) -> None:
-    """Make best.ckpt a copy of last.ckpt. A hard link would cost nothing, but whoever changed one would change both."""
+    """Make best.ckpt a copy of last.ckpt. Not a hard link: changing one file would then change the other."""
     with whole(folder / "best.ckpt") as temporary:
         shutil.copyfile(folder / "last.ckpt", temporary)
 
 
 def repair(folder: Path, last: Mapping[str, Any], has_val: bool) -> str | None:
-    """Finish what a killed process began: best.ckpt is made what last.ckpt says that it is.
+    """Finish what a killed process began: make best.ckpt the checkpoint of the step that last.ckpt names.
 
-    A sentence where that cannot be done any more; the best must then be chosen again.
+    A notice if that is no longer possible; the best checkpoint must then be chosen again.
     """
     remove_unfinished(folder)
     step = last["best"].get("step") if has_val else last["global_step"]
@@ -124,3 +124,12 @@ def _step_of(file: Path) -> int | None:
         return int(read_checkpoint(file)["global_step"])
     except (CheckpointError, KeyError):
         return None
+
+
+def move_to(checkpoint: Mapping[str, Any], task: DetectionTask, data: DetectionData) -> None:
+    """Set the data to the epoch and batch after `checkpoint`; Lightning restores the rest."""
+    loop = checkpoint["loops"]["fit_loop"]
+    epoch = loop["epoch_progress"]["current"]
+    inside = epoch["processed"] < epoch["started"]
+    data.resume_at(epoch["processed"], loop["epoch_loop.batch_progress"]["current"]["ready"] if inside else 0)
+    task.images_seen = checkpoint["progress"]["images_seen"]

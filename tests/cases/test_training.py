@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,13 +11,15 @@ import pytorch_lightning as pl
 import torch
 
 from detr_mini.data.collate import collate
+from detr_mini.evaluation.coco import Scores
 from detr_mini.images.load import to_model_input
 from detr_mini.inference.batches import detect_batches
 from detr_mini.structures import Target
-from detr_mini.training import task as task_module
+from detr_mini.training import validation
+from detr_mini.training.build import build
 from detr_mini.training.callbacks import Checkpoints
 from detr_mini.training.history import History
-from detr_mini.training.run import build, train
+from detr_mini.training.run import train
 from training_parts import small_config
 
 
@@ -93,9 +94,9 @@ def test_C_03_a_sanity_pass_never_counts_as_best(
 
     def scored(*_: Any) -> Any:
         value = next(answers)
-        return SimpleNamespace(metrics={"AP": value, "AP50": value, "AP75": value})
+        return Scores({"AP": value, "AP50": value, "AP75": value}, ())
 
-    monkeypatch.setattr(task_module, "score", scored)
+    monkeypatch.setattr(validation, "score", scored)
     parts = build(small_config(scenes_root, "trainer.max_epochs=2"))
     trainer = pl.Trainer(
         max_epochs=-1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,

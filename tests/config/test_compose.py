@@ -102,7 +102,7 @@ def test_a_length_of_training_must_be_a_whole_number(value: str) -> None:
 
 
 def test_a_training_needs_an_end() -> None:
-    with pytest.raises(ConfigError, match="nothing says when training ends"):
+    with pytest.raises(ConfigError, match="the training has no end"):
         TrainerOptions.of(compose("train").trainer)
 
 

@@ -60,7 +60,7 @@ def test_a_training_with_captions_fills_the_run_folder_answers_sentences_and_res
 
 
 @pytest.mark.slow
-def test_a_few_scenes_and_their_sentences_are_learned_by_heart(tmp_path: Path) -> None:
+def test_a_few_scenes_and_their_captions_are_memorised(tmp_path: Path) -> None:
     run = train(
         compose(
             "train",

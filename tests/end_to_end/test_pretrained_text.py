@@ -14,7 +14,8 @@ from detr_mini.errors import ConfigError
 from detr_mini.models.build import build_part
 from detr_mini.text import minilm
 from detr_mini.text.bert import Bert
-from detr_mini.training.run import build, train
+from detr_mini.training.build import build
+from detr_mini.training.run import train
 
 SMALL = [
     "experiment=shapes_captions", "model=mini_grounded_minilm",

@@ -53,7 +53,7 @@ def test_four_runs_side_by_side_are_compared(scenes_root: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_four_trials_of_optuna_are_trained_and_told(scenes_root: Path, tmp_path: Path) -> None:
+def test_four_trials_of_optuna_are_trained_and_listed(scenes_root: Path, tmp_path: Path) -> None:
     words = overrides(scenes_root, "trainer.max_steps=4", "optim.optimizer.lr=tag(log,interval(0.005,0.05))")
     trials = ["sweep=optuna", "sweep.jobs=2", "sweep.trials=4", "sweep.random=2", "sweep.folder=four"]
     said = train_many(tmp_path, *trials, *words)

@@ -15,7 +15,7 @@ from training_parts import overrides
 SCRIPT = """
 import sys, json, torch, pytorch_lightning as pl
 from pathlib import Path
-from detr_mini.training.run import build
+from detr_mini.training.build import build
 from training_parts import small_config
 
 class Keep(pl.Callback):
@@ -33,7 +33,7 @@ trainer = pl.Trainer(accelerator="cpu", devices=devices, strategy="ddp" if devic
     num_sanity_val_steps=0, use_distributed_sampler=False, callbacks=[Keep()])
 trainer.fit(parts.task, parts.data)
 if trainer.is_global_zero:
-    out.with_suffix(".json").write_text(json.dumps([parts.task.scores.metrics, parts.task.val_loss]))
+    out.with_suffix(".json").write_text(json.dumps([parts.task.validation.scores.metrics, parts.task.validation.loss]))
 """
 
 

@@ -95,7 +95,7 @@ def test_every_dataset_has_a_run_and_a_row_and_a_broken_one_does_not_end_the_oth
     assert benchmark(sets, folder) == 2
     said = capsys.readouterr()
     assert "1 of 3 trainings failed: lemons/seed0" in said.err
-    assert f"folder={folder} tries them again" in said.err
+    assert f"Repeat the command with folder={folder} to try them again" in said.err
     assert re.search(r"^notes is left out: .*looks like no dataset", said.out, re.MULTILINE)
     assert [line.partition(": ")[0] for line in said.out.splitlines() if re.search(r"^\[.*: (AP|failed)", line)] == [
         "[1/3] apples/seed0", "[2/3] lemons/seed0", "[3/3] pears/seed0"]  # fmt: skip
@@ -136,7 +136,7 @@ def test_test_is_measured_where_it_is_asked_for_and_a_dataset_without_it_is_not_
     assert len(trained) == 1
 
 
-def test_it_goes_on_where_it_stands(
+def test_a_benchmark_continues_where_it_stopped(
     sets: Path, tmp_path: Path, trained: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "out"
@@ -197,13 +197,14 @@ def test_ctrl_c_ends_with_the_table_of_what_is_there(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["root=empty"], "empty holds no folder with a dataset; each needs a folder of its own below root"),
+        (["root=empty"], "empty holds no folder with a dataset; give each dataset a folder of its own"),
         (["root=nowhere"], "there is no folder"),
         (["sets=[plums]"], "sets names 'plums', which is not a folder below"),
         (["sets=[../made]"], "sets names '../made', which is not a folder below"),
         (["sets=[]"], "sets is empty"),
         (["split=train"], "split is 'train'; choose one of val, test"),
         (["seeds=[]"], "seeds is []"),
+        (["seeds=[first]"], "seeds is ['first']; it must be one or more whole numbers"),
         (["seeds=[-1]"], "seeds[0] is -1; it must be a whole number from 0"),
         (["minutes=0"], "minutes is 0"),
         (["overrides=[seed=3]"], "overrides has seed=3; seed is decided by"),
@@ -213,7 +214,7 @@ def test_ctrl_c_ends_with_the_table_of_what_is_there(
         (["set=[apples]"], "set does not exist; did you mean 'sets'?"),
     ],
 )
-def test_a_mistake_is_a_sentence_before_anything_is_trained(
+def test_a_bad_setting_is_refused_before_anything_is_trained(
     words: list[str], sentence: str, made: Path, tmp_path: Path, trained: list[list[str]],
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

@@ -49,9 +49,7 @@ def test_a_finished_run_of_other_settings_is_not_taken_for_this_one(scenes_root:
     learning_curve(compose("learning_curve", [*words, "data.cache_megabytes=1"]))
 
 
-def test_a_curve_that_was_broken_off_goes_on(
-    scenes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_curve_continues(scenes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [word for word in overrides(scenes_root) if not word.startswith(("run_folder", "trainer.max"))]
     words += ["trainer.max_steps=8", "trainer.max_epochs=null", f"output={tmp_path / 'curve'}", "shares=[1.0]"]
     end = Checkpoints.on_train_epoch_end
@@ -77,6 +75,6 @@ def test_a_curve_of_nothing_measured_and_a_resumed_one_are_refused(scenes_root: 
     words = [*overrides(scenes_root), "trainer.max_steps=1", f"output={tmp_path / 'curve'}"]
     with pytest.raises(ConfigError, match="neither val nor test"):
         learning_curve(compose("learning_curve", [*words, "data.val=null", "data.test=null"]))
-    with pytest.raises(ConfigError, match="resume is of one training"):
+    with pytest.raises(ConfigError, match="resume is for one training"):
         learning_curve(compose("learning_curve", [*words, "resume=somewhere"]))
     assert not (tmp_path / "curve").exists()

@@ -27,10 +27,10 @@ def test_a_mistake_comes_back_from_a_job_of_its_own_process(tmp_path: Path) -> N
     assert cli.main(["train", "-m", *words]) == 2
     (run,) = sweep_json(tmp_path / "s")["runs"]
     assert run["state"] == "failed"
-    assert "nothing says when training ends" in run["sentence"]
+    assert "the training has no end" in run["sentence"]
 
 
-def test_a_cluster_that_refuses_is_a_sentence_and_nothing_counts_as_running(
+def test_a_cluster_that_refuses_is_reported_and_nothing_counts_as_running(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: object) -> None:
@@ -43,7 +43,7 @@ def test_a_cluster_that_refuses_is_a_sentence_and_nothing_counts_as_running(
     assert [run["state"] for run in sweep_json(tmp_path / "s")["runs"]] == ["stopped", "stopped"]
 
 
-def test_a_job_that_is_queued_again_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+def test_a_job_that_is_queued_again_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     seen = []
 
     def attempt(words: list[str]) -> tuple[int, str]:

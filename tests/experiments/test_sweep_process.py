@@ -56,7 +56,7 @@ def test_the_cores_are_shared_out_and_a_limit_is_kept(monkeypatch: pytest.Monkey
     assert [shared_threads(jobs) for jobs in (1, 2, 4)] == [3, 3, 2]
 
 
-def test_a_killed_run_and_one_with_a_mistake_are_told_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_killed_run_and_one_with_a_bad_setting_are_reported_and_the_others_continue(tmp_path: Path) -> None:
     words = ["sweep=joblib", "sweep.jobs=2", f"sweep.folder={tmp_path / 's'}", "seed=7,8,1,2", "optim.clip=1"]
     assert cli.main(["train", "-m", *words]) == 1
     runs = {run["words"][0]: run for run in sweep_json(tmp_path / "s")["runs"]}

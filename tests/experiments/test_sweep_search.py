@@ -62,7 +62,7 @@ def test_a_search_of_nothing_is_refused() -> None:
         space(["seed=0,1", "optim=muon"])
 
 
-def test_the_study_is_told_the_mean_over_the_seeds_on_val(trained: list[dict[str, str]], tmp_path: Path) -> None:
+def test_the_study_gets_the_mean_over_the_seeds_on_val(trained: list[dict[str, str]], tmp_path: Path) -> None:
     assert search(tmp_path / "s", "sweep.trials=4", "sweep.random=2", RATE, "seed=0,1") == 0
     assert len(trained) == 8
     runs = sweep_json(tmp_path / "s")["runs"]
@@ -84,7 +84,7 @@ def test_the_best_choice_stands_first(
     assert best["val/AP"] == pytest.approx(study(tmp_path / "s").best_value)
 
 
-def test_a_search_goes_on_with_more_trials_and_only_with_the_same_words(
+def test_a_search_continues_with_more_trials_but_only_with_the_same_words(
     trained: list[dict[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert search(tmp_path / "s", "sweep.trials=3", RATE) == 0
@@ -92,7 +92,7 @@ def test_a_search_goes_on_with_more_trials_and_only_with_the_same_words(
     assert len(trained) == 5
     assert len({said["optim.optimizer.lr"] for said in trained}) == 5, "the second call draws other values"
     assert search(tmp_path / "s", "sweep.trials=6", RATE, "optim.clip=3") == 2
-    assert "was made with other settings" in capsys.readouterr().err
+    assert "has other settings" in capsys.readouterr().err
     assert len(trained) == 5
 
 
@@ -102,7 +102,7 @@ def test_values_that_were_tried_are_not_trained_again(trained: list[dict[str, st
     assert len(study(tmp_path / "s").trials) == 6
 
 
-def test_a_failed_trial_is_listed_and_the_search_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_failed_trial_is_listed_and_the_search_continues(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def train(self: Processes, words: list[str], log: Path) -> tuple[int, str]:
         diverges = float(settings(words)["optim.optimizer.lr"]) > 0.01
         return (2, "a loss is not finite") if diverges else pretend(words)
@@ -135,14 +135,14 @@ def test_a_trial_that_was_interrupted_is_tried_again_with_its_values(
     assert rates[1] == rates[2]
 
 
-def test_a_search_does_not_go_on_with_a_sweep_that_was_none(
+def test_a_search_does_not_continue_a_sweep_that_was_not_a_search(
     trained: list[dict[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = ["train", "-m", "sweep=joblib", f"sweep.folder={tmp_path / 's'}", "trainer.max_steps=1", "seed=0,0,1"]
     assert cli.main(sweep) == 0
     assert sorted(said["seed"] for said in trained) == ["0", "1"], "a value said twice is trained once"
     assert search(tmp_path / "s", "sweep.trials=2", RATE) == 2
-    assert "holds a sweep that was no search; give another sweep.folder" in capsys.readouterr().err
+    assert "holds a sweep that was not a search; choose another sweep.folder" in capsys.readouterr().err
     assert len(trained) == 2
 
 
@@ -171,5 +171,5 @@ def test_a_measure_that_is_not_there_is_named(
 
     monkeypatch.setattr(Processes, "train", train)
     assert search(tmp_path / "s", RATE) == 2
-    assert "goes by 'val/AP'" in capsys.readouterr().err
+    assert "the search needs 'val/AP'" in capsys.readouterr().err
     assert search(tmp_path / "t", RATE, "sweep.measure=AP", "sweep.trials=2") == 0

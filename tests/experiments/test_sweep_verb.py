@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from detr_mini import cli
+from detr_mini.experiments.record import start_or_go_on
 from sweep_parts import pretend, settings, sweep_json
 
 WORDS = ["seed=0,1,2", "optim.optimizer.lr=0.01,0.02", "trainer.max_steps=3"]
@@ -52,13 +53,13 @@ def test_every_value_meets_every_other_and_seeds_are_one_choice(
     assert "0.410 ± 0.010" in (tmp_path / "all" / "sweep.txt").read_text()
 
 
-def test_a_measure_that_no_run_has_is_told_and_the_table_goes_by_the_usual(
+def test_a_measure_that_no_run_has_is_reported_and_the_usual_one_orders_the_table(
     calls: list[dict[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number, measure in enumerate(("val/ap", "split")):
         assert train_many(tmp_path / str(number), "seed=0,1", f"sweep.measure={measure}") == 0
         shown = capsys.readouterr().out
-        assert f"no run has the number '{measure}' in its metrics.json; name another key" in shown
+        assert f"no run has the number '{measure}' in its metrics.json; set sweep.measure to another key" in shown
         assert "the best val/AP first" in shown
         assert (tmp_path / str(number) / "sweep.png").stat().st_size > 0
 
@@ -70,7 +71,7 @@ def test_the_least_loss_comes_first(calls: list[dict[str, str]], tmp_path: Path)
     assert len(set(losses)) == 3
 
 
-def test_a_number_that_is_the_measure_by_another_name_is_told_once(
+def test_a_metric_equal_to_the_measure_is_shown_once(
     calls: list[dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sweep_parts.TEST_GAP", 0.0)  # without a test set AP is AP on val
@@ -80,7 +81,7 @@ def test_a_number_that_is_the_measure_by_another_name_is_told_once(
     assert all(choice["AP"] == choice["val/AP"] for choice in sweep_json(tmp_path / "all")["choices"])
 
 
-def test_a_sweep_that_is_there_goes_on_and_finished_runs_stay(calls: list[dict[str, str]], tmp_path: Path) -> None:
+def test_an_existing_sweep_continues_and_finished_runs_stay(calls: list[dict[str, str]], tmp_path: Path) -> None:
     assert train_many(tmp_path / "all", "seed=0,1", "trainer.max_steps=3") == 0
     assert train_many(tmp_path / "all", "seed=0,1,2,3", "trainer.max_steps=3") == 0
     assert [said["seed"] for said in calls] == ["0", "1", "2", "3"]
@@ -88,7 +89,7 @@ def test_a_sweep_that_is_there_goes_on_and_finished_runs_stay(calls: list[dict[s
     assert choice["recipe"] == "train"
 
 
-def test_a_run_that_stood_at_a_checkpoint_goes_on_from_it(calls: list[dict[str, str]], tmp_path: Path) -> None:
+def test_a_run_with_a_checkpoint_resumes_from_it(calls: list[dict[str, str]], tmp_path: Path) -> None:
     assert train_many(tmp_path / "all", "seed=0,1") == 0
     for run in sweep_json(tmp_path / "all")["runs"]:
         (tmp_path / "all" / run["folder"] / "metrics.json").unlink()
@@ -112,7 +113,7 @@ def test_other_settings_in_the_same_sweep_are_another_choice(calls: list[dict[st
     assert names == {"trainer.max_steps=3", "trainer.max_steps=4"}
 
 
-def test_a_failed_run_is_listed_with_its_sentence_and_the_others_go_on(
+def test_a_failed_run_is_listed_with_its_reason_and_the_others_continue(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def call(name: str, words: list[str]) -> None:
@@ -170,19 +171,25 @@ def test_each_run_has_the_words_of_a_training_alone(monkeypatch: pytest.MonkeyPa
     assert cli.compose("train", seen[0][1:]).run_folder == str(tmp_path / "a b'c" / "0_seed-0")
 
 
+@pytest.mark.parametrize("name", ["a b'c", r"back\slash", r"back\\slashes", r"at the end\\", r"\'", "a,b", "[a]"])
+def test_a_run_folder_of_any_name_reaches_the_run_as_it_is(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    assert cli.compose("train", start_or_go_on(["seed=0"], folder)).run_folder == str(folder)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["-m", "seed=0,1", "data.sise=3"], "data.sise does not exist"),
-        (["-m", "seed=0,1", "run_folder=x"], "say sweep.folder=FOLDER"),
-        (["-m", "resume=x,y"], "say sweep.folder=FOLDER"),
+        (["-m", "seed=0,1", "run_folder=x"], "set sweep.folder=FOLDER"),
+        (["-m", "resume=x,y"], "set sweep.folder=FOLDER"),
         (["-m", "seed=0,1", "sweep=jobli"], "did you mean 'joblib'?"),
         (
             ["-m", "seed=0,1", "sweep=joblib", "sweep.jobs=0"],
             "sweep.jobs is 0; it must be a whole number greater than 0",
         ),
         (["-m", "seed=0,1", "sweep.job=2"], "sweep.job does not exist"),
-        (["-m", "seed=0,1", "sweep.folder=full"], "holds something and no sweep"),
+        (["-m", "seed=0,1", "sweep.folder=full"], "is not empty and not a sweep"),
         (["-m", "optim.clip=interval(1,2)"], "add sweep=optuna"),
         (["-m", "optim=glob(*)"], "the sweep cannot be read"),
         (["-m", "sweep=optuna", "seed=0,1"], "nothing is searched"),
@@ -191,7 +198,7 @@ def test_each_run_has_the_words_of_a_training_alone(monkeypatch: pytest.MonkeyPa
         (["sweep=joblib", "seed=0"], "add -m"),
     ],
 )
-def test_a_mistake_is_a_sentence_before_anything_is_made(
+def test_a_bad_setting_is_refused_before_anything_is_made(
     words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -129,9 +129,7 @@ def test_l01_a_best_that_is_gone_for_good_is_reported_and_chosen_again(run: Path
     torch.save(last, run / "last.ckpt")
     (run / "best.ckpt").unlink()
     assert main(["train", f"resume={run}"]) == 0
-    assert (
-        "best.ckpt of step 2 is missing, and last.ckpt is from a later step" in (run / "data_report.json").read_text()
-    )
+    assert "best.ckpt of step 2 is missing and cannot be restored" in (run / "data_report.json").read_text()
     assert json.loads((run / "metrics.json").read_text())["weights"] == "last"
     assert main(["train", f"resume={run}", "trainer.max_steps=6"]) == 0
     assert read_checkpoint(run / "best.ckpt")["best"]["step"] == step_of(run, "best") == 6
@@ -149,7 +147,7 @@ def test_l01_metrics_are_of_the_best_checkpoint_or_not_there(run: Path, monkeypa
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("detr_mini.training.run._fit", stop)
+    monkeypatch.setattr("detr_mini.training.run.fit", stop)
     assert main(["train", f"resume={run}", "trainer.max_steps=6"]) == 130
     assert not (run / "metrics.json").exists()
 
@@ -318,7 +316,7 @@ def test_l04_what_a_finished_run_cannot_apply_is_refused(
 ) -> None:
     before = content(run)
     error = complaint(capsys, f"resume={run}", setting)
-    assert f"trained to its end, step 4, and {setting} would change nothing" in error
+    assert f"trained to its end, step 4, so {setting} would change nothing" in error
     assert content(run) == before
 
 
@@ -368,7 +366,7 @@ def test_l05_other_data_in_the_same_place_are_refused(
     ensure_scenes(tmp_path / "other", train=12, val=8, test=0, seed=0, size=64, processes=1)
     before = content(run)
     error = complaint(capsys, f"resume={run}", f"data.root={tmp_path / 'other'}", "trainer.max_steps=6")
-    assert "was trained on 16 images, and train has 12 of them now" in error
+    assert "was trained on 16 images, but train has 12 now" in error
     assert content(run) == before
 
 
@@ -474,7 +472,7 @@ def test_l06_a_training_of_two_processes_ends_with_a_sentence_when_one_is_killed
     os.kill(process.pid if victim == "the first" else int(found.stdout.split()[0]), signal.SIGKILL)
     output, _ = process.communicate(timeout=120)
     assert "Traceback" not in output
-    assert f"the training is broken off: go on with resume={run}" in output
+    assert f"the training was interrupted; continue with resume={run}" in output
     if victim == "the second":
         assert process.returncode == 2
         assert "process 1 of this training (pid " in output and "was ended by SIGKILL" in output

@@ -19,7 +19,7 @@ from detr_mini.cli import main
 from detr_mini.config.compose import compose
 from detr_mini.config.parts import OLDER, TABLE, find
 from detr_mini.errors import ConfigError, UserError
-from detr_mini.training.run import build
+from detr_mini.training.build import build
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "quickstart.ckpt"
 SECONDS = 2.0

@@ -10,20 +10,24 @@ import torch
 
 from data_parts import write_coco
 from detector_parts import CATEGORIES, IMAGE, untrained
+from detr_mini import progress
 from detr_mini.evaluation.same_predictions import alike_notice, hardly_differ
 from detr_mini.formats.coco import read_coco
 from detr_mini.inference.detector import Detector
 from detr_mini.structures import Detections
-from detr_mini.training import callbacks
-from detr_mini.training.remarks import few_steps_notice, objects_notice, usable_precision
-from detr_mini.training.run import build, train
+from detr_mini.training.build import build
+from detr_mini.training.precision import usable_precision
+from detr_mini.training.remarks import few_steps_notice, objects_notice
+from detr_mini.training.run import train
 from training_parts import small_config
 
 
 def test_u09_half_precision_on_a_cpu_is_said_and_stands_in_the_config(scenes_root: Path) -> None:
     parts = build(small_config(scenes_root, "trainer.max_steps=1", "trainer.precision=16-mixed"))
-    assert parts.options.precision == parts.task.card["config"]["trainer"]["precision"] == "bf16-mixed"
-    assert any("16-mixed needs a GPU; on this CPU bf16-mixed is used" in notice for notice in parts.data.report.notices)
+    assert parts.options.precision == parts.task.metadata["config"]["trainer"]["precision"] == "bf16-mixed"
+    assert any(
+        "16-mixed needs a GPU; this CPU uses bf16-mixed instead" in notice for notice in parts.data.report.notices
+    )
     assert usable_precision("32-true", "cpu") == ("32-true", None)
     assert usable_precision("16-mixed", "gpu") == ("16-mixed", None)
 
@@ -31,7 +35,7 @@ def test_u09_half_precision_on_a_cpu_is_said_and_stands_in_the_config(scenes_roo
 def test_u13_a_training_of_few_steps_says_that_its_numbers_mean_nothing_and_is_never_silent(
     scenes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(callbacks, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     words = ["trainer.max_steps=2", f"run_folder={tmp_path / 'run'}", "trainer.progress=true"]
     train(small_config(scenes_root, *words))
     said = " ".join(capsys.readouterr().out.split())
@@ -46,7 +50,7 @@ def test_u14_more_objects_than_queries_is_said_at_the_start(tmp_path: Path) -> N
     coco = read_coco(path, images)
     said = objects_notice(coco, 20)
     assert said is not None
-    assert "more objects than model.queries=20, the fullest 30" in said
+    assert "more objects than model.queries=20, at most 30" in said
     assert "model.queries=40" in said
     assert objects_notice(coco, 30) is None
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detr_mini.boxes import cxcywh_to_xyxy, iou_and_giou
-from detr_mini.models.denoising import counter_noise, make_denoising
+from detr_mini.models.denoising import make_denoising
+from detr_mini.seeding import counter_noise
 from detr_mini.structures import PackedTargets, Target, pack_targets
 
 

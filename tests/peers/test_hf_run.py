@@ -135,7 +135,7 @@ def test_data_with_captions_are_said_to_be_of_no_use(scenes_root: Path, capsys: 
              "data.make={train: 4, val: 2, test: 2, seed: 0, size: 64}", "trainer.max_steps=1"]  # fmt: skip
     for model in (["model=hf", "model.name=detr", f"model.config={hydras(SMALL['detr'])}"], ["model=mini"]):
         assert main(["train", *given, *model]) == 2
-        assert "the data bring captions, which this model does not read" in capsys.readouterr().err
+        assert "the data have captions, but this model does not read any" in capsys.readouterr().err
 
 
 def test_mistakes_on_the_command_line_are_one_sentence(

@@ -27,7 +27,7 @@ def test_counters_of_batch_norm_are_copied_not_averaged() -> None:
     assert averaged.model.num_batches_tracked == 1
 
 
-def test_a_restored_average_goes_on_in_the_same_bits() -> None:
+def test_a_restored_average_continues_in_the_same_bits() -> None:
     model = nn.Linear(3, 2)
     averaged = AveragedModel(model, 0.99)
     averaged.update()

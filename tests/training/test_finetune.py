@@ -17,8 +17,9 @@ from detr_mini.data.samplers import Key
 from detr_mini.errors import ConfigError
 from detr_mini.evaluation.runs import read_runs
 from detr_mini.pretrained.checkpoints import read_checkpoint
+from detr_mini.training.build import build
 from detr_mini.training.options import TrainerOptions
-from detr_mini.training.run import build, train
+from detr_mini.training.run import train
 from detr_mini.verbs.evaluate import evaluate
 from training_parts import SMALL, overrides, small_config
 
@@ -44,7 +45,7 @@ def test_measuring_no_times_is_refused() -> None:
         TrainerOptions.of({"max_steps": 1, "validations": 0})
 
 
-def test_not_every_so_many_epochs_is_what_validations_mean() -> None:
+def test_validations_replace_validate_every_epochs() -> None:
     words = {"max_steps": 1, "validate_every_epochs": None}
     assert TrainerOptions.of({**words, "validations": 3}).validations == 3
     with pytest.raises(ConfigError, match=r"trainer\.validate_every_epochs is null; it must be a whole number"):
@@ -173,7 +174,7 @@ def test_real_photographs_of_any_form_choose_their_size(
     assert parts.data.train_batches is not None
 
 
-def test_what_is_learned_by_heart_is_measured_on_itself_whatever_the_form(scenes_root: Path) -> None:
+def test_a_training_set_can_be_its_own_val_in_any_format(scenes_root: Path) -> None:
     words = ["data=folder", "debug=overfit", "augment=photographs", f"data.root={scenes_root}", "data.size=64", *SMALL]
     parts = build(compose("train", [*words, "data.workers=0", "model.queries=8"]))
     assert parts.data.val_set.image_ids == parts.data.train_set.image_ids

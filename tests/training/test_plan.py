@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from data_parts import write_images
 from detr_mini.config.compose import compose
 from detr_mini.data.auto_settings import SMALLEST
-from detr_mini.training.image_growth import Coarse
+from detr_mini.training.build import build
+from detr_mini.training.image_growth import ImageGrowth
 from detr_mini.training.plan import (
     BATCHES,
     ENOUGH_IMAGES,
@@ -26,16 +27,15 @@ from detr_mini.training.plan import (
     rhythm,
     strong_share,
 )  # fmt: skip
-from detr_mini.training.run import build
 
 # two cores: 16 images of 256 x 256 pixels a second
 SPEED = Speed(step=0.09, image=0.01, pixel=0.04 / 256**2)
-GROWING = Coarse(0.5, 0.75, grow=True)
+GROWING = ImageGrowth(0.5, 0.75, grow=True)
 MINUTES = st.floats(0.1, 600)
 
 
 def planned(minutes: float, wanted: int = 576, **more: object) -> object:
-    settings = {"wanted": wanted, "shape": 0.75, "train_images": 400, "coarse": GROWING, **more}
+    settings = {"wanted": wanted, "shape": 0.75, "train_images": 400, "growth": GROWING, **more}
     return plan(SPEED, minutes * 60, **settings)  # type: ignore[arg-type]
 
 
@@ -67,7 +67,7 @@ def test_what_the_user_gives_stays() -> None:
 
 
 def test_growing_images_leave_time_for_more_of_them() -> None:
-    same = planned(10, fixed={"size": 320, "batch_size": 8}, coarse=Coarse())
+    same = planned(10, fixed={"size": 320, "batch_size": 8}, growth=ImageGrowth())
     growing = planned(10, fixed={"size": 320, "batch_size": 8})
     assert growing.images > 1.2 * same.images  # type: ignore[attr-defined]
 
@@ -89,8 +89,8 @@ def test_images_that_are_seen_a_few_times_only_need_no_strong_augmentation() -> 
 def test_images_grow_evenly_from_their_scale_to_their_size() -> None:
     sizes = [GROWING.scale_at(p) for p in (0.0, 0.375, 0.7499, 0.75, 1.0)]
     assert sizes == pytest.approx([0.5, 0.75, 1.0, 1.0, 1.0], abs=1e-3)
-    assert [Coarse(0.5, 0.4).scale_at(p) for p in (0.0, 0.39, 0.4)] == [0.5, 0.5, 1.0]
-    assert Coarse().scale_at(0.0) == 1.0
+    assert [ImageGrowth(0.5, 0.4).scale_at(p) for p in (0.0, 0.39, 0.4)] == [0.5, 0.5, 1.0]
+    assert ImageGrowth().scale_at(0.0) == 1.0
 
 
 def test_measuring_the_speed_changes_neither_the_model_nor_the_random_numbers() -> None:

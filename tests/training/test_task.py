@@ -16,8 +16,8 @@ from detr_mini.config.compose import compose
 from detr_mini.data.collate import collate
 from detr_mini.errors import NonFiniteError
 from detr_mini.structures import Batch
+from detr_mini.training.build import Parts, build
 from detr_mini.training.diagnosis import explain
-from detr_mini.training.run import Parts, build
 from training_parts import small_config
 
 
@@ -143,8 +143,8 @@ def test_T_02_validation_loss_does_not_depend_on_the_batch_size(scenes_root: Pat
             use_distributed_sampler=False,
         )  # fmt: skip
         trainer.validate(parts.task, parts.data, verbose=False)
-        losses.append(parts.task.val_loss)
-        aps.append(parts.task.scores.metrics["AR100"])
+        losses.append(parts.task.validation.loss)
+        aps.append(parts.task.validation.scores.metrics["AR100"])
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
     assert aps == pytest.approx([aps[0]] * 3, abs=1e-6)
 
@@ -158,7 +158,7 @@ def test_the_layer_that_spoils_sentences_is_named(tmp_path: Path) -> None:
     handle = model.joint[1].rivals.register_forward_hook(lambda module, inputs, output: output * math.nan)
     error = explain(model, next(iter(parts.data.train_dataloader())), 0, "32-true", "a matching cost")
     handle.remove()
-    assert "the first to make it was layer 'joint.1.rivals'" in str(error)
+    assert "the first non-finite value came from layer 'joint.1.rivals'" in str(error)
 
 
 def test_only_images_at_fault_are_named(scenes_root: Path) -> None:

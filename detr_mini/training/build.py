@@ -1,0 +1,159 @@
+"""From a config to the parts of a training: data, model, losses and optimizer in a `DetectionTask`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from detr_mini.cpu_runtime import keep_freed_memory
+from detr_mini.data.auto_settings import AUTO, choose_queries
+from detr_mini.data.module import DetectionData
+from detr_mini.errors import ConfigError
+from detr_mini.models.build import build_part, takes
+from detr_mini.pretrained.checkpoints import read_checkpoint
+from detr_mini.pretrained.transfer import Start, carry
+from detr_mini.training.budget import Budget
+from detr_mini.training.image_growth import ImageGrowth
+from detr_mini.training.options import TrainerOptions
+from detr_mini.training.plan import Trainable, fit_to_time
+from detr_mini.training.precision import usable_precision
+from detr_mini.training.remarks import objects_notice
+from detr_mini.training.task import DetectionTask
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a config builds before training starts."""
+
+    task: DetectionTask
+    data: DetectionData
+    options: TrainerOptions
+
+
+def build(config: DictConfig) -> Parts:
+    """Seed everything, then build backbone, data, model, criterion, optimizer and task from `config`.
+
+    The number of classes comes from the annotations, normalisation from the backbone, the stride from the model.
+    Settings that are "auto" get their numbers; the checkpoint's metadata holds the config with these.
+    """
+    settings = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    options, notices = _options(settings)
+    _prepare_process(options, config.seed)
+    fresh = settings.get("init") is not None and settings["resume"] is None
+    start = read_checkpoint(settings["init"]) if fresh else None
+    backbone = _backbone(settings["backbone"], start)
+    data = _data(settings, backbone, config.seed)
+    data.report.notices += notices
+    model = _model(settings, options, backbone, data, start)
+    criterion = build_part("criterion", settings["criterion"])
+    optim = settings["optim"]
+
+    def make_optimizer(model: nn.Module) -> Any:
+        return build_part("optim.optimizer", optim["optimizer"], model=model)
+
+    growth = ImageGrowth(options.coarse_scale, options.coarse_until, options.coarse_grow)
+    fit_to_time(settings, options, data, growth, Trainable(model, criterion, make_optimizer))
+    seconds = None if options.max_minutes is None else options.max_minutes * 60
+    task = DetectionTask(
+        model=model,
+        criterion=criterion,
+        make_optimizer=make_optimizer,
+        categories=data.categories,
+        budget=Budget(steps=options.steps(len(data.train_set), data.batch_size), seconds=seconds),
+        seed=config.seed,
+        truth=data.sets.get("val"),
+        warmup_steps=optim["warmup_steps"],
+        clip=optim["clip"],
+        average=optim["average"],
+        accumulate=options.accumulate,
+        growth=growth,
+        validations=options.validations,
+        operating_point=settings.get("operating_point"),
+        metadata=_metadata(settings, data),
+    )
+    data.progress = lambda: task.epoch_began
+    return Parts(task, data, options)
+
+
+def _options(settings: dict[str, Any]) -> tuple[TrainerOptions, list[str]]:
+    """The trainer's options, with a precision that the device has, and a notice if that is not the one asked for."""
+    options = TrainerOptions.of(settings["trainer"])
+    usable, notice = usable_precision(options.precision, options.accelerator)
+    if notice is None:
+        return options, []
+    settings["trainer"]["precision"] = usable
+    return replace(options, precision=usable), [notice]
+
+
+def _prepare_process(options: TrainerOptions, seed: int) -> None:
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    keep_freed_memory()
+    pl.seed_everything(seed, verbose=False)
+
+
+def _backbone(section: Mapping[str, Any], start: Mapping[str, Any] | None) -> Any:
+    """The backbone, without published weights if a checkpoint's weights (`init`) will replace them anyway."""
+    without = {} if start is None or "weights" not in section else {"weights": "none"}
+    return build_part("backbone", {**section, **without})
+
+
+def _data(settings: dict[str, Any], backbone: Any, seed: int) -> Any:
+    """The data, read and checked; a number of queries that is "auto" is chosen from their boxes."""
+    data = build_part(
+        "data", settings["data"], mean=backbone.mean, std=backbone.std, stride=backbone.strides[-1], seed=seed,
+    )  # fmt: skip
+    data.setup("fit")
+    if settings["model"].get("queries") == AUTO:
+        chosen = choose_queries(data.train_set)
+        settings["model"]["queries"] = chosen.value
+        data.report.choose("model.queries", chosen)
+    return data
+
+
+def _model(
+    settings: dict[str, Any], options: TrainerOptions, backbone: Any, data: Any, start: dict[str, Any] | None
+) -> Any:
+    """The model for the data's categories and captions, with the weights of `init` if there is one."""
+    tokenizer = getattr(data, "tokenizer", None)
+    parts = {"backbone": backbone, "num_classes": len(data.categories)}
+    if tokenizer is not None:
+        if not takes(settings["model"], "vocabulary"):
+            raise ConfigError("the data have captions, but this model does not read any; choose model=mini_grounded, "
+                              "or data without captions")  # fmt: skip
+        parts |= {"vocabulary": len(tokenizer), "attributes": len(getattr(data, "attributes", ()))}
+    model = build_part("model", settings["model"], **parts)
+    if hasattr(model, "start"):  # a peer, from weights that its library's users share
+        data.report.notices += model.start(data.categories.names)
+        settings |= model.settled(settings)
+    if start is not None:
+        data.report.notices += carry(model, start, str(settings["init"]), Start(settings, data.categories, tokenizer))
+    if tokenizer is not None:
+        data.limit_tokens(model.text.max_tokens)
+    if options.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    if options.compile:
+        model.compile()
+    queries = settings["model"].get("queries")
+    notice = objects_notice(data.train_set, queries) if isinstance(queries, int) else None
+    data.report.notices += [notice] if notice is not None else []
+    return model
+
+
+def _metadata(settings: dict[str, Any], data: Any) -> dict[str, Any]:
+    """What a checkpoint holds beside weights and the training's state."""
+    tokenizer = getattr(data, "tokenizer", None)
+    return {
+        "image": data.image,
+        "tokeniser": None if tokenizer is None else tokenizer.state(),
+        "attributes": list(getattr(data, "attributes", ())),
+        "recipe": settings["recipe"],
+        "train_images": len(data.train_set),
+        "config": settings,
+    }

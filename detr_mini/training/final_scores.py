@@ -1,0 +1,95 @@
+"""The end of a run: measure best.ckpt once, and write metrics, pictures and the table."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.console import Console
+from torch import nn
+
+from detr_mini.data.module import STAGES
+from detr_mini.drawing.curves import curves
+from detr_mini.evaluation.measure import measure, write_measured
+from detr_mini.evaluation.same_predictions import alike_notice
+from detr_mini.evaluation.table import table
+from detr_mini.pretrained.checkpoints import averaged_weights, operating_point, read_checkpoint
+from detr_mini.training.build import Parts
+from detr_mini.training.remarks import few_steps_notice
+from detr_mini.training.run_files import write_settings, writing
+
+log = logging.getLogger("detr_mini")
+
+
+def measure_best(parts: Parts, folder: Path, console: Console, config: DictConfig, world_size: int) -> None:
+    """Measure best.ckpt on test, or on val for data without test, and write the remaining files of the run folder.
+
+    `weights` in metrics.json names what was measured: "best on val", or "last" for data without val.
+    """
+    task, data = parts.task, parts.data
+    with writing(folder / "curves.png"):
+        curves(folder / "history.csv", folder / "curves.png", folder.name)
+    best = read_checkpoint(folder / "best.ckpt")
+    about = _about(best, parts, config, world_size)
+    split = next((name for name in ("test", "val") if data.splits[name]), None)
+    if split is None:
+        log.info("the data have neither val nor test: nothing is measured")
+        return
+    if about["weights"] == "last":
+        console.print("the data have no val to choose the best checkpoint by: the last averaged weights are measured")
+    data.setup(STAGES[split])
+    data.trainer = None  # the other processes are done: the loader gives all images, not this process's share
+    model: nn.Module = task.averaged.model
+    model.load_state_dict(averaged_weights(best))
+    loader = data.test_dataloader() if split == "test" else data.val_dataloader()
+    point = operating_point(best)
+    write_settings(folder, task.metadata["config"], f"# chosen on val, and kept in best.ckpt: {asdict(point)}\n")
+    measured = measure(
+        model, loader, data.sets[split], task.categories,  # type: ignore[arg-type]
+        next(model.parameters()).device,  # Lightning has moved the task to the CPU, but not the averaged model
+        point=point, progress=parts.options.progress, threshold=best.get("threshold"),
+    )  # fmt: skip
+    title = f"{folder.name} · {split}"
+    write_measured(folder, measured, {**about, "split": split}, title, threshold=point.threshold)
+    table(measured.scores, f"{folder} on {split}", console)
+    few = few_steps_notice(best["global_step"] if task.global_step == 0 else task.global_step)
+    notice = few or alike_notice([*measured.found.values()])
+    if notice is not None:
+        console.print(notice, markup=False)
+        log.warning(notice)
+    console.print(f"written to {folder}")
+    log.info("augmentation cut %d boxes away", data.boxes_cropped_away)
+    log.info("AP %s, AP50 %s on %s", measured.scores.metrics["AP"], measured.scores.metrics["AP50"], split)
+
+
+def _about(best: dict[str, Any], parts: Parts, config: DictConfig, world_size: int) -> dict[str, Any]:
+    """What metrics.json holds about the run besides scores."""
+    task = parts.task
+    return {
+        "split": None,
+        "weights": "best on val" if best["best"].get("step") == best["global_step"] else "last",
+        "val/AP": best["best"]["score"],
+        "best_epoch": best["best"]["epoch"],
+        "train_seconds": round(task.budget.elapsed, 2),
+        "images_per_second": task.images_seen * world_size / max(task.budget.elapsed, 1e-9),
+        "parameters": sum(parameter.numel() for parameter in task.model.parameters()),
+        "seed": config.seed,
+        "recipe": config.recipe,
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of the code, if it lies in a git checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None

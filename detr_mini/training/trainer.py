@@ -1,0 +1,93 @@
+"""Lightning's Trainer with the callbacks of this project, and its errors as sentences."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+from rich.console import Console
+
+from detr_mini.cpu_runtime import tiny_numbers_as_zero
+from detr_mini.data.workers import lost_worker
+from detr_mini.errors import ConfigError, UserError
+from detr_mini.training.build import Parts
+from detr_mini.training.callbacks import Bar, CheckpointFiles, Checkpoints, Interrupted, Logging
+from detr_mini.training.history import History
+from detr_mini.training.precision import resolved_precision
+from detr_mini.training.processes import PeerWatch, how_to_continue, lost_peer
+from detr_mini.training.task import NEVER
+
+
+def make_trainer(parts: Parts, folder: Path, console: Console, config: DictConfig) -> tuple[pl.Trainer, Checkpoints]:
+    """The trainer of a run in `folder`, and its checkpoints. ConfigError for settings this machine cannot run."""
+    options = parts.options
+    logging_callback = Logging(History(folder / "history.csv"), options.log_every_steps)
+    checkpoints = Checkpoints(folder, options.save_every_minutes)
+    callbacks: list[pl.Callback] = [logging_callback, checkpoints, PeerWatch()]
+    if options.progress:
+        callbacks.append(Bar(logging_callback, console))
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+    try:
+        trainer = pl.Trainer(
+            accelerator=options.accelerator,
+            devices=options.devices,
+            num_nodes=options.num_nodes,
+            strategy=options.strategy,
+            precision=resolved_precision(options),  # type: ignore[arg-type]
+            max_epochs=-1,  # the task's budget ends the training
+            accumulate_grad_batches=options.accumulate,
+            check_val_every_n_epoch=options.validate_every_epochs if options.validations is None else NEVER,
+            num_sanity_val_steps=0,  # `build` has read the data already, and a part of val measures nothing
+            use_distributed_sampler=False,  # the data module shares the batches between processes
+            logger=_loggers(config, folder),
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=callbacks,
+            plugins=[CheckpointFiles()],
+            default_root_dir=folder,
+        )
+    except (pl.utilities.exceptions.MisconfigurationException, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"the trainer section cannot be used on this machine: {reason}") from error
+    return trainer, checkpoints
+
+
+def _loggers(config: DictConfig, folder: Path) -> Any:
+    if not config.logger.tensorboard:
+        return False
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError:
+        return False
+    from pytorch_lightning.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(folder, name="tensorboard", version="")
+
+
+def fit(trainer: pl.Trainer, parts: Parts, checkpoint: Path | None) -> None:
+    """Train, from `checkpoint` if there is one.
+
+    KeyboardInterrupt after Ctrl-C. UserError for a worker or another process of the training that has died.
+    """
+    try:
+        with tiny_numbers_as_zero():
+            trainer.fit(parts.task, parts.data, ckpt_path=checkpoint, weights_only=True)
+    except Interrupted:
+        raise KeyboardInterrupt from None
+    except SystemExit as stop:
+        if stop.code == 1:  # Lightning's answer to a second Ctrl-C
+            raise KeyboardInterrupt from None
+        raise  # from a cluster, which starts the job again
+    except RuntimeError as error:
+        watch = next(callback for callback in trainer.callbacks if isinstance(callback, PeerWatch))  # type: ignore[attr-defined]
+        sentence = lost_worker(error) or (lost_peer(error, watch) if trainer.world_size > 1 else None)
+        if sentence is None:
+            raise
+        raise UserError(f"{sentence}; {how_to_continue(Path(trainer.default_root_dir))}") from error
