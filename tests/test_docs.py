@@ -28,3 +28,9 @@ def test_a_page_links_to_files_that_are_there(page: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)", text):
         if not target.startswith("http"):
             assert (DOCS / target).exists(), target
+
+
+def test_the_architecture_page_names_each_file_once() -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"detr_mini/[\w/]+\.py", text)
+    assert len(named) == len(set(named)) > 20
