@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: quickstart test test-slow lint clean
+.PHONY: quickstart test test-slow format lint clean
 
 quickstart: .venv/installed
 	@if [ -f outputs/quickstart/metrics.json ]; then $(BIN)/python -m detr_mini.evaluation.table outputs/quickstart; \
@@ -15,6 +15,10 @@ test: .venv/installed-dev
 
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -q -m "slow"
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -28,7 +32,7 @@ clean:
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-		{ echo "detr-mini needs Python 3.10 or newer; say which: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+		{ echo "detr-mini needs Python 3.10 or newer; choose one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	$(PYTHON) -m venv .venv
 
 .venv/installed: pyproject.toml | .venv/bin/python

@@ -39,3 +39,43 @@ def test_a_folder_over_its_budget_and_a_second_reader_of_pickles_are_named(house
 
 def test_this_checkout_keeps_the_rules(house: ModuleType) -> None:
     assert list(house.complaints(ROOT)) == []
+
+
+def planted(house: ModuleType, root: Path, page: str = "", code: str = "", config: str = "") -> list[str]:
+    """What the check says of a small checkout that holds one verb, one experiment and these texts."""
+    write(root, "pyproject.toml", '[tool.line-budgets]\n"*" = 100\n')
+    write(root, "detr_mini/cli.py", 'VERBS = {\n    "data check": Verb(\n    "train": Verb(\n}\n')
+    write(root, "configs/experiment/cells.yaml", "# @package _global_\ntrainer: {max_minutes: 5}\n")
+    write(root, "configs/model/mini.yaml", f"# {config}\ndim: 32\nextra: null\n")
+    write(root, "docs/page.md", page)
+    write(root, "detr_mini/code.py", f'"""{code}"""\n')
+    return list(house.complaints(root))
+
+
+@pytest.mark.parametrize(
+    ("stale", "sound"),
+    [
+        ("detr_mini/gone.py", "detr_mini/cli.py"),
+        ("configs/gone.yaml", "configs/model/mini.yaml"),
+        ("docs/gone.md", "docs/page.md"),
+        ("`detr-mini gone`", "`detr-mini train model.dim=8`"),
+        ("`detr-mini data gone`", "`detr-mini data check fix=true`"),
+        ("`experiment=gone`", "`experiment=cells`"),
+    ],
+)
+def test_a_stale_name_in_a_page_a_docstring_or_a_config_is_named(
+    house: ModuleType, tmp_path: Path, stale: str, sound: str
+) -> None:
+    for place, file in {
+        "page": "docs/page.md",
+        "code": "detr_mini/code.py",
+        "config": "configs/model/mini.yaml",
+    }.items():
+        assert [line.split()[0] for line in planted(house, tmp_path, **{place: f"see {stale}"})] == [file]
+        assert planted(house, tmp_path, **{place: f"see {sound}"}) == []
+
+
+def test_stale_settings_of_a_page_are_named(house: ModuleType, tmp_path: Path) -> None:
+    fence = "```bash\ndetr-mini train model.dims=8 model=large experiment=cells\n```\n"
+    assert len(planted(house, tmp_path, page=f"{fence}`model.dim=8 model.extra.any=1 other.key=2`")) == 2
+    assert planted(house, tmp_path, page="in prose model.dims=8 is not looked at; `experiment=NAME`") == []
