@@ -1,6 +1,6 @@
-"""The set operator: queries look at keys and take the weighted average of their values.
+"""The set operator: each query attends to all keys and takes the weighted average of their values.
 
-Each formula stands here twice, readable and fused; the tests hold the two equal.
+Each formula has a readable and a fused form. Tests check that the two are equal.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch.nn import functional
 
 Pair = tuple[Tensor, Tensor]
 Similarity = Callable[[Tensor, Tensor], Pair]
-"""How alike a query and a key are, given as both rescaled: the similarity is the dot product of what comes back.
+"""A similarity of query and key, as a function that rescales both: the similarity is the dot product of its results.
 
-So a kind is one function, and the readable and the fused form of the weighted average serve every kind. Each side takes
-half of a factor: random features (`efficient.performer`) want both of one size.
+So both forms of the weighted average serve every similarity. A scalar factor is split evenly between the two sides,
+since random features (`efficient.performer`) need vectors of similar length.
 """
 
 
@@ -28,7 +28,7 @@ def dot(query: Float[Tensor, "*batch m c"], key: Float[Tensor, "*batch n c"]) ->
 
 
 def scaled_dot(query: Float[Tensor, "*batch m c"], key: Float[Tensor, "*batch n c"]) -> Pair:
-    """q k / sqrt(c) (Vaswani et al. 2017, eq. 1): of variance one where q and k are, whatever their width c."""
+    """q k / sqrt(c) (Vaswani et al. 2017, eq. 1): has unit variance if q and k have, for any width c."""
     share = max(query.shape[-1], 1) ** -0.25
     return query * share, key * share
 
@@ -36,16 +36,16 @@ def scaled_dot(query: Float[Tensor, "*batch m c"], key: Float[Tensor, "*batch n 
 def cosine(
     query: Float[Tensor, "*batch m c"], key: Float[Tensor, "*batch n c"], temperature: float | Tensor = 0.1
 ) -> Pair:
-    """q k / (|q| |k|), divided by `temperature`: lengths say nothing (Liu et al. 2022, "Swin V2"). Zero vectors: 0.
+    """q k / (|q| |k|), divided by `temperature`: lengths have no effect (Liu et al. 2022, "Swin V2"). Zero vectors: 0.
 
-    A cosine is at most one, and softmax over such numbers is nearly flat: hence the temperature. A tensor broadcasts
-    over the query's (*batch, 1, 1).
+    The temperature is needed because a cosine is at most one, and softmax over such small numbers is nearly flat. A
+    tensor of temperatures must broadcast to (*batch, 1, 1).
     """
     return _scaled_by_length(query, 1.0) / temperature**0.5, _scaled_by_length(key, 1.0) / temperature**0.5
 
 
 def root_length(query: Float[Tensor, "*batch m c"], key: Float[Tensor, "*batch n c"]) -> Pair:
-    """q k / sqrt(|q| |k|): between dot and cosine, a length counts by its root. Zero vectors: 0."""
+    """q k / sqrt(|q| |k|): between dot product and cosine, the square root of a length counts. Zero vectors: 0."""
     return _scaled_by_length(query, 0.5), _scaled_by_length(key, 0.5)
 
 
@@ -58,7 +58,7 @@ SIMILARITIES: dict[str, Similarity] = {
 
 
 def _scaled_by_length(x: Float[Tensor, "*batch n c"], power: float) -> Float[Tensor, "*batch n c"]:
-    """x / |x|^power; in float32 at least, since half precision has no squares of large numbers."""
+    """x / |x|^power; in float32 at least, since squares of large numbers overflow half precision."""
     precise = x.to(torch.promote_types(x.dtype, torch.float32))
     squared = precise.square().sum(-1, keepdim=True)
     return (precise * squared.clamp(min=torch.finfo(squared.dtype).tiny).pow(-power / 2)).to(x.dtype)
@@ -67,7 +67,7 @@ def _scaled_by_length(x: Float[Tensor, "*batch n c"], power: float) -> Float[Ten
 def similarities(
     query: Float[Tensor, "*batch m c"], key: Float[Tensor, "*batch n c"], similarity: Similarity = scaled_dot
 ) -> Float[Tensor, "*batch m n"]:
-    """The matrix of all pairs' similarities, in float32 at least: half precision overflows."""
+    """The similarity of each query and key, in float32 at least, since half precision overflows."""
     precise = torch.promote_types(query.dtype, torch.float32)
     query, key = similarity(query.to(precise), key.to(precise))
     return query @ key.transpose(-1, -2)
@@ -78,7 +78,7 @@ def attention_weights(
 ) -> Float[Tensor, "*batch m n"]:
     """Softmax over the keys. `blocked` (broadcast to m x n) is True where a query must not look.
 
-    Rows sum to one; a query that may look nowhere gets zeros, not NaN.
+    Rows sum to one. A query that may look nowhere gets zeros, not NaN.
     """
     if similarity.shape[-1] == 0:
         return similarity
@@ -109,10 +109,10 @@ def attend(
     dropout: float = 0.0,
     similarity: Similarity = scaled_dot,
 ) -> Float[Tensor, "*batch m d"]:
-    """`attend_plain` through torch's fused kernel: no m x n matrix is kept (but see `attend_small`).
+    """`attend_plain` through torch's fused kernel, which keeps no m x n matrix (but see `attend_small`).
 
     `blocked` is True where a query must not look. A query that may look nowhere gets zeros, not NaN. `dropout` is the
-    probability that a weight is set to zero (the others grow in turn), by torch's random state.
+    probability that a weight is set to zero; the others are scaled up to compensate.
     """
     _check(query, key, value)
     if key.shape[-2] == 0:
@@ -124,7 +124,7 @@ def attend(
     if blocked is None:
         return fused(query, key, value)
     blocked = blocked.expand(*query.shape[:-1], key.shape[-2])
-    # A row of -inf has no softmax. Such a query looks everywhere instead, and its answer is taken back.
+    # The softmax of a row of -inf is NaN. Such a query looks everywhere instead, and its result is zeroed afterwards.
     nowhere = blocked.all(-1, keepdim=True)
     return fused(query, key, value, attn_mask=~blocked | nowhere).masked_fill(nowhere, 0.0)
 
@@ -136,10 +136,9 @@ def attend_small(
     blocked: Bool[Tensor, "..."] | None = None,
     similarity: Similarity = scaled_dot,
 ) -> Float[Tensor, "*batch m d"]:
-    """`attend_plain` in the inputs' own precision throughout.
+    """`attend_plain`, but entirely in the precision of its inputs.
 
-    `attend` is this for few queries and keys in bfloat16 on a CPU, where the fused kernel costs more than the products
-    (docs/results.md).
+    `attend` calls it for few queries and keys in bfloat16 on a CPU, where the fused kernel is slower (docs/results.md).
     """
     query, key = similarity(query, key)
     return attention_weights(query @ key.transpose(-1, -2), blocked) @ value
@@ -154,10 +153,10 @@ def _check(query: Tensor, key: Tensor, value: Tensor) -> None:
     if query.shape[-1] != key.shape[-1]:
         raise ValueError(
             f"query {tuple(query.shape)} and key {tuple(key.shape)} do not fit: "
-            "their last sides, the width c, must be equal"
+            "their last dimensions, the width c, must be equal"
         )
     if key.shape[-2] != value.shape[-2]:
         raise ValueError(
             f"key {tuple(key.shape)} and value {tuple(value.shape)} do not fit: "
-            "their last sides but one, the number n, must be equal"
+            "their second-to-last dimensions, the number n, must be equal"
         )

@@ -1,4 +1,4 @@
-"""Deformable attention: a query looks at a few places that it chooses, on maps of several strides."""
+"""Deformable attention: a query samples feature maps of several strides at a few places of its choice."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def sample_levels(
     places: Float[Tensor, "b q heads levels points 2"],
     weights: Float[Tensor, "b q heads levels points"],
 ) -> Float[Tensor, "b q heads d"]:
-    """Weighted sum of bilinear samples of each level's map (Zhu et al. 2021, eq. 3).
+    """Weighted sum of bilinear samples from each level's map (Zhu et al. 2021, eq. 3).
 
-    `places` are (x, y) in [0, 1] of each map, padding and all; outside a map the sample is zero.
+    `places` are (x, y) in [0, 1] relative to each map, including its padding. Samples outside a map are zero.
     """
     b, q, heads, levels, points, _ = places.shape
     grid = (2 * places - 1).permute(3, 0, 2, 1, 4, 5).reshape(levels, b * heads, q, points, 2)
@@ -31,11 +31,11 @@ def sample_levels(
 
 
 class DeformableAttention(nn.Module):
-    """Multi-scale deformable attention in plain torch (Zhu et al. 2021, sec. 4.1). Cost O(q points levels), whatever
-    the maps' size.
+    """Multi-scale deformable attention in plain torch (Zhu et al. 2021, sec. 4.1).
 
-    Each head takes `points` samples on each of `levels` maps around the query's reference, at offsets and with weights
-    that are linear in the query. Modules bear the published names. `dim` must be a multiple of `heads`.
+    Each head takes `points` samples from each of `levels` maps around the query's reference. Their offsets and weights
+    are linear in the query. The cost is O(q points levels), independent of the maps' size. Modules have the published
+    names. `dim` must be a multiple of `heads`.
     """
 
     def __init__(self, dim: int, heads: int, *, levels: int, points: int = 4) -> None:
@@ -47,10 +47,10 @@ class DeformableAttention(nn.Module):
         self.attention_weights = nn.Linear(dim, heads * levels * points)
         self.value_proj = nn.Linear(dim, dim)
         self.output_proj = nn.Linear(dim, dim)
-        self._start()
+        self._initialise()
 
-    def _start(self) -> None:
-        """Heads look in different directions, points further and further, weights alike."""
+    def _initialise(self) -> None:
+        """Each head starts with a direction of its own, its points at growing distances, and equal weights."""
         angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
         direction = torch.stack([angle.cos(), angle.sin()], -1)
         direction = direction / direction.abs().amax(-1, keepdim=True)
@@ -72,10 +72,10 @@ class DeformableAttention(nn.Module):
         maps: Sequence[Float[Tensor, "b c _ _"]],
         padding_masks: Sequence[Bool[Tensor, "b _ _"]] | None = None,
     ) -> Float[Tensor, "b q c"]:
-        """`reference`: a point (x, y) or a box (cxcywh) in [0, 1] of each map as it lies there, with its padding.
+        """`reference`: a point (x, y) or a box (cxcywh) in [0, 1], relative to each map including its padding.
 
-        Offsets count in cells around a point, in halves of the box's size over `points` around a box. Padding
-        (True) has value zero.
+        The unit of the offsets is a cell around a point, and the box's size / (2 `points`) around a box. Padding (True)
+        has value zero.
         """
         b = len(query)
         if len(maps) != self.levels or reference.shape[2] != self.levels:

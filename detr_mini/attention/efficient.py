@@ -1,7 +1,7 @@
-"""Cheaper than all pairs: windows, low rank, random features, and the exact answer in pieces.
+"""Attention that costs less than all pairs: windows, low rank, random features, and exact attention in chunks.
 
-All take heads' queries, keys and values; (*batch, n, c) as in `core`. A padding mask is True on padding; what a query
-on padding gives is of no use and finite. Cost is in elements of the set, n, at fixed width.
+All take queries, keys and values of shape (*batch, n, c), as in `core`. A padding mask is True on padding; the output
+of a query on padding is meaningless but finite. Costs are given in the number of elements n, at fixed width.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from detr_mini.attention.core import Similarity, attend, dot, scaled_dot
 def windowed_blocked(
     size: Sequence[int], window: int, global_tokens: int = 0, device: torch.device | None = None
 ) -> Bool[Tensor, "n n"]:
-    """Where `windowed` does not look, as a mask for the dense form: its definition."""
+    """Where `windowed` does not look, as a mask for dense attention; this defines `windowed`."""
     axes = torch.meshgrid(*(torch.arange(side, device=device) for side in size), indexing="ij")
     places = torch.stack([axis.flatten() for axis in axes], -1)
     far = (places[:, None] - places[None]).abs().amax(-1) > window
@@ -41,12 +41,12 @@ def windowed(
     size: tuple[int, ...] | None = None,
     similarity: Similarity = scaled_dot,
 ) -> Float[Tensor, "*batch n d"]:
-    """Each element looks at those at most `window` places away, the first `global_tokens` look and are looked at
-    everywhere (Beltagy et al. 2020, "Longformer"). Cost O(n (window + global_tokens)).
+    """Each element attends to those at most `window` places away (Beltagy et al. 2020, "Longformer").
 
-    `size`: (h, w) where the elements are the cells of a map, row by row; then a cell looks at most `window` rows and
-    columns away (cost O(n window^2)), and a global token is a ValueError. Masks: padding. Any other `blocked` would
-    need the n x n matrix that this saves.
+    The first `global_tokens` elements attend to all, and all attend to them. Cost O(n (window + global_tokens)).
+    `size`: (h, w) if the elements are the cells of a map, row by row. A cell then looks at most `window` rows and
+    columns away, at a cost of O(n window^2), and there can be no global tokens (ValueError). Masks: padding. Any other
+    `blocked` would need the n x n matrix that this avoids.
     """
     n, batch, g = query.shape[-2], query.shape[:-2], global_tokens
     query, key = similarity(query, key)
@@ -71,7 +71,7 @@ def windowed(
 
 
 class _Windows:
-    """A map of `size` (any number of axes) cut into blocks of `window` a side, each with its neighbours around it."""
+    """A map of `size` (any number of axes), cut into blocks of `window` per side, each with its neighbouring blocks."""
 
     def __init__(self, size: tuple[int, ...], window: int, batch: Sequence[int]) -> None:
         self.size, self.window, self.batch = size, window, tuple(batch)
@@ -101,7 +101,7 @@ class _Windows:
         return x[..., None, :count, :].expand(*self.batch, math.prod(self.blocks), count, x.shape[-1])
 
     def too_far(self, global_tokens: int, device: torch.device) -> Bool[Tensor, "blocks w around"]:
-        """Which elements around are beyond the window, or stand among the global tokens already."""
+        """Which of the elements around are beyond the window, or are global tokens and so already included."""
         axes, total = len(self.size), None
         for axis, blocks in enumerate(self.blocks):
             start = torch.arange(blocks, device=device)[:, None, None] * self.window
@@ -126,11 +126,11 @@ class _Windows:
 
 
 class Linformer(nn.Module):
-    """Keys and values projected from n elements to `rank`, then dense (Wang et al. 2020). Cost O(n rank).
+    """Dense attention on keys and values projected from n elements to `rank` (Wang et al. 2020). Cost O(n rank).
 
-    A projection says how much of each place goes into each mixture, so there is a largest `size`: (n,) of a sequence,
-    (h, w) of a map. Masks: padding, whose keys and values are left out of every mixture. Any other `blocked` has no
-    meaning here: a query looks at mixtures, not at elements.
+    The projection has a weight for each position, so `size` is the largest input: (n,) for a sequence, (h, w) for a
+    map. Masks: padding, whose keys and values get weight zero. Any other `blocked` has no meaning, since a query
+    attends to mixtures of elements.
     """
 
     def __init__(self, size: Sequence[int], rank: int) -> None:
@@ -148,10 +148,10 @@ class Linformer(nn.Module):
         size: tuple[int, ...] | None = None,
         similarity: Similarity = scaled_dot,
     ) -> Float[Tensor, "b h m d"]:
-        """`size`: of the map whose cells the elements are, row by row; ValueError where it exceeds the layer's."""
+        """`size`: (h, w) if the elements are the cells of a map, row by row. ValueError if it exceeds the layer's."""
         size, largest = size or (key.shape[-2],), self.key_projection.shape[1:]
         if len(size) != len(largest) or any(side > most for side, most in zip(size, largest, strict=True)):
-            raise ValueError(f"a set of size {size} does not fit a Linformer made for at most {tuple(largest)}")
+            raise ValueError(f"an input of size {size} exceeds this Linformer's largest size {tuple(largest)}")
         keys = self._mixed(self.key_projection, key, padding_mask, size)
         values = self._mixed(self.value_projection, value, padding_mask, size)
         return attend(query, keys, values, similarity=similarity)
@@ -165,8 +165,8 @@ class Linformer(nn.Module):
 
 
 def orthogonal_features(features: int, width: int, generator: torch.Generator) -> Float[Tensor, "{features} {width}"]:
-    """Random directions, orthogonal within each block of `width`, with the lengths of normal vectors."""
-    if torch.get_default_device().type == "meta":  # only the shape is asked for, and the draw below takes a generator
+    """Random directions, orthogonal within each block of `width`, with the lengths of normally distributed vectors."""
+    if torch.get_default_device().type == "meta":  # only the shape matters; a CPU generator cannot draw on it
         return torch.empty(features, width, dtype=torch.float64)
     blocks = []
     for _ in range(-(-features // width)):
@@ -185,16 +185,15 @@ def performer(
     padding_mask: Bool[Tensor, "*#batch n"] | None = None,
     similarity: Similarity = scaled_dot,
 ) -> Float[Tensor, "*batch m d"]:
-    """exp(q k) = E[phi(q) phi(k)], phi(x) = exp(w x - |x|^2 / 2) over random w (Choromanski et al. 2021, lemma 1), so
-    phi(K)^T V is summed once for all queries. Cost O((m + n) r); the error falls as 1 / sqrt(r), from a
-    height that grows with exp(|q + k|^2): long vectors want many features.
+    """exp(q k) = E[phi(q) phi(k)], phi(x) = exp(w x - |x|^2 / 2) over random w (Choromanski et al. 2021, lemma 1).
 
-    Masks: padding, left out of the sums. Any other `blocked` would need the m x n weights that never exist here.
-    In float32 at least.
+    So phi(K)^T V is summed once for all queries, at a cost of O((m + n) r). The error falls as 1 / sqrt(r) and grows
+    with exp(|q + k|^2): long vectors need many features. Computed in float32 at least. Masks: padding, left out of the
+    sums. Any other `blocked` would need the m x n weights, which are never computed.
     """
     precise = torch.promote_types(query.dtype, torch.float32)
     query, key = similarity(query.to(precise), key.to(precise))
-    # exp(w q - |q|^2/2): a factor that all features of a query share cancels, and so does one of all keys
+    # a factor that all features of a query share cancels, and so does one that all keys share
     of_query = _log_features(query, features.to(precise))
     of_query = of_query.sub_(of_query.detach().amax(-1, keepdim=True)).exp_()
     of_key = _log_features(key, features.to(precise))
@@ -222,8 +221,10 @@ def chunked(
     chunk: int = 512,
     similarity: Similarity = scaled_dot,
 ) -> Float[Tensor, "*batch m d"]:
-    """The exact answer, a block of `chunk` queries by `chunk` keys at a time (Rabe & Staats 2021). Time O(m n), memory
-    O(m + n); with gradients O(m + chunk n): a block's weights are thrown away and computed again. Masks: any `blocked`.
+    """Exact attention, a block of `chunk` queries by `chunk` keys at a time (Rabe & Staats 2021). Masks: any `blocked`.
+
+    Time O(m n), memory O(m + n). With gradients the memory is O(m + chunk n): a block's weights are discarded and
+    computed again in the backward pass.
     """
     precise = torch.promote_types(query.dtype, torch.float32)
     query, key = similarity(query.to(precise), key.to(precise))
@@ -239,7 +240,7 @@ def chunked(
 
 
 def _some_queries(query: Tensor, key: Tensor, value: Tensor, blocked: Tensor | None, chunk: int) -> Tensor:
-    """Softmax without ever seeing all keys: sums are kept relative to the largest similarity so far."""
+    """Softmax over keys in chunks: the sums are kept relative to the largest similarity so far."""
     query = query * math.log2(math.e)  # since 2^x is several times faster than e^x
     largest = query.new_full((*query.shape[:-1], 1), torch.finfo(query.dtype).min)
     total, answer = torch.zeros_like(largest), query.new_zeros(*query.shape[:-1], value.shape[-1])

@@ -1,4 +1,4 @@
-"""A layer of self-attention in its pre-norm form: what encodes an image's cells, and a caption's tokens."""
+"""A pre-norm layer of self-attention, for the cells of a feature map and the tokens of a caption."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class EncoderLayer(nn.Module):
     """x + attention(norm(x)), then x + feedforward(norm(x)) (pre-norm: Xiong et al. 2020)."""
 
     def __init__(self, dim: int, heads: int, feedforward: int, attention: nn.Module | None = None) -> None:
-        """`attention`: the heads' kind (`kinds`), dense unless given."""
+        """`attention`: the kind of attention in each head (`kinds`); dense if None."""
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.attention = MultiHeadAttention(dim, heads, attention=attention)

@@ -1,4 +1,4 @@
-"""The kinds of attention by name, as parts of a layer: each takes heads' queries, keys and values, and a mask."""
+"""The kinds of attention, as modules that take each head's queries, keys and values, and a mask."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from detr_mini.errors import ConfigError, nearest
 
 
 class LearnedCosine(nn.Module):
-    """`cosine` with a temperature a head, learned from 0.1 (Liu et al. 2022, "Swin V2"), at least 0.01."""
+    """`cosine` with a learned temperature per head (Liu et al. 2022, "Swin V2"), at first 0.1 and at least 0.01."""
 
     def __init__(self, heads: int) -> None:
         super().__init__()
@@ -37,14 +37,14 @@ class LearnedCosine(nn.Module):
 
 
 def similarity_named(name: str, heads: int) -> Similarity:
-    """scaled_dot, cosine (its temperature learned for each of `heads`), root_length or dot; ConfigError for another."""
+    """scaled_dot, cosine (with a learned temperature per head), root_length or dot; ConfigError for other names."""
     if name not in SIMILARITIES:
         raise ConfigError(_unknown("similarity", name, SIMILARITIES))
     return LearnedCosine(heads) if name == "cosine" else SIMILARITIES[name]
 
 
 class Dense(nn.Module):
-    """All pairs, exactly. Masks: any. `dropout`: in training, the probability that a weight is set to zero."""
+    """Exact attention over all pairs. Masks: any. `dropout`: in training, how likely a weight is set to zero."""
 
     def __init__(self, similarity: Similarity, dropout: float = 0.0) -> None:
         super().__init__()
@@ -72,9 +72,9 @@ class Dense(nn.Module):
 
 
 class BiasedByDistance(Dense):
-    """All pairs of a line of elements, their scaled dot products plus a learned number a head and distance.
+    """Exact attention within a sequence; a learned bias per head and distance is added to the scaled dot products.
 
-    In the readable form: sentences are short. Masks: any.
+    Only in the readable form, since sentences are short. Masks: any.
     """
 
     def __init__(self, bias: DistanceBias) -> None:
@@ -117,7 +117,7 @@ class Windowed(nn.Module):
         blocked: Bool[Tensor, "#b 1 1 n"] | None = None,
         size: tuple[int, ...] | None = None,
     ) -> Float[Tensor, "b h n d"]:
-        """`size`: of the map, where the elements are its cells."""
+        """`size`: (h, w) if the elements are the cells of a map."""
         padding = None if blocked is None else blocked[:, :, 0]
         return windowed(query, key, value, padding, window=self.window, size=size, similarity=self.similarity)
 
@@ -137,13 +137,13 @@ class LowRank(nn.Module):
         blocked: Bool[Tensor, "#b 1 1 n"] | None = None,
         size: tuple[int, ...] | None = None,
     ) -> Float[Tensor, "b h m d"]:
-        """`size`: of the map, where the elements are its cells."""
+        """`size`: (h, w) if the elements are the cells of a map."""
         padding = None if blocked is None else blocked[:, 0, 0].expand(len(key), -1)
         return self.linformer(query, key, value, padding, size, self.similarity)
 
 
 class RandomFeatures(nn.Module):
-    """See `performer`. Masks: padding. Features are drawn once, by a seed of their own, and stand in checkpoints."""
+    """See `performer`. Masks: padding. The features are drawn once, with a fixed seed, and saved in checkpoints."""
 
     features: Tensor
 
@@ -161,7 +161,7 @@ class RandomFeatures(nn.Module):
         blocked: Bool[Tensor, "#b 1 1 n"] | None = None,
         size: tuple[int, ...] | None = None,
     ) -> Float[Tensor, "b h m d"]:
-        """In float32, whatever the training's precision: exponentials of random projections span many magnitudes."""
+        """In float32 at any training precision, since exponentials of random projections span many magnitudes."""
         padding = None if blocked is None else blocked[:, :, 0]
         with torch.autocast(query.device.type, enabled=False):
             return performer(query, key, value, self.features, padding, self.similarity)
@@ -181,16 +181,16 @@ def attention_named(
     rank: int = 64,
     features: int = 64,
 ) -> nn.Module:
-    """dense, windowed (`window`), linformer (`size`, `rank`) or performer (`features`); ConfigError for another."""
-    alike = similarity_named(similarity, heads)
+    """dense, windowed (`window`), linformer (`size`, `rank`) or performer (`features`); ConfigError for other names."""
+    by_name = similarity_named(similarity, heads)
     if kind == "dense":
-        return Dense(alike)
+        return Dense(by_name)
     if kind == "windowed":
-        return Windowed(alike, window)
+        return Windowed(by_name, window)
     if kind == "linformer":
-        return LowRank(alike, size, rank)
+        return LowRank(by_name, size, rank)
     if kind == "performer":
-        return RandomFeatures(alike, dim // heads, features)
+        return RandomFeatures(by_name, dim // heads, features)
     raise ConfigError(_unknown("attention", kind, KINDS))
 
 

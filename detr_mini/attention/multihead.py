@@ -1,4 +1,4 @@
-"""Many heads: the set operator run several times in parallel on learned projections."""
+"""Multi-head attention: the set operator run several times in parallel on learned projections."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from detr_mini.attention.kinds import Dense
 class MultiHeadAttention(nn.Module):
     """Concat(head_1 .. head_H) W_O, head_i = attention(q W_i^Q, k W_i^K, v W_i^V) (Vaswani et al. 2017, sec. 3.2.2).
 
-    `attention`: of which kind each head is (`kinds`), dense with scaled dot products unless given. `key_dim` and
-    `value_dim` are the widths of the key's and value's set where they differ from the query's `dim`, which must be a
-    multiple of `heads`.
+    `attention`: the kind of attention in each head (`kinds`); dense with scaled dot products if None. `key_dim` and
+    `value_dim`: the widths of keys and values, `dim` if None. `dim` must be a multiple of `heads`.
     """
 
     def __init__(
@@ -49,9 +48,9 @@ class MultiHeadAttention(nn.Module):
         blocked: Bool[Tensor, "#b #m n"] | None = None,
         size: tuple[int, ...] | None = None,
     ) -> Float[Tensor, "b m c"]:
-        """`blocked` is True where a query must not look; for a padding mask of the keys see `blocked_by_padding`.
+        """`blocked` is True where a query must not look; see `blocked_by_padding` for a padding mask of the keys.
 
-        `size`: (h, w) where the elements are the cells of a map, row by row; some kinds ask for it.
+        `size`: (h, w) if the elements are the cells of a map, row by row; some kinds need it.
         """
         q, k, v = self._split(self.q_proj(query)), self._split(self.k_proj(key)), self._split(self.v_proj(value))
         heads = self.attention(q, k, v, None if blocked is None else blocked[:, None], size)
@@ -63,12 +62,14 @@ class MultiHeadAttention(nn.Module):
         key: Float[Tensor, "b n ck"],
         blocked: Bool[Tensor, "#b #m n"] | None = None,
     ) -> Float[Tensor, "b h m n"]:
-        """Where each head of a dense layer looks. Computed apart, so that nothing is kept when nobody asks.
+        """Where each head of a dense layer looks. A separate method, so that `forward` keeps no weights.
 
-        ValueError for another kind, which has no such weights.
+        ValueError for other kinds, which compute no such weights.
         """
         if not isinstance(self.attention, Dense):
-            raise ValueError(f"{type(self.attention).__name__} attention has no weights to show; dense attention has")
+            raise ValueError(
+                f"{type(self.attention).__name__} attention computes no weights to show; only dense attention does"
+            )
         q, k = self._split(self.q_proj(query)), self._split(self.k_proj(key))
         return self.attention.weights(q, k, None if blocked is None else blocked[:, None])
 
@@ -83,7 +84,7 @@ def blocked_by_padding(padding_mask: Bool[Tensor, "b n"] | None) -> Bool[Tensor,
 
 
 def join_blocked(a: Bool[Tensor, "..."] | None, b: Bool[Tensor, "..."] | None) -> Bool[Tensor, "..."] | None:
-    """Blocked where either mask says so."""
+    """Blocked where either mask is True."""
     if a is None or b is None:
         return a if b is None else b
     return torch.logical_or(a, b)

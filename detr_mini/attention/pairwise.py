@@ -1,4 +1,4 @@
-"""What lies between each pair of a set's elements: boxes on a picture, and how alike their things are."""
+"""Features of each pair of elements: how their boxes relate, and how similar their vectors are."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ FEATURES = 17
 
 
 def pair_features(boxes: Float[Tensor, "b q 4"]) -> Float[Tensor, "b q q 17"]:
-    """Between each pair of boxes (cxcywh in [0, 1]): offset, distance, relative size, at several scales.
+    """Offset, distance and relative size of each pair of boxes (cxcywh in [0, 1]), at several scales.
 
-    `[:, i, j]` is what i sees of j. The steepest features are nearly steps: their sum over some boxes counts those to
-    the left, or those that are larger.
+    `[:, i, j]` describes j relative to i. The steepest features are nearly step functions, so their sum over some boxes
+    counts how many are to the left, or larger.
     """
     centre, size = boxes[..., :2], boxes[..., 2:].clamp(min=1e-3).log()
     offset = centre[:, None] - centre[:, :, None]
@@ -40,7 +40,7 @@ def pair_features(boxes: Float[Tensor, "b q 4"]) -> Float[Tensor, "b q q 17"]:
     )
 
 
-def likeness(looks: Float[Tensor, "b q a c"]) -> Float[Tensor, "b q q a"]:
-    """Cosine of each pair's vectors, in each of `a` respects: of one colour, of one shape."""
-    looks = functional.normalize(looks.float(), dim=-1)
-    return torch.einsum("biac,bjac->bija", looks, looks)
+def likeness(vectors: Float[Tensor, "b q a c"]) -> Float[Tensor, "b q q a"]:
+    """The cosine similarity of each pair in each of `a` aspects (colour or shape, for example)."""
+    vectors = functional.normalize(vectors.float(), dim=-1)
+    return torch.einsum("biac,bjac->bija", vectors, vectors)

@@ -1,4 +1,4 @@
-"""Order for a set operator that knows none: codes that are added, and rotations of queries and keys."""
+"""Positions for a set operator, which knows no order: codes that are added, biases, and rotary embeddings."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-NOT_THERE = 6.0
+HIDDEN = 6.0
+"""The initial cost of a direction in which a head does not look."""
 
 
 def sine_code(coordinate: Float[Tensor, "*n"], dim: int, temperature: float = 10000.0) -> Float[Tensor, "*n {dim}"]:
-    """sin and cos, interleaved, of `coordinate` at dim / 2 wavelengths (Vaswani et al. 2017, sec. 3.5). `dim` is even.
+    """sin and cos of `coordinate`, interleaved, at dim / 2 wavelengths (Vaswani et al. 2017, sec. 3.5). `dim` is even.
 
-    Wavelengths run from 2 pi to 2 pi `temperature`, in units of the coordinate.
+    The wavelengths run from 2 pi to 2 pi `temperature`, in units of the coordinate.
     """
     index = torch.arange(dim // 2, device=coordinate.device, dtype=torch.float32)
     angle = coordinate[..., None] / temperature ** (2 * index / dim)
@@ -25,7 +26,7 @@ def sine_code(coordinate: Float[Tensor, "*n"], dim: int, temperature: float = 10
 def sine_positions_1d(
     padding_mask: Bool[Tensor, "b n"], dim: int, temperature: float = 10000.0
 ) -> Float[Tensor, "b n {dim}"]:
-    """Codes of the places 0, 1, 2, ... of the elements that are no padding (Vaswani et al. 2017, sec. 3.5)."""
+    """Codes of the positions 0, 1, 2, ... of the elements that are not padding (Vaswani et al. 2017, sec. 3.5)."""
     return sine_code((~padding_mask).cumsum(1).sub(1).clamp(min=0).float(), dim, temperature)
 
 
@@ -34,7 +35,7 @@ def sine_positions_2d(
 ) -> Float[Tensor, "b h w {dim}"]:
     """Codes of row and column, `dim` / 2 each, rows first, as in DETR (Carion et al. 2020).
 
-    Cells count from the padding mask and the last visible one stands at 2 pi, so padding moves nothing.
+    Only visible cells are counted, and the last one is at 2 pi, so padding changes no code.
     """
     visible = (~padding_mask).float()
     rows, columns = visible.cumsum(1), visible.cumsum(2)
@@ -46,29 +47,29 @@ def sine_positions_2d(
 def sine_box_code(
     boxes_cxcywh: Float[Tensor, "*n 4"], dim: int, temperature: float = 20.0
 ) -> Float[Tensor, "*n {dim}"]:
-    """Codes of a box's four numbers, `dim` / 4 each (DAB-DETR: Liu et al. 2022, eq. 4; temperature 20 as there)."""
+    """Codes of a box's four numbers, `dim` / 4 each, as in DAB-DETR (Liu et al. 2022, eq. 4)."""
     code = sine_code(boxes_cxcywh * (2 * math.pi), dim // 4, temperature)
     return code.flatten(-2)
 
 
 class LearnedPositions1d(nn.Module):
-    """A learned vector for each of `places` places. A sequence longer than that is a ValueError."""
+    """A learned vector for each of `places` positions. ValueError for a longer sequence."""
 
     def __init__(self, places: int, dim: int) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.randn(places, dim) * 0.02)
 
     def forward(self, n: int) -> Float[Tensor, "n c"]:
-        """The first `n` places."""
+        """The first `n` positions."""
         if n > len(self.table):
-            raise ValueError(f"{n} elements, but positions were learned for {len(self.table)} places")
+            raise ValueError(f"{n} elements are more than the {len(self.table)} learned positions")
         return self.table[:n]
 
 
 class LearnedPositions2d(nn.Module):
     """A learned vector for each of `side` rows and columns, half of `dim` each, rows first as in `sine_positions_2d`.
 
-    (The published DETR has columns first.) A map higher or wider than `side` is a ValueError.
+    The published DETR has columns first. ValueError for a map higher or wider than `side`.
     """
 
     def __init__(self, side: int, dim: int) -> None:
@@ -82,10 +83,11 @@ class LearnedPositions2d(nn.Module):
 
 
 class DistanceBias(nn.Module):
-    """A number a head and distance j - i, added to the similarity of query i and key j (Raffel et al. 2020, sec. 2.1).
+    """A learned bias per head and distance j - i, added to the similarity of query i and key j (Raffel et al. 2020,
+    sec. 2.1).
 
-    Learned; distances over `reach` count as `reach`. `slopes`: what a step back and a step ahead cost each head at the
-    start (as Press et al. 2022 have it for good); None: it does not look that way.
+    Distances above `reach` count as `reach`. `slopes`: for each head, the initial cost of a step back and of a step
+    ahead (constant in Press et al. 2022); None where the head does not look in that direction at first.
     """
 
     offset: Tensor
@@ -96,13 +98,13 @@ class DistanceBias(nn.Module):
         distance = torch.arange(-reach, reach + 1)
         rows = []
         for back, ahead in slopes:
-            costs = (NOT_THERE if cost is None else cost * distance.abs() for cost in (back, ahead))
+            costs = (HIDDEN if cost is None else cost * distance.abs() for cost in (back, ahead))
             there_back, there_ahead = (torch.as_tensor(cost, dtype=torch.float32) for cost in costs)
             rows.append(-torch.where(distance < 0, there_back, there_ahead).masked_fill(distance == 0, 0.0))
         self.table = nn.Parameter(torch.stack(rows))
 
     def forward(self, n: int) -> Float[Tensor, "h {n} {n}"]:
-        """For n elements in a line."""
+        """The bias between n elements of a sequence."""
         place = torch.arange(n, device=self.table.device)
         return self.table[:, (place[None] - place[:, None]).clamp(-self.reach, self.reach) + self.reach]
 
@@ -110,15 +112,15 @@ class DistanceBias(nn.Module):
 def rotate(
     x: Float[Tensor, "*n c"], coordinate: Float[Tensor, "..."], temperature: float = 10000.0
 ) -> Float[Tensor, "*n c"]:
-    """Each pair of neighbouring channels turned by an angle that grows with `coordinate` (Su et al. 2021, "RoFormer").
+    """Rotate each pair of neighbouring channels by an angle proportional to `coordinate` (Su et al. 2021, "RoFormer").
 
-    Of queries and keys alike: their dot product then depends on the difference of coordinates only. `coordinate`
-    broadcasts to x without its channels; c is even; angles are in radians, at c / 2 frequencies from 1 to 1 /
-    `temperature` a unit.
+    With queries and keys rotated, their dot product depends on the difference of coordinates only. `coordinate`
+    broadcasts to x without its channels, and c is even. Angles are in radians, at c / 2 frequencies from 1 to 1 /
+    `temperature` per unit.
     """
     c = x.shape[-1]
     if c % 2:
-        raise ValueError(f"rotary positions turn pairs of channels; {c} channels are no pairs")
+        raise ValueError(f"rotary positions need an even number of channels, not {c}")
     precise = torch.promote_types(x.dtype, torch.float32)
     frequency = temperature ** (-torch.arange(0, c, 2, device=x.device, dtype=precise) / c)
     angle = coordinate[..., None] * frequency
@@ -130,10 +132,12 @@ def rotate(
 def rotate_2d(
     x: Float[Tensor, "*n c"], places: Float[Tensor, "... 2"], temperature: float = 100.0
 ) -> Float[Tensor, "*n c"]:
-    """Rotary positions in a plane: half of the channels by `places`' first coordinate, half by the second (Heo et al.
-    2024, axial). The dot product depends on the offset only. c is a multiple of four."""
+    """Axial rotary positions: half of the channels rotate by the first coordinate, half by the other (Heo et al. 2024).
+
+    The dot product depends on the offset only. c is a multiple of four.
+    """
     if x.shape[-1] % 4:
-        raise ValueError(f"rotary positions in a plane need channels by fours; there are {x.shape[-1]}")
+        raise ValueError(f"rotary positions in two dimensions need a multiple of four channels, not {x.shape[-1]}")
     first, second = x.chunk(2, -1)
     turned = [rotate(part, places[..., axis], temperature) for axis, part in enumerate((first, second))]
     return torch.cat(turned, -1)

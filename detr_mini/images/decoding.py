@@ -1,4 +1,4 @@
-"""What decoding may cost: one budget in bytes for all images that are decoded at once, in threads and in workers."""
+"""The memory budget of decoding, shared by all threads and workers that decode images at the same time."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from torch.utils.data import get_worker_info
 from detr_mini.errors import DataError
 
 BUDGET = 1 << 30
-"""Bytes that decoding may hold at once. An image that needs more alone is refused before it is decoded."""
+"""The most bytes that decoding may hold at once. An image that needs more is refused before it is decoded."""
 OUTPUT, LEAST = 3, 7
-"""Bytes a pixel: of the decoded image, 8-bit RGB; and of any image, for what is computed from it (a grey copy)."""
+"""Bytes per pixel of the decoded image (8-bit RGB), and the least for any image, with what is computed from it."""
 OWN = {"AVIF": 12, "GIF": 4, "JPEG2000": 16, "TIFF": 8, "WEBP": 16}
-"""Bytes a pixel that a decoder holds besides what Pillow does: other planes, a canvas, whole strips."""
+"""Bytes per pixel that a decoder holds in addition to Pillow's image: other planes, a canvas, whole strips."""
 PROGRESSIVE = 6
-"""Of a progressive JPEG, whose coefficients are held until the last scan."""
+"""The same for a progressive JPEG, whose coefficients are held until the last scan."""
 _PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "LA": 4, "PA": 4}
 _TILE = (322, 323)
-"""TIFF's width and height of a tile, which is decoded as a whole."""
+"""The TIFF tags for the width and height of a tile, which is decoded as a whole."""
 _room, _used, _mine = threading.Condition(), [0], threading.local()
 _lock: dict[str, int] = {}
 
 
 def bytes_needed(image: Image.Image, deep: int = 0) -> int:
-    """Bytes that decoding an opened image takes at its peak. `deep`: channels of 16 bits, where a PNG has such."""
+    """The peak memory of decoding an opened image, in bytes. `deep`: its number of 16-bit channels, if any."""
     width, height = image.size
     kind, pixels = image.format or "", width * height
-    if kind == "ICO":  # which holds images of any size
+    if kind == "ICO":  # it can hold images of any size
         return BUDGET
     if kind == "TIFF":
         tile = [int(image.tag_v2.get(tag, 0)) for tag in _TILE]  # type: ignore[attr-defined]
         pixels = max(pixels, tile[0] * tile[1])
-    if deep:  # as values, packed without loss, as a file, as values again
+    if deep:  # as values, packed, as a file, and as values again
         return pixels * (6 * deep + OUTPUT)
     own = PROGRESSIVE if kind in ("JPEG", "MPO") and image.info.get("progressive") else OWN.get(kind, 0)
     return pixels * max(LEAST, _PIXEL.get(image.mode, 4) + own + OUTPUT)
@@ -46,14 +46,14 @@ def bytes_needed(image: Image.Image, deep: int = 0) -> int:
 
 @contextmanager
 def room_for(needed: int, path: str | Path) -> Iterator[None]:
-    """Inside it `needed` bytes are this thread's; it waits until they are free. DataError where they never can be.
+    """Wait until `needed` bytes of the budget are free, and hold them inside. DataError if they exceed the budget.
 
-    Threads of a process share `BUDGET`. Workers of a loader hold `BUDGET / workers` each; an image that needs more
-    waits until it is alone. Inside another one of the same thread it asks for nothing.
+    The threads of a process share `BUDGET`. Each worker of a loader has `BUDGET / workers`; an image that needs more
+    waits until no other worker decodes. When nested in one thread, only the outermost call reserves memory.
     """
     if needed > BUDGET:
         raise DataError(f"{path} takes {needed / 1e9:.1f} GB to decode, over the limit of {BUDGET / 1e9:.1f} GB; "
-                        "make it smaller first")  # fmt: skip
+                        "resize it first")  # fmt: skip
     if getattr(_mine, "inside", False):
         yield
         return
@@ -80,13 +80,13 @@ def room_for(needed: int, path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def _among_workers(alone: bool) -> Iterator[None]:
-    """A lock between processes, shared or `alone`; the system gives it back when a process dies."""
+    """A lock between processes, shared or exclusive (`alone`). The system releases it when a process dies."""
     try:
         import fcntl
-    except ImportError:  # no such locks on this system
+    except ImportError:  # this system has no such locks
         yield
         return
-    with suppress(OSError):  # without it, two large images may be decoded at once
+    with suppress(OSError):  # without the lock, two large images may be decoded at once
         if "file" not in _lock:
             name = Path(tempfile.gettempdir()) / f"detr_mini-decoding-{os.getuid()}"
             _lock["file"] = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

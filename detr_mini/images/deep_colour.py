@@ -1,4 +1,4 @@
-"""Colour images of 16 bits a value, of which Pillow keeps the upper 8: all 16, by decoding the file twice."""
+"""Colour images of 16 bits per value. Pillow only keeps the upper 8 bits; decoding the file twice gives all 16."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from PIL import Image
 
 _RAW = ("RGB;16", "RGBA;16", "LA;16", "RGBX;16")
 _OTHER = {"B": "L", "L": "B", "N": "B"}
-"""The byte order that gives the lower byte where Pillow means the upper one. N is this machine's, and libtiff's."""
+"""The byte order with which Pillow reads the lower byte instead of the upper one. N is the machine's own order."""
 
 
 def deep_values(image: Image.Image) -> UInt16[np.ndarray, "h w c"] | None:
-    """The values of a colour image of 16 bits, not turned by EXIF; None where it has 8, or its file is gone."""
+    """The values of a 16-bit colour image, not turned by EXIF; None if it has 8 bits, or its file no longer exists."""
     content = _content_of(image)
     if content is None:
         return None
@@ -36,7 +36,7 @@ def deep_values(image: Image.Image) -> UInt16[np.ndarray, "h w c"] | None:
 
 
 def _content_of(image: Image.Image) -> bytes | None:
-    """The bytes of the file behind an image, where it may be one of 16 bits."""
+    """The content of an image's file, if it may have 16 bits per value."""
     if image.mode not in ("RGB", "RGBA", "LA", "RGBX"):
         return None
     name, open_file = getattr(image, "filename", ""), getattr(image, "fp", None)
@@ -55,7 +55,7 @@ def _content_of(image: Image.Image) -> bytes | None:
 
 
 def is_deep(image: Any) -> bool:
-    """Whether an image, not loaded yet, has 16 bits a colour in its file."""
+    """Whether an image that is not loaded yet has 16 bits per colour in its file."""
     tiles = getattr(image, "tile", None)
     if tiles and tiles[0].codec_name == "ppm":
         return image.mode == "RGB" and isinstance(tiles[0].args, tuple) and tiles[0].args[-1] == 65535

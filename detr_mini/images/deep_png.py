@@ -1,7 +1,7 @@
-"""Colour PNG files of 16 bits, of which Pillow reads the upper 8 only.
+"""16-bit colour PNG files, of which Pillow only reads the upper 8 bits.
 
-torchvision's decoder reads all 16, and ends the process on a damaged file. So the file is taken apart here and every
-byte is checked; what the decoder gets is a new, plain file of the same values.
+torchvision's decoder reads all 16, but a damaged file can crash the process. So the file is parsed here and every byte
+is checked. The decoder gets a new, plain file with the same values.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from torchvision.io import ImageReadMode, decode_image
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
-"""Of the colour types."""
+"""The number of channels of each PNG colour type."""
 LONGEST_SIDE = 1_000_000
-"""That the decoder reads."""
+"""The decoder's limit, in pixels."""
 MOST_CHUNKS = 200_000
 _PIECE = 1 << 20
 FILTERS = 4
-"""The last of the ways in which a row may be written."""
+"""The highest filter type of a row."""
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-"""Interlaced passes: first x and y, steps in x and y."""
+"""The interlaced passes: first x and y, steps in x and y."""
 
 
 def decode_deep_png(path: str | Path, size: tuple[int, int]) -> UInt16[Tensor, "c h w"]:
-    """The values of a 16-bit PNG of `size` (width, height); ValueError or zlib.error for a damaged one."""
+    """The values of a 16-bit PNG of `size` (width, height). ValueError or zlib.error for a damaged file."""
     with open(path, "rb") as file:
         if file.read(8) != SIGNATURE:
-            raise ValueError("it is no PNG file")
+            raise ValueError("it is not a PNG file")
         chunks = _chunks(file)
         kind, header = next(chunks)
         if kind != b"IHDR" or len(header) != 13:
@@ -55,7 +55,7 @@ def decode_deep_png(path: str | Path, size: tuple[int, int]) -> UInt16[Tensor, "
 
 
 def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
-    """The chunks that hold the picture. ValueError where one's checksum is wrong, or the file ends without an end."""
+    """The header and data chunks. ValueError for a wrong checksum, and for a file without an end chunk."""
     for _ in range(MOST_CHUNKS):
         head = file.read(8)
         if len(head) < 8:
@@ -68,13 +68,13 @@ def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
             continue
         body, checksum = file.read(length), file.read(4)
         if len(body) < length or zlib.crc32(kind + body).to_bytes(4, "big") != checksum:
-            raise ValueError(f"the checksum of its part {kind.decode()} is wrong")
+            raise ValueError(f"the checksum of its chunk {kind.decode()} is wrong")
         yield kind, body
-    raise ValueError("it has too many parts")
+    raise ValueError("it has too many chunks")
 
 
 def _passes(width: int, height: int, pixel: int, interlaced: int) -> list[tuple[int, int]]:
-    """(rows, bytes a row) of each pass, the byte that names a row's filter included."""
+    """(rows, bytes per row) of each pass, including the filter byte of each row."""
     if not interlaced:
         return [(height, 1 + width * pixel)]
     sizes = [(-(-(height - y) // dy), -(-(width - x) // dx)) for x, y, dx, dy in ADAM7]
@@ -82,7 +82,7 @@ def _passes(width: int, height: int, pixel: int, interlaced: int) -> list[tuple[
 
 
 def _checked_rows(chunks: Iterator[tuple[bytes, bytes]], passes: list[tuple[int, int]]) -> bytearray:
-    """The unpacked rows, all there, each with a filter that exists."""
+    """The unpacked rows. ValueError unless all are there with valid filters."""
     expected = sum(rows * row for rows, row in passes)
     unpack, raw = zlib.decompressobj(), bytearray()
     for kind, body in chunks:
@@ -95,13 +95,13 @@ def _checked_rows(chunks: Iterator[tuple[bytes, bytes]], passes: list[tuple[int,
     start = 0
     for rows, row in passes:
         if np.frombuffer(raw, np.uint8, rows * row, start)[::row].max() > FILTERS:
-            raise ValueError("a row is written in a way that does not exist")
+            raise ValueError("a row has an unknown filter")
         start += rows * row
     return raw
 
 
 def _write_chunk(file: bytearray, kind: bytes, body: bytes | bytearray) -> None:
-    """Put a chunk behind `file`; rows are stored as they are, piece by piece, so that they are there twice at most."""
+    """Append a chunk to `file`. Rows are stored uncompressed, piece by piece, to hold them in memory at most twice."""
     begin = len(file)
     file += bytes(4) + kind
     if kind == b"IDAT":

@@ -1,4 +1,4 @@
-"""The one place where an image file becomes a tensor, for training, prediction and page alike."""
+"""The one place where an image file becomes a tensor, for training and prediction."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from detr_mini.images.deep_colour import deep_values, is_deep
 from detr_mini.images.deep_png import decode_deep_png
 
 MAX_PIXELS = 120_000_000
-"""A file that claims more is refused before it is decoded: a few bytes can claim gigabytes."""
+"""A file that claims more is refused before it is decoded, since a few bytes can claim gigabytes."""
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "JPEG2000", "AVIF", "PPM", "TGA", "ICO", "PCX",
            "SGI")  # fmt: skip
-"""Of Pillow's readers those of `data.tree.IMAGE_SUFFIXES`: others start programs (EPS) or are hardly used."""
+"""Pillow's readers that are used. Others start programs (EPS) or are hardly needed."""
 _BAND = 1 << 20
-"""Pixels that are converted at a time: a large image is never there twice."""
+"""The number of pixels that are converted at a time, so that a large image is never in memory twice."""
 _TAIL = 4096
-"""Bytes at the end of a file in which its end mark is looked for."""
+"""The number of bytes at the end of a file that are searched for its end marker."""
 _TURNED = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""
 
 
 def load_image(path: str | Path) -> UInt8[Tensor, "3 h w"]:
-    """The image in `path`: upright (EXIF orientation applied once), RGB, 8 bits.
+    """The image in `path` as 8-bit RGB, upright (EXIF orientation applied once).
 
-    Grey and palette images become RGB, CMYK is converted, transparent parts are laid on white. More than 8 bits a
-    value: the file's smallest value becomes 0 and its largest 255, linearly, over all channels (`stretch`).
-    DataError, naming the file, where it is missing, not an image, cut off, larger than MAX_PIXELS, or would take more
-    than `decoding.BUDGET` to decode.
+    Grey, palette and CMYK images are converted to RGB, and transparent parts become white. Values of more than 8 bits
+    are stretched linearly over all channels: the file's smallest becomes 0, its largest 255 (`stretch`). DataError with
+    the file's name if it is missing, not an image, cut off, larger than MAX_PIXELS, or would need more than
+    `decoding.BUDGET` bytes to decode.
     """
     with _opened(path) as image:
         _refuse_huge(path, image.size)
@@ -50,19 +50,19 @@ def load_image(path: str | Path) -> UInt8[Tensor, "3 h w"]:
                 if other:
                     return upright_rgb(image)
                 image.load()
-                _refuse_huge(path, image.size)  # a frame may be larger than its header says
+                _refuse_huge(path, image.size)  # a frame may be larger than the header states
                 return upright_rgb(image, close=True)
         except DataError:
             raise
-        except Exception as error:  # decoders of broken files raise nearly anything
+        except Exception as error:  # on broken files, decoders raise nearly any exception
             raise DataError(f"{path} cannot be decoded ({_reason(error)}); the file may be cut off: "
-                            "replace it or take it out of the set") from error  # fmt: skip
+                            "replace it or remove it from the dataset") from error  # fmt: skip
 
 
 def upright_rgb(image: Image.Image, close: bool = False) -> UInt8[Tensor, "3 h w"]:
-    """A PIL image as `load_image` gives it. `close`: free its memory as soon as it is read.
+    """A PIL image in the form of `load_image`. `close`: free its memory as soon as possible.
 
-    Colour of 16 bits a value counts in full where the image's file is still there.
+    Colour images of 16 bits per value keep their full precision if the image's file still exists.
     """
     values = deep_values(image)
     if values is not None:
@@ -74,44 +74,44 @@ def upright_rgb(image: Image.Image, close: bool = False) -> UInt8[Tensor, "3 h w
 
 
 def image_size(path: str | Path) -> tuple[tuple[int, int], bool]:
-    """((height, width) of the upright image, whether its file is stored sideways), from the file's header alone."""
+    """((height, width) of the upright image, whether it is stored sideways), from the file's header alone."""
     with _opened(path) as image:
         _refuse_huge(path, image.size)
         width, height = image.size
-        # PNG keeps EXIF in a chunk that may stand behind the pixels; asking for it would decode the whole image
+        # PNG may store EXIF after the pixels; reading it there would decode the whole image
         known = image.format != "PNG" or "exif" in image.info
         turned = known and image.getexif().get(ExifTags.Base.Orientation) in _TURNED
         return ((width, height) if turned else (height, width)), turned
 
 
 def orientation_of(path: str | Path) -> int:
-    """The EXIF orientation of a file, 1 (upright) to 8. DataError where it is no image."""
+    """The EXIF orientation of a file, 1 (upright) to 8. DataError if it is not an image."""
     with _opened(path) as image:
         return _orientation(image)
 
 
 def needed_for(path: str | Path) -> int:
-    """Bytes that `load_image` takes at its peak; DataError where it is no image."""
+    """The peak memory of `load_image`, in bytes. DataError if the file is not an image."""
     with _opened(path) as image:
         _refuse_huge(path, image.size)
         return bytes_needed(image, _deep_channels(image))
 
 
 def _deep_channels(image: Image.Image) -> int:
-    """How many channels of 16 bits there are; 0 where there are none, or one alone."""
+    """The number of channels, if there are several of 16 bits; else 0."""
     return len(image.getbands()) if _is_deep_colour(image) or is_deep(image) else 0
 
 
 def _orientation(image: Image.Image) -> int:
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # broken EXIF counts for nothing, as in `ImageOps.exif_transpose`
+    except Exception:  # broken EXIF is ignored, as in `ImageOps.exif_transpose`
         return 1
     return orientation if orientation in range(1, 9) else 1
 
 
 def is_whole_file(path: str | Path) -> bool:
-    """Whether a JPEG or PNG file has its end mark, or is of another kind; False: it may be cut off, or end in more."""
+    """Whether a JPEG or PNG file has its end marker; True for other formats. If False, it may be cut off."""
     with open(path, "rb") as file:
         head = file.read(8)
         mark = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}.get(head[:2])
@@ -139,10 +139,10 @@ def to_model_input(
 
 
 def target_size(image_size: tuple[int, int], size: int, shorter_side: int | None = None) -> tuple[int, int]:
-    """(height, width) that an image of `image_size` (height, width) has in the model.
+    """The (height, width) to which an image of `image_size` (height, width) is resized for the model.
 
-    Its longest side becomes `size`. With `shorter_side`, DETR's rule (Carion et al. 2020, appendix A.4): the shorter
-    side becomes `shorter_side`, or less where the longest would pass `size` (by more than the rounding of the shorter).
+    Its longest side becomes `size`. With `shorter_side`, DETR's rule applies (Carion et al. 2020, appendix A.4): the
+    shorter side becomes `shorter_side`, or less if the longest would exceed `size` (rounding aside).
     """
     height, width = image_size
     short, long = min(height, width), max(height, width)
@@ -158,15 +158,15 @@ def target_size(image_size: tuple[int, int], size: int, shorter_side: int | None
 
 
 def stretch(values: np.ndarray) -> np.ndarray:
-    """Values of more than 8 bits to uint8: smallest to 0, largest to 255, linearly; all equal gives 0.
+    """Map values of more than 8 bits linearly to uint8: the smallest to 0, the largest to 255; equal values to 0.
 
-    Cameras of 10, 12 or 14 bits store their values in 16: cutting to the upper 8 bits leaves them nearly flat.
+    Cameras of 10, 12 or 14 bits store their values in 16 bits. Taking the upper 8 bits would leave them nearly uniform.
     """
     return _stretched(values, float(np.nanmin(values)), float(np.nanmax(values)))
 
 
 def _stretched(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """`values` of an image whose smallest is `low` and whose largest is `high`."""
+    """`stretch`, with the smallest (`low`) and largest (`high`) value of the whole image."""
     scale = np.float32(255 / (high - low) if high > low else 0.0)
     return np.nan_to_num((values.astype(np.float32) - np.float32(low)) * scale + np.float32(0.5)).astype(np.uint8)
 
@@ -178,9 +178,9 @@ def _opened(path: str | Path) -> Image.Image:
         return Image.open(path, formats=_formats())
     except Image.DecompressionBombError:
         raise DataError(_too_large(path, "")) from None
-    except Exception as error:  # readers of broken headers raise nearly anything
+    except Exception as error:  # on broken headers, readers raise nearly any exception
         raise DataError(f"{path} is not an image that can be read ({_reason(error)}); "
-                        "replace it or take it out of the set") from error  # fmt: skip
+                        "replace it or remove it from the dataset") from error  # fmt: skip
 
 
 @cache
@@ -195,7 +195,7 @@ def _refuse_huge(path: str | Path, size: tuple[int, int]) -> None:
 
 
 def _too_large(path: str | Path, claim: str) -> str:
-    return f"{path} claims to be an image{claim}, over the limit of {MAX_PIXELS:,} pixels; make it smaller first"
+    return f"{path} claims to be an image{claim}, over the limit of {MAX_PIXELS:,} pixels; resize it first"
 
 
 def _reason(error: Exception) -> str:
@@ -203,7 +203,7 @@ def _reason(error: Exception) -> str:
 
 
 def _to_rgb_tensor(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
-    """The picture as it is stored, not turned upright."""
+    """The image as it is stored, not turned upright."""
     width, height = image.size
     to_rgb: Callable[[Image.Image], np.ndarray] = _band_to_rgb
     if image.mode.startswith(("I", "F")):
@@ -221,7 +221,7 @@ def _to_rgb_tensor(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
 
 
 def _bands(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
-    """Boxes of whole rows that together are the image."""
+    """Boxes of whole rows that together cover the image."""
     rows = max(1, _BAND // width)
     return ((0, top, width, min(top + rows, height)) for top in range(0, height, rows))
 
@@ -234,7 +234,7 @@ def _band_to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def _is_deep_colour(image: Image.Image) -> bool:
-    """Whether this is a colour (or grey with alpha) PNG of 16 bits, of which Pillow reads the upper 8 only."""
+    """Whether this is a 16-bit PNG of colour, or of grey with alpha. Pillow reads only the upper 8 bits of these."""
     raw_modes = [str(tile[3]) for tile in getattr(image, "tile", ())]
     return image.format == "PNG" and any("16" in raw for raw in raw_modes) and not image.mode.startswith("I")
 
@@ -245,7 +245,7 @@ def _load_deep_colour(path: str | Path, image: Image.Image) -> UInt8[Tensor, "3 
 
 
 def _stretched_on_white(values: np.ndarray) -> UInt8[Tensor, "3 h w"]:
-    """Values of 16 bits (c, h, w) to RGB of 8, stretched; the last of 2 or 4 channels is opacity."""
+    """16-bit values (c, h, w), stretched to 8-bit RGB on white. The last of 2 or 4 channels is opacity."""
     colours = values[:-1] if values.shape[0] in (2, 4) else values
     low, high = float(colours.min()), float(colours.max())
     rgb = torch.empty(3, *values.shape[1:], dtype=torch.uint8)
@@ -259,8 +259,8 @@ def _stretched_on_white(values: np.ndarray) -> UInt8[Tensor, "3 h w"]:
 
 
 def _upright(image: UInt8[Tensor, "c h w"], orientation: int) -> UInt8[Tensor, "c h2 w2"]:
-    """What `ImageOps.exif_transpose` does, for a tensor."""
-    if orientation in _TURNED:  # 5: across the main diagonal; the others follow from it
+    """`ImageOps.exif_transpose` for a tensor."""
+    if orientation in _TURNED:  # 5 mirrors at the main diagonal; the others add flips
         image = image.transpose(1, 2)
     flips = {2: [2], 3: [1, 2], 4: [1], 6: [2], 7: [1, 2], 8: [1]}
     return image.flip(flips[orientation]) if orientation in flips else image

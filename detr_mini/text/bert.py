@@ -1,4 +1,4 @@
-"""A published sentence encoder in the place of our own: BERT's layers, built of this house's attention."""
+"""A published sentence encoder as an alternative to `TextEncoder`: BERT, built from this package's attention."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PostNormLayer(nn.Module):
 
 
 class Bert(nn.Module):
-    """Devlin et al. 2019, of one sentence: words and learned positions added, a norm, post-norm layers; no dropout."""
+    """BERT (Devlin et al. 2019) for one sentence: embedding plus learned positions, a norm, post-norm layers."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Bert(nn.Module):
         layers: int = 6,
         max_tokens: int = 512,
     ) -> None:
-        """The sizes of all-MiniLM-L6-v2 unless given."""
+        """The defaults are the sizes of all-MiniLM-L6-v2."""
         super().__init__()
         self.dim, self.max_tokens = dim, max_tokens
         self.word_embedding = nn.Embedding(vocabulary, dim)
@@ -52,7 +52,7 @@ class Bert(nn.Module):
     def forward(
         self, ids: Int[Tensor, "c t"], padding_mask: Bool[Tensor, "c t"], need_weights: bool = False
     ) -> tuple[Float[Tensor, "c t d"], list[Float[Tensor, "c h t t"]]]:
-        """As `TextEncoder`, but for padding, where anything may stand."""
+        """As in `TextEncoder`, but the vectors on padding are arbitrary."""
         x = self.norm(self.word_embedding(ids) + self.position_embedding(ids.shape[1]))
         blocked, weights = blocked_by_padding(padding_mask), []
         for layer in self.layers:
@@ -63,10 +63,10 @@ class Bert(nn.Module):
 
 
 class PretrainedTextEncoder(nn.Module):
-    """all-MiniLM-L6-v2 (22.6 million parameters), its vectors projected to `dim`: `TextEncoder`'s interface.
+    """all-MiniLM-L6-v2 (22.6 million parameters) with its vectors projected to `dim`; same interface as `TextEncoder`.
 
-    Its ids are those of `WordPieceTokenizer`. `weights`: packaged, published (see `minilm`) or none (random, where a
-    checkpoint's follow). `frozen`: only the projection learns. ConfigError where the vocabulary is another's.
+    Its ids are those of `WordPieceTokenizer`. `weights`: packaged, published (see `minilm`) or none (random, for a
+    checkpoint that is loaded afterwards). `frozen`: only the projection learns. ConfigError for another vocabulary.
     """
 
     def __init__(self, *, vocabulary: int, dim: int, weights: str, frozen: bool = True) -> None:
@@ -89,7 +89,7 @@ class PretrainedTextEncoder(nn.Module):
         self.max_tokens = self.pretrained.max_tokens
 
     def words(self, ids: Int[Tensor, "c t"]) -> Float[Tensor, "c t e"]:
-        """Each word piece alone, before any layer: what the encoder's own table says of it."""
+        """The embedding of each word piece, before any layer."""
         return self.pretrained.word_embedding(ids)
 
     def forward(
@@ -97,6 +97,6 @@ class PretrainedTextEncoder(nn.Module):
     ) -> tuple[Float[Tensor, "c t d"], list[Float[Tensor, "c h t t"]]]:
         """See `TextEncoder`. ValueError for more than `max_tokens` tokens."""
         if ids.shape[1] > self.max_tokens:
-            raise ValueError(f"{ids.shape[1]} tokens are more than the {self.max_tokens} this encoder takes")
+            raise ValueError(f"{ids.shape[1]} tokens are more than the {self.max_tokens} that this encoder takes")
         x, weights = self.pretrained(ids, padding_mask, need_weights)
         return self.project(x).masked_fill(padding_mask[..., None], 0.0), weights

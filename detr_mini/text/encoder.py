@@ -1,4 +1,4 @@
-"""A caption's tokens as a set of vectors that know of each other: embedding, positions, layers of self-attention."""
+"""The text encoder: embedding, positions, and layers of self-attention turn a caption's tokens into vectors."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from detr_mini.errors import ConfigError, nearest
 
 POSITIONS = ("relative", "sine", "learned", "none")
 NEARBY = ((0.7, None), (None, 0.7), (0.25, 0.25), (0.0, 0.0))
-"""Relative positions start with heads that look back, ahead, around and everywhere (`DistanceBias`)."""
+"""The initial slopes of relative positions: heads that look back, ahead, nearby and everywhere (`DistanceBias`)."""
 
 
 class TextEncoder(nn.Module):
-    """Token ids to vectors. `positions`: relative, sine, learned (up to `max_tokens`) or none, a set without order.
+    """Token ids to vectors, with pre-norm layers and a final norm.
 
-    Relative ones are a bias a head and distance in each layer (`DistanceBias`); sine and learned ones are added once,
-    to the embedding (Vaswani et al. 2017, sec. 3.4 and 3.5). Pre-norm layers; a last norm.
-    A caption alone and one padded beside longer ones give the same vectors; padding gives zeros.
+    `positions`: relative (a bias per head and distance in each layer, `DistanceBias`), sine or learned (added once to
+    the embedding, Vaswani et al. 2017, sec. 3.4 and 3.5; learned ones up to `max_tokens`), or none (a set without
+    order). Padding changes no vector of a caption, and gives zeros itself.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class TextEncoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def _attention(self, heads: int) -> Dense:
-        """Of one layer."""
+        """The attention of one layer."""
         if self.kind != "relative":
             return Dense(scaled_dot)
         return BiasedByDistance(DistanceBias([NEARBY[head % len(NEARBY)] for head in range(heads)]))
@@ -58,12 +58,12 @@ class TextEncoder(nn.Module):
     def forward(
         self, ids: Int[Tensor, "c t"], padding_mask: Bool[Tensor, "c t"], need_weights: bool = False
     ) -> tuple[Float[Tensor, "c t d"], list[Float[Tensor, "c h t t"]]]:
-        """A vector a token, and on request where each looked, layer by layer. `padding_mask` is True on padding.
+        """The vector of each token and, if `need_weights`, the attention weights of each layer.
 
-        ValueError for more than `max_tokens` tokens.
+        `padding_mask` is True on padding. ValueError for more than `max_tokens` tokens.
         """
         if ids.shape[1] > self.max_tokens:
-            raise ValueError(f"{ids.shape[1]} tokens are more than the {self.max_tokens} this encoder takes")
+            raise ValueError(f"{ids.shape[1]} tokens are more than the {self.max_tokens} that this encoder takes")
         x = self.embedding(ids)
         if self.positions is not None:
             x = x + self.positions(ids.shape[1])

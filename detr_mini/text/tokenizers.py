@@ -1,6 +1,6 @@
-"""Text split into tokens: characters, words, or subwords, each token with its span of characters.
+"""Tokenisers: text split into characters, words or subwords, each token with its span of characters.
 
-A kind is a class. All have `train(texts)`, `encode`, `decode`, `save`; a file says which kind it holds.
+Each kind is a class with `train(texts)`, `encode`, `decode`, `state` and `save`. A saved file records its kind.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from detr_mini.text.minilm import minilm_pieces
 
 SPECIAL = ("[PAD]", "[UNK]", "[BEGIN]", "[END]")
 PAD, UNKNOWN, BEGIN, END = range(len(SPECIAL))
-"""Ids that no text can make, whatever it says: a text that reads "[PAD]" is five characters, and no padding."""
+"""No text is encoded to these ids: the text "[PAD]" is five characters, not padding."""
 
 _WORDS = pre_tokenizers.Split(Regex(r"[\p{L}\p{M}\p{N}_]+|[^\p{L}\p{M}\p{N}_]"), "isolated")
-"""Words with their accents, composed or not; everything else, blanks too, one character at a time."""
+"""Words, including combining accents; any other character, blanks included, stands alone."""
 
 
 class TokenizerError(UserError):
-    """A tokeniser file or a text that cannot be used."""
+    """A tokeniser file or a text cannot be used."""
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """A text's tokens: ids, and the [begin, end) characters that each stands for, in order."""
+    """The tokens of a text: their ids, and the [begin, end) characters of each, in order."""
 
     ids: tuple[int, ...]
     spans: tuple[tuple[int, int], ...]
 
     def framed(self) -> Encoding:
-        """With [BEGIN] and [END] around it, which stand for no character."""
+        """With [BEGIN] and [END] around it, whose spans are empty."""
         last = self.spans[-1][1] if self.spans else 0
         return Encoding((BEGIN, *self.ids, END), ((0, 0), *self.spans, (last, last)))
 
 
 def lowered(text: str) -> str:
-    """`text` in lower case, character by character, so that spans of it are spans of the text as typed.
+    """`text` in lower case with the same number of characters, so that its spans are valid in `text`.
 
     Python's own lower case of "İ" has two characters.
     """
@@ -56,7 +56,7 @@ def lowered(text: str) -> str:
 
 
 class CharacterTokenizer:
-    """A token a character; characters that training has not seen fall apart into the bytes of their UTF-8 form."""
+    """One token per character. Characters that are unseen in training become one token per byte of UTF-8."""
 
     kind: ClassVar[str] = "characters"
 
@@ -67,14 +67,14 @@ class CharacterTokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], *, size: int = 4096) -> CharacterTokenizer:
-        """The most frequent characters, so many that the vocabulary has at most `size` entries."""
+        """The most frequent characters, for a vocabulary of at most `size` entries."""
         return cls(_most_frequent((c for text in texts for c in text), size - len(SPECIAL) - 256))
 
     def __len__(self) -> int:
         return len(SPECIAL) + 256 + len(self.characters)
 
     def encode(self, text: str) -> Encoding:
-        """Any Unicode text."""
+        """Encode any Unicode text."""
         ids, spans = [], []
         for place, character in enumerate(text):
             known = self._ids.get(character)
@@ -85,7 +85,7 @@ class CharacterTokenizer:
         return Encoding(tuple(ids), tuple(spans))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text again; special tokens say nothing."""
+        """The text of the tokens; special tokens are left out."""
         first, out = len(SPECIAL) + 256, bytearray()
         for token in ids:
             if token >= first:
@@ -94,15 +94,15 @@ class CharacterTokenizer:
                 out.append(token - len(SPECIAL))
         try:
             return out.decode("utf-8", "surrogatepass")
-        except UnicodeDecodeError:  # bytes of half a character
+        except UnicodeDecodeError:  # the bytes of an incomplete character
             return out.decode("utf-8", "replace")
 
     def state(self) -> dict[str, Any]:
-        """Plain values for `tokenizer_of`."""
+        """Plain values, for `tokenizer_of`."""
         return {"kind": self.kind, "characters": list(self.characters)}
 
     def save(self, path: str | Path) -> None:
-        """A JSON file for `load_tokenizer`."""
+        """Write a JSON file, for `load_tokenizer`."""
         _write(path, self.state())
 
     @classmethod
@@ -111,7 +111,7 @@ class CharacterTokenizer:
 
 
 class WordTokenizer:
-    """A token a word or a sign; words that training has not seen are all [UNK]. Blanks are no tokens."""
+    """One token per word or punctuation mark. Words that are unseen in training are [UNK]. Blanks are not tokens."""
 
     kind: ClassVar[str] = "words"
 
@@ -121,7 +121,7 @@ class WordTokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], *, size: int = 10_000) -> WordTokenizer:
-        """The most frequent words, so many that the vocabulary has at most `size` entries."""
+        """The most frequent words, for a vocabulary of at most `size` entries."""
         words = (word for text in texts for word, _ in _split(text) if not word.isspace())
         return cls(_most_frequent(words, size - len(SPECIAL)))
 
@@ -129,27 +129,27 @@ class WordTokenizer:
         return len(SPECIAL) + len(self.words)
 
     def encode(self, text: str) -> Encoding:
-        """Any Unicode text."""
+        """Encode any Unicode text."""
         parts = [(word, span) for word, span in _split(text) if not word.isspace()]
         return Encoding(tuple(self._ids.get(word, UNKNOWN) for word, _ in parts), tuple(span for _, span in parts))
 
     def unknown(self, text: str) -> list[str]:
-        """The words of a text that training has not seen, each once."""
+        """The words of a text that are unseen in training, each once."""
         words = (word for word, _ in _split(text) if not word.isspace())
         return [word for word in dict.fromkeys(words) if word not in self._ids]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The words with a blank between any two, [UNK] where one was unknown; other special tokens say nothing."""
+        """The words, separated by blanks, with [UNK] for unknown ones; other special tokens are left out."""
         known = [SPECIAL[UNKNOWN] if token == UNKNOWN else self.words[token - len(SPECIAL)]
                  for token in ids if token == UNKNOWN or token >= len(SPECIAL)]  # fmt: skip
         return " ".join(known)
 
     def state(self) -> dict[str, Any]:
-        """Plain values for `tokenizer_of`."""
+        """Plain values, for `tokenizer_of`."""
         return {"kind": self.kind, "words": list(self.words)}
 
     def save(self, path: str | Path) -> None:
-        """A JSON file for `load_tokenizer`."""
+        """Write a JSON file, for `load_tokenizer`."""
         _write(path, self.state())
 
     @classmethod
@@ -160,7 +160,7 @@ class WordTokenizer:
 class SubwordTokenizer:
     """Byte-level byte-pair encoding inside words (Sennrich et al. 2016; Radford et al. 2019), by `tokenizers`.
 
-    Blanks are tokens of their own: a token then never reaches over a word's edge, and a marked word is its own tokens.
+    Blanks are separate tokens, so no token crosses the border of a word, and a marked word has its own tokens.
     """
 
     kind: ClassVar[str] = "subwords"
@@ -170,7 +170,7 @@ class SubwordTokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], *, size: int = 4096) -> SubwordTokenizer:
-        """The most frequent pairs merged until the vocabulary has `size` entries or nothing occurs twice."""
+        """Merge the most frequent pairs until the vocabulary has `size` entries or no pair occurs twice."""
         tokenizer = cls._empty()
         trainer = trainers.BpeTrainer(
             vocab_size=size - len(SPECIAL),
@@ -194,41 +194,41 @@ class SubwordTokenizer:
         return len(SPECIAL) + int(self._tokenizer.get_vocab_size())
 
     def encode(self, text: str) -> Encoding:
-        """Any Unicode text (a lone surrogate is none: TokenizerError); all tokens of a character span it."""
+        """Encode any Unicode text; TokenizerError for a lone surrogate. All tokens of one character have its span."""
         _check_unicode(text)
         found = self._tokenizer.encode(text, add_special_tokens=False)
         return Encoding(tuple(len(SPECIAL) + token for token in found.ids), tuple(found.offsets))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text again; special tokens say nothing."""
+        """The text of the tokens; special tokens are left out."""
         own = [token - len(SPECIAL) for token in ids if token >= len(SPECIAL)]
         return str(self._tokenizer.decode(own, skip_special_tokens=False))
 
     def state(self) -> dict[str, Any]:
-        """Plain values for `tokenizer_of`."""
+        """Plain values, for `tokenizer_of`."""
         return {"kind": self.kind, "tokenizer": json.loads(self._tokenizer.to_str())}
 
     def save(self, path: str | Path) -> None:
-        """A JSON file for `load_tokenizer`."""
+        """Write a JSON file, for `load_tokenizer`."""
         _write(path, self.state())
 
     @classmethod
     def _of(cls, content: dict[str, Any]) -> SubwordTokenizer:
-        # only the vocabulary is the file's: other parts could pad a text to any length, or match it for ever
+        # only the vocabulary comes from the file: other parts could pad a text to any length, or never stop matching
         own = json.loads(cls._empty().to_str())
         return cls(Tokenizer.from_str(json.dumps({**own, "model": content["tokenizer"]["model"]})))
 
 
 class WordPieceTokenizer:
-    """The pieces of words that a pretrained encoder knows (Wu et al. 2016), accents and case dropped as BERT does.
+    """The word pieces of a pretrained encoder (Wu et al. 2016), without accents and case, as in BERT.
 
-    A word without pieces is [UNK]. Blanks and control characters are no tokens.
+    A word that cannot be split into pieces is [UNK]. Blanks and control characters are not tokens.
     """
 
     kind: ClassVar[str] = "pretrained"
 
     def __init__(self, pieces: Sequence[str]) -> None:
-        """`pieces` by id, a word's later ones with ## before them; the first four stand for `SPECIAL`."""
+        """`pieces` by id: ## marks those that continue a word, and the first four are `SPECIAL`."""
         if len(pieces) < len(SPECIAL) or pieces[UNKNOWN] != SPECIAL[UNKNOWN]:
             raise ValueError("its first pieces are not the special tokens")
         self.pieces = tuple(pieces)
@@ -239,14 +239,14 @@ class WordPieceTokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], *, weights: str = "packaged") -> WordPieceTokenizer:
-        """The vocabulary of all-MiniLM-L6-v2, learned long ago: `texts` are not read. `weights`: see `minilm`."""
+        """The published vocabulary of all-MiniLM-L6-v2; `texts` are not read. `weights`: see `minilm`."""
         return cls(minilm_pieces(weights))
 
     def __len__(self) -> int:
         return len(self.pieces)
 
     def encode(self, text: str) -> Encoding:
-        """Any Unicode text (a lone surrogate is none: TokenizerError). Dropped accents are of the piece before them."""
+        """Encode any Unicode text; TokenizerError for a lone surrogate. A span includes the accents after it."""
         _check_unicode(text)
         found = self._tokenizer.encode(text, add_special_tokens=False)
         spans = []
@@ -257,16 +257,16 @@ class WordPieceTokenizer:
         return Encoding(tuple(found.ids), tuple(spans))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Pieces as words, a blank between any two, [UNK] where one was unknown; other special tokens say nothing."""
+        """The words, separated by blanks, with [UNK] for unknown ones; other special tokens are left out."""
         known = [self.pieces[token] for token in ids if token == UNKNOWN or token >= len(SPECIAL)]
         return " ".join(known).replace(" ##", "")
 
     def state(self) -> dict[str, Any]:
-        """Plain values for `tokenizer_of`."""
+        """Plain values, for `tokenizer_of`."""
         return {"kind": self.kind, "pieces": list(self.pieces)}
 
     def save(self, path: str | Path) -> None:
-        """A JSON file for `load_tokenizer`."""
+        """Write a JSON file, for `load_tokenizer`."""
         _write(path, self.state())
 
     @classmethod
@@ -281,9 +281,9 @@ KINDS: dict[str, type[AnyTokenizer]] = {
 
 
 def load_tokenizer(path: str | Path, kind: str | None = None) -> AnyTokenizer:
-    """The tokeniser that `save` has written; `kind`: the only one that will do.
+    """The tokeniser that `save` wrote. `kind`: the expected kind, if any.
 
-    TokenizerError where there is no such file, where it is damaged, and where it holds another kind.
+    TokenizerError if the file is missing or damaged, or holds another kind.
     """
     path = Path(path)
     try:
@@ -291,15 +291,15 @@ def load_tokenizer(path: str | Path, kind: str | None = None) -> AnyTokenizer:
     except OSError as error:
         raise TokenizerError(f"{path}: {error.strerror}; give the file that a tokeniser was saved to") from None
     except ValueError:
-        raise TokenizerError(f"{path} is no tokeniser file, or it is damaged; train the tokeniser again") from None
+        raise TokenizerError(f"{path} is not a tokeniser file, or it is damaged; train the tokeniser again") from None
     return tokenizer_of(content, str(path), kind)
 
 
 def tokenizer_of(content: Any, where: str, kind: str | None = None) -> AnyTokenizer:
-    """The tokeniser of a file's (or a checkpoint's) `content`; `where` it stood, for the error."""
+    """The tokeniser of a file's or a checkpoint's `content`. `where`: its source, for the error message."""
     held = content.get("kind") if isinstance(content, dict) else None
     if held not in KINDS:
-        raise TokenizerError(f"{where} holds no tokeniser; the kinds are {', '.join(KINDS)}")
+        raise TokenizerError(f"{where} does not hold a tokeniser; the kinds are {', '.join(KINDS)}")
     if kind is not None and held != kind:
         raise TokenizerError(f"{where} holds a tokeniser of {held}, not of {kind}")
     try:
@@ -309,7 +309,7 @@ def tokenizer_of(content: Any, where: str, kind: str | None = None) -> AnyTokeni
 
 
 def pad(encodings: Sequence[Encoding]) -> tuple[Int[Tensor, "c t"], Bool[Tensor, "c t"]]:
-    """Ids side by side, and where they are padding (True)."""
+    """The ids of several texts as one tensor, and where it is padding (True)."""
     longest = max((len(e.ids) for e in encodings), default=0)
     ids = torch.full((len(encodings), longest), PAD)
     for row, encoding in enumerate(encodings):
@@ -318,7 +318,7 @@ def pad(encodings: Sequence[Encoding]) -> tuple[Int[Tensor, "c t"], Bool[Tensor,
 
 
 def tokens_of(encoding: Encoding, marked: Sequence[tuple[int, int]]) -> list[int]:
-    """The places of the tokens that share a character with any of the `marked` [begin, end) spans of the text."""
+    """The indices of the tokens that share a character with one of the `marked` [begin, end) spans of the text."""
     spans = zip(range(len(encoding.ids)), encoding.spans, strict=False)
     return [i for i, (begin, end) in spans if any(begin < last and end > first for first, last in marked)]
 
@@ -332,18 +332,18 @@ def _check_unicode(text: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise TokenizerError(f"the text holds half a character (a lone surrogate) at {error.start}: {text!r}") from None
+        raise TokenizerError(f"the text has a lone surrogate (half a character) at {error.start}: {text!r}") from None
 
 
-def _most_frequent(things: Iterable[str], count: int) -> list[str]:
-    ranked = sorted(Counter(things).items(), key=lambda item: (-item[1], item[0]))
-    return [thing for thing, _ in ranked[: max(count, 0)]]
+def _most_frequent(texts: Iterable[str], count: int) -> list[str]:
+    ranked = sorted(Counter(texts).items(), key=lambda item: (-item[1], item[0]))
+    return [text for text, _ in ranked[: max(count, 0)]]
 
 
-def _strings(things: Any) -> list[str]:
-    if not isinstance(things, list) or not all(isinstance(thing, str) for thing in things):
-        raise ValueError("its vocabulary is no list of texts")
-    return things
+def _strings(values: Any) -> list[str]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError("its vocabulary is not a list of strings")
+    return values
 
 
 def _write(path: str | Path, content: dict[str, Any]) -> None:

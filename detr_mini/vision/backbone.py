@@ -1,6 +1,6 @@
-"""Backbones by name: published networks of torchvision and timm, cut after the deepest stride that is asked for.
+"""Backbones: published networks of torchvision and timm, cut after the deepest requested stride.
 
-All give an image in a padded batch what they give it alone (`PaddingGuard`).
+An image has the same features in a padded batch as alone (`PaddingGuard`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LITE_MEAN, LITE_STD = (127 / 255,) * 3, (128 / 255,) * 3
 
 
 class Tap(NamedTuple):
-    """Where features are taken: after `stage`."""
+    """A stage after which features can be taken."""
 
     stage: str
     stride: int
@@ -36,10 +36,10 @@ class Tap(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """Stages run one after the other; features are taken after some of them.
+    """A sequence of stages, with features taken after some of them.
 
-    `strides` and `channels` of what comes out run fine to coarse; `mean` and `std` are the normalisation of images in
-    [0, 1] that the network expects.
+    `strides` and `channels` describe the features, from fine to coarse. `mean` and `std` are the normalisation that the
+    network expects, for images in [0, 1].
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Backbone(nn.Module):
         std: tuple[float, float, float],
         frozen_stride: int = 0,
     ) -> None:
-        """Stages after the deepest of `strides` are dropped; those up to `frozen_stride` (0: none) do not learn."""
+        """Stages after the deepest of `strides` are dropped. Stages up to `frozen_stride` (0: none) are not trained."""
         super().__init__()
         offered = {tap.stride: tap for tap in taps}
         unknown = [stride for stride in strides if stride not in offered]
@@ -76,9 +76,9 @@ class Backbone(nn.Module):
     def forward(
         self, images: Float[Tensor, "b 3 h w"], padding_mask: Bool[Tensor, "b h w"] | None = None
     ) -> list[Features]:
-        """Features at `strides`, zero on padding. Height and width must be multiples of the largest stride.
+        """The features at `strides`, zero on padding. Height and width must be multiples of the largest stride.
 
-        `padding_mask` is True on padding, None where nothing is padded.
+        `padding_mask` is True on padding, or None without padding.
         """
         features = []
         with self._guard.guarding(padding_mask):
@@ -104,7 +104,7 @@ def resnet(
 
     `weights`: published (ImageNet, torchvision's IMAGENET1K_V1, downloaded once) or none. `frozen_norm`: batch norms
     keep their statistics, weight and bias. `dilation`: the last stage keeps stride 16 and dilates its kernels (DC5,
-    depth 50 and above; Carion et al. 2020). ConfigError, or CheckpointError where the weights cannot be had.
+    depth 50 and above; Carion et al. 2020). CheckpointError if the weights cannot be downloaded.
     """
     if depth not in (18, 34, 50, 101):
         raise ConfigError(f"backbone.depth is {depth}; choose one of 18, 34, 50, 101")
@@ -123,7 +123,7 @@ def resnet(
             Tap("layer1", 4, 64 * wide),
             Tap("layer2", 8, 128 * wide),
             Tap("layer3", 16, 256 * wide),
-            Tap("layer4", 16 if dilation else 32, 512 * wide),  # with dilation the deeper of the two at 16
+            Tap("layer4", 16 if dilation else 32, 512 * wide),  # with dilation, this deeper one replaces layer3
         ],
         strides=strides,
         mean=IMAGENET_MEAN,
@@ -169,9 +169,9 @@ def efficientnet_lite0(
 ) -> Backbone:
     """EfficientNet-Lite0 (Google 2020), through timm.
 
-    `weights`: packaged (ImageNet, inside a package of the extra `pretrained`: no network needed), published (timm's,
-    downloaded once) or none. `frozen_depthwise`: kernels that filter each channel by itself do not learn: 2 % of the
-    weights, a third of the backward pass on a CPU. The other settings are those of `resnet`.
+    `weights`: packaged (ImageNet, from a package of the extra `pretrained`, without network access), published (timm's,
+    downloaded once) or none. `frozen_depthwise`: depthwise kernels are not trained. They are 2 % of the weights, and a
+    third of the backward pass on a CPU. The other settings are those of `resnet`.
     """
     _check_weights("efficientnet_lite0", weights, ("packaged", "published", "none"))
     network = lite0_classifier(str(weights))
@@ -214,7 +214,7 @@ def lite0_classifier(weights: str) -> nn.Module:
 
 
 def freeze_norm(network: nn.Module) -> None:
-    """Put a FrozenBatchNorm2d with the same numbers and the same epsilon in the place of every batch norm."""
+    """Replace every batch norm by a FrozenBatchNorm2d with the same parameters and epsilon."""
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.BatchNorm2d):
@@ -238,9 +238,9 @@ def _torchvision(name: str, weights: str | None, settings: Mapping[str, list[boo
 
 def _check_weights(name: str, weights: str | None, known: Sequence[str]) -> None:
     if weights not in known:
-        said = "not set" if weights is None else f"'{weights}'"
+        value = "not set" if weights is None else f"'{weights}'"
         raise ConfigError(
-            f"backbone.weights of {name} is {said}; choose one of {', '.join(known)} (published: ImageNet weights, "
+            f"backbone.weights of {name} is {value}; choose one of {', '.join(known)} (published: ImageNet weights, "
             "downloaded once; none: random weights)"
         )
 
@@ -268,7 +268,7 @@ def _packaged_file() -> Path:
 
 
 def _load_by_order(network: nn.Module, file: Path) -> None:
-    """The file has the network's tensors in the network's order, under other names."""
+    """Load a file that has the network's tensors in the same order, under other names."""
     own, given = network.state_dict(), load_weights(file)
     shapes = [tuple(tensor.shape) for tensor in given.values()]
     if shapes != [tuple(tensor.shape) for tensor in own.values()]:

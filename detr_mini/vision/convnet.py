@@ -1,7 +1,7 @@
-"""A small convolutional network for training from scratch, made for speed on a CPU.
+"""A small convolutional network for training from scratch, designed for speed on a CPU.
 
-No activation is normalised: weights are standardised instead (Qiao et al. 2019, with the gain of Brock et al. 2021,
-"Characterizing signal propagation", eq. 2-3), so an image's features depend on no other image of the batch.
+Weights are standardised instead of activations (Qiao et al. 2019, with the gain of Brock et al. 2021, "Characterizing
+signal propagation", eq. 2-3). So an image's features do not depend on the other images of the batch.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ class StandardisedConv(nn.Conv2d):
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1) -> None:
         super().__init__(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
         self.gain = nn.Parameter(torch.ones(outputs, 1, 1, 1))
-        # the scale means nothing to the output, but a step of the optimizer is measured against it
+        # the output does not depend on this scale, but the relative size of an optimizer step does
         nn.init.normal_(self.weight, std=self.weight[0].numel() ** -0.5)
         nn.init.zeros_(self.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d hh ww"]:
         outputs, inputs, height, width = self.weight.shape
-        rows = self.weight.permute(0, 2, 3, 1).flatten(1)  # a kernel a row; no copy in channels_last
+        rows = self.weight.permute(0, 2, 3, 1).flatten(1)  # one kernel per row; no copy in channels_last
         fan_in = rows.shape[1]
-        # a row of mean 0 and variance 1 is what layer norm makes, four times faster than by hand
+        # layer norm gives each row mean 0 and variance 1, four times faster than separate operations
         rows = functional.layer_norm(rows, (fan_in,), eps=1e-6 / fan_in) * (self.gain.flatten(1) * fan_in**-0.5)
         weight = rows.view(outputs, height, width, inputs).permute(0, 3, 1, 2)
         return functional.conv2d(x, weight, self.bias, self.stride, self.padding)
 
 
 class ResidualBlock(nn.Module):
-    """x + scale * conv(relu(conv(relu(x)))): pre-activation (He et al. 2016), the branch's scale learned from 0.2."""
+    """x + scale * conv(relu(conv(relu(x)))): pre-activation (He et al. 2016), with a learned scale, at first 0.2."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -58,9 +58,9 @@ class ResidualBlock(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """Features at strides 2, 4, 8, 16, ... with `channels` and `blocks` residual blocks at each.
+    """Features at strides 2, 4, 8, 16, ..., with `channels` and `blocks` (the number of residual blocks) for each.
 
-    `mean` and `std` are the normalisation of images in [0, 1] that the network expects.
+    `mean` and `std` are the normalisation that the network expects, for images in [0, 1].
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class ConvNet(nn.Module):
         self.channels = tuple(channels)
         self.strides = tuple(2 * 2**level for level in range(len(channels)))
         self.mean, self.std = tuple(mean), tuple(std)
-        inputs = 12  # pixel-unshuffle by 2: four pixels of three colours
+        inputs = 12  # pixel-unshuffle by 2: four pixels with three colours
         self.downsample = nn.ModuleList()
         self.blocks = nn.ModuleList()
         for stride, width, depth in zip(self.strides, channels, blocks, strict=True):

@@ -1,8 +1,8 @@
-"""EfficientNet's convolutions sooner on a CPU: the same numbers, computed another way (times in docs/results.md).
+"""EfficientNet's convolutions, faster on a CPU: the same results, computed differently (times in docs/results.md).
 
-A frozen norm behind a convolution is a factor on its kernel and a shift, so that nothing is left to do for it on the
-feature map. And in bfloat16 a CPU's library is slow at two gradients of depthwise convolutions, that of the image with
-stride 2 and that of a 5x5 kernel: they are put together from others, which are ten times faster.
+A frozen norm after a convolution becomes a factor on its kernel and a shift, and costs nothing on the feature map. In
+bfloat16 on a CPU, torch is slow at two gradients of depthwise convolutions: that of the image with stride 2, and that
+of a 5x5 kernel. They are composed of other gradients, which are ten times faster.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.nn import functional
 
 
 def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros before and behind, so that ceil(side / stride) places come out (TensorFlow's "same": more behind)."""
+    """Zeros before and after, for ceil(side / stride) outputs (TensorFlow's "same" padding; an odd zero goes after)."""
     zeros = max((-(-side // stride) - 1) * stride + kernel - side, 0)
     return zeros // 2, zeros - zeros // 2
 
@@ -27,7 +27,7 @@ def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
 def depthwise(
     x: Float[Tensor, "b c h w"], weight: Float[Tensor, "c 1 k k"], bias: Float[Tensor, "c"] | None, stride: int
 ) -> Float[Tensor, "b c h2 w2"]:
-    """`depthwise_plain` in the form that is faster here: by parts where a CPU trains in bfloat16."""
+    """`depthwise_plain`, or `depthwise_by_parts` where that is faster: for training in bfloat16 on a CPU."""
     if x.device.type == "cpu" and torch.is_grad_enabled():
         if torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
@@ -40,7 +40,7 @@ def depthwise(
 def depthwise_plain(
     x: Float[Tensor, "b c h w"], weight: Float[Tensor, "c 1 k k"], bias: Float[Tensor, "c"] | None, stride: int
 ) -> Float[Tensor, "b c h2 w2"]:
-    """A convolution of each channel by itself, odd kernel, "same" padding."""
+    """A depthwise convolution (each channel by itself) with an odd kernel and "same" padding."""
     if stride == 1:
         return functional.conv2d(x, weight, bias, padding=weight.shape[2] // 2, groups=x.shape[1])
     top, bottom = same_padding(x.shape[2], weight.shape[2], stride)
@@ -52,20 +52,20 @@ def depthwise_plain(
 def depthwise_by_parts(
     x: Float[Tensor, "b c h w"], weight: Float[Tensor, "c 1 k k"], bias: Float[Tensor, "c"] | None, stride: int
 ) -> Float[Tensor, "b c h2 w2"]:
-    """`depthwise_plain` for kernels 3x3 and 5x5 and stride 1 and 2, its gradients put together from fast ones."""
+    """`depthwise_plain` for 3x3 and 5x5 kernels and strides 1 and 2, with gradients composed of fast ones."""
     y: Tensor = _ByParts.apply(x, weight, bias, stride)
     return y
 
 
 class _ByParts(torch.autograd.Function):
-    """torch's own forward; gradients by `image_gradient` and `kernel_gradient`."""
+    """torch's forward pass, and gradients by `image_gradient` and `kernel_gradient`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
         kernel = weight.shape[2]
         padding, given = kernel // 2, x
         if stride == 2:
-            # of a 5x5 kernel one row and column more, which the kernel's gradient looks at in passing
+            # a 5x5 kernel needs one more row and column, which its gradient touches
             more = kernel // 5
             top, bottom = same_padding(x.shape[2], kernel, 2)
             left, right = same_padding(x.shape[3], kernel, 2)
@@ -88,14 +88,15 @@ class _ByParts(torch.autograd.Function):
 def image_gradient(
     gradient: Float[Tensor, "b c h2 w2"], weight: Float[Tensor, "c 1 k k"], size: tuple[int, int], stride: int
 ) -> Float[Tensor, "b c h w"]:
-    """Of images of `size`: that of stride 2 is that of stride 1, with zeros in every other row and column."""
+    """The gradient of an image of `size`. For stride 2 it is that of stride 1, with zeros in every other row and column
+    of `gradient`."""
     kernel, whole = weight.shape[2], gradient
     if stride == 2:
         shape = (*gradient.shape[:2], *size)
         whole = torch.empty(shape, dtype=gradient.dtype, memory_format=_layout(gradient)).zero_()
         top, left = (kernel // 2 - same_padding(side, kernel, 2)[0] for side in size)
         whole[:, :, top::2, left::2] = gradient
-    # what the images were does not matter to it: anything of their shape will do
+    # this gradient does not depend on the image, so any tensor of its shape will do
     found: Tensor = _torch_gradients(whole, whole, weight, 1, kernel // 2, [True, False, False])[0]
     return found
 
@@ -103,10 +104,11 @@ def image_gradient(
 def kernel_gradient(
     gradient: Float[Tensor, "b c h2 w2"], x: Float[Tensor, "b c h w"], weight: Float[Tensor, "c 1 k k"], stride: int
 ) -> Float[Tensor, "c 1 k k"]:
-    """Of a kernel on `x`, which is padded where the stride is 2. That of 5x5 is four of 3x3 and stride 1.
+    """The gradient of a kernel on `x`, which is already padded for stride 2.
 
-    With stride 1 one for each corner of the kernel, with stride 2 one each for its even and odd rows and columns, on
-    as many parts of the image: row a + s i of the kernel meets row y of the output in row a + s (y + i) of the image.
+    For a 5x5 kernel it consists of four 3x3 gradients with stride 1: one for each corner of the kernel with stride 1,
+    or one for each combination of even and odd rows and columns with stride 2. Each uses its own part of the image,
+    since row a + s i of the kernel meets row y of the output at row a + s (y + i) of the image.
     """
     if weight.shape[2] == 3:
         return _of_kernel(gradient, x, weight, stride, 2 - stride)
@@ -131,7 +133,7 @@ def _of_kernel(gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding
 def _torch_gradients(
     gradient: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, wanted: list[bool]
 ) -> tuple[Any, ...]:
-    """torch's own: of image, kernel and bias, those that are wanted."""
+    """torch's gradients of image, kernel and bias, those that are `wanted`."""
     settings = [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], x.shape[1]
     found: tuple[Any, ...] = torch.ops.aten.convolution_backward(gradient, x, weight, None, *settings, wanted)
     return found
@@ -143,13 +145,13 @@ def _layout(x: Tensor) -> torch.memory_format:
 
 
 class FoldedConv(nn.Conv2d):
-    """A convolution and the frozen norm behind it in one: s (w * x) + t = (s w) * x + t.
+    """A convolution together with the frozen norm after it: s (w * x) + t = (s w) * x + t.
 
-    The kernel learns as before; the norm stays where it was, for its name in checkpoints (`FoldedNorm`).
+    The kernel is trained as before. The norm stays in its place, to keep its name in checkpoints (`FoldedNorm`).
     """
 
     def __init__(self, conv: nn.Conv2d, norm: FoldedNorm, same: bool) -> None:
-        """`same`: "same" padding, whatever `conv.padding` says."""
+        """`same`: use "same" padding instead of `conv.padding`."""
         super().__init__(
             conv.in_channels,
             conv.out_channels,
@@ -161,7 +163,7 @@ class FoldedConv(nn.Conv2d):
             device="meta",
         )
         self.weight, self.same = conv.weight, same
-        self._norm = (norm,)  # in a tuple it is no part of this module
+        self._norm = (norm,)  # in a tuple, it is not registered as a submodule
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
         scale, shift = self._norm[0].scale_and_shift()
@@ -175,7 +177,7 @@ class FoldedConv(nn.Conv2d):
 
 
 class FoldedNorm(nn.Module):
-    """A frozen norm whose work a `FoldedConv` does; what is left of it is the activation."""
+    """A frozen norm that a `FoldedConv` applies. Only its activation is left here."""
 
     weight: Tensor
     bias: Tensor
@@ -183,7 +185,7 @@ class FoldedNorm(nn.Module):
     running_var: Tensor
 
     def __init__(self, norm: nn.Module) -> None:
-        """`norm`: timm's FrozenBatchNormAct2d; its buffers keep their names."""
+        """`norm`: timm's FrozenBatchNormAct2d. Its buffers keep their names."""
         super().__init__()
         for name, buffer in norm.named_buffers(recurse=False):
             self.register_buffer(name, buffer)
@@ -191,7 +193,7 @@ class FoldedNorm(nn.Module):
         self.act: Callable[[Tensor], Tensor] = norm.act  # type: ignore[assignment]
 
     def scale_and_shift(self) -> tuple[Float[Tensor, "c"], Float[Tensor, "c"]]:
-        """s and t of y = s x + t."""
+        """s and t in y = s x + t."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale
 
@@ -200,10 +202,10 @@ class FoldedNorm(nn.Module):
 
 
 def fold_frozen_norms(network: nn.Module) -> None:
-    """Make one of each convolution and the frozen norm behind it, in place. The names of all weights stay.
+    """Fold each frozen norm into the convolution before it, in place. The names of all weights stay.
 
-    For networks whose modules list a convolution right before its norm, with square kernels of odd size, undilated, all
-    or one channel at a time: timm's EfficientNets.
+    For networks that list a convolution right before its norm, with square, odd, undilated kernels over all channels or
+    one: timm's EfficientNets.
     """
     from timm.layers import Conv2dSame, FrozenBatchNormAct2d
 

@@ -1,4 +1,4 @@
-"""What a backbone returns for each stride."""
+"""The output of a backbone at one stride."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Features:
-    """A feature map, which of its cells are padding (None: none is), and how many pixels a cell is wide."""
+    """A feature map, which of its cells are padding (None: none), and the width of a cell in pixels."""
 
     tensor: Float[Tensor, "b c h w"]
     padding_mask: Bool[Tensor, "b h w"] | None

@@ -1,7 +1,7 @@
-"""Padding must not leak: an image in a padded batch gets exactly what it gets alone.
+"""Padding must not leak: an image has exactly the same features in a padded batch as alone.
 
-Beyond the border of an image that stands alone a convolution sees zeros. `PaddingGuard` shows it the same zeros on
-padding, in a network that knows nothing of padding.
+Without padding, a convolution sees zeros beyond the border of an image. `PaddingGuard` puts the same zeros on padding,
+in a network that was written without padding in mind.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch.nn import functional
 
 
 def cells_on_padding(padding_mask: Bool[Tensor, "b h w"], stride: int) -> Bool[Tensor, "b hh ww"]:
-    """Which cells of a map with this stride are padding: those whose pixels all are.
+    """Which cells of a map with this stride are padding: those with only padding pixels.
 
-    So every image keeps at least one visible cell. Height and width must be multiples of `stride`.
+    So every image has at least one visible cell. Height and width must be multiples of `stride`.
     """
-    while stride % 2 == 0:  # halving is vectorised, and torch's own `all` over a short axis is not
+    while stride % 2 == 0:  # halving is vectorised; torch's `all` over a short axis is not
         padding_mask = padding_mask[:, ::2] & padding_mask[:, 1::2]
         padding_mask = padding_mask[:, :, ::2] & padding_mask[:, :, 1::2]
         stride //= 2
@@ -31,17 +31,17 @@ def cells_on_padding(padding_mask: Bool[Tensor, "b h w"], stride: int) -> Bool[T
 
 
 def hide(x: Float[Tensor, "b c h w"], padding_mask: Bool[Tensor, "b h w"] | None) -> Float[Tensor, "b c h w"]:
-    """Zeros on padding, as a convolution sees them beyond the border of an image that stands alone.
+    """`x` with zeros on padding, as beyond the border of an image without padding.
 
-    In the layout that `x` has: masked_fill would give up channels_last, and all that follows its speed.
+    The memory layout of `x` stays. masked_fill would lose channels_last, and slow down all that follows.
     """
     return x if padding_mask is None else torch.where(padding_mask[:, None], 0.0, x)
 
 
 def border_cells(padding: Bool[Tensor, "b h w"], reach: int) -> Int[Tensor, "n"]:
-    """Flat indices into (b, h, w) of the padding within `reach` cells of something visible.
+    """Flat indices into (b, h, w) of the padding within `reach` cells of a visible cell.
 
-    All that a kernel of width 2 `reach` + 1 on a visible cell can see of the padding.
+    It is all padding that a kernel of width 2 `reach` + 1 on a visible cell covers.
     """
     visible = (~padding).float()[:, None]
     near = functional.max_pool2d(visible, 2 * reach + 1, stride=1, padding=reach)[:, 0] > 0
@@ -49,10 +49,10 @@ def border_cells(padding: Bool[Tensor, "b h w"], reach: int) -> Int[Tensor, "n"]
 
 
 class _ClearCells(torch.autograd.Function):
-    """Zeros in some cells of a channels-last map, in place, and in the same cells of its gradient.
+    """Set some cells of a channels-last map to zero in place, and the same cells of its gradient.
 
-    In place although the map may be what an earlier layer keeps for its own gradient: those cells are padding, where
-    every gradient is zero, so no other gradient changes. Autograd is not told of the write, since it would refuse it.
+    An earlier layer may keep this map for its gradient. Writing to it is safe: the cells are padding, where every
+    gradient is zero, so no other gradient changes. The write goes past autograd, which would refuse it.
     """
 
     @staticmethod
@@ -73,18 +73,18 @@ def _clear(x: Tensor, cells: Tensor) -> Tensor:
 
 
 class PaddingGuard:
-    """Hides the padding from every layer of a network that looks further than its own cell.
+    """Hides the padding from every layer of a network that looks beyond its own cell.
 
-    Convolutions with a kernel above 1 and poolings get zeros there (a max pooling must follow a ReLU: zero is then as
-    low as the border's minus infinity); global average pooling counts visible cells only. Layers find their mask by the
-    size of what they are given, so the canvas must be a multiple of the network's stride. Batch norms that still learn
-    their statistics count padding too: freeze them, or train on images of one size.
+    Convolutions with a kernel above 1 and max poolings see zeros on padding. A max pooling must follow a ReLU, so that
+    zero is the lowest value. Global average pooling counts visible cells only. A layer finds its mask by the size of
+    its input, so the padded size must be a multiple of the network's stride. Batch norms that update their statistics
+    count padding, too: freeze them, or train on images of one size.
 
-    A convolution of a channels-last map needs zeros only as far as its kernel reaches from a visible cell. Those are
-    written in place, since a pass over the whole map at every layer would double a backbone's time on a CPU. What
-    lies further out is never read by anything visible, and `hide` clears it at the end.
+    A convolution of a channels-last map needs zeros only within reach of its kernel from a visible cell. They are
+    written in place, since a pass over the whole map at every layer would double a backbone's time on a CPU. No visible
+    cell reads the padding further out, and `hide` clears it at the end.
 
-    The mask is kept here during a forward pass: one network serves one thread at a time.
+    The mask is stored here during a forward pass, so only one thread at a time can use the network.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -92,7 +92,7 @@ class PaddingGuard:
         self._borders: dict[tuple[int, int, int], Int[Tensor, "n"]] = {}
         self._padding_mask: Bool[Tensor, "b h w"] | None = None
         self._entered = False
-        # bound methods, so that a deep copy of the network comes with a guard of its own
+        # bound methods, so that a deep copy of the network gets its own guard
         for layer in network.modules():
             if isinstance(layer, nn.AdaptiveAvgPool2d):
                 layer.register_forward_hook(self._average_visible)
@@ -103,7 +103,7 @@ class PaddingGuard:
 
     @contextmanager
     def guarding(self, padding_mask: Bool[Tensor, "b h w"] | None) -> Iterator[None]:
-        """Within it, the network's input is padded where `padding_mask` says; None guards nothing and costs nothing."""
+        """Inside it, the network's input is padding where `padding_mask` is True. None costs nothing."""
         self._padding_mask = padding_mask
         try:
             yield
@@ -112,7 +112,7 @@ class PaddingGuard:
             self._masks, self._borders = {}, {}
 
     def cells(self, height: int, width: int) -> Bool[Tensor, "b {height} {width}"] | None:
-        """Which cells of a map of this size are padding, while guarding."""
+        """Which cells of a map of this size are padding; None without a mask."""
         mask = self._padding_mask
         if mask is None:
             return None
@@ -127,7 +127,7 @@ class PaddingGuard:
         return self._masks[height, width]
 
     def hide(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Zeros on padding."""
+        """`x` with zeros on padding."""
         return hide(x, self.cells(*x.shape[-2:]))
 
     def _hide(self, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -137,10 +137,10 @@ class PaddingGuard:
         if self._padding_mask is None:
             return None
         x, own = args[0], self._entered
-        self._entered = True  # the network's input is the caller's: never written to
+        self._entered = True  # the network's input belongs to the caller and is never written to
         if not own or torch.compiler.is_compiling() or not x.permute(0, 2, 3, 1).is_contiguous():
             return (self.hide(x), *args[1:])
-        # with a stride, the window of the last visible cell may begin at its own pixel
+        # with a stride, a window may begin at the last visible cell and extend a whole kernel beyond it
         reach = max(d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
         key = (x.shape[2], x.shape[3], reach)
         if key not in self._borders:

@@ -1,4 +1,4 @@
-"""From coarse to fine: features of the deepest stride, brought to a finer one with that level's detail added."""
+"""A feature pyramid: coarse features are upsampled step by step, and finer features of the backbone are added."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from detr_mini.vision.padding import hide
 
 
 class TopDown(nn.Module):
-    """Each level: nearest upsampling, plus a 1x1 lateral of the backbone's features, plus one residual 3x3 (FPN's idea,
-    Lin et al. 2017). Nearest, not bilinear, so that no value crosses the border between image and padding."""
+    """Each level: nearest upsampling, plus a 1x1 convolution of the backbone's features, plus a residual 3x3.
+
+    The idea is FPN's (Lin et al. 2017). With nearest, not bilinear upsampling, no value crosses the border of padding.
+    """
 
     def __init__(self, channels: Sequence[int], dim: int) -> None:
-        """`channels` of the laterals, fine to coarse, without the coarsest level, which comes in as `top`."""
+        """`channels` of the backbone's levels, fine to coarse, without the coarsest (`top` in `forward`)."""
         super().__init__()
         self.laterals = nn.ModuleList(nn.Conv2d(c, dim, 1) for c in channels)
         self.mixers = nn.ModuleList(StandardisedConv(dim, dim) for _ in channels)
 
     def forward(self, top: Float[Tensor, "b c h w"], finer: Sequence[Features]) -> Float[Tensor, "b c hh ww"]:
-        """`top` is zero on padding; `finer` runs fine to coarse. Gives the finest level."""
+        """The finest level. `top` must be zero on padding; `finer` runs from fine to coarse."""
         x = top
         for lateral, mixer, level in reversed(list(zip(self.laterals, self.mixers, finer, strict=True))):
             x = functional.interpolate(x, size=level.tensor.shape[-2:], mode="nearest") + lateral(level.tensor)

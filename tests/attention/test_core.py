@@ -1,4 +1,4 @@
-"""The set operator: its two forms are one, and what a set operator owes its user."""
+"""The set operator: its forms are equal, and it has the properties of an operator on sets."""
 
 from __future__ import annotations
 
@@ -44,22 +44,22 @@ def some_blocked(seed: int, *shape: int) -> Tensor:
 @KINDS
 @QUICK
 @given(SEEDS, COUNTS, st.integers(0, 6), st.sampled_from([None, (2, 3), (1, 1), (2, 1), ()]), st.booleans())
-def test_all_forms_are_one(
+def test_all_forms_give_the_same_result(
     kind: str, seed: int, m: int, n: int, blocked_batch: tuple[int, ...] | None, for_all_queries: bool
 ) -> None:
     query, key, value = sets(seed, m, n)
     blocked = None
     if blocked_batch is not None:
         blocked = some_blocked(seed, *blocked_batch, 1 if for_all_queries else m, n)
-    alike = SIMILARITIES[kind]
-    plain = attend_plain(query, key, value, blocked, alike)
-    torch.testing.assert_close(attend(query, key, value, blocked, 0.0, alike), plain, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(attend_small(query, key, value, blocked, alike), plain, rtol=1e-10, atol=1e-10)
+    function = SIMILARITIES[kind]
+    plain = attend_plain(query, key, value, blocked, function)
+    torch.testing.assert_close(attend(query, key, value, blocked, 0.0, function), plain, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(attend_small(query, key, value, blocked, function), plain, rtol=1e-10, atol=1e-10)
 
 
 @QUICK
 @given(SEEDS, COUNTS, COUNTS)
-def test_both_forms_have_one_gradient(seed: int, m: int, n: int) -> None:
+def test_both_forms_have_the_same_gradient(seed: int, m: int, n: int) -> None:
     inputs = [x.requires_grad_() for x in sets(seed, m, n)]
     blocked = some_blocked(seed, 2, 1, m, n)
     gradients = [
@@ -73,7 +73,7 @@ def test_both_forms_have_one_gradient(seed: int, m: int, n: int) -> None:
 @FORMS
 @QUICK
 @given(SEEDS, COUNTS, COUNTS)
-def test_the_order_of_keys_means_nothing_and_that_of_queries_is_kept(form: Form, seed: int, m: int, n: int) -> None:
+def test_the_order_of_keys_does_not_matter_and_that_of_queries_is_kept(form: Form, seed: int, m: int, n: int) -> None:
     query, key, value = sets(seed, m, n)
     blocked = some_blocked(seed, 2, 3, m, n)
     generator = torch.Generator().manual_seed(seed + 1)
@@ -86,7 +86,7 @@ def test_the_order_of_keys_means_nothing_and_that_of_queries_is_kept(form: Form,
 @FORMS
 @QUICK
 @given(SEEDS, COUNTS, COUNTS, COUNTS)
-def test_a_blocked_key_might_as_well_not_be_there(form: Form, seed: int, m: int, n: int, more: int) -> None:
+def test_a_blocked_key_has_no_effect(form: Form, seed: int, m: int, n: int, more: int) -> None:
     query, key, value = sets(seed, m, n)
     _, junk_key, junk_value = sets(seed + 1, m, more)
     blocked = torch.cat([torch.zeros(1, n, dtype=torch.bool), torch.ones(1, more, dtype=torch.bool)], -1)
@@ -97,7 +97,7 @@ def test_a_blocked_key_might_as_well_not_be_there(form: Form, seed: int, m: int,
 @FORMS
 @QUICK
 @given(SEEDS, COUNTS, COUNTS)
-def test_an_answer_lies_between_the_values(form: Form, seed: int, m: int, n: int) -> None:
+def test_the_result_lies_between_the_values(form: Form, seed: int, m: int, n: int) -> None:
     query, key, value = sets(seed, m, n)
     answer = form(query, key, value)
     assert (answer <= value.amax(-2, keepdim=True) + 1e-12).all()
@@ -146,7 +146,7 @@ def test_all_blocked_and_no_keys_give_zeros_and_zero_gradients(form: Form) -> No
 
 
 @FORMS
-def test_no_queries_give_no_answers(form: Form) -> None:
+def test_no_queries_give_an_empty_result(form: Form) -> None:
     query, key, value = sets(0, 0, 4)
     assert form(query, key, value, torch.zeros(1, 4, dtype=torch.bool)).shape == (2, 3, 0, 5)
 
@@ -154,10 +154,10 @@ def test_no_queries_give_no_answers(form: Form) -> None:
 @KINDS
 @FORMS
 @pytest.mark.parametrize("blocked", [None, torch.tensor([[False, True, False], [True, True, True]])])
-def test_gradients_are_those_of_finite_differences(form: Form, blocked: Tensor | None, kind: str) -> None:
+def test_gradients_equal_finite_differences(form: Form, blocked: Tensor | None, kind: str) -> None:
     inputs = tuple(x.requires_grad_() for x in sets(0, 2, 3, batch=(1,), c=2, d=2))
-    alike = SIMILARITIES[kind]
-    assert torch.autograd.gradcheck(lambda q, k, v: form(q, k, v, blocked, similarity=alike), inputs)
+    function = SIMILARITIES[kind]
+    assert torch.autograd.gradcheck(lambda q, k, v: form(q, k, v, blocked, similarity=function), inputs)
 
 
 @KINDS
@@ -178,7 +178,7 @@ def test_large_numbers_stay_finite_in_every_precision(form: Form, dtype: torch.d
     assert all(x.grad is not None and torch.isfinite(x.grad).all() for x in inputs)
 
 
-def test_similarities_are_float32_at_least() -> None:
+def test_similarities_are_computed_in_float32_at_least() -> None:
     query, key, _ = (x.half() for x in sets(0, 2, 3))
     assert similarities(query, key).dtype == torch.float32
     assert similarities(*sets(0, 2, 3)[:2]).dtype == torch.float64
@@ -186,7 +186,7 @@ def test_similarities_are_float32_at_least() -> None:
 
 @QUICK
 @given(SEEDS, COUNTS, COUNTS)
-def test_each_similarity_is_its_formula(seed: int, m: int, n: int) -> None:
+def test_each_similarity_equals_its_formula(seed: int, m: int, n: int) -> None:
     query, key, _ = sets(seed, m, n, c=4)
     product = torch.einsum("...mc,...nc->...mn", query, key)
     lengths = query.norm(dim=-1)[..., :, None] * key.norm(dim=-1)[..., None, :]
@@ -201,19 +201,19 @@ def test_each_similarity_is_its_formula(seed: int, m: int, n: int) -> None:
 
 
 @KINDS
-def test_a_vector_of_zeros_is_like_nothing_and_has_finite_gradients(kind: str) -> None:
+def test_a_zero_vector_has_similarity_zero_and_finite_gradients(kind: str) -> None:
     query, key, _ = sets(0, 2, 3)
     query, key = query.mul_(0).requires_grad_(), key.requires_grad_()
-    alike = similarities(query, key, SIMILARITIES[kind])
-    assert not alike.any()
-    alike.exp().sum().backward()
+    zeros = similarities(query, key, SIMILARITIES[kind])
+    assert not zeros.any()
+    zeros.exp().sum().backward()
     assert query.grad is not None
     assert torch.isfinite(query.grad).all()
 
 
 @pytest.mark.parametrize("kind", ["scaled_dot", "dot"])
 @FORMS
-def test_a_key_far_closer_than_all_others_gives_its_value(form: Form, kind: str) -> None:
+def test_a_key_much_more_similar_than_all_others_gives_its_value(form: Form, kind: str) -> None:
     query, key, value = sets(0, 1, 6)
     key = key - (key * query).sum(-1, keepdim=True) * query / query.square().sum(
         -1, keepdim=True
@@ -225,14 +225,14 @@ def test_a_key_far_closer_than_all_others_gives_its_value(form: Form, kind: str)
 
 @QUICK
 @given(SEEDS, st.floats(0.01, 100), st.floats(0.01, 100))
-def test_a_cosine_knows_no_lengths(seed: int, a: float, b: float) -> None:
+def test_the_lengths_of_vectors_do_not_change_a_cosine(seed: int, a: float, b: float) -> None:
     query, key, _ = sets(seed, 3, 4)
     for mine, scaled in zip(cosine(query, key), cosine(a * query, b * key), strict=True):
         torch.testing.assert_close(scaled, mine)
 
 
 @FORMS
-def test_shapes_that_do_not_fit_name_both_and_the_rule(form: Form) -> None:
+def test_an_error_about_shapes_names_both_shapes_and_the_rule(form: Form) -> None:
     query, key, value = sets(0, 3, 4)
     jaxtyping.config.update("jaxtyping_disable", True)  # what a user without the checker sees
     try:
@@ -244,7 +244,7 @@ def test_shapes_that_do_not_fit_name_both_and_the_rule(form: Form) -> None:
         jaxtyping.config.update("jaxtyping_disable", False)
 
 
-def test_dropout_drops_whole_weights_by_torchs_random_state() -> None:
+def test_dropout_drops_whole_weights_and_follows_torchs_seed() -> None:
     query, key, _ = sets(0, 200, 4, batch=(1,))
     value = torch.eye(4, dtype=torch.float64)[None]  # so that the answer is the row of weights
     torch.manual_seed(0)

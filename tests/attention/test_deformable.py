@@ -1,4 +1,4 @@
-"""Deformable attention: `transformers`' own layer is the yardstick."""
+"""Deformable attention equals the layer of transformers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def theirs(dim: int, heads: int, points: int) -> torch.nn.Module:
 
 @pytest.mark.parametrize("numbers", [2, 4])
 @pytest.mark.parametrize("padded", [False, True])
-def test_equals_transformers_layer_with_the_same_weights(numbers: int, padded: bool) -> None:
+def test_it_equals_transformers_layer_with_the_same_weights(numbers: int, padded: bool) -> None:
     torch.manual_seed(0)
     other = theirs(16, 4, 3)
     ours = DeformableAttention(16, 4, levels=2, points=3).double()
@@ -72,7 +72,7 @@ def test_gradients_reach_places_weights_and_values() -> None:
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_levels_that_do_not_fit_are_refused() -> None:
+def test_a_wrong_number_of_levels_is_refused() -> None:
     layer = DeformableAttention(8, 2, levels=2)
     with pytest.raises(ValueError, match="1 maps and 2 references for 2 levels"):
         layer(torch.randn(1, 3, 8), torch.rand(1, 3, 2, 2), [torch.randn(1, 8, 4, 4)])

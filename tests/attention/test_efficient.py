@@ -1,4 +1,4 @@
-"""The cheaper kinds: what each owes to the dense one, and padding that stays out of all of them."""
+"""The cheaper kinds equal dense attention where they should, and padding changes none of them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def padding(seed: int, n: int) -> Tensor:
 
 @QUICK
 @given(SEEDS, st.integers(1, 40), st.integers(1, 12), st.integers(0, 5), st.booleans())
-def test_windows_equal_dense_attention_that_may_not_look_further(
+def test_windows_equal_dense_attention_with_a_window_mask(
     seed: int, n: int, window: int, global_tokens: int, padded: bool
 ) -> None:
     query, key, value = heads(seed, n)
@@ -50,7 +50,7 @@ def test_windows_equal_dense_attention_that_may_not_look_further(
 
 @QUICK
 @given(SEEDS, st.integers(1, 9), st.integers(1, 9), st.integers(1, 4), st.booleans())
-def test_windows_of_a_map_reach_over_rows_and_columns(seed: int, h: int, w: int, window: int, padded: bool) -> None:
+def test_windows_on_a_map_cover_rows_and_columns(seed: int, h: int, w: int, window: int, padded: bool) -> None:
     query, key, value = heads(seed, h * w)
     mask = padding(seed, h * w) if padded else None
     answer = windowed(query, key, value, mask, window=window, size=(h, w))
@@ -64,12 +64,12 @@ def test_windows_of_a_map_reach_over_rows_and_columns(seed: int, h: int, w: int,
 
 @QUICK
 @given(SEEDS, st.integers(1, 30))
-def test_a_window_of_everything_is_dense(seed: int, n: int) -> None:
+def test_a_window_as_wide_as_the_sequence_equals_dense_attention(seed: int, n: int) -> None:
     query, key, value = heads(seed, n)
     torch.testing.assert_close(windowed(query, key, value, window=n), attend(query, key, value), rtol=1e-10, atol=1e-10)
 
 
-def test_windows_that_fit_no_map_are_refused() -> None:
+def test_windows_that_do_not_fit_the_map_are_refused() -> None:
     query, key, value = heads(0, 12)
     with pytest.raises(ValueError, match=r"12 elements in a map of \(3, 5\)"):
         windowed(query, key, value, window=2, size=(3, 5))
@@ -79,20 +79,22 @@ def test_windows_that_fit_no_map_are_refused() -> None:
 
 @QUICK
 @given(SEEDS, st.integers(1, 20), st.sampled_from(sorted(SIMILARITIES)), st.booleans())
-def test_linformer_with_identity_projections_is_dense(seed: int, n: int, similarity: str, padded: bool) -> None:
+def test_linformer_with_identity_projections_equals_dense_attention(
+    seed: int, n: int, similarity: str, padded: bool
+) -> None:
     query, key, value = heads(seed, n)
     layer = Linformer((n,), n).double()
     with torch.no_grad():
         layer.key_projection.copy_(torch.eye(n))
         layer.value_projection.copy_(torch.eye(n))
-    alike = SIMILARITIES[similarity]
-    dense = attend(query, key, value, similarity=alike)
-    torch.testing.assert_close(layer(query, key, value, None, None, alike), dense, rtol=1e-10, atol=1e-10)
+    function = SIMILARITIES[similarity]
+    dense = attend(query, key, value, similarity=function)
+    torch.testing.assert_close(layer(query, key, value, None, None, function), dense, rtol=1e-10, atol=1e-10)
 
 
 @QUICK
 @given(SEEDS, st.integers(1, 5), st.integers(1, 5), st.integers(0, 4), st.integers(0, 4))
-def test_linformer_leaves_padding_out_wherever_a_map_is_padded(seed: int, h: int, w: int, more: int, wide: int) -> None:
+def test_padding_of_a_map_does_not_change_linformer(seed: int, h: int, w: int, more: int, wide: int) -> None:
     torch.manual_seed(seed)
     layer = Linformer((9, 9), 4).double()
     query, key, value = (x.unflatten(-2, (h, w)) for x in heads(seed, h * w))
@@ -104,13 +106,13 @@ def test_linformer_leaves_padding_out_wherever_a_map_is_padded(seed: int, h: int
     torch.testing.assert_close(padded, alone, rtol=1e-10, atol=1e-10)
 
 
-def test_a_set_larger_than_a_linformer_is_refused() -> None:
+def test_an_input_larger_than_the_linformer_is_refused() -> None:
     query, key, value = heads(0, 12)
-    with pytest.raises(ValueError, match=r"size \(12,\) does not fit a Linformer made for at most \(9,\)"):
+    with pytest.raises(ValueError, match=r"size \(12,\) exceeds this Linformer's largest size \(9,\)"):
         Linformer((9,), 4).double()(query, key, value)
 
 
-def test_features_are_orthogonal_in_blocks_and_as_long_as_normal_vectors() -> None:
+def test_features_are_orthogonal_in_blocks_and_have_the_lengths_of_normal_vectors() -> None:
     drawn = orthogonal_features(4000, 8, torch.Generator().manual_seed(0))
     block = torch.nn.functional.normalize(drawn[:8], dim=1)
     torch.testing.assert_close(block @ block.T, torch.eye(8, dtype=torch.float64))
@@ -130,7 +132,7 @@ def performer_error(features: int, trials: int = 24) -> float:
     return float(torch.stack(errors).square().mean().sqrt())
 
 
-def test_performers_error_falls_as_one_over_the_root_of_the_features() -> None:
+def test_performers_error_falls_with_the_square_root_of_the_features() -> None:
     sizes = (64, 256, 1024, 4096)
     errors = [performer_error(size) for size in sizes]
     logs = torch.tensor([[math.log(size), math.log(error)] for size, error in zip(sizes, errors, strict=True)])
@@ -141,7 +143,7 @@ def test_performers_error_falls_as_one_over_the_root_of_the_features() -> None:
 
 @QUICK
 @given(SEEDS, st.integers(1, 20))
-def test_performer_leaves_padding_out(seed: int, n: int) -> None:
+def test_padding_does_not_change_performer(seed: int, n: int) -> None:
     query, key, value = heads(seed, n)
     features = orthogonal_features(16, 4, torch.Generator().manual_seed(seed))
     mask = padding(seed, n)
@@ -151,7 +153,7 @@ def test_performer_leaves_padding_out(seed: int, n: int) -> None:
     torch.testing.assert_close(performer(query, *spoiled, features, mask)[1:], alone, rtol=1e-9, atol=1e-9)
 
 
-def test_performer_gives_zeros_where_there_is_nothing_to_look_at() -> None:
+def test_performer_gives_zeros_where_every_key_is_padding() -> None:
     query, key, value = heads(0, 5)
     features = orthogonal_features(16, 4, torch.Generator())
     assert not performer(query, key, value, features, torch.ones(2, 1, 5, dtype=torch.bool)).any()
@@ -160,14 +162,14 @@ def test_performer_gives_zeros_where_there_is_nothing_to_look_at() -> None:
 
 @QUICK
 @given(SEEDS, st.integers(0, 20), st.integers(1, 8), st.booleans(), st.sampled_from(sorted(SIMILARITIES)))
-def test_chunks_give_the_exact_answer_and_gradient(
+def test_chunked_attention_equals_dense_attention_and_its_gradient(
     seed: int, n: int, chunk: int, masked: bool, similarity: str
 ) -> None:
     inputs = [x.requires_grad_() for x in heads(seed, n)]
     blocked = torch.rand(2, 1, n, n, generator=torch.Generator().manual_seed(seed)) < 0.5 if masked else None
-    alike = SIMILARITIES[similarity]
-    whole = attend_plain(*inputs, blocked, alike)
-    pieces = chunked(*inputs, blocked, chunk=chunk, similarity=alike)
+    function = SIMILARITIES[similarity]
+    whole = attend_plain(*inputs, blocked, function)
+    pieces = chunked(*inputs, blocked, chunk=chunk, similarity=function)
     torch.testing.assert_close(pieces, whole, rtol=1e-10, atol=1e-10)
     if n:
         gradients = [torch.autograd.grad(x.square().sum(), inputs) for x in (whole, pieces)]

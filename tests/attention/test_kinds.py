@@ -1,4 +1,4 @@
-"""Kinds by name: padding stays out of each, a learned temperature learns, an unknown name lists the known."""
+"""Kinds by name: no effect of padding, a learned temperature, and errors for unknown names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from detr_mini.attention.multihead import MultiHeadAttention, blocked_by_padding
 from detr_mini.errors import ConfigError
 
 ALL = pytest.mark.parametrize("kind", KINDS)
-ALIKE = pytest.mark.parametrize("similarity", sorted(SIMILARITIES))
+SIMILARITY = pytest.mark.parametrize("similarity", sorted(SIMILARITIES))
 
 
 def layer(kind: str, similarity: str = "scaled_dot") -> EncoderLayer:
@@ -32,8 +32,8 @@ def on_canvas(x: Tensor, h: int, w: int) -> Tensor:
 
 
 @ALL
-@ALIKE
-def test_a_map_alone_and_padded_gives_the_same(kind: str, similarity: str) -> None:
+@SIMILARITY
+def test_padding_changes_nothing(kind: str, similarity: str) -> None:
     net = layer(kind, similarity)
     x, position = torch.randn(2, 1, 5, 6, 16).double()
     alone = net(x.flatten(1, 2), position.flatten(1, 2), None, (5, 6))
@@ -64,17 +64,17 @@ def test_large_numbers_stay_finite(kind: str, dtype: torch.dtype) -> None:
     assert answer.isfinite().all()
 
 
-def test_random_features_stand_in_the_checkpoint() -> None:
+def test_random_features_are_saved_in_the_checkpoint() -> None:
     net = layer("performer")
     assert "attention.attention.features" in net.state_dict()
 
 
-def test_a_cosines_temperature_is_each_heads_own() -> None:
-    alike = similarity_named("cosine", 2)
-    assert isinstance(alike, LearnedCosine)
+def test_each_head_learns_its_own_cosine_temperature() -> None:
+    function = similarity_named("cosine", 2)
+    assert isinstance(function, LearnedCosine)
     with torch.no_grad():
-        alike.log_temperature[1] = torch.log(torch.tensor(1.0))
-    q, k = alike(*torch.ones(2, 1, 2, 3, 4).unbind(0))
+        function.log_temperature[1] = torch.log(torch.tensor(1.0))
+    q, k = function(*torch.ones(2, 1, 2, 3, 4).unbind(0))
     products = (q @ k.transpose(-1, -2))[0, :, 0, 0]
     torch.testing.assert_close(products, torch.tensor([10.0, 1.0]))
 
@@ -82,11 +82,11 @@ def test_a_cosines_temperature_is_each_heads_own() -> None:
 def test_only_dense_attention_has_weights_to_show() -> None:
     x = torch.randn(1, 4, 16)
     windowed = MultiHeadAttention(16, 2, attention=attention_named("windowed", dim=16, heads=2))
-    with pytest.raises(ValueError, match="Windowed attention has no weights to show; dense attention has"):
+    with pytest.raises(ValueError, match="Windowed attention computes no weights to show; only dense attention does"):
         windowed.weights(x, x)
 
 
-def test_unknown_names_list_the_known() -> None:
+def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"'windowd' does not exist; did you mean 'windowed'.* dense, windowed, linf"):
         attention_named("windowd", dim=16, heads=2)
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Many heads: torch's own layer is the yardstick."""
+"""Multi-head attention equals torch's own layer."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def pair(dim: int, heads: int, key_dim: int, value_dim: int) -> tuple[MultiHeadA
     st.integers(0, 2**31),
     st.sampled_from(["none", "padding", "pairs"]),
 )
-def test_equals_torchs_layer_with_the_same_weights(
+def test_it_equals_torchs_layer_with_the_same_weights(
     sizes: tuple[int, int, int, int], m: int, n: int, seed: int, kind: str
 ) -> None:
     torch.manual_seed(seed)
@@ -67,7 +67,7 @@ def test_equals_torchs_layer_with_the_same_weights(
 
 @QUICK
 @given(COUNTS, COUNTS, st.integers(0, 2**31))
-def test_the_order_of_keys_means_nothing_and_that_of_queries_is_kept(m: int, n: int, seed: int) -> None:
+def test_the_order_of_keys_does_not_matter_and_that_of_queries_is_kept(m: int, n: int, seed: int) -> None:
     torch.manual_seed(seed)
     layer = MultiHeadAttention(8, 2).double()
     query, key, value = (torch.randn(2, count, 8, dtype=torch.float64) for count in (m, n, n))
@@ -77,7 +77,7 @@ def test_the_order_of_keys_means_nothing_and_that_of_queries_is_kept(m: int, n: 
     )
 
 
-def test_a_query_that_may_look_nowhere_gets_the_last_bias_only() -> None:
+def test_a_query_that_may_look_nowhere_gets_only_the_output_bias() -> None:
     layer = MultiHeadAttention(8, 2)
     nn.init.normal_(layer.out_proj.bias)
     x = torch.randn(2, 3, 8, requires_grad=True)
@@ -92,7 +92,7 @@ def test_a_query_that_may_look_nowhere_gets_the_last_bias_only() -> None:
     torch.testing.assert_close(layer(x, nothing, nothing), layer.out_proj.bias.expand(2, 3, -1))
 
 
-def test_dropout_of_weights_is_for_training_only() -> None:
+def test_dropout_acts_in_training_only() -> None:
     layer = MultiHeadAttention(8, 2, attention=Dense(scaled_dot, dropout=0.5))
     x = torch.randn(2, 5, 8)
     torch.manual_seed(0)
@@ -109,7 +109,7 @@ def test_a_width_that_does_not_split_into_heads_is_refused() -> None:
         MultiHeadAttention(10, 4)
 
 
-def test_joined_masks_block_where_either_does() -> None:
+def test_joined_masks_block_where_either_mask_blocks() -> None:
     a, b = torch.tensor([[[True, False]]]), torch.tensor([[[False, False]], [[False, True]]])
     joined = join_blocked(a, b)
     assert joined is not None

@@ -1,4 +1,4 @@
-"""Sine codes: the published numbers, and that padding moves nothing."""
+"""Positions: the published values, and no effect of padding."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def published_positions(padding_mask: torch.Tensor, features: int) -> torch.Tens
     return out
 
 
-def test_positions_are_the_published_ones() -> None:
+def test_positions_equal_the_published_ones() -> None:
     mask = torch.zeros(2, 5, 7, dtype=torch.bool)
     mask[1, 3:], mask[1, :, 4:] = True, True
     ours = sine_positions_2d(mask, 32).permute(0, 3, 1, 2)
@@ -65,13 +65,13 @@ def test_the_similarity_of_two_codes_depends_on_their_distance_only(a: float, b:
     torch.testing.assert_close(codes[0] @ codes[0], codes.new_tensor(16.0), rtol=0, atol=1e-6)
 
 
-def test_sine_and_cosine_take_turns() -> None:
+def test_sine_and_cosine_alternate() -> None:
     code = sine_code(torch.tensor([0.0, 2.0]), 4, temperature=100.0)
     expected = [[0, 1, 0, 1], [math.sin(2), math.cos(2), math.sin(0.2), math.cos(0.2)]]
     torch.testing.assert_close(code, torch.tensor(expected))
 
 
-def test_a_box_code_is_the_codes_of_its_four_numbers() -> None:
+def test_a_box_code_joins_the_codes_of_its_four_numbers() -> None:
     boxes = torch.rand(2, 3, 4)
     code = sine_box_code(boxes, 32)
     assert code.shape == (2, 3, 32)
@@ -86,7 +86,7 @@ def test_a_padded_sentence_has_the_positions_of_the_sentence_alone(n: int, more:
     torch.testing.assert_close(codes[0, :n], sine_code(torch.arange(n).float(), 8))
 
 
-def test_learned_positions_differ_by_place_and_end_where_they_were_learned() -> None:
+def test_learned_positions_differ_and_too_long_an_input_is_refused() -> None:
     torch.manual_seed(0)
     line, plane = LearnedPositions1d(5, 8), LearnedPositions2d(4, 8)
     assert line(3).shape == (3, 8)
@@ -94,15 +94,15 @@ def test_learned_positions_differ_by_place_and_end_where_they_were_learned() -> 
     assert cells.shape == (3, 4, 8)
     assert len(cells.detach().flatten(0, 1).unique(dim=0)) == 12
     torch.testing.assert_close(cells[1, 2], torch.cat([plane.rows(2)[1], plane.columns(3)[2]]))
-    with pytest.raises(ValueError, match="6 elements, but positions were learned for 5 places"):
+    with pytest.raises(ValueError, match="6 elements are more than the 5 learned positions"):
         line(6)
-    with pytest.raises(ValueError, match="5 elements, but positions were learned for 4 places"):
+    with pytest.raises(ValueError, match="5 elements are more than the 4 learned positions"):
         plane(3, 5)
 
 
 @QUICK
 @given(st.integers(0, 2**31), st.floats(-20, 20))
-def test_turned_vectors_know_only_their_distance(seed: int, shift: float) -> None:
+def test_products_of_rotated_vectors_depend_on_the_distance_only(seed: int, shift: float) -> None:
     g = torch.Generator().manual_seed(seed)
     q, k = torch.randn(2, 6, 8, generator=g, dtype=torch.float64)
     a, b = torch.rand(2, 6, generator=g, dtype=torch.float64) * 10
@@ -115,7 +115,7 @@ def test_turned_vectors_know_only_their_distance(seed: int, shift: float) -> Non
 
 @QUICK
 @given(st.integers(0, 2**31), st.floats(-9, 9), st.floats(-9, 9))
-def test_turned_vectors_of_a_plane_know_only_their_offset(seed: int, right: float, down: float) -> None:
+def test_products_of_vectors_rotated_in_2d_depend_on_the_offset_only(seed: int, right: float, down: float) -> None:
     g = torch.Generator().manual_seed(seed)
     q, k = torch.randn(2, 6, 8, generator=g, dtype=torch.float64)
     a, b = torch.rand(2, 6, 2, generator=g, dtype=torch.float64) * 10
@@ -125,19 +125,19 @@ def test_turned_vectors_of_a_plane_know_only_their_offset(seed: int, right: floa
     )
 
 
-def test_rotary_positions_of_one_pair_are_a_turn_by_the_coordinate() -> None:
+def test_one_pair_of_channels_is_rotated_by_the_coordinate() -> None:
     turned = rotate(torch.tensor([1.0, 0.0]), torch.tensor(0.3))
     torch.testing.assert_close(turned, torch.tensor([math.cos(0.3), math.sin(0.3)]))
 
 
-def test_channels_that_make_no_pairs_are_refused() -> None:
-    with pytest.raises(ValueError, match="7 channels are no pairs"):
+def test_a_number_of_channels_that_cannot_be_rotated_is_refused() -> None:
+    with pytest.raises(ValueError, match="even number of channels, not 7"):
         rotate(torch.ones(2, 7), torch.ones(2))
-    with pytest.raises(ValueError, match="by fours; there are 6"):
+    with pytest.raises(ValueError, match="multiple of four channels, not 6"):
         rotate_2d(torch.ones(2, 6), torch.ones(2, 2))
 
 
-def test_a_distance_bias_is_a_number_a_distance_and_levels_off() -> None:
+def test_a_distance_bias_depends_on_the_distance_and_is_constant_beyond_its_reach() -> None:
     bias = DistanceBias(((0.5, None), (0.0, 2.0)), reach=3)
     table = bias(6)
     assert table.shape == (2, 6, 6)

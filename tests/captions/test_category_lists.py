@@ -72,7 +72,7 @@ def test_G_02_training_captions_hold_as_many_whole_names_as_the_model_takes() ->
     fitted = CategoryCaptions(names, 0, 30).fitted(tokenizer, 60)
     lengths = [len(tokenizer.encode(caption.text).framed().ids) for caption in fitted(0, 0, target([119]))]
     assert 40 < max(lengths) <= 60
-    with pytest.raises(UserError, match=r"the model takes 10 tokens, more than that stand in 'category 0'"):
+    with pytest.raises(UserError, match=r"the model takes at most 10 tokens; these names are too long: 'category 0'"):
         CategoryCaptions(names, 0, 30).fitted(tokenizer, 10)
 
 

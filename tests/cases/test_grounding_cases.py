@@ -87,7 +87,9 @@ def test_G_02_scores_of_many_names_are_numbers_between_0_and_1(detector: Detecto
 
 
 def test_G_02_names_that_do_not_fit_at_all_are_listed(detector: Detector) -> None:
-    with pytest.raises(UserError, match=r"the model takes 80 tokens, more than that stand in 'x{100}'; shorten"):
+    with pytest.raises(
+        UserError, match=r"the model takes at most 80 tokens; these names are too long: 'x{100}'\. Shorten"
+    ):
         detector.detect(PICTURE, ["cup", "x" * 100])
 
 

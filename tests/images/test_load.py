@@ -27,7 +27,7 @@ def pixels(path: Path) -> np.ndarray:
     return load_image(path).permute(1, 2, 0).numpy()
 
 
-def test_rgb_is_read_as_it_is(tmp_path: Path) -> None:
+def test_rgb_is_read_unchanged(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels(saved(tmp_path / "a.png", Image.fromarray(RED))), RED)
 
 
@@ -71,12 +71,12 @@ def test_one_bit_becomes_black_and_white(tmp_path: Path) -> None:
     assert set(np.unique(pixels(path))) <= {0, 255}
 
 
-def test_a_palette_is_looked_up(tmp_path: Path) -> None:
+def test_a_palette_image_becomes_rgb(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", Image.fromarray(RED).quantize(2))
     np.testing.assert_array_equal(pixels(path), RED)
 
 
-def test_transparent_parts_lie_on_white(tmp_path: Path) -> None:
+def test_transparent_parts_become_white(tmp_path: Path) -> None:
     rgba = np.dstack([RED, np.full((4, 6), 255, np.uint8)])
     rgba[0, 0, 3] = 0
     expected = RED.copy()
@@ -84,7 +84,7 @@ def test_transparent_parts_lie_on_white(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels(saved(tmp_path / "a.png", Image.fromarray(rgba))), expected)
 
 
-def test_a_transparent_palette_entry_lies_on_white(tmp_path: Path) -> None:
+def test_a_transparent_palette_entry_becomes_white(tmp_path: Path) -> None:
     palette = Image.fromarray(RED).quantize(2)
     blue = int(np.asarray(palette)[0, 0])
     expected = RED.copy()
@@ -100,7 +100,7 @@ def test_cmyk_is_converted(tmp_path: Path) -> None:
     assert np.abs(pixels(path).astype(int) - flat).max() <= 4
 
 
-def test_sixteen_bits_are_stretched_over_the_file_s_own_range(tmp_path: Path) -> None:
+def test_sixteen_bits_are_stretched_over_the_files_range(tmp_path: Path) -> None:
     values = np.linspace(1000, 4000, 24).astype(np.uint16).reshape(4, 6)
     loaded = pixels(saved(tmp_path / "a.png", Image.fromarray(values)))
     assert (loaded[0, 0] == 0).all()
@@ -114,7 +114,7 @@ def test_sixteen_bit_tiff_is_read_like_png(tmp_path: Path) -> None:
     np.testing.assert_array_equal(png, pixels(saved(tmp_path / "a.tiff", Image.fromarray(values))))
 
 
-def test_sixteen_bit_colour_is_not_cut_to_its_upper_bytes(tmp_path: Path) -> None:
+def test_sixteen_bit_colour_keeps_its_lower_bytes(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(1000, 4000, (3, 4, 6)).astype(np.uint16)
     path = tmp_path / "a.png"
     path.write_bytes(png16(values))
@@ -139,12 +139,12 @@ def png16(values: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
 
 
-def test_an_image_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no image file .*gone\.png"):
         load_image(tmp_path / "gone.png")
 
 
-def test_a_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_image_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("hello")
     for read in (load_image, image_size):
         with pytest.raises(DataError, match=r"a\.png is not an image that can be read"):
@@ -176,7 +176,7 @@ sides = st.integers(1, 2000)
 
 
 @given(sides, sides, st.integers(1, 1500))
-def test_the_longest_side_becomes_size_and_the_shape_stays(height: int, width: int, size: int) -> None:
+def test_the_longest_side_becomes_size_and_the_aspect_ratio_stays(height: int, width: int, size: int) -> None:
     new = target_size((height, width), size)
     assert max(new) == size
     exact = min(height, width) * size / max(height, width)
@@ -185,7 +185,7 @@ def test_the_longest_side_becomes_size_and_the_shape_stays(height: int, width: i
 
 
 @given(sides, sides)
-def test_shorter_side_follows_detr_s_rule(height: int, width: int) -> None:
+def test_the_shorter_side_follows_detrs_rule(height: int, width: int) -> None:
     new = target_size((height, width), size=1333, shorter_side=800)
     short, long = min(height, width), max(height, width)
     assert min(new) == min(800, max(1, round(1333 * short / long)))
@@ -220,7 +220,7 @@ WRITTEN = [
 
 
 @pytest.mark.parametrize(("suffix", "mode", "how"), WRITTEN, ids=[f"{s}-{m}-{len(h)}" for s, m, h in WRITTEN])
-def test_every_kind_of_file_that_pillow_reads_shows_the_same_picture(
+def test_every_supported_format_gives_the_same_image(
     tmp_path: Path, suffix: str, mode: str, how: dict[str, Any]
 ) -> None:
     """A ramp from dark left to bright right, over a bright upper and a dark lower half."""

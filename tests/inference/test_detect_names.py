@@ -93,7 +93,7 @@ def test_names_in_other_scripts_and_unknown_words_are_read_without_harm(named: D
 def test_bad_lists_and_detectors_without_captions_are_refused(named: Detector) -> None:
     with pytest.raises(UserError, match="the list of names is empty"):
         named.detect(PICTURE, [])
-    with pytest.raises(UserError, match="'nut' is asked for twice"):
+    with pytest.raises(UserError, match="'nut' is given twice"):
         named.detect(PICTURE, "bolt. nut. nut.")
     plain = Detector(untrained(), CATEGORIES, IMAGE)
     with pytest.raises(UserError, match="trained without captions"):

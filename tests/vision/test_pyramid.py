@@ -1,4 +1,4 @@
-"""From coarse to fine: detail of each level added, no value across the border between image and padding."""
+"""The pyramid uses every level, and no value crosses the border between image and padding."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def ceil_to(number: int, stride: int) -> int:
 @given(st.sampled_from([3, 4]), st.lists(st.tuples(SIDES, SIDES), min_size=2, max_size=3))
 @example(4, [(64, 32), (32, 64)])
 @example(4, [(36, 70), (1, 1)])
-def test_an_image_alone_and_padded_has_the_same_fused_features(levels: int, sizes: list[tuple[int, int]]) -> None:
+def test_padding_changes_no_fused_feature(levels: int, sizes: list[tuple[int, int]]) -> None:
     net, top_down = (part.double() for part in network(levels))  # in float32 other shapes round by 1e-5 otherwise
     stride = net.strides[-1]
     height, width = (ceil_to(max(side), stride) for side in zip(*sizes, strict=True))
@@ -62,7 +62,7 @@ def test_the_finest_fused_level_is_the_backbones_second(levels: int, stride: int
     assert answer.shape == (2, net.channels[-1], 64 // stride, 32 // stride)
 
 
-def test_every_level_tells() -> None:
+def test_every_level_affects_the_result() -> None:
     net, top_down = network(4)
     levels = [
         Features(f.tensor.detach().requires_grad_(), None, f.stride) for f in net(torch.randn(1, 3, 64, 64), None)
@@ -71,7 +71,7 @@ def test_every_level_tells() -> None:
     assert all(level.tensor.grad is not None and level.tensor.grad.any() for level in levels[1:])
 
 
-def test_a_cell_of_the_top_becomes_a_square_of_finer_cells() -> None:
+def test_a_coarse_cell_becomes_a_square_of_finer_cells() -> None:
     top_down = TopDown((4,), 6)
     for parameter in top_down.parameters():  # nothing but the upsampling is left
         torch.nn.init.zeros_(parameter)
