@@ -6,7 +6,7 @@ WORKERS ?= 2
 .PHONY: quickstart test test-slow format lint clean
 
 quickstart: .venv/installed
-	@if [ -f outputs/quickstart/metrics.json ]; then $(BIN)/python -m detr_mini.evaluation.table outputs/quickstart; \
+	@if [ -f outputs/quickstart/metrics.json ]; then $(BIN)/python -m detr_mini.evaluation.report.table outputs/quickstart; \
 	else $(BIN)/detr-mini train experiment=quickstart; fi
 
 test: .venv/installed-dev

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from omegaconf import OmegaConf
 
-from detr_mini.evaluation.measure import judge
-from detr_mini.evaluation.subset import Part
+from detr_mini.evaluation.metrics.subset import Subset
+from detr_mini.evaluation.report.measure import evaluate_subset
 from detr_mini.formats.coco import read_coco
 
 
@@ -36,7 +36,7 @@ def write_run(
         box = np.array(a["bbox"]) + rng.normal(0, noise, 4) * np.tile(a["bbox"][2:], 2)
         records.append({"image_id": a["image_id"], "category_id": a["category_id"], "score": float(rng.random()),
                         "bbox": [*box[:2].tolist(), *np.maximum(box[2:], 1).tolist()]})  # fmt: skip
-    scores, _ = judge(truth.truth, records, Part(truth.image_ids, train.categories), resamples=0)
+    scores, _ = evaluate_subset(truth.truth, records, Subset(truth.image_ids, train.categories), resamples=0)
     folder.mkdir(parents=True)
     (folder / "predictions.json").write_text(json.dumps(records))
     metrics = {**scores.metrics, "split": split, "train_seconds": 60 * minutes, "seed": seed}

@@ -25,7 +25,7 @@ from detr_mini.attention.efficient import Linformer, chunked, orthogonal_feature
 from detr_mini.cpu_runtime import keep_freed_memory
 from detr_mini.drawing.plotting import new_figure, write
 from detr_mini.errors import ConfigError, nearest
-from detr_mini.evaluation.table import markdown
+from detr_mini.evaluation.report.table import markdown
 from detr_mini.progress import track
 
 Kind = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -1,4 +1,4 @@
-"""Where each detection's query looked, as light on the picture."""
+"""Where each detection's query looked: attention maps over the image."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from detr_mini.drawing.text import font, shortened
 from detr_mini.structures import Detections
 
 MOST = 8
-"""Detections on one picture."""
+"""The most detections in one picture."""
 GAP, TITLE = 8, 26
 LETTERS = (220, 220, 220)
 DIMMED = 0.5
-"""Share of its light that the picture loses where no weight lies: what is there can still be seen."""
+"""How much the image is dimmed where no weight lies. It stays recognisable."""
 
 
 def draw_attention(
@@ -26,11 +26,11 @@ def draw_attention(
     samples: Float[Tensor, "n layers p 2"] | None = None,
     influence: Float[Tensor, "m h w"] | None = None,
 ) -> Image.Image:
-    """A row a detection, the best `MOST`: its box, then the picture lit where its query looked, a column a layer.
+    """A row for each of the `MOST` best detections: its box, then one column per layer, lit where its query looked.
 
-    Each map is shown from nothing (dimmed) to its own largest weight (bright). `samples`: dots on the layers' columns.
-    `influence`: one more column, how much each pixel moves the box. A legend below says so. `side`: of a column, in
-    pixels.
+    Each map runs from 0 (dimmed) to its own largest weight (bright). `samples`: dots on the layers' columns, in pixels
+    of the image. `influence`: one more column, how much each pixel changes the box. A legend below explains them.
+    `side`: the longer side of a column, in pixels.
     """
     height, width = image.shape[1:]
     scale = side / max(height, width)
@@ -67,11 +67,9 @@ def draw_attention(
 
 
 def _legend(dots: bool, moved: bool) -> list[str]:
-    entries = [
-        "orange: where the query looked in the picture (cross-attention), each panel up to its own largest weight"
-    ]
+    entries = ["orange: where the query looked in the image (cross-attention), each panel up to its own largest weight"]
     entries += ["dots: where it read features inside its box"] if dots else []
-    return entries + (["moved the box: pixels by which the box changes most, in any way"] if moved else [])
+    return entries + (["moved the box: the pixels that change the box most, in any way"] if moved else [])
 
 
 def _wrapped(text: str, letters: ImageFont.FreeTypeFont, width: int) -> list[str]:
@@ -92,7 +90,7 @@ def _dots(panel: Image.Image, places: Float[Tensor, "p 2"]) -> None:
 
 
 def _lit(picture: Image.Image, weights: Float[Tensor, "h w"]) -> Image.Image:
-    """The picture, dimmed where little weight lies and tinted where much does."""
+    """The picture, tinted where the weight is large and dimmed elsewhere."""
     strength = (weights / weights.max().clamp(min=1e-12)).sqrt()
     mask = Image.fromarray((strength * 255).byte().numpy()).resize(picture.size, Image.Resampling.BILINEAR)
     dim = Image.blend(picture, Image.new("RGB", picture.size), DIMMED)

@@ -1,4 +1,4 @@
-"""Boxes with their names on a picture, readable on any picture, at any size."""
+"""Boxes with labels, readable on any image, at any size."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PALETTE: tuple[Colour, ...] = (
     (255, 92, 77), (38, 166, 255), (255, 196, 0), (46, 204, 113), (190, 110, 255), (255, 128, 0), (0, 209, 209),
     (255, 105, 180), (160, 214, 40), (112, 128, 255), (222, 165, 110), (0, 158, 115),
 )  # fmt: skip
-"""Bright, and apart from each other; further categories go round the colour circle."""
+"""Bright and easy to tell apart. Further categories take hues around the colour circle."""
 MANY = 15
-"""From here on texts are smaller, so that they hide less."""
+"""With more boxes, the text is smaller, so that it hides less."""
 _LEAST = 8
-"""Pixels of the smallest letters."""
+"""The smallest font size, in pixels."""
 
 
 def colour_of(label: int) -> Colour:
@@ -38,12 +38,12 @@ def colour_of(label: int) -> Colour:
 
 
 def to_picture(image: UInt8[Tensor, "3 h w"]) -> Image.Image:
-    """A tensor as a PIL picture."""
+    """A tensor as a PIL image."""
     return Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
 def draw_detections(image: UInt8[Tensor, "3 h w"], detections: Detections, longest: int | None = None) -> Image.Image:
-    """`image` with every detection, its name and score. `longest`: see `draw_boxes`. The best is drawn on top."""
+    """`image` with every detection, its name and score, the first on top. `longest`: see `draw_boxes`."""
     texts = [
         f"{name} {score:.2f}"
         for name, score in zip(detections.phrases or detections.names, detections.scores.tolist(), strict=True)
@@ -54,7 +54,7 @@ def draw_detections(image: UInt8[Tensor, "3 h w"], detections: Detections, longe
 def draw_truth(
     image: UInt8[Tensor, "3 h w"], target: Target, categories: Categories, longest: int | None = None
 ) -> Image.Image:
-    """`image` with the boxes and names of its truth; crowd regions are marked. `longest`: see `draw_boxes`."""
+    """`image` with the boxes and names of its ground truth. Crowd regions are marked. `longest`: see `draw_boxes`."""
     height, width = image.shape[1:]
     boxes = cxcywh_to_xyxy(target.boxes.cpu()) * torch.tensor([width, height, width, height])
     labels = target.labels.tolist()
@@ -70,10 +70,10 @@ def draw_boxes(
     labels: Sequence[int],
     longest: int | None = None,
 ) -> Image.Image:
-    """A copy of `picture` with boxes (in its pixels) and texts, coloured by label; earlier boxes lie on top.
+    """A copy of `picture` with boxes (in its pixels) and texts, coloured by label. Earlier boxes lie on top.
 
-    `longest`: scale the picture so that its longer side has so many pixels, before anything is drawn. No text leaves
-    the picture: it moves, then is cut short.
+    `longest`: first scale the picture so that its longer side has this many pixels. Text that would cross the border is
+    moved, then cut.
     """
     scale = 1.0 if longest is None else longest / max(picture.size)
     if scale != 1:
@@ -90,14 +90,14 @@ def draw_boxes(
     for i in order:
         _frame(pen, corners[i], colour_of(labels[i]), line)
     taken: list[Place] = []
-    for i, box in enumerate(corners):  # the best first: later texts make way
+    for i, box in enumerate(corners):  # the best first: later texts avoid it
         _label(pen, box, texts[i], colour_of(labels[i]), letters, line, taken)
     return picture
 
 
 def _frame(pen: ImageDraw.ImageDraw, box: Sequence[int], colour: Colour, line: int) -> None:
     x1, y1, x2, y2 = _inside(box, pen.im.size)
-    # a dark line around the bright one: seen on any ground
+    # a dark line around the bright one shows on any background
     pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=(20, 20, 20))
     pen.rectangle((x1, y1, x2, y2), outline=colour, width=line)
 
@@ -131,7 +131,7 @@ def _label(
 
 
 def _free_place(box: Place, size: tuple[int, int], line: int, picture: tuple[int, int], taken: list[Place]) -> Place:
-    """Where a text of `size` covers the least of earlier texts: outside its box's corners first, then inside them."""
+    """Where a text of `size` covers least of the earlier texts: outside the corners of its box first, then inside."""
     (x1, y1, x2, y2), (width, height) = box, size
     above, below = y1 - height, y2 + 1
     spots = [
@@ -144,7 +144,7 @@ def _free_place(box: Place, size: tuple[int, int], line: int, picture: tuple[int
         left = min(max(x, 0), max(0, picture[0] - width))
         top = min(max(y, 0), max(0, picture[1] - height))
         place = (left, top, min(left + width, picture[0]) - 1, min(top + height, picture[1]) - 1)
-        moved = abs(top - y) > line  # pushed by the border: it no longer stands where it was meant
+        moved = abs(top - y) > line  # the border of the picture pushed it away from its corner
         cost = (
             sum(_common(place, other) for other in taken) + rank * 0.01 * width * height + moved * 0.3 * width * height
         )

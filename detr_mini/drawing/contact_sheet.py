@@ -12,7 +12,7 @@ GAP = 14
 
 
 def sheet_of(cards: Sequence[Image.Image], columns: int, top: int) -> Image.Image:
-    """A sheet with the cards, all of one width, each under the column that is shortest so far; `top` stays free."""
+    """A sheet of `cards` of equal width, each in the column that is shortest so far. The `top` pixels stay free."""
     width, ends, places = cards[0].width, [top] * columns, []
     for card in cards:
         column = ends.index(min(ends))

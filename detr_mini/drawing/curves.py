@@ -1,4 +1,4 @@
-"""How a training went, as one picture."""
+"""Losses, AP and learning rates of a training run, as one picture."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detr_mini.drawing.plotting import new_figure, panel, write
+from detr_mini.drawing.plotting import empty, legend, new_figure, panel, write
 
 Series = tuple[list[float], list[float]]
 RATES = ("lr", "learning_rate", "rate")
@@ -16,10 +16,10 @@ QUALITIES = ("AP", "AP50", "AP75")
 
 
 def curves(history_csv: str | Path, path: str | Path, title: str = "") -> None:
-    """Write one PNG from a history: losses (log scale), AP, learning rates, over the column `step` (else `epoch`).
+    """Write one PNG from a history.csv: losses (log scale), AP and learning rates over the column `step` (or `epoch`).
 
-    A row holds what was measured at its step; empty fields are skipped. Columns are known by their names' last part
-    ("train/loss_box", "val/AP50", "lr/muon"). A panel without data says so.
+    A row holds what was measured at its step. Empty fields are skipped. The last part of a column's name decides its
+    panel ("train/loss_box", "val/AP50", "lr/muon"). A panel without data says so.
     """
     series = read_history(history_csv)
     figure = new_figure(15, 4.6)
@@ -31,7 +31,7 @@ def curves(history_csv: str | Path, path: str | Path, title: str = "") -> None:
 
 
 def read_history(history_csv: str | Path) -> dict[str, Series]:
-    """Each column that holds numbers: its steps and its values."""
+    """The steps and values of each column that holds numbers."""
     with Path(history_csv).open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     names = list(rows[0]) if rows else []
@@ -62,13 +62,13 @@ def _is_rate(name: str) -> bool:
 
 
 def _losses(series: Mapping[str, Series]) -> dict[str, Series]:
-    """Losses above zero; the whole first, then its parts by their last values, the largest first, eight at most."""
+    """At most nine losses above zero: the total, then its parts with the largest last values."""
     found = {
         n: s for n, s in series.items() if "loss" in n.lower() and max(s[1]) > 0 and not _last(n).endswith("_step")
     }
-    whole = [n for n in found if _last(n) in ("loss", "total_loss", "loss_epoch")]
-    parts = sorted((n for n in found if n not in whole), key=lambda n: -found[n][1][-1])
-    return {n: found[n] for n in [*whole, *parts][:9]}
+    total = [n for n in found if _last(n) in ("loss", "total_loss", "loss_epoch")]
+    parts = sorted((n for n in found if n not in total), key=lambda n: -found[n][1][-1])
+    return {n: found[n] for n in [*total, *parts][:9]}
 
 
 def _panel(
@@ -83,8 +83,7 @@ def _panel(
 ) -> None:
     panel(axes, title)
     if not series:
-        axes.text(0.5, 0.5, "nothing was recorded", ha="center", va="center", color="grey", transform=axes.transAxes)
-        axes.set(xticks=[], yticks=[])
+        empty(axes, "nothing was recorded")
         return
     for rank, (name, (x, y)) in enumerate(series.items()):
         colour = f"C{rank % 10}"
@@ -105,11 +104,11 @@ def _panel(
     else:
         axes.set_ylim(0, least_top or 1.08 * highest or 1)
     axes.set_xlabel("step", fontsize=9)
-    axes.legend(fontsize=8, framealpha=0.7, edgecolor="none", ncols=2 if len(series) > 5 else 1)
+    legend(axes, ncols=2 if len(series) > 5 else 1)
 
 
 def _log_scale(axes: Any, values: Sequence[float]) -> None:
-    """Plain numbers at the ticks; zeros (a warm-up's start) do not stretch the scale."""
+    """A log scale with plain numbers at the ticks, over the range of `values`."""
     axes.set_yscale("log")
     axes.set_ylim(min(values) / 1.2, max(values) * 1.2)
     few = max(values) / min(values) < 50
@@ -118,7 +117,7 @@ def _log_scale(axes: Any, values: Sequence[float]) -> None:
 
 
 def _smooth(values: Sequence[float], share: float = 0.04) -> list[float]:
-    """Running mean over the last `share` of all points, with fewer at the start."""
+    """The running mean over the last `share` of all points, or over fewer at the start."""
     width = max(1, round(share * len(values)))
     sums, smooth = 0.0, []
     for i, value in enumerate(values):

@@ -1,4 +1,4 @@
-"""How a detector was judged, as pictures: precision over recall, what is taken for what, errors and their cost."""
+"""Charts of evaluations: precision and recall, confusion, errors and their cost, comparisons of runs."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from detr_mini.drawing.plotting import heading, new_figure, panel, write
+from detr_mini.drawing.plotting import heading, legend, new_figure, panel, write
 
 Curves = Mapping[str, Float[np.ndarray, "r"]]
 CURVES, SQUARES = 12, 24
-"""So many categories at most stand in one picture of curves, of squares."""
+"""The most categories in a chart of curves, and in a confusion matrix."""
 WARM, COOL = "#d1495b", "#30638e"
 
 
 def precision_recall(by_iou: Curves, by_category: Curves, path: str | Path, title: str) -> None:
-    """Write one PNG: the mean curve at several IoUs, and each category's at IoU 0.5. Curves have one value a recall,
-    evenly spread over [0, 1]; of many categories the first are drawn."""
+    """Write one PNG: the mean curve at several IoUs, and the curve of each category (at most CURVES) at IoU 0.5.
+
+    A curve holds the precision at recalls that are evenly spread over [0, 1].
+    """
     figure = new_figure(12, 4.8)
     left, right = figure.subplots(1, 2)
     for axes, curves, name in (
@@ -33,13 +35,15 @@ def precision_recall(by_iou: Curves, by_category: Curves, path: str | Path, titl
         panel(axes, name)
         axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
         if curves:
-            axes.legend(fontsize=8, framealpha=0.8, edgecolor="none", loc="lower left")
+            legend(axes, loc="lower left")
     write(figure, path, title)
 
 
 def confusion_matrix(counts: Int[np.ndarray, "n n"], names: Sequence[str], path: str | Path, title: str) -> None:
-    """Write one PNG: rows what there is, columns what was said (the last of both: nothing), shares of the row as
-    colour, counts as numbers. Of many categories those with the most errors are drawn."""
+    """Write one PNG: rows are true categories, columns predicted ones, the last of both is the background.
+
+    Numbers are counts, colours are shares of the row. Of many categories, those with the most errors are drawn.
+    """
     right = np.diagonal(counts)[:-1]
     wrong = counts[:-1].sum(1) + counts[:, :-1].sum(0) - 2 * right
     present = np.flatnonzero(counts[:-1].sum(1) + counts[:, :-1].sum(0))
@@ -51,16 +55,16 @@ def confusion_matrix(counts: Int[np.ndarray, "n n"], names: Sequence[str], path:
     figure = new_figure(side + 1.2, side)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    labels = [names[k] if k < len(names) else "nothing" for k in kept]
-    axes.set(xticks=range(len(kept)), yticks=range(len(kept)), xlabel="said", ylabel="there")
+    labels = [names[k] if k < len(names) else "background" for k in kept]
+    axes.set(xticks=range(len(kept)), yticks=range(len(kept)), xlabel="predicted", ylabel="true")
     axes.set_xticklabels(labels, rotation=45, ha="right", fontsize=9)
     axes.set_yticklabels(labels, fontsize=9)
     small = 8 if len(kept) <= 12 else 7
     for row, column in np.argwhere(part > 0).tolist():
         ink = "white" if shares[row, column] > 0.55 else "#222222"
         axes.text(column, row, int(part[row, column]), ha="center", va="center", fontsize=small, color=ink)
-    for k in (axes.axhline, axes.axvline):
-        k(len(kept) - 1.5, color="#888888", linewidth=0.8)
+    for line in (axes.axhline, axes.axvline):
+        line(len(kept) - 1.5, color="#888888", linewidth=0.8)
     figure.colorbar(image, ax=axes, shrink=0.7, label="share of the row")
     left_out = len(present) - len(worst)
     note = f"\n{left_out} categories with fewer errors are not drawn" if left_out else ""
@@ -69,19 +73,14 @@ def confusion_matrix(counts: Int[np.ndarray, "n n"], names: Sequence[str], path:
 
 
 def error_costs(counts: Mapping[str, int], costs: Mapping[str, float | None], path: str | Path, title: str) -> None:
-    """Write one PNG: how many errors there are of each type, and what each type costs in AP50."""
+    """Write one PNG: the number of errors of each type, and the AP50 that each type costs."""
     figure = new_figure(11, 3.6)
     left, right = figure.subplots(1, 2, sharey=True)
     kinds = list(counts)
+    numbers, lost = [float(counts[kind]) for kind in kinds], [costs[kind] or 0.0 for kind in kinds]
     for axes, values, name, colour, form in (
-        (left, [float(counts[kind]) for kind in kinds], "how many", COOL, "{:,.0f}"),
-        (
-            right,
-            [costs[kind] or 0.0 for kind in kinds],
-            "what they cost: AP50 after mending minus AP50",
-            WARM,
-            "{:.3f}",
-        ),
+        (left, numbers, "number of errors", COOL, "{:,.0f}"),
+        (right, lost, "cost: AP50 after correction minus AP50", WARM, "{:.3f}"),
     ):
         bars = axes.barh(kinds, values, color=colour, height=0.62)
         panel(axes, name)
@@ -93,23 +92,33 @@ def error_costs(counts: Mapping[str, int], costs: Mapping[str, float | None], pa
 
 
 def spreads(measures: Mapping[str, Mapping[str, Sequence[float]]], path: str | Path, title: str) -> None:
-    """Write one PNG: a panel a measure, in it a row a group: a dot a run, a line at their mean, a bar of one standard
-    deviation each way, and a thin line, the mean's 95 % interval (Student's t)."""
-    names = list(dict.fromkeys(name for groups in measures.values() for name in groups))
-    figure = new_figure(5 + 4 * len(measures), 1.9 + 0.42 * len(names))
-    panels = np.atleast_1d(figure.subplots(1, len(measures), sharey=True))
+    """Write one PNG: a panel per measure, a row per group of runs, a dot per run.
+
+    A line marks the mean of a row, a bar one standard deviation each way, a thin line the 95 % interval of the mean
+    (Student's t).
+    """
+    figure, names, panels = _row_panels(measures)
     for axes, (measure, groups) in zip(panels, measures.items(), strict=True):
         for name, values in groups.items():
             _spread(axes, names.index(name), np.asarray(values, dtype=float))
         panel(axes, measure)
         if any(len(values) for values in groups.values()):
             low, high = min(map(min, groups.values())), max(map(max, groups.values()))
-            room = max(0.3 * (high - low), 0.01)  # of two or three runs the interval may be far wider
+            room = max(0.3 * (high - low), 0.01)  # with two or three runs the interval may be far wider
             axes.set_xlim(low - room, high + room)
-        axes.set(yticks=range(len(names)), ylim=(len(names) - 0.4, -0.7))
-        axes.set_yticklabels(names, fontsize=9)
     note = "dot: a run; line: their mean; bar: one standard deviation; thin line: 95 % interval of the mean"
     write(figure, path, title, note)
+
+
+def _row_panels(measures: Mapping[str, Mapping[str, Any]]) -> tuple[Any, list[str], Any]:
+    """(figure, groups, axes): a panel per measure with a row per group of runs."""
+    names = list(dict.fromkeys(name for groups in measures.values() for name in groups))
+    figure = new_figure(5 + 4 * len(measures), 1.9 + 0.42 * len(names))
+    panels = np.atleast_1d(figure.subplots(1, len(measures), sharey=True))
+    for axes in panels:
+        axes.set(yticks=range(len(names)), ylim=(len(names) - 0.4, -0.7))
+        axes.set_yticklabels(names, fontsize=9)
+    return figure, names, panels
 
 
 def _spread(axes: Any, row: int, values: Float[np.ndarray, "n"]) -> None:
@@ -124,34 +133,39 @@ def _spread(axes: Any, row: int, values: Float[np.ndarray, "n"]) -> None:
         axes.plot([mean - half, mean + half], [row, row], color=COOL, linewidth=1)
     axes.plot([mean, mean], [row - 0.3, row + 0.3], color=COOL, linewidth=2)
     axes.plot(values, [row] * count, "o", color=WARM, markersize=5, alpha=0.85)
-    axes.annotate(f"{mean:.3f}", (mean, row - 0.3), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=8)
+    _number(axes, mean, (mean, row - 0.3))
 
 
-def dots(
+def _number(axes: Any, value: float, place: tuple[float, float], above: int = 2) -> None:
+    """`value` in small figures, `above` points over the place."""
+    text = {"xytext": (0, above), "textcoords": "offset points", "ha": "center", "fontsize": 8}
+    axes.annotate(f"{value:.3f}", place, **text)
+
+
+def means_with_intervals(
     measures: Mapping[str, Mapping[str, tuple[Sequence[float], float, float]]], path: str | Path, title: str, note: str
 ) -> None:
-    """Write one PNG: a panel a measure, in it a row a group of runs: a dot a run, a line from the low to the high end
-    of its interval, the mean as a number; a dashed line is the mean over the rows. Measures are from 0 to 1."""
-    names = list(dict.fromkeys(name for groups in measures.values() for name in groups))
-    figure = new_figure(5 + 4 * len(measures), 1.9 + 0.42 * len(names))
-    panels = np.atleast_1d(figure.subplots(1, len(measures), sharey=True))
+    """Write one PNG: a panel per measure, a row per group of runs (values, low, high), a dot per run.
+
+    A line runs from the low to the high end of the group's interval, a number gives its mean, a dashed line marks the
+    mean over the rows. Measures are between 0 and 1.
+    """
+    figure, names, panels = _row_panels(measures)
     for axes, (measure, groups) in zip(panels, measures.items(), strict=True):
         means = {name: float(np.mean(values)) for name, (values, _, _) in groups.items()}
         for name, (values, low, high) in groups.items():
             row = names.index(name)
             axes.plot([low, high], [row, row], color=COOL, linewidth=2, alpha=0.6)
             axes.plot(values, [row] * len(values), "o", color=WARM, markersize=6, alpha=0.85)
-            axes.annotate(f"{means[name]:.3f}", (means[name], row - 0.15), xytext=(0, 2), textcoords="offset points",
-                          ha="center", fontsize=8)  # fmt: skip
+            _number(axes, means[name], (means[name], row - 0.15))
         whole = float(np.mean(list(means.values())))
         axes.axvline(whole, color="#666666", linewidth=0.8, linestyle="--")
         panel(axes, f"{measure}, mean {whole:.3f}")
-        axes.set(yticks=range(len(names)), ylim=(len(names) - 0.4, -0.7), xlim=(-0.02, 1.02))
-        axes.set_yticklabels(names, fontsize=9)
+        axes.set(xlim=(-0.02, 1.02))
     write(figure, path, title, note)
 
 
-def searched(
+def search_results(
     settings: Mapping[str, Sequence[str]],
     values: Sequence[float],
     best: int,
@@ -159,9 +173,11 @@ def searched(
     measure: str,
     title: str,
 ) -> None:
-    """Write one PNG: a panel a setting, a dot a run, what it reached over the setting's value; later runs are darker,
-    the `best` one is ringed. Values that are numbers stand on an axis, of logarithms where they span a factor of ten;
-    numbers that come again and again have a tick each."""
+    """Write one PNG: a panel per setting, a dot per run, its result over the setting's value.
+
+    Later runs are darker, the `best` one has a ring. Numeric values have a continuous axis, logarithmic where they span
+    a factor of ten. Numbers that recur have a tick each.
+    """
     columns = min(len(settings), 3)
     rows = -(-len(settings) // columns)
     figure = new_figure(1.5 + 3.6 * columns, 0.8 + 3.2 * rows)
@@ -186,7 +202,7 @@ def searched(
         axes.plot(places[best], values[best], "o", markersize=12, markerfacecolor="none", color=WARM)
         axes.set(xlabel=name, ylabel=measure)
         panel(axes, "")
-    write(figure, path, title, "dot: a run, later ones darker; ring: the best")
+    write(figure, path, title, "dot: a run, later ones darker; ring: the best run")
 
 
 def learning_curve(
@@ -196,7 +212,7 @@ def learning_curve(
     path: str | Path,
     title: str,
 ) -> None:
-    """Write one PNG: each of `values` over the number of training images (log scale), with its band if any."""
+    """Write one PNG: each of `values` over the number of training images (log scale), with its band if it has one."""
     figure = new_figure(7.6, 4.8)
     axes = figure.subplots()
     for number, (name, series) in enumerate(values.items()):
@@ -207,17 +223,20 @@ def learning_curve(
         if banded:
             axes.fill_between(*zip(*banded, strict=True), color=f"C{number}", alpha=0.15, linewidth=0)
         for n, v in zip(x, y, strict=True):
-            axes.annotate(f"{v:.3f}", (n, v), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
+            _number(axes, v, (n, v), above=6)
     panel(axes, title)
     axes.set(xscale="log", ylim=(0, 1), xlabel="training images", ylabel="on the same images")
     axes.set_xticks(list(images), [str(n) for n in images])
     axes.set_xticks([], minor=True)
-    axes.legend(fontsize=9, framealpha=0.8, edgecolor="none")
+    legend(axes, fontsize=9)
     write(figure, path)
 
 
 def differences(rows: Sequence[tuple[str, float, float, bool]], path: str | Path, title: str) -> None:
-    """Write one PNG: a row (name, difference, what chance makes, real) each; of many the first and the largest."""
+    """Write one PNG of rows (name, difference, effect of chance, real).
+
+    Of many rows, the first six and the 30 largest of the others are drawn.
+    """
     rows = [*rows[:6], *sorted(rows[6:], key=lambda row: -abs(row[1]))[:30]]
     figure = new_figure(8.5, 1.6 + 0.3 * len(rows))
     axes = figure.subplots()
@@ -229,6 +248,6 @@ def differences(rows: Sequence[tuple[str, float, float, bool]], path: str | Path
     axes.set_yticks(range(len(rows)), [f"{name} *" if real else name for name, _, _, real in rows], fontsize=9)
     axes.set(
         ylim=(len(rows) - 0.4, -0.6),
-        xlabel="grey: what chance alone makes (95 %); red, *: real, all comparisons counted",
+        xlabel="grey: the effect of chance alone (95 %); red, *: real, adjusted for the number of comparisons",
     )
     write(figure, path)

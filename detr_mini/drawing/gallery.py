@@ -1,4 +1,4 @@
-"""One picture to judge a detector by: predictions beside the truth."""
+"""A sheet of images, each with its ground truth beside its predictions."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from detr_mini.drawing.text import font, shortened
 from detr_mini.structures import Detections, Target
 
 CELL, TALLEST = 400, 440
-"""Pixels of one picture's width, or of its height where that is reached first."""
+"""The largest width and height of one image, in pixels."""
 EDGE, CAPTION, HEADER = 8, 26, 64
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An image, what was found in it, and the truth."""
+    """An image, its detections, and its ground truth."""
 
     image: UInt8[Tensor, "3 h w"]
     detections: Detections
@@ -32,18 +32,18 @@ class Pair:
 
 
 def gallery(pairs: Sequence[Pair], path: str | Path, threshold: float = 0.5, title: str = "") -> None:
-    """Write one PNG: for each pair the truth at the left, the detections of at least `threshold` at the right.
+    """Write one PNG: for each pair the ground truth on the left, the detections of at least `threshold` on the right.
 
-    Where no score of any pair reaches `threshold`, the best-scored are shown, as many as there are true boxes, and the
-    legend says so: a weak detector's guesses say more than empty pictures.
+    If no score of any pair reaches `threshold`, the best detections are shown, as many as there are true boxes. The
+    legend says so. A weak detector's guesses are more useful than empty pictures.
     """
     lowest = _lowest_shown(pairs, threshold)
     cards = [_card(pair, lowest) for pair in pairs] or [_text_card("no images")]
     sheet = sheet_of(cards, _columns(cards), HEADER + GAP)
     pen = ImageDraw.Draw(sheet)
     room = sheet.width - 2 * GAP
-    pen.text((GAP + 2, 26), shortened(title or "Predictions beside the truth", font(22), room), INK, font(22), "lm")
-    legend = f"left: truth · right: predictions with a score of at least {lowest:.2g}"
+    pen.text((GAP + 2, 26), shortened(title or "Ground truth and predictions", font(22), room), INK, font(22), "lm")
+    legend = f"left: ground truth · right: predictions with a score of at least {lowest:.2g}"
     legend += f" (none reaches {threshold:g})" if lowest < threshold else ""
     pen.text((GAP + 2, 52), shortened(legend, font(14), room), FAINT, font(14), "lm")
     sheet.save(path, format="PNG")
@@ -58,7 +58,7 @@ def _lowest_shown(pairs: Sequence[Pair], threshold: float) -> float:
 
 
 def _columns(cards: Sequence[Image.Image]) -> int:
-    """As many, up to 4, as bring the sheet nearest to 4:3."""
+    """The number of columns, at most 4, that brings the sheet closest to 4:3."""
     width, height = cards[0].width, sum(card.height for card in cards)
     return min(range(1, min(4, len(cards)) + 1), key=lambda n: abs(math.log(n * n * width / height * 3 / 4)))
 

@@ -1,4 +1,4 @@
-"""Charts that look alike: an empty figure, a panel's heading, and the file they end in."""
+"""What all charts share: the figure, the style of a panel and its legend, and the file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def new_figure(width: float | int, height: float | int) -> Any:
-    """A matplotlib Figure of so many inches, drawn without a display; matplotlib is loaded only here."""
+    """A matplotlib Figure (sizes in inches) that needs no display. Only this loads matplotlib's figures."""
     import matplotlib
 
     matplotlib.use("Agg", force=False)
@@ -22,7 +22,7 @@ def heading(axes: Any, title: str) -> None:
 
 
 def panel(axes: Any, title: str, *, grid: bool = True) -> None:
-    """A plain panel with a title: no frame above and to the right, small ticks, faint lines if `grid`."""
+    """Style a panel: a title, no frame at the top and right, small ticks, faint lines if `grid`."""
     heading(axes, title)
     axes.spines[["top", "right"]].set_visible(False)
     if grid:
@@ -30,8 +30,19 @@ def panel(axes: Any, title: str, *, grid: bool = True) -> None:
     axes.tick_params(labelsize=9)
 
 
+def legend(axes: Any, **settings: Any) -> Any:
+    """Add a small legend on a translucent background."""
+    return axes.legend(**{"fontsize": 8, "framealpha": 0.8, "edgecolor": "none", **settings})
+
+
+def empty(axes: Any, reason: str) -> None:
+    """Show `reason` in a panel that has no data."""
+    axes.text(0.5, 0.5, reason, ha="center", va="center", color="grey", transform=axes.transAxes)
+    axes.set(xticks=[], yticks=[])
+
+
 def write(figure: Any, path: str | Path, title: str = "", note: str = "") -> None:
-    """Write a PNG, with a title above it and a note below where they are given."""
+    """Write a PNG with a title above it and a note below it, unless they are empty."""
     if title:
         figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
     if note:

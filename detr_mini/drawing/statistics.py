@@ -1,4 +1,4 @@
-"""A data set in one picture."""
+"""The statistics of a dataset in one picture."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from detr_mini.drawing.plotting import new_figure, panel, write
+from detr_mini.drawing.plotting import empty, legend, new_figure, panel, write
 
 SHOWN = 24
-"""Categories with a bar of their own."""
+"""The most categories that are drawn."""
 
 
 @runtime_checkable
 class Numbers(Protocol):
-    """What a split must know; see `data.stats.SplitStats`."""
+    """The statistics of a split; see `data.statistics.SplitStats`."""
 
     @property
     def boxes_of(self) -> dict[str, int]: ...
@@ -33,18 +33,18 @@ class Numbers(Protocol):
 
 
 def statistics(found: Mapping[str, Numbers], path: str | Path, title: str = "") -> None:
-    """Write one PNG: categories, sizes, shapes and places of boxes, boxes an image, sizes of images, by split."""
+    """Write one PNG: the boxes' categories, sizes, shapes and places, boxes per image, and image sizes, by split."""
     figure = new_figure(16, 9)
     categories, side, aspect, per_image, sizes, centres = figure.subplots(2, 3).flat
     _categories(categories, found)
-    _histogram(side, "side of a box: square root of its area, pixels", {n: s.side for n, s in found.items()}, log=True)
+    _histogram(side, "box size: square root of its area, pixels", {n: s.side for n, s in found.items()}, log=True)
     for border in (32, 96):
         side.axvline(border, color="grey", linewidth=0.9, linestyle="--")
     for where, name in ((0.02, "small"), (0.98, "large")):
         side.text(where, 0.97, name, transform=side.transAxes, fontsize=8, color="grey", va="top",
                   ha="left" if where < 0.5 else "right")  # fmt: skip
-    _histogram(aspect, "width by height of a box", {n: s.aspect for n, s in found.items()}, log=True)
-    _histogram(per_image, "boxes an image", {n: s.per_image for n, s in found.items()}, log=False)
+    _histogram(aspect, "aspect ratio of boxes: width / height", {n: s.aspect for n, s in found.items()}, log=True)
+    _histogram(per_image, "boxes per image", {n: s.per_image for n, s in found.items()}, log=False)
     _sizes(sizes, found)
     _centres(centres, found)
     write(figure, path, title)
@@ -71,17 +71,15 @@ def _categories(axes: Any, found: Mapping[str, Numbers]) -> None:
     axes.grid(axis="x", alpha=0.25)
     axes.set_axisbelow(True)
     if len(found) > 1:
-        axes.legend(fontsize=8, framealpha=0.7, edgecolor="none", loc="lower right")
+        legend(axes, loc="lower right")
 
 
 def _histogram(axes: Any, title: str, values: Mapping[str, np.ndarray], *, log: bool) -> None:
-    """Shares of each split, so that splits of any size can be compared."""
-    panel(axes, title, grid=False)
-    axes.grid(alpha=0.25)
+    """Percentages of each split, so that splits of any size can be compared."""
+    panel(axes, title)
     everything = np.concatenate([v[v > 0] if log else v for v in values.values()]).astype(float)
     if not len(everything):
-        axes.text(0.5, 0.5, "there are no boxes", ha="center", va="center", color="grey", transform=axes.transAxes)
-        axes.set(xticks=[], yticks=[])
+        empty(axes, "there are no boxes")
         return
     low, high = float(everything.min()), float(everything.max())
     if log:
@@ -101,12 +99,11 @@ def _histogram(axes: Any, title: str, values: Mapping[str, np.ndarray], *, log: 
             axes.hist(own, edges, weights=weights, color=f"C{rank % 10}", histtype="step", linewidth=1.5, label=split)
     axes.set_ylabel("%", fontsize=9, rotation=0, loc="top")
     if len(values) > 1:
-        axes.legend(fontsize=8, framealpha=0.7, edgecolor="none")
+        legend(axes)
 
 
 def _sizes(axes: Any, found: Mapping[str, Numbers]) -> None:
-    panel(axes, "sizes of images, pixels", grid=False)
-    axes.grid(alpha=0.25)
+    panel(axes, "image sizes, pixels")
     largest = max((int(stats.sizes.max()) for stats in found.values() if len(stats.sizes)), default=1)
     axes.plot([0, largest * 1.1], [0, largest * 1.1], color="grey", linewidth=0.8, linestyle=":")
     for rank, (split, stats) in enumerate(found.items()):
@@ -117,16 +114,15 @@ def _sizes(axes: Any, found: Mapping[str, Numbers]) -> None:
     axes.set_xlabel("width", fontsize=9)
     axes.set_ylabel("height", fontsize=9)
     if len(found) > 1:
-        legend = axes.legend(fontsize=8, framealpha=0.7, edgecolor="none", loc="upper left")
-        for handle in legend.legend_handles:
+        for handle in legend(axes, loc="upper left").legend_handles:
             handle.set_sizes([30])
 
 
 def _centres(axes: Any, found: Mapping[str, Numbers]) -> None:
-    panel(axes, "where the centres of boxes lie", grid=False)
+    panel(axes, "centres of boxes", grid=False)
     places = np.concatenate([stats.centres for stats in found.values()])
     counts, _, _ = np.histogram2d(places[:, 1], places[:, 0], bins=32, range=((0, 1), (0, 1)))
     axes.imshow(counts, cmap="viridis", extent=(0, 1, 1, 0), aspect="auto", interpolation="nearest")
     axes.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
-    axes.set_xlabel("of the width", fontsize=9)
-    axes.set_ylabel("of the height", fontsize=9)
+    axes.set_xlabel("share of the width", fontsize=9)
+    axes.set_ylabel("share of the height", fontsize=9)

@@ -1,4 +1,4 @@
-"""Letters for pictures."""
+"""Fonts for pictures, and text that fits."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from PIL import ImageFont
 
 @lru_cache(maxsize=64)
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic and many signs. `size` in pixels."""
+    """DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic and many symbols. `size` is in pixels."""
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
 def shortened(text: str, letters: ImageFont.FreeTypeFont, width: int | float) -> str:
-    """`text` on one line, or as much of it as fits into `width` pixels, with an ellipsis; empty where nothing fits."""
-    text = " ".join(text.encode(errors="replace").decode().split())  # half a character has no letters
+    """`text` on one line, cut with an ellipsis to fit into `width` pixels; empty where nothing fits."""
+    text = " ".join(text.encode(errors="replace").decode().split())  # a lone surrogate has no glyph
     if letters.getlength(text) <= width:
         return text
     while text and letters.getlength(f"{text}…") > width:

@@ -9,7 +9,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from detr_mini.evaluation.table import number
+from detr_mini.evaluation.report.table import number
 
 MEASURES = ("AP", "AP50", "AP75", "train_seconds")
 

@@ -23,13 +23,13 @@ from scipy.special import stdtr, stdtrit
 from detr_mini.config.run_folder import write_text
 from detr_mini.drawing.evaluation_plots import differences
 from detr_mini.errors import ConfigError, DataError, UserError
-from detr_mini.evaluation.average_precision import WeightedAP
-from detr_mini.evaluation.headline import readings
-from detr_mini.evaluation.intervals import AT_ONCE, draws
-from detr_mini.evaluation.matching import Matches, side_by_side
-from detr_mini.evaluation.paired_test import holm, paired_test
-from detr_mini.evaluation.runs import Run, common_truth, read_runs
-from detr_mini.evaluation.table import number
+from detr_mini.evaluation.comparison.intervals import AT_ONCE, draws
+from detr_mini.evaluation.comparison.paired_test import holm, paired_test
+from detr_mini.evaluation.comparison.runs import Run, common_truth, read_runs
+from detr_mini.evaluation.metrics.average_precision import WeightedAP
+from detr_mini.evaluation.metrics.headline import headline_metrics
+from detr_mini.evaluation.metrics.matching import Matches, side_by_side
+from detr_mini.evaluation.report.table import number
 from detr_mini.progress import track
 
 FILE = "datasets.json"
@@ -170,7 +170,7 @@ def _matches(runs: Sequence[Sequence[Run]]) -> tuple[list[tuple[Matches, Matches
     """The matches of each pair of runs, and the names of the categories."""
     truth = common_truth([run for own in runs for run in own])
     first, second = ([run.matches(truth, areas=1) for run in own] for own in runs)
-    return list(zip(first, second, strict=True)), truth.part.categories.names
+    return list(zip(first, second, strict=True)), truth.subset.categories.names
 
 
 def _on_one(
@@ -211,7 +211,10 @@ def _differences(judges: Sequence[WeightedAP], weights: np.ndarray, names: Seque
     """Second minus first of each measure: (pair, weighting)."""
     nothing = np.zeros_like(weights)
     first, second = np.concatenate([weights, nothing], 1), np.concatenate([nothing, weights], 1)
-    sides = [(readings(judge.unbiased(first), names), readings(judge.unbiased(second), names)) for judge in judges]
+    sides = [
+        (headline_metrics(judge.unbiased(first), names), headline_metrics(judge.unbiased(second), names))
+        for judge in judges
+    ]
     return {measure: np.stack([b[measure] - a[measure] for a, b in sides]) for measure in MEASURES}
 
 

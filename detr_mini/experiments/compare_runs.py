@@ -13,9 +13,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from detr_mini.drawing.evaluation_plots import differences, spreads
-from detr_mini.evaluation.paired_test import Difference, holm, paired_test
-from detr_mini.evaluation.runs import Run, Truth, labels
-from detr_mini.evaluation.table import number
+from detr_mini.evaluation.comparison.paired_test import Difference, holm, paired_test
+from detr_mini.evaluation.comparison.runs import Run, Truth, labels
+from detr_mini.evaluation.report.table import number
 from detr_mini.experiments.aggregate import recipe, recipe_table
 from detr_mini.progress import track
 
@@ -33,14 +33,14 @@ def compare_two(runs: Sequence[Run], truth: Truth, folder: Path, *, rounds: int,
     `rounds` permutations with `seed` make the paired test; `level` is its error rate over all numbers together (Holm).
     """
     first, second = (run.matches(truth) for run in runs)
-    rows = paired_test(first, second, truth.part.categories.names, rounds, seed, level)
-    about = {"runs": [str(run.folder) for run in runs], "images": len(truth.part.image_ids), "rounds": rounds,
+    rows = paired_test(first, second, truth.subset.categories.names, rounds, seed, level)
+    about = {"runs": [str(run.folder) for run in runs], "images": len(truth.subset.image_ids), "rounds": rounds,
              "level": level, "comparisons": len(rows)}  # fmt: skip
     numbers = [{**row.__dict__, "difference": row.difference} for row in rows]
     _write(folder, {**about, "numbers": numbers})
     title = f"B {runs[1].folder.name} minus A {runs[0].folder.name}"
     differences([(row.name, row.difference, 1.96 * row.noise, row.real) for row in rows], folder / "compare.png", title)
-    return Group(_difference_table(rows, runs), Text(_verdict(rows, level, len(truth.part.image_ids))), Text(CAVEAT))
+    return Group(_difference_table(rows, runs), Text(_verdict(rows, level, len(truth.subset.image_ids))), Text(CAVEAT))
 
 
 def _difference_table(rows: Sequence[Difference], runs: Sequence[Run]) -> Table:
@@ -79,7 +79,7 @@ def compare_many(runs: Sequence[Run], truth: Truth, folder: Path, *, rounds: int
     recipes.sort(key=lambda row: -(row["AP"] or 0.0))
     pairs = _pairs(runs, truth, rounds, seed, level) if len(runs) <= MOST else []
     content = {
-        "images": len(truth.part.image_ids),
+        "images": len(truth.subset.image_ids),
         "recipes": recipes,
         "pairs": pairs,
     }
@@ -88,7 +88,7 @@ def compare_many(runs: Sequence[Run], truth: Truth, folder: Path, *, rounds: int
         key: {row["recipe"]: [float(run.metrics[key] or 0.0) for run in groups[row["recipe"]]] for row in recipes}
         for key in ("AP", "AP50")
     }
-    spreads(values, folder / "compare.png", f"{len(runs)} runs on {len(truth.part.image_ids)} images")
+    spreads(values, folder / "compare.png", f"{len(runs)} runs on {len(truth.subset.image_ids)} images")
     counts = [str(len(row["runs"])) for row in recipes]
     shown: list[Any] = [recipe_table(recipes, counts, ("AP", "AP50", "train_seconds"))]
     if len(runs) > MOST:
@@ -101,7 +101,7 @@ def compare_many(runs: Sequence[Run], truth: Truth, folder: Path, *, rounds: int
 def _pairs(runs: Sequence[Run], truth: Truth, rounds: int, seed: int, level: float) -> list[dict[str, Any]]:
     """The test of AP for every pair of runs, corrected for their number (Holm 1979)."""
     matches = [run.matches(truth, areas=1) for run in runs]
-    names = truth.part.categories.names
+    names = truth.subset.categories.names
     tested: list[dict[str, Any]] = []
     for a, b in track(list(combinations(range(len(runs)), 2)), "swapping"):
         rows = paired_test(matches[a], matches[b], names, rounds, seed, level)

@@ -16,11 +16,11 @@ from rich.text import Text
 from detr_mini.config.compose import compose
 from detr_mini.config.path_settings import quoted
 from detr_mini.config.run_folder import is_unused, locked, new_run_folder, write_text
-from detr_mini.drawing.evaluation_plots import dots
+from detr_mini.drawing.evaluation_plots import means_with_intervals
 from detr_mini.errors import ConfigError, DataError, UserError
-from detr_mini.evaluation.doubles import nms_gain
-from detr_mini.evaluation.runs import STAGES, data_of, read_runs
-from detr_mini.evaluation.table import markdown, with_interval
+from detr_mini.evaluation.comparison.runs import STAGES, data_of, read_runs
+from detr_mini.evaluation.metrics.duplicate_detections import nms_gain
+from detr_mini.evaluation.report.table import markdown, with_interval
 from detr_mini.experiments.aggregate import recipe
 from detr_mini.experiments.compare_datasets import FILE, RECIPE
 from detr_mini.experiments.leaderboard import result
@@ -195,7 +195,7 @@ def _figures(path: Path) -> dict[str, Any]:
     rows = History(path / "history.csv").rows()
     return {
         **{key: run.metrics.get(key) for key in (*KEPT, *AVERAGED)},
-        **nms_gain(truth.content, run.records, truth.part, run.limit),
+        **nms_gain(truth.content, run.records, truth.subset, run.limit),
         "size": run.config["data"].get("size"),
         "queries": run.config.get("model", {}).get("queries"),
         "steps": int(rows[-1]["step"]) if rows else None,
@@ -243,7 +243,7 @@ def report(folder: Path, runs: Sequence[Run], config: DictConfig, left_out: Mapp
     if drawn:
         values = {key: {row["set"]: _dots(row, key, by_set[row["set"]]) for row in drawn} for key in ("AP", "AP50")}
         note = "dot: a training; line: 95 % interval over the images; dashed: mean over the datasets"
-        dots(values, folder / "datasets.png", title, note)
+        means_with_intervals(values, folder / "datasets.png", title, note)
     print(f"written to {folder}", flush=True)
 
 

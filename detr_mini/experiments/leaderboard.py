@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from detr_mini.evaluation.table import number
+from detr_mini.evaluation.report.table import number
 from detr_mini.experiments.record import Record, Run
 
 

@@ -17,7 +17,7 @@ from detr_mini.config.run_config import read_config
 from detr_mini.config.run_folder import locked, to_go_on, write_text
 from detr_mini.drawing.evaluation_plots import learning_curve as draw
 from detr_mini.errors import ConfigError
-from detr_mini.evaluation.table import with_interval
+from detr_mini.evaluation.report.table import with_interval
 from detr_mini.training.build import build
 from detr_mini.training.run import train
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from detr_mini.drawing.evaluation_plots import searched
+from detr_mini.drawing.evaluation_plots import search_results
 from detr_mini.errors import ConfigError
 from detr_mini.experiments.launch import Attempt, Serial, check_jobs, side_by_side
 from detr_mini.experiments.leaderboard import print_result
@@ -154,7 +154,7 @@ class Optuna(Serial):
         if values:
             reached = [value for _, value in done]
             best = reached.index(max(reached, key=record.merit))
-            searched(values, reached, best, path, measure, record.about())
+            search_results(values, reached, best, path, measure, record.about())
 
 
 def _try(study: Any, searching: Space, record: Record, processes: Processes, console: Console, number: int) -> None:

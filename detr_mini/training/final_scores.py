@@ -14,9 +14,9 @@ from torch import nn
 
 from detr_mini.data.module import STAGES
 from detr_mini.drawing.curves import curves
-from detr_mini.evaluation.measure import measure, write_measured
-from detr_mini.evaluation.same_predictions import alike_notice
-from detr_mini.evaluation.table import table
+from detr_mini.evaluation.report.measure import measure, write_measured
+from detr_mini.evaluation.report.same_predictions import same_predictions_warning
+from detr_mini.evaluation.report.table import table
 from detr_mini.pretrained.checkpoints import averaged_weights, operating_point, read_checkpoint
 from detr_mini.training.build import Parts
 from detr_mini.training.remarks import few_steps_notice
@@ -57,7 +57,7 @@ def measure_best(parts: Parts, folder: Path, console: Console, config: DictConfi
     write_measured(folder, measured, {**about, "split": split}, title, threshold=point.threshold)
     table(measured.scores, f"{folder} on {split}", console)
     few = few_steps_notice(best["global_step"] if task.global_step == 0 else task.global_step)
-    notice = few or alike_notice([*measured.found.values()])
+    notice = few or same_predictions_warning([*measured.found.values()])
     if notice is not None:
         console.print(notice, markup=False)
         log.warning(notice)

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from detr_mini.evaluation.coco import Scores, score
-from detr_mini.evaluation.doubles import without_overlaps
-from detr_mini.evaluation.grounding import Answer, best_threshold, grounding_metrics
-from detr_mini.evaluation.operating_point import choose
+from detr_mini.evaluation.metrics.coco import Scores, score
+from detr_mini.evaluation.metrics.duplicate_detections import without_overlaps
+from detr_mini.evaluation.metrics.grounding import Answer, best_threshold, grounding_metrics
+from detr_mini.evaluation.metrics.operating_point import choose
 from detr_mini.formats.split import CocoSet
 from detr_mini.structures import Categories, OperatingPoint
 

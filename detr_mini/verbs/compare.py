@@ -9,7 +9,7 @@ from rich.console import Console
 
 from detr_mini.config.run_folder import new_run_folder
 from detr_mini.errors import ConfigError
-from detr_mini.evaluation.runs import common_truth, read_runs
+from detr_mini.evaluation.comparison.runs import common_truth, read_runs
 from detr_mini.experiments.compare_datasets import benchmarks, compare_sets
 from detr_mini.experiments.compare_runs import compare_many, compare_two
 

@@ -8,13 +8,19 @@ from omegaconf import DictConfig, OmegaConf
 
 from detr_mini.data.module import STAGES
 from detr_mini.errors import ConfigError, UserError
-from detr_mini.evaluation.error_report import examine
-from detr_mini.evaluation.evaluate_checkpoint import WORDS, about, alter_captions, data_of_checkpoint, evaluation_folder
-from detr_mini.evaluation.measure import measure, write_measured
-from detr_mini.evaluation.operating_point import with_overlap
-from detr_mini.evaluation.same_predictions import alike_notice
-from detr_mini.evaluation.subset import chosen
-from detr_mini.evaluation.table import table
+from detr_mini.evaluation.metrics.operating_point import with_overlap
+from detr_mini.evaluation.metrics.subset import choose_subset
+from detr_mini.evaluation.report.error_report import write_error_report
+from detr_mini.evaluation.report.evaluate_checkpoint import (
+    WORDS,
+    about,
+    alter_captions,
+    data_of_checkpoint,
+    evaluation_folder,
+)
+from detr_mini.evaluation.report.measure import measure, write_measured
+from detr_mini.evaluation.report.same_predictions import same_predictions_warning
+from detr_mini.evaluation.report.table import table
 from detr_mini.inference.detector import from_checkpoint
 from detr_mini.pretrained.checkpoints import checkpoint_file, read_checkpoint
 
@@ -34,16 +40,16 @@ def evaluate(config: DictConfig) -> Path:
     given = OmegaConf.to_container(config.data, resolve=True)
     data, settings = data_of_checkpoint(detector, checkpoint, given, split, size)
     alter_captions(data, split, config.words)
-    part = chosen(data.sets[split].image_ids, detector.categories, config.subset)
+    subset = choose_subset(data.sets[split].image_ids, detector.categories, config.subset)
     point = with_overlap(detector.operating_point, config.suppress_iou)
     path = file.resolve()  # best.ckpt is called by the name of its run, an exported file by its own
     title = path.parent.name if path.suffix == ".ckpt" else path.stem
     with evaluation_folder(config.output, f"{title}-{split}") as output:
         measured = measure(
             detector.by_names() if config.by == "names" else detector.model,
-            data.evaluation_loader(split, part.image_ids), data.sets[split], detector.categories, detector.device,
-            config.detection_limit, threshold=detector.threshold, point=point, part=part, resamples=config.resamples,
-            fast=config.fast,
+            data.evaluation_loader(split, subset.image_ids), data.sets[split], detector.categories, detector.device,
+            config.detection_limit, threshold=detector.threshold, point=point, subset=subset,
+            resamples=config.resamples, fast=config.fast,
         )  # fmt: skip
         metrics = {"images_per_second": measured.images_per_second, **about(detector, checkpoint), "split": split,
                    "by": config.by, "checkpoint": str(config.checkpoint)}  # fmt: skip
@@ -53,9 +59,9 @@ def evaluate(config: DictConfig) -> Path:
         kept = {"data": settings, "categories": detector.categories.to_dict()}
         OmegaConf.save(OmegaConf.create({**OmegaConf.to_container(config), **kept}), output / "config.yaml")  # type: ignore[dict-item]
         if config.report:
-            examine(output, measured, title, config.detection_limit)
+            write_error_report(output, measured, title, config.detection_limit)
     table(measured.scores, f"{config.checkpoint} on {split}")
-    for line in (alike_notice([*measured.found.values()]), f"written to {output}"):
+    for line in (same_predictions_warning([*measured.found.values()]), f"written to {output}"):
         if line is not None:
             print(line)
     return output

@@ -8,8 +8,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 
 from detr_mini.errors import ConfigError
-from detr_mini.evaluation.operating_point import check_overlap, with_overlap
-from detr_mini.evaluation.same_predictions import BEST, MOST, alike_notice
+from detr_mini.evaluation.metrics.operating_point import check_overlap, with_overlap
+from detr_mini.evaluation.report.same_predictions import BEST, MOST, same_predictions_warning
 from detr_mini.inference.detector import load
 from detr_mini.inference.prediction_folder import IMAGES, Request, check_output, write_predictions
 from detr_mini.inference.sources import find_pictures
@@ -39,7 +39,7 @@ def predict(config: DictConfig) -> Path:
 
     predictions = write_predictions(detector, images, output, request, keep)
     lines = list(predictions.summary(detector.least_score(request.threshold, request.caption)))
-    notice = alike_notice(first)
+    notice = same_predictions_warning(first)
     for line in (*lines, *([notice] if notice else []), *predictions.failures(), f"written to {output}"):
         Console(highlight=False).print(line, markup=False)
     return output

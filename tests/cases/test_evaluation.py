@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from detr_mini.evaluation.coco import evaluate, score
-from detr_mini.evaluation.table import summary
+from detr_mini.evaluation.metrics.coco import evaluate, score
+from detr_mini.evaluation.report.table import summary
 from detr_mini.structures import Categories
 
 ONE = Categories((1,), ("bolt",))
@@ -74,4 +74,4 @@ def test_E_06_detections_of_a_class_without_objects_are_told() -> None:
     assert scores.metrics["AP/nut"] is None
     assert scores.metrics["categories_scored"] == 1
     assert "means over 1 of 2 categories" in summary(scores)
-    assert "50 detections of categories without any object (nut)" in summary(scores)
+    assert "50 detections of categories without an object (nut)" in summary(scores)

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 
 from detr_mini.data.collate import collate
-from detr_mini.evaluation.coco import Scores
+from detr_mini.evaluation.metrics.coco import Scores
 from detr_mini.images.load import to_model_input
 from detr_mini.inference.batches import detect_batches
 from detr_mini.structures import Target

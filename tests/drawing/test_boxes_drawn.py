@@ -1,4 +1,4 @@
-"""Boxes and texts on pictures."""
+"""Boxes and labels on images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def found(boxes: list[list[float]]) -> Detections:
     st.lists(st.tuples(*[st.floats(-50, 400)] * 4), max_size=6),
     st.text(max_size=60),
 )  # fmt: skip
-def test_any_box_and_any_text_leave_the_size_of_the_picture_alone(
+def test_no_box_and_no_text_changes_the_size_of_the_picture(
     width: int, height: int, boxes: list[tuple[float, ...]], text: str
 ) -> None:
     picture = Image.new("RGB", (width, height), "grey")
@@ -38,7 +38,9 @@ def test_any_box_and_any_text_leave_the_size_of_the_picture_alone(
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(8, 400), st.integers(8, 400), st.tuples(*[st.floats(0, 1)] * 4), st.text(min_size=1, max_size=80))
-def test_no_text_leaves_the_picture(width: int, height: int, corners: tuple[float, ...], text: str) -> None:
+def test_no_text_crosses_the_border_of_the_picture(
+    width: int, height: int, corners: tuple[float, ...], text: str
+) -> None:
     class Pen(ImageDraw.ImageDraw):
         def text(self, xy, text, *args, **kwargs):  # type: ignore[no-untyped-def]
             inked.append(self.textbbox(xy, text, font=kwargs["font"], anchor=kwargs["anchor"]))
@@ -58,12 +60,12 @@ def test_no_text_leaves_the_picture(width: int, height: int, corners: tuple[floa
             assert bottom <= height
 
 
-def test_nothing_found_changes_no_pixel() -> None:
+def test_without_detections_no_pixel_changes() -> None:
     image = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8)
     assert np.array_equal(np.asarray(draw_detections(image, found([]))), image.permute(1, 2, 0).numpy())
 
 
-def test_a_box_stands_where_it_was_found_also_in_an_enlarged_picture() -> None:
+def test_a_box_is_drawn_at_its_place_also_in_an_enlarged_picture() -> None:
     image = torch.zeros(3, 100, 100, dtype=torch.uint8)
     for longest, scale in ((None, 1), (300, 3)):
         drawn = np.asarray(draw_detections(image, found([[40.0, 60.0, 70.0, 90.0]]), longest))
@@ -77,7 +79,7 @@ def test_colours_of_many_categories_differ() -> None:
     assert len({colour_of(label) for label in range(91)}) == 91
 
 
-def test_truth_is_drawn_in_the_same_colours_as_detections() -> None:
+def test_ground_truth_has_the_same_colours_as_detections() -> None:
     image = torch.zeros(3, 200, 200, dtype=torch.uint8)
     target = Target(
         torch.tensor([[0.5, 0.5, 0.4, 0.4]]), torch.tensor([1]), 1, (200, 200), torch.tensor([True]), torch.ones(1)
@@ -85,6 +87,6 @@ def test_truth_is_drawn_in_the_same_colours_as_detections() -> None:
     assert (np.asarray(draw_truth(image, target, CATEGORIES)) == colour_of(1)).all(-1).any()
 
 
-def test_a_tensor_becomes_the_same_picture() -> None:
+def test_a_tensor_becomes_an_equal_picture() -> None:
     image = torch.randint(0, 256, (3, 5, 7), dtype=torch.uint8)
     assert np.array_equal(np.asarray(to_picture(image)), image.permute(1, 2, 0).numpy())

@@ -1,4 +1,4 @@
-"""Galleries and curves: what goes in comes out on one picture."""
+"""Galleries and training curves."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def pair(width: int, height: int, name: str) -> Pair:
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 12])
-def test_a_gallery_of_any_number_is_one_picture(tmp_path: Path, count: int) -> None:
+def test_a_gallery_of_any_number_of_images_is_one_picture(tmp_path: Path, count: int) -> None:
     sizes = [(60, 40), (40, 60), (128, 128), (400, 20), (20, 400)]
     pairs = [pair(*sizes[i % 5], f"a/very/long/{'x' * 200}/{i}.jpg") for i in range(count)]
     gallery(pairs, tmp_path / "gallery.png", title="t" * 500)
@@ -47,12 +47,12 @@ def drawn(path: Path, threshold: float, *scores: float) -> bytes:
     return (path / "gallery.png").read_bytes()
 
 
-def test_what_is_below_the_threshold_is_not_drawn(tmp_path: Path) -> None:
+def test_detections_below_the_threshold_are_not_drawn(tmp_path: Path) -> None:
     assert drawn(tmp_path, 0.5, 0.9, 0.4) == drawn(tmp_path, 0.5, 0.9)
     assert drawn(tmp_path, 0.3, 0.9, 0.4) != drawn(tmp_path, 0.3, 0.9)
 
 
-def test_where_no_score_reaches_the_threshold_the_best_are_drawn_and_the_legend_says_so(tmp_path: Path) -> None:
+def test_if_no_score_reaches_the_threshold_the_best_are_drawn_and_the_legend_says_so(tmp_path: Path) -> None:
     weak = drawn(tmp_path, 0.5, 0.02, 0.01)
     assert weak == drawn(tmp_path, 0.5, 0.02)  # as many as are true: one
     assert weak != drawn(tmp_path, 0.02, 0.02)  # the legend
@@ -67,14 +67,14 @@ def test_where_no_score_reaches_the_threshold_the_best_are_drawn_and_the_legend_
         "epoch,loss,AP,lr\n0,0,0,0\n",
     ],
 )
-def test_curves_are_drawn_of_whatever_was_recorded(tmp_path: Path, history: str) -> None:
+def test_curves_are_drawn_from_any_history(tmp_path: Path, history: str) -> None:
     (tmp_path / "history.csv").write_text(history)
     curves(tmp_path / "history.csv", tmp_path / "curves.png", "run")
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.width > 1000
 
 
-def test_empty_fields_are_no_points(tmp_path: Path) -> None:
+def test_empty_fields_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "history.csv").write_text("step,loss,AP\n1,2.5,\n2,,0.5\n3,nan,0.75\n")
     assert read_history(tmp_path / "history.csv") == {"loss": ([1.0], [2.5]), "AP": ([2.0, 3.0], [0.5, 0.75])}
 

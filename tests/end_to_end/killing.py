@@ -98,7 +98,7 @@ def train(request: dict[str, Any], log: str, events: int) -> None:
 
 def make_plain(words: list[str]) -> None:
     from detr_mini import cli
-    from detr_mini.evaluation import measure
+    from detr_mini.evaluation.report import measure
     from detr_mini.training import run
 
     run.curves = measure.gallery = lambda *_: None  # type: ignore[assignment]

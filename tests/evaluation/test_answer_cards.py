@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from detr_mini.evaluation.answer_cards import card, spread
-from detr_mini.evaluation.grounding import Answer, Asked
+from detr_mini.evaluation.metrics.grounding import Answer, Asked
+from detr_mini.evaluation.report.answer_cards import card, spread
 from detr_mini.structures import PhraseFound
 
 BOXES = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30], [40, 40, 50, 50]])

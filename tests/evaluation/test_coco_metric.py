@@ -1,4 +1,4 @@
-"""COCO's metric: it equals pycocotools' own summary where that is defined, and has no trap beside it."""
+"""COCO's metric equals pycocotools' summary where that is defined, without its pitfalls."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detr_mini.errors import DataError
-from detr_mini.evaluation.coco import class_table, evaluate, score
+from detr_mini.evaluation.metrics.coco import evaluate, score
 from detr_mini.structures import Categories
 
 CATEGORIES = Categories((2, 5, 9), ("bolt", "nut", "washer"))
@@ -69,7 +69,7 @@ def test_the_twelve_numbers_equal_those_of_pycocotools(seed: int) -> None:
     assert [metrics[name] for name in TWELVE] == expected
 
 
-def test_nothing_is_printed_and_no_argument_changed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluation_prints_nothing_and_changes_no_argument(capsys: pytest.CaptureFixture[str]) -> None:
     truth, results = made(1)
     before = json.dumps([truth, results])
     evaluate(truth, results, CATEGORIES)
@@ -91,7 +91,7 @@ def test_neither_order_nor_annotation_ids_matter(seed: int, random: object) -> N
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([1, 7, 100, 300]))
-def test_every_value_is_a_share_or_nothing(seed: int, limit: int) -> None:
+def test_every_value_is_between_0_and_1_or_none(seed: int, limit: int) -> None:
     truth, results = made(seed, images=2, objects=2)
     metrics = evaluate(truth, results, CATEGORIES, detection_limit=limit)
     counts = {"images", "categories_scored", "detection_limit"}
@@ -107,7 +107,7 @@ def test_ap_is_the_mean_over_the_scored_categories() -> None:
     assert metrics["categories_scored"] == len(scored)
 
 
-def test_an_empty_truth_and_no_predictions_give_nothing_instead_of_minus_one() -> None:
+def test_an_empty_truth_and_no_predictions_give_none_instead_of_minus_one() -> None:
     truth = {"images": [{"id": 1}], "annotations": [], "categories": CATEGORIES.records()}
     metrics = evaluate(truth, [], CATEGORIES)
     assert all(metrics[name] is None for name in TWELVE)
@@ -115,7 +115,7 @@ def test_an_empty_truth_and_no_predictions_give_nothing_instead_of_minus_one() -
     assert metrics["categories_scored"] == 0
 
 
-def test_a_subset_is_judged_as_if_the_rest_did_not_exist() -> None:
+def test_a_subset_is_evaluated_as_if_the_rest_did_not_exist() -> None:
     truth, results = made(4)
     part = {**truth, "images": truth["images"][:3]}
     part["annotations"] = [a for a in truth["annotations"] if a["image_id"] <= 3]
@@ -135,7 +135,7 @@ def test_crowd_regions_are_ignored() -> None:
     results = [{"image_id": 1, "category_id": 2, "bbox": [0, 0, 40, 40], "score": 0.5}]
     results += [{"image_id": 1, "category_id": 2, "bbox": [110.0 + i, 10, 50, 50], "score": 0.9} for i in range(9)]
     assert evaluate(truth, results, CATEGORIES)["AP"] == pytest.approx(1)
-    assert class_table(truth, results, CATEGORIES)[0].truths == 1
+    assert score(truth, results, CATEGORIES).classes[0].truths == 1
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_crowd_regions_are_ignored() -> None:
         ({"image_id": 1, "category_id": 2, "bbox": [0, 0, 1, 1], "score": math.inf}, "not finite"),
     ],
 )
-def test_a_record_that_means_nothing_is_refused(record: dict, part: str) -> None:
+def test_an_invalid_record_is_refused(record: dict, part: str) -> None:
     truth, _ = made(0)
     with pytest.raises(DataError, match=part):
         evaluate(truth, [record], CATEGORIES)

@@ -1,17 +1,17 @@
-"""What is taken for what, precision over recall, and the best threshold."""
+"""The confusion matrix, precision over recall, and the best threshold."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from detr_mini.evaluation.coco import evaluate
-from detr_mini.evaluation.confusion import best_threshold, confusion, precision_at_recalls
-from detr_mini.evaluation.matching import match
+from detr_mini.evaluation.metrics.coco import evaluate
+from detr_mini.evaluation.metrics.confusion import best_threshold, confusion, precision_at_recalls
+from detr_mini.evaluation.metrics.matching import match
 from made_detections import CATEGORIES, made
 
 
-def test_every_object_and_every_loud_detection_stands_in_the_matrix_once() -> None:
+def test_every_object_and_every_confident_detection_is_counted_once() -> None:
     truth, (records,) = made(40, 2)
     counts = confusion(truth, records, CATEGORIES.ids, range(1, 41), 0.4)
     for k, category in enumerate(CATEGORIES.ids):
@@ -20,7 +20,7 @@ def test_every_object_and_every_loud_detection_stands_in_the_matrix_once() -> No
     assert counts[-1, -1] == 0
 
 
-def test_the_right_category_goes_before_the_larger_overlap() -> None:
+def test_the_right_category_takes_precedence_over_a_larger_overlap() -> None:
     truth = {"annotations": [{"image_id": 1, "category_id": 2, "bbox": [0, 0, 100, 100]},
                              {"image_id": 1, "category_id": 5, "bbox": [5, 0, 100, 100]}]}  # fmt: skip
     records = [{"image_id": 1, "category_id": 2, "bbox": [5, 0, 100, 100], "score": 0.9}]
@@ -35,7 +35,7 @@ def test_detections_in_a_crowd_region_are_left_out() -> None:
     assert confusion(truth, records, CATEGORIES.ids, [1], 0.5).sum() == 0
 
 
-def test_the_curves_mean_is_ap() -> None:
+def test_the_mean_of_the_curve_is_ap() -> None:
     truth, (records,) = made(30, 4)
     matches = match(truth, records, CATEGORIES.ids, range(1, 31))
     metrics = evaluate(truth, records, CATEGORIES)
@@ -45,7 +45,7 @@ def test_the_curves_mean_is_ap() -> None:
         assert all((np.diff(curve) <= 0).all() for curve in curves)
 
 
-def test_at_the_best_threshold_no_other_gives_a_better_f1() -> None:
+def test_no_threshold_has_a_better_f1_than_the_best() -> None:
     truth, (records,) = made(30, 4)
     threshold, f1 = best_threshold(match(truth, records, CATEGORIES.ids, range(1, 31)))
 
@@ -59,5 +59,5 @@ def test_at_the_best_threshold_no_other_gives_a_better_f1() -> None:
     assert all(at(score) <= f1 + 1e-12 for score in np.linspace(0.02, 0.98, 49))
 
 
-def test_without_finds_the_threshold_is_a_half() -> None:
+def test_without_true_positives_the_threshold_is_0_5() -> None:
     assert best_threshold(match({"annotations": []}, [], CATEGORIES.ids, [1])) == (0.5, 0.0)

@@ -1,4 +1,4 @@
-"""The report that says why the numbers are what they are."""
+"""The error report: its files, and the images that cost most AP."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from detr_mini.evaluation.coco import evaluate
-from detr_mini.evaluation.error_report import WORST, examine, worst_images
-from detr_mini.evaluation.errors_by_type import TYPES, errors_by_type
-from detr_mini.evaluation.matching import match
-from detr_mini.evaluation.measure import Measured, judge
-from detr_mini.evaluation.subset import Part
+from detr_mini.evaluation.metrics.coco import evaluate
+from detr_mini.evaluation.metrics.errors_by_type import TYPES, errors_by_type
+from detr_mini.evaluation.metrics.matching import match
+from detr_mini.evaluation.metrics.subset import Subset
+from detr_mini.evaluation.report.error_report import WORST, worst_images, write_error_report
+from detr_mini.evaluation.report.measure import Measured, evaluate_subset
 from detr_mini.formats.coco import read_coco
 from detr_mini.structures import Detections
 from made_detections import CATEGORIES, made
@@ -35,13 +35,13 @@ def measured(scenes_root: Path) -> Measured:
         xyxy = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
         found[image_id] = Detections(xyxy, torch.full((len(own),), 0.8), labels, truth.categories)
         records += [{**{k: a[k] for k in ("image_id", "category_id", "bbox")}, "score": 0.8} for a in own]
-    part = Part(truth.image_ids, truth.categories)
-    scores, matches = judge(truth.truth, records, part, resamples=0)
+    part = Subset(truth.image_ids, truth.categories)
+    scores, matches = evaluate_subset(truth.truth, records, part, resamples=0)
     return Measured(scores, records, found, truth, 1.0, part, matches)
 
 
-def test_it_writes_its_pictures_and_its_numbers(measured: Measured, tmp_path: Path) -> None:
-    report = examine(tmp_path, measured, "made")
+def test_the_report_writes_its_pictures_and_numbers(measured: Measured, tmp_path: Path) -> None:
+    report = write_error_report(tmp_path, measured, "made")
     assert json.loads((tmp_path / "report.json").read_text()) == report
     for name in FILES:
         with Image.open(tmp_path / name) as picture:
@@ -50,8 +50,8 @@ def test_it_writes_its_pictures_and_its_numbers(measured: Measured, tmp_path: Pa
     assert report["AP50"] == pytest.approx(measured.scores.metrics["AP50"])
 
 
-def test_what_was_left_blank_is_missed_and_among_the_worst(measured: Measured, tmp_path: Path) -> None:
-    report = examine(tmp_path, measured, "made")
+def test_an_image_without_detections_is_missed_and_among_the_costliest(measured: Measured, tmp_path: Path) -> None:
+    report = write_error_report(tmp_path, measured, "made")
     objects = [len(measured.truth.target(image_id).labels) for image_id in measured.truth.image_ids]
     assert report["errors"]["missed"]["count"] == sum(objects[:2])
     assert sum(error["count"] for error in report["errors"].values()) == sum(objects[:2])
@@ -60,7 +60,7 @@ def test_what_was_left_blank_is_missed_and_among_the_worst(measured: Measured, t
     assert all(row["cost"] > 0 for row in report["worst"])
 
 
-def test_an_images_cost_is_what_ap_gains_without_it() -> None:
+def test_the_cost_of_an_image_is_the_ap_gained_without_it() -> None:
     truth, (records,) = made(30, 6)
     matches = match(truth, records, CATEGORIES.ids, range(1, 31))
     worst = worst_images(matches, errors_by_type(truth, records, CATEGORIES.ids, range(1, 31)), 0.3)
@@ -72,11 +72,11 @@ def test_an_images_cost_is_what_ap_gains_without_it() -> None:
         assert evaluate(truth, records, CATEGORIES, image_ids=others)["AP"] - whole == pytest.approx(cost)
 
 
-def test_a_detector_without_detections_is_examined_too(measured: Measured, tmp_path: Path) -> None:
+def test_a_detector_without_detections_has_a_report_too(measured: Measured, tmp_path: Path) -> None:
     truth = measured.truth
     nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.long), truth.categories)
-    scores, matches = judge(truth.truth, [], measured.part, resamples=20)
-    silent = Measured(scores, [], dict.fromkeys(truth.image_ids, nothing), truth, 1.0, measured.part, matches)
-    report = examine(tmp_path, silent, "silent")
+    scores, matches = evaluate_subset(truth.truth, [], measured.subset, resamples=20)
+    silent = Measured(scores, [], dict.fromkeys(truth.image_ids, nothing), truth, 1.0, measured.subset, matches)
+    report = write_error_report(tmp_path, silent, "silent")
     assert report["AP50"] == 0
     assert np.array(report["confusion"]["counts"])[:, :-1].sum() == 0

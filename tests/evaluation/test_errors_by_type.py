@@ -1,4 +1,4 @@
-"""Each type of error where it was planted, and what it costs."""
+"""Each type of error is recognised, and its cost is the AP50 that correcting it gains."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detr_mini.evaluation.coco import evaluate
-from detr_mini.evaluation.errors_by_type import TYPES, errors_by_type
+from detr_mini.evaluation.metrics.coco import evaluate
+from detr_mini.evaluation.metrics.errors_by_type import TYPES, errors_by_type
 from made_detections import CATEGORIES, Records, made
 
 BOX = [100.0, 100.0, 100.0, 100.0]
 BOLT, NUT = 2, 5
 
 
-def thing(box: list[float], category: int = BOLT, crowd: int = 0) -> dict:
+def annotation(box: list[float], category: int = BOLT, crowd: int = 0) -> dict:
     return {"id": 1, "image_id": 1, "category_id": category, "bbox": box, "area": box[2] * box[3], "iscrowd": crowd}
 
 
@@ -26,8 +26,8 @@ def shifted(by: float) -> list[float]:
     return [BOX[0] + by, *BOX[1:]]
 
 
-def counts(things: Records, records: Records) -> dict[str, int]:
-    truth = {"images": [{"id": 1}], "annotations": things}
+def counts(annotations: Records, records: Records) -> dict[str, int]:
+    truth = {"images": [{"id": 1}], "annotations": annotations}
     counted = errors_by_type(truth, records, CATEGORIES.ids, [1]).counts()
     return {kind: count for kind, count in counted.items() if count}
 
@@ -44,18 +44,18 @@ def counts(things: Records, records: Records) -> dict[str, int]:
         ([], {"missed": 1}),
     ],
 )
-def test_each_type_is_known(records: Records, expected: dict[str, int]) -> None:
-    assert counts([thing(BOX)], records) == expected
+def test_each_error_has_its_type(records: Records, expected: dict[str, int]) -> None:
+    assert counts([annotation(BOX)], records) == expected
 
 
-def test_what_lies_in_a_crowd_is_no_error() -> None:
-    crowd = thing([0.0, 0.0, 300.0, 300.0], crowd=1)
+def test_a_detection_in_a_crowd_region_is_no_error() -> None:
+    crowd = annotation([0.0, 0.0, 300.0, 300.0], crowd=1)
     assert counts([crowd], [found([20.0, 20.0, 50.0, 50.0], 0.9)]) == {}
 
 
-def test_the_cost_of_a_type_is_what_mending_it_gains() -> None:
+def test_the_cost_of_a_type_is_the_gain_from_correcting_it() -> None:
     other = [400.0, 100.0, 50.0, 50.0]
-    truth = {"images": [{"id": 1}], "annotations": [thing(BOX), thing(other)]}
+    truth = {"images": [{"id": 1}], "annotations": [annotation(BOX), annotation(other)]}
     records = [found(shifted(60), 0.9), found(other, 0.5)]
     costs = errors_by_type(truth, records, CATEGORIES.ids, [1]).costs()
     assert costs["AP50"] == pytest.approx(0.5 * 51 / 101)  # one of two, behind a false alarm
@@ -63,8 +63,8 @@ def test_the_cost_of_a_type_is_what_mending_it_gains() -> None:
     assert costs["missed"] == costs["background"] == costs["class"] == 0
 
 
-def test_of_several_detections_that_mending_brings_to_one_object_one_counts() -> None:
-    truth = {"images": [{"id": 1}], "annotations": [thing(BOX)]}
+def test_only_one_of_several_corrected_detections_of_an_object_counts() -> None:
+    truth = {"images": [{"id": 1}], "annotations": [annotation(BOX)]}
     records = [found(shifted(60), 0.9), found(shifted(55), 0.8), found(BOX, 0.7, NUT)]
     costs = errors_by_type(truth, records, CATEGORIES.ids, [1]).costs()
     assert costs["localisation"] == pytest.approx(1)
@@ -73,7 +73,7 @@ def test_of_several_detections_that_mending_brings_to_one_object_one_counts() ->
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10_000))
-def test_the_ap50_it_starts_from_is_cocoevals_and_no_mending_harms(seed: int) -> None:
+def test_ap50_equals_cocoevals_and_no_correction_lowers_it(seed: int) -> None:
     truth, (records,) = made(8, seed, objects=4, crowd=0.1)
     costs = errors_by_type(truth, records, CATEGORIES.ids, range(1, 9)).costs()
     assert costs.pop("AP50") == pytest.approx(evaluate(truth, records, CATEGORIES)["AP50"])
@@ -82,14 +82,14 @@ def test_the_ap50_it_starts_from_is_cocoevals_and_no_mending_harms(seed: int) ->
     assert all(costs[kind] >= -1e-12 for kind in ("both", "duplicate", "background", "localisation", "missed"))
 
 
-def test_every_detection_is_a_find_an_error_or_in_a_crowd() -> None:
+def test_every_detection_is_right_an_error_or_in_a_crowd_region() -> None:
     truth, (records,) = made(30, 3)
     errors = errors_by_type(truth, records, CATEGORIES.ids, range(1, 31))
     assert len(errors.kind) == len(records)
     assert (errors.kind < 0).sum() + sum(errors.counts().values()) - errors.counts()["missed"] == len(records)
 
 
-def test_no_truth_no_costs() -> None:
+def test_without_objects_there_are_no_costs() -> None:
     errors = errors_by_type({"images": [{"id": 1}], "annotations": []}, [found(BOX, 0.4)], CATEGORIES.ids, [1])
     assert errors.counts()["background"] == 1
     assert set(errors.costs().values()) == {None}

@@ -1,20 +1,20 @@
-"""Intervals hold the truth as often as they say; quickly for one size here, for three sizes in the slow test."""
+"""95 % intervals contain the true value in 95 % of all cases: one size here, three sizes in the slow test."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from detr_mini.evaluation.average_precision import WeightedAP
-from detr_mini.evaluation.coco import evaluate
-from detr_mini.evaluation.headline import readings
-from detr_mini.evaluation.intervals import draws, interval, intervals
-from detr_mini.evaluation.matching import Matches, match
+from detr_mini.evaluation.comparison.intervals import draws, interval, intervals
+from detr_mini.evaluation.metrics.average_precision import WeightedAP
+from detr_mini.evaluation.metrics.coco import evaluate
+from detr_mini.evaluation.metrics.headline import headline_metrics
+from detr_mini.evaluation.metrics.matching import Matches, match
 from made_detections import CATEGORIES, made
 
 NAMES = CATEGORIES.names
 POPULATION = 12_000
-"""Images that samples are drawn from: AP over all of them is the truth exactly."""
+"""The number of images that samples are drawn from. AP over all of them is the true value."""
 
 
 def matched(images: int, seed: int = 0, **quality: float) -> Matches:
@@ -25,7 +25,7 @@ def matched(images: int, seed: int = 0, **quality: float) -> Matches:
 def covered(population: Matches, images: int, samples: int, resamples: int) -> dict[str, float]:
     """How often the interval of a sample holds the population's value."""
     size = len(population.image_ids)
-    true = readings(WeightedAP(population)(np.ones((1, size), int)), NAMES)
+    true = headline_metrics(WeightedAP(population)(np.ones((1, size), int)), NAMES)
     rng = np.random.default_rng(images)
     held = dict.fromkeys(("AP", "AP50"), 0)
     for sample in range(samples):
@@ -36,9 +36,9 @@ def covered(population: Matches, images: int, samples: int, resamples: int) -> d
     return {name: count / samples for name, count in held.items()}
 
 
-def test_intervals_hold_the_truth_at_72_images() -> None:
+def test_intervals_contain_the_true_value_at_72_images() -> None:
     for share in covered(matched(2000), 72, 150, 150).values():
-        assert 0.90 <= share <= 0.99  # 95 %, give or take what 150 samples leave open
+        assert 0.90 <= share <= 0.99  # 95 %, within the uncertainty of 150 samples
 
 
 @pytest.mark.slow
@@ -48,7 +48,7 @@ def test_95_percent_intervals_cover_93_to_97_percent(images: int) -> None:
         assert 0.93 <= share <= 0.97
 
 
-def test_every_defined_reading_has_an_interval_that_holds_it() -> None:
+def test_every_defined_metric_lies_in_its_interval() -> None:
     truth, (records,) = made(40, 2)
     metrics = evaluate(truth, records, CATEGORIES)
     found = intervals(match(truth, records, CATEGORIES.ids, range(1, 41)), NAMES, 200)
@@ -57,7 +57,7 @@ def test_every_defined_reading_has_an_interval_that_holds_it() -> None:
         assert 0 <= low <= metrics[name] <= high <= 1
 
 
-def test_more_images_say_more() -> None:
+def test_more_images_give_a_narrower_interval() -> None:
     few, many = (intervals(matched(n, seed=3), NAMES, 200)["AP"] for n in (50, 800))
     assert many[1] - many[0] < 0.5 * (few[1] - few[0])
 
@@ -68,7 +68,7 @@ def test_the_same_seed_gives_the_same_interval() -> None:
     assert intervals(matches, NAMES, 150) != intervals(matches, NAMES, 150, seed=1)
 
 
-def test_undefined_readings_have_no_interval() -> None:
+def test_undefined_metrics_have_no_interval() -> None:
     truth, (records,) = made(20, 1)
     truth["annotations"] = [a for a in truth["annotations"] if a["category_id"] != 9]
     found = intervals(match(truth, records, CATEGORIES.ids, range(1, 21)), NAMES, 50)
@@ -84,7 +84,7 @@ def test_every_resample_draws_as_many_images_as_there_are() -> None:
     assert drawn.mean(0) == pytest.approx(np.ones(25), abs=0.2)
 
 
-def test_near_the_top_there_is_more_room_below() -> None:
+def test_near_1_the_interval_is_wider_below_the_value() -> None:
     low, high = interval(0.96, np.random.default_rng(0).normal(0.96, 0.01, 500), 100)
     assert 0.96 - low > high - 0.96
     assert high < 1

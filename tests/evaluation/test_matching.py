@@ -1,4 +1,4 @@
-"""Matching once and weighting images gives what COCOeval gives, on any choice of images, repeats included."""
+"""Matching once and weighting images equals COCOeval on any selection of images, repeats included."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detr_mini.evaluation.average_precision import WeightedAP, average_precision
-from detr_mini.evaluation.coco import evaluate
-from detr_mini.evaluation.headline import readings
-from detr_mini.evaluation.matching import Matches, match, side_by_side
+from detr_mini.evaluation.metrics.average_precision import WeightedAP, average_precision
+from detr_mini.evaluation.metrics.coco import evaluate
+from detr_mini.evaluation.metrics.headline import headline_metrics
+from detr_mini.evaluation.metrics.matching import Matches, match, side_by_side
 from made_detections import CATEGORIES, Records, made
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", *(f"AP/{name}" for name in CATEGORIES.names))
 
 
 def read(matches: Matches, weights: np.ndarray) -> dict[str, float | None]:
-    values = readings(WeightedAP(matches)(weights[None]), CATEGORIES.names)
+    values = headline_metrics(WeightedAP(matches)(weights[None]), CATEGORIES.names)
     return {name: None if np.isnan(values[name][0]) else float(values[name][0]) for name in NAMES}
 
 
@@ -42,7 +42,7 @@ def chosen(truth: dict, records: Records, images: list[int]) -> tuple[dict, Reco
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([1, 3, 100]), st.booleans())
-def test_every_image_once_is_what_cocoeval_says(seed: int, limit: int, ties: bool) -> None:
+def test_with_every_image_once_the_metrics_equal_cocoevals(seed: int, limit: int, ties: bool) -> None:
     truth, (records,) = made(6, seed, objects=4, crowd=0.15)
     if ties:
         records = [{**r, "score": round(r["score"], 1)} for r in records]
@@ -60,16 +60,16 @@ def test_an_image_counts_as_often_as_its_weight(seed: int, images: list[int]) ->
     assert read(matches.take(np.array(images) - 1), np.ones(len(images), int)) == expected
 
 
-def test_boxes_that_lie_equally_well_are_given_out_as_cocoeval_does() -> None:
+def test_ties_in_iou_are_resolved_as_in_cocoeval() -> None:
     box = [10.0, 10.0, 40.0, 40.0]
-    thing = {"image_id": 1, "category_id": 2, "bbox": box, "area": 1600, "iscrowd": 0}
-    truth = {"images": [{"id": 1}], "annotations": [{**thing, "id": 1}, {**thing, "id": 2, "area": 500}]}
+    annotation = {"image_id": 1, "category_id": 2, "bbox": box, "area": 1600, "iscrowd": 0}
+    truth = {"images": [{"id": 1}], "annotations": [{**annotation, "id": 1}, {**annotation, "id": 2, "area": 500}]}
     records = [{"image_id": 1, "category_id": 2, "bbox": box, "score": s} for s in (0.9, 0.8, 0.7)]
     matches = match(truth, records, CATEGORIES.ids, [1])
     assert read(matches, np.ones(1, int)) == close(by_coco(truth, records))
 
 
-def test_one_side_of_two_is_that_detector() -> None:
+def test_one_half_of_side_by_side_matches_is_that_detector() -> None:
     truth, (first, second) = made(12, 3, detectors=2)
     a, b = (match(truth, records, CATEGORIES.ids, range(1, 13)) for records in (first, second))
     both = side_by_side(a, b)
@@ -78,7 +78,7 @@ def test_one_side_of_two_is_that_detector() -> None:
     assert read(both, np.concatenate([none, ones])) == close(read(b, ones))
 
 
-def test_a_category_that_no_drawn_image_shows_is_undefined() -> None:
+def test_a_category_without_objects_in_the_drawn_images_is_undefined() -> None:
     truth, (records,) = made(8, 1)
     weights = np.array([[int(all(a["image_id"] != i for a in truth["annotations"] if a["category_id"] == 9))
                          for i in range(1, 9)]])  # fmt: skip
@@ -87,7 +87,7 @@ def test_a_category_that_no_drawn_image_shows_is_undefined() -> None:
     assert np.isnan(values[0, 0, 0]).sum() == 0
 
 
-def test_without_what_chance_adds_the_mean_over_samples_is_that_of_all() -> None:
+def test_the_mean_of_unbiased_ap_over_samples_is_that_of_all_images() -> None:
     truth, (records,) = made(2000, 5, objects=2)
     matches = match(truth, records, CATEGORIES.ids, range(1, 2001), areas=1)
     judge = WeightedAP(matches)
@@ -103,5 +103,5 @@ def test_without_what_chance_adds_the_mean_over_samples_is_that_of_all() -> None
     ("found", "truths", "expected"),
     [([True, True], 2, 1.0), ([False, True], 1, 0.5), ([], 3, 0.0), ([False], 0, None), ([True], 2, 51 / 101)],
 )
-def test_the_ap_of_a_ranking(found: list[bool], truths: int, expected: float | None) -> None:
+def test_the_ap_of_small_rankings_is_known(found: list[bool], truths: int, expected: float | None) -> None:
     assert average_precision(np.array(found, bool), truths) == pytest.approx(expected)

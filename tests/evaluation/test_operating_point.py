@@ -1,4 +1,4 @@
-"""The threshold and the suppression of overlaps that a detector carries: chosen on val, used everywhere."""
+"""The operating point of a detector: score threshold and overlap suppression, chosen on val."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from detr_mini.errors import ConfigError
-from detr_mini.evaluation.operating_point import AUTO, FEWEST_OBJECTS, choose, settled
+from detr_mini.evaluation.metrics.operating_point import AUTO, FEWEST_OBJECTS, choose, settled
 from detr_mini.models.heads import suppress
 from detr_mini.pretrained.checkpoints import operating_point
 from detr_mini.structures import Categories, Detections, OperatingPoint
@@ -23,11 +23,11 @@ def box(x: float, image: int, category: int = 1, **more: Any) -> dict[str, Any]:
 
 
 def truth(apart: float = 40.0) -> dict[str, Any]:
-    """Two objects of one category in each image, so many pixels apart."""
-    things = [box(10.0 + apart * k, image) for image in IMAGES for k in range(2)]
+    """Two objects of one category in each image, `apart` pixels from each other."""
+    annotations = [box(10.0 + apart * k, image) for image in IMAGES for k in range(2)]
     return {
         "images": [{"id": image, "width": 100, "height": 100} for image in IMAGES],
-        "annotations": [{"id": i + 1, **thing} for i, thing in enumerate(things)],
+        "annotations": [{"id": i + 1, **annotation} for i, annotation in enumerate(annotations)],
         "categories": CATEGORIES.records(),
     }
 
@@ -45,12 +45,12 @@ def found(apart: float = 40.0, doubled: bool = False) -> list[dict[str, Any]]:
     return records
 
 
-def test_doubles_are_suppressed_where_that_pays() -> None:
+def test_duplicates_are_suppressed_where_that_raises_ap() -> None:
     point = choose(truth(), found(doubled=True), IMAGES, CATEGORIES)
     assert point.suppress_iou is not None
 
 
-def test_nothing_is_suppressed_where_there_are_no_doubles() -> None:
+def test_nothing_is_suppressed_without_duplicates() -> None:
     assert choose(truth(), found(), IMAGES, CATEGORIES).suppress_iou is None
 
 
@@ -60,12 +60,12 @@ def test_objects_that_overlap_are_not_suppressed() -> None:
     assert point.suppress_iou is None or point.suppress_iou > 0.67
 
 
-def test_u11_the_threshold_separates_what_is_right_from_what_is_not() -> None:
+def test_u11_the_threshold_separates_right_from_wrong_detections() -> None:
     point = choose(truth(), found(), IMAGES, CATEGORIES)
     assert 0.1 < point.threshold <= 0.3
 
 
-def test_u11_few_objects_choose_no_threshold() -> None:
+def test_u11_with_few_objects_the_default_threshold_is_kept() -> None:
     images = IMAGES[: FEWEST_OBJECTS // 2 - 1]
     assert choose(truth(), found(), images, CATEGORIES).threshold == OperatingPoint.threshold
 
@@ -76,7 +76,7 @@ def test_an_empty_val_leaves_the_defaults() -> None:
     assert choose(truth(), [], IMAGES, CATEGORIES) == OperatingPoint()
 
 
-def test_what_the_user_sets_is_not_chosen() -> None:
+def test_a_setting_of_the_user_is_kept() -> None:
     point = choose(truth(), found(doubled=True), IMAGES, CATEGORIES, threshold=0.9, suppress_iou=None)
     assert point == OperatingPoint(0.9, None)
     assert settled({"threshold": 0.2, "suppress_iou": 0.6}) == OperatingPoint(0.2, 0.6)
@@ -91,12 +91,12 @@ def test_what_the_user_sets_is_not_chosen() -> None:
         ({"suppress_iou": "often"}, r"operating_point\.suppress_iou is 'often'; it must be auto, null"),
     ],
 )
-def test_a_setting_that_makes_no_sense_is_refused(settings: dict[str, Any], sentence: str) -> None:
+def test_an_invalid_setting_is_refused(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         settled(settings)
 
 
-def test_a_checkpoint_that_says_nothing_or_nonsense_has_the_defaults() -> None:
+def test_a_checkpoint_without_a_valid_operating_point_has_the_defaults() -> None:
     assert operating_point({}) == OperatingPoint()
     assert operating_point({"operating_point": [1]}) == OperatingPoint()
     assert operating_point({"operating_point": {"threshold": "x", "suppress_iou": 7}}) == OperatingPoint()

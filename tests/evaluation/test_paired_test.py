@@ -1,4 +1,4 @@
-"""The paired test: equal detectors are rarely told apart, different ones are, and the number of comparisons counts."""
+"""The paired test: equal detectors rarely differ, different ones do, and the number of comparisons counts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detr_mini.evaluation.matching import Matches, match, side_by_side
-from detr_mini.evaluation.paired_test import holm, paired_test
+from detr_mini.evaluation.comparison.paired_test import holm, paired_test
+from detr_mini.evaluation.metrics.matching import Matches, match, side_by_side
 from made_detections import CATEGORIES, Records, made
 
 NAMES = CATEGORIES.names
@@ -35,13 +35,13 @@ def told_apart(images: int, cases: int, rounds: int, seed: int = 0, objects: flo
     return count / cases
 
 
-def test_equal_detectors_are_rarely_told_apart() -> None:
-    assert told_apart(40, 150, 100) <= 0.09  # 5 %, give or take what 150 cases leave open
+def test_equal_detectors_rarely_differ() -> None:
+    assert told_apart(40, 150, 100) <= 0.09  # 5 %, within the uncertainty of 150 cases
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("images", [72, 300, 1000])
-def test_equal_detectors_are_told_apart_in_at_most_6_5_percent_of_1000_cases(images: int) -> None:
+def test_equal_detectors_differ_in_at_most_6_5_percent_of_1000_cases(images: int) -> None:
     assert told_apart(images, 1000, 100, seed=1, objects=1.5) <= 0.065
 
 
@@ -63,7 +63,7 @@ def test_a_detector_does_not_differ_from_itself() -> None:
         assert (row.difference, row.noise, row.p, row.adjusted, row.real) == (0, 0, 1, 1, False)
 
 
-def test_swapping_the_detectors_turns_the_sign_alone() -> None:
+def test_swapping_the_detectors_only_changes_the_sign() -> None:
     truth, (first, second) = made(30, 2, detectors=2)
     a, b = matched(truth, first), matched(truth, second)
     for there, back in zip(paired_test(a, b, NAMES, 100), paired_test(b, a, NAMES, 100), strict=True):
@@ -82,12 +82,12 @@ def test_more_comparisons_never_make_a_difference_more_real() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holm_lies_between_the_p_and_bonferroni_and_keeps_the_order(values: list[float]) -> None:
+def test_holm_lies_between_p_and_bonferroni_and_keeps_the_order(values: list[float]) -> None:
     adjusted = holm(values)
     assert all(p <= q <= min(1, len(values) * p) + 1e-12 for p, q in zip(values, adjusted, strict=True))
     order = np.argsort(values, kind="stable")
     assert (np.diff(np.array(adjusted)[order]) >= 0).all()
 
 
-def test_holm_as_in_the_textbook() -> None:
+def test_holm_gives_the_textbook_example() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])

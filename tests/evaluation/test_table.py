@@ -1,4 +1,4 @@
-"""What a person reads on the terminal."""
+"""The tables on the terminal."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from detr_mini.evaluation.coco import score
-from detr_mini.evaluation.table import stored, table
+from detr_mini.evaluation.metrics.coco import score
+from detr_mini.evaluation.report.table import stored, table
 from detr_mini.structures import Categories
 
 
@@ -23,7 +23,7 @@ def shown(categories: Categories, results: list[dict]) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_an_undefined_number_reads_as_not_available() -> None:
+def test_an_undefined_metric_is_shown_as_not_available() -> None:
     text = shown(Categories((1, 2), ("bolt", "nut")), [])
     assert "n/a" in text
     assert "-1" not in text
@@ -35,7 +35,7 @@ def test_thousands_of_categories_fit_on_a_screen() -> None:
     assert len(shown(many, []).splitlines()) < 60
 
 
-def test_figures_of_captions_are_shown_where_there_are_any() -> None:
+def test_caption_metrics_are_shown_where_there_are_any() -> None:
     one = Categories((1,), ("bolt",))
     assert "captions" not in shown(one, [])
     scores = score({"images": [{"id": 1}], "annotations": []}, [], one)
@@ -50,7 +50,7 @@ def test_figures_of_captions_are_shown_where_there_are_any() -> None:
         assert shown_number in text
 
 
-def test_numbers_stand_with_their_intervals(tmp_path: Path) -> None:
+def test_metrics_are_shown_with_their_intervals(tmp_path: Path) -> None:
     one = Categories((1,), ("bolt",))
     scores = score({"images": [{"id": 1}], "annotations": []}, [], one)
     scores.metrics.update({"AP": 0.6123, "AP_low": 0.571, "AP_high": 0.648, "AP/bolt": 0.5, "AP_low/bolt": 0.44,

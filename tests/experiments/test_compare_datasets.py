@@ -11,7 +11,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from detr_mini.errors import ConfigError, DataError
-from detr_mini.evaluation.matching import Matches, match
+from detr_mini.evaluation.metrics.matching import Matches, match
 from detr_mini.experiments.compare_datasets import ELSEWHERE, HERE, _on_one, _together
 from detr_mini.scenes.shapes import ensure_scenes
 from detr_mini.verbs.compare import compare

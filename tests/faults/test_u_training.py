@@ -11,7 +11,7 @@ import torch
 from data_parts import write_coco
 from detector_parts import CATEGORIES, IMAGE, untrained
 from detr_mini import progress
-from detr_mini.evaluation.same_predictions import alike_notice, hardly_differ
+from detr_mini.evaluation.report.same_predictions import predictions_hardly_differ, same_predictions_warning
 from detr_mini.formats.coco import read_coco
 from detr_mini.inference.detector import Detector
 from detr_mini.structures import Detections
@@ -72,11 +72,11 @@ def found(boxes: list[list[float]], size: tuple[int, int] = (100, 100)) -> Detec
 
 def test_u15_detections_that_hardly_differ_between_pictures_are_a_warning() -> None:
     same = [found([[10.0, 10, 50, 50], [20, 30, 80 + i / 9, 90]]) for i in range(8)]
-    said = alike_notice(same)
+    said = same_predictions_warning(same)
     assert said is not None
-    assert "nearly the same in all 8 pictures" in said
-    assert hardly_differ([found([[10.0, 10, 50, 50]]), *[found([[20.0, 20, 100, 100]], (200, 200))] * 4])
+    assert "nearly the same in all 8 images" in said
+    assert predictions_hardly_differ([found([[10.0, 10, 50, 50]]), *[found([[20.0, 20, 100, 100]], (200, 200))] * 4])
     other = [found([[10.0 + 9 * i, 10, 20 + 9 * i, 50], [20, 30, 40, 30 + 8 * (i + 1)]]) for i in range(8)]
-    assert alike_notice(other) is None
-    assert alike_notice(same[:3]) is None
-    assert alike_notice([found([[1.0, 1, 2, 2]])[:0]] * 8) is None
+    assert same_predictions_warning(other) is None
+    assert same_predictions_warning(same[:3]) is None
+    assert same_predictions_warning([found([[1.0, 1, 2, 2]])[:0]] * 8) is None

@@ -13,7 +13,7 @@ import torch
 
 from data_parts import AUTO, write_voc, write_yolo
 from detr_mini.errors import ConfigError, DataError, UserError
-from detr_mini.evaluation.coco import score
+from detr_mini.evaluation.metrics.coco import score
 from detr_mini.formats.convert import WRITTEN, convert
 from detr_mini.formats.discover import Source, find_layout, read_split
 

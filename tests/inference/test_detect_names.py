@@ -14,7 +14,7 @@ from PIL import Image
 from detector_parts import CATEGORIES, GROUNDED, IMAGE, checkpoint_of, untrained
 from detr_mini.config.compose import compose
 from detr_mini.errors import ConfigError, UserError
-from detr_mini.evaluation.coco import evaluate as coco_metric
+from detr_mini.evaluation.metrics.coco import evaluate as coco_metric
 from detr_mini.inference.detector import Detector, load
 from detr_mini.models import open_vocabulary as by_names
 from detr_mini.text.names import passes

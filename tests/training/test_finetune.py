@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from detr_mini.config.compose import compose
 from detr_mini.data.samplers import Key
 from detr_mini.errors import ConfigError
-from detr_mini.evaluation.runs import read_runs
+from detr_mini.evaluation.comparison.runs import read_runs
 from detr_mini.pretrained.checkpoints import read_checkpoint
 from detr_mini.training.build import build
 from detr_mini.training.options import TrainerOptions

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from detr_mini.cli import main
 from detr_mini.errors import DataError, UserError
-from detr_mini.evaluation.runs import labels, read_runs
+from detr_mini.evaluation.comparison.runs import labels, read_runs
 from detr_mini.verbs.compare import compare
 from run_parts import write_run
 
@@ -101,10 +101,10 @@ def test_the_same_data_in_another_folder_are_the_same(runs: Path, scenes_root: P
     ("spoil", "part"),
     [
         (lambda run: (run / "predictions.json").unlink(), "no predictions.json"),
-        (lambda run: (run / "predictions.json").write_text("[{"), "not whole JSON"),
+        (lambda run: (run / "predictions.json").write_text("[{"), "not valid JSON"),
         (lambda run: (run / "config.yaml").write_text("a: 1"), "no data section"),
         (lambda run: shutil.rmtree(run), "no folder"),
-        (lambda run: (run / "metrics.json").unlink(), "no run"),
+        (lambda run: (run / "metrics.json").unlink(), "no finished run"),
     ],
 )
 def test_a_folder_that_is_not_a_finished_run_is_named(spoil, part: str, runs: Path, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from PIL import Image
 
 from detector_parts import BACKBONE, MODEL, checkpoint_of
 from detr_mini.errors import CheckpointError, ConfigError, UserError
-from detr_mini.evaluation.coco import evaluate as coco_metric
-from detr_mini.evaluation.evaluate_checkpoint import data_settings
+from detr_mini.evaluation.metrics.coco import evaluate as coco_metric
+from detr_mini.evaluation.report.evaluate_checkpoint import data_settings
 from detr_mini.formats.coco import read_coco
 from detr_mini.inference.detector import load
 from detr_mini.models.build import build_model

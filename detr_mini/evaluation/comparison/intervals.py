@@ -1,10 +1,11 @@
-"""How sure COCO's numbers are, had other images of the same kind been drawn: 95 % intervals by a bootstrap over images.
+"""95 % intervals of COCO's metrics by a bootstrap over images: their range on other images of the same kind.
 
-Images are drawn with replacement, as many as there are, again and again; an image drawn three times counts three times
-(Efron 1979). The textbook's intervals fail for AP, which is too high on few images by up to its own standard error and
-whose bias the bootstrap hardly sees: 95 % intervals then hold the truth in 82 to 92 % of all cases. So what is drawn
-again is the unbiased form of AP (`weighted._unbiased`), and the interval is laid around that form's value, on the
-logit scale, since near 1 (or 0) there is more room on one side. docs/results.md has the measured coverage.
+A resample draws as many images as there are, with replacement; an image drawn three times counts three times (Efron
+1979). The textbook intervals fail for AP. On few images AP is too high by up to its own standard error, and the
+bootstrap hardly detects this bias, so textbook 95 % intervals contain the true value in only 82 to 92 % of all cases.
+Therefore the unbiased form of AP is resampled (`average_precision._unbiased`), and the interval lies around that form's
+value. It is computed on the logit scale, since a value near 1 (or 0) has more room on one side. docs/results.md has
+the measured coverage.
 """
 
 from __future__ import annotations
@@ -16,36 +17,37 @@ from statistics import NormalDist
 import numpy as np
 from jaxtyping import Float, Int
 
-from detr_mini.evaluation.average_precision import WeightedAP
-from detr_mini.evaluation.headline import readings
-from detr_mini.evaluation.matching import Matches
+from detr_mini.evaluation.metrics.average_precision import WeightedAP
+from detr_mini.evaluation.metrics.headline import headline_metrics
+from detr_mini.evaluation.metrics.matching import Matches
 from detr_mini.progress import track
 
 AT_ONCE = 100
 """Resamples computed together."""
 LONG = 3e8
-"""States of detections times resamples from which a bar is shown: some seconds."""
+"""From this product of detections (times thresholds and ranges) and resamples a progress bar is shown: some seconds."""
 EDGE = 1e-4
-"""A value nearer to 0 or 1 counts as that near, on the logit scale."""
+"""On the logit scale, values are kept at least this far from 0 and 1."""
 
 
 def intervals(
     matches: Matches, names: Sequence[str], resamples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> dict[str, tuple[float, float]]:
-    """(low, high) of every reading (`readings.readings`) that is defined. `names`: of the categories.
+    """(low, high) of every headline metric (`headline_metrics`) that is defined. `names`: of the categories.
 
-    Resamples that show no object of a category (or size) are left out for it.
+    A resample without an object of a category (or size) is left out of that category's (or size's) interval.
     """
     images = len(matches.image_ids)
-    judge, once = WeightedAP(matches), np.ones((1, images), np.int64)
-    seen, unbiased = readings(judge(once), names), readings(judge.unbiased(once), names)
+    weighted, once = WeightedAP(matches), np.ones((1, images), np.int64)
+    measured, unbiased = headline_metrics(weighted(once), names), headline_metrics(weighted.unbiased(once), names)
     rng = np.random.default_rng(seed)
     starts: Iterable[int] = range(0, resamples, AT_ONCE)
     if sum(ranking.state.size for ranges in matches.rankings for ranking in ranges) * resamples > LONG:
         starts = track(starts, "resampling")
-    parts = [readings(judge.unbiased(draws(rng, min(AT_ONCE, resamples - start), images)), names) for start in starts]
+    draw_sizes = (min(AT_ONCE, resamples - start) for start in starts)
+    parts = [headline_metrics(weighted.unbiased(draws(rng, count, images)), names) for count in draw_sizes]
     found = {}
-    for name, (value,) in seen.items():
+    for name, (value,) in measured.items():
         if not np.isnan(value):
             drawn = np.concatenate([part[name] for part in parts])
             low, high = interval(float(unbiased[name][0]), drawn, images, level)
@@ -60,10 +62,10 @@ def draws(rng: np.random.Generator, count: int, images: int) -> Int[np.ndarray, 
 
 
 def interval(value: float, resampled: Float[np.ndarray, "b"], images: int, level: float = 0.95) -> tuple[float, float]:
-    """The interval around `value` that its resamples' spread gives, on the logit scale.
+    """The interval around `value` from the spread of its resamples, on the logit scale.
 
-    Resamples spread a little less than samples of `images` do, and their spread is itself uncertain: 1 + 1 / sqrt(n)
-    times wider (as Student's t is wider than the normal law) held the truth in 95 % of all cases.
+    Resamples spread a little less than samples of n `images` do, and their spread is itself uncertain. An interval
+    1 + 1 / sqrt(n) times wider (as Student's t is wider than the normal) contained the true value in 95 % of all cases.
     """
     defined = resampled[~np.isnan(resampled)]
     if len(defined) < 2:

@@ -1,4 +1,4 @@
-"""The numbers on the terminal."""
+"""The metrics as tables on the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from detr_mini.evaluation.coco import Scores
+    from detr_mini.evaluation.metrics.coco import Scores
 
 CAPTION_ROWS = {
     "grounding/accuracy": "exact: all",
@@ -24,11 +24,11 @@ CAPTION_ROWS = {
     "grounding/agnostic_AP": "AP of what is asked for",
 }
 MANY = 100
-"""Of more categories than this only the ten best and the ten worst are shown."""
+"""Of more categories than this, only the ten best and the ten worst are shown."""
 
 
 def table(scores: Scores, title: str = "", console: Console | None = None) -> None:
-    """Print the twelve numbers, one row a category, and over what the means were taken."""
+    """Print COCO's twelve numbers, a row per category, and what the means are taken over."""
     (console or Console()).print(render(scores, title))
 
 
@@ -69,7 +69,7 @@ def render(scores: Scores, title: str = "") -> Group:
 
 
 def _captions(metrics: Mapping[str, Any]) -> Iterator[Table]:
-    """What was measured of captions, where there were any."""
+    """The table of the caption metrics, where there are any."""
     if "grounding/accuracy" not in metrics:
         return
     shown = Table("captions", "", title_justify="left")
@@ -96,18 +96,18 @@ def with_interval(metrics: Mapping[str, Any], key: str) -> str:
 
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown; every line ends with a line feed."""
+    """A table in Markdown. Every line ends with a line feed."""
     lines = (f"| {' | '.join(cells)} |\n" for cells in rows)
     return f"| {' | '.join(heads)} |\n{'| --- ' * len(heads)}|\n{''.join(lines)}"
 
 
 def summary(scores: Scores) -> str:
-    """One sentence: over what the means were taken, and what no number shows."""
+    """What the means are taken over, and which detections count in no AP."""
     metrics = scores.metrics
     total = len(scores.classes)
     text = (
         f"{metrics['images']} images; means over {metrics['categories_scored']} of {total} categories; "
-        f"at most {metrics['detection_limit']} detections an image and category."
+        f"at most {metrics['detection_limit']} detections per image and category."
     )
     if "AP_low" in metrics:
         text += " In brackets: 95 % intervals, by a bootstrap over the images."
@@ -115,12 +115,12 @@ def summary(scores: Scores) -> str:
     if silent:
         shown = ", ".join(row.name for row in silent[:5]) + (", ..." if len(silent) > 5 else "")
         count = sum(row.detections for row in silent)
-        text += f" {count} detections of categories without any object ({shown}) count in no AP."
+        text += f" {count} detections of categories without an object ({shown}) count in no AP."
     return text
 
 
 def stored(folder: str | Path) -> Group:
-    """The table of a run folder's metrics.json, as far as it is kept there."""
+    """The table of a run folder's metrics.json."""
     file = Path(folder) / "metrics.json"
     metrics = json.loads(file.read_text(encoding="utf-8"))
     numbers = Table("measured", f"{folder} on {metrics.get('split')}", title_justify="left")

@@ -1,4 +1,4 @@
-"""Any part of a truth: pycocotools' own numbers with the same catIds and imgIds."""
+"""Metrics on a subset equal those of pycocotools with the same catIds and imgIds."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detr_mini.errors import ConfigError
-from detr_mini.evaluation.measure import judge
-from detr_mini.evaluation.subset import Part, chosen, chosen_images
+from detr_mini.evaluation.metrics.subset import Subset, choose_images, choose_subset
+from detr_mini.evaluation.report.measure import evaluate_subset
 from detr_mini.structures import Categories
 from made_detections import CATEGORIES, Records, made
 
 TWELVE = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
-def by_pycocotools(truth: dict, records: Records, part: Part) -> list[float]:
+def by_pycocotools(truth: dict, records: Records, part: Subset) -> list[float]:
     with contextlib.redirect_stdout(io.StringIO()):
         side = COCO()
         side.dataset = copy.deepcopy(truth)
         side.createIndex()
-        judge = COCOeval(side, side.loadRes(copy.deepcopy(records)), "bbox")
-        judge.params.imgIds, judge.params.catIds = list(part.image_ids), list(part.categories.ids)
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return judge.stats.tolist()
+        evaluate_subset = COCOeval(side, side.loadRes(copy.deepcopy(records)), "bbox")
+        evaluate_subset.params.imgIds, evaluate_subset.params.catIds = list(part.image_ids), list(part.categories.ids)
+        evaluate_subset.evaluate()
+        evaluate_subset.accumulate()
+        evaluate_subset.summarize()
+    return evaluate_subset.stats.tolist()
 
 
 def detected(truth: dict, seed: int = 0) -> Records:
@@ -56,7 +56,7 @@ def detected(truth: dict, seed: int = 0) -> Records:
     [{"categories": ["person", "chair", "bottle"]}, {"share": 0.4, "seed": 3}, {"ids": 25},
      {"ids": 40, "categories": ["person"], "share": 0.5}, None],
 )  # fmt: skip
-def test_parts_of_real_photographs_give_pycocotools_numbers(
+def test_subsets_of_real_photographs_equal_pycocotools(
     subset: dict[str, Any] | None, shared_data: Callable[[str], Path]
 ) -> None:
     file = shared_data("coco_mini") / "annotations" / "instances_val2017.json"
@@ -67,8 +67,8 @@ def test_parts_of_real_photographs_give_pycocotools_numbers(
     if subset and "ids" in subset:
         subset = {**subset, "ids": images[: subset["ids"]]}
     records = detected(truth)
-    part = chosen(images, categories, subset)
-    scores, _ = judge(truth, records, part, resamples=100)
+    part = choose_subset(images, categories, subset)
+    scores, _ = evaluate_subset(truth, records, part, resamples=100)
     expected = [None if v == -1 else pytest.approx(v, abs=1e-12) for v in by_pycocotools(truth, records, part)]
     assert [scores.metrics[name] for name in TWELVE] == expected
     assert scores.metrics["images"] == len(part.image_ids)
@@ -78,20 +78,20 @@ def test_parts_of_real_photographs_give_pycocotools_numbers(
         assert low <= scores.metrics[name] <= high
 
 
-def test_categories_outside_the_part_count_for_nothing() -> None:
+def test_categories_outside_the_subset_do_not_count() -> None:
     truth, (records,) = made(20, 1)
-    part = chosen(range(1, 21), CATEGORIES, {"categories": ["nut"]})
-    alone, _ = judge(truth, records, part, resamples=0)
-    whole, _ = judge(truth, records, Part(range(1, 21), CATEGORIES), resamples=0)
+    part = choose_subset(range(1, 21), CATEGORIES, {"categories": ["nut"]})
+    alone, _ = evaluate_subset(truth, records, part, resamples=0)
+    whole, _ = evaluate_subset(truth, records, Subset(range(1, 21), CATEGORIES), resamples=0)
     assert alone.metrics["AP"] == whole.metrics["AP/nut"]
     assert [row.name for row in alone.classes] == ["nut"]
 
 
-def test_a_smaller_share_is_a_part_of_a_larger_one() -> None:
-    shares = [chosen_images(range(100), share=share, seed=5) for share in (0.1, 0.35, 1.0)]
+def test_a_larger_share_contains_a_smaller_one() -> None:
+    shares = [choose_images(range(100), share=share, seed=5) for share in (0.1, 0.35, 1.0)]
     assert [len(share) for share in shares] == [10, 35, 100]
     assert set(shares[0]) < set(shares[1]) < set(shares[2])
-    assert shares[0] != chosen_images(range(100), share=0.1, seed=6)
+    assert shares[0] != choose_images(range(100), share=0.1, seed=6)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +108,6 @@ def test_a_smaller_share_is_a_part_of_a_larger_one() -> None:
         ({"ids": 99}, "99"),
     ],
 )
-def test_a_part_that_cannot_be_is_refused_in_a_sentence(subset: dict[str, Any], part: str) -> None:
+def test_an_impossible_subset_is_refused_with_an_explanation(subset: dict[str, Any], part: str) -> None:
     with pytest.raises(ConfigError, match=part):
-        chosen(range(1, 21), CATEGORIES, subset)
+        choose_subset(range(1, 21), CATEGORIES, subset)

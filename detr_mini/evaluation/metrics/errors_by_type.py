@@ -1,10 +1,15 @@
 """What a detector does wrong, by type, and what each type costs in AP (TIDE: Bolya et al. 2020).
 
-At IoU 0.5. A false alarm is, in this order: a *localisation* error (an object of its category at IoU 0.1 to 0.5), a
-*class* error (an object of another category at 0.5 or more), a *duplicate* (of its category at 0.5 or more, found by a
-better detection), *background* (nothing at 0.1 or more), or *both* (of another category at 0.1 to 0.5). *Missed* is an
-object that neither a detection finds nor a localisation or class error would find once mended. The cost of a type is
-AP50 after mending all of it and nothing else, minus AP50.
+Objects are matched at IoU 0.5. A false positive has the first of these types that fits:
+
+- *localisation*: it overlaps an object of its category by an IoU of 0.1 to 0.5;
+- *class*: it overlaps an object of another category by 0.5 or more;
+- *duplicate*: it overlaps an object of its category by 0.5 or more, which a better detection has found;
+- *background*: it overlaps nothing by 0.1 or more;
+- *both*: it overlaps an object of another category by 0.1 to 0.5.
+
+An object is *missed* if no detection finds it and no localisation or class error would find it once corrected. A type
+costs the AP50 that correcting all its errors, and no others, would gain.
 """
 
 from __future__ import annotations
@@ -15,54 +20,53 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from pycocotools import mask
 
-from detr_mini.evaluation.average_precision import average_precision
-from detr_mini.evaluation.matching import assign
+from detr_mini.evaluation.metrics.average_precision import average_precision
+from detr_mini.evaluation.metrics.matching import assign, by_image, overlaps
 
 TYPES = ("localisation", "class", "both", "duplicate", "background", "missed")
 FOREGROUND, BACKGROUND = 0.5, 0.1
-"""IoUs from which a box is right, and up to which it is not about an object at all."""
+"""From the first IoU a box is right; below the second it is not near any object."""
 
 
 @dataclass(frozen=True)
 class Errors:
-    """Over all images. Detections stand in the order of their images, then of their scores; crowd regions are out."""
+    """All detections (by image, then by score) and all objects. Crowd regions and detections in them are left out."""
 
     image: Int[np.ndarray, "d"]
-    """Place of the image in `image_ids`."""
+    """The index of the image in `image_ids`."""
     label: Int[np.ndarray, "d"]
-    """Place of the category in `category_ids`."""
+    """The index of the category in `category_ids`."""
     score: Float[np.ndarray, "d"]
     kind: Int[np.ndarray, "d"]
-    """Place in TYPES, or -1: it finds something."""
+    """The index in TYPES, or -1 for a true positive."""
     truth: Int[np.ndarray, "d"]
-    """The object it finds, misplaces or mislabels (a place among the objects below), or -1."""
+    """The index of the object it finds, misplaces or mislabels among the g objects, or -1."""
     truth_image: Int[np.ndarray, "g"]
     truth_label: Int[np.ndarray, "g"]
     missed: Bool[np.ndarray, "g"]
 
     def counts(self) -> dict[str, int]:
-        """How many errors there are of each of TYPES."""
+        """The number of errors of each type."""
         found = {name: int((self.kind == k).sum()) for k, name in enumerate(TYPES)}
         return found | {"missed": int(self.missed.sum())}
 
     def costs(self) -> dict[str, float | None]:
-        """By how much AP50 rises when a type alone is mended, and `AP50` itself; None without any object."""
+        """How much AP50 rises when the errors of one type are corrected, and `AP50` itself; None without objects."""
         before = self._ap50(None)
         return {"AP50": before} | {
             name: None if before is None else (self._ap50(name) or 0.0) - before for name in TYPES
         }
 
-    def _ap50(self, mended: str | None) -> float | None:
+    def _ap50(self, corrected: str | None) -> float | None:
         label, found, kept = self.label.copy(), self.kind < 0, np.ones(len(self.kind), bool)
         counted = np.ones(len(self.truth_label), bool)
-        if mended == "missed":
+        if corrected == "missed":
             counted = ~self.missed
-        elif mended is not None:
-            of_type = self.kind == TYPES.index(mended)
+        elif corrected is not None:
+            of_type = self.kind == TYPES.index(corrected)
             kept = ~of_type
-            if mended in ("localisation", "class"):
+            if corrected in ("localisation", "class"):
                 best = self._best_of_each_truth(of_type)
                 kept, found = kept | best, found | best
                 label[best] = self.truth_label[self.truth[best]]
@@ -75,14 +79,14 @@ class Errors:
         return float(np.mean(defined)) if defined else None
 
     def _best_of_each_truth(self, of_type: Bool[np.ndarray, "d"]) -> Bool[np.ndarray, "d"]:
-        """One object can be found once: of the mended detections of an object that nothing finds, the best counts."""
+        """The detections that find an object once corrected: the best of each object that no detection finds yet."""
         taken = set(self.truth[self.kind < 0].tolist())
         best = np.zeros(len(of_type), bool)
         candidates = np.flatnonzero(of_type)
         for d in candidates[np.argsort(-self.score[candidates], kind="stable")]:
-            thing = int(self.truth[d])
-            if thing not in taken:
-                taken.add(thing)
+            truth = int(self.truth[d])
+            if truth not in taken:
+                taken.add(truth)
                 best[d] = True
         return best
 
@@ -94,18 +98,12 @@ def errors_by_type(
     image_ids: Sequence[int],
     limit: int = 100,
 ) -> Errors:
-    """Judge every detection of these images and categories; the `limit` best an image and category."""
-    place = {image_id: i for i, image_id in enumerate(image_ids)}
+    """Find the error type of the `limit` best detections of each of these images and categories."""
     label_of = {category_id: k for k, category_id in enumerate(category_ids)}
-    objects: list[list[Any]] = [[] for _ in image_ids]
-    found: list[list[Any]] = [[] for _ in image_ids]
-    for records, lists in ((truth["annotations"], objects), (results, found)):
-        for record in records:
-            if record["image_id"] in place and record["category_id"] in label_of:
-                lists[place[record["image_id"]]].append(record)
+    objects, found = (by_image(records, image_ids, category_ids) for records in (truth["annotations"], results))
     parts, first = [], 0
-    for image, (things, guesses) in enumerate(zip(objects, found, strict=True)):
-        part = _one_image(image, things, _limited(guesses, limit), label_of, first)
+    for image, (true, guesses) in enumerate(zip(objects, found, strict=True)):
+        part = _one_image(image, true, _limited(guesses, limit), label_of, first)
         parts.append(part)
         first += len(part.truth_label)
     fields = Errors.__dataclass_fields__
@@ -121,16 +119,12 @@ def _limited(records: list[Any], limit: int) -> list[Any]:
     return kept
 
 
-def _one_image(image: int, things: list[Any], found: list[Any], label_of: Mapping[int, int], first: int) -> Errors:
+def _one_image(image: int, objects: list[Any], found: list[Any], label_of: Mapping[int, int], first: int) -> Errors:
     """`first`: the number of objects in the images before."""
-    crowd = np.array([int(thing.get("iscrowd", 0)) for thing in things], bool)
-    theirs = np.array([label_of[thing["category_id"]] for thing in things], np.int64)
+    theirs = np.array([label_of[record["category_id"]] for record in objects], np.int64)
     mine = np.array([label_of[record["category_id"]] for record in found], np.int64)
     score = np.array([record["score"] for record in found], float)
-    boxes, true = (np.array([r["bbox"] for r in rs], float).reshape(-1, 4) for rs in (found, things))
-    iou = np.zeros((len(found), len(things)))
-    if found and things:
-        iou = np.asarray(mask.iou(boxes, true, crowd.astype(np.uint8).tolist()))
+    iou, crowd = overlaps(found, objects)
     same = mine[:, None] == theirs
     taken = np.full(len(found), -1)
     for k in np.unique(mine):
@@ -143,11 +137,11 @@ def _one_image(image: int, things: list[Any], found: list[Any], label_of: Mappin
     reached = np.where(kind == TYPES.index("class"), _most(iou, ~same & ~crowd), reached)
     reached = np.where(taken >= 0, taken, reached)
     counts = np.flatnonzero(~crowd)
-    number = np.full(len(things) + 1, -1)
-    number[counts] = first + np.arange(len(counts))  # place -1 stays -1
+    number = np.full(len(objects) + 1, -1)
+    number[counts] = first + np.arange(len(counts))  # index -1 stays -1
     ignored = (taken >= 0) & np.append(crowd, False)[taken]
     kept = ~ignored
-    missed = ~np.isin(np.arange(len(things)), reached[kept])
+    missed = ~np.isin(np.arange(len(objects)), reached[kept])
     return Errors(
         image=np.full(int(kept.sum()), image), label=mine[kept], score=score[kept], kind=kind[kept],
         truth=number[reached[kept]], truth_image=np.full(len(counts), image), truth_label=theirs[counts],
@@ -162,7 +156,7 @@ def _most(iou: Float[np.ndarray, "d g"], allowed: Bool[np.ndarray, "d g"]) -> In
 def _kinds(
     iou: Float[np.ndarray, "d g"], same: Bool[np.ndarray, "d g"], taken: Int[np.ndarray, "d"]
 ) -> Int[np.ndarray, "d"]:
-    """The type of each detection, -1 where it takes an object. IoU with crowd regions is 0 here."""
+    """The index in TYPES of each detection, or -1 where it takes an object. IoU with crowd regions must be 0."""
     own, other = ((iou * which).max(1, initial=0.0) for which in (same, ~same))
     conditions = [
         taken >= 0,

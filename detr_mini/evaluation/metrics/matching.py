@@ -1,9 +1,9 @@
-"""Which detection finds which object, decided once an image: what intervals, tests and error types are made from.
+"""Which detection finds which object, matched once per image; the basis of intervals, tests and error types.
 
-The rules are COCOeval's (pycocotools): per image and category the detections choose in the order of their scores; each
-takes the free object with the largest IoU, among equals the last; objects that do not count (crowd regions, sizes
-outside the range) are taken only where no other is left. An image's matches depend on that image alone, so AP on any
-choice of images, also with repeats, follows from them without matching again.
+The rules are COCOeval's (pycocotools). Within an image and category, detections choose in the order of their scores.
+Each takes the free object with the largest IoU, and the last one of equals. Objects that do not count (crowd regions,
+sizes outside the range) are taken only where no other is left. An image's matches depend on that image alone, so AP on
+any selection of images, repeats included, follows without matching again.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ from pycocotools import mask
 from detr_mini.data.statistics import LARGE, SMALL
 
 IOUS, RECALLS = np.linspace(0.5, 0.95, 10), np.linspace(0.0, 1.0, 101)
-"""COCO's ten thresholds and its recalls, by COCOeval's own formulas."""
+"""COCO's ten IoU thresholds and 101 recalls, by COCOeval's own formulas."""
 AREA_RANGES = ((0.0, 1e10), (0.0, SMALL), (SMALL, LARGE), (LARGE, 1e10))
 """In square pixels: all, small, medium, large (both ends belong to a range, as in COCOeval)."""
-FOUND, FALSE_ALARM, IGNORED = 1, 0, -1
+FOUND, FALSE_POSITIVE, IGNORED = 1, 0, -1
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """All detections of one category, judged for one range of area, the best score first."""
+    """All detections of one category, best score first, matched for one area range."""
 
     image: Int[np.ndarray, "d"]
-    """Place of a detection's image in `Matches.image_ids`."""
+    """The index of each detection's image in `Matches.image_ids`."""
     score: Float[np.ndarray, "d"]
     state: Int8[np.ndarray, "t d"]
-    """FOUND, FALSE_ALARM or IGNORED (it counts for nothing), by IoU threshold."""
+    """FOUND, FALSE_POSITIVE or IGNORED (neither right nor wrong), by IoU threshold."""
     truths: Int[np.ndarray, "i"]
-    """Objects that count, by image."""
+    """The number of objects that count, by image."""
 
 
 @dataclass(frozen=True)
 class Matches:
-    """The detections of a set of images matched to its truth."""
+    """The detections of some images, matched to the ground truth."""
 
     image_ids: tuple[int, ...]
     category_ids: tuple[int, ...]
     rankings: tuple[tuple[Ranking, ...], ...]
-    """By category, then by range of area (`AREA_RANGES`, or the first of them)."""
+    """By category, then by area range (`AREA_RANGES`, or the first few)."""
 
     def take(self, images: Int[np.ndarray, "n"]) -> Matches:
-        """The matches of a set made of these images (places, which may repeat: each time it is another image)."""
+        """The matches of these images (indices). An index that repeats counts as another image each time."""
         chosen = np.asarray(images)
         rankings = tuple(tuple(_taken(ranking, chosen) for ranking in ranges) for ranges in self.rankings)
         return Matches(tuple(self.image_ids[i] for i in chosen), self.category_ids, rankings)
@@ -63,31 +63,31 @@ def match(
     limit: int = 100,
     areas: int = len(AREA_RANGES),
 ) -> Matches:
-    """Match `results` (COCO records) to `truth` (a COCO file's content) on these images, for these categories.
+    """Match `results` (COCO records) to `truth` (a COCO file's content), for these categories and images.
 
-    `limit`: best detections an image and category that take part. `areas`: so many of AREA_RANGES.
+    `limit`: the number of best detections per image and category that take part. `areas`: how many of AREA_RANGES.
     """
     place = {image_id: i for i, image_id in enumerate(image_ids)}
     objects, found = by_pair(truth["annotations"], place), by_pair(results, place)
     ranges = np.array(AREA_RANGES[:areas])
-    judged: dict[int, list[tuple[int, _Judged]]] = defaultdict(list)
+    pairs: dict[int, list[tuple[int, _PairMatches]]] = defaultdict(list)
     counted: dict[int, dict[int, np.ndarray]] = defaultdict(dict)
     for image, category in sorted(objects.keys() | found.keys()):
-        things, best = objects.get((image, category), []), _best(found.get((image, category), []), limit)
-        pair = _judge_pair(things, best, ranges)
+        best = _best(found.get((image, category), []), limit)
+        pair = _match_pair(objects.get((image, category), []), best, ranges)
         counted[category][image] = (~pair.ignored_truth).sum(1)
-        judged[category].append((image, pair))
+        pairs[category].append((image, pair))
     rankings = []
     for category in category_ids:
         truths = np.zeros((areas, len(image_ids)), np.int64)
         for image, count in counted[category].items():
             truths[:, image] = count
-        rankings.append(_rank(judged[category], truths))
+        rankings.append(_rank(pairs[category], truths))
     return Matches(tuple(image_ids), tuple(category_ids), tuple(rankings))
 
 
 @dataclass(frozen=True)
-class _Judged:
+class _PairMatches:
     """One image and category."""
 
     score: Float[np.ndarray, "d"]
@@ -96,7 +96,7 @@ class _Judged:
 
 
 def by_pair(records: Sequence[Mapping[str, Any]], place: Mapping[int, int]) -> dict[tuple[int, int], list[Any]]:
-    """The records of each image (its place in `place`) and category; those of other images are left out."""
+    """The records of each image (by its index in `place`) and category. Records of other images are left out."""
     pairs = defaultdict(list)
     for record in records:
         image = place.get(record["image_id"])
@@ -105,24 +105,49 @@ def by_pair(records: Sequence[Mapping[str, Any]], place: Mapping[int, int]) -> d
     return dict(pairs)
 
 
+def by_image(
+    records: Sequence[Mapping[str, Any]], image_ids: Sequence[int], category_ids: Sequence[int]
+) -> list[list[Any]]:
+    """The records of each image, in the order of `image_ids`. Those of other images and categories are left out."""
+    lists: dict[int, list[Any]] = {image_id: [] for image_id in image_ids}
+    wanted = set(category_ids)
+    for record in records:
+        if record["image_id"] in lists and record["category_id"] in wanted:
+            lists[record["image_id"]].append(record)
+    return list(lists.values())
+
+
+def overlaps(
+    detections: Sequence[Mapping[str, Any]], objects: Sequence[Mapping[str, Any]]
+) -> tuple[Float[np.ndarray, "d g"], Bool[np.ndarray, "g"]]:
+    """The IoU of each detection with each object (COCO records), and which objects are crowd regions.
+
+    For a crowd region it is the share of the detection's area inside the region, as in COCOeval.
+    """
+    crowd = np.array([bool(record.get("iscrowd", 0)) for record in objects], bool)
+    if not detections or not objects:
+        return np.zeros((len(detections), len(objects))), crowd
+    boxes, true = (np.array([record["bbox"] for record in side], float) for side in (detections, objects))
+    return np.asarray(mask.iou(boxes, true, crowd.astype(np.uint8).tolist())), crowd
+
+
 def _best(records: list[Any], limit: int) -> list[Any]:
     return sorted(records, key=lambda record: -record["score"])[:limit]  # stable, as COCOeval's mergesort
 
 
-def _judge_pair(objects: list[Any], found: list[Any], ranges: Float[np.ndarray, "a 2"]) -> _Judged:
-    """Both in COCO records, `found` the best first."""
-    crowd = np.array([int(thing.get("iscrowd", 0)) for thing in objects], np.uint8)
-    area = np.array([thing.get("area", thing["bbox"][2] * thing["bbox"][3]) for thing in objects], float)
-    ignored_truth = _outside(area, ranges) | (crowd > 0)
+def _match_pair(objects: list[Any], found: list[Any], ranges: Float[np.ndarray, "a 2"]) -> _PairMatches:
+    """`objects` and `found` are COCO records, `found` with the best score first."""
+    iou, crowd = overlaps(found, objects)
+    area = np.array([record.get("area", record["bbox"][2] * record["bbox"][3]) for record in objects], float)
+    ignored_truth = _outside(area, ranges) | crowd
     boxes = np.array([record["bbox"] for record in found], float).reshape(-1, 4)
     state = np.zeros((len(ranges), len(IOUS), len(found)), np.int8)
-    state[:] = np.where(_outside(boxes[:, 2] * boxes[:, 3], ranges), IGNORED, FALSE_ALARM)[:, None]
+    state[:] = np.where(_outside(boxes[:, 2] * boxes[:, 3], ranges), IGNORED, FALSE_POSITIVE)[:, None]
     if objects and found:
-        iou = mask.iou(boxes, np.array([thing["bbox"] for thing in objects], float), crowd.tolist())
-        taken = assign(iou, crowd > 0, ignored_truth, IOUS)
+        taken = assign(iou, crowd, ignored_truth, IOUS)
         a, t, d = np.nonzero(taken >= 0)
         state[a, t, d] = np.where(ignored_truth[a, taken[a, t, d]], IGNORED, FOUND)
-    return _Judged(np.array([record["score"] for record in found], float), state, ignored_truth)
+    return _PairMatches(np.array([record["score"] for record in found], float), state, ignored_truth)
 
 
 def _outside(area: Float[np.ndarray, "n"], ranges: Float[np.ndarray, "a 2"]) -> Bool[np.ndarray, "a n"]:
@@ -135,14 +160,14 @@ def assign(
     ignored_truth: Bool[np.ndarray, "a g"],
     thresholds: Float[np.ndarray, "t"],
 ) -> Int[np.ndarray, "a t d"]:
-    """The object that each detection (best first) takes at each threshold, or -1; a crowd region is never used up."""
+    """The object that each detection (best first) takes at each threshold, or -1. Many may take one crowd region."""
     least = np.minimum(thresholds, 1 - 1e-10)[None, :, None]
     shape = (len(ignored_truth), len(thresholds))
     taken = np.full((*shape, len(iou)), -1)
     free = np.ones((*shape, iou.shape[1]), bool)
     counts = ~ignored_truth[:, None]
     last = iou.shape[1] - 1
-    for d in np.flatnonzero(iou.max(1) >= least.min()):  # in the order of the scores: each takes what others left
+    for d in np.flatnonzero(iou.max(1) >= least.min()):  # best score first: each takes what better ones left
         possible = free & (iou[d] >= least)
         proper = possible & counts
         possible = np.where(proper.any(2, keepdims=True), proper, possible)
@@ -154,14 +179,14 @@ def assign(
     return taken
 
 
-def _rank(judged: list[tuple[int, _Judged]], truths: Int[np.ndarray, "a i"]) -> tuple[Ranking, ...]:
-    """All images' detections of one category in one order, by range of area."""
-    if not judged:
+def _rank(pairs: list[tuple[int, _PairMatches]], truths: Int[np.ndarray, "a i"]) -> tuple[Ranking, ...]:
+    """The detections of one category in all images, ranked by score, for each area range."""
+    if not pairs:
         empty = Ranking(np.zeros(0, np.int64), np.zeros(0), np.zeros((len(IOUS), 0), np.int8), truths[0])
         return tuple(replace(empty, truths=row) for row in truths)
-    score = np.concatenate([pair.score for _, pair in judged])
-    image = np.repeat([i for i, _ in judged], [len(pair.score) for _, pair in judged])
-    state = np.concatenate([pair.state for _, pair in judged], axis=2)
+    score = np.concatenate([pair.score for _, pair in pairs])
+    image = np.repeat([i for i, _ in pairs], [len(pair.score) for _, pair in pairs])
+    state = np.concatenate([pair.state for _, pair in pairs], axis=2)
     order = np.argsort(-score, kind="stable")
     image, score = image[order], score[order]
     return tuple(Ranking(image, score, state[a][:, order], truths[a]) for a in range(len(truths)))
@@ -181,7 +206,7 @@ def _taken(ranking: Ranking, images: Int[np.ndarray, "n"]) -> Ranking:
 
 
 def side_by_side(first: Matches, second: Matches) -> Matches:
-    """Two detectors' matches of the same images as one set of twice as many: the first's images, then the second's."""
+    """Two detectors' matches of the same images as one: first the images of the first, then those of the second."""
     rankings = tuple(
         tuple(_joined(a, b) for a, b in zip(mine, theirs, strict=True))
         for mine, theirs in zip(first.rankings, second.rankings, strict=True)

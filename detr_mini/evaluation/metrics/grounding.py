@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from detr_mini.boxes import box_iou, cxcywh_to_xyxy
-from detr_mini.evaluation.coco import evaluate
+from detr_mini.evaluation.metrics.coco import evaluate
 from detr_mini.structures import Captions, Categories, PhraseFound, Target
 
 IOU = 0.5

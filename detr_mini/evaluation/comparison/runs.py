@@ -1,4 +1,4 @@
-"""Run folders read back: what was found, and the truth it was measured by."""
+"""Run folders read back: their detections, and the ground truth they were measured against."""
 
 from __future__ import annotations
 
@@ -15,43 +15,41 @@ from detr_mini.config.changed_settings import settings_of
 from detr_mini.config.run_config import read_config
 from detr_mini.data.module import OF_TRAINING, STAGES
 from detr_mini.errors import ConfigError, DataError, UserError
-from detr_mini.evaluation.matching import Matches, match
-from detr_mini.evaluation.subset import Part, chosen
+from detr_mini.evaluation.metrics.matching import Matches, match
+from detr_mini.evaluation.metrics.subset import Subset, choose_subset
 from detr_mini.models.build import build_part
 from detr_mini.structures import Categories
 
 NEEDED = ("config.yaml", "metrics.json", "predictions.json")
 NOT_A_CHOICE = {"seed", "name", "run_folder", "resume", "output", "categories", "modules"}
-"""Settings that tell runs of one recipe apart."""
+"""Settings in which runs of one recipe may differ."""
 SHOWN = 4
-"""So many choices at most stand in a run's label."""
+"""The most settings in a run's label."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What a run was measured by: a COCO file's content, and the part of it that counted."""
+    """The ground truth of a run: a COCO file's content, and the subset that was evaluated."""
 
     content: dict[str, Any]
-    part: Part
+    subset: Subset
 
     def differs(self, other: Truth) -> str | None:
-        """How `other` is another one, in words; None where it is the same."""
-        if self.part.categories != other.part.categories:
-            return f"{len(self.part.categories)} and {len(other.part.categories)} categories, or others"
-        if list(self.part.image_ids) != list(other.part.image_ids):
-            return f"{len(self.part.image_ids)} and {len(other.part.image_ids)} images, or others"
+        """How `other` differs, in words; None where it is the same."""
+        if self.subset.categories != other.subset.categories:
+            return f"other categories: {len(self.subset.categories)} and {len(other.subset.categories)}"
+        if list(self.subset.image_ids) != list(other.subset.image_ids):
+            return f"other images: {len(self.subset.image_ids)} and {len(other.subset.image_ids)}"
         return None if self._boxes() == other._boxes() else "other boxes in the same images"
 
     def _boxes(self) -> list[tuple[Any, ...]]:
-        content, _ = self.part.of(self.content, [])
-        return sorted(
-            (a["image_id"], a["category_id"], *a["bbox"], a.get("iscrowd", 0)) for a in content["annotations"]
-        )
+        annotations = self.subset.select(self.content, [])[0]["annotations"]
+        return sorted((a["image_id"], a["category_id"], *a["bbox"], a.get("iscrowd", 0)) for a in annotations)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run's or an evaluation's folder. `config` is plain."""
+    """The folder of a run or an evaluation. `config` holds plain dicts and lists."""
 
     folder: Path
     config: dict[str, Any]
@@ -59,55 +57,55 @@ class Run:
 
     @cached_property
     def records(self) -> list[dict[str, Any]]:
-        """COCO results records of everything it found."""
+        """All its detections, as COCO results records."""
         return _json(self.folder / "predictions.json")
 
     @property
     def limit(self) -> int:
-        """Detections an image and category that counted."""
+        """The number of detections per image and category that counted."""
         return int(self.metrics.get("detection_limit", 100))
 
     def matches(self, truth: Truth, areas: int = 4) -> Matches:
-        """Its detections matched to the truth, for so many ranges of area."""
-        there, found = truth.part.of(truth.content, self.records)
-        return match(there, found, truth.part.categories.ids, truth.part.image_ids, self.limit, areas)
+        """Its detections matched to the ground truth, for the first `areas` area ranges."""
+        selected, found = truth.subset.select(truth.content, self.records)
+        return match(selected, found, truth.subset.categories.ids, truth.subset.image_ids, self.limit, areas)
 
     def truth(self) -> Truth:
-        """Read through its config: images' headers are read, their pixels are not. DataError where it is not there."""
+        """The ground truth that its config names; no pixels are read. DataError where it cannot be found."""
         split = self.metrics.get("split")
         if split not in STAGES:
-            raise DataError(f"{self.folder} does not say what it was measured on (split in metrics.json is {split!r})")
+            raise DataError(f"{self.folder / 'metrics.json'} has no valid split ({split!r}); evaluate the run again")
         data = data_of(self.config["data"])
         if self.config.get("categories"):
             data.categories = Categories.from_dict(self.config["categories"])
         data.setup(STAGES[split])
         read = data.sets[split]
-        return Truth(read.truth, chosen(read.image_ids, data.categories, self.config.get("subset")))
+        return Truth(read.truth, choose_subset(read.image_ids, data.categories, self.config.get("subset")))
 
 
 def data_of(settings: Mapping[str, Any]) -> Any:
-    """The data module of a config's data section, to find and read annotations; nothing is read yet."""
+    """The data module of a config's data section, for its annotations only. Nothing is read yet."""
     kept = {key: value for key, value in settings.items() if key not in OF_TRAINING}
     known = {"mean": [0.0] * 3, "std": [1.0] * 3, "stride": 1, "seed": 0}
     return build_part("data", {**kept, **known})
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[Run]:
-    """The runs in `folders`: each is a run's folder, or has some in it (a sweep). UserError where one has none."""
+    """The runs in `folders`. A folder is a run, or contains runs (a sweep). UserError where one contains none."""
     return [_read(folder) for given in folders for folder in _found(Path(given).expanduser())]
 
 
 def _found(folder: Path) -> Iterator[Path]:
     if not folder.is_dir():
         raise UserError(
-            f"there is no folder {folder}; runs=[...] takes folders of runs, such as outputs/quickstart/..."
+            f"there is no folder {folder}; runs=[...] takes folders of runs, for example outputs/quickstart/..."
         )
     if (folder / "metrics.json").is_file():
         yield folder
         return
     inside = sorted({file.parent for file in folder.rglob("metrics.json")})
     if not inside:
-        raise UserError(f"{folder} holds no run that was measured (no metrics.json in it or below); give finished runs")
+        raise UserError(f"{folder} contains no finished run (no metrics.json in it or below it); give finished runs")
     yield from inside
 
 
@@ -128,34 +126,38 @@ def _json(file: Path) -> Any:
     try:
         return json.loads(file.read_bytes())
     except ValueError as error:
-        raise UserError(f"{file} is not whole JSON ({error}); it may be cut off: measure the run again") from error
+        raise UserError(f"{file} is not valid JSON ({error}) and may be cut off; evaluate the run again") from error
 
 
 def common_truth(runs: Sequence[Run]) -> Truth:
-    """The truth of all runs, which must be one; DataError that names two that differ."""
+    """The ground truth that all runs share. DataError that names two runs whose ground truth differs."""
+
+    def source(run: Run) -> tuple[Any, ...]:
+        return run.config["data"], run.config.get("subset"), run.metrics.get("split")
+
     first = runs[0].truth()
     for run in runs[1:]:
-        alike = (run.config["data"], run.config.get("subset"), run.metrics.get("split"))
-        if alike == (runs[0].config["data"], runs[0].config.get("subset"), runs[0].metrics.get("split")):
-            continue
-        how = first.differs(run.truth())
+        how = None if source(run) == source(runs[0]) else first.differs(run.truth())
         if how:
             raise DataError(
                 f"{runs[0].folder} and {run.folder} were measured on different data ({how}); "
-                "measure both on one: detr-mini evaluate checkpoint=... data.root=..."
+                "measure both on the same: detr-mini evaluate checkpoint=... data.root=..."
             )
     return first
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
-    """A name for each run's recipe: the settings in which these runs differ, the seed aside; in one sweep its words."""
-    words = _as_swept(runs)
-    if words is not None:
-        return words
+    """A label for each run's recipe: the settings in which these runs differ, except the seed.
+
+    Runs of one sweep have the settings that the sweep varied.
+    """
+    swept = _as_swept(runs)
+    if swept is not None:
+        return swept
     flat = [dict(settings_of(run.config)) for run in runs]
     keys = {key for settings in flat for key in settings if key.split(".")[0] not in NOT_A_CHOICE}
     differing = sorted(key for key in keys if len({json.dumps(settings.get(key)) for settings in flat}) > 1)
-    # where a section builds another thing, its other settings are not the choice
+    # where the runs build different classes from a section, its other settings only follow from that
     sections = {key.removesuffix("_target_") for key in differing if key.endswith("_target_")}
     kept = [key for key in differing if key.endswith("_target_") or not key.startswith(tuple(sections) or ("\0",))]
     return [
@@ -165,7 +167,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
 
 
 def _as_swept(runs: Sequence[Run]) -> list[str] | None:
-    """The words in which the sweep that made all these runs varied them; None where there was no such sweep."""
+    """The settings that the sweep of all these runs varied, as typed; None where they are not of one sweep."""
     file = runs[0].folder.parent / "sweep.json"
     if {run.folder.parent for run in runs} != {file.parent} or not file.is_file():
         return None

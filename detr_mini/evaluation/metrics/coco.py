@@ -1,8 +1,9 @@
-"""COCO's metric, by pycocotools' COCOeval, silent and with its known traps closed.
+"""COCO's metric, computed by pycocotools' COCOeval without its output and without its known pitfalls.
 
-Annotation ids are renumbered from 1 (COCOeval takes id 0 for "not found"); every image counts, also one without
-objects or without predictions; the headline is taken at the detection limit that was used (COCOeval's own summary
-knows 100 only); what is undefined is None, never -1.
+- Annotation ids are renumbered from 1, since COCOeval takes id 0 for "not matched".
+- Every image counts, also one without objects or without predictions.
+- The headline metrics are taken at the detection limit in use; COCOeval's own summary only knows 100.
+- What is undefined is None, never -1.
 """
 
 from __future__ import annotations
@@ -23,25 +24,25 @@ from detr_mini.errors import ConfigError, DataError, install
 from detr_mini.structures import Categories
 
 AREAS = ("all", "s", "m", "l")
-"""COCO's ranges of area: everything, under 32^2 pixels, up to 96^2, above."""
+"""COCO's area ranges: all, under 32^2 pixels, up to 96^2, above."""
 
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One category: images that show it, objects (crowd regions aside), detections, and its AP."""
+    """One category: the number of images that show it, of objects (without crowd regions) and of detections, its AP."""
 
     name: str
     images: int
     truths: int
     detections: int
     AP: float | None
-    """None where no object of this category exists: its detections then count in no number."""
+    """None where the category has no object; its detections then count in no metric."""
     AP50: float | None
 
 
 @dataclass(frozen=True)
 class Scores:
-    """`metrics`: the flat keys of metrics.json; `classes`: one row a category."""
+    """`metrics`: the keys of metrics.json; `classes`: one row per category, also for one without objects."""
 
     metrics: dict[str, Any]
     classes: tuple[ClassRow, ...]
@@ -54,19 +55,8 @@ def evaluate(
     image_ids: Iterable[int] | None = None,
     detection_limit: int = 100,
 ) -> dict[str, Any]:
-    """COCO's twelve numbers, one AP a category, and over what they were taken. See `score`."""
+    """COCO's twelve numbers, the AP of each category, and the number of images behind them. See `score`."""
     return score(truth, results, categories, image_ids, detection_limit).metrics
-
-
-def class_table(
-    truth: Mapping[str, Any],
-    results: Sequence[Mapping[str, Any]],
-    categories: Categories,
-    image_ids: Iterable[int] | None = None,
-    detection_limit: int = 100,
-) -> tuple[ClassRow, ...]:
-    """One row a category, those without any object too. See `score`."""
-    return score(truth, results, categories, image_ids, detection_limit).classes
 
 
 def score(
@@ -79,17 +69,17 @@ def score(
 ) -> Scores:
     """Compare `results` (COCO records: image_id, category_id, bbox xywh, score) with `truth` (a COCO file's content).
 
-    `image_ids`: the images to judge by, all of `truth` where None. `detection_limit`: best detections an image and
-    category that count for AP, ARs, ARm and ARl; AR1, AR10 and AR100 have their own. Every result counts, whatever
-    its score. `fast`: by faster-coco-eval, a C++ build of the same (the extra `fast`; equal numbers, ConfigError where
-    it is not installed). Neither argument is changed. DataError where a record names an unknown image or category, or
-    has a number that is not finite.
+    Every result counts, whatever its score. `image_ids`: the images to evaluate, or None for all of `truth`.
+    `detection_limit`: how many of the best detections per image and category count for AP, ARs, ARm and ARl; AR1, AR10
+    and AR100 have limits of their own. `fast`: use faster-coco-eval, a C++ implementation with equal results (extra
+    `fast`; ConfigError where it is not installed). DataError where a record refers to an unknown image or category, or
+    holds a number that is not finite.
     """
     known = [image["id"] for image in truth["images"]]
     ids = sorted(set(known if image_ids is None else image_ids))
     wanted = set(ids)
     if unknown := wanted.difference(known):
-        raise DataError(f"image {min(unknown)} is to be judged but is not among the {len(known)} images of the truth")
+        raise DataError(f"image {min(unknown)} is not among the {len(known)} images of the ground truth")
     annotations = [a for a in truth["annotations"] if a["image_id"] in wanted]
     _check(annotations, "annotation", known, categories)
     _check(results, "prediction", known, categories)
@@ -113,7 +103,7 @@ def _check(records: Sequence[Mapping[str, Any]], kind: str, image_ids: Sequence[
     images, ids = set(image_ids), set(categories.ids)
     for number, record in enumerate(records):
         if record["image_id"] not in images:
-            raise DataError(f"{kind} {number} is of image {record['image_id']}, which the truth does not list")
+            raise DataError(f"{kind} {number} refers to image {record['image_id']}, which is not in the ground truth")
         if record["category_id"] not in ids:
             raise DataError(f"{kind} {number} has category id {record['category_id']}, which is none of {sorted(ids)}")
         if not all(math.isfinite(v) for v in (*record["bbox"], record.get("score", 0.0))):
@@ -158,11 +148,11 @@ def _run(
     fast: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """COCOeval's precision (IoU, recall, category, area, limit) and recall (without that axis), NaN where undefined."""
-    make_side, make_judge = _library(fast)
+    make_dataset, make_evaluator = _library(fast)
     with contextlib.redirect_stdout(io.StringIO()):
         sides = []
         for annotations in (objects, found):
-            side = make_side()
+            side = make_dataset()
             side.dataset = {
                 "images": [{"id": i} for i in image_ids],
                 "annotations": annotations,
@@ -170,25 +160,25 @@ def _run(
             }
             side.createIndex()
             sides.append(side)
-        judge = make_judge(*sides, iouType="bbox")
-        judge.params.imgIds = list(image_ids)
-        judge.params.catIds = list(categories.ids)
-        judge.params.maxDets = list(limits)
-        judge.evaluate()
-        judge.accumulate()
-    precision, recall = judge.eval["precision"], judge.eval["recall"]
+        evaluator = make_evaluator(*sides, iouType="bbox")
+        evaluator.params.imgIds = list(image_ids)
+        evaluator.params.catIds = list(categories.ids)
+        evaluator.params.maxDets = list(limits)
+        evaluator.evaluate()
+        evaluator.accumulate()
+    precision, recall = evaluator.eval["precision"], evaluator.eval["recall"]
     return np.where(precision < 0, np.nan, precision), np.where(recall < 0, np.nan, recall)
 
 
 def _library(fast: bool) -> tuple[Any, Any]:
-    """The classes COCO and COCOeval of pycocotools, or those that faster-coco-eval has in their place."""
+    """The classes COCO and COCOeval of pycocotools, or their counterparts of faster-coco-eval."""
     if not fast:
         return COCO, COCOeval
     try:
         from faster_coco_eval import COCO as FastCOCO
         from faster_coco_eval import COCOeval_faster
     except ImportError:
-        raise ConfigError(f"fast=true needs the package faster-coco-eval; it comes with: {install('fast')}") from None
+        raise ConfigError(f"fast=true needs the package faster-coco-eval; install it with: {install('fast')}") from None
     return FastCOCO, COCOeval_faster
 
 
@@ -218,10 +208,10 @@ def _class_rows(
     """`precision`: (IoU, recall, category)."""
     truths: Counter[int] = Counter()
     images: defaultdict[int, set[int]] = defaultdict(set)
-    for thing in objects:
-        if not thing["iscrowd"]:
-            truths[thing["category_id"]] += 1
-            images[thing["category_id"]].add(thing["image_id"])
+    for record in objects:
+        if not record["iscrowd"]:
+            truths[record["category_id"]] += 1
+            images[record["category_id"]].add(record["image_id"])
     detections = Counter(r["category_id"] for r in records)
     return tuple(
         ClassRow(name, len(images[i]), truths[i], detections[i], _mean(precision[:, :, k]), _mean(precision[0, :, k]))

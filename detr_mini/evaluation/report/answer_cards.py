@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from detr_mini.drawing.caption_cards import CaptionCard
-from detr_mini.evaluation.grounding import Answer, is_exact, matched
+from detr_mini.evaluation.metrics.grounding import Answer, is_exact, matched
 from detr_mini.structures import Caption, Phrase
 
 

@@ -1,0 +1,1 @@
+"""What is measured, from COCO records alone: no files, no drawings."""

@@ -1,0 +1,1 @@
+"""A detector measured on a split, and the files, tables and pictures that show the result."""
