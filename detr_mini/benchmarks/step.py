@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from detr_mini.cpu_runtime import tiny_numbers_as_zero
 from detr_mini.losses import criterion as criterion_module
+from detr_mini.models.protocol import DetectionModel
 from detr_mini.structures import Batch
 from detr_mini.training.build import Parts, build
 from detr_mini.training.plan import now
@@ -128,12 +129,11 @@ def _stepper(
         with watch.measuring("step"), around:
             with watch.measuring("data"):
                 batch = next(batches).to(device)
-            noised = getattr(task.model, "noised_truths", None)
             with watch.measuring("denoising queries"):
                 step = next(count)
-                noise = noised(batch.packed, batch.image_ids, seed=0, step=step) if noised else None
+                noise = task.model.noised_truths(batch.packed, batch.image_ids, seed=0, step=step)
             with watch.measuring("forward"), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                output = task.model(batch.images, batch.mask(), noise, **batch.with_captions)
+                output = task.model(batch.images, batch.mask(), denoising=noise, **batch.with_captions)
             with watch.measuring("loss"):
                 losses = task.criterion(output, batch.packed, 0.0, **batch.with_captions)
                 loss = losses.total / max(losses.boxes, 1)
@@ -152,7 +152,7 @@ def _stepper(
 
 
 @contextmanager
-def _timed(model: nn.Module, watch: Stopwatch) -> Iterator[None]:
+def _timed(model: DetectionModel, watch: Stopwatch) -> Iterator[None]:
     """Time the model's parts with hooks, and the matching inside the losses."""
     handles, started = [], {}
     modules = dict(model.named_modules())

@@ -130,8 +130,6 @@ class CaptionData(DetectionData):
         self.captions_per_image, self.longest_chain = captions_per_image, longest_chain
         self.kinds = {**WEIGHTS, **(kinds or {})} if refer is None else checked_kinds(kinds)
         self.refer = None if refer is None else dict(refer)
-        self.tokenizer: AnyTokenizer | None = None
-        self.attributes: tuple[str, ...] = ()
         self.sentences: dict[str, CaptionsOf] = {}
 
     def _all_transforms(self) -> list[Any]:

@@ -27,6 +27,7 @@ from detr_mini.formats.load_report import Chosen, LoadReport
 from detr_mini.formats.tree import Tree
 from detr_mini.scenes.shapes import ensure_scenes
 from detr_mini.structures import Batch, Categories
+from detr_mini.text.tokenizers import AnyTokenizer
 
 NO_VAL = (
     "there is no val: nothing is measured during the training, and the last weights are kept; data.hold_out=0.2 holds "
@@ -56,10 +57,9 @@ class DetectionData(pl.LightningDataModule):
     `strong_until` of the training. `cache_megabytes`: memory for decoded images. `limit_train`: the first images
     only. `subset`: settings of `splits.Choice`, which picks training images. `on_...`: see `coco.Reading`;
     `first_pixel`, `difficult`: see `voc.read_voc`. `mean`, `std`, `stride`: of the model. `seed`: of order and
-    augmentation. `progress()` is the share of the training done when the epoch began; the trainer's task sets it.
+    augmentation.
 
-    After `setup`: `categories`, `report`, and the splits' `CocoSet`s in `sets`. Set `categories` (a checkpoint's)
-    before `setup` to map a dataset to them; the training file is then not read for evaluation.
+    After `setup`: `categories`, `report`, and the splits' `CocoSet`s in `sets`.
     The trainer needs `use_distributed_sampler=False`: the batches are shared among ranks here.
     """
 
@@ -123,7 +123,7 @@ class DetectionData(pl.LightningDataModule):
         self.eval_batch_size = eval_batch_size or self.batch_size
         self.augment = Augment(list(augment or ()), seed, list(augment_strong or ()))
         self.strong_until, self.hold_out = float(until), hold_out
-        self.progress: Callable[[], float] = lambda: 0.0
+        self._progress: Callable[[], float] = lambda: 0.0
         self.cache_megabytes = cache_megabytes
         self.reading: dict[str, Any] = {
             "on_bad_box": on_bad_box,
@@ -147,6 +147,8 @@ class DetectionData(pl.LightningDataModule):
         self.categories: Categories | None = None
         self.report = LoadReport()
         self.sets: dict[str, CocoSet] = {}
+        self.tokenizer: AnyTokenizer | None = None
+        self.attributes: tuple[str, ...] = ()
         self.train_batches: TrainBatches | None = None
         self._resume = (0, 0)
         self._train_dataset: DetectionDataset | None = None
@@ -290,6 +292,20 @@ class DetectionData(pl.LightningDataModule):
         counts = ", ".join(f"{kind}: {count}" for kind, count in checked.counts.items())
         self.report.notices.append(f"every file was looked at; {counts or 'no fault found'}")
 
+    def evaluate_as(self, categories: Categories, tokenizer: AnyTokenizer | None = None) -> None:
+        """Before `setup`: map the data to a checkpoint's `categories`, and read captions with its `tokenizer`.
+
+        The training file is then not read for evaluation.
+        """
+        self.categories, self.tokenizer = categories, tokenizer
+
+    def limit_tokens(self, most: int) -> None:
+        """Nothing to do: these data have no captions."""
+
+    def follow(self, progress: Callable[[], float]) -> None:
+        """`progress()` is the share of the training that was done when the epoch began."""
+        self._progress = progress
+
     def settle(self, chosen: Mapping[str, Chosen]) -> None:
         """Take what was chosen for `size`, `batch_size` or `strong_until` from the time that there is."""
         for name, choice in chosen.items():
@@ -357,7 +373,7 @@ class DetectionData(pl.LightningDataModule):
 
     def _strong(self) -> bool:
         """Whether the epoch that begins has the strong augmentation."""
-        return bool(self.augment.strong) and self.progress() < self.strong_until
+        return bool(self.augment.strong) and self._progress() < self.strong_until
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """Every val image once, in order; this rank's share."""
@@ -367,12 +383,14 @@ class DetectionData(pl.LightningDataModule):
         """Every test image once, in order; this rank's share."""
         return self.evaluation_loader("test") if "test" in self.sets else []
 
-    def evaluation_loader(self, name: str, image_ids: Collection[int] | None = None) -> BatchLoader:
-        """Every image of a split once, in order, or only those of these ids; this rank's share."""
+    def evaluation_loader(
+        self, name: str, image_ids: Collection[int] | None = None, *, shared: bool = True
+    ) -> BatchLoader:
+        """Images of a split in order, all or only `image_ids`: this rank's share, or everything if not `shared`."""
         dataset = self.dataset(name)
         wanted = set(dataset.coco.image_ids if image_ids is None else image_ids)
         indices = [index for index, image_id in enumerate(dataset.coco.image_ids) if image_id in wanted]
-        rank, world = self._rank_and_world()
+        rank, world = self._rank_and_world() if shared else (0, 1)
         return self._loader(dataset, EvaluationBatches(indices, self.eval_batch_size, rank=rank, world=world))
 
     def _loader(self, dataset: DetectionDataset, batches: Any) -> BatchLoader:

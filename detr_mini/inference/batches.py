@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
 
 from detr_mini.models.heads import suppress
+from detr_mini.models.protocol import EvaluatedModel
 from detr_mini.progress import track
 from detr_mini.structures import Batch, Categories, Detections, DetectorOutput
 
 
 def detect_batches(
-    model: nn.Module,
+    model: EvaluatedModel,
     loader: Iterable[Batch],
     categories: Categories,
     device: torch.device | str = "cpu",
@@ -40,20 +40,20 @@ def detect_batches(
             if watch is not None:
                 watch(moved, output)
             sizes = [target.original_size for target in batch.targets]
-            per_image = model.postprocess(output, sizes, categories, limit)  # type: ignore[operator]
+            per_image = model.postprocess(output, sizes, categories, limit)
             found.update(zip(batch.image_ids, (suppress(d, suppress_iou) for d in per_image), strict=True))
     return found
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: EvaluatedModel) -> Iterator[None]:
     """Evaluation mode and inference mode inside, the former mode of every submodule afterwards."""
     with evaluation_mode(model), torch.inference_mode():
         yield
 
 
 @contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: EvaluatedModel) -> Iterator[None]:
     """Evaluation mode inside, the former mode of every submodule afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()

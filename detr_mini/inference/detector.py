@@ -11,7 +11,7 @@ from typing import Any, overload
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 import detr_mini.cpu_runtime  # noqa: F401  (a forked child computes with one thread, and does not hang)
 from detr_mini.config.number_settings import percent_hint
@@ -26,6 +26,7 @@ from detr_mini.inference.sources import find_pictures, is_many
 from detr_mini.models.build import rebuild
 from detr_mini.models.grounded import one_caption
 from detr_mini.models.open_vocabulary import OpenVocabularyDetector
+from detr_mini.models.protocol import DetectionModel
 from detr_mini.pretrained.checkpoints import averaged_weights, checkpoint_file, operating_point, read_checkpoint
 from detr_mini.structures import Batch, Categories, OperatingPoint, PhraseFound, Target
 from detr_mini.structures import Detections as PlainDetections
@@ -89,7 +90,7 @@ class Detector:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: DetectionModel,
         categories: Categories,
         image: Mapping[str, Any],
         device: str | torch.device = "cpu",
@@ -185,7 +186,7 @@ class Detector:
         """The model, asked for categories by their names. UserError where it was trained without captions."""
         if self.tokenizer is None:
             raise UserError("this detector was trained without captions, so no names can be asked for")
-        return OpenVocabularyDetector(self.model, self.tokenizer)  # type: ignore[arg-type]
+        return OpenVocabularyDetector(self.model, self.tokenizer)
 
     def categories_of(self, caption: str | Sequence[str] | None) -> Categories:
         """What the labels of detections mean: the detector's own categories, or the names that a caption lists."""
@@ -208,7 +209,7 @@ class Detector:
         if not caption.strip():
             raise UserError("the caption is empty; say what to look for")
         encoding = self.tokenizer.encode(lowered(caption)).framed()
-        most = int(self.model.text.max_tokens)  # type: ignore[union-attr,arg-type]
+        most = self.model.max_tokens
         if len(encoding.ids) > most:
             raise UserError(f"the caption has {len(encoding.ids)} tokens, the model takes {most}; shorten it")
         found: list[PlainDetections] = []
@@ -218,7 +219,7 @@ class Detector:
             with evaluating(self.model):
                 output = self.model(moved.images, moved.mask(), captions=captions)
                 sizes = [target.original_size for target in batch.targets]
-                read = self.model.read(output, captions, sizes)  # type: ignore[operator]
+                read = self.model.read(output, captions, sizes)
             labels = output.logits.argmax(-1).cpu()
             found += [self._as_detections(*one, caption, least) for one in zip(read, labels, sizes, strict=True)]
         return found
@@ -249,12 +250,11 @@ class Detector:
 
     def batches(self, images: Sequence[ImageLike], batch_size: int, channels: str = "rgb") -> Iterator[Batch]:
         """`images` as the model takes them, `batch_size` at a time."""
-        stride = int(self.model.stride)  # type: ignore[arg-type]
         for start in range(0, len(images), max(1, batch_size)):
             pixels = [as_tensor(image, channels) for image in images[start : start + max(1, batch_size)]]
             inputs = [to_model_input(image, **self.image) for image in pixels]
             targets = [_no_truth(start + i, image.shape[1], image.shape[2]) for i, image in enumerate(pixels)]
-            yield collate(inputs, targets, stride)
+            yield collate(inputs, targets, self.model.stride)
 
 
 def _each_of(images: Any) -> tuple[list[Any], bool]:

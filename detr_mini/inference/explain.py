@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from detr_mini.boxes import cxcywh_to_xyxy
@@ -14,6 +14,7 @@ from detr_mini.errors import UserError
 from detr_mini.inference.batches import evaluating, evaluation_mode
 from detr_mini.inference.detector import Detector, ImageLike, as_tensor
 from detr_mini.models.heads import suppress
+from detr_mini.models.protocol import EvaluatedModel
 from detr_mini.structures import Batch, Detections
 
 SMOOTH = 7
@@ -52,9 +53,7 @@ def explain_all(detector: Detector, image: ImageLike, threshold: float | int = 0
     batch = batch.to(detector.device)
     with evaluating(detector.model):
         output = detector.model(batch.images, batch.mask(), need_attention=True)
-        (found,) = detector.model.postprocess(  # type: ignore[operator]
-            output, [batch.targets[0].original_size], detector.categories
-        )
+        (found,) = detector.model.postprocess(output, [batch.targets[0].original_size], detector.categories)
     if output.attention is None or found.queries is None:
         raise UserError("this model does not say where its queries look; train one with model=mini or model=detr")
     found = suppress(found, detector.operating_point.suppress_iou).above(float(threshold))
@@ -80,7 +79,7 @@ def explain_all(detector: Detector, image: ImageLike, threshold: float | int = 0
     return Explained(found, own, samples, influence)
 
 
-def _influence(model: nn.Module, batch: Batch, queries: Int[Tensor, "m"]) -> Float[Tensor, "m h w"]:
+def _influence(model: EvaluatedModel, batch: Batch, queries: Int[Tensor, "m"]) -> Float[Tensor, "m h w"]:
     """How much each input pixel moves the two corners of each query's box: the gradient's absolute sum, smoothed."""
     with evaluation_mode(model), torch.enable_grad():
         images = batch.images.clone().requires_grad_()

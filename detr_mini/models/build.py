@@ -14,6 +14,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from detr_mini.config import parts
 from detr_mini.errors import ConfigError, UserError
+from detr_mini.models.protocol import DetectionModel, ModelDefaults
 
 LARGEST, LARGEST_SIDE, LARGEST_STRIDE, MOST_LEVELS = 1_000_000, 8192, 1024, 256
 """Of whole numbers in a checkpoint's config; of those that are sides of images; of a model's stride; of a list."""
@@ -23,7 +24,10 @@ SPARE = 1 << 24
 
 def build_part(what: str, config: Mapping[str, Any], *, modules: Iterable[str] = (), **given: Any) -> Any:
     """`parts.build_part` for a config of the command line as well, whose settings that stand for others are read."""
-    return parts.build_part(what, _plain(config), modules=modules, **given)
+    part = parts.build_part(what, _plain(config), modules=modules, **given)
+    if what == "model" and not isinstance(part, ModelDefaults):  # a user's class, whose own methods come first
+        part.__class__ = type(type(part).__name__, (type(part), ModelDefaults), {})
+    return part
 
 
 def build_model(
@@ -33,7 +37,7 @@ def build_model(
     *,
     modules: Iterable[str] = (),
     **more: Any,
-) -> nn.Module:
+) -> DetectionModel:
     """The model of `model_config` on the backbone of `backbone_config`, for `num_classes` categories.
 
     Each config names what it builds by `_target_`, a name of `parts.TABLE` or a class of the user's own `modules`;
@@ -42,7 +46,7 @@ def build_model(
     """
     backbone = build_part("backbone", backbone_config, modules=modules)
     given = {"backbone": backbone, "num_classes": num_classes, **more}
-    return cast(nn.Module, build_part("model", model_config, modules=modules, **given))
+    return cast(DetectionModel, build_part("model", model_config, modules=modules, **given))
 
 
 def rebuild(
@@ -53,7 +57,7 @@ def rebuild(
     *,
     modules: Iterable[str] = (),
     **more: Any,
-) -> nn.Module:
+) -> DetectionModel:
     """`build_model` of a checkpoint's config, with the checkpoint's `weights`.
 
     It is built without memory first (on the meta device). RuntimeError where its names and shapes are not those of
@@ -95,7 +99,7 @@ def _refuse_large(node: Any, where: str) -> None:
             raise ConfigError(f"{where} is over {most:,}, and no model of ours is as large")
 
 
-def _refuse_misfit(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def _refuse_misfit(model: DetectionModel, weights: Mapping[str, Tensor]) -> None:
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     for name in sorted({*own, *given}):
@@ -105,7 +109,7 @@ def _refuse_misfit(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     computed = sum(buffer.numel() for buffer in model.buffers())
     if computed > SPARE + sum(tensor.numel() for tensor in weights.values()):
         raise RuntimeError(f"the config asks for tables of {computed:,} numbers, which the file does not hold")
-    if not 1 <= int(cast(int, model.stride)) <= LARGEST_STRIDE:
+    if not 1 <= int(model.stride) <= LARGEST_STRIDE:
         raise RuntimeError(f"the config asks for a stride of {model.stride} pixels, over {LARGEST_STRIDE:,}")
 
 

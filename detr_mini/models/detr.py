@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from detr_mini.attention.multihead import blocked_by_padding
 from detr_mini.attention.positions import sine_positions_2d
-from detr_mini.models.denoising import DenoisingQueries
 from detr_mini.models.detr_transformer import BoxMLP, Transformer
 from detr_mini.models.heads import softmax_detections
+from detr_mini.models.protocol import Backbone, ModelDefaults
 from detr_mini.structures import AttentionMaps, Categories, Detections, DetectorOutput, Prediction
 
 
-class DETR(nn.Module):
+class DETR(ModelDefaults, nn.Module):
     """The model of 2020; the defaults are its sizes. Uses the backbone's deepest stride only.
 
     A backbone with a dilated last stage makes it DETR-DC5. Class `num_classes` (the last) is "no object".
@@ -28,7 +28,7 @@ class DETR(nn.Module):
     def __init__(
         self,
         *,
-        backbone: nn.Module,
+        backbone: Backbone,
         num_classes: int,
         dim: int = 256,
         heads: int = 8,
@@ -39,8 +39,7 @@ class DETR(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        strides: Sequence[int] = backbone.strides  # type: ignore[assignment]
-        channels: Sequence[int] = backbone.channels  # type: ignore[assignment]
+        strides, channels = backbone.strides, backbone.channels
         self.num_classes, self.dim, self.queries = num_classes, dim, queries
         self.stride = strides[-1]
         self.backbone = backbone
@@ -54,16 +53,15 @@ class DETR(nn.Module):
         self,
         images: Float[Tensor, "b 3 h w"],
         padding_mask: Bool[Tensor, "b h w"] | None = None,
-        denoising: DenoisingQueries | None = None,
+        *,
+        denoising: None = None,
         need_attention: bool = False,
     ) -> DetectorOutput:
         """Logits (b, queries, num_classes + 1) and boxes (cxcywh in [0, 1] of each image without its padding).
 
         `padding_mask` is True on padding, None where nothing is padded. Height and width are multiples of `stride`.
-        ValueError where `denoising` is given: this model has none.
+        `denoising` is always None: this model has no denoising queries.
         """
-        if denoising is not None:
-            raise ValueError("DETR of 2020 has no denoising queries; give None")
         top = self.backbone(images, padding_mask)[-1]
         x = self.input_proj(top.tensor)
         b, _, h, w = x.shape

@@ -109,15 +109,21 @@ class GroundedDETR(MiniDETR):
         self,
         images: Float[Tensor, "b 3 h w"],
         padding_mask: Bool[Tensor, "b h w"] | None = None,
+        *,
         denoising: DenoisingQueries | None = None,
         need_attention: bool = False,
         captions: Captions | None = None,
     ) -> DetectorOutput:
         """See `MiniDETR`. With at least one caption the output has `grounding`."""
-        output = super().forward(images, padding_mask, denoising, need_attention)
+        output = super().forward(images, padding_mask, denoising=denoising, need_attention=need_attention)
         if captions is None or not len(captions.token_ids):
             return output
         return replace(output, grounding=self.ground(output, captions))
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of the longest caption that the text encoder takes."""
+        return int(self.text.max_tokens)
 
     @property
     def token_rows(self) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from detr_mini.models.cross_attention import Memory, cross_attention_named
 from detr_mini.models.denoising import DenoisingQueries, make_denoising
 from detr_mini.models.heads import sigmoid_detections
 from detr_mini.models.mlp import mlp
+from detr_mini.models.protocol import Backbone, ModelDefaults
 from detr_mini.models.queries import PredictionHead, cell_centres, select, visible_size
 from detr_mini.structures import (
     AttentionMaps,
@@ -99,14 +100,14 @@ class DecoderLayer(nn.Module):
         return query + self.self_attention(place, place, y, blocked)
 
 
-class MiniDETR(nn.Module):
+class MiniDETR(ModelDefaults, nn.Module):
     """See the module's docstring. The backbone's strides run fine to coarse, two at least: samples come from the
     first, the memory stands at the last but one, the encoder works at the last."""
 
     def __init__(
         self,
         *,
-        backbone: nn.Module,
+        backbone: Backbone,
         num_classes: int,
         dim: int = 128,
         heads: int = 4,
@@ -132,8 +133,7 @@ class MiniDETR(nn.Module):
         encoder_layers, decoder_layers = encoder_kind.pop("layers", 1), decoder_kind.pop("layers", 2)
         attention, cross_attention = encoder_kind.pop("attention"), decoder_kind.pop("cross_attention")
         common: dict[str, Any] = {"dim": dim, "heads": heads, "similarity": similarity}
-        strides: Sequence[int] = backbone.strides  # type: ignore[assignment]
-        channels: Sequence[int] = backbone.channels  # type: ignore[assignment]
+        strides, channels = backbone.strides, backbone.channels
         self.backbone = backbone
         self.num_classes, self.dim, self.anchor_cells = num_classes, dim, anchor_cells
         self.queries, self.distinct_iou = queries, distinct_iou
@@ -171,6 +171,7 @@ class MiniDETR(nn.Module):
         self,
         images: Float[Tensor, "b 3 h w"],
         padding_mask: Bool[Tensor, "b h w"] | None = None,
+        *,
         denoising: DenoisingQueries | None = None,
         need_attention: bool = False,
     ) -> DetectorOutput:

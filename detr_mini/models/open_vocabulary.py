@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from detr_mini.models.grounded import GroundedDETR
 from detr_mini.models.heads import sigmoid_detections
+from detr_mini.models.protocol import DetectionModel
 from detr_mini.structures import Captions, Categories, Detections, DetectorOutput, PhraseFound
 from detr_mini.text.names import listed, passes
 from detr_mini.text.tokenizers import AnyTokenizer, Encoding, lowered, pad, tokens_of
@@ -27,7 +27,7 @@ class OpenVocabularyDetector(nn.Module):
     probability of the mean logit of its words, which is comparable between passes.
     """
 
-    def __init__(self, model: GroundedDETR, tokenizer: AnyTokenizer) -> None:
+    def __init__(self, model: DetectionModel, tokenizer: AnyTokenizer) -> None:
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
         self._captions: dict[tuple[str, ...], list[tuple[Encoding, list[list[int]]]]] = {}
@@ -71,7 +71,7 @@ class OpenVocabularyDetector(nn.Module):
         """Captions that ask for all names in order, each with the tokens of its names. Cached."""
         if names not in self._captions:
             asked = []
-            for own in passes(names, self.tokenizer, self.model.text.max_tokens):
+            for own in passes(names, self.tokenizer, self.model.max_tokens):
                 text, spans = listed([lowered(names[index]) for index in own])
                 encoding = self.tokenizer.encode(text).framed()
                 asked.append((encoding, [tokens_of(encoding, [span]) for span in spans]))

@@ -12,6 +12,7 @@ from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin
 from transformers.modeling_outputs import BackboneOutput
 
 from detr_mini.errors import ConfigError
+from detr_mini.models.protocol import Backbone
 
 OWN_ONLY = ("lw_detr", "rf_detr", "yolos")
 """Kinds whose backbone is a vision transformer that the rest is made for."""
@@ -38,13 +39,14 @@ class HouseBackbone(BackboneMixin, PreTrainedModel):
     def __init__(self, config: HouseBackboneConfig) -> None:
         super().__init__(config)
         self.num_features = list(config.channels)
-        self.backbone: nn.Module | None = None
+        self.backbone: Backbone | None = None
         self.post_init()
 
     def forward(self, pixel_values: Float[Tensor, "b 3 h w"], **kwargs: Any) -> BackboneOutput:  # type: ignore[override]
         """The backbone's features. It is told nothing of padding, as the library's own are not."""
         assert self.backbone is not None
-        return BackboneOutput(feature_maps=tuple(level.tensor for level in self.backbone(pixel_values)))
+        maps: Any = tuple(level.tensor for level in self.backbone(pixel_values))  # the library's type says one map
+        return BackboneOutput(feature_maps=maps)
 
 
 AutoBackbone.register(HouseBackboneConfig, HouseBackbone)
@@ -65,7 +67,7 @@ def fit_config(config: Any, channels: Sequence[int], strides: Sequence[int]) -> 
         config.encoder_in_channels = list(channels)
 
 
-def put_in(model: nn.Module, backbone: nn.Module) -> None:
+def put_in(model: nn.Module, backbone: Backbone) -> None:
     """Put `backbone` in its place in the library's `model`."""
     (place,) = (module for module in model.modules() if isinstance(module, HouseBackbone))
     place.backbone = backbone

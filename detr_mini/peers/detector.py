@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from detr_mini.errors import ConfigError
 from detr_mini.models.heads import sigmoid_detections, softmax_detections
+from detr_mini.models.protocol import Backbone, ModelDefaults
 from detr_mini.peers.images import Canvas, apart, squares
 from detr_mini.peers.kinds import MASKED, Kind, build_library, find, make_config, own_settings, stride_of
 from detr_mini.structures import Categories, Detections, DetectorOutput, PackedTargets, PeerLoss
@@ -37,7 +38,7 @@ class OwnBackbone(nn.Module):
         self.strides = (stride_of(make_config(kind, {}, None, 1)),)
 
 
-class HFDetector(nn.Module):
+class HFDetector(ModelDefaults, nn.Module):
     """A detector of `transformers`, of random weights until `start` has been called.
 
     Images go in as the kind was made for. `MASKED` kinds (DETR and its like) take any shape and a mask of the padding;
@@ -48,7 +49,7 @@ class HFDetector(nn.Module):
     def __init__(
         self,
         *,
-        backbone: nn.Module,
+        backbone: OwnBackbone | Backbone,
         num_classes: int,
         name: str | None,
         queries: int | None = None,
@@ -67,12 +68,12 @@ class HFDetector(nn.Module):
         self.settings = own_settings(made)
         self.queries = self.settings.get("num_queries") or self.settings.get("num_detection_tokens")
         self.own_backbone = isinstance(backbone, OwnBackbone)
-        if self.own_backbone:
+        if isinstance(backbone, OwnBackbone):
             self.library = build_library(made)
             self.stride = stride_of(made)
         else:
             self.library = self._on(backbone, made)
-            self.stride = int(backbone.strides[-1])  # type: ignore[index]
+            self.stride = backbone.strides[-1]
         self.masked = self.kind.name in MASKED
         self.loss: Callable[..., Any] = self.library.loss_function  # type: ignore[assignment]
         self.library.loss_function = _inputs_of_loss  # type: ignore[assignment]
@@ -84,12 +85,12 @@ class HFDetector(nn.Module):
         if hasattr(made, "group_detr"):
             self.judged.group_detr = 1
 
-    def _on(self, backbone: nn.Module, made: Any) -> nn.Module:
+    def _on(self, backbone: Backbone, made: Any) -> nn.Module:
         if self.kind.source is not None:
             raise ConfigError(f"the weights of {self.kind.source} come with a backbone of their own; say backbone=own")
         from detr_mini.peers.backbone import fit_config, put_in
 
-        fit_config(made, backbone.channels, backbone.strides)  # type: ignore[arg-type]
+        fit_config(made, backbone.channels, backbone.strides)
         self.settings.pop("backbone_config", None)
         model = build_library(made)
         put_in(model, backbone)
@@ -99,13 +100,15 @@ class HFDetector(nn.Module):
         self,
         images: Float[Tensor, "b 3 h w"],
         padding_mask: Bool[Tensor, "b h w"] | None = None,
-        truths: PackedTargets | None = None,
+        *,
+        denoising: PackedTargets | None = None,
         need_attention: bool = False,
     ) -> DetectorOutput:
         """Logits and boxes (cxcywh in [0, 1] of each image without its padding), and what the library's loss needs.
 
         `padding_mask` is True on padding, None where nothing is padded. Height and width are multiples of `stride`.
-        `truths`: in training, for kinds that learn from noised ones, whose logits and boxes then come first.
+        `denoising`: in training, the truths, for kinds that learn from noised copies of them; the logits and boxes of
+        the copies then come first.
         ConfigError where the images are too small for the queries.
         """
         if self.training:
@@ -116,7 +119,7 @@ class HFDetector(nn.Module):
             canvases = apart(images, padding_mask, self.stride)
         else:
             canvases = squares(images, padding_mask, self.stride, together=False)
-        parts = [self._look(canvas, truths) for canvas in canvases]
+        parts = [self._look(canvas, denoising) for canvas in canvases]
         logits = torch.cat([part.logits for part in parts]).float()
         boxes = torch.cat([part.pred_boxes for part in parts]).float()
         if len(parts) > 1:

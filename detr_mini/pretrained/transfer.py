@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from detr_mini.errors import CheckpointError
+from detr_mini.models.protocol import DetectionModel
 from detr_mini.pretrained.checkpoints import averaged_weights, quoted
 from detr_mini.structures import Categories
 from detr_mini.text.names import rows_by_name
@@ -33,14 +34,15 @@ class Start:
     tokenizer: AnyTokenizer | None = None
 
 
-def carry(model: nn.Module, checkpoint: Mapping[str, Any], name: str, ours: Start) -> list[str]:
+def carry(model: DetectionModel, checkpoint: Mapping[str, Any], name: str, ours: Start) -> list[str]:
     """Put the weights of a checkpoint that was read into `model`, in place; sentences about what went where.
 
     Rows of categories and tokens that the checkpoint does not know begin anew, and so do whole parts that it lacks
     (those that read sentences). CheckpointError where it holds another architecture; `name` stands in errors.
     """
     own, given = model.state_dict(), averaged_weights(checkpoint)
-    if not hasattr(model, "category_rows"):
+    category_rows = model.category_rows
+    if not category_rows:
         raise CheckpointError(f"a {type(model).__name__} cannot begin with the weights of {name}; leave init out")
     theirs = Categories.from_dict(checkpoint["categories"])
     generic = theirs.names == (THING,)
@@ -49,13 +51,13 @@ def carry(model: nn.Module, checkpoint: Mapping[str, Any], name: str, ours: Star
         known = dict.fromkeys(range(len(ours.categories)), 0)
         shift = math.log(len(ours.categories))
         given = {key: t - shift if key.endswith("classify.bias") else t for key, t in given.items()}
-    tables = dict.fromkeys(_names_in(model, "category_rows"), (known, len(ours.categories), len(theirs)))
+    tables = dict.fromkeys(category_rows, (known, len(ours.categories), len(theirs)))
     about = f"init={name} has learned to find things of any kind: every category begins as one"
     notices = [about if generic else _about_categories(name, theirs.names, ours.categories.names, known)]
     if ours.tokenizer is not None and checkpoint.get("tokeniser") not in (None, ours.tokenizer.state()):
         old = tokenizer_of(checkpoint["tokeniser"], f"the tokeniser in {name}")
         tokens = rows_by_token(old, ours.tokenizer)
-        tables |= dict.fromkeys(_names_in(model, "token_rows"), (tokens, len(ours.tokenizer), len(old)))
+        tables |= dict.fromkeys(model.token_rows, (tokens, len(ours.tokenizer), len(old)))
         notices.append(f"init={name}: {len(tokens)} of {len(ours.tokenizer)} tokens go on with its vectors")
     anew, unused = _parts(own) - _parts(given), _parts(given) - _parts(own)
     begun = dict(own)
@@ -138,12 +140,6 @@ def _refusal(
     mend = f"say {' '.join(differ)} to build the same" if differ else "use a checkpoint of this version"
     return (f"init={name} holds another architecture: its {parameter} is {shapes[0]}, here it is {shapes[1]}; {mend}, "
             "or leave init out")  # fmt: skip
-
-
-def _names_in(model: nn.Module, of: str) -> Sequence[str]:
-    """Parameters that `model` lists as having a row for each category, or token."""
-    names: Sequence[str] = getattr(model, of)
-    return names
 
 
 def _settings(config: Mapping[str, Any], path: str = "") -> dict[str, str]:

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from detr_mini.models.protocol import DetectionModel
 
 
 class AveragedModel:
@@ -18,7 +20,7 @@ class AveragedModel:
     shared with the model, so a checkpoint holds them once.
     """
 
-    def __init__(self, model: nn.Module, decay: float | int) -> None:
+    def __init__(self, model: DetectionModel, decay: float | int) -> None:
         self.source, self.decay, self.updates = model, decay, 0
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self._pairs()

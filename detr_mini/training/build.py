@@ -9,13 +9,13 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
 from detr_mini.cpu_runtime import keep_freed_memory
 from detr_mini.data.auto_settings import AUTO, choose_queries
-from detr_mini.data.module import DetectionData
+from detr_mini.data.protocol import Data
 from detr_mini.errors import ConfigError
 from detr_mini.models.build import build_part, takes
+from detr_mini.models.protocol import DetectionModel
 from detr_mini.pretrained.checkpoints import read_checkpoint
 from detr_mini.pretrained.transfer import Start, carry
 from detr_mini.training.budget import Budget
@@ -32,7 +32,7 @@ class Parts:
     """What a config builds before training starts."""
 
     task: DetectionTask
-    data: DetectionData
+    data: Data
     options: TrainerOptions
 
 
@@ -54,7 +54,7 @@ def build(config: DictConfig) -> Parts:
     criterion = build_part("criterion", settings["criterion"])
     optim = settings["optim"]
 
-    def make_optimizer(model: nn.Module) -> Any:
+    def make_optimizer(model: DetectionModel) -> Any:
         return build_part("optim.optimizer", optim["optimizer"], model=model)
 
     growth = ImageGrowth(options.coarse_scale, options.coarse_until, options.coarse_grow)
@@ -77,7 +77,7 @@ def build(config: DictConfig) -> Parts:
         operating_point=settings.get("operating_point"),
         metadata=_metadata(settings, data),
     )
-    data.progress = lambda: task.epoch_began
+    data.follow(lambda: task.epoch_began)
     return Parts(task, data, options)
 
 
@@ -104,9 +104,9 @@ def _backbone(section: Mapping[str, Any], start: Mapping[str, Any] | None) -> An
     return build_part("backbone", {**section, **without})
 
 
-def _data(settings: dict[str, Any], backbone: Any, seed: int) -> Any:
+def _data(settings: dict[str, Any], backbone: Any, seed: int) -> Data:
     """The data, read and checked; a number of queries that is "auto" is chosen from their boxes."""
-    data = build_part(
+    data: Data = build_part(
         "data", settings["data"], mean=backbone.mean, std=backbone.std, stride=backbone.strides[-1], seed=seed,
     )  # fmt: skip
     data.setup("fit")
@@ -118,24 +118,23 @@ def _data(settings: dict[str, Any], backbone: Any, seed: int) -> Any:
 
 
 def _model(
-    settings: dict[str, Any], options: TrainerOptions, backbone: Any, data: Any, start: dict[str, Any] | None
+    settings: dict[str, Any], options: TrainerOptions, backbone: Any, data: Data, start: dict[str, Any] | None
 ) -> Any:
     """The model for the data's categories and captions, with the weights of `init` if there is one."""
-    tokenizer = getattr(data, "tokenizer", None)
+    tokenizer = data.tokenizer
     parts = {"backbone": backbone, "num_classes": len(data.categories)}
     if tokenizer is not None:
         if not takes(settings["model"], "vocabulary"):
             raise ConfigError("the data have captions, but this model does not read any; choose model=mini_grounded, "
                               "or data without captions")  # fmt: skip
-        parts |= {"vocabulary": len(tokenizer), "attributes": len(getattr(data, "attributes", ()))}
+        parts |= {"vocabulary": len(tokenizer), "attributes": len(data.attributes)}
     model = build_part("model", settings["model"], **parts)
-    if hasattr(model, "start"):  # a peer, from weights that its library's users share
-        data.report.notices += model.start(data.categories.names)
-        settings |= model.settled(settings)
+    data.report.notices += model.start(data.categories.names)
+    settings |= model.settled(settings)
     if start is not None:
         data.report.notices += carry(model, start, str(settings["init"]), Start(settings, data.categories, tokenizer))
     if tokenizer is not None:
-        data.limit_tokens(model.text.max_tokens)
+        data.limit_tokens(model.max_tokens)
     if options.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if options.compile:
@@ -146,13 +145,12 @@ def _model(
     return model
 
 
-def _metadata(settings: dict[str, Any], data: Any) -> dict[str, Any]:
+def _metadata(settings: dict[str, Any], data: Data) -> dict[str, Any]:
     """What a checkpoint holds beside weights and the training's state."""
-    tokenizer = getattr(data, "tokenizer", None)
     return {
         "image": data.image,
-        "tokeniser": None if tokenizer is None else tokenizer.state(),
-        "attributes": list(getattr(data, "attributes", ())),
+        "tokeniser": None if data.tokenizer is None else data.tokenizer.state(),
+        "attributes": list(data.attributes),
         "recipe": settings["recipe"],
         "train_images": len(data.train_set),
         "config": settings,

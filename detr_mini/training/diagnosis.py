@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from detr_mini.errors import NonFiniteError
+from detr_mini.models.protocol import DetectionModel
 from detr_mini.structures import Batch
 from detr_mini.training.precision import AUTOCAST
 
 
 def explain(
-    model: nn.Module, batch: Batch, step: int, precision: str, what: str, rows: Sequence[int] | None = None
+    model: DetectionModel, batch: Batch, step: int, precision: str, what: str, rows: Sequence[int] | None = None
 ) -> NonFiniteError:
     """The error for a step in which `what` was not finite: names the images, the first such layer, and a remedy.
 
@@ -52,7 +53,7 @@ REMEDY = "lower the learning rate (optim.optimizer.lr) or check the boxes of the
 
 
 @torch.no_grad()
-def first_bad_layer(model: nn.Module, batch: Batch) -> str | None:
+def first_bad_layer(model: DetectionModel, batch: Batch) -> str | None:
     """The name of the first layer, in order of computation, whose output is not finite; None if all are finite."""
     found: list[str] = []
     with _watching(model, found):
@@ -61,7 +62,7 @@ def first_bad_layer(model: nn.Module, batch: Batch) -> str | None:
 
 
 @contextmanager
-def _watching(model: nn.Module, found: list[str]) -> Iterator[None]:
+def _watching(model: DetectionModel, found: list[str]) -> Iterator[None]:
     def watch(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             if not all(_finite(t) for t in pytree.tree_leaves(output) if isinstance(t, Tensor)):

@@ -10,7 +10,6 @@ from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
-from torch import nn
 
 from detr_mini.data.module import STAGES
 from detr_mini.drawing.curves import curves
@@ -42,14 +41,13 @@ def measure_best(parts: Parts, folder: Path, console: Console, config: DictConfi
     if about["weights"] == "last":
         console.print("the data have no val to choose the best checkpoint by: the last averaged weights are measured")
     data.setup(STAGES[split])
-    data.trainer = None  # the other processes are done: the loader gives all images, not this process's share
-    model: nn.Module = task.averaged.model
+    model = task.averaged.model
     model.load_state_dict(averaged_weights(best))
-    loader = data.test_dataloader() if split == "test" else data.val_dataloader()
+    loader = data.evaluation_loader(split, shared=False)  # the other processes are done
     point = operating_point(best)
     write_settings(folder, task.metadata["config"], f"# chosen on val, and kept in best.ckpt: {asdict(point)}\n")
     measured = measure(
-        model, loader, data.sets[split], task.categories,  # type: ignore[arg-type]
+        model, loader, data.sets[split], task.categories,
         next(model.parameters()).device,  # Lightning has moved the task to the CPU, but not the averaged model
         point=point, progress=parts.options.progress, threshold=best.get("threshold"),
     )  # fmt: skip

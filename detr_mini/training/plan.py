@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from detr_mini.data.auto_settings import AUTO, SMALLEST, STEP, range_notice
-from detr_mini.data.module import DetectionData
+from detr_mini.data.protocol import Data
 from detr_mini.formats.load_report import Chosen
+from detr_mini.models.protocol import DetectionModel
 from detr_mini.seeding import seeded
 from detr_mini.structures import Target, pack_targets
 from detr_mini.training.image_growth import ImageGrowth
@@ -47,9 +48,9 @@ PROBE_SECONDS = 4.0
 class Trainable:
     """Everything that a training step computes with."""
 
-    model: nn.Module
+    model: DetectionModel
     criterion: Callable[..., Any]
-    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]
+    make_optimizer: Callable[[DetectionModel], torch.optim.Optimizer]
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def measure_speed(trainable: Trainable, num_classes: int, device: torch.device, 
 
 
 def _probe(
-    model: Any,
+    model: DetectionModel,
     criterion: Callable[..., Any],
     optimizer: torch.optim.Optimizer,
     num_classes: int,
@@ -161,7 +162,7 @@ def _probe(
         begun = now(device)
         noised = model.noised_truths(targets, range(PROBE_BATCH), seed=0, step=step)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            output = model(images, None, noised)
+            output = model(images, None, denoising=noised)
         losses = criterion(output, targets, 0.0)
         (losses.total / max(losses.boxes, 1)).backward()
         middle = now(device)
@@ -191,7 +192,7 @@ def now(device: torch.device) -> float:
 def fit_to_time(
     plain: dict[str, Any],
     options: TrainerOptions,
-    data: DetectionData,
+    data: Data,
     growth: ImageGrowth,
     trainable: Trainable,
 ) -> None:
@@ -204,7 +205,7 @@ def fit_to_time(
     if not asked | paced:
         return
     images = len(data.train_set)
-    alone = options.devices == options.num_nodes == 1 and hasattr(trainable.model, "noised_truths")
+    alone = options.devices == options.num_nodes == 1
     if alone and options.max_minutes is not None and options.max_steps is None and options.max_epochs is None:
         dtype = AUTOCAST.get(resolved_precision(options), torch.float32)
         speed = measure_speed(trainable, len(data.categories or ()), torch.device(options.device_type), dtype)

@@ -14,7 +14,7 @@ from torch import nn
 
 from detr_mini.config.changed_settings import HARMLESS, is_among, refuse_changes
 from detr_mini.config.run_folder import remove_unfinished, whole
-from detr_mini.data.module import DetectionData
+from detr_mini.data.protocol import Data
 from detr_mini.errors import CheckpointError, ConfigError
 from detr_mini.pretrained.checkpoints import check_categories, read_checkpoint
 from detr_mini.structures import Categories
@@ -39,7 +39,7 @@ def read_last(folder: Path) -> dict[str, Any] | None:
 
 
 def check_fits(
-    folder: Path, checkpoint: Mapping[str, Any], task: DetectionTask, data: DetectionData
+    folder: Path, checkpoint: Mapping[str, Any], task: DetectionTask, data: Data
 ) -> dict[str, tuple[Any, Any]]:
     """What resuming with this task and these data changes in the run's settings (see `refuse_changes`).
 
@@ -126,7 +126,7 @@ def _step_of(file: Path) -> int | None:
         return None
 
 
-def move_to(checkpoint: Mapping[str, Any], task: DetectionTask, data: DetectionData) -> None:
+def move_to(checkpoint: Mapping[str, Any], task: DetectionTask, data: Data) -> None:
     """Set the data to the epoch and batch after `checkpoint`; Lightning restores the rest."""
     loop = checkpoint["loops"]["fit_loop"]
     epoch = loop["epoch_progress"]["current"]

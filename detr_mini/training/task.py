@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from detr_mini.convert import to_coco_records
 from detr_mini.evaluation.metrics.grounding import answers
@@ -18,6 +18,7 @@ from detr_mini.evaluation.metrics.operating_point import settled
 from detr_mini.formats.coco import CocoSet
 from detr_mini.losses.criterion import Losses
 from detr_mini.losses.matcher import NonFiniteCostError
+from detr_mini.models.protocol import DetectionModel
 from detr_mini.optim.schedule import warmup_cosine
 from detr_mini.seeding import mix_numbers
 from detr_mini.structures import Batch, Categories, OperatingPoint
@@ -49,9 +50,9 @@ class DetectionTask(pl.LightningModule):
     def __init__(
         self,
         *,
-        model: nn.Module,
+        model: DetectionModel,
         criterion: Callable[..., Losses],
-        make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+        make_optimizer: Callable[[DetectionModel], torch.optim.Optimizer],
         categories: Categories,
         budget: Budget,
         seed: int,
@@ -91,7 +92,7 @@ class DetectionTask(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         scale = self.growth.scale_at(self.budget.progress(self.global_step))
         if scale < 1:
-            batch = resized(batch, scale, self.model.stride)  # type: ignore[arg-type]
+            batch = resized(batch, scale, self.model.stride)
         torch.manual_seed(mix_numbers(self.seed, self.global_step, batch_idx, self.global_rank))  # dropout
         with self._explaining("a matching cost", self.model, batch):
             losses = self.losses(batch, self.global_step)
@@ -100,9 +101,8 @@ class DetectionTask(pl.LightningModule):
 
     def losses(self, batch: Batch, step: int) -> Losses:
         """The losses of one batch, as sums over its boxes."""
-        noised = getattr(self.model, "noised_truths", None)
-        denoising = noised(batch.packed, batch.image_ids, seed=self.seed, step=step) if noised else None
-        output = self.model(batch.images, batch.mask(), denoising, **batch.with_captions)
+        denoising = self.model.noised_truths(batch.packed, batch.image_ids, seed=self.seed, step=step)
+        output = self.model(batch.images, batch.mask(), denoising=denoising, **batch.with_captions)
         with torch.autocast(self.device.type, enabled=False):
             return self.criterion(output, batch.packed, self.budget.progress(step), **batch.with_captions)
 
@@ -172,7 +172,9 @@ class DetectionTask(pl.LightningModule):
         self.trainer.check_val_every_n_epoch = 1
 
     @contextmanager
-    def _explaining(self, what: str, model: nn.Module, batch: Batch, precision: str | None = None) -> Iterator[None]:
+    def _explaining(
+        self, what: str, model: DetectionModel, batch: Batch, precision: str | None = None
+    ) -> Iterator[None]:
         """Turn a matching cost that is not finite into an error that names the images and the layer."""
         try:
             yield
@@ -217,11 +219,11 @@ class DetectionTask(pl.LightningModule):
         self._collected.loss += float(losses.total)
         self._collected.boxes += losses.boxes
         sizes = [target.original_size for target in batch.targets]
-        detections = model.postprocess(output, sizes, self.categories)  # type: ignore[operator]
+        detections = model.postprocess(output, sizes, self.categories)
         for image_id, found in zip(batch.image_ids, detections, strict=True):
             self._collected.records[image_id] = to_coco_records(found.to("cpu"), image_id)
         if batch.captions is not None:
-            read = model.read(output, batch.captions, sizes)  # type: ignore[operator]
+            read = model.read(output, batch.captions, sizes)
             rows = batch.captions.caption_image.tolist()
             for row, answer in zip(rows, answers(read, batch.captions, batch.targets), strict=True):
                 self._collected.answers.setdefault(batch.image_ids[row], []).append(answer)

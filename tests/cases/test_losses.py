@@ -69,7 +69,7 @@ def test_T_03_a_model_trained_on_one_image_alone_reads_it_right_beside_another()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(60):
         noised = model.noised_truths(alone.packed, alone.image_ids, seed=0, step=step)
-        losses = criterion()(model(alone.images, alone.mask(), noised), alone.packed)
+        losses = criterion()(model(alone.images, alone.mask(), denoising=noised), alone.packed)
         optimizer.zero_grad()
         losses.total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -93,7 +93,7 @@ def test_T_05_a_batch_of_background_teaches_the_class_alone_and_leaves_the_next_
 
     def of(batch: Batch) -> torch.Tensor:
         noised = model.noised_truths(batch.packed, batch.image_ids, seed=0, step=0)
-        losses = loss(model(batch.images, batch.mask(), noised), batch.packed)
+        losses = loss(model(batch.images, batch.mask(), denoising=noised), batch.packed)
         assert losses.boxes == sum(len(t.labels) for t in batch.targets)
         assert (losses.terms["l1"] == 0) == (losses.terms["giou"] == 0) == (losses.boxes == 0)
         return losses.total

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from detr_mini.inference.batches import detect_batches
 from detr_mini.models.heads import sigmoid_detections
+from detr_mini.models.protocol import ModelDefaults
 from detr_mini.structures import Batch, Categories, Detections, DetectorOutput, Target, pack_targets
 
 CATEGORIES = Categories((3, 4), ("a", "b"))
 
 
-class Fake(nn.Module):
+class Fake(ModelDefaults, nn.Module):
     """Its boxes follow the image's mean, so results can be told apart."""
 
     def __init__(self) -> None:

@@ -12,6 +12,7 @@ from detector_parts import CATEGORIES, IMAGE
 from detr_mini.errors import UserError
 from detr_mini.inference.detector import Detector
 from detr_mini.inference.explain import explain
+from detr_mini.models.protocol import ModelDefaults
 from detr_mini.structures import DetectorOutput
 
 SIZES = [(64, 64), (90, 40), (40, 90), (17, 200)]
@@ -55,14 +56,14 @@ def test_where_nothing_is_found_there_are_no_maps(detector: Detector) -> None:
 
 
 def test_a_model_that_cannot_say_is_refused() -> None:
-    class Silent(nn.Module):
+    class Silent(ModelDefaults, nn.Module):
         stride = 16
 
         def forward(self, images: torch.Tensor, mask: object, need_attention: bool) -> DetectorOutput:
             return DetectorOutput(torch.zeros(1, 1, 3), torch.full((1, 1, 4), 0.5))
 
         def postprocess(self, output: DetectorOutput, sizes: list[tuple[int, int]], categories: object) -> list:
-            return Detector(nn.Identity(), CATEGORIES, IMAGE) and [Blank()]
+            return [Blank()]
 
     class Blank:
         queries = None

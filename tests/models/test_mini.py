@@ -115,7 +115,7 @@ def test_a_padded_batch_costs_the_sum_of_its_images_alone(images: list[tuple[int
 
     def total(given_batch: Batch) -> Tensor:
         noised = model.noised_truths(given_batch.packed, given_batch.image_ids, seed=0, step=step)
-        return criterion()(model(given_batch.images, given_batch.mask(), noised), given_batch.packed).total
+        return criterion()(model(given_batch.images, given_batch.mask(), denoising=noised), given_batch.packed).total
 
     with torch.no_grad():
         alone = [
@@ -172,7 +172,7 @@ def test_one_class_is_enough() -> None:
                  torch.ones(1))  # fmt: skip
     packed = pack_targets([one])
     noised = model.noised_truths(packed, [0], seed=0, step=0)
-    total = criterion()(model.train()(given_batch.images, None, noised), packed).total
+    total = criterion()(model.train()(given_batch.images, None, denoising=noised), packed).total
     total.backward()
     assert total.isfinite()
 
@@ -185,7 +185,7 @@ def test_training_alone_carries_proposals_and_denoising() -> None:
     model.train()
     assert model(given_batch.images).denoising is None
     noised = model.noised_truths(given_batch.packed, given_batch.image_ids, seed=0, step=0)
-    output = model(given_batch.images, None, noised)
+    output = model(given_batch.images, None, denoising=noised)
     assert output.proposals is not None
     assert output.one_to_many is not None
     assert output.denoising is not None
@@ -213,7 +213,7 @@ def test_a_denoising_query_sees_the_other_denoising_queries_and_not_padding() ->
     boxes[0, 1] = boxes[1, 1] = torch.tensor([0.8, 0.8, 0.1, 0.3])  # padding in the first image, a truth in the second
 
     def denoised(queries: DenoisingQueries) -> Tensor:
-        output = model(given_batch.images, None, queries).denoising
+        output = model(given_batch.images, None, denoising=queries).denoising
         assert output is not None
         return output.layers[-1].logits[:, 0]
 
@@ -236,7 +236,7 @@ def test_the_close_look_reads_the_image_inside_the_querys_box_only() -> None:
     one = torch.ones(2, 1, dtype=torch.bool)
     box = torch.tensor([0.75, 0.3, 0.1, 0.2]).expand(2, 1, 4)
     noised = DenoisingQueries(box, torch.zeros(2, 1).long(), torch.zeros(2, 1).long(), one, one)
-    output = model(images, mask, noised)
+    output = model(images, mask, denoising=noised)
     assert output.denoising is not None
     output.denoising.layers[0].logits.sum().backward()
     assert images.grad is not None
@@ -263,7 +263,7 @@ def test_no_matching_query_sees_a_denoising_query() -> None:
     answers = []
     for step in (0, 1):
         noised = model.noised_truths(given_batch.packed, given_batch.image_ids, seed=0, step=step)
-        answers.append(model(given_batch.images, given_batch.mask(), noised))
+        answers.append(model(given_batch.images, given_batch.mask(), denoising=noised))
     torch.testing.assert_close(answers[0].logits, answers[1].logits, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(answers[0].boxes, answers[1].boxes, rtol=1e-5, atol=1e-6)
     plain = model(given_batch.images, given_batch.mask())
@@ -274,7 +274,7 @@ def test_every_parameter_gets_a_gradient_even_without_any_box() -> None:
     model = make().train()
     given_batch = batch([(32, 32)], [0])
     noised = model.noised_truths(given_batch.packed, given_batch.image_ids, seed=0, step=0)
-    losses = criterion()(model(given_batch.images, None, noised), given_batch.packed)
+    losses = criterion()(model(given_batch.images, None, denoising=noised), given_batch.packed)
     losses.total.backward()
     missing = [n for n, p in model.named_parameters() if p.grad is None]
     assert not missing, "DDP would wait for these"
@@ -292,7 +292,7 @@ def test_two_images_are_learned_in_sixty_steps() -> None:
     totals: list[Tensor] = []
     for step in range(60):
         noised = model.noised_truths(given_batch.packed, given_batch.image_ids, seed=0, step=step)
-        total = criterion()(model(given_batch.images, None, noised), given_batch.packed).total
+        total = criterion()(model(given_batch.images, None, denoising=noised), given_batch.packed).total
         optimizer.zero_grad()
         total.backward()
         optimizer.step()

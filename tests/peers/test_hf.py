@@ -60,7 +60,7 @@ def test_training_computes_and_loses_what_the_library_does(kind: str) -> None:
     own, targets = librarys_own(model), truths([2, 0, 3])
     images, mask = padded_batch(model)
     torch.manual_seed(3)
-    output = model(images, mask, model.noised_truths(targets, (0, 1, 2), seed=0, step=0))
+    output = model(images, mask, denoising=model.noised_truths(targets, (0, 1, 2), seed=0, step=0))
     losses = PeerCriterion()(output, targets)
     torch.manual_seed(3)
     said = own(**as_the_library_wants(model, images, mask), labels=as_the_library_says(targets))

@@ -35,7 +35,7 @@ def test_a_batch_without_boxes_teaches_that_nothing_is_there(kind: str) -> None:
     model = peer(kind).train()
     none = truths([0, 0])
     images = torch.randn(2, 3, model.stride * 2, model.stride * 2)
-    losses = PeerCriterion()(model(images, None, model.noised_truths(none, (1, 2), seed=0, step=0)), none)
+    losses = PeerCriterion()(model(images, denoising=model.noised_truths(none, (1, 2), seed=0, step=0)), none)
     losses.total.backward()
     assert losses.boxes == 0
     assert float(losses.total.detach()) > 0

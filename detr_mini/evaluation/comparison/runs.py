@@ -77,7 +77,7 @@ class Run:
             raise DataError(f"{self.folder / 'metrics.json'} has no valid split ({split!r}); evaluate the run again")
         data = data_of(self.config["data"])
         if self.config.get("categories"):
-            data.categories = Categories.from_dict(self.config["categories"])
+            data.evaluate_as(Categories.from_dict(self.config["categories"]))
         data.setup(STAGES[split])
         read = data.sets[split]
         return Truth(read.truth, choose_subset(read.image_ids, data.categories, self.config.get("subset")))

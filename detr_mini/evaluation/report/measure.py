@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from detr_mini.config.run_folder import write_text
 from detr_mini.convert import to_coco_records
@@ -28,6 +27,7 @@ from detr_mini.evaluation.report.table import number
 from detr_mini.formats.coco import CocoSet, ImageRecord
 from detr_mini.images.load import load_image
 from detr_mini.inference.batches import detect_batches
+from detr_mini.models.protocol import EvaluatedModel
 from detr_mini.structures import Batch, Categories, Detections, DetectorOutput, OperatingPoint
 
 
@@ -52,7 +52,7 @@ class Measured:
 
 
 def measure(
-    model: nn.Module,
+    model: EvaluatedModel,
     loader: Iterable[Batch],
     truth: CocoSet,
     categories: Categories,
@@ -78,7 +78,7 @@ def measure(
     def answer(batch: Batch, output: DetectorOutput) -> None:
         if batch.captions is not None:
             sizes = [target.original_size for target in batch.targets]
-            phrases = model.read(output, batch.captions, sizes)  # type: ignore[operator]
+            phrases = model.read(output, batch.captions, sizes)
             given.extend(answers(phrases, batch.captions, batch.targets))
 
     started = time.perf_counter()

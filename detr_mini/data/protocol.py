@@ -1,0 +1,75 @@
+"""What training and evaluation may ask of a data module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from detr_mini.data.dataset import BatchLoader
+from detr_mini.data.samplers import TrainBatches
+from detr_mini.formats.coco import CocoSet
+from detr_mini.formats.load_report import Chosen, LoadReport
+from detr_mini.structures import Categories
+from detr_mini.text.tokenizers import AnyTokenizer
+
+
+@runtime_checkable
+class Data(Protocol):
+    """Images, objects and captions, read split by split; also a `LightningDataModule`."""
+
+    report: LoadReport
+    """What was read, chosen and skipped."""
+    root: Path
+    image: dict[str, Any]
+    """size, shorter_side, mean and std: how an image becomes the model's input. It stands in checkpoints."""
+    batch_size: int
+    stride: int
+    hold_out: float | None
+    categories: Categories
+    """After `setup`."""
+    sets: dict[str, CocoSet]
+    """The splits that `setup` has read."""
+    train_batches: TrainBatches | None
+    tokenizer: AnyTokenizer | None
+    """None for data without captions."""
+    attributes: tuple[str, ...]
+    """Names of what captions say of an object besides its category; empty for data without captions."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read what `stage` needs ("fit", "validate", "test"; None: everything). DataError if it cannot be read."""
+
+    @property
+    def splits(self) -> Mapping[str, Any]:
+        """Where each of train, val and test lies, or None for a split that does not exist."""
+
+    @property
+    def train_set(self) -> CocoSet:
+        """The training split, after `setup("fit")`."""
+
+    @property
+    def boxes_cropped_away(self) -> int:
+        """Boxes that augmentation has moved out of their image so far."""
+
+    def evaluate_as(self, categories: Categories, tokenizer: AnyTokenizer | None = None) -> None:
+        """Before `setup`: read labels and captions as a trained model does, not as the training split has them."""
+
+    def settle(self, chosen: Mapping[str, Chosen]) -> None:
+        """Set what was "auto" (`size`, `batch_size`, `strong_until`)."""
+
+    def limit_tokens(self, most: int) -> None:
+        """Keep captions to `most` tokens. DataError if a caption in a file is longer."""
+
+    def follow(self, progress: Callable[[], float]) -> None:
+        """`progress()` is the share of the training that was done when the current epoch began."""
+
+    def resume_at(self, epoch: int, start_batch: int) -> None:
+        """Start the next training inside `epoch`, after its first `start_batch` batches."""
+
+    def train_dataloader(self) -> BatchLoader:
+        """Shuffled, augmented batches: this process's share."""
+
+    def evaluation_loader(
+        self, name: str, image_ids: Collection[int] | None = None, *, shared: bool = True
+    ) -> BatchLoader:
+        """A split's images in order (or those of `image_ids`): this process's share, or all if not `shared`."""
