@@ -9,10 +9,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image
 
 from detr_mini import structures
-from detr_mini.convert import to_coco_records, to_supervision
+from detr_mini.boxes import xyxy_to_xywh
 from detr_mini.drawing.boxes import draw_detections
 from detr_mini.errors import UserError
 from detr_mini.inference.pixels import ImageLike, as_tensor
@@ -21,6 +23,20 @@ SHOWN = 20
 """Rows of a table in a notebook."""
 SIDE = 640
 """Pixels of the longer side of a picture in a notebook."""
+
+
+def to_coco_records(detections: structures.Detections, image_id: int, decimals: int = 3) -> list[dict[str, Any]]:
+    """COCO results records of one image, in the order of the detections.
+
+    `bbox` is (left, top, width, height) in pixels, rounded to `decimals`; `category_id` is the dataset's own id;
+    scores have six decimals.
+    """
+    boxes = torch.round(xyxy_to_xywh(detections.boxes.detach().cpu().double()), decimals=decimals).tolist()
+    scores = torch.round(detections.scores.detach().cpu().double(), decimals=6).tolist()
+    return [
+        {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
+        for category_id, box, score in zip(detections.category_ids, boxes, scores, strict=True)
+    ]
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,8 +81,22 @@ class Detections(structures.Detections):
         return draw_detections(pixels, self, longest)
 
     def to_supervision(self) -> Any:
-        """`supervision.Detections`. UserError where the package is not installed."""
-        return to_supervision(self)
+        """`supervision.Detections` with the same boxes and scores; `class_id` is the label 0..K-1, names in its data.
+
+        UserError if the package `supervision` is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise UserError(
+                "to_supervision needs the package 'supervision', which is not installed; run 'pip install supervision'"
+            ) from error
+        return supervision.Detections(
+            xyxy=self.boxes.detach().cpu().float().numpy(),
+            confidence=self.scores.detach().cpu().float().numpy(),
+            class_id=self.labels.detach().cpu().numpy().astype(int),
+            data={"class_name": np.array(self.names, dtype=object)},
+        )
 
     def to_pandas(self) -> Any:
         """A DataFrame with name, score, x1, y1, x2, y2, category_id and, if any, phrase.

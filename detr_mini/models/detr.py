@@ -6,6 +6,7 @@ image -> backbone -> encoder over the deepest feature map -> decoder with learne
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -54,14 +55,16 @@ class DETR(ModelDefaults, nn.Module):
         images: Float[Tensor, "b 3 h w"],
         padding_mask: Bool[Tensor, "b h w"] | None = None,
         *,
-        denoising: None = None,
+        denoising: Any = None,
         need_attention: bool = False,
     ) -> DetectorOutput:
         """Logits (b, queries, num_classes + 1) and boxes (cxcywh in [0, 1] of each image without its padding).
 
         `padding_mask` is True on padding, None where nothing is padded. Height and width are multiples of `stride`.
-        `denoising` is always None: this model has no denoising queries.
+        ValueError if `denoising` is given: this model has no denoising queries.
         """
+        if denoising is not None:
+            raise ValueError("DETR has no denoising queries; pass denoising=None")
         top = self.backbone(images, padding_mask)[-1]
         x = self.input_proj(top.tensor)
         b, _, h, w = x.shape

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from detr_mini.convert import to_coco_records
 from detr_mini.evaluation.metrics.grounding import answers
 from detr_mini.evaluation.metrics.operating_point import settled
 from detr_mini.formats.coco import CocoSet
+from detr_mini.inference.detections import to_coco_records
 from detr_mini.losses.criterion import Losses
 from detr_mini.losses.matcher import NonFiniteCostError
 from detr_mini.models.protocol import DetectionModel

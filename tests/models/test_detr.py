@@ -266,7 +266,7 @@ def test_denoising_queries_are_refused() -> None:
     none = torch.zeros(1, 0, dtype=torch.long)
     denoising = DenoisingQueries(torch.zeros(1, 0, 4), none, none, none.bool(), none.bool())
     with pytest.raises(ValueError, match="no denoising"):
-        small()(torch.randn(1, 3, 64, 64), None, denoising)
+        small()(torch.randn(1, 3, 64, 64), denoising=denoising)
 
 
 def test_detections_never_say_no_object() -> None:

@@ -135,7 +135,7 @@ def test_one_of_our_backbones_goes_under_a_peer_and_learns_slower(kind: str) -> 
     model = build_model({**config_of(kind), "config": theirs}, LITE0, CLASSES)
     assert isinstance(model, HFDetector)
     assert "backbone_config" not in model.settings
-    output = model.train()(torch.randn(2, 3, 64, 64), None, truths([1, 2]))
+    output = model.train()(torch.randn(2, 3, 64, 64), denoising=truths([1, 2]))
     PeerCriterion()(output, truths([1, 2])).total.backward()
     stem = next(p for name, p in model.named_parameters() if name.endswith("conv_stem.weight"))
     assert stem.grad is not None and bool(stem.grad.any())

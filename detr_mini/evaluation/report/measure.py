@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from detr_mini.config.run_folder import write_text
-from detr_mini.convert import to_coco_records
 from detr_mini.drawing.caption_cards import draw_captions
 from detr_mini.drawing.gallery import Pair, gallery
 from detr_mini.errors import UserError
@@ -27,6 +26,7 @@ from detr_mini.evaluation.report.table import number
 from detr_mini.formats.coco import CocoSet, ImageRecord
 from detr_mini.images.load import load_image
 from detr_mini.inference.batches import detect_batches
+from detr_mini.inference.detections import to_coco_records
 from detr_mini.models.protocol import EvaluatedModel
 from detr_mini.structures import Batch, Categories, Detections, DetectorOutput, OperatingPoint
 

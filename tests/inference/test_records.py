@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from detr_mini.boxes import box_iou, xywh_to_xyxy
-from detr_mini.convert import to_coco_records, to_supervision
 from detr_mini.errors import UserError
+from detr_mini.inference.detections import Detections as Found
+from detr_mini.inference.detections import to_coco_records
 from detr_mini.structures import Categories, Detections
 
 CATEGORIES = Categories((7, 2905442), ("bolt", "nut"))
@@ -45,7 +46,7 @@ def test_nothing_found_is_an_empty_list() -> None:
 def test_supervision_gets_boxes_scores_and_names() -> None:
     pytest.importorskip("supervision", reason="the package supervision is not installed")
     found = detections(4)
-    theirs = to_supervision(found)
+    theirs = Found.of(found).to_supervision()
     assert np.array_equal(theirs.xyxy, found.boxes.numpy())
     assert np.array_equal(theirs.confidence, found.scores.numpy())
     assert theirs.class_id.tolist() == found.labels.tolist()
@@ -62,4 +63,4 @@ def test_a_missing_supervision_is_said_in_one_sentence(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match="pip install supervision"):
-        to_supervision(detections(1))
+        Found.of(detections(1)).to_supervision()
