@@ -117,7 +117,7 @@ class MiniDETR(ModelDefaults, nn.Module):
         similarity: str = "scaled_dot",
         queries: int = 16,
         distinct_iou: float | int | None = None,
-        sample_channels: int = 32,
+        sample_channels: int,
         sample_points: int = 7,
         anchor_cells: float = 3.0,
         box_noise: float = 0.4,

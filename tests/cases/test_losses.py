@@ -25,7 +25,7 @@ def mini() -> MiniDETR:
 
 
 def criterion() -> DetectionCriterion:
-    return DetectionCriterion(class_cost=focal_cost, class_loss=matchability_loss)
+    return DetectionCriterion(class_cost=focal_cost, class_loss=matchability_loss, cost_class=2.0, weight_giou=2.0)
 
 
 def whole_pictures(box: tuple[float, ...] = (0.5, 0.5, 1.0, 1.0)) -> Batch:

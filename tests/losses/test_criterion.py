@@ -20,9 +20,8 @@ CLASSES = 3
 
 
 def criterion(**settings: float) -> DetectionCriterion:
-    return DetectionCriterion(
-        class_cost=focal_cost, class_loss=matchability_loss, weight_relative_l1=0.1, final_box_weight=1.5, **settings
-    )
+    usual = {"cost_class": 2.0, "weight_giou": 2.0, "weight_relative_l1": 0.1, "final_box_weight": 1.5}
+    return DetectionCriterion(class_cost=focal_cost, class_loss=matchability_loss, **{**usual, **settings})
 
 
 def target(n: int, image_id: int, crowd: int = 0) -> Target:
@@ -229,7 +228,7 @@ def test_box_losses_are_weighted_sums_of_distance_overlap_and_distance_in_sizes(
     given = DetectorOutput(torch.zeros(1, 2, CLASSES), boxes)
     rule = DetectionCriterion(
         class_cost=focal_cost, class_loss=matchability_loss, weight_class=0.0, weight_l1=3.0, weight_giou=0.7,
-        weight_relative_l1=0.25,
+        weight_relative_l1=0.25, cost_class=2.0,
     )  # fmt: skip
     losses = rule(given, pack_targets([truth]))
     distance, in_sizes = 0.02 + 0.04 + 0.1, 0.02 / 0.2 + 0.04 / 0.4 + 0.1 / 0.2
@@ -286,7 +285,10 @@ def test_detr_of_2020_has_its_own_losses() -> None:
     packed = pack_targets([target(3, 1), target(0, 2)])
     given = DetectorOutput(torch.randn(2, 6, CLASSES + 1), torch.rand(2, 6, 4) * 0.5 + 0.2)
     detr = DetectionCriterion(
-        class_cost=softmax_cost, class_loss=partial(no_object_cross_entropy, no_object_weight=0.1), cost_class=1.0
+        class_cost=softmax_cost,
+        class_loss=partial(no_object_cross_entropy, no_object_weight=0.1),
+        cost_class=1.0,
+        weight_giou=2.0,
     )
     assert detr(given, packed).total.isfinite()
 

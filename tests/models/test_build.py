@@ -9,8 +9,9 @@ from omegaconf import OmegaConf
 
 from detector_parts import BACKBONE, MODEL
 from detr_mini.errors import ConfigError
-from detr_mini.models.build import build_model, build_part
+from detr_mini.models.build import build_model, build_part, rebuild
 from detr_mini.models.mini import MiniDETR
+from detr_mini.models.protocol import DetectionModel
 
 
 def test_plain_and_hydra_configs_build_the_same() -> None:
@@ -44,3 +45,25 @@ def test_a_value_that_cannot_be_is_a_sentence() -> None:
         build_model(MODEL, {**BACKBONE, "channels": 3}, 3)
     with pytest.raises(ConfigError, match="no _target_"):
         build_part("model", {})
+
+
+def test_a_setting_that_an_older_checkpoint_leaves_out_has_its_value_of_then() -> None:
+    older = {key: value for key, value in MODEL.items() if key != "sample_channels"}
+    weights = build_model({**older, "sample_channels": 32}, BACKBONE, 3).state_dict()
+    assert rebuild(older, BACKBONE, 3, weights).state_dict().keys() == weights.keys()
+    with pytest.raises(ConfigError, match="sample_channels"):
+        build_model(older, BACKBONE, 3)
+
+
+def test_a_users_model_that_says_nothing_of_denoising_or_captions_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my_small_model.py").write_text(
+        "from torch import nn\n\n\nclass Small(nn.Module):\n    def __init__(self, *, backbone, num_classes):\n"
+        "        super().__init__()\n        self.stride = backbone.strides[-1]\n\n    def forward(self, images):\n"
+        "        ...\n\n    def postprocess(self, output, sizes, categories, limit=100):\n        ...\n"
+    )
+    model = build_model({"_target_": "my_small_model.Small"}, BACKBONE, 3, modules=["my_small_model"])
+    assert isinstance(model, DetectionModel)
+    assert (model.max_tokens, model.category_rows, model.start([])) == (0, (), [])

@@ -282,7 +282,7 @@ def test_every_parameter_gets_a_gradient_even_without_any_box() -> None:
 
 
 def criterion() -> DetectionCriterion:
-    return DetectionCriterion(class_cost=focal_cost, class_loss=matchability_loss)
+    return DetectionCriterion(class_cost=focal_cost, class_loss=matchability_loss, cost_class=2.0, weight_giou=2.0)
 
 
 def test_two_images_are_learned_in_sixty_steps() -> None:

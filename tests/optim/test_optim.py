@@ -110,7 +110,9 @@ def test_a_restored_optimizer_makes_the_next_step_in_the_same_bits() -> None:
 
 @pytest.mark.parametrize("matrices", [True, False])
 def test_groups_hold_every_parameter_once_and_decay_no_bias_gain_or_embedding(matrices: bool) -> None:
-    model = MiniDETR(backbone=ConvNet(channels=(4, 8, 16, 32), blocks=(0, 1, 1, 1)), num_classes=3, dim=32)
+    model = MiniDETR(
+        backbone=ConvNet(channels=(4, 8, 16, 32), blocks=(0, 1, 1, 1)), num_classes=3, dim=32, sample_channels=32
+    )
     model.backbone.blocks.requires_grad_(False)
     groups = parameter_groups(model, matrices=matrices, backbone_scale=0.1, embedding_scale=10.0, weight_decay=0.05)
     tables = {f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.Embedding)}
@@ -136,7 +138,7 @@ def test_groups_hold_every_parameter_once_and_decay_no_bias_gain_or_embedding(ma
 @pytest.mark.parametrize("kind", ["mini", "detr"])
 def test_weights_of_linear_layers_and_convolutions_are_decayed_and_nothing_else(kind: str, matrices: bool) -> None:
     backbone = ConvNet(channels=(4, 8, 16, 32), blocks=(0, 1, 1, 1))
-    model: nn.Module = MiniDETR(backbone=backbone, num_classes=3, dim=32)
+    model: nn.Module = MiniDETR(backbone=backbone, num_classes=3, dim=32, sample_channels=32)
     if kind == "detr":
         model = DETR(backbone=backbone, num_classes=3, dim=32, heads=4, feedforward=32)
     maps = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
@@ -229,7 +231,9 @@ def test_tables_vectors_and_narrow_maps_are_no_matrices() -> None:
 
 
 def test_the_backbone_learns_slower_by_its_scale() -> None:
-    model = MiniDETR(backbone=ConvNet(channels=(4, 8, 16, 32), blocks=(0, 1, 1, 1)), num_classes=3, dim=32)
+    model = MiniDETR(
+        backbone=ConvNet(channels=(4, 8, 16, 32), blocks=(0, 1, 1, 1)), num_classes=3, dim=32, sample_channels=32
+    )
     names = {id(p): n for n, p in model.named_parameters()}
     for optimizer, base in (
         (muon(model, lr=0.02, adamw_lr=1e-3, backbone_scale=0.1), None),

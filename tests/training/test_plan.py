@@ -100,8 +100,15 @@ def test_measuring_the_speed_changes_neither_the_model_nor_the_random_numbers() 
     from detr_mini.optim.muon import muon
     from detr_mini.vision.convnet import ConvNet
 
-    model = MiniDETR(backbone=ConvNet(channels=[8, 8, 8], blocks=[1, 1, 1]), num_classes=3, dim=16, heads=2, queries=4)
-    criterion = DetectionCriterion(class_cost=focal_cost, class_loss=matchability_loss)
+    model = MiniDETR(
+        backbone=ConvNet(channels=[8, 8, 8], blocks=[1, 1, 1]),
+        num_classes=3,
+        dim=16,
+        heads=2,
+        queries=4,
+        sample_channels=32,
+    )
+    criterion = DetectionCriterion(class_cost=focal_cost, class_loss=matchability_loss, cost_class=2.0, weight_giou=2.0)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
     speed = measure_speed(Trainable(model, criterion, muon), 3, torch.device("cpu"), torch.float32)
