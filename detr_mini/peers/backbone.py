@@ -42,7 +42,7 @@ class HouseBackbone(BackboneMixin, PreTrainedModel):
         self.backbone: Backbone | None = None
         self.post_init()
 
-    def forward(self, pixel_values: Float[Tensor, "b 3 h w"], **kwargs: Any) -> BackboneOutput:  # type: ignore[override]
+    def forward(self, pixel_values: Float[Tensor, "b 3 h w"], **kwargs: Any) -> BackboneOutput:  # type: ignore[override]  # narrower than the library's
         """The backbone's features. It is told nothing of padding, as the library's own are not."""
         assert self.backbone is not None
         maps: Any = tuple(level.tensor for level in self.backbone(pixel_values))  # the library's type says one map

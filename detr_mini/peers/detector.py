@@ -69,14 +69,14 @@ class HFDetector(ModelDefaults, nn.Module):
         self.queries = self.settings.get("num_queries") or self.settings.get("num_detection_tokens")
         self.own_backbone = isinstance(backbone, OwnBackbone)
         if isinstance(backbone, OwnBackbone):
-            self.library = build_library(made)
+            self.library: Any = build_library(made)
             self.stride = stride_of(made)
         else:
             self.library = self._on(backbone, made)
             self.stride = backbone.strides[-1]
         self.masked = self.kind.name in MASKED
-        self.loss: Callable[..., Any] = self.library.loss_function  # type: ignore[assignment]
-        self.library.loss_function = _inputs_of_loss  # type: ignore[assignment]
+        self.loss: Callable[..., Any] = self.library.loss_function
+        self.library.loss_function = _inputs_of_loss
         for parameter_name, parameter in self.library.named_parameters():
             if parameter_name.endswith("mask_token"):  # for the library's own pretraining: no detector uses it
                 parameter.requires_grad_(False)
@@ -191,7 +191,7 @@ class HFDetector(ModelDefaults, nn.Module):
         when a checkpoint of it is loaded."""
         settings = {**self.settings}
         if "tie_word_embeddings" in settings:  # the published weights may have apart what the library ties
-            settings["tie_word_embeddings"] = self.library.config.tie_word_embeddings  # type: ignore[union-attr]
+            settings["tie_word_embeddings"] = self.library.config.tie_word_embeddings
         model = {**config["model"], "name": self.kind.name, "queries": None, "config": settings}
         backbone = {**config["backbone"]}
         if self.own_backbone:

@@ -16,7 +16,7 @@ from detr_mini.text.names import rows_by_name
 _LISTED = 8
 
 
-def take_published(model: nn.Module, kind: Kind, names: Sequence[str]) -> str:
+def take_published(model: Any, kind: Kind, names: Sequence[str]) -> str:
     """Load `kind`'s published weights into `model` (the library's, for categories `names`); a sentence about it.
 
     What belongs to a category goes to the one of the same name (`rows_by_name`); others keep their random rows.
@@ -43,10 +43,10 @@ def take_published(model: nn.Module, kind: Kind, names: Sequence[str]) -> str:
     return _said(kind, names, rows)
 
 
-def per_category(model: nn.Module) -> list[str]:
+def per_category(model: Any) -> list[str]:
     """Of the library's model those tensors that have a row a category: they change with the number of categories."""
     own, other = model.state_dict(), copy.deepcopy(model.config)
-    other.num_labels += 1  # type: ignore[union-attr,operator]
+    other.num_labels += 1
     return [name for name, t in build_library(other).state_dict().items() if t.shape != own[name].shape]
 
 
@@ -78,12 +78,12 @@ def _rows_over(own: Tensor, given: Tensor, rows: Mapping[int, int], new: int, ol
     return tensor
 
 
-def _load(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def _load(model: Any, weights: Mapping[str, Tensor]) -> None:
     """Load `weights`; parameters that the library holds to be one, and that these weights have apart, become two."""
     model.load_state_dict(weights)
     if all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items()):
         return
-    pairs: dict[str, str] = dict(model.all_tied_weights_keys)  # type: ignore[arg-type]
+    pairs: dict[str, str] = dict(model.all_tied_weights_keys)
     for name in pairs:
         _put(model, name, nn.Parameter(model.get_parameter(name).detach().clone()))
     model.load_state_dict(weights)
@@ -92,10 +92,10 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         twin = next((first for first in tied[:index] if torch.equal(weights[first], weights[name])), None)
         if twin is not None:
             _put(model, name, model.get_parameter(twin))
-    model.config.tie_word_embeddings = False  # type: ignore[union-attr]
+    model.config.tie_word_embeddings = False
 
 
-def _put(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
+def _put(model: Any, name: str, parameter: nn.Parameter) -> None:
     place, _, last = name.rpartition(".")
     setattr(model.get_submodule(place), last, parameter)
 
