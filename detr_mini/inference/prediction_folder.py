@@ -16,11 +16,11 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from detr_mini.convert import to_coco_records
 from detr_mini.drawing.attention import draw_attention
 from detr_mini.drawing.boxes import draw_detections
 from detr_mini.errors import DataError, UserError
 from detr_mini.images.load import load_image
+from detr_mini.inference.detections import to_coco_records
 from detr_mini.inference.detector import Detector
 from detr_mini.inference.explain import explain_all
 from detr_mini.inference.sources import Source

@@ -32,15 +32,13 @@ def data_of_checkpoint(
     """
     settings = data_settings(given, checkpoint["config"].get("data"))
     image = {**checkpoint["image"], **size}
-    stride = int(detector.model.stride)  # type: ignore[arg-type]
+    stride = detector.model.stride
     data = build_part("data", settings, **image, stride=stride, seed=0)
     _check_split(data, split, detector.categories.names)
-    data.categories = detector.categories
-    if hasattr(data, "tokenizer"):
-        data.tokenizer = detector.tokenizer
+    data.evaluate_as(detector.categories, detector.tokenizer)
     data.setup(STAGES[split])
-    if getattr(data, "tokenizer", None) is not None:
-        data.limit_tokens(int(detector.model.text.max_tokens))  # type: ignore[union-attr,arg-type]
+    if detector.tokenizer is not None:
+        data.limit_tokens(detector.model.max_tokens)
     return data, {**settings, "size": image["size"]}
 
 
