@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import io
 import re
 import sys
+import tokenize
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from pathlib import Path
@@ -17,8 +20,9 @@ else:
 import yaml
 
 READER = Path("detr_mini/tensor_files.py")
-RECORD = "results.md"
-"""Says what was done with which command then; its names may be old."""
+FILE = re.compile(r"\b(?:detr_mini|configs|docs|scripts|tests)/[\w/.-]*\w\.(?:py|yaml|md)\b")
+RECORDS = ("CHANGELOG.md", "docs/results.md", "tests/golden/make.py")
+"""These say what was done at older commits; their names may be old."""
 
 
 def complaints(root: Path) -> Iterator[str]:
@@ -38,26 +42,47 @@ def complaints(root: Path) -> Iterator[str]:
 
 
 def stale_names(root: Path) -> Iterator[str]:
-    """Files, verbs, options and settings that a page names and that do not exist; files and verbs in code, too."""
+    """Files, verbs, options and settings that prose names and that do not exist."""
     verbs, options = _verbs(root), _options(root)
     keys = _keys(root) if options else set()
-    pages = [*root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("configs/**/*.yaml")]
-    for path in sorted({*pages, *root.glob("detr_mini/**/*.py")}):
-        if path.name in (RECORD, "CHANGELOG.md"):
-            continue
-        place, text = path.relative_to(root), path.read_text(encoding="utf-8")
-        wrong = {name for name in re.findall(r"\b(?:detr_mini|configs|docs)/[\w/.-]*\w\.(?:py|yaml|md)\b", text)
+    families = {verb.partition(" ")[0] for verb in verbs if " " in verb}
+    for place, text in _prose(root):
+        wrong = {name for name in FILE.findall(text)
                  if not re.search(r"[A-Z]{3}", name) and not (root / name).exists()}  # fmt: skip
         wrong |= {f"detr-mini {first}" for first, second in re.findall(
             r"(?:^|[`'\"])detr-mini ([a-z]\w*)(?: ([a-z]\w*)(?![\w=.]))?", text, re.MULTILINE)
-            if not {first, f"{first} {second}"} & verbs}  # fmt: skip
-        spans = re.findall(r"^```.*?^```|`[^`\n]+`", text, re.MULTILINE | re.DOTALL) if path.suffix == ".md" else []
-        words = " ".join(span for span in spans if not span.startswith(("```python", "```yaml")))
-        wrong |= set(_wrong_settings(words, options, keys))
-        if path.suffix != ".md":
-            wrong |= {f"experiment={name}" for name in re.findall(r"\bexperiment=([a-z]\w*)", text)
-                      if name not in options.get("experiment", {name})}  # fmt: skip
+            if not {first, f"{first} {second}"} & verbs and (second or first not in families)}  # fmt: skip
+        if place.suffix == ".md":
+            spans = re.findall(r"^```.*?^```|`[^`\n]+`", text, re.MULTILINE | re.DOTALL)
+            text = "\n".join(span for span in spans if not span.startswith(("```python", "```yaml")))
+        wrong |= set(_wrong_settings(text, options, keys))
         yield from (f"{place} names {name}, which does not exist" for name in sorted(wrong))
+
+
+def _prose(root: Path) -> Iterator[tuple[Path, str]]:
+    """Pages, comments of configs, comments and strings of code.
+
+    Of tests, comments and docstrings only: their other strings name what must not exist.
+    """
+    code = (f"{folder}/**/*.py" for folder in ("detr_mini", "docs", "scripts", "tests"))
+    patterns = ("*.md", "docs/*.md", "configs/**/*.yaml", *code)
+    for path in sorted({path for pattern in patterns for path in root.glob(pattern)}):
+        place, text = path.relative_to(root), path.read_text(encoding="utf-8")
+        if place.as_posix() in RECORDS:
+            continue
+        if path.suffix == ".yaml":
+            text = "\n".join(re.findall(r"(?:^|\s)# ?(.*)", text))
+        elif path.suffix == ".py":
+            is_test = place.parts[0] == "tests"
+            kinds = ("COMMENT",) if is_test else ("COMMENT", "STRING", "FSTRING_MIDDLE")
+            tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+            parts = [t.string.removeprefix("# ") for t in tokens if tokenize.tok_name[t.type] in kinds]
+            if is_test:
+                documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+                nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, documented)]
+                parts += [ast.get_docstring(node) or "" for node in nodes]
+            text = "\n".join(parts)
+        yield place, text
 
 
 def _wrong_settings(text: str, options: Mapping[str, set[str]], keys: set[str]) -> Iterator[str]:
@@ -68,6 +93,10 @@ def _wrong_settings(text: str, options: Mapping[str, set[str]], keys: set[str]) 
         known = key in keys or any(f"{start}.*" in keys for start in accumulate(key.split("."), "{}.{}".format))
         if "." in key and key.split(".")[0] in options and not known:
             yield f"{key}="
+    for command in re.findall(r"(?:^|[`'\"])detr-mini [a-z].*", text, re.MULTILINE):
+        for key in re.findall(r"(?<=[ '\"])([a-z_]+)=(?!=)", command):
+            if options and key not in options and key not in keys:
+                yield f"{key}="
 
 
 def _verbs(root: Path) -> set[str]:

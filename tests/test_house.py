@@ -44,7 +44,8 @@ def test_this_checkout_keeps_the_rules(house: ModuleType) -> None:
 def planted(house: ModuleType, root: Path, page: str = "", code: str = "", config: str = "") -> list[str]:
     """What the check says of a small checkout that holds one verb, one experiment and these texts."""
     write(root, "pyproject.toml", '[tool.line-budgets]\n"*" = 100\n')
-    write(root, "detr_mini/cli.py", 'VERBS = {\n    "data check": Verb(\n    "train": Verb(\n}\n')
+    write(root, "detr_mini/cli.py", 'VERBS = {\n    "data check": Verb(),\n    "train": Verb(),\n}\n')
+    write(root, "configs/data_check.yaml", "fix: false\n")
     write(root, "configs/experiment/cells.yaml", "# @package _global_\ntrainer: {max_minutes: 5}\n")
     write(root, "configs/model/mini.yaml", f"# {config}\ndim: 32\nextra: null\n")
     write(root, "docs/page.md", page)
@@ -79,3 +80,22 @@ def test_stale_settings_of_a_page_are_named(house: ModuleType, tmp_path: Path) -
     fence = "```bash\ndetr-mini train model.dims=8 model=large experiment=cells\n```\n"
     assert len(planted(house, tmp_path, page=f"{fence}`model.dim=8 model.extra.any=1 other.key=2`")) == 2
     assert planted(house, tmp_path, page="in prose model.dims=8 is not looked at; `experiment=NAME`") == []
+
+
+def test_prose_of_code_and_tests_is_checked_and_their_other_text_is_not(house: ModuleType, tmp_path: Path) -> None:
+    write(tmp_path, "scripts/run.py", "# see tests/gone.py\n")
+    write(tmp_path, "tests/test_a.py", '"""As docs/gone.md says."""\nNAME = "docs/missing.md"\n')
+    assert planted(house, tmp_path, code="Set model.dims=8, or `model=large`; model.dim=8 is sound") == [
+        "detr_mini/code.py names model.dims=, which does not exist",
+        "detr_mini/code.py names model=large, which does not exist",
+        "scripts/run.py names tests/gone.py, which does not exist",
+        "tests/test_a.py names docs/gone.md, which does not exist",
+    ]
+
+
+def test_every_key_on_a_command_line_exists(house: ModuleType, tmp_path: Path) -> None:
+    write(tmp_path, "configs/train.yaml", "seed: 0\n")
+    assert planted(house, tmp_path, page="`detr-mini train seed=1`, `detr-mini data`, `other sed=1`") == []
+    assert planted(house, tmp_path, page="```bash\ndetr-mini train 'model.dim=8' sed=1\n```") == [
+        "docs/page.md names sed=, which does not exist"
+    ]
