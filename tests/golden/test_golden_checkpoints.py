@@ -26,7 +26,7 @@ def _one_thread() -> object:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_checkpoint_of_each_recipe_loads_and_answers_as_when_it_was_written(name: str, tmp_path: Path) -> None:
     if name.startswith("hf_"):
-        pytest.importorskip("transformers", reason="transformers is not installed: pip install 'detr-mini[hf]'")
+        pytest.importorskip("transformers", "5.24", "transformers 5.24 is not installed: pip install 'detr-mini[hf]'")
     file = FOLDER / f"{name}.safetensors"
     if not file.is_file():
         content = torch.load(FOLDER / f"{name}.ckpt", weights_only=True)

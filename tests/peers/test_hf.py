@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-pytest.importorskip("transformers", reason="transformers is not installed: pip install 'detr-mini[hf]'")
+pytest.importorskip("transformers", "5.24", "transformers 5.24 is not installed: pip install 'detr-mini[hf]'")
 
 import transformers
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-pytest.importorskip("transformers", reason="transformers is not installed: pip install 'detr-mini[hf]'")
+pytest.importorskip("transformers", "5.24", "transformers 5.24 is not installed: pip install 'detr-mini[hf]'")
 
 from detr_mini import load
 from detr_mini.cli import main

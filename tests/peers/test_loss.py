@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-pytest.importorskip("transformers", reason="transformers is not installed: pip install 'detr-mini[hf]'")
+pytest.importorskip("transformers", "5.24", "transformers 5.24 is not installed: pip install 'detr-mini[hf]'")
 
 from detr_mini.losses.matcher import NonFiniteCostError
 from detr_mini.peers.loss import PeerCriterion

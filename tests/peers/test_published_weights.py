@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-pytest.importorskip("transformers", reason="transformers is not installed: pip install 'detr-mini[hf]'")
+pytest.importorskip("transformers", "5.24", "transformers 5.24 is not installed: pip install 'detr-mini[hf]'")
 
 from detr_mini.errors import CheckpointError, ConfigError
 from detr_mini.inference.detector import from_checkpoint
