@@ -70,12 +70,12 @@ class Target:
     """The truth of one image. Boxes are cxcywh in [0, 1] of the image without padding."""
 
     boxes: Float[Tensor, "n 4"]
-    labels: Int[Tensor, "n"]
+    labels: Int[Tensor, " n"]
     image_id: int
     original_size: tuple[int, int]
     """(height, width) in pixels of the upright file."""
-    is_crowd: Bool[Tensor, "n"]
-    area: Float[Tensor, "n"]
+    is_crowd: Bool[Tensor, " n"]
+    area: Float[Tensor, " n"]
     """In pixels of the original image, as the annotations have it."""
     attributes: Bool[Tensor, "n a"] | None = None
     """What else is true of each, where the data say it: red, small."""
@@ -115,7 +115,7 @@ class Captions:
     token_ids: Int[Tensor, "c t"]
     padding_mask: Bool[Tensor, "c t"]
     """True on padding."""
-    caption_image: Int[Tensor, "c"]
+    caption_image: Int[Tensor, " c"]
     spans: tuple[tuple[tuple[int, int], ...], ...]
     """Of each caption's tokens: the [begin, end) characters that each stands for."""
     records: tuple[Caption, ...] = ()
@@ -140,7 +140,7 @@ class PhraseFound:
     """[begin, end) characters of the caption."""
     boxes: Float[Tensor, "q 4"]
     """xyxy in pixels of the original image."""
-    scores: Float[Tensor, "q"]
+    scores: Float[Tensor, " q"]
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class PackedTargets:
         """Truths in the batch."""
         return sum(self.counts)
 
-    def of(self, row: int) -> tuple[Float[Tensor, "m 4"], Int[Tensor, "m"]]:
+    def of(self, row: int) -> tuple[Float[Tensor, "m 4"], Int[Tensor, " m"]]:
         """Boxes and labels of one image, without the padding."""
         return self.boxes[row, : self.counts[row]], self.labels[row, : self.counts[row]]
 
@@ -326,14 +326,14 @@ class Detections:
 
     boxes: Float[Tensor, "n 4"]
     """xyxy in pixels of the original, upright image."""
-    scores: Float[Tensor, "n"]
-    labels: Int[Tensor, "n"]
+    scores: Float[Tensor, " n"]
+    labels: Int[Tensor, " n"]
     """0..K-1; `categories` maps them to the data's ids and names."""
     categories: Categories
     phrases: tuple[str, ...] | None = None
     image_size: tuple[int, int] = field(default=(0, 0))
     """(height, width) in pixels of the original, upright image."""
-    queries: Int[Tensor, "n"] | None = None
+    queries: Int[Tensor, " n"] | None = None
     """Which of the model's object queries found each."""
 
     def __len__(self) -> int:

@@ -50,7 +50,7 @@ def choose_size(coco: CocoSet) -> Chosen:
     return Chosen(size, because)
 
 
-def _small_side(coco: CocoSet, longest: Float[Tensor, "images"]) -> float | None:
+def _small_side(coco: CocoSet, longest: Float[Tensor, " images"]) -> float | None:
     """The shorter side of a small box, as a share of its image's longest; None where there is no box."""
     keep = ~coco.is_crowd
     if not bool(keep.any()):

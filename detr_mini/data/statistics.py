@@ -30,29 +30,29 @@ class SplitStats:
     without_size: int
     sizes: Int[np.ndarray, "i 2"]
     """(height, width) of each image."""
-    per_image: Int[np.ndarray, "i"]
+    per_image: Int[np.ndarray, " i"]
     """Boxes of each image."""
     boxes: Float[np.ndarray, "n 4"]
     """Left, top, width, height in pixels."""
-    area: Float[np.ndarray, "n"]
+    area: Float[np.ndarray, " n"]
     """Square pixels: as the annotations have it, else the box's."""
-    owner: Int[np.ndarray, "n"]
+    owner: Int[np.ndarray, " n"]
     """Each box's row in `sizes`."""
-    labels: Int[np.ndarray, "n"]
+    labels: Int[np.ndarray, " n"]
     """Each box's place in `categories`."""
 
     @property
-    def side(self) -> Float[np.ndarray, "n"]:
+    def side(self) -> Float[np.ndarray, " n"]:
         """Square root of each box's area, in pixels."""
         return np.sqrt(self.boxes[:, 2] * self.boxes[:, 3])
 
     @property
-    def relative_side(self) -> Float[np.ndarray, "n"]:
+    def relative_side(self) -> Float[np.ndarray, " n"]:
         """`side` as a share of the image's longer side: what is left of it whatever size the model sees."""
         return self.side / self.sizes.max(1)[self.owner] if len(self.boxes) else self.side
 
     @property
-    def aspect(self) -> Float[np.ndarray, "n"]:
+    def aspect(self) -> Float[np.ndarray, " n"]:
         """Width by height."""
         return self.boxes[:, 2] / self.boxes[:, 3]
 

@@ -104,11 +104,11 @@ class _Table:
         self.column = np.array([c for row in rows for c in (0, *(columns[name] for name in row))], np.int64)
         self.count = np.array([v for row, size in zip(rows, sizes, strict=True) for v in (size, *row.values())], float)
 
-    def total(self, chosen: Float[np.ndarray, "n"]) -> Float[np.ndarray, "c"]:
+    def total(self, chosen: Float[np.ndarray, " n"]) -> Float[np.ndarray, " c"]:
         """Sums of the columns over the chosen groups."""
         return np.bincount(self.column, self.count * chosen[self.owner], self.width)
 
-    def gain(self, error: np.ndarray, weight: np.ndarray, out: int, to: int) -> Float[np.ndarray, "n"]:
+    def gain(self, error: np.ndarray, weight: np.ndarray, out: int, to: int) -> Float[np.ndarray, " n"]:
         """By how much the sum of squares changes if a group goes from one part to another."""
         slope = 2 * (error[to] * weight[to] - error[out] * weight[out])
         curve = weight[to] + weight[out]
@@ -123,7 +123,7 @@ class _Table:
 
 
 def _improve(
-    table: _Table, place: Int[np.ndarray, "n"], error: np.ndarray, weight: np.ndarray, one: int, two: int
+    table: _Table, place: Int[np.ndarray, " n"], error: np.ndarray, weight: np.ndarray, one: int, two: int
 ) -> bool:
     """Make the best move from part `one` to `two`, or the best swap of a few promising ones, if one helps."""
     here = np.flatnonzero(place == one)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from detr_mini.drawing.plotting import heading, legend, new_figure, panel, write
 
-Curves = Mapping[str, Float[np.ndarray, "r"]]
+Curves = Mapping[str, Float[np.ndarray, " r"]]
 CURVES, SQUARES = 12, 24
 """The most categories in a chart of curves, and in a confusion matrix."""
 WARM, COOL = "#d1495b", "#30638e"
@@ -121,7 +121,7 @@ def _row_panels(measures: Mapping[str, Mapping[str, Any]]) -> tuple[Any, list[st
     return figure, names, panels
 
 
-def _spread(axes: Any, row: int, values: Float[np.ndarray, "n"]) -> None:
+def _spread(axes: Any, row: int, values: Float[np.ndarray, " n"]) -> None:
     """One row of `spreads`."""
     from scipy.special import stdtrit
 

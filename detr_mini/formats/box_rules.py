@@ -95,7 +95,7 @@ def clip_boxes(
     return clipped, faults
 
 
-def enclosing(boxes_xywh: Float[np.ndarray, "n 4"], degrees: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n 4"]:
+def enclosing(boxes_xywh: Float[np.ndarray, "n 4"], degrees: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 4"]:
     """The upright box around each box turned by `degrees` about its centre."""
     cos, sin = np.abs(np.cos(np.radians(degrees))), np.abs(np.sin(np.radians(degrees)))
     x, y, w, h = boxes_xywh.T

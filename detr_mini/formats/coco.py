@@ -295,7 +295,7 @@ def _refuse_without_boxes(path: Path, report: SplitReport) -> None:
                         "set data.on_crowd=object to take them as objects")  # fmt: skip
 
 
-def repeated_rows(rows: Float[np.ndarray, "n k"]) -> Int[np.ndarray, "m"]:
+def repeated_rows(rows: Float[np.ndarray, "n k"]) -> Int[np.ndarray, " m"]:
     """The places of rows that equal an earlier one."""
     if len(rows) < 2:
         return np.empty(0, np.int64)

@@ -50,13 +50,13 @@ def _with_msgspec(path: Path) -> Columns | None:
     import msgspec
 
     four = tuple[float, float, float, float]
-    annotation = msgspec.defstruct(
+    annotation: Any = msgspec.defstruct(
         "Annotation",
         [("image_id", int), ("category_id", int), ("bbox", four), ("id", int), ("area", float, float("nan")),
          ("iscrowd", int, 0), ("ignore", int, 0), ("attributes", msgspec.Raw, msgspec.Raw(b""))],
         gc=False,
     )  # fmt: skip
-    image = msgspec.defstruct(
+    image: Any = msgspec.defstruct(
         "Image", [("id", int), ("file_name", str), ("height", int, 0), ("width", int, 0)], gc=False
     )
     whole = msgspec.defstruct(

@@ -36,21 +36,21 @@ class Columns:
 
     path: Path
     """What an error names."""
-    image_ids: Int[np.ndarray, "i"]
+    image_ids: Int[np.ndarray, " i"]
     file_names: Sequence[str]
     image_sizes: Int[np.ndarray, "i 2"]
     """(height, width) as said; 0 where nothing is said."""
     categories: Sequence[Mapping[str, Any]]
     boxes_xywh: Float[np.ndarray, "n 4"]
-    owners: Int[np.ndarray, "n"]
+    owners: Int[np.ndarray, " n"]
     """The image id of each box."""
-    category_ids: Int[np.ndarray, "n"]
-    is_crowd: Bool[np.ndarray, "n"]
-    area: Float[np.ndarray, "n"]
+    category_ids: Int[np.ndarray, " n"]
+    is_crowd: Bool[np.ndarray, " n"]
+    area: Float[np.ndarray, " n"]
     """NaN where nothing usable is said."""
-    rotation: Float[np.ndarray, "n"]
+    rotation: Float[np.ndarray, " n"]
     """Degrees, clockwise, around the box's centre; 0 where nothing is said."""
-    annotation_ids: Int[np.ndarray, "n"]
+    annotation_ids: Int[np.ndarray, " n"]
     """-1 where it is no whole number; the place in the file stands for it."""
     where: Callable[[int], str]
     """Names annotation i in an error."""

@@ -33,13 +33,13 @@ class ImageRecords(Sequence[ImageRecord]):
     """The images of a set, a record made when it is asked for. Tensors: forked or spawned, workers share them."""
 
     folder: Path
-    ids: Int[Tensor, "n"]
+    ids: Int[Tensor, " n"]
     """Ascending."""
     sizes: Int[Tensor, "n 2"]
     """(height, width) of the upright images."""
-    names: UInt8[Tensor, "characters"]
+    names: UInt8[Tensor, " characters"]
     """All file names, one behind the other, UTF-8."""
-    ends: Int[Tensor, "n_1"]
+    ends: Int[Tensor, " n_1"]
     """Name i is `names[ends[i]:ends[i + 1]]`."""
 
     @classmethod
@@ -93,13 +93,13 @@ class CocoSet:
     records: ImageRecords
     categories: Categories
     report: SplitReport
-    first: Int[Tensor, "images_1"]
+    first: Int[Tensor, " images_1"]
     """Image i owns the boxes from first[i] to first[i + 1]."""
     boxes_xywh: Float[Tensor, "n 4"]
     """float64, pixels of the upright image."""
-    labels: Int[Tensor, "n"]
-    is_crowd: Bool[Tensor, "n"]
-    area: Float[Tensor, "n"]
+    labels: Int[Tensor, " n"]
+    is_crowd: Bool[Tensor, " n"]
+    area: Float[Tensor, " n"]
     """float64, as the annotations have it: COCO's limits between small, medium and large are exact."""
 
     def __len__(self) -> int:
@@ -111,12 +111,12 @@ class CocoSet:
         return tuple(self.records.ids.tolist())
 
     @cached_property
-    def owner(self) -> Int[Tensor, "n"]:
+    def owner(self) -> Int[Tensor, " n"]:
         """Of each box the place of its image."""
         return torch.arange(len(self)).repeat_interleave(self.first.diff())
 
     @property
-    def objects(self) -> Int[Tensor, "images"]:
+    def objects(self) -> Int[Tensor, " images"]:
         """How many boxes each image has, crowd regions aside."""
         return torch.bincount(self.owner[~self.is_crowd], minlength=len(self))
 

@@ -79,7 +79,7 @@ def explain_all(detector: Detector, image: ImageLike, threshold: float | int = 0
     return Explained(found, own, samples, influence)
 
 
-def _influence(model: EvaluatedModel, batch: Batch, queries: Int[Tensor, "m"]) -> Float[Tensor, "m h w"]:
+def _influence(model: EvaluatedModel, batch: Batch, queries: Int[Tensor, " m"]) -> Float[Tensor, "m h w"]:
     """How much each input pixel moves the two corners of each query's box: the gradient's absolute sum, smoothed."""
     with evaluation_mode(model), torch.enable_grad():
         images = batch.images.clone().requires_grad_()

@@ -27,7 +27,7 @@ def matchability_loss(
     quality: Float[Tensor, "b q"],
     counted: Bool[Tensor, "b q"] | None,
     gamma: float = 1.5,
-) -> Float[Tensor, "b"]:
+) -> Float[Tensor, " b"]:
     """Matchability-aware loss (DEIM: Huang et al. 2025, eq. 4), summed for each image.
 
     The target of a matched query's class is IoU^gamma, and every "no" is weighted with p^gamma.
@@ -48,7 +48,7 @@ def no_object_cross_entropy(
     quality: Float[Tensor, "b q"],
     counted: Bool[Tensor, "b q"] | None,
     no_object_weight: float = 0.1,
-) -> Float[Tensor, "b"]:
+) -> Float[Tensor, " b"]:
     """Cross-entropy with the last class "no object", weighted down (Carion et al. 2020, sec. 3.1), summed an image."""
     classes = logits.shape[-1]
     weight = logits.new_ones(classes)

@@ -25,7 +25,7 @@ def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 def depthwise(
-    x: Float[Tensor, "b c h w"], weight: Float[Tensor, "c 1 k k"], bias: Float[Tensor, "c"] | None, stride: int
+    x: Float[Tensor, "b c h w"], weight: Float[Tensor, "c 1 k k"], bias: Float[Tensor, " c"] | None, stride: int
 ) -> Float[Tensor, "b c h2 w2"]:
     """`depthwise_plain`, or `depthwise_by_parts` where that is faster: for training in bfloat16 on a CPU."""
     if x.device.type == "cpu" and torch.is_grad_enabled():
@@ -38,7 +38,7 @@ def depthwise(
 
 
 def depthwise_plain(
-    x: Float[Tensor, "b c h w"], weight: Float[Tensor, "c 1 k k"], bias: Float[Tensor, "c"] | None, stride: int
+    x: Float[Tensor, "b c h w"], weight: Float[Tensor, "c 1 k k"], bias: Float[Tensor, " c"] | None, stride: int
 ) -> Float[Tensor, "b c h2 w2"]:
     """A depthwise convolution (each channel by itself) with an odd kernel and "same" padding."""
     if stride == 1:
@@ -50,7 +50,7 @@ def depthwise_plain(
 
 
 def depthwise_by_parts(
-    x: Float[Tensor, "b c h w"], weight: Float[Tensor, "c 1 k k"], bias: Float[Tensor, "c"] | None, stride: int
+    x: Float[Tensor, "b c h w"], weight: Float[Tensor, "c 1 k k"], bias: Float[Tensor, " c"] | None, stride: int
 ) -> Float[Tensor, "b c h2 w2"]:
     """`depthwise_plain` for 3x3 and 5x5 kernels and strides 1 and 2, with gradients composed of fast ones."""
     y: Tensor = _ByParts.apply(x, weight, bias, stride)
@@ -192,7 +192,7 @@ class FoldedNorm(nn.Module):
         self.eps = float(norm.eps)  # type: ignore[arg-type]
         self.act: Callable[[Tensor], Tensor] = norm.act  # type: ignore[assignment]
 
-    def scale_and_shift(self) -> tuple[Float[Tensor, "c"], Float[Tensor, "c"]]:
+    def scale_and_shift(self) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
         """s and t in y = s x + t."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale

@@ -38,7 +38,7 @@ def hide(x: Float[Tensor, "b c h w"], padding_mask: Bool[Tensor, "b h w"] | None
     return x if padding_mask is None else torch.where(padding_mask[:, None], 0.0, x)
 
 
-def border_cells(padding: Bool[Tensor, "b h w"], reach: int) -> Int[Tensor, "n"]:
+def border_cells(padding: Bool[Tensor, "b h w"], reach: int) -> Int[Tensor, " n"]:
     """Flat indices into (b, h, w) of the padding within `reach` cells of a visible cell.
 
     It is all padding that a kernel of width 2 `reach` + 1 on a visible cell covers.
@@ -89,7 +89,7 @@ class PaddingGuard:
 
     def __init__(self, network: nn.Module) -> None:
         self._masks: dict[tuple[int, int], Bool[Tensor, "b h w"]] = {}
-        self._borders: dict[tuple[int, int, int], Int[Tensor, "n"]] = {}
+        self._borders: dict[tuple[int, int, int], Int[Tensor, " n"]] = {}
         self._padding_mask: Bool[Tensor, "b h w"] | None = None
         self._entered = False
         # bound methods, so that a deep copy of the network gets its own guard

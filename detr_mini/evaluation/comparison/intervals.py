@@ -61,7 +61,7 @@ def draws(rng: np.random.Generator, count: int, images: int) -> Int[np.ndarray, 
     return np.bincount(drawn.ravel(), minlength=count * images).reshape(count, images)
 
 
-def interval(value: float, resampled: Float[np.ndarray, "b"], images: int, level: float = 0.95) -> tuple[float, float]:
+def interval(value: float, resampled: Float[np.ndarray, " b"], images: int, level: float = 0.95) -> tuple[float, float]:
     """The interval around `value` from the spread of its resamples, on the logit scale.
 
     Resamples spread a little less than samples of n `images` do, and their spread is itself uncertain. An interval
@@ -76,7 +76,7 @@ def interval(value: float, resampled: Float[np.ndarray, "b"], images: int, level
     return _share(centre - reach), _share(centre + reach)
 
 
-def _logit(share: Float[np.ndarray, "b"]) -> Float[np.ndarray, "b"]:
+def _logit(share: Float[np.ndarray, " b"]) -> Float[np.ndarray, " b"]:
     inside = np.clip(share, EDGE, 1 - EDGE)
     return np.log(inside / (1 - inside))
 

@@ -92,8 +92,8 @@ def _half(first: Int[np.ndarray, "b i"]) -> Int[np.ndarray, "b 2*i"]:
 
 
 def _p_values(
-    differences: Float[np.ndarray, "b h"], headline: Bool[np.ndarray, "h"]
-) -> tuple[Float[np.ndarray, "h"], Float[np.ndarray, "h"]]:
+    differences: Float[np.ndarray, "b h"], headline: Bool[np.ndarray, " h"]
+) -> tuple[Float[np.ndarray, " h"], Float[np.ndarray, " h"]]:
     """(p of each metric alone, p by step-down minP); row 0 holds the measured differences and counts as a round."""
     size = np.abs(differences)
     single = (size >= size[0] - SAME).mean(0)

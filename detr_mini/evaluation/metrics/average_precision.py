@@ -22,7 +22,9 @@ from detr_mini.evaluation.metrics.matching import FOUND, IGNORED, IOUS, RECALLS,
 CHUNK = 1 << 16
 """Numbers in the largest array computed at once: half a MiB stays in a core's cache, which halves the time."""
 
-Measure = Callable[[Float[np.ndarray, "p b"], Float[np.ndarray, "p b"], Float[np.ndarray, "b"]], Float[np.ndarray, "b"]]
+Measure = Callable[
+    [Float[np.ndarray, "p b"], Float[np.ndarray, "p b"], Float[np.ndarray, " b"]], Float[np.ndarray, " b"]
+]
 """From the weight of each true positive, the weight of all detections up to it, and the weight of all objects."""
 
 
@@ -30,7 +32,7 @@ Measure = Callable[[Float[np.ndarray, "p b"], Float[np.ndarray, "p b"], Float[np
 class _Curve:
     """All that a precision-recall curve needs, for any weights of the images."""
 
-    finds: Int[np.ndarray, "p"]
+    finds: Int[np.ndarray, " p"]
     """The image of each true positive, best score first."""
     detections: csr_matrix
     """(p, i): detections of an image after the previous true positive, up to this one; ignored ones left out."""
@@ -80,8 +82,8 @@ def _curve(ranking: Ranking, t: int) -> _Curve:
 
 
 def _measured(
-    measure: Measure, curve: _Curve, truths: Float[np.ndarray, "b"], columns: Float[np.ndarray, "i b"]
-) -> Float[np.ndarray, "b"]:
+    measure: Measure, curve: _Curve, truths: Float[np.ndarray, " b"], columns: Float[np.ndarray, "i b"]
+) -> Float[np.ndarray, " b"]:
     """`measure` under each weighting (a column), a chunk of weightings at a time; NaN without objects."""
     values = np.zeros(len(truths))
     step = max(1, CHUNK // max(len(curve.finds), 1))
@@ -94,8 +96,8 @@ def _measured(
 
 
 def _average_precision(
-    weight: Float[np.ndarray, "p b"], detections: Float[np.ndarray, "p b"], truths: Float[np.ndarray, "b"]
-) -> Float[np.ndarray, "b"]:
+    weight: Float[np.ndarray, "p b"], detections: Float[np.ndarray, "p b"], truths: Float[np.ndarray, " b"]
+) -> Float[np.ndarray, " b"]:
     found = weight.cumsum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         precision = found / (detections + np.spacing(1))
@@ -107,8 +109,8 @@ def _average_precision(
 
 
 def _unbiased(
-    weight: Float[np.ndarray, "p b"], detections: Float[np.ndarray, "p b"], truths: Float[np.ndarray, "b"]
-) -> Float[np.ndarray, "b"]:
+    weight: Float[np.ndarray, "p b"], detections: Float[np.ndarray, "p b"], truths: Float[np.ndarray, " b"]
+) -> Float[np.ndarray, " b"]:
     """The mean over objects of (m - 1) / (n - 1), where the m-th true positive is the n-th detection; 1 where n is 1.
 
     COCO takes m / n at a detection that is known to be a true positive, and then the best such value from there on.
@@ -140,7 +142,7 @@ def _recalls_up_to(recall: Float[np.ndarray, "p b"]) -> Float[np.ndarray, "p b"]
     return np.where(recall > 0, reached, 0.0)
 
 
-def average_precision(found: Bool[np.ndarray, "d"], truths: int) -> float | None:
+def average_precision(found: Bool[np.ndarray, " d"], truths: int) -> float | None:
     """COCO's AP of detections, best score first. `found`: true positives; `truths`: objects, None where there are 0."""
     if not truths:
         return None

@@ -46,7 +46,7 @@ def duplicate_metrics(
     return {"doubles": repeated / len(found) if found else None, "detections_at_threshold": len(found)}
 
 
-def _duplicates(objects: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> Bool[np.ndarray, "d"]:
+def _duplicates(objects: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> Bool[np.ndarray, " d"]:
     """Which detections of one image and category repeat a better one; in the result the best score comes first."""
     ordered = sorted(found, key=lambda record: -record["score"])
     repeats = np.triu(overlaps(ordered, ordered)[0] > DUPLICATE_IOU, 1)

@@ -33,18 +33,18 @@ FOREGROUND, BACKGROUND = 0.5, 0.1
 class Errors:
     """All detections (by image, then by score) and all objects. Crowd regions and detections in them are left out."""
 
-    image: Int[np.ndarray, "d"]
+    image: Int[np.ndarray, " d"]
     """The index of the image in `image_ids`."""
-    label: Int[np.ndarray, "d"]
+    label: Int[np.ndarray, " d"]
     """The index of the category in `category_ids`."""
-    score: Float[np.ndarray, "d"]
-    kind: Int[np.ndarray, "d"]
+    score: Float[np.ndarray, " d"]
+    kind: Int[np.ndarray, " d"]
     """The index in TYPES, or -1 for a true positive."""
-    truth: Int[np.ndarray, "d"]
+    truth: Int[np.ndarray, " d"]
     """The index of the object it finds, misplaces or mislabels among the g objects, or -1."""
-    truth_image: Int[np.ndarray, "g"]
-    truth_label: Int[np.ndarray, "g"]
-    missed: Bool[np.ndarray, "g"]
+    truth_image: Int[np.ndarray, " g"]
+    truth_label: Int[np.ndarray, " g"]
+    missed: Bool[np.ndarray, " g"]
 
     def counts(self) -> dict[str, int]:
         """The number of errors of each type."""
@@ -78,7 +78,7 @@ class Errors:
         defined = [value for value in values if value is not None]
         return float(np.mean(defined)) if defined else None
 
-    def _best_of_each_truth(self, of_type: Bool[np.ndarray, "d"]) -> Bool[np.ndarray, "d"]:
+    def _best_of_each_truth(self, of_type: Bool[np.ndarray, " d"]) -> Bool[np.ndarray, " d"]:
         """The detections that find an object once corrected: the best of each object that no detection finds yet."""
         taken = set(self.truth[self.kind < 0].tolist())
         best = np.zeros(len(of_type), bool)
@@ -149,13 +149,13 @@ def _one_image(image: int, objects: list[Any], found: list[Any], label_of: Mappi
     )  # fmt: skip
 
 
-def _most(iou: Float[np.ndarray, "d g"], allowed: Bool[np.ndarray, "d g"]) -> Int[np.ndarray, "d"]:
+def _most(iou: Float[np.ndarray, "d g"], allowed: Bool[np.ndarray, "d g"]) -> Int[np.ndarray, " d"]:
     return np.where(allowed, iou, -1.0).argmax(1) if iou.shape[1] else np.full(len(iou), -1)
 
 
 def _kinds(
-    iou: Float[np.ndarray, "d g"], same: Bool[np.ndarray, "d g"], taken: Int[np.ndarray, "d"]
-) -> Int[np.ndarray, "d"]:
+    iou: Float[np.ndarray, "d g"], same: Bool[np.ndarray, "d g"], taken: Int[np.ndarray, " d"]
+) -> Int[np.ndarray, " d"]:
     """The index in TYPES of each detection, or -1 where it takes an object. IoU with crowd regions must be 0."""
     own, other = ((iou * which).max(1, initial=0.0) for which in (same, ~same))
     conditions = [

@@ -15,7 +15,7 @@ from detr_mini.evaluation.metrics.subset import Subset
 SIZES = ("APs", "APm", "APl")
 
 
-def headline_metrics(values: Float[np.ndarray, "b k a t"], names: Sequence[str]) -> dict[str, Float[np.ndarray, "b"]]:
+def headline_metrics(values: Float[np.ndarray, "b k a t"], names: Sequence[str]) -> dict[str, Float[np.ndarray, " b"]]:
     """AP, AP50, AP75, APs, APm, APl and `AP/<name>` of each category; NaN where undefined.
 
     `names`: of the k categories. The first of the a area ranges is "all"; the others, where given, are the sizes.
@@ -40,7 +40,7 @@ def average_precisions(
     return {name: float(value[0]) for name, value in headline_metrics(values, subset.categories.names).items()}
 
 
-def _over_categories(values: Float[np.ndarray, "b k"]) -> Float[np.ndarray, "b"]:
+def _over_categories(values: Float[np.ndarray, "b k"]) -> Float[np.ndarray, " b"]:
     """The mean over the categories where AP is defined."""
     defined = ~np.isnan(values)
     count = defined.sum(1)

@@ -30,12 +30,12 @@ FOUND, FALSE_POSITIVE, IGNORED = 1, 0, -1
 class Ranking:
     """All detections of one category, best score first, matched for one area range."""
 
-    image: Int[np.ndarray, "d"]
+    image: Int[np.ndarray, " d"]
     """The index of each detection's image in `Matches.image_ids`."""
-    score: Float[np.ndarray, "d"]
+    score: Float[np.ndarray, " d"]
     state: Int8[np.ndarray, "t d"]
     """FOUND, FALSE_POSITIVE or IGNORED (neither right nor wrong), by IoU threshold."""
-    truths: Int[np.ndarray, "i"]
+    truths: Int[np.ndarray, " i"]
     """The number of objects that count, by image."""
 
 
@@ -48,7 +48,7 @@ class Matches:
     rankings: tuple[tuple[Ranking, ...], ...]
     """By category, then by area range (`AREA_RANGES`, or the first few)."""
 
-    def take(self, images: Int[np.ndarray, "n"]) -> Matches:
+    def take(self, images: Int[np.ndarray, " n"]) -> Matches:
         """The matches of these images (indices). An index that repeats counts as another image each time."""
         chosen = np.asarray(images)
         rankings = tuple(tuple(_taken(ranking, chosen) for ranking in ranges) for ranges in self.rankings)
@@ -90,7 +90,7 @@ def match(
 class _PairMatches:
     """One image and category."""
 
-    score: Float[np.ndarray, "d"]
+    score: Float[np.ndarray, " d"]
     state: Int8[np.ndarray, "a t d"]
     ignored_truth: Bool[np.ndarray, "a g"]
 
@@ -119,7 +119,7 @@ def by_image(
 
 def overlaps(
     detections: Sequence[Mapping[str, Any]], objects: Sequence[Mapping[str, Any]]
-) -> tuple[Float[np.ndarray, "d g"], Bool[np.ndarray, "g"]]:
+) -> tuple[Float[np.ndarray, "d g"], Bool[np.ndarray, " g"]]:
     """The IoU of each detection with each object (COCO records), and which objects are crowd regions.
 
     For a crowd region it is the share of the detection's area inside the region, as in COCOeval.
@@ -150,15 +150,15 @@ def _match_pair(objects: list[Any], found: list[Any], ranges: Float[np.ndarray, 
     return _PairMatches(np.array([record["score"] for record in found], float), state, ignored_truth)
 
 
-def _outside(area: Float[np.ndarray, "n"], ranges: Float[np.ndarray, "a 2"]) -> Bool[np.ndarray, "a n"]:
+def _outside(area: Float[np.ndarray, " n"], ranges: Float[np.ndarray, "a 2"]) -> Bool[np.ndarray, "a n"]:
     return (area < ranges[:, :1]) | (area > ranges[:, 1:])
 
 
 def assign(
     iou: Float[np.ndarray, "d g"],
-    crowd: Bool[np.ndarray, "g"],
+    crowd: Bool[np.ndarray, " g"],
     ignored_truth: Bool[np.ndarray, "a g"],
-    thresholds: Float[np.ndarray, "t"],
+    thresholds: Float[np.ndarray, " t"],
 ) -> Int[np.ndarray, "a t d"]:
     """The object that each detection (best first) takes at each threshold, or -1. Many may take one crowd region."""
     least = np.minimum(thresholds, 1 - 1e-10)[None, :, None]
@@ -192,7 +192,7 @@ def _rank(pairs: list[tuple[int, _PairMatches]], truths: Int[np.ndarray, "a i"])
     return tuple(Ranking(image, score, state[a][:, order], truths[a]) for a in range(len(truths)))
 
 
-def _taken(ranking: Ranking, images: Int[np.ndarray, "n"]) -> Ranking:
+def _taken(ranking: Ranking, images: Int[np.ndarray, " n"]) -> Ranking:
     by_image = np.argsort(ranking.image, kind="stable")
     counts = np.bincount(ranking.image, minlength=len(ranking.truths))
     starts = np.concatenate([[0], counts.cumsum()])
