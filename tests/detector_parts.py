@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from detr_mini.models.build import build_model
+from detr_mini.models.protocol import ModelDefaults
 from detr_mini.structures import Categories
 
 CATEGORIES = Categories((3, 7, 20), ("bolt", "nut", "washer"))
@@ -15,6 +16,21 @@ IMAGE: dict[str, Any] = {"size": 64, "shorter_side": None, "mean": [0.5] * 3, "s
 MODEL = {"_target_": "detr_mini.models.MiniDETR", "dim": 32, "heads": 2, "feedforward": 32, "queries": 8,
          "sample_channels": 8}  # fmt: skip
 BACKBONE = {"_target_": "detr_mini.vision.ConvNet", "channels": [4, 8, 16, 32], "blocks": [0, 1, 1, 1]}
+
+
+class PlainModel(ModelDefaults):
+    """Makes a module a detection model, one that finds nothing."""
+
+    stride = 1
+
+    def postprocess(self, *_: Any) -> list[Any]:
+        return []
+
+
+class PlainLinear(PlainModel, nn.Linear): ...
+
+
+class PlainNorm(PlainModel, nn.BatchNorm1d): ...
 
 
 GROUNDED = {

@@ -59,7 +59,8 @@ def test_a_backbone_and_a_model_of_ones_own_are_built_from_a_config(my_parts: An
 def test_a_cost_of_ones_own_is_what_the_matcher_adds(my_parts: Any) -> None:
     cost = {"_target_": "my_parts.probability_cost", "_partial_": True}
     loss = {"_target_": "detr_mini.losses.matchability_loss"}
-    config = {"_target_": "detr_mini.losses.DetectionCriterion", "class_cost": cost, "class_loss": loss}
+    weights = {"cost_class": 2.0, "weight_giou": 4.0}
+    config = {"_target_": "detr_mini.losses.DetectionCriterion", "class_cost": cost, "class_loss": loss, **weights}
     criterion = build_part("criterion", config, modules=["my_parts"])
     assert isinstance(criterion, DetectionCriterion)
     prediction = Prediction(torch.randn(1, 4, 3), torch.rand(1, 4, 4))

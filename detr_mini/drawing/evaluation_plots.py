@@ -136,7 +136,7 @@ def _spread(axes: Any, row: int, values: Float[np.ndarray, " n"]) -> None:
     _number(axes, mean, (mean, row - 0.3))
 
 
-def _number(axes: Any, value: float, place: tuple[float, float], above: int = 2) -> None:
+def _number(axes: Any, value: float, place: tuple[float | int, float | int], above: int = 2) -> None:
     """`value` in small figures, `above` points over the place."""
     text = {"xytext": (0, above), "textcoords": "offset points", "ha": "center", "fontsize": 8}
     axes.annotate(f"{value:.3f}", place, **text)

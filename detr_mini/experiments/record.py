@@ -196,7 +196,8 @@ class Record:
         """Write sweep.json, which is complete at any moment."""
         runs = [{**asdict(run), "choice": self.choice(run)} for run in self.runs]
         content = {"name": self.name, "swept": sorted(self.swept), "measure": self.goes_by(), "runs": runs, **more}
-        write_text(self.folder / "sweep.json", json.dumps(content, indent=1))
+        with self._lock:  # a run that ends on Ctrl-C may be noted at this moment
+            write_text(self.folder / "sweep.json", json.dumps(content, indent=1))
 
 
 def start_or_go_on(words: Sequence[str], folder: Path) -> list[str]:

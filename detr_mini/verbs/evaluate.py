@@ -61,9 +61,8 @@ def evaluate(config: DictConfig) -> Path:
         if config.report:
             write_error_report(output, measured, title, config.detection_limit)
     table(measured.scores, f"{config.checkpoint} on {split}")
-    for line in (same_predictions_warning([*measured.found.values()]), f"written to {output}"):
-        if line is not None:
-            print(line)
+    warning = same_predictions_warning([*measured.found.values()])
+    print(*filter(None, (warning, f"written to {output}")), sep="\n")
     return output
 
 

@@ -151,7 +151,8 @@ def test_a_loss_is_made_small_and_ap_large(
 ) -> None:
     ringed: list[float] = []
     monkeypatch.setattr(
-        "detr_mini.experiments.search.searched", lambda settings, values, best, *about: ringed.append(values[best])
+        "detr_mini.experiments.search.search_results",
+        lambda settings, values, best, *about: ringed.append(values[best]),
     )
     for measure, direction in (("val/loss", "MINIMIZE"), ("AP50", "MAXIMIZE")):
         folder = tmp_path / direction

@@ -211,7 +211,7 @@ def test_d13_what_has_no_writer_of_its_own_is_converted(tmp_path: Path, tool: st
     [
         ({}, ["no files", "set data.root"]),
         ({"a.png": ""}, ["1 images and no annotations", "detr-mini data check data.root="]),
-        ({"a.png": "", "a.json": '{"version": "5", "shapes": [], "imagePath": "a.png"}'}, ["labelme", "export it", "detr-mini data check"]),
+        ({"a.png": "", "a.json": '{"version": "5", "shapes": [], "imagePath": "a.png"}'}, ["labelme", "Export it", "detr-mini data check"]),
         ({"a.png": "", "x.json": '[{"image": "a.png", "annotations": [{"label": "cat", "coordinates": {"x": 1}}]}]'}, ["CreateML", "detr-mini data check"]),
         ({"train/cats.tfrecord": "x"}, ["TensorFlow records", "detr-mini data check"]),
         ({"labels/a.txt": ROW}, ["no images", "put the images"]),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from detector_parts import BACKBONE, CATEGORIES, GROUNDED, MODEL, checkpoint_of, untrained
+from detector_parts import BACKBONE, CATEGORIES, GROUNDED, MODEL, PlainLinear, checkpoint_of, untrained
 from detr_mini.errors import CheckpointError
 from detr_mini.models.build import build_model
 from detr_mini.pretrained.transfer import THING, Start, carry, rows_by_token
@@ -105,8 +105,8 @@ def test_another_architecture_is_refused_in_a_sentence_that_says_what_would_buil
         begin(("bolt",), saved(untrained(ours), ours), two)
     with pytest.raises(CheckpointError, match=r"its decoder\.2.*, here it is missing; say model\.decoder\.layers=3"):
         begin(("bolt",), saved(untrained(two), two), ours)
-    with pytest.raises(CheckpointError, match="a Linear cannot begin with the weights of x"):
-        carry(nn.Linear(1, 1), checkpoint, "x", Start({}, CATEGORIES))
+    with pytest.raises(CheckpointError, match="a PlainLinear cannot begin with the weights of x"):
+        carry(PlainLinear(1, 1), checkpoint, "x", Start({}, CATEGORIES))
 
 
 def test_a_detector_begins_with_one_that_reads_sentences_and_the_other_way_round() -> None:

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
+from detector_parts import PlainLinear, PlainNorm
 from detr_mini.training.averaging import AveragedModel
 
 
 def test_average_follows_the_formula_with_its_warm_up() -> None:
-    model = nn.Linear(3, 2)
+    model = PlainLinear(3, 2)
     averaged = AveragedModel(model, 0.9)
     expected = model.weight.detach().clone()
     for n in range(200):
@@ -20,7 +20,7 @@ def test_average_follows_the_formula_with_its_warm_up() -> None:
 
 
 def test_counters_of_batch_norm_are_copied_not_averaged() -> None:
-    model = nn.BatchNorm1d(3)
+    model = PlainNorm(3)
     averaged = AveragedModel(model, 0.5)
     model(torch.randn(4, 3))
     averaged.update()
@@ -28,10 +28,10 @@ def test_counters_of_batch_norm_are_copied_not_averaged() -> None:
 
 
 def test_a_restored_average_continues_in_the_same_bits() -> None:
-    model = nn.Linear(3, 2)
+    model = PlainLinear(3, 2)
     averaged = AveragedModel(model, 0.99)
     averaged.update()
-    other = AveragedModel(nn.Linear(3, 2), 0.99)
+    other = AveragedModel(PlainLinear(3, 2), 0.99)
     other.load(averaged.state())
     other.source = model
     other._pairs()
