@@ -63,7 +63,7 @@ class CaptionDataset(DetectionDataset):
             self._steady[axes] = without_moves(self.augment, axes) if axes else self.augment
         return self._steady[axes]
 
-    def __getitem__(self, key: Key | tuple[int, int]) -> tuple[Tensor, Target, list[Caption]]:  # type: ignore[override]
+    def __getitem__(self, key: Key | tuple[int, int]) -> tuple[Tensor, Target, list[Caption]]:  # type: ignore[override]  # and the captions
         image, target = super().__getitem__(key)
         own = beside_names(self.captions)
         # lists of names describe the objects that are left, other captions all objects; an unreadable image has none

@@ -66,8 +66,11 @@ def draw_items(seed: int, split: str, index: int, size: int = 128) -> tuple[np.n
         own = tight(spot.mask)
         objects.append(SceneObject(shape, outline, rgb, max(own[2], own[3]), rotation))
         looks.append((shape, color, kind, pattern))
-    boxes = [tuple(float(v) for v in each.box) for each in canvas.measured(objects)]
-    return canvas.pixels(rng), [Item(*look, box) for look, box in zip(looks, boxes, strict=True)]  # type: ignore[arg-type]
+    boxes = [each.box for each in canvas.measured(objects)]
+    items = [
+        Item(*look, (float(x), float(y), float(w), float(h))) for look, (x, y, w, h) in zip(looks, boxes, strict=True)
+    ]
+    return canvas.pixels(rng), items
 
 
 def _palette(rng: np.random.Generator) -> tuple[list[str], list[str], list[str]]:

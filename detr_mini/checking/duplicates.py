@@ -101,7 +101,7 @@ def pairs_like(
         first.setdefault(digest, index)
     shown = [i for i in sorted(first.values()) if marks[i] is not None]
     if len(shown) > 1:
-        table = torch.from_numpy(np.stack([marks[i] for i in shown]))  # type: ignore[misc]
+        table = torch.from_numpy(np.stack([mark for i in shown if (mark := marks[i]) is not None]))
         names = None if groups is None else [groups[i] for i in shown]
         for a, b, crowded in _near(table, names):
             one, two = sorted((shown[a], shown[b]))

@@ -188,9 +188,8 @@ def _check_sizes(images: Images, usable: Callable[[], Mapping[int, Boxes]], faul
     for image_id, picture in images.pictures.items():
         images.frames[image_id] = AS_IS
         height, width = (images.records[image_id].get(key) for key in ("height", "width"))
-        states = all(is_number(v) and v > 0 for v in (height, width))  # type: ignore[operator]
-        if states and (height, width) != picture.size:
-            said[image_id] = (height, width)  # type: ignore[assignment]
+        if is_number(height) and is_number(width) and min(height, width) > 0 and (height, width) != picture.size:
+            said[image_id] = (height, width)
     boxes = usable() if said else {}
     right = [(boxes[i], picture.size) for i, picture in images.pictures.items() if i in boxes and i not in said]
     habits = Habits(right) if said else None

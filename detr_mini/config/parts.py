@@ -168,9 +168,9 @@ def find(
     if module == TRANSFORMS and "transform" in kinds and last != "Lambda":
         from torchvision.transforms import v2
 
-        found = getattr(v2, last, None)  # type: ignore[assignment]
-        if inspect.isclass(found) and issubclass(found, v2.Transform):
-            return found
+        transform: Any = getattr(v2, last, None)
+        if inspect.isclass(transform) and issubclass(transform, v2.Transform):
+            return transform
     for named in {*_NAMED, *modules}:
         if module == named or module.startswith(f"{named}."):
             return _of_user(module, last, named, where)

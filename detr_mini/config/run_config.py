@@ -12,6 +12,7 @@ from detr_mini.config.changed_settings import refuse_changes
 from detr_mini.config.check import check_config, dotted_keys
 from detr_mini.config.number_settings import check_numbers
 from detr_mini.config.path_settings import is_text, plain
+from detr_mini.config.plain import plain_dict
 from detr_mini.config.suggestions import suggest
 from detr_mini.config.yaml_events import endless_yaml
 from detr_mini.errors import CheckpointError, ConfigError, first_line
@@ -53,7 +54,7 @@ def resumed_config(run: str, overrides: Sequence[str]) -> DictConfig:
     except OmegaConfBaseException as error:
         raise ConfigError(f"{file} and the overrides do not fit together: {first_line(error)}") from error
     if begun:
-        refuse_changes(folder, OmegaConf.to_container(before), OmegaConf.to_container(config))  # type: ignore[arg-type]
+        refuse_changes(folder, plain_dict(before), plain_dict(config))
     parts.name_modules(config.modules or ())
     check_config(config, before)
     check_numbers(OmegaConf.to_container(config), OmegaConf.to_container(before))
@@ -88,4 +89,4 @@ def parsed_value(text: str) -> Any:
     """The value of an override as YAML reads it."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_container(OmegaConf.from_dotlist([f"x={text}"]))["x"]  # type: ignore[index,call-overload]
+    return plain_dict(OmegaConf.from_dotlist([f"x={text}"]))["x"]

@@ -217,7 +217,7 @@ class BatchLoader(DataLoader[Any]):
             generator=torch.Generator(),  # else each epoch draws a seed from the stream that dropout draws from
         )
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch names a private class
         if self.num_workers and self._iterator is None:
             check_shared_memory(self.num_workers, *self.largest)
         try:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from detr_mini.config.compose import compose
 from detr_mini.config.path_settings import quoted
+from detr_mini.config.plain import plain_dict
 from detr_mini.config.run_folder import is_unused, locked, new_run_folder, write_text
 from detr_mini.drawing.evaluation_plots import means_with_intervals
 from detr_mini.errors import ConfigError, DataError, UserError
@@ -54,9 +55,7 @@ def benchmark_datasets(config: DictConfig) -> Path:
     names, left_out = data_sets(root, config.sets)
     for name, reason in left_out.items():
         print(f"{name} is left out: {reason}")
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    settings: dict[str, Any] = {**plain, "root": str(root)}  # type: ignore[dict-item]
+    settings = {**plain_dict(config, resolve=True), "root": str(root)}
     words = {name: _words(root / name, config) for name in names}
     compose("train", next(iter(words.values())))  # a mistake in the settings leaves no folder behind
     folder = _folder(config.folder, settings)
@@ -180,7 +179,7 @@ def _no_split(words: Sequence[str], split: str) -> str:
     """Why a training with these settings could not be measured on `split`; "" if it can."""
     data = compose("train", words).data
     try:
-        if data_of(OmegaConf.to_container(data, resolve=True)).splits[split]:  # type: ignore[arg-type]
+        if data_of(plain_dict(data, resolve=True)).splits[split]:
             return ""
     except UserError as error:
         return str(error)
@@ -204,7 +203,7 @@ def _figures(path: Path) -> dict[str, Any]:
 
 def report(folder: Path, runs: Sequence[Run], config: DictConfig, left_out: Mapping[str, str]) -> None:
     """Write datasets.json, datasets.md and datasets.png, and print the table."""
-    settings = {key: OmegaConf.to_container(config)[key] for key in RECIPE}  # type: ignore[index,call-overload]
+    settings = {key: plain_dict(config)[key] for key in RECIPE}
     by_set: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         if run.state == "done":

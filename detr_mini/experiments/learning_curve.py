@@ -13,6 +13,7 @@ from rich.table import Table
 
 from detr_mini.config.changed_settings import changes
 from detr_mini.config.compose import compose
+from detr_mini.config.plain import plain_dict
 from detr_mini.config.run_config import read_config
 from detr_mini.config.run_folder import locked, to_go_on, write_text
 from detr_mini.drawing.evaluation_plots import learning_curve as draw
@@ -41,9 +42,8 @@ def learning_curve(config: DictConfig) -> Path:
     if config.resume is not None:
         raise ConfigError("resume is for one training; to continue a learning curve, run the same command again")
     folder = Path(config.output).expanduser()
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    settings = {str(key): value for key, value in plain.items() if key not in ("shares", "output")}
+    whole = plain_dict(config, resolve=True)
+    settings = {key: value for key, value in whole.items() if key not in ("shares", "output")}
     check_same(folder / "config.yaml", settings)
     data = build(OmegaConf.create(settings)).data
     total = len(data.train_set)
@@ -90,7 +90,7 @@ def check_same(
     """
     if not path.is_file():
         return
-    for key, (there, here) in changes(OmegaConf.to_container(read_config(path)), wanted).items():  # type: ignore[arg-type]
+    for key, (there, here) in changes(plain_dict(read_config(path)), wanted).items():
         if not key.startswith(harmless):
             raise ConfigError(f"the runs in {path.parent} were trained with {key}={there}, not "
                               f"{here}; give another {key_of_folder}=FOLDER, or remove it")  # fmt: skip

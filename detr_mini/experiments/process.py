@@ -42,7 +42,7 @@ class Processes:
         for process in list(self._running):
             process.wait()
         for number, handler in self._former.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal() returned
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         first = not self.stopping

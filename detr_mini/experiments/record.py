@@ -61,7 +61,7 @@ class Record:
         """
         wanted = None if folder is None else Path(folder).expanduser()
         there = wanted is not None and wanted.exists() and not (wanted.is_dir() and is_unused(wanted))
-        if there and not (wanted / "sweep.json").is_file():  # type: ignore[operator]
+        if wanted is not None and there and not (wanted / "sweep.json").is_file():
             raise ConfigError(f"{wanted} is not empty and not a sweep (no sweep.json); choose another sweep.folder")
         if wanted is None or not wanted.exists():
             wanted = new_run_folder("outputs", name, wanted, "sweep.folder")

@@ -169,7 +169,7 @@ def _listed_images(images: Sequence[Mapping[str, Any]], path: Path) -> dict[int,
             other = listed[image_id]
             raise DataError(f"two images of {path} have the id {image_id} ({other} and {name}); "
                             "give each its own")  # fmt: skip
-        listed[image_id] = name  # type: ignore[index]
+        listed[image_id] = name  # type: ignore[index]  # checked above
     if not listed:
         raise DataError(f"{path} lists no images; give a file with some")
     return listed
@@ -184,6 +184,7 @@ def _check_annotation(
 
 
 def _said_size(image: Mapping[str, Any]) -> tuple[int, int]:
-    said = image.get("height"), image.get("width")
-    usable = all(is_number(v) and 0 < v <= MOST_PIXELS for v in said)  # type: ignore[operator]
-    return (int(said[0]), int(said[1])) if usable else (0, 0)  # type: ignore[arg-type]
+    height, width = image.get("height"), image.get("width")
+    if is_number(height) and is_number(width) and min(height, width) > 0 and max(height, width) <= MOST_PIXELS:
+        return int(height), int(width)
+    return 0, 0

@@ -36,7 +36,7 @@ def bytes_needed(image: Image.Image, deep: int = 0) -> int:
     if kind == "ICO":  # it can hold images of any size
         return BUDGET
     if kind == "TIFF":
-        tile = [int(image.tag_v2.get(tag, 0)) for tag in _TILE]  # type: ignore[attr-defined]
+        tile = [int(image.tag_v2.get(tag, 0)) for tag in _TILE]  # type: ignore[attr-defined]  # TIFF
         pixels = max(pixels, tile[0] * tile[1])
     if deep:  # as values, packed, as a file, and as values again
         return pixels * (6 * deep + OUTPUT)

@@ -104,7 +104,7 @@ class Detections(structures.Detections):
         UserError where pandas is not installed.
         """
         try:
-            import pandas  # type: ignore[import-untyped,unused-ignore]
+            import pandas  # type: ignore[import-untyped,unused-ignore]  # not a dependency
         except ImportError as error:
             raise UserError(
                 "to_pandas needs the package 'pandas', which is not installed; run 'pip install pandas'"

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from detr_mini.config import parts
+from detr_mini.config.plain import plain_dict
 from detr_mini.errors import ConfigError, UserError
 from detr_mini.models.protocol import DetectionModel, ModelDefaults
 
@@ -149,6 +150,4 @@ def takes(config: Mapping[str, Any], part: str) -> bool:
 
 
 def _plain(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    if isinstance(config, DictConfig):
-        return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    return config
+    return plain_dict(config, resolve=True) if isinstance(config, DictConfig) else config

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -175,7 +175,7 @@ class GroundedDETR(MiniDETR):
         words = (words + self.connectives(alone, outside, padding_mask)).to(queries.dtype)
         state = self.first(self.of_thing(queries)[:, :, None] * self.of_word(words)[:, None])
         logits = [self.speaks(self.norm(state))[..., 0]]
-        inputs = word_inputs_of(list(self.joint), words, padding_mask)  # type: ignore[arg-type]
+        inputs = word_inputs_of(cast(list[FusionLayer], list(self.joint)), words, padding_mask)
         for layer, own in zip(self.joint, inputs, strict=True):
             state = layer(state, logits[-1], own, queries, pairs, hidden)
             logits.append(self.speaks(self.norm(state))[..., 0])

@@ -63,7 +63,7 @@ class DecoderLayer(nn.Module):
         self.self_attention = MultiHeadAttention(
             dim, heads, attention=attention_named("dense", dim=dim, heads=heads, similarity=similarity)
         )
-        self.cross_attention = cross_attention
+        self.cross_attention: Any = cross_attention
         self.box_attention = BoxAttention(sample_channels, dim, points=points)
         self.feedforward = mlp([dim, feedforward, dim])
 
@@ -90,7 +90,7 @@ class DecoderLayer(nn.Module):
     ) -> Float[Tensor, "b q n"]:
         """Where in the memory each query looks in `forward`, mean over the heads."""
         query = self._among_themselves(query, position, blocked)
-        return self.cross_attention.where(self.norms[1](query) + position, boxes, memory)  # type: ignore[operator]
+        return self.cross_attention.where(self.norms[1](query) + position, boxes, memory)
 
     def _among_themselves(
         self, query: Float[Tensor, "b q c"], position: Float[Tensor, "b q c"], blocked: Bool[Tensor, "b qq q"] | None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -55,9 +57,10 @@ class Bert(nn.Module):
         """As in `TextEncoder`, but the vectors on padding are arbitrary."""
         x = self.norm(self.word_embedding(ids) + self.position_embedding(ids.shape[1]))
         blocked, weights = blocked_by_padding(padding_mask), []
+        layer: Any
         for layer in self.layers:
             if need_weights:
-                weights.append(layer.attention.weights(x, x, blocked))  # type: ignore[operator,union-attr]
+                weights.append(layer.attention.weights(x, x, blocked))
             x = layer(x, blocked)
         return x, weights
 

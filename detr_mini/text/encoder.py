@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -70,8 +72,9 @@ class TextEncoder(nn.Module):
         elif self.kind == "sine":
             x = x + sine_positions_1d(padding_mask, x.shape[-1]).to(x.dtype)
         blocked, weights = blocked_by_padding(padding_mask), []
+        layer: Any
         for layer in self.layers:
             if need_weights:
-                weights.append(layer.weights(x, None, blocked))  # type: ignore[operator]
+                weights.append(layer.weights(x, None, blocked))
             x = layer(x, None, blocked)
         return self.norm(x).masked_fill(padding_mask[..., None], 0.0), weights

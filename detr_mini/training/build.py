@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from detr_mini.config.plain import plain_dict
 from detr_mini.cpu_runtime import keep_freed_memory
 from detr_mini.data.auto_settings import AUTO, choose_queries
 from detr_mini.data.protocol import Data
@@ -42,7 +43,7 @@ def build(config: DictConfig) -> Parts:
     The number of classes comes from the annotations, normalisation from the backbone, the stride from the model.
     Settings that are "auto" get their numbers; the checkpoint's metadata holds the config with these.
     """
-    settings = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    settings = plain_dict(config, resolve=True)
     options, notices = _options(settings)
     _prepare_process(options, config.seed)
     fresh = settings.get("init") is not None and settings["resume"] is None

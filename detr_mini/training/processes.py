@@ -33,7 +33,7 @@ class PeerWatch(pl.Callback):
             self._folder = Path(trainer.default_root_dir)
             for thread in threading.enumerate():
                 if thread.name == "child-process-observer":
-                    thread._finished = True  # type: ignore[attr-defined]
+                    thread._finished = True  # type: ignore[attr-defined]  # Lightning's own class
             threading.Thread(target=self._watch, name="peer watch", daemon=True).start()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

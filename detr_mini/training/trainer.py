@@ -39,7 +39,7 @@ def make_trainer(parts: Parts, folder: Path, console: Console, config: DictConfi
             devices=options.devices,
             num_nodes=options.num_nodes,
             strategy=options.strategy,
-            precision=resolved_precision(options),  # type: ignore[arg-type]
+            precision=resolved_precision(options),  # type: ignore[arg-type]  # a literal there
             max_epochs=-1,  # the task's budget ends the training
             accumulate_grad_batches=options.accumulate,
             check_val_every_n_epoch=options.validate_every_epochs if options.validations is None else NEVER,
@@ -86,7 +86,8 @@ def fit(trainer: pl.Trainer, parts: Parts, checkpoint: Path | None) -> None:
             raise KeyboardInterrupt from None
         raise  # from a cluster, which starts the job again
     except RuntimeError as error:
-        watch = next(callback for callback in trainer.callbacks if isinstance(callback, PeerWatch))  # type: ignore[attr-defined]
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+        watch = next(callback for callback in callbacks if isinstance(callback, PeerWatch))
         sentence = lost_worker(error) or (lost_peer(error, watch) if trainer.world_size > 1 else None)
         if sentence is None:
             raise

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from detr_mini.config.plain import plain_dict
 from detr_mini.data.module import STAGES
 from detr_mini.errors import ConfigError, UserError
 from detr_mini.evaluation.metrics.operating_point import with_overlap
@@ -37,7 +38,7 @@ def evaluate(config: DictConfig) -> Path:
     checkpoint = read_checkpoint(config.checkpoint)
     detector = from_checkpoint(checkpoint, str(file), config.device)
     size = {key: config[key] for key in ("size", "shorter_side") if config[key] is not None}
-    given = OmegaConf.to_container(config.data, resolve=True)
+    given = plain_dict(config.data, resolve=True)
     data, settings = data_of_checkpoint(detector, checkpoint, given, split, size)
     alter_captions(data, split, config.words)
     subset = choose_subset(data.sets[split].image_ids, detector.categories, config.subset)
@@ -57,7 +58,7 @@ def evaluate(config: DictConfig) -> Path:
         title = f"{title} · {split}"
         write_measured(output, measured, metrics, title, pictures=config.gallery, threshold=threshold)
         kept = {"data": settings, "categories": detector.categories.to_dict()}
-        OmegaConf.save(OmegaConf.create({**OmegaConf.to_container(config), **kept}), output / "config.yaml")  # type: ignore[dict-item]
+        OmegaConf.save(OmegaConf.create({**plain_dict(config), **kept}), output / "config.yaml")
         if config.report:
             write_error_report(output, measured, title, config.detection_limit)
     table(measured.scores, f"{config.checkpoint} on {split}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torchvision
@@ -174,7 +174,7 @@ def efficientnet_lite0(
     third of the backward pass on a CPU. The other settings are those of `resnet`.
     """
     _check_weights("efficientnet_lite0", weights, ("packaged", "published", "none"))
-    network = lite0_classifier(str(weights))
+    network: Any = lite0_classifier(str(weights))
     if frozen_norm:
         from timm.layers import freeze_batch_norm_2d
 
@@ -185,9 +185,9 @@ def efficientnet_lite0(
             if isinstance(module, nn.Conv2d) and module.groups > 1:
                 module.requires_grad_(False)
     stages = {"conv_stem": network.conv_stem, "bn1": network.bn1}
-    stages |= {f"blocks{index}": stage for index, stage in enumerate(network.blocks)}  # type: ignore[arg-type]
+    stages |= {f"blocks{index}": stage for index, stage in enumerate(network.blocks)}
     return Backbone(
-        stages=stages,  # type: ignore[arg-type]
+        stages=stages,
         taps=[Tap("blocks1", 4, 24), Tap("blocks2", 8, 40), Tap("blocks4", 16, 112), Tap("blocks6", 32, 320)],
         strides=strides,
         mean=LITE_MEAN,

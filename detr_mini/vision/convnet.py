@@ -28,7 +28,8 @@ class StandardisedConv(nn.Conv2d):
         self.gain = nn.Parameter(torch.ones(outputs, 1, 1, 1))
         # the output does not depend on this scale, but the relative size of an optimizer step does
         nn.init.normal_(self.weight, std=self.weight[0].numel() ** -0.5)
-        nn.init.zeros_(self.bias)  # type: ignore[arg-type]
+        assert self.bias is not None
+        nn.init.zeros_(self.bias)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d hh ww"]:
         outputs, inputs, height, width = self.weight.shape

@@ -155,9 +155,9 @@ class FoldedConv(nn.Conv2d):
         super().__init__(
             conv.in_channels,
             conv.out_channels,
-            conv.kernel_size,  # type: ignore[arg-type]
-            conv.stride,  # type: ignore[arg-type]
-            conv.padding,  # type: ignore[arg-type]
+            (conv.kernel_size[0], conv.kernel_size[1]),
+            (conv.stride[0], conv.stride[1]),
+            conv.padding if isinstance(conv.padding, str) else (conv.padding[0], conv.padding[1]),
             groups=conv.groups,
             bias=False,
             device="meta",
@@ -184,13 +184,13 @@ class FoldedNorm(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, norm: nn.Module) -> None:
+    def __init__(self, norm: Any) -> None:
         """`norm`: timm's FrozenBatchNormAct2d. Its buffers keep their names."""
         super().__init__()
         for name, buffer in norm.named_buffers(recurse=False):
             self.register_buffer(name, buffer)
-        self.eps = float(norm.eps)  # type: ignore[arg-type]
-        self.act: Callable[[Tensor], Tensor] = norm.act  # type: ignore[assignment]
+        self.eps = float(norm.eps)
+        self.act: Callable[[Tensor], Tensor] = norm.act
 
     def scale_and_shift(self) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
         """s and t in y = s x + t."""

@@ -9,9 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from detr_mini.config.changed_settings import settings_of
+from detr_mini.config.plain import plain_dict
 from detr_mini.config.run_config import read_config
 from detr_mini.data.module import OF_TRAINING, STAGES
 from detr_mini.errors import ConfigError, DataError, UserError
@@ -114,12 +113,12 @@ def _read(folder: Path) -> Run:
         if not (folder / name).is_file():
             raise UserError(f"{folder} has no {name}, so it cannot be compared; give the folder of a finished run")
     try:
-        config = OmegaConf.to_container(read_config(folder / "config.yaml"))
+        config = plain_dict(read_config(folder / "config.yaml"))
     except ConfigError as error:
         raise UserError(str(error)) from error
     if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
         raise UserError(f"{folder / 'config.yaml'} has no data section; give the folder of a finished run")
-    return Run(folder, config, _json(folder / "metrics.json"))  # type: ignore[arg-type]
+    return Run(folder, config, _json(folder / "metrics.json"))
 
 
 def _json(file: Path) -> Any:
