@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from detr_mini import __version__
 from detr_mini.config.compose import compose, sweep
 from detr_mini.config.run_folder import rank
-from detr_mini.environment import drawable, printable, quiet_end
+from detr_mini.environment import drawable, one_thread_for_numpy, printable, quiet_end
 from detr_mini.errors import ConfigError, UserError, install, nearest
 from detr_mini.help_texts import VERBS, help_for, overview
 
@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     warnings.formatwarning = lambda message, *_, **__: f"detr-mini: {message}\n"  # without file and line
     drawable(anywhere=True)
+    one_thread_for_numpy()
     printable()
     try:
         status = _answered(words)

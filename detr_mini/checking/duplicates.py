@@ -42,7 +42,8 @@ SAME, AGAIN, LIKE = "the very same pixels", "the same, saved again", "nearly the
 """How two pictures are alike; the first two are copies beyond doubt."""
 _FREQUENCIES, _FEW = 9, 7
 _SMALL_SET = 8192
-_AT_ONCE = 128
+_AT_ONCE = 1 << 18
+"""Pairs that are looked at in one step; a table of them stays in the cache."""
 _VIDEO = r"mov|mp4|m4v|avi|mkv|webm|wmv|mpe?g|video|vid|clip|frames?|frm|seq|sequence"
 _EXPORT = re.compile(r"[_.](?:jpe?g|png|bmp|tiff?|webp)(?:\.rf\.[0-9a-f]+)?$", re.IGNORECASE)
 _FRAME = re.compile(rf"^(?P<key>.*?(?<![a-z])(?:{_VIDEO})(?![a-z]).*?)[-_ .]*(?P<number>\d+)$", re.IGNORECASE)
@@ -121,8 +122,9 @@ def _near(marks: Float[Tensor, "n k k"], groups: Sequence[str] | None) -> list[t
     most = min(3 if small_set else 1, count - 1)
     found: dict[tuple[int, int], None] = {}
     neighbours = torch.zeros(count, dtype=torch.long)
-    for begin in range(0, count, _AT_ONCE):
-        rows = slice(begin, min(begin + _AT_ONCE, count))
+    step = max(1, _AT_ONCE // count)
+    for begin in range(0, count, step):
+        rows = slice(begin, min(begin + step, count))
         like = _likeness([part[rows] for part in parts], parts)
         like[torch.arange(len(like)), torch.arange(begin, begin + len(like))] = -1
         neighbours[rows] = (like >= VERY_NEAR).sum(1)

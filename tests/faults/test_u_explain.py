@@ -65,3 +65,19 @@ def test_u01_threads_wait_asleep_unless_somebody_says_otherwise() -> None:
     assert policy(code) == "passive"
     assert policy(code, OMP_WAIT_POLICY="active") == "active"
     assert policy("import sys; sys.modules['torch'] = None\n" + code) == "None", "too late: torch has its threads"
+
+
+def test_u01_the_command_line_multiplies_on_one_numpy_thread() -> None:
+    code = "import os, sys; from detr_mini.cli import main; main(['--version']); print(os.environ.get(NAME))"
+    code = code.replace("NAME", repr("OPENBLAS_NUM_THREADS"))
+    bare = {key: value for key, value in os.environ.items() if key != "OPENBLAS_NUM_THREADS"}
+
+    def threads(code: str, **more: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env={**bare, **more}, timeout=99
+        )
+        return done.stdout.split()[-1]
+
+    assert threads(code) == "1"
+    assert threads(code, OPENBLAS_NUM_THREADS="2") == "2"
+    assert threads("import numpy\n" + code) == "None", "too late: NumPy has its threads"
