@@ -38,8 +38,7 @@ def evaluate(config: DictConfig) -> Path:
     checkpoint = read_checkpoint(config.checkpoint)
     detector = from_checkpoint(checkpoint, str(file), config.device)
     size = {key: config[key] for key in ("size", "shorter_side") if config[key] is not None}
-    given = plain_dict(config.data, resolve=True)
-    data, settings = data_of_checkpoint(detector, checkpoint, given, split, size)
+    data, settings = data_of_checkpoint(detector, checkpoint, plain_dict(config.data, resolve=True), split, size)
     alter_captions(data, split, config.words)
     subset = choose_subset(data.sets[split].image_ids, detector.categories, config.subset)
     point = with_overlap(detector.operating_point, config.suppress_iou)
