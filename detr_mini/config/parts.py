@@ -118,7 +118,8 @@ def plain(config: Any, where: str) -> Any:
     """A copy of `config` with plain values only: sections, lists, strings, numbers, true, false and null.
 
     ConfigError for anything else: interpolations ("${...}"), a key that steers a builder, a section that contains
-    itself, and excessive sizes. `_partial_` and `_convert_` of older files pass here; `build_part` reads them.
+    itself, and excessive sizes. Older names of parts become today's, so that configs of any age compare.
+    `_partial_` and `_convert_` of older files pass here; `build_part` reads them.
     """
     return _plain(config, where, 0, [0])
 
@@ -143,7 +144,10 @@ def _plain(node: Any, where: str, depth: int, count: list[int]) -> Any:
         for key in node:
             if not isinstance(key, str | int) or (re.fullmatch(r"_[a-z]+_", str(key)) and key not in _STEERING):
                 raise ConfigError(f"{where} holds the key {str(key)[:80]!r}, which is not a setting; remove it")
-        return {key: _plain(value, f"{where}.{key}", depth + 1, count) for key, value in node.items()}
+        settings = {key: _plain(value, f"{where}.{key}", depth + 1, count) for key, value in node.items()}
+        if isinstance(settings.get("_target_"), str):
+            settings["_target_"] = OLDER.get(settings["_target_"], settings["_target_"])
+        return settings
     if isinstance(node, Sequence) and not isinstance(node, bytes | bytearray | memoryview | range):
         return [_plain(value, f"{where}[{index}]", depth + 1, count) for index, value in enumerate(node)]
     raise ConfigError(f"{where} is a {type(node).__name__}; only plain values are read here")
@@ -240,11 +244,10 @@ def refuse_unknown(node: Any, where: str, kinds: tuple[str, ...], modules: Itera
 
 
 def _kind_of(target: str, kinds: Iterable[str]) -> str | None:
-    """The kind of a name that `find` has found; None for a user's own class."""
-    name = OLDER.get(target, target)
-    if name.startswith(f"{TRANSFORMS}."):
+    """The kind of a name that `find` has found, in a plain config; None for a user's own class."""
+    if target.startswith(f"{TRANSFORMS}."):
         return "transform"
-    return next((kind for kind in kinds if name in TABLE[kind]), None)
+    return next((kind for kind in kinds if target in TABLE[kind]), None)
 
 
 def _build(node: Any, where: str, kinds: tuple[str, ...], modules: Iterable[str], parts: Mapping[str, Any]) -> Any:

@@ -64,8 +64,7 @@ def rebuild(
     It is built without memory first (on the meta device). RuntimeError where its names and shapes are not those of
     `weights`: a config may ask for a model of any size, and only one that the file fills is built.
     """
-    target = str(model_config.get("_target_"))
-    model_config = {**OLDER_VALUES.get(parts.OLDER.get(target, target), {}), **model_config}
+    model_config = {**OLDER_VALUES.get(str(model_config.get("_target_")), {}), **model_config}
     _refuse_large(model_config, "model")
     _refuse_large(backbone_config, "backbone")
     if all(str(config.get("_target_")) in KNOWN for config in (model_config, backbone_config)):
@@ -89,7 +88,7 @@ OLDER_VALUES: Mapping[str, Mapping[str, Any]] = {
     "detr_mini.models.GroundedDETR": _MINI,
 }
 """Values of settings that a checkpoint of an earlier version may leave out, by the model's name."""
-KNOWN = {*parts.OLDER, *parts.OLDER.values()}
+KNOWN = {name for names in parts.TABLE.values() for name in names}
 """Names of our own classes, all of which can be built on the meta device. A user's may not."""
 
 

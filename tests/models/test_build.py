@@ -8,6 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from detector_parts import BACKBONE, MODEL
+from detr_mini.config.parts import plain
 from detr_mini.errors import ConfigError
 from detr_mini.models.build import build_model, build_part, rebuild
 from detr_mini.models.mini import MiniDETR
@@ -45,6 +46,15 @@ def test_a_value_that_cannot_be_is_a_sentence() -> None:
         build_model(MODEL, {**BACKBONE, "channels": 3}, 3)
     with pytest.raises(ConfigError, match="no _target_"):
         build_part("model", {})
+
+
+def test_a_config_of_any_age_names_its_parts_as_today() -> None:
+    older = {"model": {"_target_": "detr_mini.models.mini.MiniDETR", "dim": 64},
+             "data": {"augment": [{"_target_": "detr_mini.data.windows.Mosaic", "p": 1}]}}  # fmt: skip
+    assert plain(older, "config") == {
+        "model": {"_target_": "detr_mini.models.MiniDETR", "dim": 64},
+        "data": {"augment": [{"_target_": "detr_mini.data.Mosaic", "p": 1}]},
+    }
 
 
 def test_a_setting_that_an_older_checkpoint_leaves_out_has_its_value_of_then() -> None:
