@@ -203,7 +203,8 @@ def _figures(path: Path) -> dict[str, Any]:
 
 def report(folder: Path, runs: Sequence[Run], config: DictConfig, left_out: Mapping[str, str]) -> None:
     """Write datasets.json, datasets.md and datasets.png, and print the table."""
-    settings = {key: plain_dict(config)[key] for key in RECIPE}
+    given = plain_dict(config)
+    settings = {key: given[key] for key in RECIPE}
     by_set: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         if run.state == "done":

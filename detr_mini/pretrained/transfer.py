@@ -137,9 +137,9 @@ def _refusal(
     settings = [_settings({part: config.get(part) for part in ("model", "backbone")}) for config in (theirs, ours)]
     differ = [f"{key}={value}" for key, value in settings[0].items() if settings[1].get(key, value) != value]
     shapes = [tuple(weights[parameter].shape) if parameter in weights else "missing" for weights in (given, own)]
-    mend = f"say {' '.join(differ)} to build the same" if differ else "use a checkpoint of this version"
-    return (f"init={name} holds another architecture: its {parameter} is {shapes[0]}, here it is {shapes[1]}; {mend}, "
-            "or leave init out")  # fmt: skip
+    remedy = f"say {' '.join(differ)} to build the same" if differ else "use a checkpoint of this version"
+    return (f"init={name} holds another architecture: its {parameter} is {shapes[0]}, here it is {shapes[1]}; "
+            f"{remedy}, or leave init out")  # fmt: skip
 
 
 def _settings(config: Mapping[str, Any], path: str = "") -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Each fault planted alone into clean data is found, it alone, and gone from the mended copy where it can be mended."""
+"""Each fault planted alone into clean data is found, it alone, and gone from the fixed copy where it can be fixed."""
 
 from __future__ import annotations
 
@@ -284,16 +284,16 @@ def test_a_fixed_copy_has_no_fault_that_could_be_fixed(
     done = look(coco.write())
     if done.faults[0].refused or kind in ("empty split", "boxes that look like corners"):
         with pytest.raises(DataError, match=r"No fixed copy is made|no usable image is left"):
-            write_fixed_copy(done, coco.root.parent / "mended")
+            write_fixed_copy(done, coco.root.parent / "fixed")
         return
     before = sorted((path, path.read_bytes()) for path in coco.root.rglob("*") if path.is_file())
-    write_fixed_copy(done, coco.root.parent / "mended")
+    write_fixed_copy(done, coco.root.parent / "fixed")
     assert before == sorted((path, path.read_bytes()) for path in coco.root.rglob("*") if path.is_file())
-    again = look(coco.root.parent / "mended")
+    again = look(coco.root.parent / "fixed")
     flags = {"orientation flag": 1} if kind == "size before turning upright" else {}
     left = flags if done.faults[0].fix else {kind: 1}
     assert dict(again.counts) == left, [fault.sentence for fault in again.faults]
-    changes = json.loads((coco.root.parent / "mended" / "changes.json").read_text())
+    changes = json.loads((coco.root.parent / "fixed" / "changes.json").read_text())
     assert [change["kind"] for change in changes] == ([kind] if done.faults[0].fix else [])
 
 
@@ -356,8 +356,8 @@ def test_a_fault_planted_in_voc_is_found_alone_and_fixed(
 def check_and_fix(root: Path, kind: str) -> None:
     done = look(root)
     assert dict(done.counts) == {kind: 1}, [fault.sentence for fault in done.faults]
-    write_fixed_copy(done, root.parent / "mended")
-    again = look(root.parent / "mended")
+    write_fixed_copy(done, root.parent / "fixed")
+    again = look(root.parent / "fixed")
     assert len(again.faults) == (0 if done.faults[0].fix else 1), [fault.sentence for fault in again.faults]
 
 
@@ -547,8 +547,8 @@ def test_nothing_is_written_where_nothing_is_left(coco: CocoFolder) -> None:
         coco.image("val", number).unlink()
     done = look(coco.write())
     with pytest.raises(DataError, match="no usable image is left in val"):
-        write_fixed_copy(done, coco.root.parent / "mended")
-    assert not (coco.root.parent / "mended").exists()
+        write_fixed_copy(done, coco.root.parent / "fixed")
+    assert not (coco.root.parent / "fixed").exists()
 
 
 def test_the_table_names_each_kind_once_with_its_count_and_examples(coco: CocoFolder) -> None:

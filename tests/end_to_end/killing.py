@@ -182,15 +182,15 @@ class Trainings:
         assert self._server.stdin is not None and self._server.stdout is not None
         self._server.stdin.write(json.dumps({"words": words, "folder": str(folder), **more}) + "\n")
         self._server.stdin.flush()
-        told = json.loads(self._server.stdout.readline())
-        self.kills += told["status"] == -signal.SIGKILL
-        return told
+        reply = json.loads(self._server.stdout.readline())
+        self.kills += reply["status"] == -signal.SIGKILL
+        return reply
 
     def finish(self, words: list[str], folder: Path, **more: Any) -> dict[str, Any]:
         """Train to the end: from where the folder stands, from the start where there is nothing to go on with."""
-        told = self.ask(go_on(words, folder), folder, **more)
-        assert told["status"] == 0, self.log.read_text()[-3000:]
-        return told
+        reply = self.ask(go_on(words, folder), folder, **more)
+        assert reply["status"] == 0, self.log.read_text()[-3000:]
+        return reply
 
     def killed_at_random(self, words: list[str], folder: Path, chance: random.Random, seconds: float, kills: int,
                          victims: tuple[str, ...] = ("first",)) -> None:  # fmt: skip
@@ -201,11 +201,11 @@ class Trainings:
         killed = 0
         for _ in range(kills):
             victim = chance.choice(victims)
-            told = self.ask(go_on(words, folder), folder, seconds=chance.uniform(0, seconds), victim=victim)
-            assert told["status"] in (0, -signal.SIGKILL, 2 if victim == "second" else 0), self.log.read_text()[-3000:]
-            self.kills += told["status"] == 2  # the first process ended by itself when the second one was killed
-            killed += told["status"] != 0
-            seconds *= 1 if told["status"] else 0.7
+            reply = self.ask(go_on(words, folder), folder, seconds=chance.uniform(0, seconds), victim=victim)
+            assert reply["status"] in (0, -signal.SIGKILL, 2 if victim == "second" else 0), self.log.read_text()[-3000:]
+            self.kills += reply["status"] == 2  # the first process ended by itself when the second one was killed
+            killed += reply["status"] != 0
+            seconds *= 1 if reply["status"] else 0.7
         if killed:
             self.finish(words, folder)
         else:

@@ -63,8 +63,8 @@ def kill_at_writes(root: Path, folder: Path, wanted: tuple[str, ...]) -> int:
         numbers = [number for number, event in enumerate(events, 1) if event.startswith(wanted)]
         for number in numbers:
             run = folder / "killed"
-            told = trainings.ask([*words, f"run_folder={run}"], run, event=number, plain=True)
-            assert told["status"] == -9, f"{events[number - 1]}: {told}"
+            reply = trainings.ask([*words, f"run_folder={run}"], run, event=number, plain=True)
+            assert reply["status"] == -9, f"{events[number - 1]}: {reply}"
             trainings.finish(words, run, plain=True)
             assert_same_run(folder / "whole", run)
             shutil.rmtree(run)

@@ -59,13 +59,13 @@ def test_exact_is_all_boxes_of_all_phrases_and_no_other(
 
 def test_figures_follow_their_definitions() -> None:
     merged = [0.0, 0, 30, 10]  # around A and C
-    told = [
+    given = [
         answer((asked(A),), (found((B, 0.9), (A, 0.6)),)),  # right at rank two; two above the threshold
         answer((asked(A, C),), (found((merged, 0.9), (A, 0.2)),), "count"),
         answer((asked(),), (found((A, 0.4)),), "absent"),
         answer((asked(),), (found((A, 0.6)),), "absent"),
     ]
-    metrics = grounding_metrics(told, 0.5)
+    metrics = grounding_metrics(given, 0.5)
     assert metrics["grounding/accuracy"] == 0.25
     assert metrics["grounding/accuracy/absent"] == 0.5
     assert metrics["grounding/accuracy/relation"] == 0
@@ -78,11 +78,11 @@ def test_figures_follow_their_definitions() -> None:
 
 
 def test_a_perfect_reader_scores_one_everywhere() -> None:
-    told = [
+    given = [
         answer((asked(A, B),), (found((A, 0.9), (B, 0.8), (C, 0.1)),)),
         answer((asked(),), (found((C, 0.1)),), "absent"),
     ]
-    metrics = grounding_metrics(told, best_threshold(told))
+    metrics = grounding_metrics(given, best_threshold(given))
     for name in ("accuracy", "top1", "recall_any@1", "absent_rejected", "agnostic_AP"):
         assert metrics[f"grounding/{name}"] == pytest.approx(1)
 
@@ -97,10 +97,10 @@ def test_what_has_nothing_to_be_taken_over_is_none() -> None:
 
 @given(st.lists(st.floats(0.01, 0.99), min_size=1, max_size=6))
 def test_the_best_threshold_has_most_exact_answers(scores: list[float]) -> None:
-    told = [answer((asked(A),), (found((A, score), (B, score / 2)),)) for score in scores]
-    best = best_threshold(told)
-    right = [sum(is_exact(one, step / 20) for one in told) for step in range(1, 20)]
-    assert sum(is_exact(one, best) for one in told) == max(right)
+    given = [answer((asked(A),), (found((A, score), (B, score / 2)),)) for score in scores]
+    best = best_threshold(given)
+    right = [sum(is_exact(one, step / 20) for one in given) for step in range(1, 20)]
+    assert sum(is_exact(one, best) for one in given) == max(right)
 
 
 def test_answers_are_in_pixels_of_the_original_and_of_their_own_image() -> None:

@@ -213,17 +213,19 @@ class Fuzz:
         (root / "yolo" / "list.txt").write_text("images/train/a.png\nimages/train/b.png\n")
         write_coco(root / "captions", annotations=boxes[:2])
         self.instances: CocoSet = read_coco(root / "captions/annotations/train.json", root / "captions/train")
-        told = Caption("a bolt and no cat", "k", (Phrase(((0, 6),), (0,), True), Phrase(((14, 17),), (), True)))
-        pictures = [({"id": i, "file_name": f"{i}.png", "height": 40, "width": 60}, boxes[:2], [told]) for i in (1, 2)]
+        caption = Caption("a bolt and no cat", "k", (Phrase(((0, 6),), (0,), True), Phrase(((14, 17),), (), True)))
+        pictures = [
+            ({"id": i, "file_name": f"{i}.png", "height": 40, "width": 60}, boxes[:2], [caption]) for i in (1, 2)
+        ]
         content = {**caption_records(pictures), "categories": [{"id": 1, "name": "bolt"}, {"id": 2, "name": "nut"}]}
-        (root / "captions" / "told.json").write_text(json.dumps(content))
+        (root / "captions" / "captions.json").write_text(json.dumps(content))
         self.layouts = {
             "voc": find_layout(root / "voc").splits["train"],
             "yolo": find_layout(root / "yolo").splits["train"],
         }
         files = {
             "coco": ["annotations/train.json"],
-            "captions": ["told.json"],
+            "captions": ["captions.json"],
             "voc": ["Annotations/a.xml", "Annotations/a.xml", "ImageSets/Main/train.txt", "categories.txt"],
             "yolo": ["labels/train/a.txt", "labels/train/a.txt", "data.yaml", "data.yaml", "list.txt"],
         }
@@ -256,11 +258,11 @@ class Fuzz:
         """What is done with a mutant; the writers now and then."""
         root = self.root / kind
         if kind == "captions":
-            told, truth = root / "told.json", self.instances.truth
+            captions, truth = root / "captions.json", self.instances.truth
             return [
-                lambda: read_captions(told, self.instances),
-                lambda: caption_faults(told, copy.deepcopy(truth)),
-                lambda: instances_of(read_json(told), told),
+                lambda: read_captions(captions, self.instances),
+                lambda: caption_faults(captions, copy.deepcopy(truth)),
+                lambda: instances_of(read_json(captions), captions),
             ]
         splits = SPLITS if kind == "coco" else {"train": self.layouts[kind]}
         source = Source(root, kind, splits)

@@ -275,7 +275,7 @@ def safetensors(header: Any, numbers: bytes = b"", length: int | None = None) ->
     return raw(size + data + numbers, "best.safetensors")
 
 
-def told(content: str) -> dict[str, Any]:
+def declaring(content: str) -> dict[str, Any]:
     """A header of one tensor, and what the file says of itself."""
     return {"__metadata__": {"detr_mini": content}, "x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
 
@@ -393,9 +393,9 @@ HOSTILE: dict[str, Maker] = {
     "safetensors: tensors that overlap": safetensors(
         {n: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for n in "xy"}, bytes(4)),
     "safetensors: says nothing": safetensors({"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)),
-    "safetensors: says 10^5 brackets": safetensors(told("[" * 10**5), bytes(4)),
-    "safetensors: says a number of 10^5 digits": safetensors(told("1" * 10**5), bytes(4)),
-    "safetensors: says a list": safetensors(told("[]"), bytes(4)),
+    "safetensors: says 10^5 brackets": safetensors(declaring("[" * 10**5), bytes(4)),
+    "safetensors: says a number of 10^5 digits": safetensors(declaring("1" * 10**5), bytes(4)),
+    "safetensors: says a list": safetensors(declaring("[]"), bytes(4)),
     "exported: model is os.mkdir": exported(lambda said: said["config"].update(model=MKDIR)),
     "exported: 20,000 wide": exported(lambda said: said["config"]["model"].update(dim=20_000)),
     "exported: text": exported(lambda said: said["config"]["model"].update(dim=TEXTS[0])),

@@ -78,7 +78,7 @@ def test_names_in_several_passes_are_scored_as_in_a_pass_of_their_own(
         assert len(groups) > 2
         apart = torch.cat([model.logits(output, [names[i] for i in group]) for group in groups], -1)
         torch.testing.assert_close(together, apart, atol=1e-4, rtol=1e-4)
-        assert together.flatten(0, 1).std(1).min() > 0, "names that differ are told apart"
+        assert together.flatten(0, 1).std(1).min() > 0, "names that differ are distinguished"
         monkeypatch.setattr(by_names, "AT_ONCE", 2)
         torch.testing.assert_close(model.logits(output, names), together, atol=1e-4, rtol=1e-4)
 

@@ -45,8 +45,8 @@ def ground(root: Path, *words: str) -> int:
 def test_captions_are_grounded_drawn_and_counted(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ground(pets, f"output={pets / 'out'}") == 0
     coco = read_coco(pets / "out/instances.json", pets / "val")
-    told = read_captions(pets / "out/captions.json", coco)
-    assert [len(told[image_id]) for image_id in (1, 2)] == [1, 1]
+    found = read_captions(pets / "out/captions.json", coco)
+    assert [len(found[image_id]) for image_id in (1, 2)] == [1, 1]
     with Image.open(pets / "out/captions.png") as drawing:
         assert drawing.width > 400
     shown = capsys.readouterr().out
