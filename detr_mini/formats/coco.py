@@ -16,17 +16,15 @@ from detr_mini.errors import ConfigError, DataError, some_of
 from detr_mini.formats.box_rules import CORNERS, ROUNDING, BoxFault, clip_boxes, enclosing, look_like_corners
 from detr_mini.formats.categories import align, categories_of
 from detr_mini.formats.coco_fast import read_columns
-from detr_mini.formats.columns import Columns, read_json
+from detr_mini.formats.columns import Columns
 from detr_mini.formats.faults import OF_IMAGES, Kind
-from detr_mini.formats.listing import moved_notice, names_below
+from detr_mini.formats.listing import Listing, moved_notice, names_below
 from detr_mini.formats.load_report import SplitReport
-from detr_mini.formats.split import CocoSet, ImageRecord, ImageRecords
+from detr_mini.formats.split import CocoSet, ImageRecords
 from detr_mini.images.load import image_size, is_whole_file, load_image
 from detr_mini.progress import track
 from detr_mini.safe_files import is_file, name_fault, shown, spelled_on_disk
 from detr_mini.structures import Categories
-
-__all__ = ["CocoSet", "ImageRecord", "ImageRecords", "Reading", "build_set", "read_coco", "read_json"]
 
 LISTED = 100
 """At most this many names stand in one error."""
@@ -84,18 +82,15 @@ def read_coco(
     their pixels. DataError, in one sentence, for whatever cannot be trained on.
     """
     rules, path, folder = Reading(**reading), Path(annotations), Path(images)
-    columns = read_columns(path)
+    columns = read_columns(path, corners=rules.box_corners)
     outside = [name for name in columns.file_names if name_fault(name, folder, Path(root or folder))]
-    if outside and (moved := names_below(folder, outside)):
+    if outside and (moved := names_below(Listing(folder), outside)):
         names = [moved.get(name, name) for name in columns.file_names]
         columns = replace(columns, file_names=names, notices=[*columns.notices, moved_notice(moved)])
     for image_id, name in zip(columns.image_ids, columns.file_names, strict=True) if outside else ():
         if fault := name_fault(name, folder, Path(root or folder)):
             raise DataError(f"image {image_id} of {path} has the file_name {shown(name)}, which {fault}; "
                             "give the file's path below the image folder")  # fmt: skip
-    if rules.box_corners:
-        x_y, ends = columns.boxes_xywh[:, :2], columns.boxes_xywh[:, 2:]
-        columns = replace(columns, boxes_xywh=np.concatenate([x_y, ends - x_y], 1))
     return build_set(columns, folder, split, rules, categories, limit, may_be_corners=not rules.box_corners)
 
 
@@ -150,7 +145,7 @@ def _records(
         missing = [name for name in missing if name not in respelled]
         report.notices.append(f"{len(respelled)} image files are spelled differently on disk and used: "
                               f"{some_of([f'{a!a} is {b!a}' for a, b in respelled.items()], 3)}")  # fmt: skip
-    if missing and (moved := names_below(folder, missing)):
+    if missing and (moved := names_below(Listing(folder), missing)):
         names = {i: moved.get(name, name) for i, name in names.items()}
         missing = [name for name in missing if name not in moved]
         report.notices.append(moved_notice(moved))

@@ -11,6 +11,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import chain
 from operator import attrgetter, itemgetter
 from pathlib import Path
@@ -32,17 +33,21 @@ OUTLINES = re.compile(
 """Polygons, or run lengths, in the writing of the usual tools; in any other it stays and costs time."""
 
 
-def read_columns(path: Path) -> Columns:
-    """The records of a COCO file as arrays; DataError, naming the record, where one cannot be used."""
+def read_columns(path: Path, *, corners: bool = False) -> Columns:
+    """The records of a COCO file as arrays; DataError, naming the record, where one cannot be used.
+
+    `corners`: the boxes of the file are left, top, right, bottom. A box made of an outline is not.
+    """
     with paused_garbage_collection():
         try:
             found = _with_msgspec(path)
         except ImportError:
             found = _with_json(path)
     if found is not None:
-        return found
+        x_y, ends = found.boxes_xywh[:, :2], found.boxes_xywh[:, 2:]
+        return replace(found, boxes_xywh=np.concatenate([x_y, ends - x_y], 1)) if corners else found
     faults: list[Fault] = []
-    content = read_json(path, faults)
+    content = read_json(path, faults, corners=corners)
     return columns_of(content, path, faults)
 
 
@@ -156,7 +161,6 @@ def _columns(
         is_crowd=crowd != 0,
         area=np.where(np.isfinite(area) & (area > 0), area, np.nan),
         rotation=rotation,
-        annotation_ids=ids,
         where=lambda k: f"annotation {ids[k]} of {path}",
         notices=[f"{len(repeated)} annotation ids stand more than once (the first is {first}); each box counts"]
         if repeated

@@ -50,8 +50,6 @@ class Columns:
     """NaN where nothing usable is said."""
     rotation: Float[np.ndarray, " n"]
     """Degrees, clockwise, around the box's centre; 0 where nothing is said."""
-    annotation_ids: Int[np.ndarray, " n"]
-    """-1 where it is no whole number; the place in the file stands for it."""
     where: Callable[[int], str]
     """Names annotation i in an error."""
     notices: Sequence[str] = field(default=())
@@ -149,7 +147,6 @@ def columns_of(content: Mapping[str, Any], path: Path, faults: Sequence[Fault] =
         is_crowd=np.array([as_flag(a.get("iscrowd")) == 1 for a in annotations], bool),
         area=np.array([area_of(a.get("area")) for a in annotations], np.float64),
         rotation=np.array([rotation_of(a) for a in annotations], np.float64),
-        annotation_ids=np.array([a["id"] if is_whole(a.get("id")) else -1 for a in annotations], np.int64),
         where=lambda i: where(annotations[i], i + 1, path),
         notices=notices,
     )

@@ -20,10 +20,11 @@ from detr_mini.checking.report import write_fixed_copy
 from detr_mini.data.module import DetectionData
 from detr_mini.data.statistics import split_stats
 from detr_mini.errors import DataError
-from detr_mini.formats.coco import CocoSet, read_coco, repeated_rows
+from detr_mini.formats.coco import read_coco, repeated_rows
 from detr_mini.formats.discover import find_layout, read_split
 from detr_mini.formats.faults import Kind
 from detr_mini.formats.outlines import box_of_outline
+from detr_mini.formats.split import CocoSet
 from detr_mini.structures import Caption, Phrase
 
 BOX = {"bbox": [2, 3, 20, 12]}
@@ -274,6 +275,14 @@ def test_d24_an_outline_without_a_box_gets_its_box_and_is_counted(tmp_path: Path
     assert coco.boxes_xywh.tolist() == [[10, 5, 20, 20], [2, 3, 20, 12]]
     assert any(notice.startswith("box given as an outline: 1") for notice in coco.report.notices)
     assert check(source(tmp_path), pixels=False).counts["box given as an outline"] == 1
+
+
+@pytest.mark.parametrize("missing", [None, []])
+def test_d24_the_box_of_an_outline_is_never_taken_for_corners(tmp_path: Path, missing: Any) -> None:
+    corners = {**BOX, "image_id": 2, "bbox": [2, 3, 22, 15]}
+    path, folder = write_coco(tmp_path, annotations=[{"bbox": missing, "segmentation": SQUARE}, corners])
+    coco = read_coco(path, folder, box_corners=True)
+    assert coco.boxes_xywh.tolist() == [[10, 5, 20, 20], [2, 3, 20, 12]]
 
 
 def test_d24_boxes_of_outlines_are_those_of_pycocotools() -> None:

@@ -18,14 +18,14 @@ import pytest
 
 from data_parts import write_images, write_large
 from detr_mini.errors import DataError
-from detr_mini.formats.coco import CocoSet, read_coco
+from detr_mini.formats.coco import read_coco
 from detr_mini.formats.coco_fast import OUTLINES, read_columns
 from detr_mini.formats.columns import Columns, columns_of, read_json
+from detr_mini.formats.split import CocoSet
 
 MakeCoco = Callable[..., tuple[Path, Path]]
 FIELDS = (
     "image_ids", "image_sizes", "boxes_xywh", "owners", "category_ids", "is_crowd", "area", "rotation",
-    "annotation_ids",
 )  # fmt: skip
 
 
