@@ -27,8 +27,8 @@ from detr_mini.data.dataset import DetectionDataset
 from detr_mini.data.module import DetectionData
 from detr_mini.data.samplers import Key
 from detr_mini.errors import ConfigError, DataError, nearest
-from detr_mini.formats.coco import CocoSet
 from detr_mini.formats.columns import read_json
+from detr_mini.formats.split import CocoSet
 from detr_mini.structures import Batch, Caption, Target
 from detr_mini.text.names import listed
 from detr_mini.text.tokenizers import KINDS as TOKENIZERS

@@ -12,8 +12,8 @@ from typing import Any
 from detr_mini.captions.from_boxes import WEIGHTS, Words, captions_to_measure, items_from
 from detr_mini.captions.mdetr_format import caption_records, objects_of, write_json
 from detr_mini.errors import DataError
-from detr_mini.formats.coco import CocoSet
 from detr_mini.formats.columns import read_json
+from detr_mini.formats.split import CocoSet
 from detr_mini.progress import track
 from detr_mini.seeding import text_generator
 

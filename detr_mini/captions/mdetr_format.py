@@ -20,8 +20,8 @@ from typing import Any
 
 from detr_mini.errors import DataError
 from detr_mini.formats.box_rules import is_box
-from detr_mini.formats.coco import CocoSet
 from detr_mini.formats.columns import read_json
+from detr_mini.formats.split import CocoSet
 from detr_mini.formats.values import as_flag, is_text, is_whole
 from detr_mini.safe_files import shown
 from detr_mini.structures import Caption, Phrase

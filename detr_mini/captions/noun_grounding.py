@@ -15,8 +15,8 @@ from typing import Any
 from detr_mini.captions.mdetr_format import caption_records, objects_of
 from detr_mini.captions.nouns import HEADS, OPEN, Noun, Nouns
 from detr_mini.errors import DataError
-from detr_mini.formats.coco import CocoSet
 from detr_mini.formats.columns import any_json
+from detr_mini.formats.split import CocoSet
 from detr_mini.structures import Caption, Phrase
 
 KIND = "photograph"

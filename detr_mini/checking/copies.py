@@ -39,12 +39,11 @@ def check_pictures(done: Checked, pictures: Mapping[str, Mapping[int, Picture]])
             continue
         if crowded and owned[one_split].differs_from(owned[two_split], one, two):
             continue  # one camera, another scene
-        if how == LIKE:
-            text = f"{one_split}: {owned[one_split].names[one]}, {two_split}: {owned[two_split].names[two]}: {how}"
-            done.faults.append(Fault(Kind.LIKE_PICTURES, text, owned[two_split].names[two]))
-            continue
         one_name, two_name = owned[one_split].names[one], owned[two_split].names[two]
         text = f"{one_split}: {one_name}, {two_split}: {two_name}: {how}"
+        if how == LIKE:
+            done.faults.append(Fault(Kind.LIKE_PICTURES, text, two_name))
+            continue
         kind = Kind.SAME_PICTURE if one_split == two_split else Kind.SHARED_PICTURE
         if one_split == two_split and not owned[one_split].has_all_of(two, one):
             if not owned[one_split].has_all_of(one, two):

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from detr_mini.formats.outlines import Points
+
 EDGE = 1.0
 """Pixels by which a box may pass an edge before that says something about the size it was drawn for."""
 MANY = 20
 """Boxes in five images or more: none of them reaches beyond the smaller file, so they were drawn on it."""
 _LEAST_SPREAD = 0.1
 """Of the logarithm of the sides of an image's boxes, between images."""
-Points = Float[np.ndarray, "n 2"]
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,6 @@ def moved_box(frame: Frame, box: Sequence[float | int]) -> list[float]:
     one, two = frame.move(np.array([[x, y], [x + w, y + h]], np.float64))
     low, high = np.minimum(one, two), np.maximum(one, two)
     return [*low.tolist(), *(high - low).tolist()] if w >= 0 and h >= 0 else [*low.tolist(), w, h]
-
-
-def upright_box(box: Sequence[float | int], orientation: int, stored: tuple[int, int]) -> list[float]:
-    """An xywh box on the stored pixels, (height, width), where it is on the upright image, by EXIF orientation."""
-    return moved_box(turned(orientation, stored), box)
 
 
 def same_shape(said: tuple[float | int, float | int], size: tuple[int, int]) -> bool:

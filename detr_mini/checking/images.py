@@ -29,7 +29,6 @@ from detr_mini.checking.frames import (
     same_shape,
     scaled,
     turned,
-    upright_box,
 )
 from detr_mini.errors import DataError
 from detr_mini.formats.faults import Fault, Fix, Kind
@@ -39,8 +38,6 @@ from detr_mini.images.decoding import room_for
 from detr_mini.images.load import image_size, is_whole_file, load_image, needed_for, orientation_of
 from detr_mini.progress import track
 from detr_mini.safe_files import is_file, shown
-
-__all__ = ["Images", "Picture", "alike", "checked_files", "checked_records", "look_at", "same_pictures", "upright_box"]
 
 KEPT = 8192
 """Small copies of this many pictures are kept; further ones are made again when two must be compared."""
@@ -182,7 +179,7 @@ def checked_files(
 
 
 def _check_sizes(images: Images, usable: Callable[[], Mapping[int, Boxes]], faults: list[Fault]) -> None:
-    """Compare what the records say with the files; see `check_frames`."""
+    """Compare what the records say with the files; see `frames`."""
     none = Boxes(np.zeros((0, 4)), ())
     said: dict[int, tuple[float | int, float | int]] = {}
     for image_id, picture in images.pictures.items():

@@ -22,7 +22,7 @@ from detr_mini.data.collate import collate
 from detr_mini.data.samplers import Key
 from detr_mini.data.workers import check_shared_memory, into_shared_memory, lost_worker
 from detr_mini.errors import DataError
-from detr_mini.formats.coco import CocoSet
+from detr_mini.formats.split import CocoSet
 from detr_mini.images.load import load_image, target_size, to_model_input
 from detr_mini.structures import Batch, Target
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from detr_mini.data.dataset import BatchLoader
 from detr_mini.data.samplers import TrainBatches
-from detr_mini.formats.coco import CocoSet
 from detr_mini.formats.load_report import Chosen, LoadReport
+from detr_mini.formats.split import CocoSet
 from detr_mini.structures import Categories
 from detr_mini.text.tokenizers import AnyTokenizer
 

@@ -12,8 +12,6 @@ from collections.abc import Hashable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-SIZE = ("", "size")
-"""The column that counts images."""
 _SIZE_WEIGHT = 1e4
 _ROUNDS = 400
 _TRIED, _TERMS = 40, 4_000_000

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import posixpath
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 from detr_mini.errors import DataError
@@ -15,15 +13,13 @@ from detr_mini.formats.categories import listed as listed_categories
 from detr_mini.formats.columns import any_json, read_json
 from detr_mini.formats.faults import NOTICES, Fault
 from detr_mini.formats.format import Format
-from detr_mini.formats.listing import Layout, Listing, json_text, layout_of_files, split_of, split_of_file, stem_of
+from detr_mini.formats.listing import Layout, Listing, json_texts, layout_of_files, split_of, split_of_file, stem_of
 from detr_mini.formats.records import in_one_line, respell, unusable_names
 from detr_mini.formats.tree import Tree
 from detr_mini.formats.writing import place_images, plain_names
 
 NOT_BOXES = ("captions", "stuff", "panoptic")
 """COCO's own files with these prefixes hold no boxes of objects."""
-NAMES = 200
-"""File names of images that are read from a JSON file to find the folder of the images."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +37,7 @@ def peek(path: Path, keys: Sequence[str]) -> Peek:
     except OSError:
         return Peek(frozenset())
     there = frozenset(key for key in keys if f'"{key}"'.encode() in data)
-    found = islice(re.finditer(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', data), NAMES)
-    return Peek(there, tuple(name for match in found if (name := json_text(match[1]))))
+    return Peek(there, tuple(json_texts(data, "file_name")))
 
 
 def look_coco(found: Listing) -> Layout | None:

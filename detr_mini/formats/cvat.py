@@ -11,12 +11,10 @@ from xml.etree import ElementTree as ET
 from detr_mini.errors import DataError
 from detr_mini.formats.box_list import BoxList
 from detr_mini.formats.format import Format
-from detr_mini.formats.listing import Layout, Listing, layout_of_files, read_start, stem_of
+from detr_mini.formats.listing import NAMES, Layout, Listing, layout_of_files, read_start, stem_of
 from detr_mini.formats.tree import Tree
 from detr_mini.structures import Categories
 
-NAMES = 200
-"""Names of images that the look reads from a file."""
 NOT_BOXES = ("polyline", "points", "cuboid", "skeleton", "tag")
 FRAME = re.compile(r"frame_\d{1,12}")
 OUTLINES = ("polygon", "ellipse", "mask")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from detr_mini.errors import ConfigError, DataError, nearest
-from detr_mini.formats.coco import CocoSet, Reading, build_set, read_coco
+from detr_mini.formats.coco import Reading, build_set, read_coco
 from detr_mini.formats.coco_format import COCO, peek
 from detr_mini.formats.columns import columns_of
 from detr_mini.formats.csv_boxes import CSV
@@ -16,6 +16,7 @@ from detr_mini.formats.cvat import CVAT
 from detr_mini.formats.faults import FATAL, LOSSLESS, NOTICES
 from detr_mini.formats.listing import SPLIT_WORDS, Layout, Listing, image_files
 from detr_mini.formats.load_report import SplitReport
+from detr_mini.formats.split import CocoSet
 from detr_mini.formats.tree import Tree
 from detr_mini.formats.unrecognised import why_unknown
 from detr_mini.formats.values import is_whole

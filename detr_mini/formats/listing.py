@@ -11,12 +11,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from detr_mini.safe_files import read_text
 
+NAMES = 200
+"""Names of images that a look reads from a file to find their folder."""
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".jp2", ".ppm", ".pgm", ".pbm", ".pnm",
     ".jpe", ".jfif", ".tga", ".avif", ".ico", ".dib", ".pcx", ".sgi", ".apng", ".mpo",
@@ -364,8 +366,13 @@ def read_start(path: Path, size: int = 4096) -> bytes:
         return b""
 
 
-def json_text(raw: bytes) -> str:
-    """The text that a JSON string in quotes means; none where it is broken."""
+def json_texts(data: bytes, key: str) -> list[str]:
+    """The first texts, `NAMES` at most, that belong to `key` in JSON; broken ones are left out."""
+    found = islice(re.finditer(rb'"%s"\s*:\s*("(?:[^"\\]|\\.)*")' % key.encode(), data), NAMES)
+    return [text for match in found if (text := _json_text(match[1]))]
+
+
+def _json_text(raw: bytes) -> str:
     try:
         return str(json.loads(raw))
     except ValueError:
@@ -381,12 +388,11 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def names_below(folder: Path, names: Sequence[str]) -> dict[str, str]:
+def names_below(found: Listing, names: Sequence[str]) -> dict[str, str]:
     """Where images with paths of another machine lie: of each name the one file that shares most of its tail.
 
     Names of which no file, or more than one, has the longest tail are left out.
     """
-    found = Listing(folder)
     return {name: files[0] for name in names if len(files := found.find_files(name)) == 1}
 
 

@@ -21,10 +21,15 @@ def polygons(segmentation: Any) -> list[Points] | None:
         return None
     found = []
     for flat in segmentation:
-        if not isinstance(flat, list) or len(flat) < 6 or len(flat) % 2 or not all(is_number(v) for v in flat):
+        if not _is_polygon(flat):
             return None
         found.append(np.array(flat, np.float64).reshape(-1, 2))
     return found
+
+
+def _is_polygon(flat: Any) -> bool:
+    """Whether it is [x, y, x, y, ...] of three points or more."""
+    return isinstance(flat, list) and len(flat) >= 6 and len(flat) % 2 == 0 and all(map(is_number, flat))
 
 
 def moved(segmentation: Any, move: Callable[[Points], Points]) -> list[list[float]] | None:
@@ -84,11 +89,10 @@ def box_of_outline(outline: Any) -> list[float] | None:
         return _box_of_runs(outline.get("counts"), outline.get("size"))
     if not isinstance(outline, list) or not outline:
         return None
-    polygons = [outline] if is_number(outline[0]) else outline
     xs: list[float] = []
     ys: list[float] = []
-    for polygon in polygons:
-        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2 or not all(map(is_number, polygon)):
+    for polygon in [outline] if is_number(outline[0]) else outline:
+        if not _is_polygon(polygon):
             return None
         xs += polygon[0::2]
         ys += polygon[1::2]

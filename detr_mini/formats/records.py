@@ -13,7 +13,7 @@ from typing import Any
 
 from detr_mini.formats.box_rules import from_corners, is_box
 from detr_mini.formats.faults import Fault, Fix, Kind
-from detr_mini.formats.listing import names_below
+from detr_mini.formats.listing import Listing, names_below
 from detr_mini.formats.outlines import box_of_outline
 from detr_mini.formats.values import as_flag, as_number, as_whole, is_whole
 from detr_mini.safe_files import is_file, name_fault, shown, spelled_on_disk
@@ -137,9 +137,10 @@ def respell(content: Mapping[str, Any], path: Path, folder: Path, root: Path) ->
     """Give images whose files are spelled differently on disk, or lie elsewhere, the names that the files have."""
     names = sorted({image["file_name"] for image in content["images"] if _name(image)})
     outside = {name for name in names if name_fault(name, folder, root)}
-    found = spelled_on_disk(folder, [n for n in names if n not in outside and not is_file(folder / n)])
-    missing = [n for n in names if n in outside or (n not in found and not is_file(folder / n))]
-    found |= names_below(folder, missing) if missing else {}
+    absent = {name for name in names if name in outside or not is_file(folder / name)}
+    found = spelled_on_disk(folder, [name for name in names if name in absent and name not in outside])
+    missing = [name for name in names if name in absent and name not in found]
+    found |= names_below(Listing(folder), missing) if missing else {}
     for image in content["images"] if found else ():
         image["file_name"] = found.get(_name(image), image.get("file_name"))
     return [Fault(Kind.SPELLED_DIFFERENTLY, f"{path} has {a!a}, the disk {b!a}", b, Fix.NAME_ON_DISK, f"{b!a}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,12 +13,10 @@ from detr_mini.errors import DataError
 from detr_mini.formats.box_list import UNNAMED, BoxList
 from detr_mini.formats.columns import any_json
 from detr_mini.formats.format import Format
-from detr_mini.formats.listing import Layout, Listing, json_text, layout_of_files, read_start
+from detr_mini.formats.listing import NAMES, Layout, Listing, json_texts, layout_of_files, read_start
 from detr_mini.formats.tree import Tree
 from detr_mini.structures import Categories
 
-NAMES = 200
-"""Names of images that the look reads from a file."""
 CLASS_KEYS = ("class", "label", "name", "category", "type", "object")
 """Region attributes that are the class where there are several; else the one that most regions have."""
 Region = tuple[str, Mapping[str, Any], Mapping[str, Any]]
@@ -31,8 +28,7 @@ def look_via(found: Listing) -> Layout | None:
     for file in found.ending(".json"):
         start = read_start(found.root / file, 1 << 18)
         if b'"regions"' in start and (b'"shape_attributes"' in start or b'"file_attributes"' in start):
-            names = re.findall(rb'"filename"\s*:\s*("(?:[^"\\]|\\.)*")', start)[:NAMES]
-            files[file] = [name for raw in names if (name := json_text(raw))]
+            files[file] = json_texts(start, "filename")
     for file in found.ending(".csv"):
         if b"region_shape_attributes" in read_start(found.root / file):
             files[file] = list(dict.fromkeys(name for name, _, _ in _rows(found.root / file)))[:NAMES]

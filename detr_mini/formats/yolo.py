@@ -82,10 +82,11 @@ def read_yolo(
     for path, name, image_id in zip(files, file_names, image_ids(file_names), strict=True):
         record: dict[str, Any] = {"id": image_id, "file_name": name}
         tree.content["images"].append(record)
-        candidates = label_files(path, root, labels, _base_of(path, root, images))
+        base = _base_of(path, root, images)
+        candidates = label_files(path, root, labels, base)
         there = [found for candidate in candidates if (found := labels_in.find(candidate))]
         if not there and elsewhere is not None:
-            own = os.path.relpath(path, _base_of(path, root, images))
+            own = os.path.relpath(path, base)
             there = [root / str(labels) / file for file in elsewhere.find(Path(own).with_suffix("").as_posix())[:1]]
         label = there[0] if there else None
         places.update(candidate.parent for candidate in candidates)

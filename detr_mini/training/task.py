@@ -14,7 +14,7 @@ from torch import Tensor
 
 from detr_mini.evaluation.metrics.grounding import answers
 from detr_mini.evaluation.metrics.operating_point import settled
-from detr_mini.formats.coco import CocoSet
+from detr_mini.formats.split import CocoSet
 from detr_mini.inference.detections import to_coco_records
 from detr_mini.losses.criterion import Losses
 from detr_mini.losses.matcher import NonFiniteCostError

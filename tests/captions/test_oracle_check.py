@@ -22,7 +22,8 @@ from detr_mini.captions.made_dataset import captions_of_all_kinds, ensure_captio
 from detr_mini.captions.mdetr_format import read_captions
 from detr_mini.captions.scenes import SPLITS, draw_items
 from detr_mini.captions.templates.scene import KINDS, Item
-from detr_mini.formats.coco import read_coco, read_json
+from detr_mini.formats.coco import read_coco
+from detr_mini.formats.columns import read_json
 from detr_mini.structures import Caption, Phrase
 from oracles.captions import check, grammar, meaning, parser
 from oracles.captions.check import faults, pair_faults

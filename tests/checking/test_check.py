@@ -15,8 +15,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from data_parts import AUTO, voc_text, write_voc, write_yolo
+from detr_mini.checking import frames
 from detr_mini.checking.check import check
-from detr_mini.checking.images import upright_box
 from detr_mini.checking.report import Checked, write_fixed_copy
 from detr_mini.errors import DataError
 from detr_mini.formats.discover import Source
@@ -468,7 +468,7 @@ def test_a_box_is_turned_as_its_picture_is(tmp_path: Path, orientation: int) -> 
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
-    x, y, w, h = (round(v) for v in upright_box([20, 5, 30, 10], orientation, (40, 60)))
+    x, y, w, h = (round(v) for v in frames.moved_box(frames.turned(orientation, (40, 60)), [20, 5, 30, 10]))
     upright = load_image(tmp_path / "a.png")
     assert upright[:, y : y + h, x : x + w].min() == 255
     assert int(upright.sum()) == 255 * 3 * 300

@@ -14,7 +14,8 @@ from detr_mini.data.dataset import BatchLoader, DetectionDataset, ImageCache, co
 from detr_mini.data.mosaic import Mosaic
 from detr_mini.data.samplers import EvaluationBatches, Key, TrainBatches
 from detr_mini.errors import DataError
-from detr_mini.formats.coco import CocoSet, read_coco
+from detr_mini.formats.coco import read_coco
+from detr_mini.formats.split import CocoSet
 from detr_mini.structures import Batch
 
 PADDED, AS_THEY_ARE = partial(collate_pairs, stride=32), partial(collate_pairs, stride=1)

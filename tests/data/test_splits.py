@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from data_parts import AUTO, write_coco, write_voc, write_yolo
 from detr_mini.data.splits import Choice, split_ids, stratified_order, subset_of
 from detr_mini.errors import ConfigError, DataError
-from detr_mini.formats.coco import CocoSet, read_coco
+from detr_mini.formats.coco import read_coco
 from detr_mini.formats.discover import Source
+from detr_mini.formats.split import CocoSet
 from detr_mini.formats.tree import Tree, with_one_list
 from detr_mini.verbs.data_split import data_split
 from detr_mini.verbs.data_subset import data_subset

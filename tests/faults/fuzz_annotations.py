@@ -32,10 +32,11 @@ from detr_mini.captions.mdetr_format import caption_faults, caption_records, ins
 from detr_mini.checking.check import check
 from detr_mini.checking.report import write_fixed_copy
 from detr_mini.errors import UserError
-from detr_mini.formats.coco import CocoSet, read_coco
+from detr_mini.formats.coco import read_coco
 from detr_mini.formats.columns import read_json
 from detr_mini.formats.convert import convert
 from detr_mini.formats.discover import Source, find_layout, read_split
+from detr_mini.formats.split import CocoSet
 from detr_mini.structures import Caption, Phrase
 
 SECONDS = 5.0

@@ -23,7 +23,7 @@ from detr_mini.evaluation.metrics.matching import Matches, match
 from detr_mini.evaluation.metrics.subset import Subset, evenly_spread
 from detr_mini.evaluation.report.answer_cards import card, spread
 from detr_mini.evaluation.report.table import number
-from detr_mini.formats.coco import CocoSet, ImageRecord
+from detr_mini.formats.split import CocoSet, ImageRecord
 from detr_mini.images.load import load_image
 from detr_mini.inference.batches import detect_batches
 from detr_mini.inference.detections import to_coco_records
