@@ -76,7 +76,9 @@ def generalized_box_iou(
     return iou_and_giou(a_xyxy[..., :, None, :], b_xyxy[..., None, :, :])[1]
 
 
-def scale_boxes(boxes: Float[Tensor, "*n 4"], width: float | Tensor, height: float | Tensor) -> Float[Tensor, "*n 4"]:
+def scale_boxes(
+    boxes: Float[Tensor, "*n 4"], width: float | int | Tensor, height: float | int | Tensor
+) -> Float[Tensor, "*n 4"]:
     """Multiply the x entries by `width` and the y entries by `height` (any of the formats above)."""
     return boxes * torch.stack(
         [torch.as_tensor(v, dtype=boxes.dtype, device=boxes.device) for v in (width, height, width, height)], -1

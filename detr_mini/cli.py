@@ -81,9 +81,9 @@ def _run(words: list[str]) -> int:
         print(OmegaConf.to_yaml(compose(VERBS[name].config, overrides)))
         return 0
     if many and name == "train" and rank() == 0:
-        from detr_mini.verbs.train import train_sweep
+        from detr_mini.experiments.sweep import train_many
 
-        return train_sweep(overrides, partial(_attempt, name))
+        return train_many(overrides, partial(_attempt, name))
     if many:
         return _many(name, overrides)
     for word in overrides:

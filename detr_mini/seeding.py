@@ -45,6 +45,11 @@ def text_generator(*parts: object) -> random.Random:
     return random.Random(" ".join(map(str, parts)))
 
 
+def image_generator(seed: int, epoch: int, image_id: int) -> random.Random:
+    """Python's generator for one image of one epoch."""
+    return random.Random(image_seed(seed, epoch, image_id))
+
+
 def number_generator(*numbers: int) -> np.random.Generator:
     """NumPy's generator, seeded by all of `numbers`."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(numbers)))

@@ -22,6 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 from detr_mini.attention.core import attend, attend_plain
 from detr_mini.attention.deformable import sample_levels
 from detr_mini.attention.efficient import Linformer, chunked, orthogonal_features, performer, windowed
+from detr_mini.config.run_folder import write_text
 from detr_mini.cpu_runtime import keep_freed_memory
 from detr_mini.drawing.plotting import new_figure, write
 from detr_mini.errors import ConfigError, nearest
@@ -62,9 +63,9 @@ def benchmark_attention(config: DictConfig) -> Path:
         "threads": torch.get_num_threads(),
         "backward": bool(config.backward),
     }
-    (folder / "cost.json").write_text(json.dumps(result, indent=1))
+    write_text(folder / "cost.json", json.dumps(result, indent=1))
     text = _markdown(rows, slopes)
-    (folder / "cost.md").write_text(text)
+    write_text(folder / "cost.md", text)
     _plot(rows, folder / "cost.png")
     console = Console(highlight=False)
     console.print(Markdown(text))

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from detr_mini.seeding import image_seed
+from detr_mini.seeding import image_generator
 from detr_mini.structures import Caption, Phrase, Target
 from detr_mini.text.names import AT_ONCE, FRAME, listed, passes, tokens_in_list
 from detr_mini.text.tokenizers import AnyTokenizer, lowered
@@ -35,7 +35,7 @@ class CategoryCaptions:
         if self.count is None:
             asked = [known[start : start + self.at_once] for start in range(0, len(known), self.at_once)]
         else:
-            rng = random.Random(image_seed(self.seed, epoch, target.image_id))
+            rng = image_generator(self.seed, epoch, target.image_id)
             asked = [self._drawn(rng, known, set(labels)) for _ in range(self.count if known else 0)]
         return [self._caption(own, labels) for own in asked]
 

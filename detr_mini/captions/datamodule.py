@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from detr_mini.captions.category_lists import CategoryCaptions, Together, beside_names
-from detr_mini.captions.directions import axes_moved, axes_of, cuts, without_moves
+from detr_mini.captions.directions import SteadyAugment, axes_moved, axes_of, cuts
 from detr_mini.captions.from_boxes import Words, checked_kinds, words_for
 from detr_mini.captions.from_boxes_files import ensure_referred
 from detr_mini.captions.made_dataset import WEIGHTS, ensure_captioned, items_of
@@ -50,18 +50,15 @@ class CaptionDataset(DetectionDataset):
     def __init__(self, coco: CocoSet, captions: CaptionsOf, **how: Any) -> None:
         super().__init__(coco, **how)
         self.captions = captions
-
-        self._steady: dict[frozenset[str], Augment] = {}
+        self._steady = None if self.augment is None else SteadyAugment(self.augment)
 
     def augment_of(self, index: int) -> Augment | None:
         """The augmentation without the transforms that would make a caption of this image false (left, above)."""
         own = beside_names(self.captions)
-        if self.augment is None or not isinstance(own, FileCaptions):
+        if self._steady is None or not isinstance(own, FileCaptions):
             return self.augment
         axes = frozenset[str]().union(*(axes_of(caption.text) for caption in own.captions[index]))
-        if axes not in self._steady:
-            self._steady[axes] = without_moves(self.augment, axes) if axes else self.augment
-        return self._steady[axes]
+        return self._steady.along(axes)
 
     def __getitem__(self, key: Key | tuple[int, int]) -> tuple[Tensor, Target, list[Caption]]:  # type: ignore[override]  # and the captions
         image, target = super().__getitem__(key)

@@ -55,10 +55,26 @@ def cuts(transform: Any) -> bool:
     return any(len(centres) < 4 for centres in _marks_after(transform))
 
 
-def without_moves(augment: Augment, axes: frozenset[str]) -> Augment:
-    """`augment` without the transforms that change the order of points along one of these axes."""
-    strong, plain = ([t for t in own if not axes & axes_moved(t)] for own in (augment.strong, augment.transforms))
-    return Augment(plain, augment.seed, strong)
+class SteadyAugment:
+    """An augmentation without the transforms that change the order of points along some axes."""
+
+    def __init__(self, augment: Augment) -> None:
+        self.augment = augment
+        self._moved: list[list[frozenset[str]]] | None = None
+        """The axes of each strong and of each other transform: tried once, since it takes many tries."""
+        self._made: dict[frozenset[str], Augment] = {frozenset(): augment}
+
+    def along(self, axes: frozenset[str]) -> Augment:
+        """Without what moves points along one of `axes`."""
+        if axes not in self._made:
+            both = self.augment.strong, self.augment.transforms
+            self._moved = self._moved or [[axes_moved(t) for t in own] for own in both]
+            strong, plain = (
+                [t for t, moved in zip(own, known, strict=True) if not axes & moved]
+                for own, known in zip(both, self._moved, strict=True)
+            )
+            self._made[axes] = Augment(plain, self.augment.seed, strong)
+        return self._made[axes]
 
 
 def _marks_after(transform: Any) -> Iterator[dict[int, torch.Tensor]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detr_mini.boxes import cxcywh_to_xyxy, xyxy_to_xywh
+from detr_mini.boxes import cxcywh_to_xyxy, scale_boxes, xyxy_to_xywh
 from detr_mini.captions.from_boxes import Words, captions_about, items_from
 from detr_mini.captions.made_dataset import captions_of
 from detr_mini.captions.templates.scene import ATTRIBUTES, Item
 from detr_mini.errors import DataError
-from detr_mini.seeding import image_seed
+from detr_mini.seeding import image_generator
 from detr_mini.structures import Caption, Target
 from detr_mini.text.names import FRAME
 from detr_mini.text.tokenizers import AnyTokenizer, lowered
@@ -39,7 +38,7 @@ class MadeCaptions:
     def __call__(self, index: int, epoch: int, target: Target) -> list[Caption]:
         boxes = _pixels(target).tolist()
         items = [replace(i, box=tuple(b)) for i, b in zip(self.items[index], boxes, strict=True)]
-        rng = random.Random(image_seed(self.seed, epoch, self.image_ids[index]))
+        rng = image_generator(self.seed, epoch, self.image_ids[index])
         side = min(target.original_size)
         return captions_of(items, side, rng, self.count, self.weights, longest_chain=self.longest_chain)
 
@@ -52,7 +51,7 @@ class MadeCaptions:
 def _pixels(target: Target) -> Tensor:
     """The boxes (n, 4) as xywh in pixels of the original image's size."""
     height, width = target.original_size
-    return xyxy_to_xywh(cxcywh_to_xyxy(target.boxes)) * target.boxes.new_tensor([width, height, width, height])
+    return scale_boxes(xyxy_to_xywh(cxcywh_to_xyxy(target.boxes)), width, height)
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class BoxCaptions:
         crowded = frozenset(name for name, is_crowd in zip(names, crowd, strict=True) if is_crowd)
         own = [name for name, is_crowd in zip(names, crowd, strict=True) if not is_crowd]
         items = items_from(own, _pixels(target)[~target.is_crowd].tolist())
-        rng = random.Random(image_seed(self.seed, epoch, target.image_id))
+        rng = image_generator(self.seed, epoch, target.image_id)
         how: dict[str, Any] = {"weights": self.weights, "longest_chain": self.longest_chain}
         return captions_about(items, min(target.original_size), rng, self.words, self.count, crowded=crowded, **how)
 
@@ -91,7 +90,7 @@ class FileCaptions:
         own = list(self.captions[index])
         if self.count is None or len(own) <= self.count:
             return own
-        return random.Random(image_seed(self.seed, epoch, self.image_ids[index])).sample(own, self.count)
+        return image_generator(self.seed, epoch, self.image_ids[index]).sample(own, self.count)
 
     def check(self, path: Path, tokenizer: AnyTokenizer, most: int) -> None:
         """DataError for captions with more than `most` tokens, start and end tokens included. None is cut silently."""

@@ -6,13 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from detr_mini.config import parts
 from detr_mini.errors import ConfigError, nearest
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 WORDS = {
     "data.size": ("auto",), "data.batch_size": ("auto",), "data.strong_until": ("auto",),
@@ -28,15 +25,13 @@ TYPES: tuple[tuple[type | tuple[type, ...], str], ...] = (
 )  # fmt: skip
 
 
-def check_config(config: DictConfig, known: DictConfig) -> None:
+def check_config(given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     """ConfigError for a key that `known` (the same config without overrides) lacks, and for a value of another type.
 
     Below a `_target_` the keys are the arguments of what it builds. So '+new=1' and a typing error in an experiment
     file are found, too.
     """
-    from omegaconf import OmegaConf
-
-    _check(OmegaConf.to_container(config), OmegaConf.to_container(known), "")
+    _check(given, known, "")
 
 
 def _check(given: Any, known: Any, path: str) -> None:

@@ -10,6 +10,7 @@ from detr_mini.config import files, parts
 from detr_mini.config.check import check_config, dotted_keys
 from detr_mini.config.number_settings import check_numbers
 from detr_mini.config.path_settings import is_text, literal, plain, quoted, references, split
+from detr_mini.config.plain import plain_dict
 from detr_mini.config.run_config import parsed_value, resumed_config
 from detr_mini.config.suggestions import suggest
 from detr_mini.errors import ConfigError, first_line, nearest
@@ -34,19 +35,23 @@ def compose(primary: str, overrides: Sequence[str] = ()) -> DictConfig:
     run = next((plain(word) for word in overrides if word.startswith("resume=")), None)
     if primary == "train" and run and run != "null":
         return resumed_config(run, [word for word in overrides if not word.startswith("resume=")])
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig, OmegaConf, open_dict
 
+    file = plain_dict(cast(DictConfig, OmegaConf.load(files.config_folder() / f"{primary}.yaml")))
     verbatim = _verbatim(primary, overrides)
-    overrides = [_with_quotes(literal(word)) for word in _without_null_groups(primary, overrides)]
-    values = _values_named_like_groups(primary, overrides)
+    overrides = [_with_quotes(literal(word)) for word in _without_null_groups(file, overrides)]
+    values = _values_named_like_groups(file, overrides)
     overrides = [word for word in overrides if word.partition("=")[0] not in values]
-    config = _compose(primary, overrides)
+    config = _compose(primary, overrides, hydra=True)
+    choices = _choices(config)
+    with open_dict(config):
+        del config["hydra"]
     config.update(values)
     parts.name_modules(config.get("modules") or ())
-    known = _compose(primary, _choices(primary, overrides))
-    check_config(config, known)
+    known = plain_dict(_compose(primary, choices))
+    check_config(plain_dict(config), known)
     config = _resolve(config)
-    check_numbers(OmegaConf.to_container(config), OmegaConf.to_container(known))
+    check_numbers(plain_dict(config), known)
     for key, text in verbatim.items():
         OmegaConf.update(config, key, text)
     return config
@@ -64,18 +69,18 @@ def _verbatim(primary: str, overrides: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _without_null_groups(primary: str, overrides: Sequence[str]) -> list[str]:
-    """The overrides, with `augment=null` in Hydra's form `~augment`. ConfigError for a group that is needed."""
+def _without_null_groups(file: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
+    """The overrides of a verb's `file`, with `augment=null` in Hydra's form `~augment`.
+
+    ConfigError for a group that is needed.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
 
-    file = OmegaConf.to_container(OmegaConf.load(files.config_folder() / f"{primary}.yaml"))
-    assert isinstance(file, dict)
-    kept = []
+    groups, kept = files.groups(), []
     for word in overrides:
         group, _, choice = word.partition("=")
-        if group not in files.groups() or group in file:
+        if group not in groups or group in file:
             kept.append(word)
             continue
         try:
@@ -104,27 +109,17 @@ def _with_quotes(word: str) -> str:
     return f"{key}=[{','.join(elements)}]"
 
 
-def _values_named_like_groups(primary: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """Overrides of `primary`'s own keys that share a group's name, where Hydra would look for a file."""
-    from omegaconf import OmegaConf
-
-    settings = cast("DictConfig", OmegaConf.load(files.config_folder() / f"{primary}.yaml"))
-    own = {key for key in files.groups() if key in settings and not OmegaConf.is_dict(settings[key])}
+def _values_named_like_groups(file: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Overrides of the `file`'s own keys that share a group's name, where Hydra would look for a file."""
+    own = {key for key in files.groups() if key in file and not isinstance(file[key], dict)}
     words = (word.partition("=") for word in overrides)
     return {key: parsed_value(value) for key, equals, value in words if equals and key in own}
 
 
-def _choices(primary: str, overrides: Sequence[str]) -> list[str]:
+def _choices(config: DictConfig) -> list[str]:
     """The chosen files as overrides, except experiment and debug, whose own keys are checked, too."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from omegaconf import OmegaConf
-
-    with initialize_config_dir(str(files.config_folder()), version_base="1.3"):
-        config = hydra_compose(primary, list(overrides), return_hydra_config=True)
-    chosen = OmegaConf.to_container(config.hydra.runtime.choices)
-    assert isinstance(chosen, dict)
-    return [f"{g}={o}" for g, o in chosen.items() if g in files.groups() and o and g not in ("experiment", "debug")]
+    chosen, groups = plain_dict(config.hydra.runtime.choices), files.groups()
+    return [f"{g}={o}" for g, o in chosen.items() if g in groups and o and g not in ("experiment", "debug")]
 
 
 def _resolve(config: DictConfig) -> DictConfig:
@@ -138,7 +133,8 @@ def _resolve(config: DictConfig) -> DictConfig:
     return config
 
 
-def _compose(primary: str, overrides: Sequence[str]) -> DictConfig:
+def _compose(primary: str, overrides: Sequence[str], hydra: bool = False) -> DictConfig:
+    """`hydra`: with Hydra's own section, which says which files were chosen."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
@@ -149,7 +145,7 @@ def _compose(primary: str, overrides: Sequence[str]) -> DictConfig:
             raise ConfigError(f"'{word}' is not a setting; write key=value, for example data.root=my_data")
     try:
         with initialize_config_dir(str(files.config_folder()), version_base="1.3"):
-            return hydra_compose(primary, list(overrides))
+            return hydra_compose(primary, list(overrides), return_hydra_config=hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(error, primary, overrides)) from error
 

@@ -80,7 +80,7 @@ def _kind(name: str, value: int | float, known: Any, path: str) -> str | None:
         fits = whole and least <= value <= most
         return None if fits else f"a whole number greater than 0{upper}" if least else "a whole number, 0 or more"
     if name in SHARES or name in BELOW_1 or name in ("val", "test"):
-        fits = 0 <= value <= 1 and not (value == 1 and name in BELOW_1) and not (value == 0 and name in ABOVE_0)
+        fits = 0 <= value <= 1 and not (value == 1 and name in BELOW_1)
         return None if fits else f"a number from 0 to 1{percent_hint(value)}" if name in SHARES else "from 0 to below 1"
     if not math.isfinite(value) or value < 0 or (value == 0 and name in ABOVE_0):
         return "a number greater than 0" if name in ABOVE_0 else "a number, 0 or more"

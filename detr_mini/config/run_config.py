@@ -53,11 +53,12 @@ def resumed_config(run: str, overrides: Sequence[str]) -> DictConfig:
             OmegaConf.update(config, key, OmegaConf.create([given])[0])
     except OmegaConfBaseException as error:
         raise ConfigError(f"{file} and the overrides do not fit together: {first_line(error)}") from error
+    known, settings = plain_dict(before), plain_dict(config)
     if begun:
-        refuse_changes(folder, plain_dict(before), plain_dict(config))
+        refuse_changes(folder, known, settings)
     parts.name_modules(config.modules or ())
-    check_config(config, before)
-    check_numbers(OmegaConf.to_container(config), OmegaConf.to_container(before))
+    check_config(settings, known)
+    check_numbers(settings, known)
     return config
 
 

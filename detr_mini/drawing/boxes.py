@@ -5,12 +5,11 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from detr_mini.boxes import cxcywh_to_xyxy
+from detr_mini.boxes import cxcywh_to_xyxy, scale_boxes
 from detr_mini.drawing.text import font, shortened
 from detr_mini.structures import Categories, Detections, Target
 
@@ -56,7 +55,7 @@ def draw_truth(
 ) -> Image.Image:
     """`image` with the boxes and names of its ground truth. Crowd regions are marked. `longest`: see `draw_boxes`."""
     height, width = image.shape[1:]
-    boxes = cxcywh_to_xyxy(target.boxes.cpu()) * torch.tensor([width, height, width, height])
+    boxes = scale_boxes(cxcywh_to_xyxy(target.boxes.cpu()), width, height)
     labels = target.labels.tolist()
     crowd = target.is_crowd.tolist()
     texts = [categories.names[k] + (" (crowd)" if c else "") for k, c in zip(labels, crowd, strict=True)]

@@ -12,6 +12,7 @@ from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text
 
+from detr_mini.config.run_folder import write_text
 from detr_mini.drawing.evaluation_plots import differences, spreads
 from detr_mini.evaluation.comparison.paired_test import Difference, holm, paired_test
 from detr_mini.evaluation.comparison.runs import Run, Truth, labels
@@ -37,7 +38,7 @@ def compare_two(runs: Sequence[Run], truth: Truth, folder: Path, *, rounds: int,
     about = {"runs": [str(run.folder) for run in runs], "images": len(truth.subset.image_ids), "rounds": rounds,
              "level": level, "comparisons": len(rows)}  # fmt: skip
     numbers = [{**row.__dict__, "difference": row.difference} for row in rows]
-    _write(folder, {**about, "numbers": numbers})
+    write_text(folder / "compare.json", json.dumps({**about, "numbers": numbers}, indent=1))
     title = f"B {runs[1].folder.name} minus A {runs[0].folder.name}"
     differences([(row.name, row.difference, 1.96 * row.noise, row.real) for row in rows], folder / "compare.png", title)
     return Group(_difference_table(rows, runs), Text(_verdict(rows, level, len(truth.subset.image_ids))), Text(CAVEAT))
@@ -83,7 +84,7 @@ def compare_many(runs: Sequence[Run], truth: Truth, folder: Path, *, rounds: int
         "recipes": recipes,
         "pairs": pairs,
     }
-    _write(folder, content)
+    write_text(folder / "compare.json", json.dumps(content, indent=1))
     values = {
         key: {row["recipe"]: [float(run.metrics[key] or 0.0) for run in groups[row["recipe"]]] for row in recipes}
         for key in ("AP", "AP50")
@@ -124,7 +125,3 @@ def _pair_table(pairs: Sequence[dict[str, Any]], level: float) -> Table:
         names = ("/".join(path.parts[-2:]) for path in (a, b))
         table.add_row(*names, *numbers, "real" if pair["real"] else "", style="bold" if pair["real"] else None)
     return table
-
-
-def _write(folder: Path, content: dict[str, Any]) -> None:
-    (folder / "compare.json").write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -60,6 +60,10 @@ class ImageRecords(Sequence[ImageRecord]):
     def __len__(self) -> int:
         return len(self.ids)
 
+    def of_id(self, image_id: int) -> ImageRecord:
+        """The record of an image by its id."""
+        return self[self.index_of(image_id)]
+
     @overload
     def __getitem__(self, index: int) -> ImageRecord: ...
     @overload

@@ -156,10 +156,10 @@ class HFDetector(ModelDefaults, nn.Module):
             f"{self.queries} queries; raise data.size, or lower model.queries"
         )
 
-    def noised_truths(self, truths: PackedTargets, image_ids: Sequence[int], *, seed: int, step: int) -> PackedTargets:
+    def noised_truths(self, targets: PackedTargets, image_ids: Sequence[int], *, seed: int, step: int) -> PackedTargets:
         """The truths as they are: the library adds its noise itself, from torch's generator, which the step has
         seeded."""
-        return truths
+        return targets
 
     def postprocess(
         self, output: DetectorOutput, sizes: Sequence[tuple[int, int]], categories: Categories, limit: int = 100

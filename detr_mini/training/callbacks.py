@@ -17,13 +17,10 @@ from rich.console import Console
 
 from detr_mini.config.run_folder import sync, whole
 from detr_mini.progress import ShareBar
-from detr_mini.training.history import LOGGED, LOSSES, History
+from detr_mini.training.history import LOGGED, LOSSES, SHOWN, History
 from detr_mini.training.resume import best_becomes_last
 from detr_mini.training.run_files import writing
 from detr_mini.training.task import DetectionTask
-
-SHOWN = ("AP", "AP50", "AP75", "grounding/accuracy", "grounding/top1", "grounding/absent_rejected")
-"""Metrics of a validation that history.csv keeps."""
 
 
 class Interrupted(Exception):

@@ -33,11 +33,11 @@ def measure_best(parts: Parts, folder: Path, console: Console, config: DictConfi
     with writing(folder / "curves.png"):
         curves(folder / "history.csv", folder / "curves.png", folder.name)
     best = read_checkpoint(folder / "best.ckpt")
-    about = _about(best, parts, config, world_size)
     split = next((name for name in ("test", "val") if data.splits[name]), None)
     if split is None:
         log.info("the data have neither val nor test: nothing is measured")
         return
+    about = _about(best, parts, config, world_size, split)
     if about["weights"] == "last":
         console.print("the data have no val to choose the best checkpoint by: the last averaged weights are measured")
     data.setup(STAGES[split])
@@ -52,7 +52,7 @@ def measure_best(parts: Parts, folder: Path, console: Console, config: DictConfi
         point=point, progress=parts.options.progress, threshold=best.get("threshold"),
     )  # fmt: skip
     title = f"{folder.name} · {split}"
-    write_measured(folder, measured, {**about, "split": split}, title, threshold=point.threshold)
+    write_measured(folder, measured, about, title, threshold=point.threshold)
     table(measured.scores, f"{folder} on {split}", console)
     few = few_steps_notice(best["global_step"] if task.global_step == 0 else task.global_step)
     notice = few or same_predictions_warning([*measured.found.values()])
@@ -64,11 +64,11 @@ def measure_best(parts: Parts, folder: Path, console: Console, config: DictConfi
     log.info("AP %s, AP50 %s on %s", measured.scores.metrics["AP"], measured.scores.metrics["AP50"], split)
 
 
-def _about(best: dict[str, Any], parts: Parts, config: DictConfig, world_size: int) -> dict[str, Any]:
+def _about(best: dict[str, Any], parts: Parts, config: DictConfig, world_size: int, split: str) -> dict[str, Any]:
     """What metrics.json holds about the run besides scores."""
     task = parts.task
     return {
-        "split": None,
+        "split": split,
         "weights": "best on val" if best["best"].get("step") == best["global_step"] else "last",
         "val/AP": best["best"]["score"],
         "best_epoch": best["best"]["epoch"],

@@ -14,11 +14,12 @@ LOSSES = ("class", "l1", "giou")
 CAPTION_LOSSES = ("tokens", "tags", "attributes")
 """Further parts, for data with captions."""
 LOGGED = (*LOSSES, *CAPTION_LOSSES)
+SHOWN = ("AP", "AP50", "AP75", "grounding/accuracy", "grounding/top1", "grounding/absent_rejected")
+"""Metrics of a validation."""
 COLUMNS = (
     "step", "epoch", "seconds", "lr",
     "train/loss", *(f"train/loss_{part}" for part in LOGGED),
-    "images_per_second", "val/loss", "val/AP", "val/AP50", "val/AP75",
-    "val/grounding/accuracy", "val/grounding/top1", "val/grounding/absent_rejected",
+    "images_per_second", "val/loss", *(f"val/{name}" for name in SHOWN),
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from detr_mini.config.run_folder import write_text
 from detr_mini.data.statistics import plain, split_stats, tables
 from detr_mini.drawing.statistics import statistics
 from detr_mini.formats.columns import columns_of
@@ -27,9 +28,7 @@ def data_stats(config: Mapping[str, Any]) -> Path:
         found[name] = split_stats(tree)
     output = Path(config["output"] or Path("outputs") / "stats" / source.root.resolve().name).expanduser()
     output.mkdir(parents=True, exist_ok=True)
-    (output / "stats.json").write_text(
-        json.dumps(plain(found), indent=1, ensure_ascii=False), encoding="utf-8", errors="backslashreplace"
-    )
+    write_text(output / "stats.json", json.dumps(plain(found), indent=1, ensure_ascii=False))
     statistics(found, output / "stats.png", str(source.root.resolve().name))
     for table in tables(found):
         Console().print(table)

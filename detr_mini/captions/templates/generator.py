@@ -8,17 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import chain
 
-from detr_mini.captions.templates import absent
-from detr_mini.captions.templates import comparative as related
-from detr_mini.captions.templates import unary as alone
+from detr_mini.captions.templates import absent, comparative, unary
 from detr_mini.captions.templates.builder import CaptionBuilder
 from detr_mini.captions.templates.lexicon import Lexicon
 from detr_mini.structures import Caption
 
 MAKERS: dict[str, Callable[[CaptionBuilder], Sequence[Caption] | None]] = {
-    "list": alone.listed, "attribute": alone.attribute, "count": alone.count, "ordinal": alone.ordinal,
-    "compare": alone.compare, "same": alone.same, "not": alone.negated, "relation": related.relation,
-    "chain": related.chain, "order": related.order, "absent": absent.absent,
+    "list": unary.listed, "attribute": unary.attribute, "count": unary.count, "ordinal": unary.ordinal,
+    "compare": unary.compare, "same": unary.same, "not": unary.negated, "relation": comparative.relation,
+    "chain": comparative.chain, "order": comparative.order, "absent": absent.absent,
 }  # fmt: skip
 TRIES = 40
 PLAIN = ("attribute", "relation", "chain", "compare")

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from detr_mini.boxes import box_iou, cxcywh_to_xyxy
+from detr_mini.boxes import box_iou, cxcywh_to_xyxy, scale_boxes
 from detr_mini.evaluation.metrics.coco import evaluate
 from detr_mini.structures import Captions, Categories, PhraseFound, Target
 
@@ -70,7 +70,7 @@ def answers(found: Sequence[tuple[PhraseFound, ...]], captions: Captions, target
     for phrases, caption, image in zip(found, captions.records, captions.caption_image.tolist(), strict=True):
         target = targets[image]
         height, width = target.original_size
-        boxes = cxcywh_to_xyxy(target.boxes[~target.is_crowd]) * torch.tensor([width, height, width, height])
+        boxes = scale_boxes(cxcywh_to_xyxy(target.boxes[~target.is_crowd]), width, height)
         asked = tuple(Asked(p.spans, boxes[list(p.things)]) for p in caption.phrases if p.asked)
         made.append(Answer(caption.kind, asked, phrases, target.original_size, caption.text, target.image_id))
     return made

@@ -46,9 +46,7 @@ def write_error_report(folder: Path, measured: Measured, name: str, limit: int =
         for name, ranges in zip(names, matches.rankings, strict=True)
     }
     records = measured.truth.records
-    worst = [
-        (records[records.index_of(subset.image_ids[i])], cost) for i, cost in worst_images(matches, errors, threshold)
-    ]
+    worst = [(records.of_id(subset.image_ids[i]), cost) for i, cost in worst_images(matches, errors, threshold)]
     report = {
         "threshold": threshold,
         "F1": f1,

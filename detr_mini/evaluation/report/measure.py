@@ -148,18 +148,16 @@ def write_measured(
 
 
 def _draw_answers(path: Path, measured: Measured, count: int, name: str) -> None:
-    files = {record.image_id: record.path for record in measured.truth.records}
-    answers = spread(measured.answers, count)
-    cards = [card(answer, measured.threshold, load_image(files[answer.image_id])) for answer in answers]
+    answers, records = spread(measured.answers, count), measured.truth.records
+    cards = [card(answer, measured.threshold, load_image(records.of_id(answer.image_id).path)) for answer in answers]
     exact = number(measured.scores.metrics["grounding/accuracy"])
     draw_captions(cards, path, f"{name} · {exact} of the captions answered exactly")
 
 
 def pairs(measured: Measured, count: int) -> list[Pair]:
     """At most `count` of the evaluated images, evenly spread, with ground truth and detections."""
-    wanted = set(measured.subset.image_ids)
-    records = [record for record in measured.truth.records if record.image_id in wanted]
-    return [pair_of(measured, record) for record in evenly_spread(records, count)]
+    shown = evenly_spread(sorted(set(measured.subset.image_ids)), count)
+    return [pair_of(measured, measured.truth.records.of_id(image_id)) for image_id in shown]
 
 
 def pair_of(measured: Measured, record: ImageRecord, note: str = "") -> Pair:
