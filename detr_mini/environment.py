@@ -20,12 +20,11 @@ def drawable(anywhere: bool = False) -> None:
 
 
 def patient_threads() -> None:
-    """Let waiting threads sleep, unless torch is loaded already or OMP_WAIT_POLICY is set.
+    """Let waiting threads sleep where `shared_cores` cannot watch whether other processes use the cores.
 
-    By default they spin. Where another process uses a core, they spin while the thread they wait for does not run:
-    0.75 batches a second instead of 27 on two busy cores (docs/results.md).
+    Not if torch is loaded already or OMP_WAIT_POLICY is set. Only Linux tells how long threads wait for a core.
     """
-    if "torch" not in sys.modules:
+    if "torch" not in sys.modules and not os.path.exists("/proc/self/schedstat"):
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 

@@ -28,6 +28,7 @@ from detr_mini.models.grounded import one_caption
 from detr_mini.models.open_vocabulary import OpenVocabularyDetector
 from detr_mini.models.protocol import DetectionModel
 from detr_mini.pretrained.checkpoints import averaged_weights, checkpoint_file, operating_point, read_checkpoint
+from detr_mini.shared_cores import share_cores
 from detr_mini.structures import Batch, Categories, OperatingPoint, PhraseFound, Target
 from detr_mini.structures import Detections as PlainDetections
 from detr_mini.text.names import checked_names, names_in
@@ -82,6 +83,7 @@ def from_checkpoint(
             "was it written by another version?"
         ) from error
     point = operating_point(checkpoint)
+    share_cores()
     return Detector(model, categories, checkpoint["image"], device, tokenizer, checkpoint.get("threshold"), point)
 
 
@@ -152,7 +154,7 @@ class Detector:
         `limit`: so many an image at most; None: 100, and a warning where there may be more.
         `batch_size`: images that go through the model together; it changes no result.
         In a forked process it computes with one thread; processes that are to have more are started by "spawn".
-        A word that the detector was never taught is warned of, with the one that may be meant.
+        Unknown words are a warning, with the word that may be meant.
         DataError where an image cannot be used; UserError for a caption that is empty or too long, or a detector that
         was trained without captions.
         """
@@ -229,7 +231,7 @@ class Detector:
             return
         for word in self.tokenizer.unknown(lowered(" ".join(texts))):
             hint = nearest(word, self.tokenizer.words)
-            warnings.warn(f"the detector was never taught the word '{word}', and reads on{hint}", stacklevel=3)
+            warnings.warn(f"unknown word '{word}', treated as [UNK]{hint}", stacklevel=3)
 
     def _as_detections(
         self, phrases: Sequence[PhraseFound], labels: Tensor, size: tuple[int, int], caption: str, least: float

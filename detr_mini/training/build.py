@@ -19,6 +19,7 @@ from detr_mini.models.build import build_part, takes
 from detr_mini.models.protocol import DetectionModel
 from detr_mini.pretrained.checkpoints import read_checkpoint
 from detr_mini.pretrained.transfer import Start, carry
+from detr_mini.shared_cores import share_cores
 from detr_mini.training.budget import Budget
 from detr_mini.training.image_growth import ImageGrowth
 from detr_mini.training.options import TrainerOptions
@@ -96,6 +97,7 @@ def _prepare_process(options: TrainerOptions, seed: int) -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     keep_freed_memory()
+    share_cores()
     pl.seed_everything(seed, verbose=False)
 
 

@@ -52,21 +52,6 @@ def test_u16_the_sheet_is_bright_and_has_dots_a_column_and_a_legend() -> None:
     assert whole.getpixel((left + 168 + 40, top + 40)) == (90, 220, 255)
 
 
-def test_u01_threads_wait_asleep_unless_somebody_says_otherwise() -> None:
-    code = "import os, detr_mini; print(os.environ.get('OMP_WAIT_POLICY'))"
-    bare = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
-
-    def policy(code: str, **more: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, env={**bare, **more}, timeout=99
-        )
-        return done.stdout.strip()
-
-    assert policy(code) == "passive"
-    assert policy(code, OMP_WAIT_POLICY="active") == "active"
-    assert policy("import sys; sys.modules['torch'] = None\n" + code) == "None", "too late: torch has its threads"
-
-
 def test_u01_the_command_line_multiplies_on_one_numpy_thread() -> None:
     code = "import os, sys; from detr_mini.cli import main; main(['--version']); print(os.environ.get(NAME))"
     code = code.replace("NAME", repr("OPENBLAS_NUM_THREADS"))

@@ -115,9 +115,9 @@ def test_a_word_that_training_never_showed_is_warned_of_with_what_may_be_meant(c
     words = WordTokenizer.train(["the small bolt left of the lampshade holder", "large nut"], size=300)
     detector = load(checkpoint)
     detector.tokenizer = words
-    with pytest.warns(UserWarning, match="never taught the word 'blot', and reads on; did you mean 'bolt'"):
+    with pytest.warns(UserWarning, match="unknown word 'blot', treated as .UNK.; did you mean 'bolt'"):
         detector.detect(picture(), "the small blot left of the holder")
-    with pytest.warns(UserWarning, match="never taught the word 'zebra', and reads on"):
+    with pytest.warns(UserWarning, match="unknown word 'zebra', treated as .UNK."):
         detector.detect(picture(), ["nut", "zebra"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
