@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from rich.console import Console
 
+BAR_FROM = 2000
+"""The number of images from which work on each takes so long that a bar is shown."""
 LINE_SECONDS = 60.0
 """Time between two lines of `ShareBar` on an output that is not a terminal."""
 Item = TypeVar("Item")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 SIDE = 96
@@ -42,8 +42,8 @@ SAME, AGAIN, LIKE = "the very same pixels", "the same, saved again", "nearly the
 """How two pictures are alike; the first two are copies beyond doubt."""
 _FREQUENCIES, _FEW = 9, 7
 _SMALL_SET = 8192
-_AT_ONCE = 1 << 18
-"""Pairs that are looked at in one step; a table of them stays in the cache."""
+_TILE = 512
+"""Pictures that are compared with as many others in one step; the table of them stays in the cache."""
 _VIDEO = r"mov|mp4|m4v|avi|mkv|webm|wmv|mpe?g|video|vid|clip|frames?|frm|seq|sequence"
 _EXPORT = re.compile(r"[_.](?:jpe?g|png|bmp|tiff?|webp)(?:\.rf\.[0-9a-f]+)?$", re.IGNORECASE)
 _FRAME = re.compile(rf"^(?P<key>.*?(?<![a-z])(?:{_VIDEO})(?![a-z]).*?)[-_ .]*(?P<number>\d+)$", re.IGNORECASE)
@@ -58,14 +58,15 @@ Grey = Float[np.ndarray, "s s"]
 
 def mark_of(small: np.ndarray) -> np.ndarray | None:
     """The mark of a small grey copy; None where it is flat."""
-    if small.std() <= FLAT:
+    values = small.astype(np.float32)
+    if values.std() <= FLAT:
         return None
-    found = _projected(small)
+    found = _projected(values)
     return (found / np.linalg.norm(found)).astype(np.float32)
 
 
 def _projected(small: np.ndarray) -> np.ndarray:
-    found: np.ndarray = _cosines(_FREQUENCIES) @ small.astype(np.float32) @ _cosines(_FREQUENCIES).T * _weights()
+    found: np.ndarray = _cosines(_FREQUENCIES) @ small.astype(np.float32, copy=False) @ _cosines(_FREQUENCIES).T * _weights()
     return found
 
 
@@ -122,19 +123,47 @@ def _near(marks: Float[Tensor, "n k k"], groups: Sequence[str] | None) -> list[t
     most = min(3 if small_set else 1, count - 1)
     found: dict[tuple[int, int], None] = {}
     neighbours = torch.zeros(count, dtype=torch.long)
-    step = max(1, _AT_ONCE // count)
-    for begin in range(0, count, step):
-        rows = slice(begin, min(begin + step, count))
-        like = _likeness([part[rows] for part in parts], parts)
-        like[torch.arange(len(like)), torch.arange(begin, begin + len(like))] = -1
-        neighbours[rows] = (like >= VERY_NEAR).sum(1)
-        wanted = [like] if own is None else [like, like.masked_fill(own[rows, None] == own, -1)]
-        for table in wanted:
-            value, place = table.topk(most, 1) if most > 1 else table.max(1, keepdim=True)
-            for row, column in torch.nonzero(value >= NEAR).tolist():
-                one, two = sorted((begin + row, int(place[row, column])))
+    for begin in range(0, count, _TILE):
+        rows = slice(begin, begin + _TILE)
+        nearest = [_Nearest(most) for _ in range(1 if own is None else 2)]
+        for left in range(0, count, _TILE):
+            columns = slice(left, left + _TILE)
+            like = _likeness([part[rows] for part in parts], [part[columns] for part in parts])
+            if left == begin:
+                like.fill_diagonal_(-1)
+            nearest[0].add(like, left)
+            if own is not None:
+                nearest[1].add(like.masked_fill(own[rows, None] == own[columns], -1), left)
+            if nearest[0].best >= VERY_NEAR:
+                neighbours[rows] += (like >= VERY_NEAR).sum(1)
+        for near in nearest:
+            for row, column in torch.nonzero(near.value >= NEAR).tolist():
+                one, two = sorted((begin + row, int(near.place[row, column])))
                 found[one, two] = None
     return [(one, two, int(max(neighbours[one], neighbours[two])) > CROWD) for one, two in found]
+
+
+class _Nearest:
+    """The largest values of each row of a table that comes in tiles, and their columns."""
+
+    value: Float[Tensor, "n m"]
+    place: Int[Tensor, "n m"]
+
+    def __init__(self, most: int) -> None:
+        self.most, self.best = most, -1.0
+        self._first = True
+
+    def add(self, tile: Float[Tensor, "n w"], left: int) -> None:
+        """`left`: the column of the table that the tile begins with."""
+        kept = min(self.most, tile.shape[1])
+        value, place = tile.topk(kept, 1) if kept > 1 else tile.max(1, keepdim=True)
+        place = place + left
+        if not self._first:
+            value, place = torch.cat([self.value, value], 1), torch.cat([self.place, place], 1)
+            value, chosen = value.topk(min(self.most, value.shape[1]), 1)
+            place = place.gather(1, chosen)
+        self.value, self.place, self._first = value, place, False
+        self.best = float(value.max())
 
 
 def _parities(marks: Float[Tensor, "n k k"], both: bool) -> list[Float[Tensor, "n c"]]:
@@ -148,7 +177,7 @@ def _likeness(rows: Sequence[Tensor], columns: Sequence[Tensor]) -> Float[Tensor
     """The cosine of each pair, in the best of its mirrorings."""
     dots = [a @ b.T for a, b in zip(rows, columns, strict=True)]
     if len(dots) == 2:
-        return dots[0] + dots[1].abs()
+        return dots[1].abs_().add_(dots[0])
     straight, turned = (dots[0] + dots[3], dots[1] + dots[2]), (dots[0] - dots[3], dots[1] - dots[2])
     return torch.maximum(straight[0] + straight[1].abs(), turned[0] + turned[1].abs())
 

@@ -8,8 +8,7 @@ from detr_mini.checking.images import alike
 from detr_mini.data.splits import of_images, owned_in, split_ids
 from detr_mini.errors import DataError
 from detr_mini.formats.split import CocoSet
-from detr_mini.formats.writing import BAR_FROM
-from detr_mini.progress import track
+from detr_mini.progress import BAR_FROM, track
 
 
 def held_out(coco: CocoSet, share: float) -> tuple[CocoSet, CocoSet, str]:

@@ -22,8 +22,8 @@ from detr_mini.formats.convert import check_sizes, write_set
 from detr_mini.formats.discover import Source
 from detr_mini.formats.split import CocoSet, ImageRecords
 from detr_mini.formats.tree import Tree, with_one_list
-from detr_mini.formats.writing import BAR_FROM, new_folder
-from detr_mini.progress import track
+from detr_mini.formats.writing import new_folder
+from detr_mini.progress import BAR_FROM, track
 from detr_mini.seeding import drawing_order
 
 _BOXES = 0.05

@@ -10,9 +10,9 @@ from detr_mini.formats.columns import columns_of
 from detr_mini.formats.discover import FORMATS, Source
 from detr_mini.formats.faults import LOSSLESS
 from detr_mini.formats.tree import Tree
-from detr_mini.formats.writing import BAR_FROM, new_folder
+from detr_mini.formats.writing import new_folder
 from detr_mini.images.load import image_size
-from detr_mini.progress import track
+from detr_mini.progress import BAR_FROM, track
 
 WRITTEN = tuple(sorted(name for name, known in FORMATS.items() if known.write))
 """Formats that can be written; a dataset in another format is written as COCO."""

@@ -6,9 +6,11 @@ import posixpath
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence, Set
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation, localcontext
 from pathlib import Path
+from sys import intern
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -18,6 +20,7 @@ from detr_mini.formats.faults import Fault, Fix, Kind
 from detr_mini.formats.listing import Listing, Stems, is_image_name, parts_of, spelling, stem_of
 from detr_mini.formats.tree import EXACT, Tree, image_ids
 from detr_mini.formats.values import as_flag, as_number, is_number, is_text
+from detr_mini.progress import BAR_FROM, track
 from detr_mini.safe_files import (
     MOST_LABELS,
     has_suffix,
@@ -82,43 +85,41 @@ def read_voc(
     twice = [stem for stem, count in Counter(lines).items() if count > 1]
     tree.faults.extend(Fault(Kind.LISTED_TWICE, f"{stem} in {list}", stem, Fix.LISTED_ONCE) for stem in twice)
     files_of = {stem: _only(xmls_of[stem], stem, xmls) or f"{stem}.xml" for stem in stems}
-    parsed = {stem: _parse(xmls / files_of[stem], [*images_of[stem], f"{stem}.jpg"][0], tree.faults) for stem in stems}
-    names = [_image_name(stem, images_of[stem], parsed[stem], files, root, image_of, tree.faults) for stem in stems]
-    ids = _category_ids(parsed.values(), categories, root / CATEGORIES)
-    said_by = {stem: _said_name(root) for stem, root in parsed.items()}
-    claims = Counter(said for stem, said in said_by.items() if said and Path(said).stem != posixpath.basename(stem))
-    from_zero = marked = 0
-    for stem, name, image_id in zip(stems, names, image_ids(names), strict=True):
-        height, width = _size(parsed[stem])
-        tree.content["images"].append({"id": image_id, "file_name": name, "height": height, "width": width})
+    read = []
+    for stem in track(stems, "Reading the XML files", at_least=BAR_FROM):
         place = f"{annotations}/{files_of[stem]}"
-        found = _objects(parsed[stem], place, name, tree.faults)
-        said = _said_name(parsed[stem])
-        if said and spelling(_plain_stem(said)) not in (spelling(stem_of(name)), spelling(posixpath.basename(stem))):
+        element = _parse(xmls / files_of[stem], [*images_of[stem], f"{stem}.jpg"][0], tree.faults)
+        name = _image_name(stem, images_of[stem], element, files, root, image_of, tree.faults)
+        read.append(_read_file(element, name, place, first_pixel, tree.faults))
+    ids = _category_ids(frozenset().union(*(file.names for file in read)), categories, root / CATEGORIES)
+    claims = Counter(file.said for stem, file in zip(stems, read, strict=True)
+                     if file.said and Path(file.said).stem != posixpath.basename(stem))  # fmt: skip
+    from_zero = marked = 0
+    for stem, file, image_id in zip(stems, read, image_ids([file.name for file in read]), strict=True):
+        height, width = file.size
+        tree.content["images"].append({"id": image_id, "file_name": file.name, "height": height, "width": width})
+        said, place = file.said, f"{annotations}/{files_of[stem]}"
+        if said and spelling(_plain_stem(said)) not in (
+            spelling(stem_of(file.name)),
+            spelling(posixpath.basename(stem)),
+        ):
             # one XML file that names another image of the set may hold the boxes of that one
             named = image_of.find(_stem("/".join(parts_of(said))))
-            doubtful = claims[said] == 1 and any(other != name for other in named)
+            doubtful = claims[said] == 1 and any(other != file.name for other in named)
             text = f"{place} says {said}{', which is another image' if doubtful else ''}"
             fix = Fix.LEFT_OUT if doubtful else Fix.IMAGE_OF_XML_NAME
-            tree.faults.append(Fault(Kind.OTHER_NAME_IN_XML, text, name, fix))
-        zero = _counts_from_zero(parsed[stem], [corners for _, corners, _, _ in found], first_pixel)
-        if zero and found:
+            tree.faults.append(Fault(Kind.OTHER_NAME_IN_XML, text, file.name, fix))
+        if file.from_zero and file.boxes:
             from_zero += 1
-            tree.faults.append(Fault(Kind.CORNER_AT_ZERO, place, name, Fix.COUNTS_FROM_ONE))
-        for thing, corners, decimal, where in found:
-            annotation = {
-                "id": len(tree.content["annotations"]) + 1,
-                "image_id": image_id,
-                "category_id": ids[_name(thing)],
-                "bbox": _xywh(corners, 0 if zero else 1, decimal),
-                "iscrowd": 0,
-                **_extra(thing),
-                "where": where,
-            }
+            tree.faults.append(Fault(Kind.CORNER_AT_ZERO, place, file.name, Fix.COUNTS_FROM_ONE))
+        for box in file.boxes:
+            number = len(tree.content["annotations"]) + 1
+            annotation = {"id": number, "image_id": image_id, "category_id": ids[box.pop("category")], **box}
             marked += annotation.get("difficult", 0)
             if difficult == "ignore" and annotation.get("difficult"):
                 annotation["iscrowd"] = 1
             tree.content["annotations"].append(annotation)
+        file.boxes.clear()  # each box is in memory once
     tree.content["categories"] += [{"id": i, "name": name} for name, i in sorted(ids.items(), key=lambda kv: kv[1])]
     used = set(files_of.values())
     if list:
@@ -235,7 +236,7 @@ def _name(thing: ET.Element) -> str:
     return unicodedata.normalize("NFC", (thing.findtext("name") or "").strip())
 
 
-def _category_ids(parsed: Iterable[ET.Element | None], categories: Categories | None, file: Path) -> dict[str, int]:
+def _category_ids(found: Set[str], categories: Categories | None, file: Path) -> dict[str, int]:
     ids = {} if categories is None else dict(zip(categories.names, categories.ids, strict=True))
     if categories is None and is_file(file):
         try:
@@ -244,8 +245,35 @@ def _category_ids(parsed: Iterable[ET.Element | None], categories: Categories | 
             raise DataError(f"{file} cannot be read ({reason(error)}); it has an id and a name a line") from None
         ids = {name: int(number) for number, _, name in lines if re.fullmatch("[0-9]{1,18}", number) and name}
     highest = max(ids.values(), default=0)
-    found = {_name(thing) for root in parsed if root is not None for thing in root.findall("object")} - {""}
     return ids | {name: highest + k for k, name in enumerate(sorted(found - set(ids)), start=1)}
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What one XML file says."""
+
+    name: str
+    """Its image."""
+    said: str | None
+    """The file name in it."""
+    size: tuple[int, int]
+    from_zero: bool
+    boxes: list[dict[str, Any]]
+    """As COCO has them, with the name of the `category`."""
+    names: frozenset[str]
+    """The categories of all its objects, those without a usable box too."""
+
+
+def _read_file(root: ET.Element | None, name: str, place: str, first_pixel: str | int, faults: list[Fault]) -> _File:
+    found = _objects(root, place, name, faults)
+    zero = _counts_from_zero(root, [corners for _, corners, _, _ in found], first_pixel)
+    boxes = [
+        {"category": intern(_name(thing)), "bbox": _xywh(corners, 0 if zero else 1, decimal), "iscrowd": 0,
+         **_extra(thing), "where": where}
+        for thing, corners, decimal, where in found
+    ]  # fmt: skip
+    names = frozenset(intern(_name(thing)) for thing in ([] if root is None else root.findall("object"))) - {""}
+    return _File(name, _said_name(root), _size(root), zero, boxes, names)
 
 
 def _objects(

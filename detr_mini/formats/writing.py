@@ -15,10 +15,8 @@ from detr_mini.errors import DataError, UserError
 from detr_mini.formats.box_rules import area_of
 from detr_mini.formats.faults import Kind
 from detr_mini.formats.tree import Tree
-from detr_mini.progress import track
+from detr_mini.progress import BAR_FROM, track
 from detr_mini.safe_files import safe_name
-
-BAR_FROM = 2000
 
 
 def plain_names(tree: Tree) -> dict[str, str]:

@@ -6,12 +6,14 @@ import os
 import posixpath
 import re
 import unicodedata
+from array import array
 from collections.abc import Iterable, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from detr_mini.errors import DataError, some_of
 from detr_mini.formats.box_rules import CORNERS, look_like_corners
@@ -70,7 +72,7 @@ def read_yolo(
     labels_in = _Labels()
     elsewhere = None if labels is None else Stems(Listing(root / labels).ending(".txt"))
     data = read_data_file(file) if file else _numbered(root)
-    raw: list[tuple[Decimal, ...]] = []
+    written = array("d")
     tree = Tree({"images": [], "annotations": [], "categories": []}, root, data.path)
     category_ids = data.category_ids or {index: index for index in data.names}
     if missing := [data.names[index] for index in data.names if index not in category_ids]:
@@ -106,7 +108,7 @@ def read_yolo(
         record["height"], record["width"] = tree.sizes[image_id][0]
         where = Path(os.path.relpath(label, root)).as_posix()
         for numbers, index, place in _rows(label, where, name, data, tree.faults):
-            raw.append(numbers)
+            written.extend(map(float, numbers))
             x, y, w, h = numbers
             box = ((x + w) / 2, (y + h) / 2, w - x, h - y) if box_corners else numbers
             tree.content["annotations"].append(
@@ -119,16 +121,15 @@ def read_yolo(
                     "where": place,
                 }
             )
-    if not box_corners and _look_like_corners(raw):
+    if not box_corners and _look_like_corners(np.asarray(written).reshape(-1, 4)):
         tree.faults.append(Fault(Kind.CORNERS, CORNERS.format(path=data.path.name, read="centre, width and height")))
     tree.faults.extend(_unused_labels(root, {path.parent for path in files}, places, used))
     return tree
 
 
-def _look_like_corners(rows: Sequence[tuple[Decimal, ...]]) -> bool:
-    written = np.array([list(map(float, row)) for row in rows]).reshape(-1, 4)
+def _look_like_corners(written: Float[np.ndarray, "n 4"]) -> bool:
     boxes = np.concatenate([written[:, :2] - written[:, 2:] / 2, written[:, 2:]], 1)
-    return look_like_corners(written, boxes, np.ones((len(rows), 2)), float(SLACK))
+    return look_like_corners(written, boxes, np.ones((len(written), 2)), float(SLACK))
 
 
 class _Labels:
