@@ -25,8 +25,8 @@ def keep_freed_memory() -> bool:
     """Let the process keep freed memory for the next step; True if the C library supports that.
 
     By default glibc maps each large block separately and returns it to the system at once. Every step then asks for it
-    again, and the system zeroes it page by page, which takes half of a step's time with large images (docs/results.md).
-    Blocks above 32 MiB are mapped whatever M_MMAP_THRESHOLD is, so mapping is switched off.
+    again, and the system zeroes it page by page, which takes half of a step's time with large images
+    (docs/log/photographs.md). Blocks above 32 MiB are mapped whatever M_MMAP_THRESHOLD is, so mapping is switched off.
     """
     if not sys.platform.startswith("linux"):
         return False

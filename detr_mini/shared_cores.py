@@ -4,7 +4,7 @@ GNU OpenMP's threads spin for milliseconds while they wait, which is fast on cor
 quarter of a training's speed, since waking one takes longer than most of the work between two waits. Where another
 process shares a core it is the other way round: they spin while the thread that they wait for does not run, and a
 training falls to a quarter. So a watch measures how long this process's threads wait for a core, and lets waiting
-threads sleep while that is much (docs/results.md has the figures). The results of a computation are the same bits.
+threads sleep while that is much (docs/log/speed.md has the figures). The results of a computation are the same bits.
 """
 
 from __future__ import annotations

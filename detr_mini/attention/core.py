@@ -138,7 +138,8 @@ def attend_small(
 ) -> Float[Tensor, "*batch m d"]:
     """`attend_plain`, but entirely in the precision of its inputs.
 
-    `attend` calls it for few queries and keys in bfloat16 on a CPU, where the fused kernel is slower (docs/results.md).
+    `attend` calls it for few queries and keys in bfloat16 on a CPU, where the fused kernel is slower
+    (docs/log/speed.md).
     """
     query, key = similarity(query, key)
     return attention_weights(query @ key.transpose(-1, -2), blocked) @ value

@@ -66,7 +66,8 @@ def mark_of(small: np.ndarray) -> np.ndarray | None:
 
 
 def _projected(small: np.ndarray) -> np.ndarray:
-    found: np.ndarray = _cosines(_FREQUENCIES) @ small.astype(np.float32, copy=False) @ _cosines(_FREQUENCIES).T * _weights()
+    cosines = _cosines(_FREQUENCIES)
+    found: np.ndarray = cosines @ small.astype(np.float32, copy=False) @ cosines.T * _weights()
     return found
 
 

@@ -1,6 +1,6 @@
 """Progressive resizing: a training starts on small images, which are faster, and ends on full-size ones.
 
-Howard 2018 (fast.ai), Tan & Le 2021 (EfficientNetV2, sec. 4). docs/results.md has what it gains here.
+Howard 2018 (fast.ai), Tan & Le 2021 (EfficientNetV2, sec. 4). docs/log/photographs.md has what it gains here.
 """
 
 from __future__ import annotations

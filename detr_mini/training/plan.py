@@ -1,7 +1,7 @@
 """A training that fits its time: image size, batch, warm-up, averaging and augmentation from this machine's speed.
 
 Large images show small objects but take more time. A detector that has seen too few images is worse than one that has
-seen enough smaller ones, so the size is the largest that leaves time for ENOUGH_IMAGES (docs/results.md).
+seen enough smaller ones, so the size is the largest that leaves time for ENOUGH_IMAGES (docs/log/photographs.md).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""EfficientNet's convolutions, faster on a CPU: the same results, computed differently (times in docs/results.md).
+"""EfficientNet's convolutions, faster on a CPU: the same results, computed differently (times in docs/log/speed.md).
 
 A frozen norm after a convolution becomes a factor on its kernel and a shift, and costs nothing on the feature map. In
 bfloat16 on a CPU, torch is slow at two gradients of depthwise convolutions: that of the image with stride 2, and that

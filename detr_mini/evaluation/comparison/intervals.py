@@ -4,7 +4,7 @@ A resample draws as many images as there are, with replacement; an image drawn t
 1979). The textbook intervals fail for AP. On few images AP is too high by up to its own standard error, and the
 bootstrap hardly detects this bias, so textbook 95 % intervals contain the true value in only 82 to 92 % of all cases.
 Therefore the unbiased form of AP is resampled (`average_precision._unbiased`), and the interval lies around that form's
-value. It is computed on the logit scale, since a value near 1 (or 0) has more room on one side. docs/results.md has
+value. It is computed on the logit scale, since a value near 1 (or 0) has more room on one side. docs/log/trust.md has
 the measured coverage.
 """
 
