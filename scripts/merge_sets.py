@@ -3,13 +3,14 @@
     python scripts/merge_sets.py FURTHER OUTPUT [--leave-out NAME ...]
 
 FURTHER holds one folder a dataset: `annotations.json` and `images/`. A twentieth of each becomes val. Images are
-linked, not copied, where the file system can. Licences are kept: OUTPUT/SOURCES.json lists each dataset with its
-counts, and `LICENCES.tsv`, where FURTHER has one, is copied.
+linked, not copied, where the file system can. OUTPUT/SOURCES.json lists each dataset with its counts and its licence,
+from FURTHER/LICENCES.tsv (columns `set` and `licence`): a checkpoint that learned from OUTPUT holds this list.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import random
 import shutil
@@ -27,7 +28,7 @@ def merge(further: Path, output: Path, leave_out: set[str]) -> None:
         split: {"images": [], "annotations": [], "categories": [{"id": 1, "name": "thing"}]}
         for split in ("train", "val")
     }
-    sources = []
+    sources, licences = [], _licences(further / "LICENCES.tsv")
     for folder in sorted(p.parent for p in further.glob("*/annotations.json") if p.parent.name not in leave_out):
         content = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
         boxes: dict[int, list[list[float]]] = {}
@@ -53,14 +54,21 @@ def merge(further: Path, output: Path, leave_out: set[str]) -> None:
                     {"id": number, "image_id": image_id, "category_id": 1, "bbox": box, "area": box[2] * box[3],
                      "iscrowd": 0}
                 )  # fmt: skip
-        sources.append({"name": folder.name, "images": len(images), "boxes": sum(map(len, boxes.values()))})
+        boxes_here = sum(map(len, boxes.values()))
+        sources.append({"name": folder.name, "images": len(images), "boxes": boxes_here,
+                        "licence": licences.get(folder.name)})  # fmt: skip
     for split, content in merged.items():
         (output / split / "_annotations.coco.json").write_text(json.dumps(content), encoding="utf-8")
     (output / "SOURCES.json").write_text(json.dumps(sources, indent=1), encoding="utf-8")
-    if (further / "LICENCES.tsv").is_file():
-        shutil.copy(further / "LICENCES.tsv", output / "LICENCES.tsv")
     print(f"{len(sources)} datasets: {len(merged['train']['images'])} images to train on, "
           f"{len(merged['val']['images'])} of val")  # fmt: skip
+
+
+def _licences(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    with open(path, encoding="utf-8", newline="") as file:
+        return {row["set"]: row["licence"] for row in csv.DictReader(file, delimiter="\t")}
 
 
 def _link(source: Path, target: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from data_parts import write_images
+from detr_mini.formats.licences import sources_of
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "merge_sets.py"
 
@@ -30,7 +31,7 @@ def test_datasets_become_one_of_things_with_a_part_of_each_held_out(tmp_path: Pa
     folder(further, "cars", [[1, 2, 10, 12], [1, 2, 3, 12]])
     folder(further, "cups", [[5, 5, 20, 20]])
     folder(further, "toys", [[5, 5, 20, 20]])
-    (further / "LICENCES.tsv").write_text("cars\tMIT\n")
+    (further / "LICENCES.tsv").write_text("set\tlicence\ncars\tMIT\n")
     command = [sys.executable, str(SCRIPT), str(further), str(output), "--leave-out", "toys"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "2 datasets: 4 images to train on, 2 of val" in done.stdout
@@ -42,7 +43,7 @@ def test_datasets_become_one_of_things_with_a_part_of_each_held_out(tmp_path: Pa
         assert {a["image_id"] for a in content["annotations"]} == ids
         assert all((output / split / image["file_name"]).is_file() for image in content["images"])
     assert not {i["id"] for i in parts["train"]["images"]} & {i["id"] for i in parts["val"]["images"]}
-    assert [(s["name"], s["images"]) for s in json.loads((output / "SOURCES.json").read_text())] == [
-        ("cars", 3), ("cups", 3),
-    ]  # fmt: skip
-    assert (output / "LICENCES.tsv").read_text() == "cars\tMIT\n"
+    assert sources_of(output, 4) == [
+        {"name": "cars", "images": 3, "licence": "MIT"},
+        {"name": "cups", "images": 3, "licence": None},
+    ]

@@ -91,6 +91,15 @@ def _is_image(value: Any) -> bool:
     return (value.get("shorter_side") is None or is_side(value["shorter_side"])) and min(value["std"]) > 0
 
 
+def _are_sources(value: Any) -> bool:
+    """What `formats.licences` gives; None in checkpoints of older versions."""
+    return value is None or (
+        isinstance(value, list)
+        and all(isinstance(one, dict) and {"name", "images", "licence"} <= one.keys() for one in value)
+        and all(isinstance(one["name"], str) and isinstance(one["licence"], str | None) for one in value)
+    )
+
+
 _RIGHT: Mapping[str, Callable[[Any], bool]] = {
     "state_dict": _are_weights,
     "averaged": _is_average,
@@ -99,6 +108,7 @@ _RIGHT: Mapping[str, Callable[[Any], bool]] = {
     "config": lambda value: isinstance(value, Mapping),
     "tokeniser": lambda value: value is None or isinstance(value, dict),
     "attributes": lambda value: value is None or (isinstance(value, list) and all(isinstance(w, str) for w in value)),
+    "sources": _are_sources,
     "threshold": lambda value: value is None or (isinstance(value, int | float) and isfinite(value)),
 }
 """What each part of a checkpoint must be; one that is not there is None."""

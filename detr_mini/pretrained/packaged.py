@@ -20,7 +20,8 @@ SUFFIX = ".safetensors"
 FOLDER = Path(__file__).parent / "files"
 KEY = "detr_mini"
 LONGEST_HEADER = 1 << 24
-KEPT = ("categories", "tokeniser", "attributes", "threshold", "operating_point", "image", "config", "recipe")
+KEPT = ("categories", "tokeniser", "attributes", "threshold", "operating_point", "image", "config", "recipe",
+        "sources")  # fmt: skip
 """What stands beside the weights, as JSON in the file's header."""
 FOR_TRAINING = ("data", "optim", "trainer", "logger", "debug", "experiment", "run_folder", "resume", "init", "name",
                 "modules")  # fmt: skip

@@ -15,6 +15,7 @@ from detr_mini.cpu_runtime import keep_freed_memory
 from detr_mini.data.auto_settings import AUTO, choose_queries
 from detr_mini.data.protocol import Data
 from detr_mini.errors import ConfigError
+from detr_mini.formats.licences import sources_of
 from detr_mini.models.build import build_part, takes
 from detr_mini.models.protocol import DetectionModel
 from detr_mini.pretrained.checkpoints import read_checkpoint
@@ -77,7 +78,7 @@ def build(config: DictConfig) -> Parts:
         growth=growth,
         validations=options.validations,
         operating_point=settings.get("operating_point"),
-        metadata=_metadata(settings, data),
+        metadata=_metadata(settings, data, start),
     )
     data.follow(lambda: task.epoch_began)
     return Parts(task, data, options)
@@ -148,9 +149,12 @@ def _model(
     return model
 
 
-def _metadata(settings: dict[str, Any], data: Data) -> dict[str, Any]:
-    """What a checkpoint holds beside weights and the training's state."""
+def _metadata(settings: dict[str, Any], data: Data, start: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a checkpoint holds beside weights and the training's state. `start` is the checkpoint of `init`."""
+    earlier = (start or {}).get("sources") or []
+    own = [source for source in sources_of(data.root, len(data.train_set)) if source not in earlier]
     return {
+        "sources": [*earlier, *own],
         "image": data.image,
         "tokeniser": None if data.tokenizer is None else data.tokenizer.state(),
         "attributes": list(data.attributes),

@@ -279,6 +279,8 @@ class DetectionTask(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.averaged.load(checkpoint["averaged"])
+        if checkpoint.get("sources"):  # with those of the checkpoint that the run began from
+            self.metadata = {**self.metadata, "sources": checkpoint["sources"]}
         self.best = dict(checkpoint["best"])
         torch.set_rng_state(checkpoint["random_state"]["torch"])
         progress = checkpoint["progress"]

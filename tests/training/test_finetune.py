@@ -137,14 +137,17 @@ def test_a_training_begins_with_another_ones_weights_and_says_which(scenes_root:
     given = read_checkpoint(first)["averaged"]["weights"]
     for model in (parts.task.model, parts.task.averaged.model):
         assert all(torch.equal(value, given[name]) for name, value in model.state_dict().items())
+    (tmp_path / "others").symlink_to(scenes_root)
     words = overrides(
-        scenes_root, "trainer.max_steps=1", "data.test=null", f"init={first}", f"run_folder={tmp_path / 's'}"
+        tmp_path / "others", "trainer.max_steps=1", "data.test=null", f"init={first}", f"run_folder={tmp_path / 's'}"
     )
     second = train(compose("train", words))
     (first / "best.ckpt").unlink()
     (first / "last.ckpt").unlink()
     train(compose("train", [f"resume={second}", "trainer.max_steps=2"]))  # asks for nothing that it began with
-    assert read_checkpoint(second / "last.ckpt")["global_step"] == 2
+    last = read_checkpoint(second / "last.ckpt")
+    assert last["global_step"] == 2
+    assert [source["name"] for source in last["sources"]] == [scenes_root.name, "others"]
 
 
 def test_what_is_held_out_is_what_evaluate_and_compare_measure(scenes_root: Path, tmp_path: Path) -> None:
