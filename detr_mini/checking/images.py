@@ -35,7 +35,8 @@ from detr_mini.formats.faults import Fault, Fix, Kind
 from detr_mini.formats.tree import Tree
 from detr_mini.formats.values import is_number, is_whole
 from detr_mini.images.decoding import room_for
-from detr_mini.images.load import image_size, is_whole_file, load_image, needed_for, orientation_of
+from detr_mini.images.header import image_size, is_whole_file, orientation_of
+from detr_mini.images.load import load_image, needed_for
 from detr_mini.progress import track
 from detr_mini.safe_files import is_file, shown
 

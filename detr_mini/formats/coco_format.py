@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from detr_mini.errors import DataError
-from detr_mini.formats.categories import listed as listed_categories
+from detr_mini.formats.category_records import listed as listed_categories
 from detr_mini.formats.columns import any_json, read_json
 from detr_mini.formats.faults import NOTICES, Fault
 from detr_mini.formats.format import Format

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from detr_mini.categories import Categories
 from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.formats.coco import Reading, build_set, read_coco
 from detr_mini.formats.coco_format import COCO, peek
@@ -23,7 +24,6 @@ from detr_mini.formats.values import is_whole
 from detr_mini.formats.via import VIA
 from detr_mini.formats.voc_format import VOC
 from detr_mini.formats.yolo_format import YOLO
-from detr_mini.structures import Categories
 
 Split = Mapping[str, Any]
 
