@@ -20,7 +20,8 @@ from detr_mini.drawing.caption_cards import CaptionCard, draw_captions
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.formats.coco import read_coco
 from detr_mini.formats.columns import any_json, read_json
-from detr_mini.formats.discover import find_layout, read_split
+from detr_mini.formats.discover import find_layout
+from detr_mini.formats.load import read_split
 from detr_mini.formats.split import CocoSet
 from detr_mini.images.load import load_image
 from detr_mini.structures import Caption

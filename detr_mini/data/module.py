@@ -19,9 +19,10 @@ from detr_mini.data.hold_out import first_images, held_out
 from detr_mini.data.samplers import EvaluationBatches, TrainBatches
 from detr_mini.data.splits import Choice, subset_of
 from detr_mini.errors import ConfigError, DataError, nearest
-from detr_mini.formats.discover import Source, Split, located, read_fixed, read_split
+from detr_mini.formats.discover import Source, Split, located
 from detr_mini.formats.faults import FATAL, LOSSLESS
 from detr_mini.formats.listing import SPLIT_WORDS, Layout
+from detr_mini.formats.load import read_fixed, read_split
 from detr_mini.formats.load_report import Chosen, LoadReport
 from detr_mini.formats.split import CocoSet
 from detr_mini.formats.tree import Tree

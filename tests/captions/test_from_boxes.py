@@ -25,7 +25,8 @@ from detr_mini.captions.mdetr_format import objects_of, read_captions
 from detr_mini.captions.templates.scene import Item
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.formats.coco import read_coco
-from detr_mini.formats.discover import find_layout, read_split
+from detr_mini.formats.discover import find_layout
+from detr_mini.formats.load import read_split
 from detr_mini.structures import Caption
 from oracles.captions.check import faults, pair_faults
 from oracles.captions.grammar import Vocabulary

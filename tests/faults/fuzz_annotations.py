@@ -35,7 +35,8 @@ from detr_mini.errors import UserError
 from detr_mini.formats.coco import read_coco
 from detr_mini.formats.columns import read_json
 from detr_mini.formats.convert import convert
-from detr_mini.formats.discover import Source, find_layout, read_split
+from detr_mini.formats.discover import Source, find_layout
+from detr_mini.formats.load import read_split
 from detr_mini.formats.split import CocoSet
 from detr_mini.structures import Caption, Phrase
 

@@ -21,8 +21,9 @@ from detr_mini.data.module import DetectionData
 from detr_mini.data.statistics import split_stats
 from detr_mini.errors import DataError
 from detr_mini.formats.coco import read_coco, repeated_rows
-from detr_mini.formats.discover import find_layout, read_split
+from detr_mini.formats.discover import find_layout
 from detr_mini.formats.faults import Kind
+from detr_mini.formats.load import read_split
 from detr_mini.formats.outlines import box_of_outline
 from detr_mini.formats.split import CocoSet
 from detr_mini.structures import Caption, Phrase

@@ -15,7 +15,8 @@ from data_parts import AUTO, write_voc, write_yolo
 from detr_mini.errors import ConfigError, DataError, UserError
 from detr_mini.evaluation.metrics.coco import score
 from detr_mini.formats.convert import WRITTEN, convert
-from detr_mini.formats.discover import Source, find_layout, read_split
+from detr_mini.formats.discover import Source, find_layout
+from detr_mini.formats.load import read_split
 
 Things = dict[str, list[tuple[str, str, tuple[float, ...]]]]
 
