@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from detr_mini.categories import Categories
+from detr_mini.phrases import Caption
 
 
 @dataclass(frozen=True)
@@ -27,29 +28,6 @@ class Target:
     """In pixels of the original image, as the annotations have it."""
     attributes: Bool[Tensor, "n a"] | None = None
     """What else is true of each, where the data say it: red, small."""
-
-
-@dataclass(frozen=True)
-class Phrase:
-    """Words of a caption, and the things that they name."""
-
-    spans: tuple[tuple[int, int], ...]
-    """[begin, end) characters: a description without its article, number and relation."""
-    things: tuple[int, ...]
-    """Places among the image's boxes (crowd regions aside); none where the phrase names nothing that is there."""
-    asked: bool
-    """Whether the caption asks for them, or only refers to them (an anchor)."""
-
-
-@dataclass(frozen=True)
-class Caption:
-    """A sentence about an image."""
-
-    text: str
-    kind: str
-    phrases: tuple[Phrase, ...]
-    detail: str = ""
-    """Of a chain its number of relations, of an absent caption the reason, of an order pair what is swapped."""
 
 
 TAGS = ("other", "begin", "inside", "anchor")
