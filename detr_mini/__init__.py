@@ -11,9 +11,9 @@ patient_threads()
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from detr_mini.categories import Categories
     from detr_mini.inference.detections import Detections
     from detr_mini.inference.detector import Detector, load
-    from detr_mini.structures import Categories
 
 __all__ = ["Categories", "Detections", "Detector", "__version__", "load"]
 
@@ -21,7 +21,7 @@ _HOME = {
     "load": "detr_mini.inference.detector",
     "Detector": "detr_mini.inference.detector",
     "Detections": "detr_mini.inference.detections",
-    "Categories": "detr_mini.structures",
+    "Categories": "detr_mini.categories",
 }
 
 

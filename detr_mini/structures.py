@@ -1,8 +1,7 @@
-"""The few objects that flow: categories, targets, batches, model outputs, detections."""
+"""The few objects that flow: targets, batches, model outputs, detections."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -11,58 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from detr_mini.errors import DataError
-
-
-@dataclass(frozen=True)
-class Categories:
-    """The ids and names of the data as they are, and the labels 0..K-1 that the model sees.
-
-    The only place that maps between them. The label of a category is its rank in `ids`, which are sorted:
-    the order in which a file lists its categories means nothing.
-    """
-
-    ids: tuple[int, ...]
-    names: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.ids) != len(self.names):
-            raise DataError(f"{len(self.ids)} category ids but {len(self.names)} names")
-        for what, values in (("id", self.ids), ("name", self.names)):
-            twice = sorted((value for value, count in Counter(values).items() if count > 1), key=str)
-            if twice:
-                raise DataError(f"category {what} {twice[0]!r} stands twice in the list of categories; make it unique")
-        order = sorted(range(len(self.ids)), key=lambda i: self.ids[i])
-        object.__setattr__(self, "ids", tuple(self.ids[i] for i in order))
-        object.__setattr__(self, "names", tuple(self.names[i] for i in order))
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def label_of(self, category_id: int) -> int:
-        """The label (0..K-1) of a category id of the data; KeyError where there is none."""
-        return self._labels[category_id]
-
-    @property
-    def _labels(self) -> dict[int, int]:
-        return {category_id: label for label, category_id in enumerate(self.ids)}
-
-    def labels_of_names(self) -> dict[str, int]:
-        """Each name's label."""
-        return {name: label for label, name in enumerate(self.names)}
-
-    def records(self) -> list[dict[str, Any]]:
-        """COCO's `categories` list."""
-        return [{"id": i, "name": n} for i, n in zip(self.ids, self.names, strict=True)]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain lists, for a checkpoint or a JSON file."""
-        return {"ids": list(self.ids), "names": list(self.names)}
-
-    @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> Categories:
-        """The inverse of `to_dict`."""
-        return cls(tuple(int(i) for i in state["ids"]), tuple(str(n) for n in state["names"]))
+from detr_mini.categories import Categories
+from detr_mini.phrases import Caption
 
 
 @dataclass(frozen=True)
@@ -79,29 +28,6 @@ class Target:
     """In pixels of the original image, as the annotations have it."""
     attributes: Bool[Tensor, "n a"] | None = None
     """What else is true of each, where the data say it: red, small."""
-
-
-@dataclass(frozen=True)
-class Phrase:
-    """Words of a caption, and the things that they name."""
-
-    spans: tuple[tuple[int, int], ...]
-    """[begin, end) characters: a description without its article, number and relation."""
-    things: tuple[int, ...]
-    """Places among the image's boxes (crowd regions aside); none where the phrase names nothing that is there."""
-    asked: bool
-    """Whether the caption asks for them, or only refers to them (an anchor)."""
-
-
-@dataclass(frozen=True)
-class Caption:
-    """A sentence about an image."""
-
-    text: str
-    kind: str
-    phrases: tuple[Phrase, ...]
-    detail: str = ""
-    """Of a chain its number of relations, of an absent caption the reason, of an order pair what is swapped."""
 
 
 TAGS = ("other", "begin", "inside", "anchor")

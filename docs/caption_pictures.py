@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw
 from detr_mini import load
 from detr_mini.drawing.caption_cards import CaptionCard, draw_captions
 from detr_mini.inference.detector import Detector, as_tensor
+from detr_mini.phrases import Caption, Phrase
 from detr_mini.scenes.rendering import OUTLINES
-from detr_mini.structures import Caption, Phrase
 
 IMAGES = Path(__file__).parent / "images"
 FINE = 4

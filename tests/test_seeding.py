@@ -7,14 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detr_mini.seeding import (
-    drawing_order,
-    image_seed,
-    mix_numbers,
-    number_generator,
-    seeded,
-    text_generator,
-)  # fmt: skip
+from detr_mini.seeding import drawing_order, image_seed, number_generator, text_generator
+from detr_mini.torch_seeding import mix_numbers, seeded
 
 
 def test_every_seed_gives_the_numbers_that_it_has_always_given() -> None:

@@ -14,16 +14,18 @@ from rich.table import Table
 from yaml import YAMLError
 
 from detr_mini.boxes import xywh_to_xyxy
-from detr_mini.captions.mdetr_format import caption_records, instances_of, objects_of, read_captions, write_json
+from detr_mini.captions.captions_of_split import objects_of, read_captions
+from detr_mini.captions.mdetr_format import caption_records, instances_of, write_json
 from detr_mini.captions.nouns import COCO, Nouns, check_categories
 from detr_mini.drawing.caption_cards import CaptionCard, draw_captions
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.formats.coco import read_coco
 from detr_mini.formats.columns import any_json, read_json
-from detr_mini.formats.discover import find_layout, read_split
+from detr_mini.formats.discover import find_layout
+from detr_mini.formats.load import read_split
 from detr_mini.formats.split import CocoSet
 from detr_mini.images.load import load_image
-from detr_mini.structures import Caption
+from detr_mini.phrases import Caption
 
 
 def boxes_of_split(root: Path, split: str, boxes: Mapping[str, Any] | None, format: str = "auto") -> CocoSet:

@@ -6,8 +6,9 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from detr_mini.phrases import Caption, Phrase
 from detr_mini.seeding import image_generator
-from detr_mini.structures import Caption, Phrase, Target
+from detr_mini.structures import Target
 from detr_mini.text.names import AT_ONCE, FRAME, listed, passes, tokens_in_list
 from detr_mini.text.tokenizers import AnyTokenizer, lowered
 

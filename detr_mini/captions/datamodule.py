@@ -12,12 +12,13 @@ from typing import Any
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from detr_mini.captions.captions_of_split import read_captions
 from detr_mini.captions.category_lists import CategoryCaptions, Together, beside_names
 from detr_mini.captions.directions import SteadyAugment, axes_moved, axes_of, cuts
 from detr_mini.captions.from_boxes import Words, checked_kinds, words_for
 from detr_mini.captions.from_boxes_files import ensure_referred
 from detr_mini.captions.made_dataset import WEIGHTS, ensure_captioned, items_of
-from detr_mini.captions.mdetr_format import CATEGORIES, MADE, read_captions
+from detr_mini.captions.mdetr_format import CATEGORIES, MADE
 from detr_mini.captions.templates.scene import ATTRIBUTES, Item
 from detr_mini.captions.token_targets import collate_captions
 from detr_mini.captions.training_sources import BoxCaptions, CaptionsOf, FileCaptions, MadeCaptions
@@ -29,7 +30,8 @@ from detr_mini.data.samplers import Key
 from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.formats.columns import read_json
 from detr_mini.formats.split import CocoSet
-from detr_mini.structures import Batch, Caption, Target
+from detr_mini.phrases import Caption
+from detr_mini.structures import Batch, Target
 from detr_mini.text.names import listed
 from detr_mini.text.tokenizers import KINDS as TOKENIZERS
 from detr_mini.text.tokenizers import AnyTokenizer, lowered

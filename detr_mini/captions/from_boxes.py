@@ -16,7 +16,7 @@ from detr_mini.captions.templates.generator import Captioner
 from detr_mini.captions.templates.lexicon import Lexicon
 from detr_mini.captions.templates.scene import Item
 from detr_mini.errors import ConfigError, nearest
-from detr_mini.structures import Caption
+from detr_mini.phrases import Caption
 
 WEIGHTS: dict[str, float] = {
     "attribute": 1.0, "count": 1.0, "relation": 2.0, "chain": 1.5, "order": 1.0, "ordinal": 1.0, "compare": 1.0,

@@ -9,8 +9,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from detr_mini.captions.captions_of_split import objects_of
 from detr_mini.captions.from_boxes import WEIGHTS, Words, captions_to_measure, items_from
-from detr_mini.captions.mdetr_format import caption_records, objects_of, write_json
+from detr_mini.captions.mdetr_format import caption_records, write_json
 from detr_mini.errors import DataError
 from detr_mini.formats.columns import read_json
 from detr_mini.formats.split import CocoSet

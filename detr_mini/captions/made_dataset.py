@@ -16,10 +16,10 @@ from detr_mini.captions.mdetr_format import caption_records
 from detr_mini.captions.scenes import SPLITS, UNSEEN, draw_items
 from detr_mini.captions.templates.generator import Captioner
 from detr_mini.captions.templates.scene import KINDS, Item
+from detr_mini.phrases import Caption
 from detr_mini.scenes.cache import Job, drawn, made_once
 from detr_mini.scenes.rendering import SHAPES
 from detr_mini.seeding import text_generator
-from detr_mini.structures import Caption
 
 VERSION = 1
 WEIGHTS: dict[str, float] = {

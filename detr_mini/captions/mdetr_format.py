@@ -13,7 +13,6 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,9 @@ from typing import Any
 from detr_mini.errors import DataError
 from detr_mini.formats.box_rules import is_box
 from detr_mini.formats.columns import read_json
-from detr_mini.formats.split import CocoSet
 from detr_mini.formats.values import as_flag, is_text, is_whole
+from detr_mini.phrases import Caption, Phrase
 from detr_mini.safe_files import shown
-from detr_mini.structures import Caption, Phrase
 
 Spans = tuple[tuple[int, int], ...]
 MADE = "made"
@@ -71,34 +69,6 @@ def caption_records(
     return {"images": images, "annotations": annotations}
 
 
-@dataclass(frozen=True)
-class ImageObjects:
-    """What captions may name in an image."""
-
-    record: dict[str, Any]
-    """Of COCO's `images`."""
-    annotations: list[dict[str, Any]]
-    """Of COCO's `annotations`, without crowd regions."""
-    names: list[str]
-    """The category of each annotation."""
-    crowded: frozenset[str]
-    """Categories with a crowd region."""
-
-
-def objects_of(coco: CocoSet) -> list[ImageObjects]:
-    """The objects of each image, in order."""
-    name_of = dict(zip(coco.categories.ids, coco.categories.names, strict=True))
-    found = {record["id"]: ImageObjects(record, [], [], frozenset()) for record in coco.truth["images"]}
-    for annotation in coco.truth["annotations"]:
-        own, name = found[annotation["image_id"]], name_of[annotation["category_id"]]
-        if annotation["iscrowd"]:
-            found[annotation["image_id"]] = replace(own, crowded=own.crowded | {name})
-        else:
-            own.annotations.append(annotation)
-            own.names.append(name)
-    return list(found.values())
-
-
 def instances_of(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """COCO instances from the boxes of a grounded file that has no file of instances.
 
@@ -106,7 +76,7 @@ def instances_of(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """
     images: dict[str, dict[str, Any]] = {}
     name_of: dict[Any, str] = {}
-    if fault := _id_fault(content["images"], path):
+    if fault := id_fault(content["images"], path):
         raise DataError(fault)
     for record in content["images"]:
         name = record.get("file_name")
@@ -124,7 +94,7 @@ def instances_of(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
             raise DataError(
                 f"annotation number {number} of {path} belongs to no record, or has no bbox; correct or remove it"
             )
-        if any(_close(box, own) for own in boxes[named]):
+        if any(is_near(box, own) for own in boxes[named]):
             continue
         boxes[named].append(box)
         kept = {key: annotation[key] for key in ("category_id", "bbox", "area", "iscrowd") if key in annotation}
@@ -143,45 +113,6 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         raise DataError(f"cannot write {path}: {error.strerror}; choose a folder with write permission") from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def read_captions(path: str | Path, instances: CocoSet) -> dict[int, list[Caption]]:
-    """The captions of each image of `instances`, by image id. The `things` of a phrase index the image's boxes.
-
-    DataError for a span outside its caption or inside a word, overlapping phrases, an empty caption or one without
-    phrases, and a box that is not among the instances.
-    """
-    path = Path(path)
-    content = read_json(path)
-    place_of = {_composed(record.file_name): place for place, record in enumerate(instances.records)}
-    if fault := _id_fault(content["images"], path):
-        raise DataError(fault)
-    records = {image["id"]: image for image in content["images"]}
-    grouped: dict[int, dict[tuple[Spans, bool], list[list[float | int]]]] = {number: {} for number in records}
-    for number, annotation in enumerate(content["annotations"], start=1):
-        record = _record_of(annotation, records)
-        if record is None:
-            raise DataError(f"annotation number {number} of {path} belongs to no record; correct its image_id")
-        spans = checked_spans(record, annotation.get("tokens_positive"), path)
-        phrase = spans, _asked(annotation, f"annotation number {number} of {path}")
-        box = annotation.get("bbox")
-        if not is_box(box):
-            raise DataError(f"annotation number {number} of {path} has the bbox {shown(box)}; "
-                            "give [x, y, width, height]")  # fmt: skip
-        grouped[record["id"]].setdefault(phrase, []).append(box)
-    found: dict[int, list[Caption]] = {record.image_id: [] for record in instances.records}
-    for number, record in records.items():
-        place = place_of.get(_composed(record.get("file_name")))
-        if place is None:
-            continue  # the instances leave this image out
-        where = _Boxes(instances, place, f"record {number} of {path}")
-        phrases = [Phrase(spans, where.places(boxes), asked) for (spans, asked), boxes in grouped[number].items()]
-        phrases += _absent(record, path)
-        _check_phrases(record, phrases, path)
-        ordered = sorted(phrases, key=lambda phrase: (not phrase.asked, phrase.spans))
-        kind, detail = str(record.get("kind", "")), str(record.get("detail", ""))
-        found[instances.records[place].image_id].append(Caption(record["caption"], kind, tuple(ordered), detail))
-    return found
 
 
 def checked_spans(record: Mapping[str, Any], spans: Any, path: Path) -> Spans:
@@ -219,41 +150,41 @@ def caption_faults(path: Path, instances: Mapping[str, Any]) -> list[str]:
         content = read_json(path)
     except DataError as error:
         return [str(error)]
-    names = {image["id"]: _composed(image["file_name"]) for image in instances["images"]}
+    names = {image["id"]: composed(image["file_name"]) for image in instances["images"]}
     boxes: dict[str, list[Sequence[float | int]]] = {name: [] for name in names.values()}
     for annotation in instances["annotations"]:
         if not annotation.get("iscrowd"):
             boxes[names[annotation["image_id"]]].append(annotation["bbox"])
     records = {image["id"]: image for image in content["images"] if is_whole(image.get("id"))}
     found: list[str] = []
-    if fault := _id_fault(content["images"], path):
+    if fault := id_fault(content["images"], path):
         found.append(fault)
     phrases: dict[Any, set[Phrase]] = {number: set() for number in records}
     for number, annotation in enumerate(content["annotations"], start=1):
-        record = _record_of(annotation, records)
+        record = record_of(annotation, records)
         if record is None:
             found.append(f"annotation number {number} of {path} belongs to no record; correct its image_id")
             continue
         try:
             spans = checked_spans(record, annotation.get("tokens_positive"), path)
-            phrases[record["id"]].add(Phrase(spans, (), _asked(annotation, f"annotation number {number} of {path}")))
+            phrases[record["id"]].add(Phrase(spans, (), is_asked(annotation, f"annotation number {number} of {path}")))
         except DataError as error:
             found.append(str(error))
             phrases[record["id"]].add(Phrase((), (), True))  # a phrase whose span is unknown
-        own, box = boxes.get(_composed(record.get("file_name"))), annotation.get("bbox")
+        own, box = boxes.get(composed(record.get("file_name"))), annotation.get("bbox")
         if own is not None and not any(_is_close(box, other) for other in own):
             found.append(
                 f"record {record['id']} of {path} speaks of the box {shown(box)}, which is not among the image's boxes"
             )
     for number, record in records.items():
         try:
-            _check_phrases(record, [*phrases[number], *_absent(record, path)], path)
+            check_phrases(record, [*phrases[number], *absent_phrases(record, path)], path)
         except DataError as error:
             found.append(str(error))
     return found
 
 
-def _id_fault(records: Sequence[Mapping[str, Any]], path: Path) -> str | None:
+def id_fault(records: Sequence[Mapping[str, Any]], path: Path) -> str | None:
     """The error about records without an id, or with the id of another record."""
     counts = Counter(record["id"] for record in records if is_whole(record.get("id")))
     without = [record for record in records if not is_whole(record.get("id"))]
@@ -267,12 +198,12 @@ def _id_fault(records: Sequence[Mapping[str, Any]], path: Path) -> str | None:
     return f"{path} has {what}; give each caption's record an id of its own"
 
 
-def _record_of(annotation: Mapping[str, Any], records: Mapping[Any, dict[str, Any]]) -> dict[str, Any] | None:
+def record_of(annotation: Mapping[str, Any], records: Mapping[Any, dict[str, Any]]) -> dict[str, Any] | None:
     number = annotation.get("image_id")
     return records.get(number) if is_whole(number) else None
 
 
-def _asked(entry: Mapping[str, Any], where: str) -> bool:
+def is_asked(entry: Mapping[str, Any], where: str) -> bool:
     """Whether a phrase is asked for (the default)."""
     asked = as_flag(entry.get("asked", True))
     if asked not in (0, 1):
@@ -280,21 +211,21 @@ def _asked(entry: Mapping[str, Any], where: str) -> bool:
     return bool(asked)
 
 
-def _absent(record: Mapping[str, Any], path: Path) -> list[Phrase]:
+def absent_phrases(record: Mapping[str, Any], path: Path) -> list[Phrase]:
     """The phrases of a record that name no object."""
     absent, where = record.get("absent"), f"record {record['id']} of {path}"
     if not isinstance(absent, list | None) or not all(isinstance(entry, dict) for entry in absent or ()):
         raise DataError(f"{where}: absent is {shown(absent)}; it must be a list of {{spans: [[begin, end]]}}")
-    return [Phrase(checked_spans(record, a.get("spans"), path), (), _asked(a, where)) for a in absent or ()]
+    return [Phrase(checked_spans(record, a.get("spans"), path), (), is_asked(a, where)) for a in absent or ()]
 
 
-def _composed(name: Any) -> str:
+def composed(name: Any) -> str:
     """A file name with composed accents, so that names in records and on disk compare equal."""
     return unicodedata.normalize("NFC", name) if isinstance(name, str) else ""
 
 
 def _is_close(box: Any, other: Sequence[float | int]) -> bool:
-    return is_box(box) and _close(box, other)
+    return is_box(box) and is_near(box, other)
 
 
 def _word_around(caption: str, begin: int, end: int) -> tuple[int, int]:
@@ -320,7 +251,7 @@ def _is_mark(character: str) -> bool:
     return unicodedata.category(character).startswith("M") or character == "\u200d"
 
 
-def _check_phrases(record: Mapping[str, Any], phrases: Sequence[Phrase], path: Path) -> None:
+def check_phrases(record: Mapping[str, Any], phrases: Sequence[Phrase], path: Path) -> None:
     where = f"record {record['id']} of {path}"
     if not phrases:
         raise DataError(f"{where} ({shown(record.get('caption'))}) speaks of no box; list its phrases under 'absent' "
@@ -333,23 +264,5 @@ def _check_phrases(record: Mapping[str, Any], phrases: Sequence[Phrase], path: P
                             "a word can name one of them only")  # fmt: skip
 
 
-def _close(one: Sequence[float | int], other: Sequence[float | int]) -> bool:
+def is_near(one: Sequence[float | int], other: Sequence[float | int]) -> bool:
     return all(abs(a - b) <= CLOSE for a, b in zip(one, other, strict=True))
-
-
-class _Boxes:
-    """Finds the boxes of one image by their coordinates."""
-
-    def __init__(self, instances: CocoSet, index: int, where: str) -> None:
-        own = slice(instances.first[index], instances.first[index + 1])
-        self.boxes, self.where = instances.boxes_xywh[own][~instances.is_crowd[own]].tolist(), where
-
-    def places(self, boxes: Sequence[Sequence[float | int]]) -> tuple[int, ...]:
-        return tuple(self._place(box) for box in boxes)
-
-    def _place(self, box: Sequence[float | int]) -> int:
-        for place, own in enumerate(self.boxes):
-            if _close(own, box):
-                return place
-        raise DataError(f"{self.where} speaks of the box {list(box)}, which is not among the image's boxes; "
-                        "give the instances that the captions were made from")  # fmt: skip

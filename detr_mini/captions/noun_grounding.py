@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detr_mini.captions.mdetr_format import caption_records, objects_of
+from detr_mini.captions.captions_of_split import objects_of
+from detr_mini.captions.mdetr_format import caption_records
 from detr_mini.captions.nouns import HEADS, OPEN, Noun, Nouns
 from detr_mini.errors import DataError
 from detr_mini.formats.columns import any_json
 from detr_mini.formats.split import CocoSet
-from detr_mini.structures import Caption, Phrase
+from detr_mini.phrases import Caption, Phrase
 
 KIND = "photograph"
 """The kind of captions that people wrote."""

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
+from detr_mini.phrases import Caption, Phrase
 from detr_mini.seeding import text_generator
-from detr_mini.structures import Caption, Phrase
 
 
 def shuffled(caption: Caption, rng: random.Random) -> Caption:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from detr_mini.structures import TAGS, Caption, Captions, Phrase
+from detr_mini.phrases import Caption, Phrase
+from detr_mini.structures import TAGS, Captions
 from detr_mini.text.tokenizers import AnyTokenizer, lowered, pad, tokens_of
 
 OTHER, BEGIN, INSIDE, ANCHOR = range(len(TAGS))

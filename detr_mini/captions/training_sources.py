@@ -15,8 +15,9 @@ from detr_mini.captions.from_boxes import Words, captions_about, items_from
 from detr_mini.captions.made_dataset import captions_of
 from detr_mini.captions.templates.scene import ATTRIBUTES, Item
 from detr_mini.errors import DataError
+from detr_mini.phrases import Caption
 from detr_mini.seeding import image_generator
-from detr_mini.structures import Caption, Target
+from detr_mini.structures import Target
 from detr_mini.text.names import FRAME
 from detr_mini.text.tokenizers import AnyTokenizer, lowered
 

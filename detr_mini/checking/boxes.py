@@ -12,7 +12,8 @@ from jaxtyping import Float
 from pycocotools import mask
 
 from detr_mini.checking.frames import AS_IS, Boxes, Frame, moved_box
-from detr_mini.checking.images import Images, Picture
+from detr_mini.checking.images import Images
+from detr_mini.checking.pictures import Picture
 from detr_mini.formats import outlines
 from detr_mini.formats.box_rules import BoxFault, clip_boxes, enclosing, is_box, rotation_of
 from detr_mini.formats.faults import Fault, Fix, Kind

@@ -16,8 +16,9 @@ import numpy as np
 
 from detr_mini.checking.boxes import checked_boxes, usable_boxes
 from detr_mini.checking.copies import check_pictures, check_scenes
-from detr_mini.checking.images import Picture, checked_files, checked_records
+from detr_mini.checking.images import checked_files, checked_records
 from detr_mini.checking.names import check_data_file, check_names, checked_categories
+from detr_mini.checking.pictures import Picture
 from detr_mini.checking.report import Checked
 from detr_mini.errors import DataError
 from detr_mini.formats.box_rules import CORNERS, ROUNDING, from_corners, is_box, look_like_corners

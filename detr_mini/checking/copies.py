@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from detr_mini.checking.boxes import overlaps
-from detr_mini.checking.duplicates import LIKE, scenes
-from detr_mini.checking.images import Picture, same_pictures
+from detr_mini.checking.pictures import LIKE, Picture, same_digests
 from detr_mini.checking.report import Checked
+from detr_mini.checking.scene_names import scenes
 from detr_mini.formats.faults import Fault, Fix, Kind
 
 SAME_COPY = 0.9
@@ -26,7 +26,7 @@ def check_pictures(done: Checked, pictures: Mapping[str, Mapping[int, Picture]])
     """
     everything = [(split, image_id, picture) for split, own in pictures.items() for image_id, picture in own.items()]
     everything.sort(key=lambda item: item[0] == "train")
-    pairs = same_pictures([picture for *_, picture in everything], [split for split, *_ in everything])
+    pairs = _same_pictures([picture for *_, picture in everything], [split for split, *_ in everything])
     alike = {everything[place][:2] for one, two, *_ in pairs for place in (one, two)}
     owned = {
         split: Owned(tree.content, {i for name, i in alike if name == split})
@@ -59,6 +59,15 @@ def check_pictures(done: Checked, pictures: Mapping[str, Mapping[int, Picture]])
         content = done.trees[split].content
         content["images"] = [image for image in content["images"] if image["id"] not in ids]
         content["annotations"] = [a for a in content["annotations"] if a["image_id"] not in ids]
+
+
+def _same_pictures(pictures: Sequence[Picture], splits: Sequence[str]) -> list[tuple[int, int, str, bool]]:
+    """See `pixels.same_pictures`. By digest alone, without torch, where no pixels were decoded."""
+    if all(picture.mark is None for picture in pictures):
+        return same_digests([picture.digest for picture in pictures])
+    from detr_mini.checking.pixels import same_pictures
+
+    return same_pictures(pictures, splits)
 
 
 def check_scenes(done: Checked) -> None:

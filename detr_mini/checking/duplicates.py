@@ -1,4 +1,4 @@
-"""Pictures that show the same: copies, altered copies, the same field a moment later, frames and tiles by their names.
+"""Pictures that show the same: copies, altered copies, the same field a moment later.
 
 A mark of each picture (the low frequencies of its grey copy, which brightness and contrast do not change) finds the few
 that may be alike, mirrored or not. One of each such pair is laid on the other (Lucas and Kanade 1981: shift and scale,
@@ -7,16 +7,15 @@ so that a cut edge does not matter) and its tones are fitted. What then differs,
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from detr_mini.checking.pictures import AGAIN, LIKE, same_digests
 
 SIDE = 96
 """Pixels of the small grey copy."""
@@ -38,21 +37,10 @@ CROWD = 12
 """A picture with more near neighbours is one of a fixed camera: there the strict limit, WORST, tells copies apart."""
 NEAR, VERY_NEAR = 0.6, 0.9
 """Cosine of two marks from which a pair is looked at, and from which pictures count as neighbours."""
-SAME, AGAIN, LIKE = "the very same pixels", "the same, saved again", "nearly the same view"
-"""How two pictures are alike; the first two are copies beyond doubt."""
 _FREQUENCIES, _FEW = 9, 7
 _SMALL_SET = 8192
 _TILE = 512
 """Pictures that are compared with as many others in one step; the table of them stays in the cache."""
-_VIDEO = r"mov|mp4|m4v|avi|mkv|webm|wmv|mpe?g|video|vid|clip|frames?|frm|seq|sequence"
-_EXPORT = re.compile(r"[_.](?:jpe?g|png|bmp|tiff?|webp)(?:\.rf\.[0-9a-f]+)?$", re.IGNORECASE)
-_FRAME = re.compile(rf"^(?P<key>.*?(?<![a-z])(?:{_VIDEO})(?![a-z]).*?)[-_ .]*(?P<number>\d+)$", re.IGNORECASE)
-_TILES = (
-    re.compile(r"^(?P<key>.+?)__\d+(?:\.\d+)?__-?\d+___?-?\d+$"),
-    re.compile(r"^(?P<key>.+?)[-_ ](?:x|r|row)[-_]?\d+[-_](?:y|c|col|column)[-_]?\d+$", re.IGNORECASE),
-    re.compile(r"^(?P<key>.+?)[-_ ](?:tile|patch|crop)s?(?:[-_ ]?\d+)+$", re.IGNORECASE),
-)
-_CORNERS = re.compile(r"^(?P<key>.+?)_(\d+)_(\d+)_(\d+)_(\d+)$")
 Grey = Float[np.ndarray, "s s"]
 
 
@@ -96,13 +84,9 @@ def pairs_like(
     `small`: gives the small grey copy of a picture. `groups`: pairs that are only nearly the same view count between
     two groups, and not within one.
     """
-    first: dict[bytes, int] = {}
-    pairs = []
-    for index, digest in enumerate(digests):
-        if digest in first:
-            pairs.append((first[digest], index, SAME, False))
-        first.setdefault(digest, index)
-    shown = [i for i in sorted(first.values()) if marks[i] is not None]
+    pairs = same_digests(digests)
+    copies = {later for _, later, *_ in pairs}
+    shown = [i for i, mark in enumerate(marks) if mark is not None and i not in copies]
     if len(shown) > 1:
         table = torch.from_numpy(np.stack([mark for i in shown if (mark := marks[i]) is not None]))
         names = None if groups is None else [groups[i] for i in shown]
@@ -287,37 +271,6 @@ def _blur(width: float) -> np.ndarray:
     matrix = np.zeros((SIDE, SIDE))
     np.add.at(matrix, (np.arange(SIDE)[:, None], places), np.exp(-0.5 * (steps / width) ** 2))
     return matrix / matrix.sum(1, keepdims=True)
-
-
-def scene_of(name: str) -> tuple[str, int] | None:
-    """The video or the large picture that an image is a frame or a tile of, by its name, and its number in it."""
-    path = Path(name)
-    stem = path.stem
-    while _EXPORT.search(stem):
-        stem = _EXPORT.sub("", stem)
-    for pattern in _TILES:
-        if found := pattern.match(stem):
-            return found["key"], _last_number(stem)
-    if found := _CORNERS.match(stem):
-        left, top, right, bottom = (int(v) for v in found.groups()[1:])
-        if right > left and bottom > top and right >= 100 and bottom >= 100:
-            return found["key"], top * 10**6 + left
-    if (found := _FRAME.match(stem)) and not found["key"].isdecimal():
-        return found["key"].rstrip("-_ ."), int(found["number"][:15])
-    return None
-
-
-def _last_number(stem: str) -> int:
-    return int("".join(number.zfill(6) for number in re.findall(r"\d+", stem)[-2:])[:15] or 0)
-
-
-def scenes(names: Mapping[int, str]) -> dict[str, list[int]]:
-    """Of each video or large picture its frames or tiles, in their order; those alone are left out."""
-    found: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for image_id, name in names.items():
-        if scene := scene_of(name):
-            found[scene[0].casefold()].append((scene[1], image_id))
-    return {key: [i for _, i in sorted(own)] for key, own in found.items() if len(own) > 1}
 
 
 def joined(count: int, links: Iterable[tuple[int, int]]) -> list[int]:

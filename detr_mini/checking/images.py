@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import UInt8
-from PIL import Image
-from torch import Tensor
 
-from detr_mini.checking import duplicates
 from detr_mini.checking.frames import (
     AS_IS,
     Boxes,
@@ -30,65 +24,31 @@ from detr_mini.checking.frames import (
     scaled,
     turned,
 )
+from detr_mini.checking.pictures import KEPT, Picture
 from detr_mini.errors import DataError
 from detr_mini.formats.faults import Fault, Fix, Kind
 from detr_mini.formats.tree import Tree
 from detr_mini.formats.values import is_number, is_whole
-from detr_mini.images.decoding import room_for
-from detr_mini.images.load import image_size, is_whole_file, load_image, needed_for, orientation_of
+from detr_mini.images.header import image_size, is_whole_file, orientation_of
 from detr_mini.progress import track
 from detr_mini.safe_files import is_file, shown
 
-KEPT = 8192
-"""Small copies of this many pictures are kept; further ones are made again when two must be compared."""
-WHOLE, RUNS = 5, 20
-"""A video or a large picture of a fifth of all images is kept together; a longer one in runs of a twentieth."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """What was found in an image file."""
-
-    size: tuple[int, int]
-    """(height, width) upright."""
-    orientation: int
-    digest: bytes
-    """Of the pixels (of the file's bytes where pixels are not looked at)."""
-    path: Path
-    mark: np.ndarray | None = None
-    """See `duplicates.mark_of`."""
-    small: np.ndarray | None = None
-    """A small grey copy; None where it is not kept."""
-
-    def grey(self) -> np.ndarray:
-        """The small grey copy."""
-        return small_grey(load_image(self.path)) if self.small is None else self.small
-
 
 def look_at(path: Path, pixels: bool, keep: bool = True) -> Picture:
-    """Read a file; DataError where it is no image, or cut off. `keep`: the small grey copy, too."""
-    if not pixels:
-        size, _ = image_size(path)
-        if not is_whole_file(path):
-            load_image(path)  # says what is wrong, if anything is
-        return Picture(size, orientation_of(path), hashlib.blake2b(path.read_bytes(), digest_size=16).digest(), path)
-    with room_for(needed_for(path), path):  # until the picture is gone: eight threads look at eight of them
-        return _picture(path, load_image(path), orientation_of(path), keep)
+    """Read a file; DataError where it is no image, or cut off. `keep`: the small grey copy, too.
 
+    Only what decodes pixels imports torch, which takes longer than the headers of ten thousand images.
+    """
+    if pixels:
+        from detr_mini.checking.pixels import decoded
 
-def _picture(path: Path, image: UInt8[Tensor, "3 h w"], orientation: int, keep: bool) -> Picture:
-    digest = hashlib.blake2b(image.numpy().data, digest_size=16)
-    digest.update(repr(tuple(image.shape)).encode())
-    small = small_grey(image)
-    size = (image.shape[1], image.shape[2])
-    return Picture(size, orientation, digest.digest(), path, duplicates.mark_of(small), small if keep else None)
+        return decoded(path, keep)
+    size, _ = image_size(path)
+    if not is_whole_file(path):
+        from detr_mini.images.load import load_image
 
-
-def small_grey(image: UInt8[Tensor, "3 h w"]) -> UInt8[np.ndarray, "s s"]:
-    """The grey copy of duplicates.SIDE x SIDE pixels, antialiased."""
-    grey = Image.fromarray(image[0].float().add_(image[1]).add_(image[2]).div_(3).to(torch.uint8).numpy())
-    side = (duplicates.SIDE, duplicates.SIDE)
-    return np.asarray(grey.resize(side, Image.Resampling.BILINEAR, reducing_gap=3.0))
+        load_image(path)  # says what is wrong, if anything is
+    return Picture(size, orientation_of(path), hashlib.blake2b(path.read_bytes(), digest_size=16).digest(), path)
 
 
 @dataclass
@@ -233,43 +193,3 @@ def _look(path: Path, pixels: bool, keep: bool) -> Picture | str:
         return look_at(path, pixels, keep)
     except DataError as error:
         return str(error)
-
-
-def same_pictures(pictures: Sequence[Picture], splits: Sequence[str] | None = None) -> list[tuple[int, int, str, bool]]:
-    """(earlier, later, how alike, whether a fixed camera took them); see `duplicates.pairs_like`."""
-    return duplicates.pairs_like(
-        [picture.digest for picture in pictures],
-        [picture.mark for picture in pictures],
-        lambda place: pictures[place].grey(),
-        splits,
-    )
-
-
-def alike(
-    files: Iterable[tuple[int, Path]], skip_broken: bool = False, names: Mapping[int, str] | None = None
-) -> dict[int, int]:
-    """Of each (id, image file) that belongs with an earlier one (it shows the same, or a part of the same), that one.
-
-    `names`: file names that tell frames of one video and tiles of one picture. DataError for a file that cannot be
-    decoded, or it is taken for one of a kind (`skip_broken`).
-    """
-    ids, pictures = list[int](), list[Picture]()
-    for image_id, path in files:
-        try:
-            pictures.append(_picture(path, load_image(path), 1, len(pictures) < KEPT))
-            ids.append(image_id)
-        except DataError:
-            if not skip_broken:
-                raise
-    place = {image_id: k for k, image_id in enumerate(ids)}
-    pairs = same_pictures(pictures)
-    copies = [(one, two) for one, two, how, _ in pairs if how != duplicates.LIKE]
-    links = [(one, two) for one, two, *_ in pairs]
-    run = max(2, len(ids) // RUNS)
-    for scene in duplicates.scenes({i: name for i, name in (names or {}).items() if i in place}).values():
-        whole = len(scene) <= max(2, len(ids) // WHOLE)
-        links += [(place[a], place[b]) for k, (a, b) in enumerate(pairwise(scene), start=1) if whole or k % run]
-    first = duplicates.joined(len(ids), links)
-    if max(Counter(first).values(), default=0) > max(2, len(ids) // 2):  # one camera saw it all: copies alone count
-        first = duplicates.joined(len(ids), copies)
-    return {ids[k]: ids[one] for k, one in enumerate(first) if one != k}

@@ -40,8 +40,10 @@ def _check(given: Any, known: Any, path: str) -> None:
         kind = "true or false" if isinstance(known, bool) else "a number"
         raise ConfigError(f"{path} is {given!r}; it must be {kind}")
     if isinstance(given, list):
+        own = known if isinstance(known, list) else []
         for index, item in enumerate(given):
-            _check(item, None, f"{path}[{index}]")
+            if item not in own:
+                _check(item, None, f"{path}[{index}]")
     elif isinstance(given, Mapping):
         _check_section(given, known, path)
     else:
@@ -51,7 +53,7 @@ def _check(given: Any, known: Any, path: str) -> None:
 def _check_section(given: Mapping[str, Any], known: Any, path: str) -> None:
     same = isinstance(known, Mapping) and given.get("_target_") == known.get("_target_")
     named = not same or not all(key in known for key in given)
-    # a class is imported only where a key is none of our own configs': that takes seconds and half a gigabyte
+    # a class is imported only where something is none of our own configs': that takes seconds and half a gigabyte
     keys = parts.takes(parts.find(str(given["_target_"]), path)) if named and "_target_" in given else None
     if keys is None and same and known:
         keys = set(known)

@@ -15,8 +15,9 @@ from torchvision.transforms import v2
 
 from detr_mini.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from detr_mini.errors import ConfigError
-from detr_mini.seeding import EVERY_IMAGE, image_seed, seeded
+from detr_mini.seeding import EVERY_IMAGE, image_seed
 from detr_mini.structures import Target
+from detr_mini.torch_seeding import seeded
 
 Sample = tuple[Tensor, Tensor]
 """uint8 image (3, h, w) and its boxes (n, 4) xyxy in pixels."""

@@ -23,7 +23,8 @@ from detr_mini.data.samplers import Key
 from detr_mini.data.workers import check_shared_memory, into_shared_memory, lost_worker
 from detr_mini.errors import DataError
 from detr_mini.formats.split import CocoSet
-from detr_mini.images.load import load_image, target_size, to_model_input
+from detr_mini.images.load import load_image
+from detr_mini.images.model_input import target_size, to_model_input
 from detr_mini.structures import Batch, Target
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from detr_mini.checking.images import alike
-from detr_mini.data.splits import of_images, owned_in, split_ids
+from detr_mini.checking.pixels import alike
+from detr_mini.data.splits import split_ids
+from detr_mini.data.subset import of_images, owned_in
 from detr_mini.errors import DataError
 from detr_mini.formats.split import CocoSet
 from detr_mini.progress import BAR_FROM, track

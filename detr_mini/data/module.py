@@ -14,14 +14,16 @@ from detr_mini.checking.check import check
 from detr_mini.config.run_folder import rank
 from detr_mini.data.augment import Augment
 from detr_mini.data.auto_settings import AUTO, check_counts, check_shares, choose_size
+from detr_mini.data.choice import Choice
 from detr_mini.data.dataset import BatchLoader, DetectionDataset, collate_pairs
 from detr_mini.data.hold_out import first_images, held_out
 from detr_mini.data.samplers import EvaluationBatches, TrainBatches
-from detr_mini.data.splits import Choice, subset_of
+from detr_mini.data.subset import subset_of
 from detr_mini.errors import ConfigError, DataError, nearest
-from detr_mini.formats.discover import Source, Split, located, read_fixed, read_split
+from detr_mini.formats.discover import Source, Split, located
 from detr_mini.formats.faults import FATAL, LOSSLESS
 from detr_mini.formats.listing import SPLIT_WORDS, Layout
+from detr_mini.formats.load import read_fixed, read_split
 from detr_mini.formats.load_report import Chosen, LoadReport
 from detr_mini.formats.split import CocoSet
 from detr_mini.formats.tree import Tree
@@ -55,7 +57,7 @@ class DetectionData(pl.LightningDataModule):
     becomes val if there is none (see `held_out`). `size`, `shorter_side`: see `images.target_size`; size "auto": see
     `choose_size`. `augment`: see `augment.Augment`; `augment_strong`: before those, in epochs that begin in the first
     `strong_until` of the training. `cache_megabytes`: memory for decoded images. `limit_train`: the first images
-    only. `subset`: settings of `splits.Choice`, which picks training images. `on_...`: see `coco.Reading`;
+    only. `subset`: settings of `choice.Choice`, which picks training images. `on_...`: see `coco.Reading`;
     `first_pixel`, `difficult`: see `voc.read_voc`. `mean`, `std`, `stride`: of the model. `seed`: of order and
     augmentation.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from detr_mini.drawing.boxes import Colour, colour_of, draw_boxes, to_picture
 from detr_mini.drawing.contact_sheet import CARD, FAINT, GAP, INK, sheet_of
 from detr_mini.drawing.text import font, shortened
-from detr_mini.structures import Caption
+from detr_mini.phrases import Caption
 
 DARK = (15, 15, 15)
 WIDTH, TALLEST = 420, 360

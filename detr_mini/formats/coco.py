@@ -12,19 +12,20 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from detr_mini.categories import Categories
 from detr_mini.errors import ConfigError, DataError, some_of
 from detr_mini.formats.box_rules import CORNERS, ROUNDING, BoxFault, clip_boxes, enclosing, look_like_corners
-from detr_mini.formats.categories import align, categories_of
+from detr_mini.formats.category_records import align, categories_of
 from detr_mini.formats.coco_fast import read_columns
 from detr_mini.formats.columns import Columns
 from detr_mini.formats.faults import OF_IMAGES, Kind
 from detr_mini.formats.listing import Listing, moved_notice, names_below
 from detr_mini.formats.load_report import SplitReport
 from detr_mini.formats.split import CocoSet, ImageRecords
-from detr_mini.images.load import image_size, is_whole_file, load_image
+from detr_mini.images.header import image_size, is_whole_file
+from detr_mini.images.load import load_image
 from detr_mini.progress import track
 from detr_mini.safe_files import is_file, name_fault, shown, spelled_on_disk
-from detr_mini.structures import Categories
 
 LISTED = 100
 """At most this many names stand in one error."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from detr_mini.errors import DataError
-from detr_mini.formats.categories import listed as listed_categories
+from detr_mini.formats.category_records import listed as listed_categories
 from detr_mini.formats.columns import any_json, read_json
 from detr_mini.formats.faults import NOTICES, Fault
 from detr_mini.formats.format import Format
@@ -20,6 +22,8 @@ from detr_mini.formats.writing import place_images, plain_names
 
 NOT_BOXES = ("captions", "stuff", "panoptic")
 """COCO's own files with these prefixes hold no boxes of objects."""
+AT_ONCE = 10_000
+"""Records that are written in one piece."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +95,35 @@ def write_coco(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str
     (folder / "annotations").mkdir()
     for name, tree in trees.items():
         names = plain_names(tree)
-        records = [{**image, "file_name": names[image["file_name"]]} for image in tree.content["images"]]
-        annotations = [
+        records = ({**image, "file_name": names[image["file_name"]]} for image in tree.content["images"])
+        annotations = (
             {"area": a["bbox"][2] * a["bbox"][3], **{k: v for k, v in a.items() if k != "where"}}
             for a in tree.content["annotations"]
-        ]
+        )
         content = {**tree.content, "images": records, "annotations": annotations}
-        (folder / "annotations" / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+        _write_json(folder / "annotations" / f"{name}.json", content)
         place_images(tree, {old: folder / name / new for old, new in names.items()}, images)
     return []
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write an object as `json.dumps` gives it, iterators as lists: no second copy of all records is in memory."""
+    with path.open("w", encoding="utf-8") as file:
+        for number, (key, value) in enumerate(content.items()):
+            file.write(f"{', ' if number else '{'}{json.dumps(key)}: ")
+            if isinstance(value, Iterator):
+                file.writelines(_list_in_pieces(value))
+            else:
+                file.write(json.dumps(value))
+        file.write("}")
+
+
+def _list_in_pieces(records: Iterator[Any]) -> Iterator[str]:
+    before = "["
+    while piece := list(islice(records, AT_ONCE)):
+        yield before + json.dumps(piece)[1:-1]
+        before = ", "
+    yield "]" if before == ", " else "[]"
 
 
 COCO = Format("coco", look_coco, ("images", "annotations"), 2, read_coco_tree, ("box_corners",), write_coco)

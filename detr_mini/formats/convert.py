@@ -11,7 +11,7 @@ from detr_mini.formats.discover import FORMATS, Source
 from detr_mini.formats.faults import LOSSLESS
 from detr_mini.formats.tree import Tree
 from detr_mini.formats.writing import new_folder
-from detr_mini.images.load import image_size
+from detr_mini.images.header import image_size
 from detr_mini.progress import BAR_FROM, track
 
 WRITTEN = tuple(sorted(name for name, known in FORMATS.items() if known.write))

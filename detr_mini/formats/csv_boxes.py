@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from detr_mini.categories import Categories
 from detr_mini.errors import DataError, some_of
 from detr_mini.formats.box_list import UNNAMED, BoxList
 from detr_mini.formats.format import Format
 from detr_mini.formats.listing import Layout, Listing, is_image_name, layout_of_files, read_start, split_of_name
 from detr_mini.formats.tree import Tree
-from detr_mini.structures import Categories
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "image": ("filename", "imagename", "imagepath", "filepath", "imagefile", "imagefilename", "imgpath", "imgname",

@@ -8,12 +8,12 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+from detr_mini.categories import Categories
 from detr_mini.errors import DataError
 from detr_mini.formats.box_list import BoxList
 from detr_mini.formats.format import Format
 from detr_mini.formats.listing import NAMES, Layout, Listing, layout_of_files, read_start, stem_of
 from detr_mini.formats.tree import Tree
-from detr_mini.structures import Categories
 
 NOT_BOXES = ("polyline", "points", "cuboid", "skeleton", "tag")
 FRAME = re.compile(r"frame_\d{1,12}")

@@ -1,4 +1,7 @@
-"""The entry point for all annotation formats: the list, detection in a folder, reading the splits."""
+"""The entry point for all annotation formats: the list, detection in a folder, the splits as they are.
+
+`load.read_split` makes of a split what training needs.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from detr_mini.categories import Categories
 from detr_mini.errors import ConfigError, DataError, nearest
-from detr_mini.formats.coco import Reading, build_set, read_coco
 from detr_mini.formats.coco_format import COCO, peek
-from detr_mini.formats.columns import columns_of
 from detr_mini.formats.csv_boxes import CSV
 from detr_mini.formats.cvat import CVAT
-from detr_mini.formats.faults import FATAL, LOSSLESS, NOTICES
 from detr_mini.formats.listing import SPLIT_WORDS, Layout, Listing, image_files
-from detr_mini.formats.load_report import SplitReport
-from detr_mini.formats.split import CocoSet
 from detr_mini.formats.tree import Tree
 from detr_mini.formats.unrecognised import why_unknown
 from detr_mini.formats.values import is_whole
 from detr_mini.formats.via import VIA
 from detr_mini.formats.voc_format import VOC
 from detr_mini.formats.yolo_format import YOLO
-from detr_mini.structures import Categories
 
 Split = Mapping[str, Any]
 
@@ -31,47 +29,6 @@ Split = Mapping[str, Any]
 FORMATS = {known.name: known for known in (YOLO, VOC, COCO, CVAT, VIA, CSV)}
 """In the order in which a folder is tried for them."""
 KEYS = {name: known.keys for name, known in FORMATS.items()}
-
-
-def read_split(
-    root: str | Path,
-    split: Split,
-    name: str = "train",
-    *,
-    format: str = "coco",
-    categories: Categories | None = None,
-    limit: int | None = None,
-    first_pixel: str | int = "auto",
-    difficult: str = "keep",
-    **reading: Any,
-) -> CocoSet:
-    """One split below `root`, in whatever form it is there; `split` says where (see `KEYS`).
-
-    `categories`: those of the training set. `limit`: the first images only, by id. `first_pixel`, `difficult`: see
-    `read_voc`; `reading`: see `coco.Reading`. DataError, in one sentence, for whatever cannot be trained on.
-    """
-    root = Path(root)
-    if format == "coco":
-        check_split(split, name, format)
-        paths = root / split["annotations"], root / split["images"]
-        return read_coco(*paths, split=name, categories=categories, limit=limit, root=root, **reading)
-    rules = Reading(**reading)
-    tree = read_tree(
-        root, split, name, format, first_pixel=first_pixel, difficult=difficult, box_corners=rules.box_corners,
-        categories=categories,
-    )  # fmt: skip
-    report = SplitReport(name, notices=list(tree.notices))
-    _take_faults(tree, report, rules)
-    columns = columns_of(tree.content, tree.path)
-    return build_set(columns, tree.folder, name, rules, categories, limit, report, tree.sizes)
-
-
-def read_fixed(
-    tree: Tree, name: str, categories: Categories | None, limit: int | None, reading: Mapping[str, Any]
-) -> CocoSet:
-    """A split as fixed by `check`."""
-    columns = columns_of(tree.content, tree.path)
-    return build_set(columns, tree.folder, name, Reading(**reading), categories, limit)
 
 
 def read_tree(
@@ -112,24 +69,6 @@ def check_split(split: Split, name: str, format: str) -> None:
             raise ConfigError(
                 f"data.{name}.{key} is not set; a split in the form {format} needs {' and '.join(needed)}"
             )
-
-
-def _take_faults(tree: Tree, report: SplitReport, rules: Reading) -> None:
-    """Refuse, drop and count, or mention what the reader could not use."""
-    fatal = [fault for fault in tree.faults if fault.kind in FATAL]
-    bad = [fault for fault in tree.faults if fault.kind not in (*FATAL, *LOSSLESS)]
-    refused = fatal or (bad if rules.on_bad_box == "refuse" else [])
-    if refused:
-        fix = "fix it" if fatal else "fix them, or set data.on_bad_box=drop"
-        raise DataError(f"{refused[0].kind}: {refused[0].text} ({len(refused)} like this; 'detr-mini data check' "
-                        f"lists them); {fix}")  # fmt: skip
-    for fault in bad:
-        report.drop(fault.kind, fault.text, fault.image)
-    for kind in NOTICES:
-        found = [fault for fault in tree.faults if fault.kind is kind]
-        if found:
-            examples = ", ".join(fault.image for fault in found[:3])
-            report.notices.append(f"{kind}: {len(found)}, for example {examples}")
 
 
 def located(root: str | Path, format: str, splits: Mapping[str, Split | str | None]) -> Layout:

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from detr_mini.categories import Categories
 from detr_mini.formats.load_report import SplitReport
-from detr_mini.structures import Categories, Target
+from detr_mini.structures import Target
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from detr_mini.categories import Categories
 from detr_mini.errors import DataError
 from detr_mini.formats.box_list import UNNAMED, BoxList
 from detr_mini.formats.columns import any_json
 from detr_mini.formats.format import Format
 from detr_mini.formats.listing import NAMES, Layout, Listing, json_texts, layout_of_files, read_start
 from detr_mini.formats.tree import Tree
-from detr_mini.structures import Categories
 
 CLASS_KEYS = ("class", "label", "name", "category", "type", "object")
 """Region attributes that are the class where there are several; else the one that most regions have."""

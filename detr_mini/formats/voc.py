@@ -14,6 +14,7 @@ from sys import intern
 from typing import Any
 from xml.etree import ElementTree as ET
 
+from detr_mini.categories import Categories
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.formats.box_rules import MOST_PIXELS
 from detr_mini.formats.faults import Fault, Fix, Kind
@@ -31,7 +32,6 @@ from detr_mini.safe_files import (
     reason,
     shown,
 )
-from detr_mini.structures import Categories
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 CATEGORIES = "categories.txt"

@@ -29,7 +29,7 @@ from detr_mini.formats.yolo_names import (
     lines_of,
     read_data_file,
 )
-from detr_mini.images.load import image_size
+from detr_mini.images.header import image_size
 from detr_mini.safe_files import (
     MOST_LABELS,
     files_in,

@@ -17,7 +17,7 @@ import detr_mini.cpu_runtime  # noqa: F401  (a forked child computes with one th
 from detr_mini.config.number_settings import percent_hint
 from detr_mini.data.collate import collate
 from detr_mini.errors import CheckpointError, ConfigError, UserError, nearest
-from detr_mini.images.load import to_model_input
+from detr_mini.images.model_input import to_model_input
 from detr_mini.inference.batches import detect_batches, evaluating
 from detr_mini.inference.detections import Detections
 from detr_mini.inference.pixels import ImageLike as ImageLike

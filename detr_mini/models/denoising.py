@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from detr_mini.seeding import counter_noise
 from detr_mini.structures import PackedTargets
+from detr_mini.torch_seeding import counter_noise
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from detr_mini.data.auto_settings import AUTO, SMALLEST, STEP, range_notice
 from detr_mini.data.protocol import Data
 from detr_mini.formats.load_report import Chosen
 from detr_mini.models.protocol import DetectionModel
-from detr_mini.seeding import seeded
 from detr_mini.structures import Target, pack_targets
+from detr_mini.torch_seeding import seeded
 from detr_mini.training.image_growth import ImageGrowth
 from detr_mini.training.options import TrainerOptions
 from detr_mini.training.precision import AUTOCAST, resolved_precision

@@ -20,8 +20,8 @@ from detr_mini.losses.criterion import Losses
 from detr_mini.losses.matcher import NonFiniteCostError
 from detr_mini.models.protocol import DetectionModel
 from detr_mini.optim.schedule import warmup_cosine
-from detr_mini.seeding import mix_numbers
 from detr_mini.structures import Batch, Categories, OperatingPoint
+from detr_mini.torch_seeding import mix_numbers
 from detr_mini.training.averaging import AveragedModel
 from detr_mini.training.budget import Budget
 from detr_mini.training.diagnosis import explain

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from detr_mini.data.splits import Choice, subset_of_splits, write_splits
+from detr_mini.data.choice import Choice
+from detr_mini.data.tree_parts import subset_of_splits, write_splits
 from detr_mini.formats.discover import Source
 
 

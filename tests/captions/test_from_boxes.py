@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detr_mini.captions.captions_of_split import objects_of, read_captions
 from detr_mini.captions.from_boxes import (
     WEIGHTS,
     Words,
@@ -21,12 +22,12 @@ from detr_mini.captions.from_boxes import (
     words_for,
 )
 from detr_mini.captions.from_boxes_files import ensure_referred, referred, write_json
-from detr_mini.captions.mdetr_format import objects_of, read_captions
 from detr_mini.captions.templates.scene import Item
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.formats.coco import read_coco
-from detr_mini.formats.discover import find_layout, read_split
-from detr_mini.structures import Caption
+from detr_mini.formats.discover import find_layout
+from detr_mini.formats.load import read_split
+from detr_mini.phrases import Caption
 from oracles.captions.check import faults, pair_faults
 from oracles.captions.grammar import Vocabulary
 

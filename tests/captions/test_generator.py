@@ -13,7 +13,7 @@ from detr_mini.captions.templates.generator import Captioner
 from detr_mini.captions.templates.lexicon import PLURALS, SYNONYMS, UNSEEN_BESIDE, UNSEEN_LEADS, UNSEEN_PAIRS, plural
 from detr_mini.captions.templates.relations import Relations
 from detr_mini.captions.templates.scene import KINDS, Item
-from detr_mini.structures import Caption, Phrase
+from detr_mini.phrases import Caption, Phrase
 
 MEANING = {word: value for value, words in SYNONYMS.items() for word in words} | {
     "red": "red", "orange": "orange", "yellow": "yellow", "green": "green", "blue": "blue", "pink": "pink",

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from detr_mini.captions.captions_of_split import read_captions
 from detr_mini.captions.made_dataset import captions_of_all_kinds, ensure_captioned
-from detr_mini.captions.mdetr_format import caption_faults, caption_records, checked_spans, read_captions
+from detr_mini.captions.mdetr_format import caption_faults, caption_records, checked_spans
 from detr_mini.captions.scenes import SPLITS, draw_items
 from detr_mini.errors import DataError
 from detr_mini.formats.coco import read_coco
 from detr_mini.formats.split import CocoSet
-from detr_mini.structures import Caption
+from detr_mini.phrases import Caption
 
 CATEGORIES = [{"id": 1, "name": "dog"}, {"id": 2, "name": "sofa"}]
 TEXT = "a dog beside the sofa"

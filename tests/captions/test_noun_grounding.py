@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detr_mini.captions import noun_grounding as reasons
-from detr_mini.captions.mdetr_format import caption_records, instances_of, objects_of, read_captions
+from detr_mini.captions.captions_of_split import objects_of, read_captions
+from detr_mini.captions.mdetr_format import caption_records, instances_of
 from detr_mini.captions.noun_grounding import Grounded, ground, grounded, read_sentences
 from detr_mini.captions.nouns import COCO, Nouns, check_categories
 from detr_mini.errors import ConfigError, DataError

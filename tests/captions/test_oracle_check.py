@@ -18,13 +18,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detr_mini.captions.captions_of_split import read_captions
 from detr_mini.captions.made_dataset import captions_of_all_kinds, ensure_captioned, items_of
-from detr_mini.captions.mdetr_format import read_captions
 from detr_mini.captions.scenes import SPLITS, draw_items
 from detr_mini.captions.templates.scene import KINDS, Item
 from detr_mini.formats.coco import read_coco
 from detr_mini.formats.columns import read_json
-from detr_mini.structures import Caption, Phrase
+from detr_mini.phrases import Caption, Phrase
 from oracles.captions import check, grammar, meaning, parser
 from oracles.captions.check import faults, pair_faults
 from oracles.captions.grammar import MADE
@@ -86,7 +86,7 @@ def test_the_checker_shares_no_code_with_what_makes_captions() -> None:
                 imported |= {f"{node.module}.{name.name}" for name in node.names}
             elif isinstance(node, ast.Import):
                 imported |= {name.name for name in node.names}
-    allowed = "oracles.captions", "detr_mini.captions.templates.scene", "detr_mini.structures"
+    allowed = "oracles.captions", "detr_mini.captions.templates.scene", "detr_mini.phrases"
     assert all(name.startswith(allowed) for name in imported if name.startswith(("detr_mini", "oracles")))
     assert "oracles.captions.grammar.MADE" in imported
 

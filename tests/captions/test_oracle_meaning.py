@@ -7,7 +7,7 @@ import re
 import pytest
 
 from detr_mini.captions.templates.scene import Item
-from detr_mini.structures import Caption, Phrase
+from detr_mini.phrases import Caption, Phrase
 from oracles.captions.check import faults, kind_of
 from oracles.captions.grammar import Vocabulary
 from oracles.captions.parser import NotUnderstoodError, parse

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detr_mini.captions.perturb import foreign, misspelt, perturbed, shuffled
-from detr_mini.structures import Caption, Phrase
+from detr_mini.phrases import Caption, Phrase
 
 STAR = Caption(
     "the red star left of the big box",

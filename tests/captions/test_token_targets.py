@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from detr_mini.captions.token_targets import ANCHOR, BEGIN, INSIDE, OTHER, collate_captions
-from detr_mini.structures import Caption, Phrase
+from detr_mini.phrases import Caption, Phrase
 from detr_mini.text.tokenizers import CharacterTokenizer, SubwordTokenizer, WordTokenizer
 
 TEXT = "the star that is small left of the blue box"

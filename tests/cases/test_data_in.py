@@ -16,7 +16,8 @@ from detr_mini.data.augment import Augment, RandomScaleCrop
 from detr_mini.data.collate import collate
 from detr_mini.errors import DataError
 from detr_mini.formats.coco import read_coco
-from detr_mini.images.load import load_image, to_model_input
+from detr_mini.images.load import load_image
+from detr_mini.images.model_input import to_model_input
 
 MakeCoco = Callable[..., tuple[Path, Path]]
 BOX = [10, 10, 20, 15]

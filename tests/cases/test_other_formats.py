@@ -12,7 +12,8 @@ from data_parts import AUTO, write_images, write_voc, write_yolo
 from detr_mini.errors import DataError
 from detr_mini.formats.coco import read_coco
 from detr_mini.formats.convert import convert
-from detr_mini.formats.discover import Source, find_layout, read_split
+from detr_mini.formats.discover import Source, find_layout
+from detr_mini.formats.load import read_split
 
 MakeCoco = Callable[..., tuple[Path, Path]]
 VOC = {"images": "JPEGImages", "annotations": "Annotations", "list": "ImageSets/Main/train.txt"}

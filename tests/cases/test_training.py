@@ -12,7 +12,7 @@ import torch
 
 from detr_mini.data.collate import collate
 from detr_mini.evaluation.metrics.coco import Scores
-from detr_mini.images.load import to_model_input
+from detr_mini.images.model_input import to_model_input
 from detr_mini.inference.batches import detect_batches
 from detr_mini.structures import Target
 from detr_mini.training import validation

@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_parts import AUTO, write_coco, write_voc, write_yolo
-from detr_mini.data.splits import Choice, split_ids, stratified_order, subset_of
+from detr_mini.data.choice import Choice, stratified_order
+from detr_mini.data.splits import split_ids
+from detr_mini.data.subset import subset_of
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.formats.coco import read_coco
 from detr_mini.formats.discover import Source

@@ -11,7 +11,7 @@ from PIL import Image
 
 from detr_mini.drawing.boxes import colour_of
 from detr_mini.drawing.caption_cards import WIDTH, CaptionCard, draw_caption, draw_captions
-from detr_mini.structures import Caption, Phrase
+from detr_mini.phrases import Caption, Phrase
 
 
 def a_card(text: str, *phrases: Phrase) -> CaptionCard:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detr_mini.evaluation.metrics.grounding import Answer, Asked, answers, best_threshold, grounding_metrics, is_exact
-from detr_mini.structures import Caption, Captions, Phrase, PhraseFound, Target
+from detr_mini.phrases import Caption, Phrase
+from detr_mini.structures import Captions, PhraseFound, Target
 
 A, B, C = [0.0, 0, 10, 10], [50.0, 50, 70, 60], [20.0, 0, 30, 10]
 SHIFTED = [2.0, 0, 12, 10]  # IoU with A: 8 / 12

@@ -176,7 +176,8 @@ def most_bytes() -> int:
 
 def main(folder: Path, count: int, seed: int) -> None:
     from detr_mini.errors import DataError
-    from detr_mini.images.load import image_size, load_image
+    from detr_mini.images.header import image_size
+    from detr_mini.images.load import load_image
 
     draw, kinds = random.Random(seed), sound()
     names = sorted(kinds)

@@ -28,16 +28,18 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from data_parts import AUTO, write_coco, write_voc, write_yolo
-from detr_mini.captions.mdetr_format import caption_faults, caption_records, instances_of, read_captions
+from detr_mini.captions.captions_of_split import read_captions
+from detr_mini.captions.mdetr_format import caption_faults, caption_records, instances_of
 from detr_mini.checking.check import check
 from detr_mini.checking.report import write_fixed_copy
 from detr_mini.errors import UserError
 from detr_mini.formats.coco import read_coco
 from detr_mini.formats.columns import read_json
 from detr_mini.formats.convert import convert
-from detr_mini.formats.discover import Source, find_layout, read_split
+from detr_mini.formats.discover import Source, find_layout
+from detr_mini.formats.load import read_split
 from detr_mini.formats.split import CocoSet
-from detr_mini.structures import Caption, Phrase
+from detr_mini.phrases import Caption, Phrase
 
 SECONDS = 5.0
 BYTES = 2**30

@@ -15,8 +15,9 @@ from data_parts import AUTO, voc_text, write_images
 from detr_mini.checking.check import check
 from detr_mini.errors import DataError
 from detr_mini.formats.convert import convert
-from detr_mini.formats.discover import FORMATS, Source, find_layout, read_split
+from detr_mini.formats.discover import FORMATS, Source, find_layout
 from detr_mini.formats.faults import Kind
+from detr_mini.formats.load import read_split
 
 BOX = [15.0, 10.0, 30.0, 20.0]
 """Of an image of 60 x 40 pixels, in whatever form the tool has it."""

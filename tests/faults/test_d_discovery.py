@@ -11,7 +11,8 @@ import pytest
 from data_parts import AUTO, voc_text, write_coco, write_images, write_voc, write_yolo
 from detr_mini.data.module import DetectionData
 from detr_mini.errors import DataError
-from detr_mini.formats.discover import Layout, Source, find_layout, located, read_split
+from detr_mini.formats.discover import Layout, Source, find_layout, located
+from detr_mini.formats.load import read_split
 from detr_mini.formats.split import CocoSet
 
 BOX = [("nut", (1, 1, 10, 10))]

@@ -14,18 +14,20 @@ import pytest
 import torch
 
 from data_parts import AUTO, edited, source, write_coco, write_voc, write_yolo
-from detr_mini.captions.mdetr_format import caption_records, read_captions, write_json
+from detr_mini.captions.captions_of_split import read_captions
+from detr_mini.captions.mdetr_format import caption_records, write_json
 from detr_mini.checking.check import check
 from detr_mini.checking.report import write_fixed_copy
 from detr_mini.data.module import DetectionData
 from detr_mini.data.statistics import split_stats
 from detr_mini.errors import DataError
 from detr_mini.formats.coco import read_coco, repeated_rows
-from detr_mini.formats.discover import find_layout, read_split
+from detr_mini.formats.discover import find_layout
 from detr_mini.formats.faults import Kind
+from detr_mini.formats.load import read_split
 from detr_mini.formats.outlines import box_of_outline
 from detr_mini.formats.split import CocoSet
-from detr_mini.structures import Caption, Phrase
+from detr_mini.phrases import Caption, Phrase
 
 BOX = {"bbox": [2, 3, 20, 12]}
 ROW = "0 0.5 0.5 0.2 0.2"

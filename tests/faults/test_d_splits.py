@@ -15,11 +15,14 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from data_parts import AUTO, write_coco
 from detr_mini.checking.check import check
-from detr_mini.checking.duplicates import scene_of
-from detr_mini.checking.images import Picture, alike, look_at, same_pictures
+from detr_mini.checking.images import look_at
+from detr_mini.checking.pictures import Picture
+from detr_mini.checking.pixels import alike, same_pictures
 from detr_mini.checking.report import write_fixed_copy
-from detr_mini.data.splits import owned_names, split_ids
+from detr_mini.checking.scene_names import scene_of
+from detr_mini.data.splits import split_ids
 from detr_mini.data.stratify import iterative_stratification
+from detr_mini.data.tree_parts import owned_names
 from detr_mini.formats.discover import Source
 from detr_mini.formats.faults import Kind
 from detr_mini.formats.tree import with_one_list

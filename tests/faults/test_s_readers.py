@@ -18,8 +18,9 @@ from detr_mini.checking.report import write_fixed_copy
 from detr_mini.errors import DataError, UserError
 from detr_mini.formats.coco import read_coco
 from detr_mini.formats.convert import convert
-from detr_mini.formats.discover import Source, find_layout, read_split
+from detr_mini.formats.discover import Source, find_layout
 from detr_mini.formats.listing import image_files
+from detr_mini.formats.load import read_split
 from detr_mini.formats.yolo_names import read_data_file
 from detr_mini.verbs.data_split import data_split
 from detr_mini.verbs.data_subset import data_subset

@@ -15,7 +15,8 @@ from data_parts import AUTO, write_voc, write_yolo
 from detr_mini.errors import ConfigError, DataError, UserError
 from detr_mini.evaluation.metrics.coco import score
 from detr_mini.formats.convert import WRITTEN, convert
-from detr_mini.formats.discover import Source, find_layout, read_split
+from detr_mini.formats.discover import Source, find_layout
+from detr_mini.formats.load import read_split
 
 Things = dict[str, list[tuple[str, str, tuple[float, ...]]]]
 
@@ -192,3 +193,18 @@ def test_an_output_that_is_there_and_words_that_mean_nothing_are_refused(tmp_pat
         convert(yolo, tmp_path / "new", "cocoo")
     with pytest.raises(ConfigError, match="in the form yolo already"):
         convert(yolo, tmp_path / "new", "yolo")
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 100])
+def test_a_coco_file_written_in_pieces_is_the_text_of_one_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    images = {f"é{k}": [("bolt", (1.5, 2, 30, 39))] * (k % 3) for k in range(4)}
+    write_voc(tmp_path / "voc", {"train": images, "val": {"empty": []}})
+    monkeypatch.setattr("detr_mini.formats.coco_format.AT_ONCE", at_once)
+    convert(Source.of({**AUTO, "root": tmp_path / "voc"}), tmp_path / "coco", "coco", images="none")
+    for split, boxes in (("train", 3), ("val", 0)):
+        text = (tmp_path / "coco" / "annotations" / f"{split}.json").read_text(encoding="utf-8")
+        content = json.loads(text)
+        assert text == json.dumps(content)
+        assert len(content["annotations"]) == boxes

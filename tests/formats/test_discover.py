@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from data_parts import AUTO, voc_text, write_images, write_voc, write_yolo
 from detr_mini.errors import ConfigError, DataError
-from detr_mini.formats.discover import Source, find_layout, located, names_used, read_split
+from detr_mini.formats.discover import Source, find_layout, located, names_used
+from detr_mini.formats.load import read_split
 from detr_mini.formats.voc import _corner_texts, _xywh
 from detr_mini.formats.yolo import fractions, pixels
 from detr_mini.formats.yolo_names import read_data_file

@@ -17,7 +17,8 @@ from detr_mini.checking.check import check
 from detr_mini.checking.report import write_fixed_copy
 from detr_mini.errors import DataError
 from detr_mini.formats.coco import read_coco
-from detr_mini.formats.discover import Source, find_layout, read_split
+from detr_mini.formats.discover import Source, find_layout
+from detr_mini.formats.load import read_split
 
 JUNK: list[Any] = [
     None, True, False, [], {}, [1], {"a": 1}, "", "x", "1", 0, -1, 1.5, 10**30, -(10**400), float("nan"), float("inf"),

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageOps
 
 from detr_mini.errors import DataError
-from detr_mini.images.load import image_size, load_image, target_size, to_model_input
+from detr_mini.images.header import image_size
+from detr_mini.images.load import load_image
+from detr_mini.images.model_input import target_size, to_model_input
 
 RED = np.zeros((4, 6, 3), np.uint8)
 RED[..., 0] = 255
@@ -166,7 +168,7 @@ def test_a_file_that_claims_too_many_pixels_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
     path = saved(tmp_path / "a.png", Image.new("L", (200, 200)))
-    monkeypatch.setattr("detr_mini.images.load.MAX_PIXELS", 30_000)
+    monkeypatch.setattr("detr_mini.images.header.MAX_PIXELS", 30_000)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)  # 10,000: Pillow's own guard comes first
     with pytest.raises(DataError, match=r"over the limit of 30,000 pixels"):
         load_image(path)

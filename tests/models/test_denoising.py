@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from detr_mini.boxes import cxcywh_to_xyxy, iou_and_giou
 from detr_mini.models.denoising import make_denoising
-from detr_mini.seeding import counter_noise
 from detr_mini.structures import PackedTargets, Target, pack_targets
+from detr_mini.torch_seeding import counter_noise
 
 
 def packed(counts: list[int], classes: int = 5) -> PackedTargets:

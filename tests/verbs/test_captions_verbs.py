@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from detr_mini.captions.mdetr_format import read_captions
+from detr_mini.captions.captions_of_split import read_captions
 from detr_mini.cli import main
 from detr_mini.formats.coco import read_coco
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from detr_mini.captions.templates.builder import CaptionBuilder
 from detr_mini.captions.templates.relations import SIDES, members
 from detr_mini.captions.templates.sentence import Described
-from detr_mini.structures import Caption
+from detr_mini.phrases import Caption
 
 
 def _no_attribute(builder: CaptionBuilder) -> Sequence[Caption] | None:

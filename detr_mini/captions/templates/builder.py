@@ -22,8 +22,8 @@ from detr_mini.captions.templates.lexicon import (
 from detr_mini.captions.templates.relations import SIDES, Relations
 from detr_mini.captions.templates.scene import COLORS, SIZES, TEXTURES, Item
 from detr_mini.captions.templates.sentence import Described, Sentence, Wanted, Wording
+from detr_mini.phrases import Caption
 from detr_mini.scenes.rendering import SHAPES
-from detr_mini.structures import Caption
 
 MADE = Lexicon(
     {"shape": SHAPES, "color": COLORS, "size": SIZES, "texture": TEXTURES},

@@ -8,7 +8,7 @@ from functools import partial
 from detr_mini.captions.templates.builder import CaptionBuilder
 from detr_mini.captions.templates.relations import SIDES, members
 from detr_mini.captions.templates.sentence import Described, Sentence, Wanted
-from detr_mini.structures import Caption
+from detr_mini.phrases import Caption
 
 
 def relation(builder: CaptionBuilder) -> Sequence[Caption] | None:

@@ -11,7 +11,7 @@ from itertools import chain
 from detr_mini.captions.templates import absent, comparative, unary
 from detr_mini.captions.templates.builder import CaptionBuilder
 from detr_mini.captions.templates.lexicon import Lexicon
-from detr_mini.structures import Caption
+from detr_mini.phrases import Caption
 
 MAKERS: dict[str, Callable[[CaptionBuilder], Sequence[Caption] | None]] = {
     "list": unary.listed, "attribute": unary.attribute, "count": unary.count, "ordinal": unary.ordinal,

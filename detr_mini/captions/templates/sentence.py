@@ -14,7 +14,7 @@ from detr_mini.captions.templates.lexicon import (
     Lexicon,
 )
 from detr_mini.captions.templates.relations import members
-from detr_mini.structures import Caption, Phrase
+from detr_mini.phrases import Caption, Phrase
 
 Wanted = Mapping[str, str]
 """The attributes and values of a description."""

@@ -18,7 +18,7 @@ from detr_mini.captions.templates.lexicon import (
 )
 from detr_mini.captions.templates.relations import SIDES, members
 from detr_mini.captions.templates.sentence import Described, Sentence
-from detr_mini.structures import Caption
+from detr_mini.phrases import Caption
 
 
 def attribute(builder: CaptionBuilder) -> Sequence[Caption] | None:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from detr_mini.data.splits import check_numbers, several
+from detr_mini.data.choice import check_numbers, several
 from detr_mini.errors import ConfigError, nearest
 from detr_mini.structures import Categories
 

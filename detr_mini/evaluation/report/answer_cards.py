@@ -11,7 +11,7 @@ from torch import Tensor
 
 from detr_mini.drawing.caption_cards import CaptionCard
 from detr_mini.evaluation.metrics.grounding import Answer, is_exact, matched
-from detr_mini.structures import Caption, Phrase
+from detr_mini.phrases import Caption, Phrase
 
 
 def card(answer: Answer, threshold: float, image: UInt8[Tensor, "3 h w"]) -> CaptionCard:

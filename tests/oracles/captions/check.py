@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from detr_mini.captions.templates.scene import KINDS, Item
-from detr_mini.structures import Caption, Phrase
+from detr_mini.phrases import Caption, Phrase
 from oracles.captions.grammar import (
     MADE,
     Beside,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detr_mini.errors import DataError
-from detr_mini.formats.categories import align, categories_of
+from detr_mini.formats.category_records import align, categories_of
 from detr_mini.structures import Categories
 
 FILE = Path("val.json")

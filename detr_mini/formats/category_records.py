@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from detr_mini.categories import Categories
 from detr_mini.errors import DataError, nearest
 from detr_mini.formats.values import is_text, is_whole
 from detr_mini.safe_files import shown
-from detr_mini.structures import Categories
 
 
 def categories_of(

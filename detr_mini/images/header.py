@@ -1,0 +1,92 @@
+"""What the header and the end of an image file say, without decoding its pixels, and so without torch."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from PIL import ExifTags, Image
+
+from detr_mini.errors import DataError
+
+MAX_PIXELS = 120_000_000
+"""A file that claims more is refused before it is decoded, since a few bytes can claim gigabytes."""
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "JPEG2000", "AVIF", "PPM", "TGA", "ICO", "PCX",
+           "SGI")  # fmt: skip
+"""Pillow's readers that are used. Others start programs (EPS) or are hardly needed."""
+TURNED = (5, 6, 7, 8)
+"""EXIF orientations that swap width and height."""
+_TAIL = 4096
+"""The number of bytes at the end of a file that are searched for its end marker."""
+
+
+def image_size(path: str | Path) -> tuple[tuple[int, int], bool]:
+    """((height, width) of the upright image, whether it is stored sideways), from the file's header alone."""
+    with opened(path) as image:
+        refuse_huge(path, image.size)
+        width, height = image.size
+        # PNG may store EXIF after the pixels; reading it there would decode the whole image
+        known = image.format != "PNG" or "exif" in image.info
+        turned = known and image.getexif().get(ExifTags.Base.Orientation) in TURNED
+        return ((width, height) if turned else (height, width)), turned
+
+
+def orientation_of(path: str | Path) -> int:
+    """The EXIF orientation of a file, 1 (upright) to 8. DataError if it is not an image."""
+    with opened(path) as image:
+        return exif_orientation(image)
+
+
+def is_whole_file(path: str | Path) -> bool:
+    """Whether a JPEG or PNG file has its end marker; True for other formats. If False, it may be cut off."""
+    with open(path, "rb") as file:
+        head = file.read(8)
+        mark = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}.get(head[:2])
+        if mark is None:
+            return True
+        size = file.seek(0, 2)
+        file.seek(max(0, size - _TAIL))
+        return mark in file.read()
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """The EXIF orientation of an opened image, 1 (upright) to 8."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # broken EXIF is ignored, as in `ImageOps.exif_transpose`
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def opened(path: str | Path) -> Image.Image:
+    """The image in `path`, not decoded yet. DataError if there is none, or its header cannot be read."""
+    if not Path(path).is_file():
+        raise DataError(f"there is no image file {path}; check the path")
+    try:
+        return Image.open(path, formats=_formats())
+    except Image.DecompressionBombError:
+        raise DataError(_too_large(path, "")) from None
+    except Exception as error:  # on broken headers, readers raise nearly any exception
+        raise DataError(f"{path} is not an image that can be read ({why_unreadable(error)}); "
+                        "replace it or remove it from the dataset") from error  # fmt: skip
+
+
+@cache
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]  # AVIF is not in every Pillow
+
+
+def refuse_huge(path: str | Path, size: tuple[int, int]) -> None:
+    """DataError for an image of more than MAX_PIXELS."""
+    if size[0] * size[1] > MAX_PIXELS:
+        raise DataError(_too_large(path, f" of {size[0]} x {size[1]} pixels"))
+
+
+def _too_large(path: str | Path, claim: str) -> str:
+    return f"{path} claims to be an image{claim}, over the limit of {MAX_PIXELS:,} pixels; resize it first"
+
+
+def why_unreadable(error: Exception) -> str:
+    """A decoder's error in one line."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,45 @@
+"""From the pixels of an image to what a model takes: resized, scaled and normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+
+def to_model_input(
+    image: UInt8[Tensor, "3 h w"],
+    size: int,
+    shorter_side: int | None,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Float[Tensor, "3 h2 w2"]:
+    """`image` resized by `target_size` (bilinear, antialiased), scaled to [0, 1] and normalised."""
+    target = target_size((image.shape[1], image.shape[2]), size, shorter_side)
+    if target != tuple(image.shape[1:]):
+        image = F.resize(image, list(target), antialias=True)
+    scale = 255 * torch.tensor(std, dtype=torch.float32)[:, None, None]
+    shift = torch.tensor(mean, dtype=torch.float32)[:, None, None] * 255
+    return (image.float() - shift) / scale
+
+
+def target_size(image_size: tuple[int, int], size: int, shorter_side: int | None = None) -> tuple[int, int]:
+    """The (height, width) to which an image of `image_size` (height, width) is resized for the model.
+
+    Its longest side becomes `size`. With `shorter_side`, DETR's rule applies (Carion et al. 2020, appendix A.4): the
+    shorter side becomes `shorter_side`, or less if the longest would exceed `size` (rounding aside).
+    """
+    height, width = image_size
+    short, long = min(height, width), max(height, width)
+    if shorter_side is None:
+        other = max(1, round(short * size / long))
+        return (size, other) if height >= width else (other, size)
+    if long / short * shorter_side > size:
+        shorter_side = max(1, round(size * short / long))
+    if short == shorter_side:
+        return height, width
+    longer_side = int(shorter_side * long / short)
+    return (longer_side, shorter_side) if height >= width else (shorter_side, longer_side)
