@@ -27,6 +27,7 @@ from detr_mini.training.budget import Budget
 from detr_mini.training.diagnosis import explain
 from detr_mini.training.history import LOGGED
 from detr_mini.training.image_growth import ImageGrowth, resized
+from detr_mini.training.requests import Requests
 from detr_mini.training.validation import Collected, Validation, scored
 
 HEADLINES = ("grounding/accuracy", "AP")
@@ -83,6 +84,7 @@ class DetectionTask(pl.LightningModule):
         self.validation: Validation | None = None
         """The latest one."""
         self.best: dict[str, Any] = {"score": None, "epoch": None}
+        self.requests = Requests()
         self._boxes = 0
         """Boxes since the last step of the optimizer."""
         self._collected = Collected()
@@ -90,7 +92,7 @@ class DetectionTask(pl.LightningModule):
     # One training step, in the order in which Lightning calls these hooks
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
-        scale = self.growth.scale_at(self.budget.progress(self.global_step))
+        scale = self.growth.scale_at(self.budget.agreed_progress(self.global_step))
         if scale < 1:
             batch = resized(batch, scale, self.model.stride)
         torch.manual_seed(mix_numbers(self.seed, self.global_step, batch_idx, self.global_rank))  # dropout
@@ -104,7 +106,7 @@ class DetectionTask(pl.LightningModule):
         denoising = self.model.noised_truths(batch.packed, batch.image_ids, seed=self.seed, step=step)
         output = self.model(batch.images, batch.mask(), denoising=denoising, **batch.with_captions)
         with torch.autocast(self.device.type, enabled=False):
-            return self.criterion(output, batch.packed, self.budget.progress(step), **batch.with_captions)
+            return self.criterion(output, batch.packed, self.budget.agreed_progress(step), **batch.with_captions)
 
     # ... Lightning computes the gradient, once or `accumulate` times ...
 
@@ -136,13 +138,15 @@ class DetectionTask(pl.LightningModule):
         self._batch = batch
 
     def _boxes_of_all_processes(self) -> float:
-        """Boxes of this step. The processes also agree on the time, so that all end a timed training at one step."""
+        """Boxes of this step. With the same sum the processes agree on the time, and on whether to save or to stop."""
         boxes, self._boxes = float(self._boxes), 0
         if self.trainer.world_size > 1:
-            shared = torch.tensor([boxes, self.budget.elapsed], dtype=torch.float64, device=self.device)
+            own = [boxes, self.budget.elapsed, *self.requests.as_numbers()]
+            shared = torch.tensor(own, dtype=torch.float64, device=self.device)
             torch.distributed.all_reduce(shared)
-            boxes, elapsed = shared.tolist()
+            boxes, elapsed, *asked = shared.tolist()
             self.budget.agree(elapsed / self.trainer.world_size)
+            self.requests.agree(asked)
         return boxes
 
     def _scale_and_clip_gradient(self, boxes: float) -> None:
@@ -156,7 +160,7 @@ class DetectionTask(pl.LightningModule):
         torch._foreach_mul_(grads, scale * (self.clip / norm.clamp(min=self.clip)))
 
     def _set_learning_rate(self, optimizer: torch.optim.Optimizer) -> None:
-        progress = self.budget.progress(self.global_step)
+        progress = self.budget.agreed_progress(self.global_step)
         factor = warmup_cosine(self.global_step, progress, warmup_steps=self.warmup_steps)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
@@ -202,6 +206,8 @@ class DetectionTask(pl.LightningModule):
     def on_train_start(self) -> None:
         for group, given in zip(self.trainer.optimizers[0].param_groups, self._groups, strict=True):
             group.update(given)  # a resumed run uses its own settings, not those in its checkpoint
+        if self.trainer.world_size > 1:
+            self.budget.agree(self.budget.elapsed)  # zero, or that of the checkpoint
         self.budget.start()
 
     # Validation
@@ -250,9 +256,16 @@ class DetectionTask(pl.LightningModule):
     # Checkpoints
 
     def share_sums(self) -> Tensor:
-        """The running sums over all processes, on rank 0; zeros elsewhere. All processes call it at the same step."""
+        """The running sums over all processes, on rank 0; zeros elsewhere. All processes call it at the same step.
+
+        It also agrees on `requests`: at the end of an epoch no step does.
+        """
         if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(self.sums)
+            asked = self.requests.as_numbers()
+            shared = torch.cat([self.sums, self.sums.new_tensor(asked)])
+            torch.distributed.all_reduce(shared)
+            self.requests.agree(shared[-len(asked) :].tolist())
+            self.sums.copy_(shared[: -len(asked)])
             if not self.trainer.is_global_zero:
                 self.sums.zero_()
         return self.sums
