@@ -6,6 +6,7 @@ Each process learns its place from the variables that its launcher sets. Nothing
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -158,11 +159,12 @@ class GivenPlace(ClusterEnvironment):
 
     @property
     def main_address(self) -> str:
-        return os.environ.get("MASTER_ADDR", "127.0.0.1")
+        return "127.0.0.1"
 
     @property
     def main_port(self) -> int:
-        return int(os.environ.get("MASTER_PORT", "0"))
+        with socket.create_server(("127.0.0.1", 0)) as server:  # of a process group of one process alone
+            return int(server.getsockname()[1])
 
     @staticmethod
     def detect() -> bool:

@@ -19,6 +19,7 @@ from detr_mini.training.build import Parts, build
 from detr_mini.training.final_scores import measure_best
 from detr_mini.training.options import TrainerOptions
 from detr_mini.training.processes import joined
+from detr_mini.training.remarks import pace_remark
 from detr_mini.training.resume import (
     AUTO,
     Begun,
@@ -67,7 +68,7 @@ def train(config: DictConfig) -> Path:
             config = cast(DictConfig, OmegaConf.merge(config, {"resume": None}))
 
         # Build and plan; an error in the config leaves no folder behind
-        parts = build(config)
+        parts = build(config, None if checkpoint is None else checkpoint.get("processes"))
         parts.task.metadata["given"] = given
         if begun is not None and checkpoint is not None:
             changed = check_fits(begun.folder, checkpoint, parts.task, parts.data)
@@ -87,11 +88,14 @@ def train(config: DictConfig) -> Path:
             write_data_report(folder, parts.data.report)
             console.print(parts.data.report.table())
             _log_start(folder, changed)
+            pace = pace_remark(parts.task, parts.data.batch_size, ranks.world)
+            console.print(pace, markup=False, highlight=False)
+            log.info(pace)
             ranks.watch.at_end += [lambda sentence: log.error("ended: %s", sentence), lambda _: release_locks()]
 
         # Train, then measure
         if checkpoint is not None:
-            move_to(checkpoint, parts.task, parts.data)
+            move_to(checkpoint, parts.task, parts.data, ranks.world)
         if not over:
             fit(trainer, parts, None if checkpoint is None else folder / "last.ckpt", ranks)
         ranks.watch.done()

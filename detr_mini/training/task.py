@@ -39,9 +39,10 @@ NEVER = 2**31
 class DetectionTask(pl.LightningModule):
     """Losses are sums over boxes; the gradient is divided once, by the boxes of all batches and processes of a step.
 
-    `make_optimizer(model)` builds the optimizer. `budget` is the training's length; over it the learning rate falls
-    along a cosine to zero, after `warmup_steps`. `clip` is the largest gradient norm, `average` the decay of the
-    averaged weights, `seed` that of dropout and denoising. `truth` is val's ground truth, None for data without val.
+    `make_optimizer(model)` builds the optimizer; `rate` multiplies its learning rates. `budget` is the training's
+    length; over it the learning rate falls along a cosine to zero, after `warmup_steps`. `clip` is the largest gradient
+    norm, `average` the decay of the averaged weights, `seed` that of dropout and denoising. `truth` is val's ground
+    truth, None for data without val.
     `validations` is a number of validations, spread evenly over the training; None leaves it to the trainer.
     `operating_point` has `threshold` and `suppress_iou`, each a number or "auto", which means the best on val.
     `metadata` goes into every checkpoint (image, config, recipe, ...).
@@ -59,6 +60,7 @@ class DetectionTask(pl.LightningModule):
         seed: int,
         truth: CocoSet | None = None,
         warmup_steps: int = 100,
+        rate: float = 1.0,
         clip: float | int = 5.0,
         average: float | int = 0.998,
         accumulate: int = 1,
@@ -70,7 +72,7 @@ class DetectionTask(pl.LightningModule):
         super().__init__()
         self.model, self.criterion, self.make_optimizer = model, criterion, make_optimizer
         self.categories, self.budget, self.seed, self.truth = categories, budget, seed, truth
-        self.warmup_steps, self.clip, self.accumulate = warmup_steps, clip, accumulate
+        self.warmup_steps, self.rate, self.clip, self.accumulate = warmup_steps, rate, clip, accumulate
         self.growth = growth or ImageGrowth()
         self.validations, self.point_settings = validations, dict(operating_point or {})
         self._default_point: OperatingPoint = settled(operating_point)
@@ -195,7 +197,7 @@ class DetectionTask(pl.LightningModule):
         """No scheduler: `_set_learning_rate` computes the learning rate from the step."""
         optimizer = self.make_optimizer(self.model)
         for group in optimizer.param_groups:
-            group.setdefault("initial_lr", group["lr"])
+            group.setdefault("initial_lr", group["lr"] * self.rate)
         self._groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         return optimizer
 
@@ -284,6 +286,7 @@ class DetectionTask(pl.LightningModule):
                 "elapsed": self.budget.elapsed,
                 "epoch_began": self.epoch_began,
                 "images_seen": self.images_seen,
+                "processes": self.trainer.world_size,
                 "sums": self.share_sums().tolist(),
                 "scores": None if latest is None else dict(latest.scores.metrics),
             },
@@ -297,7 +300,12 @@ class DetectionTask(pl.LightningModule):
         progress = checkpoint["progress"]
         self.budget.set_elapsed(progress["elapsed"])
         self.epoch_began = progress.get("epoch_began", 0.0)
-        self.images_seen = progress["images_seen"]
+        self.images_seen = own_images(progress, self.trainer.world_size)
         if self.trainer.is_global_zero:
             sums = torch.tensor(progress["sums"], dtype=torch.float64)
             self.sums = sums if sums.shape == self.sums.shape else self.sums  # older checkpoints have fewer sums
+
+
+def own_images(progress: Mapping[str, Any], processes: int) -> int:
+    """Images that each of `processes` has seen at a checkpoint, which holds those of each process it was made by."""
+    return int(progress["images_seen"] * progress.get("processes", processes) // processes)
