@@ -53,6 +53,7 @@ class Logging(pl.Callback):
 
     def _training_row(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         assert isinstance(task, DetectionTask)
+        task.report_skipped()
         total, *parts, boxes = task.share_sums().tolist()
         task.sums.zero_()
         seconds, images = task.budget.elapsed, task.images_seen

@@ -29,6 +29,7 @@ JOIN = 300.0
 COLLECTIVE = 1800.0
 """Seconds after which a collective counts as failed. A process that fails or dies ends the others long before."""
 BACKEND = "cpu:gloo,cuda:nccl"
+"""For GPUs. What processes tell each other beside tensors goes through gloo and makes no GPU wait."""
 T = TypeVar("T")
 
 
@@ -83,7 +84,7 @@ def joined(options: TrainerOptions, settings: Mapping[str, Any]) -> Iterator[Ran
         return
     with _shared_cores(launch):
         try:
-            _join(launch, watch)
+            _join(launch, watch, BACKEND if options.device_type == "cuda" else "gloo")
             _check_same(ranks, settings)
             yield ranks
         except Stopped:
@@ -104,7 +105,7 @@ def joined(options: TrainerOptions, settings: Mapping[str, Any]) -> Iterator[Ran
             watch.wait_for_others()
 
 
-def _join(launch: Launch, watch: Watch) -> None:
+def _join(launch: Launch, watch: Watch, backend: str) -> None:
     """Start this machine's other processes if need be, and make the process group."""
     store, address, port = _meet(launch)
     if launch.rank == 0:
@@ -117,7 +118,7 @@ def _join(launch: Launch, watch: Watch) -> None:
         watch.processes = start_others(launch, address, port)
     try:
         torch.distributed.init_process_group(
-            BACKEND if torch.cuda.is_available() else "gloo", store=store, rank=launch.rank, world_size=launch.world,
+            backend, store=store, rank=launch.rank, world_size=launch.world,
             timeout=timedelta(seconds=COLLECTIVE),
         )  # fmt: skip
     except torch.distributed.DistError as error:

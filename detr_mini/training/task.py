@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -28,7 +29,10 @@ from detr_mini.training.diagnosis import explain
 from detr_mini.training.history import LOGGED
 from detr_mini.training.image_growth import ImageGrowth, resized
 from detr_mini.training.requests import Requests
+from detr_mini.training.skipping import MOST, SkippedSteps
 from detr_mini.training.validation import Collected, Validation, scored
+
+log = logging.getLogger("detr_mini")
 
 HEADLINES = ("grounding/accuracy", "AP")
 """The metric that chooses the best checkpoint: the first of these that was measured."""
@@ -87,6 +91,8 @@ class DetectionTask(pl.LightningModule):
         """The latest one."""
         self.best: dict[str, Any] = {"score": None, "epoch": None}
         self.requests = Requests()
+        self.skipped: SkippedSteps | None = None
+        """Of a training on a GPU."""
         self._boxes = 0
         """Boxes since the last step of the optimizer."""
         self._collected = Collected()
@@ -156,10 +162,21 @@ class DetectionTask(pl.LightningModule):
         scale = self.trainer.world_size / max(boxes, 1.0)  # DDP has divided by the number of processes
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(grads) * scale
-        # Only on a CPU: a GPU would have to be waited for, and there the next matching cost shows the fault.
-        if self.device.type == "cpu" and not norm.isfinite():
+        if self.skipped is not None:  # a GPU would have to be waited for
+            norm = self.skipped.skip(grads, norm)
+        elif not norm.isfinite():
             raise explain(self.model, self._batch, self.global_step, self._precision, "the gradient")
         torch._foreach_mul_(grads, scale * (self.clip / norm.clamp(min=self.clip)))
+
+    def report_skipped(self) -> None:
+        """Log how many steps were skipped since the last call; NonFiniteError where too many were, up to now."""
+        new, in_a_row = (0, 0) if self.skipped is None else self.skipped.new()
+        if in_a_row >= MOST:
+            raise explain(
+                self.model, self._batch, self.global_step, self._precision, f"the gradient of {in_a_row} steps"
+            )
+        if new:
+            log.warning("%d steps were skipped up to step %d: their gradient was not finite", new, self.global_step)
 
     def _set_learning_rate(self, optimizer: torch.optim.Optimizer) -> None:
         progress = self.budget.agreed_progress(self.global_step)
@@ -204,6 +221,7 @@ class DetectionTask(pl.LightningModule):
     def on_fit_start(self) -> None:
         self.averaged.to(self.device)
         self.sums = self.sums.to(self.device)
+        self.skipped = None if self.device.type == "cpu" else SkippedSteps(self.device)
 
     def on_train_start(self) -> None:
         for group, given in zip(self.trainer.optimizers[0].param_groups, self._groups, strict=True):
