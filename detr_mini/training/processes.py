@@ -9,7 +9,7 @@ import time
 import traceback
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from torch.distributed import PrefixStore, Store, TCPStore
 
 from detr_mini import __version__
 from detr_mini.config.changed_settings import HARMLESS, changes, is_among
-from detr_mini.errors import ConfigError, UserError, first_line
+from detr_mini.errors import ConfigError, UserError, first_line, some_of
 from detr_mini.training.launch import Launch, find_launch, meeting_point, start_others
 from detr_mini.training.options import TrainerOptions
 from detr_mini.training.watch import LOST, Watch, failed_collective
@@ -100,32 +100,35 @@ def joined(options: TrainerOptions, settings: Mapping[str, Any]) -> Iterator[Ran
         else:
             watch.done()
         finally:
-            with suppress(RuntimeError, ValueError):
+            if torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()
             watch.wait_for_others()
 
 
 def _join(launch: Launch, watch: Watch, backend: str) -> None:
-    """Start this machine's other processes if need be, and make the process group."""
+    """Start this machine's other processes if need be, wait for all, and make the process group."""
     store, address, port = _meet(launch)
     if launch.rank == 0:
         token = secrets.token_hex(8)
         store.set("watch", f"{watch.serve(token)} {token}")
-    else:
-        own_port, token = store.get("watch").decode().split()
-        watch.connect(address, int(own_port), token)
     if launch.by is None:
         watch.processes = start_others(launch, address, port)
+    store.set(f"here/{launch.rank}", "")
+    here = {rank: f"here/{rank}" for rank in range(launch.world)}
     try:
-        torch.distributed.init_process_group(
-            backend, store=store, rank=launch.rank, world_size=launch.world,
-            timeout=timedelta(seconds=COLLECTIVE),
-        )  # fmt: skip
-    except torch.distributed.DistError as error:
+        store.wait(list(here.values()), timedelta(seconds=JOIN))
+    except torch.distributed.DistError:
+        missing = [str(rank) for rank, key in here.items() if not store.check([key])]
         raise UserError(
-            f"only some of the {launch.world} processes came within {JOIN:.0f} seconds ({first_line(error)}); see "
-            f"whether all were started, and whether they can reach {address}"
-        ) from error
+            f"process {some_of(missing, 5)} of {launch.world} has not come within {JOIN:.0f} seconds; see whether all "
+            f"were started, and whether they can reach {address}, port {port}"
+        ) from None
+    if launch.rank > 0:
+        own_port, token = store.get("watch").decode().split()
+        watch.connect(address, int(own_port), token)
+    torch.distributed.init_process_group(
+        backend, store=store, rank=launch.rank, world_size=launch.world, timeout=timedelta(seconds=COLLECTIVE)
+    )
 
 
 def _meet(launch: Launch) -> tuple[Store, str, int]:

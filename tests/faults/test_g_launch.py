@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,14 @@ from detr_mini.data.samplers import TrainBatches
 from detr_mini.errors import ConfigError, UserError
 from detr_mini.optim.schedule import scaled
 from detr_mini.pretrained.checkpoints import read_checkpoint
-from detr_mini.training import resume
+from detr_mini.training import processes, resume, watch
 from detr_mini.training.build import build
 from detr_mini.training.launch import Launch, find_launch
 from detr_mini.training.resume import same_last
 from detr_mini.training.run import train
 from detr_mini.training.task import DetectionTask
-from process_parts import launcher
+from detr_mini.training.watch import Watch
+from process_parts import free_port, launcher
 from training_parts import overrides, small_config, weights
 
 # G-04
@@ -69,6 +72,44 @@ def test_g04_a_world_that_does_not_fit_makes_nothing(
     error = capsys.readouterr().err
     assert "torchrun has started 2 processes, but trainer.devices=1" in error and "Traceback" not in error
     assert os.listdir(tmp_path) == []
+
+
+def test_g04_a_process_that_never_comes_is_named(
+    tmp_path: Path, scenes_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in launcher("torchrun", 2, free_port())[0].items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(processes, "JOIN", 1.0)
+    more = ("trainer=ddp", "trainer.devices=2", "trainer.max_steps=1", f"run_folder={tmp_path / 'run'}")
+    assert main(["train", *overrides(scenes_root, *more)]) == 2
+    assert "process 1 of 2 has not come within 1 seconds; see whether all were started" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+
+
+# G-10
+
+
+def test_g10_the_first_process_ends_with_the_sentence_of_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, other = Watch(Launch("torchrun", 0, 2, 0, 2)), Watch(Launch("torchrun", 1, 2, 1, 2))
+    said, left = [], []
+    monkeypatch.setattr(watch, "GRACE", 0.05)
+    monkeypatch.setattr(first, "_say", said.append)
+    monkeypatch.setattr(first, "_leave", left.append)
+    port = first.serve("secret")
+    stranger = Watch(Launch("torchrun", 1, 2, 1, 2))
+    stranger.done()
+    stranger.connect("127.0.0.1", port, "a guess")
+    stranger.report("end, all of you", 2)
+    other.connect("127.0.0.1", port, "secret")
+    assert other.report("images/7.jpg is not there", 2)
+    deadline = time.monotonic() + 10
+    while not left and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for each in (first, other):
+        each.done()
+    assert left == [2]
+    assert said == [f"process 1 of this training (pid {os.getpid()} on {socket.gethostname()}) failed: "
+                    "images/7.jpg is not there"]  # fmt: skip
 
 
 # G-05
