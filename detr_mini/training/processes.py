@@ -216,12 +216,3 @@ def _shared_cores(launch: Launch) -> Iterator[None]:
     finally:
         del os.environ["OMP_NUM_THREADS"]
         torch.set_num_threads(before)
-
-
-def wait_until(true: Callable[[], bool], seconds: float, otherwise: Callable[[], UserError]) -> None:
-    """Look twice a second until `true()`; raise `otherwise()` where that takes longer than `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            raise otherwise()
-        time.sleep(0.5)
