@@ -82,14 +82,15 @@ def _check_shape(folder: Path, before: Mapping[str, Any], after: Mapping[str, An
     images, processes = each * devices * nodes, after["trainer.devices"] * after["trainer.num_nodes"]
     if images == after["data.batch_size"] * processes:
         return
+    key = next(key for key in SHAPE if before.get(key) != after.get(key))
     fix = f"set data.batch_size={images // processes}"
     if images % processes:
         fix = f"use a number of processes that divides {images}"
     raise ConfigError(
-        f"resume={folder}: a batch of all processes has {images} images in this run (data.batch_size={each} x "
-        f"{devices * nodes}) and would have {after['data.batch_size'] * processes}; steps, learning rate and the rest "
-        f"of the epoch go by it. With {processes} of them, {fix}, or start another run from these weights: "
-        f"init={folder}"
+        f"resume={folder}: {key} is {_shown(before.get(key))} in this run and cannot become {_shown(after.get(key))}: "
+        f"a batch of all processes would have {after['data.batch_size'] * processes} images in place of {images}, and "
+        f"steps, learning rate and the rest of the epoch go by it. With trainer.devices x trainer.num_nodes at "
+        f"{processes}, {fix}; or leave it out, or start another run from these weights: init={folder}"
     )
 
 

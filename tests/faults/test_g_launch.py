@@ -208,11 +208,11 @@ def test_g08_another_shape_is_refused_unless_a_batch_of_all_processes_stays_the_
     }  # fmt: skip
     refuse_changes(run, shape(4, 4), shape(16, 1))
     refuse_changes(run, shape(4, 4), shape(4, 2, nodes=2))
-    with pytest.raises(ConfigError, match=r"has 16 images in this run .* would have 8; .* set data.batch_size=8, or"):
+    with pytest.raises(ConfigError, match=r"would have 8 images in place of 16.* at 2, set data.batch_size=8; or"):
         refuse_changes(run, shape(4, 4), shape(4, 2))
-    with pytest.raises(ConfigError, match=r"use a number of processes that divides 16, or start another run"):
+    with pytest.raises(ConfigError, match=r"use a number of processes that divides 16; or leave it out"):
         refuse_changes(run, shape(4, 4), shape(4, 3))
-    with pytest.raises(ConfigError, match=r"would have 32"):
+    with pytest.raises(ConfigError, match=r"data.batch_size is 4 in this run and cannot become 8: .* would have 32"):
         refuse_changes(run, shape(4, 4), shape(8, 4))
     with pytest.raises(ConfigError, match=r"trainer.accumulate is 1 in this run and cannot become 2"):
         refuse_changes(run, shape(4, 4), shape(4, 4, accumulate=2))

@@ -181,7 +181,7 @@ def test_g08_a_run_of_two_processes_goes_on_with_one_where_it_stood(scenes_root:
 
     assert results([start(words("run"), {1: {"at": 2, "signal": "SIGUSR1"}})])[0][0] == 130
     ((status, output),) = results([start(words("run", "trainer.devices=1"))])
-    assert status == 2 and "would have 2; " in output and "set data.batch_size=4" in output
+    assert status == 2 and "would have 2 images in place of 4" in output and "set data.batch_size=4" in output
     ((status, output),) = results([start(words("run", "trainer.devices=1", "data.batch_size=4"))])
     assert status == 0, output
     last = read_checkpoint(tmp_path / "run" / "last.ckpt")
