@@ -31,7 +31,7 @@ TRAIN_KEYS = """\
   augment=NAME              how images may be flipped and turned
   backbone=NAME model=NAME optim=NAME
   seed=0  name=NAME         runs are written to outputs/NAME/<date and time>, or to run_folder=FOLDER
-  resume=RUN                continue a run that was interrupted
+  resume=RUN                continue a run that was interrupted; resume=auto: the run_folder, if it has begun
   debug=fast|overfit        a complete run in seconds; training on eight images only"""
 
 SWEEP_KEYS = """

@@ -19,7 +19,8 @@ def settings(words: Sequence[str]) -> dict[str, str]:
 def pretend(words: Sequence[str]) -> tuple[int, str]:
     """Train with `words`: AP grows towards a learning rate of 0.01 and a little with the seed."""
     said = settings(words)
-    folder = Path(said.get("resume") or said["run_folder"])
+    begun = said.get("resume", "auto")
+    folder = Path(said["run_folder"] if begun == "auto" else begun)
     rate, seed = float(said.get("optim.optimizer.lr", 0.02)), int(said.get("seed", 0))
     reached = round(0.5 - 0.1 * abs(math.log10(rate / 0.01)) + 0.01 * seed, 6)
     folder.mkdir(parents=True)

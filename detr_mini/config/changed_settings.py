@@ -30,6 +30,10 @@ HARMLESS = (
 )  # fmt: skip
 """Those that may differ even for a run that has finished training."""
 
+SHAPE = ("trainer.devices", "trainer.num_nodes", "trainer.strategy", "data.batch_size")
+"""Settings that `resume=` may change together, as long as a batch of all processes keeps its number of images: each
+batch of an epoch then holds the same images, however many processes share it."""
+
 
 def settings_of(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The dotted key and the value of every setting in a config."""
@@ -56,15 +60,38 @@ def refuse_changes(folder: Path, before: Mapping[str, Any], after: Mapping[str, 
     """The changes that `resume=folder` makes; ConfigError for one that a run which has begun cannot take."""
     made = changes(before, after)
     sides = [dict(settings_of(config)) for config in (before, after)]
+    if any(key in SHAPE for key in made):
+        _check_shape(folder, *sides)
     for key, (old, new) in list(made.items()):
         if not all(_is_known(key, side) for side in sides):  # a setting that only one of two versions has
             del made[key]
-        elif not is_among(key, CHANGEABLE) or key.endswith("_target_"):
+        elif not is_among(key, (*CHANGEABLE, *SHAPE)) or key.endswith("_target_"):
             raise ConfigError(
                 f"resume={folder}: {key} is {_shown(old)} in this run and cannot become {_shown(new)} now that it has "
                 f"begun; leave it out, or start another run from these weights: init={folder} {key}={_shown(new)}"
             )
     return made
+
+
+def _check_shape(folder: Path, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """ConfigError where a batch of all processes would have another number of images than before."""
+    numbers = ("data.batch_size", "trainer.devices", "trainer.num_nodes")
+    if not all(isinstance(side.get(key), int) for side in (before, after) for key in numbers):
+        return
+    each, devices, nodes = (before[key] for key in numbers)
+    images, processes = each * devices * nodes, after["trainer.devices"] * after["trainer.num_nodes"]
+    if images == after["data.batch_size"] * processes:
+        return
+    key = next(key for key in SHAPE if before.get(key) != after.get(key))
+    fix = f"set data.batch_size={images // processes}"
+    if images % processes:
+        fix = f"use a number of processes that divides {images}"
+    raise ConfigError(
+        f"resume={folder}: {key} is {_shown(before.get(key))} in this run and cannot become {_shown(after.get(key))}: "
+        f"a batch of all processes would have {after['data.batch_size'] * processes} images in place of {images}, and "
+        f"steps, learning rate and the rest of the epoch go by it. With trainer.devices x trainer.num_nodes at "
+        f"{processes}, {fix}; or leave it out, or start another run from these weights: init={folder}"
+    )
 
 
 def _is_known(key: str, settings: Mapping[str, Any]) -> bool:

@@ -33,7 +33,7 @@ def compose(primary: str, overrides: Sequence[str] = ()) -> DictConfig:
     nearest one.
     """
     run = next((plain(word) for word in overrides if word.startswith("resume=")), None)
-    if primary == "train" and run and run != "null":
+    if primary == "train" and run and run not in ("null", "auto"):  # auto: the run folder decides, in training/resume
         return resumed_config(run, [word for word in overrides if not word.startswith("resume=")])
     from omegaconf import DictConfig, OmegaConf, open_dict
 

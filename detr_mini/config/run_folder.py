@@ -29,11 +29,15 @@ PATIENCE is longer than the minute for which NFS may show an old time."""
 
 
 def rank() -> int:
-    """This process's number among those of one training, as set by its launcher (Lightning, torchrun, SLURM)."""
-    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
-        if name in os.environ:
-            return int(os.environ[name])
-    return 0
+    """This process's number among those of one training, as its launcher sets it (torchrun, SLURM, this package).
+
+    Only 0 is exact where a launcher numbers machines and the processes of each: every other process is above it.
+    """
+    if "RANK" in os.environ:
+        return int(os.environ["RANK"])
+    if "LOCAL_RANK" in os.environ or "NODE_RANK" in os.environ:
+        return int(os.environ.get("NODE_RANK", "0")) + int(os.environ.get("LOCAL_RANK", "0"))
+    return int(os.environ.get("SLURM_PROCID", "0"))
 
 
 # Whole files
@@ -140,6 +144,7 @@ def _numbered(path: Path) -> Iterable[Path]:
 # Locks
 
 
+_held: list[FolderLock] = []
 _own: dict[str, int] = {}
 """Folders locked here, and the process that locked each: a forked child inherits this dict, but not the locks."""
 _guard = threading.Lock()
@@ -240,9 +245,17 @@ def locked(folder: Path) -> Iterator[None]:
         yield
         return
     lock = FolderLock(folder).acquire()
+    _held.append(lock)
     try:
         yield
     finally:
+        _held.remove(lock)
+        lock.release()
+
+
+def release_locks() -> None:
+    """Release what `locked` holds, in a process that is about to end without leaving its contexts."""
+    for lock in _held:
         lock.release()
 
 

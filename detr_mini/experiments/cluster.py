@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +11,16 @@ from typing import Any
 
 from rich.console import Console
 
+from detr_mini.config.compose import compose
+from detr_mini.config.path_settings import quoted
 from detr_mini.errors import ConfigError
 from detr_mini.experiments.launch import Attempt, Serial, left
 from detr_mini.experiments.leaderboard import board, print_result
 from detr_mini.experiments.process import shared_threads
-from detr_mini.experiments.record import Outcome, Record, start_or_go_on
+from detr_mini.experiments.record import Outcome, Record
+
+DECIDES_TASKS = re.compile(r"(trainer|experiment|debug)[.=]")
+"""Words that may set how many processes a training has."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,8 @@ class Submitit(Serial):
         import submitit
 
         plan, executor = self.plan(words), self._executor(record.folder / "submitit", record.name)
+        if executor.cluster == "slurm":
+            executor.update_parameters(**{**_tasks(plan), **self.more})
         runs = left(plan, record)
         if not runs:
             return
@@ -85,7 +93,7 @@ class Submitit(Serial):
 
 
 class Job:
-    """The work of one job, sent to the cluster as a file."""
+    """The work of one job, sent to the cluster as a file. Of a job with several tasks, each task calls it."""
 
     def __init__(self, words: Sequence[str], folder: Path, threads: int, attempt: Attempt) -> None:
         self.words, self.folder, self.threads, self.attempt = list(words), folder, threads, attempt
@@ -95,13 +103,26 @@ class Job:
         import torch
 
         torch.set_num_threads(self.threads)
-        return self.attempt(start_or_go_on(self.words, self.folder))
+        # the first process of the training decides whether it starts or goes on: the tasks would hinder each other
+        return self.attempt([*self.words, f"run_folder={quoted(str(self.folder))}", "resume=auto"])
 
     def checkpoint(self) -> Any:
         """Called by submitit before it queues the job again: the same job, which then resumes."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
+
+
+def _tasks(plan: Sequence[Sequence[str]]) -> dict[str, int]:
+    """Machines and tasks of a SLURM job: a task for each process of a training. ConfigError where runs differ."""
+    deciding = {tuple(word for word in words if DECIDES_TASKS.match(word)): words for words in plan}
+    trainers = [compose("train", words).trainer for words in deciding.values()]
+    found = {(trainer.num_nodes, trainer.devices) for trainer in trainers}
+    if len(found) > 1:
+        raise ConfigError("the runs of a sweep on a cluster need the same trainer.devices and trainer.num_nodes; make "
+                          "a sweep for each")  # fmt: skip
+    nodes, devices = found.pop()
+    return {"nodes": nodes, "tasks_per_node": devices}
 
 
 def _outcome(job: Any) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from detr_mini.errors import ConfigError
 from detr_mini.evaluation.report.table import with_interval
 from detr_mini.training.build import build
 from detr_mini.training.run import train
+from detr_mini.training.run_files import write_given_settings
 
 DRAWN = ("AP", "AP50")
 HARMLESS = ("name", "output", "shares", "run_folder", "resume", "modules", "logger", "trainer.progress",
@@ -75,9 +77,26 @@ def _trained(folder: Path, settings: Mapping[str, Any], shares: Sequence[float],
             else:
                 own = OmegaConf.create({**settings, "run_folder": str(run)})
                 own.data.limit_train = images
-            train(own)
+            if own.trainer.devices * own.trainer.num_nodes > 1:
+                _train_with_others(own, run)
+            else:
+                train(own)
         rows.append({**json.loads((run / "metrics.json").read_bytes()), "images": images})
     return rows
+
+
+def _train_with_others(config: DictConfig, run: Path) -> None:
+    """Train with several processes. Each repeats the command line, so that must describe this run alone."""
+    if config.resume is None:
+        run.mkdir(parents=True, exist_ok=True)
+        write_given_settings(run, config)
+    words = ["train", f"resume={run}", f"modules=[{','.join(config.modules or ())}]"]
+    before = sys.argv
+    sys.argv = [before[0], *words]
+    try:
+        train(compose("train", words[1:]))
+    finally:
+        sys.argv = before
 
 
 def check_same(

@@ -18,6 +18,7 @@ from detr_mini.errors import ConfigError
 from detr_mini.formats.licences import sources_of
 from detr_mini.models.build import build_part, takes
 from detr_mini.models.protocol import DetectionModel
+from detr_mini.optim.schedule import SCALINGS, scaled
 from detr_mini.pretrained.checkpoints import read_checkpoint
 from detr_mini.pretrained.transfer import Start, carry
 from detr_mini.shared_cores import share_cores
@@ -39,11 +40,12 @@ class Parts:
     options: TrainerOptions
 
 
-def build(config: DictConfig) -> Parts:
+def build(config: DictConfig, processes: int | None = None) -> Parts:
     """Seed everything, then build backbone, data, model, criterion, optimizer and task from `config`.
 
     The number of classes comes from the annotations, normalisation from the backbone, the stride from the model.
     Settings that are "auto" get their numbers; the checkpoint's metadata holds the config with these.
+    `processes` is the number with which the run was begun, if it is another: learning rate and warm-up stay as then.
     """
     settings = plain_dict(config, resolve=True)
     options, notices = _options(settings)
@@ -62,6 +64,8 @@ def build(config: DictConfig) -> Parts:
 
     growth = ImageGrowth(options.coarse_scale, options.coarse_until, options.coarse_grow)
     fit_to_time(settings, options, data, growth, Trainable(model, criterion, make_optimizer))
+    processes = processes or options.devices * options.num_nodes
+    rate, warmup_steps = _scaled(optim, processes)
     seconds = None if options.max_minutes is None else options.max_minutes * 60
     task = DetectionTask(
         model=model,
@@ -71,17 +75,27 @@ def build(config: DictConfig) -> Parts:
         budget=Budget(steps=options.steps(len(data.train_set), data.batch_size), seconds=seconds),
         seed=config.seed,
         truth=data.sets.get("val"),
-        warmup_steps=optim["warmup_steps"],
+        warmup_steps=warmup_steps,
+        rate=rate,
         clip=optim["clip"],
         average=optim["average"],
         accumulate=options.accumulate,
         growth=growth,
         validations=options.validations,
         operating_point=settings.get("operating_point"),
-        metadata=_metadata(settings, data, start),
+        metadata={**_metadata(settings, data, start), "processes": processes},
     )
     data.follow(lambda: task.epoch_began)
     return Parts(task, data, options)
+
+
+def _scaled(optim: Mapping[str, Any], processes: int) -> tuple[float, int]:
+    """`schedule.scaled` by the settings; runs of earlier versions have no rule, so nothing changes for them."""
+    rule = optim.get("scaling", "none")
+    try:
+        return scaled(rule, processes, optim["warmup_steps"])
+    except ValueError:
+        raise ConfigError(f"optim.scaling is {rule!r}; choose one of {', '.join(SCALINGS)}") from None
 
 
 def _options(settings: dict[str, Any]) -> tuple[TrainerOptions, list[str]]:

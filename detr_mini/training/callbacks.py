@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import threading
 import time
@@ -15,11 +16,13 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from rich.console import Console
 
-from detr_mini.config.run_folder import sync, whole
+from detr_mini.config.run_folder import rank, sync, whole
 from detr_mini.progress import ShareBar
 from detr_mini.training.history import LOGGED, LOSSES, SHOWN, History
+from detr_mini.training.requests import Requests
 from detr_mini.training.resume import best_becomes_last
 from detr_mini.training.run_files import writing
+from detr_mini.training.signals import stopping
 from detr_mini.training.task import DetectionTask
 
 
@@ -50,6 +53,7 @@ class Logging(pl.Callback):
 
     def _training_row(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         assert isinstance(task, DetectionTask)
+        task.report_skipped()
         total, *parts, boxes = task.share_sums().tolist()
         task.sums.zero_()
         seconds, images = task.budget.elapsed, task.images_seen
@@ -85,32 +89,46 @@ class Checkpoints(pl.Callback):
     The best has the highest AP on val, or the highest exact accuracy for data with captions; without val it is the
     last. last.ckpt is written first and names the step of the best, so `resume.repair` can finish for a killed process.
     The first process chooses the folder and sends it to the others. `forget`: the best so far is lost.
-    After Ctrl-C or SIGTERM the current step (or evaluation) is finished, the state is written and `Interrupted` is
-    raised; a second Ctrl-C stops at once and leaves what was written before.
+    After Ctrl-C, SIGTERM or SIGUSR1 the current step (or evaluation) is finished, the state is written and
+    `Interrupted` is raised; a second Ctrl-C stops at once and leaves what was written before. Of several processes all
+    save and stop at the step at which they have agreed to (`task.requests`).
     """
 
     def __init__(self, folder: Path, minutes: float | int, forget: bool = False) -> None:
         self.folder, self.seconds, self.forget = folder, minutes * 60, forget
         self.interrupted = False
+        """Whether a signal has asked this process to stop."""
+        self._requests, self._alone = Requests(), True
         self._saved = time.monotonic()
         self._better = False
         self._former: dict[int, Any] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, DetectionTask)
         self.folder = trainer.strategy.broadcast(self.folder)
+        self._requests, self._alone = pl_module.requests, trainer.world_size == 1
+        if trainer.is_global_zero:
+            self._requests.save_is_due = self._is_due
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, DetectionTask)
         if self.forget:
             pl_module.best = {"score": None, "epoch": None}
         if threading.current_thread() is threading.main_thread():
-            self._former = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+            self._former = {number: signal.signal(number, self._ask) for number in stopping()}
+            self._owner = os.getpid()
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._saved > self.seconds
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.interrupted:
+        if os.getpid() != self._owner:  # a process that loads images, which ends with this one
+            return
+        if self.interrupted and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.interrupted = True
-        print("\nstopping after this step; its state is then written. Ctrl-C again stops at once", flush=True)
+        if not self.interrupted and rank() == 0:
+            print("\nstopping after this step; its state is then written. Ctrl-C again stops at once", flush=True)
+        self.interrupted = self._requests.stop = True
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, DetectionTask)
@@ -127,7 +145,8 @@ class Checkpoints(pl.Callback):
         # only inside an epoch: its last batch is followed by the evaluation, then by on_train_epoch_end
         if not stepped(trainer) or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return
-        if self.interrupted or time.monotonic() - self._saved > self.seconds:
+        due = self.interrupted or self._is_due()
+        if due if self._alone else self._requests.all_stop or self._requests.all_save:
             self.save(trainer)
             self._stop_if_asked()
 
@@ -158,7 +177,7 @@ class Checkpoints(pl.Callback):
         (self.folder / ".start.yaml").unlink(missing_ok=True)
 
     def _stop_if_asked(self) -> None:
-        if self.interrupted:
+        if self.interrupted if self._alone else self._requests.all_stop:
             raise Interrupted
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

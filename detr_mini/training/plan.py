@@ -237,6 +237,8 @@ def fit_to_time(
         settings[name] = getattr(chosen, name)
     for name in sorted(paced):
         optim[name] = getattr(chosen, name)
+        if name == "warmup_steps" and optim.get("scaling", "none") != "none":
+            optim[name] *= options.devices * options.num_nodes  # settings are those of one process
         data.report.choose(f"optim.{name}", Chosen(optim[name], because[name]))
 
 

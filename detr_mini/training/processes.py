@@ -1,81 +1,218 @@
-"""The other processes of a training: if one dies, it is reported, and the others do not wait for it."""
+"""The processes of one training, joined before anything is read or made: what the first one decides, all know."""
 
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
+import secrets
 import sys
-import threading
 import time
+import traceback
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
+from typing import Any, TypeVar
 
-import pytorch_lightning as pl
 import torch
+from torch.distributed import PrefixStore, Store, TCPStore
 
-GRACE = 0.5
-"""Seconds for a lost process to end this process's collective with an error. NCCL does not; it waits forever."""
+from detr_mini import __version__
+from detr_mini.config.changed_settings import HARMLESS, changes, is_among
+from detr_mini.errors import ConfigError, UserError, first_line, some_of
+from detr_mini.training.launch import Launch, find_launch, meeting_point, start_others
+from detr_mini.training.options import TrainerOptions
+from detr_mini.training.watch import LOST, Watch, failed_collective
+
+JOIN = 300.0
+"""Seconds to wait for all processes at the start."""
+COLLECTIVE = 1800.0
+"""Seconds after which a collective counts as failed. A process that fails or dies ends the others long before."""
+BACKEND = "cpu:gloo,cuda:nccl"
+"""For GPUs. What processes tell each other beside tensors goes through gloo and makes no GPU wait."""
+T = TypeVar("T")
 
 
-class PeerWatch(pl.Callback):
-    """Ends a training if one of its processes has died; exit status 2, as for everything that the user can fix.
+class Stopped(KeyboardInterrupt):
+    """All processes stopped at the same step; the state is in last.ckpt."""
 
-    It replaces Lightning's own watch, which kills this process without a message.
+
+class Ranks:
+    """The processes of a training, as one of them sees them."""
+
+    def __init__(self, launch: Launch, watch: Watch) -> None:
+        self.launch, self.watch = launch, watch
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that decides and writes."""
+        return self.launch.rank == 0
+
+    @property
+    def world(self) -> int:
+        return self.launch.world
+
+    def of_first(self, decide: Callable[[], T]) -> T:
+        """What `decide()` returns in the first process. All processes call this at the same place."""
+        if self.world == 1:
+            return decide()
+        found = [decide() if self.first else None]
+        torch.distributed.broadcast_object_list(found, src=0)
+        return found[0]  # type: ignore[return-value]
+
+    def of_all(self, value: T) -> list[T]:
+        """The value of each process, in order of rank."""
+        if self.world == 1:
+            return [value]
+        found: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(found, value)
+        return found
+
+
+@contextmanager
+def joined(options: TrainerOptions, settings: Mapping[str, Any]) -> Iterator[Ranks]:
+    """Join the processes of a training with these settings; start those that no launcher has started.
+
+    Inside, a process that fails ends all others. ConfigError where the launcher's numbers, the settings or the code
+    of the processes differ; nothing has been made then.
     """
-
-    def __init__(self) -> None:
-        self.processes: list[subprocess.Popen[bytes]] = []
-        self._ended = threading.Event()
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self.processes = list(getattr(trainer.strategy.launcher, "procs", ()))
-        if self.processes:
-            self._folder = Path(trainer.default_root_dir)
-            for thread in threading.enumerate():
-                if thread.name == "child-process-observer":
-                    thread._finished = True  # type: ignore[attr-defined]  # Lightning's own class
-            threading.Thread(target=self._watch, name="peer watch", daemon=True).start()
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._ended.set()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._ended.set()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(0.2):
-            sentence = self.dead()
-            if sentence is not None and not self._ended.wait(GRACE):
-                print(f"detr-mini: {sentence}; {how_to_continue(self._folder)}", file=sys.stderr, flush=True)
-                for process in self.processes:
-                    process.kill()
-                os._exit(2)  # nothing interrupts a main thread that waits in a collective
-
-    def dead(self) -> str | None:
-        """Which process has ended too early, and how; None if none has."""
-        for number, process in enumerate(self.processes, 1):
-            code = process.poll()
-            if code:
-                how = f"ended with exit code {code}; its message is above"
-                if code < 0:
-                    name = signal.Signals(-code).name
-                    how = f"was ended by {name}" + (", usually because memory ran out" if name == "SIGKILL" else "")
-                return f"process {number} of this training (pid {process.pid}) {how}"
-        return None
+    launch = find_launch(options.devices, options.num_nodes)
+    watch = Watch(launch)
+    ranks = Ranks(launch, watch)
+    if launch.world == 1:
+        yield ranks
+        return
+    with _shared_cores(launch):
+        try:
+            _join(launch, watch, BACKEND if options.device_type == "cuda" else "gloo")
+            _check_same(ranks, settings)
+            yield ranks
+        except Stopped:
+            watch.done()
+            if ranks.first:
+                raise
+            raise SystemExit(130) from None  # the first process says so
+        except BaseException as error:
+            _fail(ranks, error)
+            if failed_collective(error):
+                raise UserError(LOST) from error
+            raise
+        else:
+            watch.done()
+        finally:
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
+            watch.wait_for_others()
 
 
-def lost_peer(error: BaseException, watch: PeerWatch) -> str | None:
-    """The sentence for a collective that failed because another process is gone; None for any other error."""
-    text = str(error)
-    marks = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL", "Broken pipe")
-    if not isinstance(error, torch.distributed.DistError) and not any(mark in text for mark in marks):
-        return None
-    deadline = time.monotonic() + 5 * GRACE
-    while watch.processes and watch.dead() is None and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return watch.dead() or "another process of this training has ended or cannot be reached; its message is above"
+def _join(launch: Launch, watch: Watch, backend: str) -> None:
+    """Start this machine's other processes if need be, wait for all, and make the process group."""
+    store, address, port = _meet(launch)
+    if launch.rank == 0:
+        token = secrets.token_hex(8)
+        store.set("watch", f"{watch.serve(token)} {token}")
+    if launch.by is None:
+        watch.processes = start_others(launch, address, port)
+    store.set(f"here/{launch.rank}", "")
+    here = {rank: f"here/{rank}" for rank in range(launch.world)}
+    try:
+        store.wait(list(here.values()), timedelta(seconds=JOIN))
+    except torch.distributed.DistError:
+        missing = [str(rank) for rank, key in here.items() if not store.check([key])]
+        raise UserError(
+            f"process {some_of(missing, 5)} of {launch.world} has not come within {JOIN:.0f} seconds; see whether all "
+            f"were started, and whether they can reach {address}, port {port}"
+        ) from None
+    if launch.rank > 0:
+        own_port, token = store.get("watch").decode().split()
+        watch.connect(address, int(own_port), token)
+    torch.distributed.init_process_group(
+        backend, store=store, rank=launch.rank, world_size=launch.world, timeout=timedelta(seconds=COLLECTIVE)
+    )
 
 
-def how_to_continue(folder: Path) -> str:
-    """The end of a sentence about a training that was interrupted."""
-    return f"the training was interrupted; continue with resume={folder}"
+def _meet(launch: Launch) -> tuple[Store, str, int]:
+    """The store at which all processes meet, with its address and port; the first process keeps it."""
+    wait = timedelta(seconds=JOIN)
+    if launch.by is None and launch.world == launch.local_world:
+        own = TCPStore("127.0.0.1", 0, None, True, wait, False)  # a free port: nobody else knows it yet
+        return PrefixStore("0", own), own.host, own.port
+    address, port = meeting_point(launch)
+    kept_by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    try:
+        store = TCPStore(address, port, None, launch.rank == 0 and not kept_by_launcher, wait, False)
+    except torch.distributed.DistError as error:
+        raise UserError(
+            f"process {launch.rank} of this training cannot reach the first one at {address}, port {port} "
+            f"({first_line(error)}); check MASTER_ADDR and MASTER_PORT, and whether a firewall is between them"
+        ) from error
+    return PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store), address, port
+
+
+def _check_same(ranks: Ranks, settings: Mapping[str, Any]) -> None:
+    """ConfigError where a process runs other code or other settings than the first."""
+    for rank, (code, other) in enumerate(ranks.of_all((_code(), dict(settings)))):
+        if rank == 0:
+            first_code, first = code, other
+            continue
+        made = {key: values for key, values in changes(first, other).items()
+                if not is_among(key, (*HARMLESS, "run_folder"))}  # fmt: skip
+        if made:
+            key, (here, there) = next(iter(made.items()))
+            raise ConfigError(
+                f"process 0 has {key}={here} and process {rank} has {key}={there}; start all processes of a training "
+                "with the same command"
+            )
+        if code != first_code:
+            raise ConfigError(
+                f"process {rank} runs other code than process 0 ({code[0]} and {first_code[0]}, torch {code[1]} and "
+                f"{first_code[1]}); install the same version on all machines"
+            )
+
+
+def _code() -> tuple[str, str, int]:
+    """Version of the package and of torch, and a checksum of the package's source."""
+    package, checksum = Path(__file__).resolve().parents[1], 0
+    for path in sorted(package.glob("**/*.py")):
+        checksum = zlib.crc32(path.read_bytes(), checksum)
+    return __version__, str(torch.__version__), checksum
+
+
+def _fail(ranks: Ranks, error: BaseException) -> None:
+    """Tell the others that this process fails, and why. Of the same failure in all, the first process speaks."""
+    if failed_collective(error) or (error.__cause__ is not None and failed_collective(error.__cause__)):
+        ranks.watch.wait_for_verdict()
+    status, sentence = 1, f"{type(error).__name__}: {first_line(error)}" if isinstance(error, Exception) else ""
+    if isinstance(error, UserError):
+        status, sentence = 2, str(error)
+    elif isinstance(error, KeyboardInterrupt):
+        status, sentence = 130, "stopped at once"
+    elif isinstance(error, OSError):
+        status, sentence = 2, first_line(error)
+    elif isinstance(error, SystemExit):
+        sentence = f"it ended with status {error.code}"
+    told = ranks.watch.report(sentence, status)
+    if not told:
+        return
+    if status == 1 and isinstance(error, Exception):
+        traceback.print_exception(error)
+    sys.stderr.flush()
+    time.sleep(0.2)
+    raise SystemExit(status) from None
+
+
+@contextmanager
+def _shared_cores(launch: Launch) -> Iterator[None]:
+    """Share the cores of this machine among its processes, unless OMP_NUM_THREADS says how many threads each has."""
+    if os.environ.get("OMP_NUM_THREADS"):
+        yield
+        return
+    before = torch.get_num_threads()
+    threads = max(1, len(os.sched_getaffinity(0)) // launch.local_world) if hasattr(os, "sched_getaffinity") else 1
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
+        torch.set_num_threads(before)

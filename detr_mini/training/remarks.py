@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from detr_mini.formats.split import CocoSet
+from detr_mini.training.task import DetectionTask
 
 FEW_STEPS = 200
 """After fewer steps a detector's numbers mean nothing: the learning rate has hardly risen."""
@@ -35,4 +36,17 @@ def few_steps_notice(steps: int) -> str | None:
     return (
         f"{steps} steps are too few to say anything about this detector or its data: hundreds are needed, thousands "
         "are usual. Train longer with trainer.max_minutes=..., trainer.max_epochs=... or trainer.max_steps=..."
+    )
+
+
+def pace_remark(task: DetectionTask, batch_size: int, processes: int) -> str:
+    """Images of a step over all processes, the learning rate, and the warm-up in images."""
+    images = batch_size * processes * task.accumulate
+    parts = f"data.batch_size={batch_size} x {processes} process{'' if processes == 1 else 'es'}"
+    parts += "" if task.accumulate == 1 else f" x trainer.accumulate={task.accumulate}"
+    optimizer = task.metadata["config"]["optim"]["optimizer"]
+    rates = [f"{key} {optimizer[key] * task.rate:g}" for key in ("lr", "adamw_lr") if key in optimizer]
+    return (
+        f"a step has {images:,} images ({parts}); {', '.join(rates) or 'own learning rate'}, after a warm-up of "
+        f"{task.warmup_steps:,} steps, {task.warmup_steps * images:,} images"
     )

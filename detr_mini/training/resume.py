@@ -5,21 +5,31 @@ docs/run-folder.md has the order in which a run's files are written, so what a k
 
 from __future__ import annotations
 
+import copy
 import shutil
-from collections.abc import Mapping
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from detr_mini.config.changed_settings import HARMLESS, is_among, refuse_changes
-from detr_mini.config.run_folder import remove_unfinished, whole
+from detr_mini.config.changed_settings import HARMLESS, changes, is_among, refuse_changes
+from detr_mini.config.plain import plain_dict
+from detr_mini.config.run_folder import is_unused, remove_unfinished, whole
 from detr_mini.data.protocol import Data
-from detr_mini.errors import CheckpointError, ConfigError
+from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.pretrained.checkpoints import check_categories, read_checkpoint
 from detr_mini.structures import Categories
-from detr_mini.training.task import DetectionTask
+from detr_mini.training.task import DetectionTask, own_images
 
+AUTO = "auto"
+LATE = 60.0
+"""Seconds in which a shared folder must show a file on all machines. NFS may take 30."""
 LOST_BEST = (
     "best.ckpt of step {step} is missing and cannot be restored, because last.ckpt is from a later step. The best "
     "checkpoint is chosen again from the next evaluation on; until then best.ckpt is a copy of last.ckpt"
@@ -36,6 +46,86 @@ def read_last(folder: Path) -> dict[str, Any] | None:
     if (folder / "config.yaml").is_file() or (folder / ".start.yaml").is_file():
         return None
     raise CheckpointError(f"there is no {folder / 'last.ckpt'}; resume=RUN takes the folder of a run")
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run that this training goes on with."""
+
+    folder: Path
+    step: int | None
+    """Of its last.ckpt; None if it was killed before it saved one."""
+
+
+def begun_run(config: Any) -> Path | None:
+    """The folder that `config.resume` names; None for a new run.
+
+    "auto" means `config.run_folder` where that has been begun, so that one command starts a run and goes on with it.
+    """
+    if config.resume is None:
+        return None
+    if config.resume != AUTO:
+        folder = Path(config.resume).expanduser()
+        if not folder.is_dir():
+            raise CheckpointError(f"there is no folder {folder}; resume=RUN takes the folder of a run")
+        return folder
+    if config.run_folder is None:
+        raise ConfigError("resume=auto needs the folder in which the run starts or goes on; add run_folder=...")
+    folder = Path(config.run_folder).expanduser()
+    return folder if folder.is_dir() and not is_unused(folder) else None
+
+
+def same_last(folder: Path, step: int) -> dict[str, Any]:
+    """last.ckpt as the first process has read it. A shared folder may show it later on other machines, or an older one.
+
+    UserError where it is not there within a minute.
+    """
+    deadline = time.monotonic() + LATE
+    while True:
+        with suppress(CheckpointError):
+            checkpoint = read_last(folder)
+            if checkpoint is not None and checkpoint["global_step"] == step:
+                return checkpoint
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{folder / 'last.ckpt'} of step {step}, which the first process has read, is not on "
+                f"{socket.gethostname()} after {LATE:.0f} seconds; the run folder must be shared by all machines"
+            )
+        time.sleep(0.5)
+
+
+def continued(checkpoint: Mapping[str, Any], config: DictConfig, folder: Path) -> DictConfig:
+    """For resume=auto: the settings of the run, changed as the command has changed since the run was started with it.
+
+    Settings that were chosen at the start (`data.size=auto`) stay as they were chosen.
+    """
+    given, now = checkpoint.get("given"), plain_dict(config)
+    if not given:
+        raise CheckpointError(
+            f"{folder} was trained by a version of detr-mini that resume=auto does not know; use resume={folder}"
+        )
+    settings = copy.deepcopy(dict(checkpoint["config"]))
+    for key, (_, value) in changes(given, now).items():
+        if key not in ("resume", "run_folder") and not key.startswith("modules"):
+            *sections, name = key.split(".")
+            section = settings
+            for each in sections:
+                if not isinstance(section.get(each), dict):
+                    section[each] = {}
+                section = section[each]
+            if value is None and name not in _at(now, sections):
+                section.pop(name, None)
+            else:
+                section[name] = value
+    merged = OmegaConf.create(settings)
+    merged.resume, merged.run_folder, merged.modules = str(folder), config.run_folder, config.modules
+    return merged
+
+
+def _at(settings: Any, sections: Sequence[str]) -> Mapping[str, Any]:
+    for each in sections:
+        settings = settings.get(each) if isinstance(settings, Mapping) else None
+    return settings if isinstance(settings, Mapping) else {}
 
 
 def check_fits(
@@ -126,10 +216,10 @@ def _step_of(file: Path) -> int | None:
         return None
 
 
-def move_to(checkpoint: Mapping[str, Any], task: DetectionTask, data: Data) -> None:
+def move_to(checkpoint: Mapping[str, Any], task: DetectionTask, data: Data, processes: int) -> None:
     """Set the data to the epoch and batch after `checkpoint`; Lightning restores the rest."""
     loop = checkpoint["loops"]["fit_loop"]
     epoch = loop["epoch_progress"]["current"]
     inside = epoch["processed"] < epoch["started"]
     data.resume_at(epoch["processed"], loop["epoch_loop.batch_progress"]["current"]["ready"] if inside else 0)
-    task.images_seen = checkpoint["progress"]["images_seen"]
+    task.images_seen = own_images(checkpoint["progress"], processes)

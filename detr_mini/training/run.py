@@ -13,12 +13,27 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from detr_mini.config.run_folder import locked, new_run_folder, rank
-from detr_mini.errors import CheckpointError
+from detr_mini.config.plain import plain_dict
+from detr_mini.config.run_folder import locked, new_run_folder, release_locks
 from detr_mini.training.build import Parts, build
 from detr_mini.training.final_scores import measure_best
-from detr_mini.training.resume import budget_is_over, check_fits, move_to, read_last, repair
+from detr_mini.training.options import TrainerOptions
+from detr_mini.training.processes import joined
+from detr_mini.training.remarks import pace_remark
+from detr_mini.training.resume import (
+    AUTO,
+    Begun,
+    begun_run,
+    budget_is_over,
+    check_fits,
+    continued,
+    move_to,
+    read_last,
+    repair,
+    same_last,
+)  # fmt: skip
 from detr_mini.training.run_files import logging_to, write_data_report, write_given_settings, write_settings, writing
+from detr_mini.training.signals import stopping_at_once
 from detr_mini.training.trainer import fit, make_trainer
 
 log = logging.getLogger("detr_mini")
@@ -30,35 +45,40 @@ def train(config: DictConfig) -> Path:
     The best checkpoint is the best on val; for data without val it is the last one. Its averaged weights are measured.
 
     `config.resume` continues the run in that folder from its last.ckpt, or from the start if the run was killed before
-    it had one. UserError if another process works there, or the settings do not fit; the folder is then unchanged.
-    KeyboardInterrupt after Ctrl-C, once last.ckpt is written. Only the first process writes.
+    it had one; "auto" continues what `config.run_folder` holds, or starts there. UserError if another process works
+    there, or the settings do not fit; the folder is then unchanged. KeyboardInterrupt after Ctrl-C, once last.ckpt is
+    written. Of several processes the first one decides about the folder, and only it writes.
     """
     console = Console()
-    resumed = None if config.resume is None else Path(config.resume).expanduser()
     with ExitStack() as stack:
+        stack.enter_context(stopping_at_once())
+        settings = plain_dict(config, resolve=True)
+        ranks = stack.enter_context(joined(TrainerOptions.of(settings["trainer"]), settings))
+
         # Find out where an earlier run stopped
-        checkpoint, changed = None, {}
-        if resumed is not None:
-            if not resumed.is_dir():
-                raise CheckpointError(f"there is no folder {resumed}; resume=RUN takes the folder of a run")
-            stack.enter_context(locked(resumed))
-            checkpoint = read_last(resumed)
-            if checkpoint is None:
-                config = cast(DictConfig, OmegaConf.merge(config, {"resume": None}))
+        begun = ranks.of_first(lambda: _open_begun(config, stack))
+        checkpoint, changed, given = None, {}, settings
+        if begun is not None and begun.step is not None:
+            checkpoint = same_last(begun.folder, begun.step)
+            if config.resume == AUTO:
+                config = continued(checkpoint, config, begun.folder)
+            else:
+                given = checkpoint.get("given", {})
+        else:
+            config = cast(DictConfig, OmegaConf.merge(config, {"resume": None}))
 
         # Build and plan; an error in the config leaves no folder behind
-        parts = build(config)
-        if resumed is not None and checkpoint is not None:
-            changed = check_fits(resumed, checkpoint, parts.task, parts.data)
+        parts = build(config, None if checkpoint is None else checkpoint.get("processes"))
+        parts.task.metadata["given"] = given
+        if begun is not None and checkpoint is not None:
+            changed = check_fits(begun.folder, checkpoint, parts.task, parts.data)
         over = checkpoint is not None and budget_is_over(parts.task, checkpoint)
 
         # Open the run folder
-        folder = resumed or new_run_folder("outputs", config.name, config.run_folder)
-        if resumed is None:
-            stack.callback(_remove_if_empty, folder)  # nor does a trainer that this machine cannot run
-            stack.enter_context(locked(folder))
-        trainer, checkpoints = make_trainer(parts, folder, console, config)
-        if rank() == 0:
+        folder = begun.folder if begun is not None else ranks.of_first(lambda: _open_new(config, stack))
+        ranks.watch.folder = folder
+        trainer, checkpoints = make_trainer(parts, folder, console, config, ranks)
+        if ranks.first:
             if checkpoint is not None:
                 checkpoints.forget = _finish_writing(parts, folder, checkpoint, over)
             else:
@@ -68,15 +88,38 @@ def train(config: DictConfig) -> Path:
             write_data_report(folder, parts.data.report)
             console.print(parts.data.report.table())
             _log_start(folder, changed)
+            pace = pace_remark(parts.task, parts.data.batch_size, ranks.world)
+            console.print(pace, markup=False, highlight=False)
+            log.info(pace)
+            ranks.watch.at_end += [lambda sentence: log.error("ended: %s", sentence), lambda _: release_locks()]
 
         # Train, then measure
         if checkpoint is not None:
-            move_to(checkpoint, parts.task, parts.data)
+            move_to(checkpoint, parts.task, parts.data, ranks.world)
         if not over:
-            fit(trainer, parts, None if checkpoint is None else folder / "last.ckpt")
-        if trainer.is_global_zero:
-            measure_best(parts, folder, console, config, trainer.world_size)
+            fit(trainer, parts, None if checkpoint is None else folder / "last.ckpt", ranks)
+        ranks.watch.done()
+        if ranks.first:
+            measure_best(parts, folder, console, config, ranks.world)
     return checkpoints.folder
+
+
+def _open_begun(config: DictConfig, stack: ExitStack) -> Begun | None:
+    """Lock the folder of the run to go on with, and see how far it is; None for a new run."""
+    folder = begun_run(config)
+    if folder is None:
+        return None
+    stack.enter_context(locked(folder))
+    checkpoint = read_last(folder)
+    return Begun(folder, None if checkpoint is None else int(checkpoint["global_step"]))
+
+
+def _open_new(config: DictConfig, stack: ExitStack) -> Path:
+    """Make and lock the folder of a new run."""
+    folder = new_run_folder("outputs", config.name, config.run_folder)
+    stack.callback(_remove_if_empty, folder)  # nor does a trainer that this machine cannot run
+    stack.enter_context(locked(folder))
+    return folder
 
 
 def _finish_writing(parts: Parts, folder: Path, checkpoint: dict[str, Any], over: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -27,7 +28,11 @@ from detr_mini.training.budget import Budget
 from detr_mini.training.diagnosis import explain
 from detr_mini.training.history import LOGGED
 from detr_mini.training.image_growth import ImageGrowth, resized
+from detr_mini.training.requests import Requests
+from detr_mini.training.skipping import MOST, SkippedSteps
 from detr_mini.training.validation import Collected, Validation, scored
+
+log = logging.getLogger("detr_mini")
 
 HEADLINES = ("grounding/accuracy", "AP")
 """The metric that chooses the best checkpoint: the first of these that was measured."""
@@ -38,9 +43,10 @@ NEVER = 2**31
 class DetectionTask(pl.LightningModule):
     """Losses are sums over boxes; the gradient is divided once, by the boxes of all batches and processes of a step.
 
-    `make_optimizer(model)` builds the optimizer. `budget` is the training's length; over it the learning rate falls
-    along a cosine to zero, after `warmup_steps`. `clip` is the largest gradient norm, `average` the decay of the
-    averaged weights, `seed` that of dropout and denoising. `truth` is val's ground truth, None for data without val.
+    `make_optimizer(model)` builds the optimizer; `rate` multiplies its learning rates. `budget` is the training's
+    length; over it the learning rate falls along a cosine to zero, after `warmup_steps`. `clip` is the largest gradient
+    norm, `average` the decay of the averaged weights, `seed` that of dropout and denoising. `truth` is val's ground
+    truth, None for data without val.
     `validations` is a number of validations, spread evenly over the training; None leaves it to the trainer.
     `operating_point` has `threshold` and `suppress_iou`, each a number or "auto", which means the best on val.
     `metadata` goes into every checkpoint (image, config, recipe, ...).
@@ -58,6 +64,7 @@ class DetectionTask(pl.LightningModule):
         seed: int,
         truth: CocoSet | None = None,
         warmup_steps: int = 100,
+        rate: float = 1.0,
         clip: float | int = 5.0,
         average: float | int = 0.998,
         accumulate: int = 1,
@@ -69,7 +76,7 @@ class DetectionTask(pl.LightningModule):
         super().__init__()
         self.model, self.criterion, self.make_optimizer = model, criterion, make_optimizer
         self.categories, self.budget, self.seed, self.truth = categories, budget, seed, truth
-        self.warmup_steps, self.clip, self.accumulate = warmup_steps, clip, accumulate
+        self.warmup_steps, self.rate, self.clip, self.accumulate = warmup_steps, rate, clip, accumulate
         self.growth = growth or ImageGrowth()
         self.validations, self.point_settings = validations, dict(operating_point or {})
         self._default_point: OperatingPoint = settled(operating_point)
@@ -83,6 +90,9 @@ class DetectionTask(pl.LightningModule):
         self.validation: Validation | None = None
         """The latest one."""
         self.best: dict[str, Any] = {"score": None, "epoch": None}
+        self.requests = Requests()
+        self.skipped: SkippedSteps | None = None
+        """Of a training on a GPU."""
         self._boxes = 0
         """Boxes since the last step of the optimizer."""
         self._collected = Collected()
@@ -90,7 +100,7 @@ class DetectionTask(pl.LightningModule):
     # One training step, in the order in which Lightning calls these hooks
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
-        scale = self.growth.scale_at(self.budget.progress(self.global_step))
+        scale = self.growth.scale_at(self.budget.agreed_progress(self.global_step))
         if scale < 1:
             batch = resized(batch, scale, self.model.stride)
         torch.manual_seed(mix_numbers(self.seed, self.global_step, batch_idx, self.global_rank))  # dropout
@@ -104,7 +114,7 @@ class DetectionTask(pl.LightningModule):
         denoising = self.model.noised_truths(batch.packed, batch.image_ids, seed=self.seed, step=step)
         output = self.model(batch.images, batch.mask(), denoising=denoising, **batch.with_captions)
         with torch.autocast(self.device.type, enabled=False):
-            return self.criterion(output, batch.packed, self.budget.progress(step), **batch.with_captions)
+            return self.criterion(output, batch.packed, self.budget.agreed_progress(step), **batch.with_captions)
 
     # ... Lightning computes the gradient, once or `accumulate` times ...
 
@@ -136,13 +146,15 @@ class DetectionTask(pl.LightningModule):
         self._batch = batch
 
     def _boxes_of_all_processes(self) -> float:
-        """Boxes of this step. The processes also agree on the time, so that all end a timed training at one step."""
+        """Boxes of this step. With the same sum the processes agree on the time, and on whether to save or to stop."""
         boxes, self._boxes = float(self._boxes), 0
         if self.trainer.world_size > 1:
-            shared = torch.tensor([boxes, self.budget.elapsed], dtype=torch.float64, device=self.device)
+            own = [boxes, self.budget.elapsed, *self.requests.as_numbers()]
+            shared = torch.tensor(own, dtype=torch.float64, device=self.device)
             torch.distributed.all_reduce(shared)
-            boxes, elapsed = shared.tolist()
+            boxes, elapsed, *asked = shared.tolist()
             self.budget.agree(elapsed / self.trainer.world_size)
+            self.requests.agree(asked)
         return boxes
 
     def _scale_and_clip_gradient(self, boxes: float) -> None:
@@ -150,13 +162,24 @@ class DetectionTask(pl.LightningModule):
         scale = self.trainer.world_size / max(boxes, 1.0)  # DDP has divided by the number of processes
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(grads) * scale
-        # Only on a CPU: a GPU would have to be waited for, and there the next matching cost shows the fault.
-        if self.device.type == "cpu" and not norm.isfinite():
+        if self.skipped is not None:  # a GPU would have to be waited for
+            norm = self.skipped.skip(grads, norm)
+        elif not norm.isfinite():
             raise explain(self.model, self._batch, self.global_step, self._precision, "the gradient")
         torch._foreach_mul_(grads, scale * (self.clip / norm.clamp(min=self.clip)))
 
+    def report_skipped(self) -> None:
+        """Log how many steps were skipped since the last call; NonFiniteError where too many were, up to now."""
+        new, in_a_row = (0, 0) if self.skipped is None else self.skipped.new()
+        if in_a_row >= MOST:
+            raise explain(
+                self.model, self._batch, self.global_step, self._precision, f"the gradient of {in_a_row} steps"
+            )
+        if new:
+            log.warning("%d steps were skipped up to step %d: their gradient was not finite", new, self.global_step)
+
     def _set_learning_rate(self, optimizer: torch.optim.Optimizer) -> None:
-        progress = self.budget.progress(self.global_step)
+        progress = self.budget.agreed_progress(self.global_step)
         factor = warmup_cosine(self.global_step, progress, warmup_steps=self.warmup_steps)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
@@ -191,17 +214,20 @@ class DetectionTask(pl.LightningModule):
         """No scheduler: `_set_learning_rate` computes the learning rate from the step."""
         optimizer = self.make_optimizer(self.model)
         for group in optimizer.param_groups:
-            group.setdefault("initial_lr", group["lr"])
+            group.setdefault("initial_lr", group["lr"] * self.rate)
         self._groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         return optimizer
 
     def on_fit_start(self) -> None:
         self.averaged.to(self.device)
         self.sums = self.sums.to(self.device)
+        self.skipped = None if self.device.type == "cpu" else SkippedSteps(self.device)
 
     def on_train_start(self) -> None:
         for group, given in zip(self.trainer.optimizers[0].param_groups, self._groups, strict=True):
             group.update(given)  # a resumed run uses its own settings, not those in its checkpoint
+        if self.trainer.world_size > 1:
+            self.budget.agree(self.budget.elapsed)  # zero, or that of the checkpoint
         self.budget.start()
 
     # Validation
@@ -250,9 +276,16 @@ class DetectionTask(pl.LightningModule):
     # Checkpoints
 
     def share_sums(self) -> Tensor:
-        """The running sums over all processes, on rank 0; zeros elsewhere. All processes call it at the same step."""
+        """The running sums over all processes, on rank 0; zeros elsewhere. All processes call it at the same step.
+
+        It also agrees on `requests`: at the end of an epoch no step does.
+        """
         if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(self.sums)
+            asked = self.requests.as_numbers()
+            shared = torch.cat([self.sums, self.sums.new_tensor(asked)])
+            torch.distributed.all_reduce(shared)
+            self.requests.agree(shared[-len(asked) :].tolist())
+            self.sums.copy_(shared[: -len(asked)])
             if not self.trainer.is_global_zero:
                 self.sums.zero_()
         return self.sums
@@ -271,6 +304,7 @@ class DetectionTask(pl.LightningModule):
                 "elapsed": self.budget.elapsed,
                 "epoch_began": self.epoch_began,
                 "images_seen": self.images_seen,
+                "processes": self.trainer.world_size,
                 "sums": self.share_sums().tolist(),
                 "scores": None if latest is None else dict(latest.scores.metrics),
             },
@@ -286,7 +320,12 @@ class DetectionTask(pl.LightningModule):
         progress = checkpoint["progress"]
         self.budget.set_elapsed(progress["elapsed"])
         self.epoch_began = progress.get("epoch_began", 0.0)
-        self.images_seen = progress["images_seen"]
+        self.images_seen = own_images(progress, self.trainer.world_size)
         if self.trainer.is_global_zero:
             sums = torch.tensor(progress["sums"], dtype=torch.float64)
             self.sums = sums if sums.shape == self.sums.shape else self.sums  # older checkpoints have fewer sums
+
+
+def own_images(progress: Mapping[str, Any], processes: int) -> int:
+    """Images that each of `processes` has seen at a checkpoint, which holds those of each process it was made by."""
+    return int(progress["images_seen"] * progress.get("processes", processes) // processes)

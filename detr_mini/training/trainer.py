@@ -17,29 +17,34 @@ from detr_mini.errors import ConfigError, UserError
 from detr_mini.training.build import Parts
 from detr_mini.training.callbacks import Bar, CheckpointFiles, Checkpoints, Interrupted, Logging
 from detr_mini.training.history import History
+from detr_mini.training.launch import GivenPlace
 from detr_mini.training.precision import resolved_precision
-from detr_mini.training.processes import PeerWatch, how_to_continue, lost_peer
+from detr_mini.training.processes import Ranks, Stopped
 from detr_mini.training.task import NEVER
+from detr_mini.training.watch import how_to_continue, lost_peer
 
 
-def make_trainer(parts: Parts, folder: Path, console: Console, config: DictConfig) -> tuple[pl.Trainer, Checkpoints]:
+def make_trainer(
+    parts: Parts, folder: Path, console: Console, config: DictConfig, ranks: Ranks
+) -> tuple[pl.Trainer, Checkpoints]:
     """The trainer of a run in `folder`, and its checkpoints. ConfigError for settings this machine cannot run."""
     options = parts.options
     logging_callback = Logging(History(folder / "history.csv"), options.log_every_steps)
     checkpoints = Checkpoints(folder, options.save_every_minutes)
-    callbacks: list[pl.Callback] = [logging_callback, checkpoints, PeerWatch()]
+    callbacks: list[pl.Callback] = [logging_callback, checkpoints]
     if options.progress:
         callbacks.append(Bar(logging_callback, console))
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+    precision = ranks.of_first(lambda: resolved_precision(options))  # measured, so it may differ between machines
     try:
         trainer = pl.Trainer(
             accelerator=options.accelerator,
             devices=options.devices,
             num_nodes=options.num_nodes,
             strategy=options.strategy,
-            precision=resolved_precision(options),  # type: ignore[arg-type]  # a literal there
+            precision=precision,  # type: ignore[arg-type]  # a literal there
             max_epochs=-1,  # the task's budget ends the training
             accumulate_grad_batches=options.accumulate,
             check_val_every_n_epoch=options.validate_every_epochs if options.validations is None else NEVER,
@@ -50,12 +55,14 @@ def make_trainer(parts: Parts, folder: Path, console: Console, config: DictConfi
             enable_progress_bar=False,
             enable_model_summary=False,
             callbacks=callbacks,
-            plugins=[CheckpointFiles()],
+            plugins=[CheckpointFiles(), GivenPlace(ranks.launch)],
             default_root_dir=folder,
         )
     except (pl.utilities.exceptions.MisconfigurationException, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"the trainer section cannot be used on this machine: {reason}") from error
+    # Lightning's handlers enter collectives between any two instructions; `Checkpoints` has its own
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return trainer, checkpoints
 
 
@@ -71,24 +78,23 @@ def _loggers(config: DictConfig, folder: Path) -> Any:
     return TensorBoardLogger(folder, name="tensorboard", version="")
 
 
-def fit(trainer: pl.Trainer, parts: Parts, checkpoint: Path | None) -> None:
+def fit(trainer: pl.Trainer, parts: Parts, checkpoint: Path | None, ranks: Ranks) -> None:
     """Train, from `checkpoint` if there is one.
 
-    KeyboardInterrupt after Ctrl-C. UserError for a worker or another process of the training that has died.
+    Stopped after Ctrl-C, once the state is written. UserError for a worker or another process of the training that has
+    died.
     """
     try:
         with tiny_numbers_as_zero():
             trainer.fit(parts.task, parts.data, ckpt_path=checkpoint, weights_only=True)
     except Interrupted:
-        raise KeyboardInterrupt from None
+        raise Stopped from None
     except SystemExit as stop:
         if stop.code == 1:  # Lightning's answer to a second Ctrl-C
             raise KeyboardInterrupt from None
-        raise  # from a cluster, which starts the job again
+        raise
     except RuntimeError as error:
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
-        watch = next(callback for callback in callbacks if isinstance(callback, PeerWatch))
-        sentence = lost_worker(error) or (lost_peer(error, watch) if trainer.world_size > 1 else None)
+        sentence = lost_worker(error) or (lost_peer(error, ranks.watch) if ranks.world > 1 else None)
         if sentence is None:
             raise
         raise UserError(f"{sentence}; {how_to_continue(Path(trainer.default_root_dir))}") from error

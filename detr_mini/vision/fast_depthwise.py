@@ -191,11 +191,28 @@ class FoldedNorm(nn.Module):
             self.register_buffer(name, buffer)
         self.eps = float(norm.eps)
         self.act: Callable[[Tensor], Tensor] = norm.act
+        self._constants: tuple[Tensor, Tensor] | None = None
+        self._made_of: list[int] = []
+        """Versions of the buffers that `_constants` were computed from."""
 
     def scale_and_shift(self) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
-        """s and t in y = s x + t."""
+        """s and t in y = s x + t, computed once: until weights are loaded or the module moves."""
+        if torch.compiler.is_compiling():
+            return self._computed()
+        versions = [buffer._version for buffer in (self.weight, self.bias, self.running_mean, self.running_var)]
+        if self._constants is None or versions != self._made_of:
+            with torch.inference_mode(False), torch.no_grad():  # an evaluation may come first, and training use them
+                self._constants, self._made_of = self._computed(), versions
+        return self._constants
+
+    def _computed(self) -> tuple[Tensor, Tensor]:
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale
+
+    def _apply(self, *args: Any, **kwargs: Any) -> FoldedNorm:
+        self._constants = None
+        super()._apply(*args, **kwargs)
+        return self
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return self.act(x)

@@ -26,7 +26,8 @@ class Keep(pl.Callback):
 out, root, devices, batch = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 config = small_config(root, "trainer=ddp" if devices > 1 else "trainer=cpu", f"trainer.devices={devices}",
     f"data.batch_size={batch}", "trainer.max_steps=1", "optim.clip=1e9", "data.limit_val=7", "data.eval_batch_size=2",
-    "data.augment=[]", "trainer.precision=32-true", "trainer.threads=1")
+    "data.augment=[]", "trainer.precision=32-true", "trainer.threads=1",
+    "optim.scaling=none")  # the warm-up of two processes is otherwise that of one with batches of 4
 parts = build(config)
 trainer = pl.Trainer(accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_epochs=-1,
     logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,

@@ -56,7 +56,8 @@ def test_a_job_that_is_queued_again_resumes_from_its_checkpoint(tmp_path: Path) 
     (tmp_path / "run" / "last.ckpt").write_text("")
     again = job.checkpoint().function
     again()
-    assert seen == [{"seed": "1", "run_folder": str(tmp_path / "run")}, {"resume": str(tmp_path / "run")}]
+    # the same words: resume=auto goes on where the folder holds a checkpoint
+    assert seen == [{"seed": "1", "run_folder": str(tmp_path / "run"), "resume": "auto"}] * 2
 
 
 def test_what_a_job_runs_can_be_sent_as_a_file(tmp_path: Path) -> None:

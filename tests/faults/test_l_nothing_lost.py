@@ -32,7 +32,7 @@ from detr_mini.errors import ConfigError, UserError
 from detr_mini.pretrained.checkpoints import read_checkpoint
 from detr_mini.scenes.shapes import ensure_scenes
 from detr_mini.training.history import History
-from detr_mini.training.processes import PeerWatch, lost_peer
+from detr_mini.training.watch import Watch, lost_peer
 from training_parts import overrides
 
 HERE = Path(__file__).parents[2]
@@ -442,7 +442,7 @@ def test_l06_a_killed_worker_is_a_sentence(
 
 
 def test_l06_a_lost_process_of_the_training_is_a_sentence() -> None:
-    watch = PeerWatch()
+    watch = Watch()
     error = RuntimeError("[gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:6021: Connection reset by peer")
     assert "another process of this training has ended" in str(lost_peer(error, watch))
     dead = subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])

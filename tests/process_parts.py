@@ -1,0 +1,120 @@
+"""Trainings of several processes, each with a fault of its own: `python process_parts.py train WORDS`.
+
+The variable FAULTS is JSON: `{rank: {fault: value}}`. The faults are described beside their names in `prepare`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+HERE = Path(__file__).resolve()
+
+
+def environment(**more: str) -> dict[str, str]:
+    """That of a process which starts a training: no launcher's variables but those in `more`."""
+    kept = {name: value for name, value in os.environ.items()
+            if not name.startswith(("SLURM", "TORCHELASTIC", "SUBMITIT", "FAULTS"))
+            and name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")}  # fmt: skip
+    paths = f"{HERE.parent}{os.pathsep}{HERE.parents[1]}"
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **more}
+
+
+def start(
+    words: Sequence[str], faults: Mapping[int, Mapping[str, Any]] | None = None, **more: str
+) -> subprocess.Popen[str]:
+    """Start `detr-mini train WORDS`; its standard output and error come together."""
+    return subprocess.Popen(
+        [sys.executable, str(HERE), "train", *words], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL, env=environment(FAULTS=json.dumps(faults or {}), **more),
+    )  # fmt: skip
+
+
+def launcher(kind: str, world: int, port: int) -> list[dict[str, str]]:
+    """The variables that torchrun or srun gives to each of `world` processes on one machine."""
+    if kind == "torchrun":
+        return [
+            {"RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
+             "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "none"}
+            for r in range(world)
+        ]  # fmt: skip
+    return [
+        {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": str(world), "SLURM_NNODES": "1",
+         "SLURM_NTASKS_PER_NODE": str(world), "SLURM_PROCID": str(r), "SLURM_LOCALID": str(r), "SLURM_NODEID": "0",
+         "SLURM_STEP_ID": "0", "SLURM_NODELIST": "127.0.0.1", "MASTER_PORT": str(port)}
+        for r in range(world)
+    ]  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def results(processes: Sequence[subprocess.Popen[str]], seconds: float = 120) -> list[tuple[int, str]]:
+    """Exit status and output of each process; all are killed where one takes longer than `seconds`."""
+    deadline, found = time.monotonic() + seconds, []
+    try:
+        for process in processes:
+            output, _ = process.communicate(timeout=max(0.1, deadline - time.monotonic()))
+            found.append((process.returncode, output))
+    finally:
+        for process in processes:
+            process.kill()
+    return found
+
+
+def prepare(faults: Mapping[str, Any]) -> None:
+    """Make this process have these faults."""
+    from detr_mini.training import callbacks
+    from detr_mini.training.task import DetectionTask
+
+    step = DetectionTask.training_step
+    steps = 0
+
+    def faulty(self: DetectionTask, batch: Any, batch_idx: int) -> Any:
+        nonlocal steps
+        steps += 1
+        time.sleep(faults.get("sleep", 0))  # seconds of each step
+        if steps == faults.get("at"):
+            if "signal" in faults:
+                os.kill(os.getpid(), getattr(signal, faults["signal"]))
+            if "error" in faults:
+                from detr_mini.errors import DataError
+
+                raise DataError(faults["error"])
+            if "bug" in faults:
+                raise ZeroDivisionError(faults["bug"])
+        return step(self, batch, batch_idx)
+
+    DetectionTask.training_step = faulty  # type: ignore[method-assign]
+    if "clock" in faults:  # how many times as fast as others' it runs
+        begun = time.monotonic()
+        fast = SimpleNamespace(monotonic=lambda: begun + faults["clock"] * (time.monotonic() - begun))
+        callbacks.time = fast  # type: ignore[assignment]
+    if "weights" in faults:  # a folder for the weights after the last step
+
+        def keep(self: DetectionTask) -> None:
+            import torch
+
+            torch.save(self.model.state_dict(), Path(faults["weights"]) / f"{self.global_rank}.pt")
+
+        DetectionTask.on_train_end = keep  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    own = json.loads(os.environ.get("FAULTS", "{}"))
+    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+    prepare({**own.get("all", {}), **own.get(rank, {})})
+    from detr_mini.cli import main
+
+    sys.exit(main(sys.argv[1:]))
