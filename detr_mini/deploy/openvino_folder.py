@@ -39,13 +39,14 @@ def properties(model: Any) -> dict[str, str]:
 
 
 def _filter_as_pillow(model: Any) -> None:
-    """Resize as the ONNX file does: OpenVINO's reader drops the antialiasing filter of ONNX's Resize."""
+    """Resize with Pillow's filter, as `predict` does. OpenVINO reads ONNX's Resize without its antialiasing filter."""
     from openvino import opset11
 
-    (resize,) = (
-        node
-        for node in model.get_ordered_ops()
-        if node.get_type_name() == "Interpolate" and node.get_friendly_name().endswith(RESIZE)
+    (resize,) = (node for node in model.get_ordered_ops() if node.get_friendly_name().endswith(f"/{RESIZE}"))
+    pixels, shape = (resize.input_value(index) for index in (0, 1))
+    target = opset11.gather(shape, opset11.constant([1, 2]), opset11.constant(0))
+    resized = opset11.interpolate(
+        pixels, target, mode="bilinear_pillow", shape_calculation_mode="sizes", axes=opset11.constant([1, 2])
     )
-    picture, shape = resize.input_value(0), resize.input_value(1)
-    print(node, shape)
+    for reader in resize.output(0).get_target_inputs():
+        reader.replace_source_output(resized.output(0))
