@@ -92,7 +92,7 @@ def finish(classes: int, limit: int, suppress_iou: float | None) -> str:
     return f"""{_HEADER}
 finish (float[batch, n, 4] fractions, float[batch, n] best, int64[batch, n] kinds, int64[batch, 2] sizes)
     => (float[batch, n, 4] boxes, float[batch, n] scores, int64[batch, n] labels)
-<int64[2] swapped = {{1, 0}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64[2] image_and_row = {{0, 2}},
+<int64[2] swapped = {{1, 0}}, int64[1] one = {{1}}, int64[2] image_and_row = {{0, 2}},
  int64[1] most = {{{limit}}}, float[1] overlap = {{{suppress_iou or 0.0!r}}}, float[1] least = {{-0.5}},
  float nothing = {{{SUPPRESSED}}}, float zero = {{0.0}}, float unit = {{1.0}},
  int64[1, {classes}, 1] classes = {{{", ".join(map(str, range(classes)))}}}>

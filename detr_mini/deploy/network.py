@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from detr_mini.attention.kinds import Windowed
 from detr_mini.boxes import cxcywh_to_xyxy
 from detr_mini.errors import UserError
 from detr_mini.models.detr import DETR
@@ -52,10 +53,15 @@ class Network(nn.Module):
 
 def check_exportable(model: DetectionModel) -> None:
     """UserError where `model` has no form that runs without torch."""
+    if any(isinstance(module, Windowed) for module in model.modules()):
+        raise UserError(
+            "attention=windowed is not exported to ONNX or OpenVINO yet: it cuts a map into windows by its size, which "
+            "an exported file does not know; train with another attention, or use format=safetensors"
+        )
     if type(model) not in SELECTION:
         raise UserError(
-            f"a detector of {type(model).__name__} is not exported to ONNX or OpenVINO yet, only model=mini and model=detr "
-            "are; format=safetensors writes it as a file that 'load' reads"
+            f"a detector of {type(model).__name__} is not exported to ONNX or OpenVINO yet, only those of model=mini "
+            "and model=detr are; format=safetensors writes it as a file that 'load' reads"
         )
 
 

@@ -47,13 +47,12 @@ def _traced(network: Network) -> Any:
         with torch.no_grad(), _quiet():
             shapes = ({0: dynamic, 2: dynamic, 3: dynamic},)
             program = torch.export.export(network, (torch.rand(TRACED),), dynamic_shapes=shapes, strict=False)
-            traced = torch.onnx.export(
-                program, dynamo=True, opset_version=graphs.OPSET, verbose=False, input_names=["images"], output_names=_BEST
-            )
+            settings: dict[str, Any] = {"opset_version": graphs.OPSET, "dynamo": True, "verbose": False}
+            traced = torch.onnx.export(program, input_names=["images"], output_names=_BEST, **settings)
     except Exception as error:  # torch's exporter raises nearly anything
         raise UserError(
-            f"torch cannot export this model to ONNX ({first_line(error)[:200]}); choose attention=dense for the model, "
-            "or write it with format=safetensors, which takes every model"
+            f"torch cannot export this model to ONNX ({first_line(error)[:200]}); use format=safetensors, which takes "
+            "every model"
         ) from error
     assert traced is not None
     return traced.model_proto

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from detr_mini.config.number_settings import percent_hint
 from detr_mini.errors import ConfigError, some_of
@@ -18,6 +18,7 @@ USUAL_LIMIT = 100
 """Detections of an image, as many as COCO's metric counts."""
 
 
+@runtime_checkable
 class DetectorLike(Protocol):
     """What prediction and evaluation ask of a detector: a `Detector`, or a file of `detr-mini export`."""
 

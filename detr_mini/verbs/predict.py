@@ -56,7 +56,7 @@ def _check(config: DictConfig) -> None:
     if config.caption is not None and config.explain:
         raise ConfigError("explain=true works without a caption only; leave one of the two out")
     if config.explain and is_exported(config.checkpoint):
-        raise ConfigError("explain=true works with a checkpoint only: an exported file does not say where its queries look")
+        raise ConfigError("explain=true needs a checkpoint: an exported file does not say where its queries look")
     if config.batch_size < 1:
         raise ConfigError(f"batch_size is {config.batch_size}; it must be at least 1")
 

@@ -126,8 +126,10 @@ def opened(config: Any) -> tuple[Detector | ExportedDetector, Mapping[str, Any],
         return from_checkpoint(checkpoint, str(file), config.device), checkpoint, file
     for key, usual in (("size", None), ("shorter_side", None), ("by", "classes"), ("words", "as_typed")):
         if config[key] != usual:
-            raise ConfigError(f"{key}={config[key]} has no effect on {config.checkpoint}: an exported file keeps its image "
-                              "size and takes no captions; leave the setting out or evaluate the checkpoint")  # fmt: skip
+            raise ConfigError(
+                f"{key}={config[key]} does not work with {config.checkpoint}: an exported file keeps its image size "
+                "and takes no captions; leave the setting out or evaluate the checkpoint"
+            )
     loaded = load(config.checkpoint, config.device)
     assert isinstance(loaded, ExportedDetector)
     described = loaded.description

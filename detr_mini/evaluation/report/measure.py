@@ -93,7 +93,11 @@ def measure(
 
 
 def measure_detector(
-    detector: DetectorLike, truth: CocoSet, limit: int = 100, subset: Subset | None = None, resamples: int = 1000,
+    detector: DetectorLike,
+    truth: CocoSet,
+    limit: int = 100,
+    subset: Subset | None = None,
+    resamples: int = 1000,
     fast: bool = False,
 ) -> Measured:
     """`measure` for a detector that prepares images itself, such as an exported file: it takes those of `truth`."""
