@@ -71,12 +71,12 @@ def without_padding(model: DetectionModel) -> nn.Module:
     A convolution with "same" padding places its kernel by whether a side is even, and sides of padded maps always are:
     `FixedConv` keeps that place on odd sides. Kernels that are computed from weights in every call are computed once.
     """
-    changed: nn.Module = copy.deepcopy(model).eval()  # type: ignore[assignment]  # a DetectionModel is a Module
+    changed: nn.Module = copy.deepcopy(model).eval()
     for module in list(changed.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, ConvNet):
                 setattr(module, name, EvenSides(child))
-            elif isinstance(child, FoldedConv | StandardisedConv) or type(child).__name__ == "Conv2dSame":
+            elif isinstance(child, nn.Conv2d) and (_is_same(child) or isinstance(child, FoldedConv | StandardisedConv)):
                 setattr(module, name, FixedConv(child))
     return changed.requires_grad_(False)
 
@@ -130,8 +130,7 @@ def _kernel(conv: nn.Conv2d) -> tuple[Float[Tensor, "c2 c k k"], Float[Tensor, "
 
 def _zeros_around(conv: nn.Conv2d) -> tuple[tuple[int, int], tuple[int, int]]:
     """Zeros (before, after) of rows and of columns."""
-    same = type(conv).__name__ == "Conv2dSame" or (isinstance(conv, FoldedConv) and (conv.same or conv.is_depthwise))
-    if not same:
+    if not _is_same(conv):
         assert not isinstance(conv.padding, str)
         return (conv.padding[0],) * 2, (conv.padding[1],) * 2
     rows, columns = (
@@ -139,3 +138,10 @@ def _zeros_around(conv: nn.Conv2d) -> tuple[tuple[int, int], tuple[int, int]]:
         for kernel, step in zip(conv.kernel_size, conv.stride, strict=True)
     )
     return rows, columns
+
+
+def _is_same(conv: nn.Conv2d) -> bool:
+    """Whether `conv` has "same" padding. timm's class is known by its name, since timm may not be installed."""
+    if isinstance(conv, FoldedConv):
+        return conv.same or conv.is_depthwise
+    return type(conv).__name__ == "Conv2dSame"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from jaxtyping import config
 
 from detector_parts import BACKBONE, MODEL, checkpoint_of
 from detr_mini.cli import main
@@ -34,7 +35,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     path = tmp_path_factory.mktemp("run") / "best.ckpt"
-    torch.save({**checkpoint_of(model, categories, model=TINY), "operating_point": POINT}, path)
+    settings = {"model": TINY, "backbone": BACKBONE}
+    torch.save({**checkpoint_of(model, categories), "config": settings, "operating_point": POINT}, path)
     return path
 
 
@@ -49,7 +51,11 @@ def traced(own: Detector) -> Any:
     """Its network as ONNX. Tracing takes most of an export's time, so it is done once."""
     for name in ("onnx", "onnxscript", "onnxruntime", "openvino"):
         pytest.importorskip(name, reason=f"the package {name} of the extra 'export' is not installed")
-    return onnx_file._traced(Network(own.model, 100))
+    config.update("jaxtyping_disable", True)  # sizes are symbols in a trace, and the checker asks for numbers
+    try:
+        return onnx_file._traced(Network(own.model, 100))
+    finally:
+        config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

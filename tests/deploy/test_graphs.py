@@ -37,7 +37,7 @@ def test_pictures_are_prepared_as_by_predict_but_for_rounding(size: int, shorter
             levels = np.abs(given[row] - expected.numpy()) * 255 * np.array(NORM["std"], np.float32)[:, None, None]
             assert levels.max() < 2.01  # halves, rounded after each of the two axes
             assert (levels > 1.01).mean() < 0.001
-            assert (levels > 0.01).mean() < 0.05
+            assert (levels > 0.01).mean() < 0.15
 
 
 def test_halves_are_rounded_as_python_rounds_them() -> None:
