@@ -21,7 +21,7 @@ from detr_mini.scenes.rendering import SHAPES
 from detr_mini.structures import Categories
 
 TINY = {**MODEL, "decoder": {"layers": 1}, "distinct_iou": 0.7}
-POINT = {"threshold": 0.1, "suppress_iou": 0.5}
+POINT = {"threshold": 0.03, "suppress_iou": 0.5}
 Export = Callable[..., Path]
 
 
