@@ -51,7 +51,7 @@ def test_a_file_finds_what_its_checkpoint_finds(export: Export, own: Detector, f
         exported.operating_point = own.operating_point
     agreement = compare(own, exported, pictures(), TOLERANCES[precision], 100)
     assert agreement.detections > 80
-    assert agreement.unpaired <= (0 if precision == "fp32" else 0.02 * agreement.detections), str(agreement)
+    assert agreement.unpaired <= (0 if precision == "fp32" else 0.05 * agreement.detections), str(agreement)
     ours, theirs = (each.detect(made_pictures()[1]) for each in (own, exported))
     if precision == "fp32":
         assert theirs.names == ours.names
