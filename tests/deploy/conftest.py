@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from jaxtyping import config
 
+from deploy_parts import Export, unchecked
 from detector_parts import BACKBONE, MODEL, checkpoint_of
 from detr_mini.cli import main
 from detr_mini.deploy import onnx_file
@@ -21,8 +20,7 @@ from detr_mini.scenes.rendering import SHAPES
 from detr_mini.structures import Categories
 
 TINY = {**MODEL, "decoder": {"layers": 1}, "distinct_iou": 0.7}
-POINT = {"threshold": 0.03, "suppress_iou": 0.5}
-Export = Callable[..., Path]
+POINT = {"threshold": 0.025, "suppress_iou": 0.5}
 
 
 @pytest.fixture(scope="session")
@@ -51,11 +49,8 @@ def traced(own: Detector) -> Any:
     """Its network as ONNX. Tracing takes most of an export's time, so it is done once."""
     for name in ("onnx", "onnxscript", "onnxruntime", "openvino"):
         pytest.importorskip(name, reason=f"the package {name} of the extra 'export' is not installed")
-    config.update("jaxtyping_disable", True)  # sizes are symbols in a trace, and the checker asks for numbers
-    try:
+    with unchecked():
         return onnx_file._traced(Network(own.model, 100))
-    finally:
-        config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")
