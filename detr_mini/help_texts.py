@@ -83,8 +83,10 @@ VERBS: Mapping[str, Verb] = {
          "detr-mini compare runs=[outputs/datasets/before,outputs/datasets/after]"),
     ),
     "export": Verb(
-        "write a checkpoint as one small file (safetensors, half precision)", "export",
-        ("detr-mini export checkpoint=outputs/quickstart output=quickstart.safetensors",),
+        "write a checkpoint as one file: ONNX, OpenVINO or safetensors", "export",
+        ("detr-mini export checkpoint=outputs/quickstart output=quickstart.onnx",
+         "detr-mini export checkpoint=outputs/quickstart output=quickstart_openvino format=openvino precision=fp16",
+         "detr-mini export checkpoint=outputs/quickstart output=quickstart.safetensors"),
     ),
     "data check": Verb(
         "list every fault of a dataset; fix=true writes a fixed copy", "data_check",

@@ -77,7 +77,7 @@ class DeformableAttention(nn.Module):
         The unit of the offsets is a cell around a point, and the box's size / (2 `points`) around a box. Padding (True)
         has value zero.
         """
-        b = len(query)
+        b = query.shape[0]
         if len(maps) != self.levels or reference.shape[2] != self.levels:
             raise ValueError(f"{len(maps)} maps and {reference.shape[2]} references for {self.levels} levels")
         values = []

@@ -138,7 +138,7 @@ class LowRank(nn.Module):
         size: tuple[int, ...] | None = None,
     ) -> Float[Tensor, "b h m d"]:
         """`size`: (h, w) if the elements are the cells of a map."""
-        padding = None if blocked is None else blocked[:, 0, 0].expand(len(key), -1)
+        padding = None if blocked is None else blocked[:, 0, 0].expand(key.shape[0], -1)
         return self.linformer(query, key, value, padding, size, self.similarity)
 
 

@@ -14,7 +14,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 import detr_mini.cpu_runtime  # noqa: F401  (a forked child computes with one thread, and does not hang)
-from detr_mini.config.number_settings import percent_hint
 from detr_mini.data.collate import collate
 from detr_mini.errors import CheckpointError, ConfigError, UserError, nearest
 from detr_mini.images.model_input import to_model_input
@@ -22,7 +21,7 @@ from detr_mini.inference.batches import detect_batches, evaluating
 from detr_mini.inference.detections import Detections
 from detr_mini.inference.pixels import ImageLike as ImageLike
 from detr_mini.inference.pixels import as_tensor as as_tensor
-from detr_mini.inference.sources import find_pictures, is_many
+from detr_mini.inference.requests import USUAL_LIMIT, checked_counts, checked_score, described, each_of, reported
 from detr_mini.models.build import rebuild
 from detr_mini.models.grounded import one_caption
 from detr_mini.models.open_vocabulary import OpenVocabularyDetector
@@ -33,9 +32,6 @@ from detr_mini.structures import Batch, Categories, OperatingPoint, PhraseFound,
 from detr_mini.structures import Detections as PlainDetections
 from detr_mini.text.names import checked_names, names_in
 from detr_mini.text.tokenizers import AnyTokenizer, WordTokenizer, lowered, tokenizer_of
-
-USUAL_LIMIT = 100
-"""Detections of an image, as many as COCO's metric counts."""
 
 
 def load(path: str | Path, device: str | torch.device = "cpu", modules: Sequence[str] = ()) -> Detector:
@@ -112,6 +108,9 @@ class Detector:
         self.operating_point = operating_point or OperatingPoint()
         self.image = {key: image[key] for key in ("size", "shorter_side", "mean", "std")}
 
+    def __repr__(self) -> str:
+        return described(type(self.model).__name__, self.categories, self.image, self.operating_point)
+
     @overload
     def detect(
         self,
@@ -162,9 +161,8 @@ class Detector:
             raise UserError("this detector was trained without captions; leave the caption out")
         least = self.least_score(threshold, caption)
         most = USUAL_LIMIT if limit is None else limit
-        if most < 1 or batch_size < 1:
-            raise ConfigError(f"limit is {most} and batch_size is {batch_size}; both must be at least 1")
-        given, one = _each_of(images)
+        checked_counts(most, batch_size)
+        given, one = each_of(images)
         categories, names = self.categories_of(caption), _names(caption)
         self._warn_of_unknown([caption] if isinstance(caption, str) else caption or ())
         if isinstance(caption, str) and names is None:
@@ -175,11 +173,8 @@ class Detector:
         batches = self.batches(given, batch_size, channels)
         iou = self.operating_point.suppress_iou
         found = detect_batches(model, batches, categories, self.device, most, progress=False, suppress_iou=iou)
-        kept = [Detections.of(found[i].above(least), given[i], channels) for i in range(len(given))]
-        full = sum(len(detections) == most for detections in kept) if limit is None else 0
-        if full:
-            warnings.warn(f"{full} of {len(given)} images have {most} detections, the most that are given; limit=... "
-                          "gives more", stacklevel=2)  # fmt: skip
+        each = [found[i] for i in range(len(given))]
+        kept = reported(each, given, channels, least, most, warn=limit is None)
         if names is not None:
             kept = [replace(detections, phrases=detections.names) for detections in kept]
         return kept[0] if one else kept
@@ -198,9 +193,7 @@ class Detector:
     def least_score(self, threshold: float | int | None = None, caption: str | Sequence[str] | None = None) -> float:
         """`threshold`, or where it is None the one that `detect` uses. ConfigError where it is no score."""
         if threshold is not None:
-            if isinstance(threshold, bool) or not 0 <= threshold <= 1:
-                raise ConfigError(f"threshold is {threshold}; it is a score from 0 to 1{percent_hint(threshold)}")
-            return float(threshold)
+            return checked_score(threshold)
         return self.operating_point.threshold if caption is None else self.threshold
 
     def _asked(
@@ -257,19 +250,6 @@ class Detector:
             inputs = [to_model_input(image, **self.image) for image in pixels]
             targets = [_no_truth(start + i, image.shape[1], image.shape[2]) for i, image in enumerate(pixels)]
             yield collate(inputs, targets, self.model.stride)
-
-
-def _each_of(images: Any) -> tuple[list[Any], bool]:
-    """The images that are meant, and whether it is a single one: a folder or a pattern stands for its pictures."""
-    if isinstance(images, str | Path) and is_many(images):
-        return [found.path for found in find_pictures(str(images))], False
-    if not isinstance(images, list | tuple):
-        return [images], True
-    given = []
-    for image in images:
-        many = isinstance(image, str | Path) and is_many(image)
-        given += [found.path for found in find_pictures(str(image))] if many else [image]
-    return given, False
 
 
 def _names(caption: str | Sequence[str] | None) -> tuple[str, ...] | None:

@@ -23,6 +23,7 @@ from detr_mini.images.load import load_image
 from detr_mini.inference.detections import to_coco_records
 from detr_mini.inference.detector import Detector
 from detr_mini.inference.explain import explain_all
+from detr_mini.inference.requests import DetectorLike
 from detr_mini.inference.sources import Source
 from detr_mini.progress import track
 from detr_mini.structures import Detections
@@ -104,7 +105,7 @@ def _is_ours(index: Path) -> bool:
 
 
 def write_predictions(
-    detector: Detector,
+    detector: DetectorLike,
     images: Sequence[Source],
     output: Path,
     request: Request,
@@ -141,7 +142,7 @@ def write_predictions(
 
 
 def _detect_all(
-    detector: Detector,
+    detector: DetectorLike,
     images: Sequence[Source],
     work: Path,
     request: Request,
@@ -167,6 +168,7 @@ def _detect_all(
                 drawn = draw_detections(pixels, detections, max(SHARPEST, height, width))
                 _save(drawn, work / "drawn" / _drawn_name(source.name))
             if request.explain and len(detections):
+                assert isinstance(detector, Detector)  # others are refused before
                 why = explain_all(detector, pixels, least)
                 sheet = draw_attention(pixels, why.detections, why.maps, samples=why.samples, influence=why.influence)
                 _save(sheet, work / "explained" / _drawn_name(source.name))

@@ -27,8 +27,8 @@ def sample_plain(
 ) -> Float[Tensor, "b q p p c"]:
     """Bilinear samples at every crossing (y_i, x_j), coordinates in cells (cell 0's centre is 0.5); zeros outside."""
     b, q, p = x.shape
-    scale = x.new_tensor([2 / features.shape[3], 2 / features.shape[2]])
-    grid = torch.stack(torch.broadcast_tensors(x[:, :, None, :], y[:, :, :, None]), -1) * scale - 1
+    x, y = x * (2 / features.shape[3]), y * (2 / features.shape[2])
+    grid = torch.stack(torch.broadcast_tensors(x[:, :, None, :], y[:, :, :, None]), -1) - 1
     samples = functional.grid_sample(features, grid.reshape(b, q * p, p, 2), align_corners=False)
     return samples.view(b, -1, q, p, p).permute(0, 2, 3, 4, 1)
 

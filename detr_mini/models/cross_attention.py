@@ -86,7 +86,8 @@ class DeformableCross(nn.Module):
     @staticmethod
     def _reference(boxes: Float[Tensor, "b q 4"], memory: Memory) -> Float[Tensor, "b q 1 4"]:
         h, w = memory.size
-        return (boxes * (memory.cells / memory.cells.new_tensor([w, h])).repeat(1, 2)[:, None])[:, :, None]
+        visible = torch.stack([memory.cells[:, 0] / w, memory.cells[:, 1] / h], -1)
+        return (boxes * visible.repeat(1, 2)[:, None])[:, :, None]
 
 
 KINDS = ("dense", "deformable")

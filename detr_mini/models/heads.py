@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,6 +13,9 @@ from torchvision.ops import batched_nms
 from detr_mini.boxes import cxcywh_to_xyxy
 from detr_mini.structures import Categories, Detections, DetectorOutput
 
+Best: TypeAlias = tuple[Float[Tensor, "b n"], Int[Tensor, "b n"], Int[Tensor, "b n"]]
+"""Scores, best first, with the label and the query of each."""
+
 
 def sigmoid_detections(
     output: DetectorOutput, sizes: Sequence[tuple[int, int]], categories: Categories, limit: int = 100
@@ -20,10 +24,15 @@ def sigmoid_detections(
 
     `sizes` are (height, width) in pixels of the original images. No threshold on the score; best first, on the CPU.
     """
+    return _detections(*best_pairs(output, limit), output.boxes, sizes, categories)
+
+
+def best_pairs(output: DetectorOutput, limit: int) -> Best:
+    """The selection of `sigmoid_detections`; pairs of queries that stand for nothing have score -1."""
     scores = _hide(output.logits.detach().float().sigmoid(), output.query_visible)
     classes = scores.shape[2]
-    best, pair = scores.flatten(1).topk(min(limit, scores.shape[1] * classes), dim=1)
-    return _detections(best, pair % classes, pair // classes, output.boxes, sizes, categories)
+    best, pair = scores.flatten(1).topk(torch.sym_min(limit, scores.shape[1] * classes), dim=1)
+    return best, pair % classes, pair // classes
 
 
 def softmax_detections(
@@ -34,10 +43,15 @@ def softmax_detections(
     `sizes` are (height, width) in pixels of the original images. No threshold on the score; the `limit` best queries,
     best first, on the CPU.
     """
+    return _detections(*best_classes(output, limit), output.boxes, sizes, categories)
+
+
+def best_classes(output: DetectorOutput, limit: int) -> Best:
+    """The selection of `softmax_detections`; queries that stand for nothing have score -1."""
     probabilities = output.logits.detach().float().softmax(-1)[..., :-1]
     scores, labels = _hide(probabilities, output.query_visible).max(-1)
-    best, query = scores.topk(min(limit, scores.shape[1]), dim=1)
-    return _detections(best, labels.gather(1, query), query, output.boxes, sizes, categories)
+    best, query = scores.topk(torch.sym_min(limit, scores.shape[1]), dim=1)
+    return best, labels.gather(1, query), query
 
 
 def suppress(found: Detections, iou: float | int | None) -> Detections:

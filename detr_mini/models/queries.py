@@ -14,7 +14,8 @@ from detr_mini.structures import Prediction
 def visible_size(images: Float[Tensor, "b 3 h w"], padding_mask: Bool[Tensor, "b h w"] | None) -> Float[Tensor, "b 2"]:
     """(width, height) in pixels of each image without its padding."""
     if padding_mask is None:
-        return images.new_tensor([images.shape[3], images.shape[2]]).expand(len(images), 2)
+        b, _, h, w = images.shape
+        return torch.stack([images.new_full((b,), w), images.new_full((b,), h)], -1)
     visible = ~padding_mask
     return torch.stack([visible[:, 0].sum(-1), visible[:, :, 0].sum(-1)], -1).float()
 
@@ -66,13 +67,14 @@ def select(
     score = proposals.logits.detach().sigmoid().sum(-1)
     if proposals.visible is not None:
         score = score.masked_fill(~proposals.visible, -torch.inf)
-    count = min(queries, score.shape[1])
+    count = torch.sym_min(queries, score.shape[1])  # in an exported graph the number of tokens is a variable
     if distinct_iou is None:
         best: Int[Tensor, "b q"] = score.topk(count, 1).indices
     else:
-        some = score.topk(min(CANDIDATES * count, score.shape[1]), 1).indices
+        some = score.topk(torch.sym_min(CANDIDATES * count, score.shape[1]), 1).indices
         boxes = cxcywh_to_xyxy(proposals.boxes.detach().gather(1, some[..., None].expand(-1, -1, 4)))
-        order = suppressed(boxes, distinct_iou).to(torch.uint8).argsort(dim=1, stable=True)[:, :count]
+        place = torch.arange(boxes.shape[1], device=boxes.device)
+        order = (suppressed(boxes, distinct_iou) * (CANDIDATES * queries) + place).topk(count, 1, largest=False).indices
         best = some.gather(1, order)
     pick = best[..., None]
     boxes = proposals.boxes.detach().gather(1, pick.expand(-1, -1, 4))

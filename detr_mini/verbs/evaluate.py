@@ -18,12 +18,12 @@ from detr_mini.evaluation.report.evaluate_checkpoint import (
     alter_captions,
     data_of_checkpoint,
     evaluation_folder,
+    measured_of,
+    opened,
 )
-from detr_mini.evaluation.report.measure import measure, write_measured
+from detr_mini.evaluation.report.measure import write_measured
 from detr_mini.evaluation.report.same_predictions import same_predictions_warning
 from detr_mini.evaluation.report.table import table
-from detr_mini.inference.detector import from_checkpoint
-from detr_mini.pretrained.checkpoints import checkpoint_file, read_checkpoint
 
 
 def evaluate(config: DictConfig) -> Path:
@@ -34,9 +34,8 @@ def evaluate(config: DictConfig) -> Path:
     whatever its score. `config.subset` limits the measurement to a part of the data, `config.report` explains it.
     """
     _check(config)
-    split, file = config.split, checkpoint_file(config.checkpoint)
-    checkpoint = read_checkpoint(config.checkpoint)
-    detector = from_checkpoint(checkpoint, str(file), config.device)
+    split = config.split
+    detector, checkpoint, file = opened(config)
     size = {key: config[key] for key in ("size", "shorter_side") if config[key] is not None}
     data, settings = data_of_checkpoint(detector, checkpoint, plain_dict(config.data, resolve=True), split, size)
     alter_captions(data, split, config.words)
@@ -45,12 +44,7 @@ def evaluate(config: DictConfig) -> Path:
     path = file.resolve()  # best.ckpt is called by the name of its run, an exported file by its own
     title = path.parent.name if path.suffix == ".ckpt" else path.stem
     with evaluation_folder(config.output, f"{title}-{split}") as output:
-        measured = measure(
-            detector.by_names() if config.by == "names" else detector.model,
-            data.evaluation_loader(split, subset.image_ids), data.sets[split], detector.categories, detector.device,
-            config.detection_limit, threshold=detector.threshold, point=point, subset=subset,
-            resamples=config.resamples, fast=config.fast,
-        )  # fmt: skip
+        measured = measured_of(detector, data, config, subset, point)
         metrics = {"images_per_second": measured.images_per_second, **about(detector, checkpoint), "split": split,
                    "by": config.by, "checkpoint": str(config.checkpoint)}  # fmt: skip
         threshold = point.threshold if config.threshold is None else float(config.threshold)

@@ -1,28 +1,60 @@
-"""`detr-mini export`: a checkpoint as one small file, without what only resuming needs."""
+"""`detr-mini export`: a checkpoint as one file, for other programs (ONNX, OpenVINO) or for this one (safetensors)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from detr_mini.errors import ConfigError
+from detr_mini.deploy.description import INPUTS, PRECISIONS
+from detr_mini.deploy.detector import is_exported
+from detr_mini.deploy.export import FORMATS, Choice, export_detector
+from detr_mini.errors import ConfigError, nearest
+from detr_mini.evaluation.metrics.operating_point import with_overlap
 from detr_mini.inference.detector import from_checkpoint
+from detr_mini.inference.sources import find_pictures
 from detr_mini.pretrained.checkpoints import averaged_weights, read_checkpoint
 from detr_mini.pretrained.packaged import SUFFIX, pack
 
+ENDINGS = {"onnx": ".onnx", "safetensors": SUFFIX}
+
 
 def export(config: DictConfig) -> Path:
-    """Write the averaged weights of `config.checkpoint` to the file `config.output`; its path."""
+    """Write `config.checkpoint` to `config.output` in `config.format`; the path that was written."""
     for key in ("checkpoint", "output"):
         if OmegaConf.is_missing(config, key) or config[key] is None:
             raise ConfigError(f"{key} is not set; add {key}=... (see 'detr-mini export --help')")
     output = Path(config.output).expanduser()
-    if output.suffix != SUFFIX:
-        raise ConfigError(f"the output {output} does not end in {SUFFIX}; use output={output.with_suffix(SUFFIX)}")
+    kind = config.format or ("safetensors" if output.suffix == SUFFIX else "onnx")
+    _check_choice("format", kind, (*FORMATS, "safetensors"))
+    ending = ENDINGS.get(kind, "")
+    if (ending and output.suffix != ending) or (not ending and output.suffix in ENDINGS.values()):
+        raise ConfigError(f"format={kind} writes a {f'file that ends in {ending}' if ending else 'folder'}, and the "
+                          f"output is {output}; use output={output.with_suffix(ending)}")  # fmt: skip
+    if is_exported(config.checkpoint):
+        raise ConfigError(f"{config.checkpoint} is an exported file already; give the checkpoint that it was made from")
     checkpoint = read_checkpoint(config.checkpoint)
-    from_checkpoint(checkpoint, str(config.checkpoint))  # a checkpoint that cannot be used is not written
-    output.parent.mkdir(parents=True, exist_ok=True)
-    size = pack(checkpoint, averaged_weights(checkpoint), output)
+    detector = from_checkpoint(checkpoint, str(config.checkpoint))
+    if kind == "safetensors":
+        _check_choice("precision", config.precision or "fp16", ("fp16",))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        pack(checkpoint, averaged_weights(checkpoint), output)
+    else:
+        choice = Choice(kind, config.precision or "fp32", config.input, config.limit)
+        _check_choice("precision", choice.precision, PRECISIONS)
+        _check_choice("input", choice.input, INPUTS)
+        if choice.limit < 1:
+            raise ConfigError(f"limit is {choice.limit}; it must be at least 1")
+        detector.operating_point = with_overlap(detector.operating_point, config.suppress_iou)
+        given = list(config.pictures) if isinstance(config.pictures, ListConfig) else config.pictures
+        pictures = [] if given is None else [found.path for found in find_pictures(given)]
+        print(export_detector(detector, output, choice, checkpoint.get("recipe"), pictures))
+    size = sum(file.stat().st_size for file in (output.iterdir() if output.is_dir() else [output]))
     print(f"written to {output}: {size / 1e6:.1f} MB")
     return output
+
+
+def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        hint = nearest(str(value), choices)
+        raise ConfigError(f"{key} is '{value}'{hint}; choose one of {', '.join(choices)}")

@@ -7,10 +7,11 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 
+from detr_mini.deploy.detector import is_exported
+from detr_mini.deploy.load import load
 from detr_mini.errors import ConfigError
 from detr_mini.evaluation.metrics.operating_point import check_overlap, with_overlap
 from detr_mini.evaluation.report.same_predictions import BEST, MOST, same_predictions_warning
-from detr_mini.inference.detector import load
 from detr_mini.inference.prediction_folder import IMAGES, Request, check_output, write_predictions
 from detr_mini.inference.sources import find_pictures
 from detr_mini.structures import Detections
@@ -54,6 +55,8 @@ def _check(config: DictConfig) -> None:
     check_overlap("suppress_iou", config.suppress_iou)
     if config.caption is not None and config.explain:
         raise ConfigError("explain=true works without a caption only; leave one of the two out")
+    if config.explain and is_exported(config.checkpoint):
+        raise ConfigError("explain=true needs a checkpoint: an exported file does not say where its queries look")
     if config.batch_size < 1:
         raise ConfigError(f"batch_size is {config.batch_size}; it must be at least 1")
 

@@ -32,13 +32,16 @@ class StandardisedConv(nn.Conv2d):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d hh ww"]:
+        return functional.conv2d(x, self.kernel(), self.bias, self.stride, self.padding)
+
+    def kernel(self) -> Float[Tensor, "d c k k"]:
+        """The standardised kernels."""
         outputs, inputs, height, width = self.weight.shape
         rows = self.weight.permute(0, 2, 3, 1).flatten(1)  # one kernel per row; no copy in channels_last
         fan_in = rows.shape[1]
         # layer norm gives each row mean 0 and variance 1, four times faster than separate operations
         rows = functional.layer_norm(rows, (fan_in,), eps=1e-6 / fan_in) * (self.gain.flatten(1) * fan_in**-0.5)
-        weight = rows.view(outputs, height, width, inputs).permute(0, 3, 1, 2)
-        return functional.conv2d(x, weight, self.bias, self.stride, self.padding)
+        return rows.view(outputs, height, width, inputs).permute(0, 3, 1, 2)
 
 
 class ResidualBlock(nn.Module):

@@ -166,14 +166,23 @@ class FoldedConv(nn.Conv2d):
         self._norm = (norm,)  # in a tuple, it is not registered as a submodule
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
-        scale, shift = self._norm[0].scale_and_shift()
-        weight = self.weight * scale[:, None, None, None]
-        if self.groups == self.in_channels == self.out_channels:
+        weight, shift = self.kernel_and_bias()
+        if self.is_depthwise:
             return depthwise(x, weight, shift, self.stride[0])
         if self.same:
             sides = zip(x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True)
             x = functional.pad(x, [zeros for side in sides for zeros in same_padding(*side)])
         return functional.conv2d(x, weight, shift, self.stride, self.padding, groups=self.groups)
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether each channel is convolved by itself, always with "same" padding."""
+        return self.groups == self.in_channels == self.out_channels
+
+    def kernel_and_bias(self) -> tuple[Float[Tensor, "c2 c k k"], Float[Tensor, " c2"]]:
+        """s w and t."""
+        scale, shift = self._norm[0].scale_and_shift()
+        return self.weight * scale[:, None, None, None], shift
 
 
 class FoldedNorm(nn.Module):

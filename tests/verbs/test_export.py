@@ -72,7 +72,9 @@ def test_export_names_the_settings_it_needs(saved: Path, capsys: pytest.CaptureF
     assert main(["export", f"checkpoint={saved}"]) == 2
     assert "output is not set; add output=..." in capsys.readouterr().err
     assert main(["export", f"checkpoint={saved}", "output=weights.pt"]) == 2
-    assert "does not end in .safetensors; use output=weights.safetensors" in capsys.readouterr().err
+    assert "format=onnx writes a file that ends in .onnx" in capsys.readouterr().err
+    assert main(["export", f"checkpoint={saved}", "output=weights.pt", "format=safetensors"]) == 2
+    assert "use output=weights.safetensors" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", box.names())

@@ -9,11 +9,16 @@ from typing import Any
 
 from detr_mini.captions.perturb import perturbed
 from detr_mini.data.module import OF_TRAINING, STAGES
+from detr_mini.deploy.detector import ExportedDetector, is_exported
+from detr_mini.deploy.load import load
 from detr_mini.errors import CheckpointError, ConfigError, UserError
+from detr_mini.evaluation.metrics.subset import Subset
+from detr_mini.evaluation.report.measure import Measured, measure, measure_detector
 from detr_mini.formats.discover import names_used
-from detr_mini.inference.detector import Detector
+from detr_mini.inference.detector import Detector, from_checkpoint
 from detr_mini.models.build import build_part
-from detr_mini.pretrained.checkpoints import check_knows
+from detr_mini.pretrained.checkpoints import check_knows, checkpoint_file, read_checkpoint
+from detr_mini.structures import OperatingPoint
 
 WORDS = ("as_typed", "shuffled", "foreign", "misspelt")
 """How the captions of a split may be changed (`alter_captions`)."""
@@ -22,7 +27,11 @@ FROM_TRAINING = ("mean", "std", "stride", "seed", "size", "shorter_side")
 
 
 def data_of_checkpoint(
-    detector: Detector, checkpoint: Mapping[str, Any], given: Any, split: str, size: Mapping[str, int]
+    detector: Detector | ExportedDetector,
+    checkpoint: Mapping[str, Any],
+    given: Any,
+    split: str,
+    size: Mapping[str, int],
 ) -> tuple[Any, dict[str, Any]]:
     """The data module to measure `detector` on, with `split` read, and its settings (config.yaml keeps them).
 
@@ -32,12 +41,13 @@ def data_of_checkpoint(
     """
     settings = data_settings(given, checkpoint["config"].get("data"))
     image = {**checkpoint["image"], **size}
-    stride = detector.model.stride
+    tokenizer = None if isinstance(detector, ExportedDetector) else detector.tokenizer
+    stride = 1 if isinstance(detector, ExportedDetector) else detector.model.stride
     data = build_part("data", settings, **image, stride=stride, seed=0)
     _check_split(data, split, detector.categories.names)
-    data.evaluate_as(detector.categories, detector.tokenizer)
+    data.evaluate_as(detector.categories, tokenizer)
     data.setup(STAGES[split])
-    if detector.tokenizer is not None:
+    if isinstance(detector, Detector) and tokenizer is not None:
         data.limit_tokens(detector.model.max_tokens)
     return data, {**settings, "size": image["size"]}
 
@@ -93,13 +103,54 @@ def alter_captions(data: Any, split: str, words: str) -> None:
     data.sentences[split] = lambda index, epoch, target: list(change(index))
 
 
-def about(detector: Detector, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+def about(detector: Detector | ExportedDetector, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """What metrics.json says of the checkpoint beside its scores."""
     return {
-        "parameters": sum(parameter.numel() for parameter in detector.model.parameters()),
+        "parameters": detector.description.parameters
+        if isinstance(detector, ExportedDetector)
+        else sum(parameter.numel() for parameter in detector.model.parameters()),
         "recipe": checkpoint.get("recipe"),
         "seed": checkpoint["config"].get("seed"),
     }
+
+
+def opened(config: Any) -> tuple[Detector | ExportedDetector, Mapping[str, Any], Path]:
+    """The detector in `config.checkpoint`, what its file says of its training, and the file.
+
+    Of an exported file it says as little as metrics.json needs. ConfigError for settings that an exported file cannot
+    follow.
+    """
+    if not is_exported(config.checkpoint):
+        file = checkpoint_file(config.checkpoint)
+        checkpoint = read_checkpoint(config.checkpoint)
+        return from_checkpoint(checkpoint, str(file), config.device), checkpoint, file
+    for key, usual in (("size", None), ("shorter_side", None), ("by", "classes"), ("words", "as_typed")):
+        if config[key] != usual:
+            raise ConfigError(
+                f"{key}={config[key]} does not work with {config.checkpoint}: an exported file keeps its image size "
+                "and takes no captions; leave the setting out or evaluate the checkpoint"
+            )
+    loaded = load(config.checkpoint, config.device)
+    assert isinstance(loaded, ExportedDetector)
+    described = loaded.description
+    about_training = {"config": {}, "image": loaded.image, "recipe": described.recipe}
+    return loaded, about_training, Path(config.checkpoint).expanduser()
+
+
+def measured_of(
+    detector: Detector | ExportedDetector, data: Any, config: Any, subset: Subset, point: OperatingPoint
+) -> Measured:
+    """What `detector` finds in the split `config.split` of `data`, measured."""
+    truth, limit = data.sets[config.split], config.detection_limit
+    settings = {"subset": subset, "resamples": config.resamples, "fast": config.fast}
+    if isinstance(detector, ExportedDetector):
+        detector.operating_point = point
+        return measure_detector(detector, truth, limit, **settings)
+    return measure(
+        detector.by_names() if config.by == "names" else detector.model,
+        data.evaluation_loader(config.split, subset.image_ids), truth, detector.categories, detector.device, limit,
+        threshold=detector.threshold, point=point, **settings,
+    )  # fmt: skip
 
 
 @contextmanager

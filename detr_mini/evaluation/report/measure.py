@@ -27,7 +27,9 @@ from detr_mini.formats.split import CocoSet, ImageRecord
 from detr_mini.images.load import load_image
 from detr_mini.inference.batches import detect_batches
 from detr_mini.inference.detections import to_coco_records
+from detr_mini.inference.requests import DetectorLike
 from detr_mini.models.protocol import EvaluatedModel
+from detr_mini.progress import track
 from detr_mini.structures import Batch, Categories, Detections, DetectorOutput, OperatingPoint
 
 
@@ -87,6 +89,44 @@ def measure(
         model, loader, categories, device, limit, progress, watch=answer, suppress_iou=point.suppress_iou
     )
     seconds = time.perf_counter() - started
+    return score_found(found, seconds, truth, categories, limit, threshold, point, subset, resamples, fast, given)
+
+
+def measure_detector(
+    detector: DetectorLike,
+    truth: CocoSet,
+    limit: int = 100,
+    subset: Subset | None = None,
+    resamples: int = 1000,
+    fast: bool = False,
+) -> Measured:
+    """`measure` for a detector that prepares images itself, such as an exported file: it takes those of `truth`."""
+    started = time.perf_counter()
+    subset = subset or Subset(truth.image_ids, detector.categories)
+    found = {}
+    for image_id in track(subset.image_ids, "detecting"):
+        path = truth.records.of_id(image_id).path
+        found[image_id] = detector.detect(path, threshold=0.0, limit=limit)
+    seconds = time.perf_counter() - started
+    point, categories = detector.operating_point, detector.categories
+    return score_found(found, seconds, truth, categories, limit, None, point, subset, resamples, fast)
+
+
+def score_found(
+    found: dict[int, Detections],
+    seconds: float,
+    truth: CocoSet,
+    categories: Categories,
+    limit: int = 100,
+    threshold: float | None = None,
+    point: OperatingPoint | None = None,
+    subset: Subset | None = None,
+    resamples: int = 1000,
+    fast: bool = False,
+    given: Sequence[Answer] = (),
+) -> Measured:
+    """What `measure` says of detections by image id, found in `seconds`; `given` are answers to captions."""
+    point = point or OperatingPoint()
     subset = subset or Subset(truth.image_ids, categories)
     records = [record for image_id in subset.image_ids for record in to_coco_records(found[image_id], image_id)]
     scores, matches = evaluate_subset(truth.truth, records, subset, limit, resamples, fast)

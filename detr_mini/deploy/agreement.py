@@ -1,0 +1,107 @@
+"""Whether an exported file finds what its model finds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from detr_mini.inference.pixels import ImageLike
+from detr_mini.inference.requests import DetectorLike
+from detr_mini.scenes.shapes import draw_scene
+from detr_mini.structures import Detections
+
+LEAST_SCORE = 0.05
+"""Detections above it are compared, and where there are fewer, the FEWEST best of the image."""
+FEWEST = 5
+MADE_SIZES = ((96, 128), (240, 320), (333, 250), (64, 300), (427, 640), (31, 17))
+"""(height, width) of the made pictures."""
+
+
+class Tolerance(NamedTuple):
+    """How far two detections of one object may be apart."""
+
+    pixels: float
+    """Of each side of a box, or `share` of the image's longer side, whichever is more."""
+    share: float
+    score: float
+    unpaired: float
+    """The share of detections that may have no partner: where two scores are equal to the last digits, or an overlap is
+    that of the suppression, rounding decides which detection remains."""
+
+
+TOLERANCES = {"fp32": Tolerance(1.0, 0.005, 0.005, 0.02), "fp16": Tolerance(2.0, 0.02, 0.02, 0.05)}
+"""By the precision of the weights in the file."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The detections of two detectors on the same pictures, side by side."""
+
+    pictures: int
+    detections: int
+    """Of both, those that were compared."""
+    unpaired: int
+    """Those without a partner within the tolerance."""
+    box_error: float
+    """The largest distance of a side of a box between partners, in pixels."""
+    score_error: float
+    """The largest difference of scores between partners."""
+    tolerance: Tolerance
+
+    @property
+    def holds(self) -> bool:
+        """Whether all detections but for ties have a partner."""
+        return self.unpaired <= self.tolerance.unpaired * self.detections
+
+    def __str__(self) -> str:
+        pixels, share, score, _ = self.tolerance
+        return (
+            f"{self.detections - self.unpaired} of {self.detections} detections on {self.pictures} pictures have a "
+            f"partner: boxes differ by at most {self.box_error:.2f} pixels, scores by {self.score_error:.4f} "
+            f"(tolerance: {pixels:g} pixels or {share:.1%} of the picture's side, score {score:g})"
+        )
+
+
+def compare(
+    model: DetectorLike, exported: DetectorLike, pictures: Sequence[ImageLike], tolerance: Tolerance, limit: int
+) -> Agreement:
+    """The `limit` best detections of both in each of `pictures`, each with its partner of the same category."""
+    count = unpaired = 0
+    box_error = score_error = 0.0
+    for picture in pictures:  # one at a time: the exported file is also used like this
+        pair = [each.detect(picture, threshold=0.0, limit=limit) for each in (model, exported)]
+        for some, others in (pair, pair[::-1]):
+            chosen = some[: max(int((some.scores >= LEAST_SCORE).sum()), FEWEST)]
+            sides, scores, partners = _differences(chosen, others, tolerance)
+            paired = partners.any(1)
+            count, unpaired = count + len(chosen), unpaired + int((~paired).sum())
+            if paired.any():
+                nearest = torch.where(partners, sides, torch.inf).argmin(1)[paired, None]
+                box_error = max(box_error, float(sides[paired].gather(1, nearest).max()))
+                score_error = max(score_error, float(scores[paired].gather(1, nearest).max()))
+    return Agreement(len(pictures), count, unpaired, box_error, score_error, tolerance)
+
+
+def _differences(
+    some: Detections, others: Detections, tolerance: Tolerance
+) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"], Bool[Tensor, "n m"]]:
+    """Of each of `some` to each of `others`: how far boxes and scores are apart, and whether they can be partners."""
+    sides = (some.boxes[:, None] - others.boxes[None]).abs().amax(-1)
+    scores = (some.scores[:, None] - others.scores[None]).abs()
+    near = max(tolerance.pixels, tolerance.share * max(some.image_size))
+    same = some.labels[:, None] == others.labels[None]
+    return sides, scores, same & (sides <= near) & (scores <= tolerance.score)
+
+
+def made_pictures() -> list[UInt8[np.ndarray, "h w 3"]]:
+    """Coloured shapes on textured grounds, in sizes of every kind: wide, high, larger and smaller than the model's."""
+    return [
+        np.ascontiguousarray(draw_scene(0, "test", index, max(height, width, 64)).image[:height, :width])
+        for index, (height, width) in enumerate(MADE_SIZES)
+    ]

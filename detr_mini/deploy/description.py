@@ -1,0 +1,119 @@
+"""What an exported file says of itself: the metadata that travel with it, as text under names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from detr_mini.errors import CheckpointError, DataError
+from detr_mini.structures import Categories, OperatingPoint
+
+KEY = "detr_mini"
+"""The property that marks a file as ours; its value is the version of the package that wrote it."""
+INPUTS = ("pixels", "tensor")
+PRECISIONS = ("fp32", "fp16")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What somebody needs to use an exported file."""
+
+    categories: Categories
+    point: OperatingPoint
+    """The least score to report, and the overlap above which the file itself suppresses."""
+    image: Mapping[str, Any]
+    """size, shorter_side, mean and std, as in a checkpoint."""
+    input: str
+    """pixels: uint8 images as they are. tensor: images that `images.load.to_model_input` prepared."""
+    precision: str
+    """Of the weights in the file."""
+    limit: int
+    """Detections that the file gives of an image, at most."""
+    opset: int
+    """Of ONNX; an OpenVINO model is made from an ONNX file."""
+    recipe: str | None
+    parameters: int
+    version: str
+    """Of the package that wrote the file."""
+
+    def properties(self) -> dict[str, str]:
+        """Each entry as JSON, under the name that it has in the file."""
+        values = {
+            KEY: self.version,
+            "names": list(self.categories.names),
+            "category_ids": list(self.categories.ids),
+            "threshold": self.point.threshold,
+            "suppress_iou": self.point.suppress_iou,
+            **{key: self.image[key] for key in ("size", "shorter_side")},
+            **{key: [float(value) for value in self.image[key]] for key in ("mean", "std")},
+            "input": self.input,
+            "precision": self.precision,
+            "limit": self.limit,
+            "opset": self.opset,
+            "recipe": self.recipe,
+            "parameters": self.parameters,
+        }
+        return {key: value if key == KEY else json.dumps(value, ensure_ascii=False) for key, value in values.items()}
+
+    @classmethod
+    def read(cls, properties: Mapping[str, str], file: str) -> Description:
+        """The inverse of `properties`. CheckpointError where `file` is no export of ours."""
+        if KEY not in properties:
+            raise CheckpointError(
+                f"{file} is no file of 'detr-mini export': it does not say what its categories and its input are; "
+                "export a checkpoint of detr-mini"
+            )
+        try:
+            said = {key: json.loads(text) for key, text in properties.items() if key in _RIGHT}
+            wrong = [key for key, right in _RIGHT.items() if not right(said[key])]
+            if wrong:
+                raise ValueError(wrong[0])
+            return cls(
+                Categories(tuple(said["category_ids"]), tuple(said["names"])),
+                OperatingPoint(float(said["threshold"]), said["suppress_iou"]),
+                {key: said[key] for key in ("size", "shorter_side", "mean", "std")},
+                **{key: said[key] for key in ("input", "precision", "limit", "opset", "recipe", "parameters")},
+                version=properties[KEY],
+            )
+        except (KeyError, ValueError, TypeError, RecursionError, DataError) as error:
+            raise CheckpointError(
+                f"{file} cannot be used: its metadata ({error}) are not what 'detr-mini export' writes; export it again"
+            ) from error
+
+
+def _whole(value: Any, least: int = 1) -> bool:
+    return type(value) is int and least <= value <= 1 << 40
+
+
+def _share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _list_of(value: Any, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(value, list) and all(isinstance(each, kind) and not isinstance(each, bool) for each in value)
+
+
+def _three_numbers(value: Any) -> bool:
+    return _list_of(value, (int, float)) and len(value) == 3 and all(isfinite(number) for number in value)
+
+
+_RIGHT = {
+    "names": lambda value: _list_of(value, str) and len(value) > 0,
+    "category_ids": lambda value: _list_of(value, int),
+    "threshold": _share,
+    "suppress_iou": lambda value: value is None or _share(value),
+    "size": _whole,
+    "shorter_side": lambda value: value is None or _whole(value),
+    "mean": _three_numbers,
+    "std": lambda value: _three_numbers(value) and all(number > 0 for number in value),
+    "input": lambda value: value in INPUTS,
+    "precision": lambda value: value in PRECISIONS,
+    "limit": _whole,
+    "opset": _whole,
+    "recipe": lambda value: value is None or isinstance(value, str),
+    "parameters": lambda value: _whole(value, 0),
+}
+"""What each property must be."""

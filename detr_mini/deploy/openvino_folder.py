@@ -1,0 +1,35 @@
+"""A detector as an OpenVINO model: model.xml and model.bin in a folder, made from the ONNX file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from detr_mini.deploy.description import KEY, Description
+from detr_mini.deploy.packages import package
+
+MODEL = "model.xml"
+_ENTRY = [KEY, "properties"]
+"""Where the metadata stand in the model's runtime information."""
+
+
+def openvino() -> Any:
+    """The package. Its ONNX reader is used, not its converter: the converter reports its use over the network."""
+    return package("openvino")
+
+
+def write_openvino(onnx_file: Path, description: Description, folder: Path) -> None:
+    """Convert `onnx_file` into model.xml and model.bin in `folder`, which exists."""
+    ov = openvino()
+    model = ov.Core().read_model(os.fspath(onnx_file))
+    for key, value in description.properties().items():
+        model.set_rt_info(value, [*_ENTRY, key])
+    ov.save_model(model, os.fspath(folder / MODEL), compress_to_fp16=description.precision == "fp16")
+
+
+def properties(model: Any) -> dict[str, str]:
+    """The metadata of a model that OpenVINO has read; empty where it is not ours."""
+    if not model.has_rt_info(_ENTRY):
+        return {}
+    return {key: str(value.astype(str)) for key, value in model.get_rt_info(_ENTRY).astype(dict).items()}

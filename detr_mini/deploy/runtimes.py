@@ -1,0 +1,78 @@
+"""The programs that compute exported files: ONNX Runtime and OpenVINO, each as one function of arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from detr_mini.deploy import openvino_folder
+from detr_mini.deploy.packages import package
+from detr_mini.errors import CheckpointError, first_line
+from detr_mini.safe_files import read_bytes
+
+LARGEST_FILE = 1 << 31
+"""Bytes of an ONNX file, which Protocol Buffers cannot exceed."""
+QUIET = 3
+"""ONNX Runtime's level of messages: errors only."""
+
+Run = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
+"""Arrays by the names of the inputs to boxes (b, n, 4), scores (b, n) and labels (b, n)."""
+
+
+class Runtime(NamedTuple):
+    """An exported file that a runtime has read."""
+
+    properties: dict[str, str]
+    """The file's metadata."""
+    run: Run
+    name: str
+
+
+def open_onnx(file: Path) -> Runtime:
+    """ONNX Runtime with as many threads as torch. CheckpointError where it cannot read `file`."""
+    ort = package("onnxruntime")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    # threads that wait for work sleep: spinning takes the cores from everything else on the machine
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = QUIET
+    try:
+        # from memory, so that a stranger's file cannot name other files as the place of its weights
+        session = ort.InferenceSession(read_bytes(file, LARGEST_FILE), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime has errors of its own for every kind of broken file
+        raise _unreadable(file, "ONNX Runtime", error) from error
+    properties = dict(session.get_modelmeta().custom_metadata_map)
+    return Runtime(properties, lambda inputs: session.run(None, dict(inputs)), "ONNX Runtime")
+
+
+def open_openvino(file: Path) -> Runtime:
+    """OpenVINO, in float32 and with as many threads as torch. CheckpointError where it cannot read `file` (.xml)."""
+    ov = openvino_folder.openvino()
+    settings = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": "f32",  # otherwise bfloat16 on processors that have it
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    try:
+        core = ov.Core()
+        model = core.read_model(os.fspath(file))
+        properties = openvino_folder.properties(model)
+        compiled = core.compile_model(model, "CPU", settings)
+    except Exception as error:  # as above
+        raise _unreadable(file, "OpenVINO", error) from error
+
+    def run(inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        found: Any = compiled(dict(inputs))
+        return [found[name] for name in ("boxes", "scores", "labels")]
+
+    return Runtime(properties, run, "OpenVINO")
+
+
+def _unreadable(file: Path, runtime: str, error: Exception) -> CheckpointError:
+    reason = first_line(error)[:200]
+    return CheckpointError(f"{runtime} cannot read {file} ({reason}); it may be damaged: export the checkpoint again")
