@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-KEPT = 8192
+KEPT = 2048
 """Small copies of this many pictures are kept; further ones are made again when two must be compared."""
 SAME, AGAIN, LIKE = "the very same pixels", "the same, saved again", "nearly the same view"
 """How two pictures are alike; the first two are copies beyond doubt."""
