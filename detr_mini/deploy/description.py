@@ -27,7 +27,7 @@ class Description:
     image: Mapping[str, Any]
     """size, shorter_side, mean and std, as in a checkpoint."""
     input: str
-    """pixels: uint8 images as they are. tensor: images that `images.load.to_model_input` prepared."""
+    """pixels: uint8 images as they are. tensor: images that `images.model_input.to_model_input` prepared."""
     precision: str
     """Of the weights in the file."""
     limit: int

@@ -19,7 +19,7 @@ _HEADER = f'<ir_version: {IR_VERSION}, opset_import: ["" : {OPSET}]>'
 
 
 def prepare(image: Mapping[str, Any]) -> str:
-    """`images.load.to_model_input` for a batch of pictures of one size.
+    """`images.model_input.to_model_input` for a batch of pictures of one size.
 
     `pixels` (uint8, RGB) to `images` (float32), and `sizes`, the (height, width) of each picture. Whole numbers are
     used for the target size, so that it is Python's to the pixel. ONNX's Resize is not used: its antialiasing filter is
@@ -168,7 +168,7 @@ _ROUNDED = """product = Mul (short, size)
 _LONGEST_SIDE = f"""{_ROUNDED}
     is_long = Equal (picture, long)
     target = Where (is_long, side, rounded)"""
-# DETR's rule, see `images.load.target_size`
+# DETR's rule, see `images.model_input.target_size`
 _SHORTER_SIDE = f"""{_ROUNDED}
     wished = Mul (long, side)
     is_too_long = Greater (wished, product_limit)
