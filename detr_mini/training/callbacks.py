@@ -142,8 +142,11 @@ class Checkpoints(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # only inside an epoch: its last batch is followed by the evaluation, then by on_train_epoch_end
-        if not stepped(trainer) or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        assert isinstance(pl_module, DetectionTask)
+        # only inside an epoch: its last batch, and the last of the training, are followed by the evaluation, then by
+        # on_train_epoch_end. A run that was killed between a save here and that evaluation would never make it
+        at_the_end = pl_module.budget.agreed_progress(pl_module.global_step) >= 1
+        if not stepped(trainer) or at_the_end or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return
         due = self.interrupted or self._is_due()
         if due if self._alone else self._requests.all_stop or self._requests.all_save:

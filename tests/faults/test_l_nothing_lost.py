@@ -19,19 +19,24 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 
 from detr_mini.cli import main
 from detr_mini.config import run_folder
 from detr_mini.config.changed_settings import refuse_changes
+from detr_mini.config.compose import compose
 from detr_mini.config.run_folder import in_use, locked, new_run_folder, to_go_on, whole
 from detr_mini.data import workers
 from detr_mini.data.dataset import DetectionDataset
 from detr_mini.errors import ConfigError, UserError
 from detr_mini.pretrained.checkpoints import read_checkpoint
 from detr_mini.scenes.shapes import ensure_scenes
+from detr_mini.training.callbacks import Checkpoints
 from detr_mini.training.history import History
+from detr_mini.training.run import train
+from detr_mini.training.task import DetectionTask
 from detr_mini.training.watch import Watch, lost_peer
 from training_parts import overrides
 
@@ -521,3 +526,22 @@ def test_l07_a_child_that_is_forked_after_a_detection_with_threads_detects(finis
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_l01_the_last_step_is_saved_after_its_evaluation_alone(
+    scenes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was killed between a save at its last step and the evaluation that follows would never make it."""
+    saves: list[tuple[int, int | None]] = []
+    save = Checkpoints.save
+
+    def watched(self: Checkpoints, trainer: pl.Trainer) -> None:
+        task = trainer.lightning_module
+        assert isinstance(task, DetectionTask)
+        saves.append((trainer.global_step, task.best.get("step")))
+        save(self, trainer)
+
+    monkeypatch.setattr(Checkpoints, "save", watched)
+    often = ("data.test=null", "data.batch_size=2", "trainer.save_every_minutes=1e-9", f"run_folder={tmp_path / 'run'}")
+    train(compose("train", overrides(scenes_root, *often, "trainer.max_steps=3")))
+    assert saves == [(1, None), (2, None), (3, 3)]
