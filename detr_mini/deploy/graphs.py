@@ -141,13 +141,13 @@ def _resized(axis: str, lines: str, old: str, new: str) -> str:
     #taken = Gather <axis = 1> (LINES, #places)
     #real_taken = Cast <to = 1> (#taken)
     #averages = MatMul (#quantised, #real_taken)
+    #padded_outputs = Mul (#blocks, block)
     #joined_shape = Concat <axis = 0> (batch_size, #padded_outputs, open)
     #joined = Reshape (#averages, #joined_shape)
     #kept = Slice (#joined, zero, NEW, one)
     #up = Add (#kept, half)
     #floor = Floor (#up)
     #resized = Clip (#floor, none, most)"""
-    text = text.replace("    #joined_shape", "    #padded_outputs = Mul (#blocks, block)\n    #joined_shape")
     return text.replace("#", f"{axis}_").replace("OLD", old).replace("NEW", new).replace("LINES", lines)
 
 
@@ -171,14 +171,14 @@ _LONGEST_SIDE = f"""{_ROUNDED}
 # DETR's rule, see `images.model_input.target_size`
 _SHORTER_SIDE = f"""{_ROUNDED}
     wished = Mul (long, side)
-    is_too_long = Greater (wished, product_limit)
+    is_too_long = Greater (wished, product)
     shorter = Where (is_too_long, rounded, side)
     whole = Mul (shorter, long)
     longer = Div (whole, short)
     is_short = Equal (picture, short)
     turned = Where (is_short, shorter, longer)
     is_right = Equal (short, shorter)
-    target = Where (is_right, picture, turned)""".replace("product_limit", "product")
+    target = Where (is_right, picture, turned)"""
 
 
 def finish(classes: int, limit: int, suppress_iou: float | None) -> str:
