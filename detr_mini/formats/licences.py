@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from detr_mini.formats.listing import read_start
 from detr_mini.safe_files import is_file, read_text
 
 MERGED = "SOURCES.json"
@@ -16,7 +18,7 @@ _PAGES = ("SOURCE.txt", "README.dataset.txt", "README.roboflow.txt", "README.md"
           "dataset.yaml")  # fmt: skip
 _TEXTS = ("LICENSE", "LICENCE", "LICENSE.txt", "LICENSE.md", "COPYING")
 _HEAD = 1 << 16
-"""The number of characters at the beginning of a file that are searched."""
+"""The number of bytes at the beginning of a file that are searched."""
 _LONGEST = 300
 _MOST_FILES = 20
 _SAID = re.compile(r"^\W*licen[cs]e\W*:[ \t]*(?P<said>[^\n]*\w[^\n]*)", re.IGNORECASE | re.MULTILINE)
@@ -53,7 +55,7 @@ def licence_of(root: Path) -> str | None:
 def _annotation_files(root: Path) -> Sequence[Path]:
     """JSON files where COCO's layouts have them."""
     found = (path for pattern in ("*.json", "*/*.json") for path in sorted(root.glob(pattern)))
-    return [path for _, path in zip(range(_MOST_FILES), found, strict=False)]
+    return list(islice(found, _MOST_FILES))
 
 
 def _names_in(listed: str) -> list[str]:
@@ -78,13 +80,7 @@ def _merged(path: Path) -> list[dict[str, Any]]:
 
 
 def _head(path: Path) -> str:
-    try:
-        if not is_file(path):
-            return ""
-        with open(path, encoding="utf-8-sig", errors="replace") as file:
-            return file.read(_HEAD)
-    except (OSError, ValueError):
-        return ""
+    return read_start(path, _HEAD).decode("utf-8-sig", errors="replace") if is_file(path) else ""
 
 
 def _short(text: str) -> str:

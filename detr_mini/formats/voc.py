@@ -265,23 +265,24 @@ class _File:
 
 
 def _read_file(root: ET.Element | None, name: str, place: str, first_pixel: str | int, faults: list[Fault]) -> _File:
-    found = _objects(root, place, name, faults)
-    zero = _counts_from_zero(root, [corners for _, corners, _, _ in found], first_pixel)
+    things = [] if root is None else root.findall("object")
+    names = [intern(_name(thing)) for thing in things]
+    found = _objects(things, names, place, name, faults)
+    zero = _counts_from_zero(root, [corners for _, _, corners, _, _ in found], first_pixel)
     boxes = [
-        {"category": intern(_name(thing)), "bbox": _xywh(corners, 0 if zero else 1, decimal), "iscrowd": 0,
+        {"category": category, "bbox": _xywh(corners, 0 if zero else 1, decimal), "iscrowd": 0,
          **_extra(thing), "where": where}
-        for thing, corners, decimal, where in found
+        for thing, category, corners, decimal, where in found
     ]  # fmt: skip
-    names = frozenset(intern(_name(thing)) for thing in ([] if root is None else root.findall("object"))) - {""}
-    return _File(name, _said_name(root), _size(root), zero, boxes, names)
+    return _File(name, _said_name(root), _size(root), zero, boxes, frozenset(names) - {""})
 
 
 def _objects(
-    root: ET.Element | None, where: str, image: str, faults: list[Fault]
-) -> list[tuple[ET.Element, Corners, bool, str]]:
-    """Each object with its corners, whether they are written with a decimal point, and its place in words."""
+    things: Sequence[ET.Element], names: Sequence[str], where: str, image: str, faults: list[Fault]
+) -> list[tuple[ET.Element, str, Corners, bool, str]]:
+    """Each usable object with its name, its corners, whether they are written with a decimal point, and its place."""
     found = []
-    for number, thing in enumerate([] if root is None else root.findall("object"), start=1):
+    for number, (thing, name) in enumerate(zip(things, names, strict=True), start=1):
         place = f"object {number} of {where}"
         texts = [(thing.findtext(f"bndbox/{key}") or "").strip() for key in CORNERS]
         try:
@@ -293,10 +294,10 @@ def _objects(
             faults.append(
                 Fault(Kind.BOX_WITHOUT_NUMBERS, f"{place}: bndbox {shown(texts)}", image, Fix.LEFT_OUT, boxes=1)
             )
-        elif not _name(thing):
+        elif not name:
             faults.append(Fault(Kind.BOX_WITHOUT_NUMBERS, f"{place}: no name", image, Fix.LEFT_OUT, boxes=1))
         else:
-            found.append((thing, (a, b, c, d), any("." in text for text in texts), place))
+            found.append((thing, name, (a, b, c, d), any("." in text for text in texts), place))
     return found
 
 

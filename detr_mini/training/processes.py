@@ -82,7 +82,7 @@ def joined(options: TrainerOptions, settings: Mapping[str, Any]) -> Iterator[Ran
     if launch.world == 1:
         yield ranks
         return
-    with _shared_cores(launch):
+    with _divided_cores(launch):
         try:
             _join(launch, watch, BACKEND if options.device_type == "cuda" else "gloo")
             _check_same(ranks, settings)
@@ -191,8 +191,7 @@ def _fail(ranks: Ranks, error: BaseException) -> None:
         status, sentence = 2, first_line(error)
     elif isinstance(error, SystemExit):
         sentence = f"it ended with status {error.code}"
-    told = ranks.watch.report(sentence, status)
-    if not told:
+    if not ranks.watch.report(sentence, status):
         return
     if status == 1 and isinstance(error, Exception):
         traceback.print_exception(error)
@@ -202,8 +201,8 @@ def _fail(ranks: Ranks, error: BaseException) -> None:
 
 
 @contextmanager
-def _shared_cores(launch: Launch) -> Iterator[None]:
-    """Share the cores of this machine among its processes, unless OMP_NUM_THREADS says how many threads each has."""
+def _divided_cores(launch: Launch) -> Iterator[None]:
+    """Divide the cores of this machine among its processes, unless OMP_NUM_THREADS says how many threads each has."""
     if os.environ.get("OMP_NUM_THREADS"):
         yield
         return

@@ -137,7 +137,7 @@ class Watch:
         return None
 
     def report(self, sentence: str, status: int) -> bool:
-        """Tell all others that this process fails. False where nobody could be told, so that it must say so itself."""
+        """Tell all others that this process fails. False where it reaches nobody: this process must report it then."""
         self._failing.set()
         if self._to_first is not None:
             return self._send(self._to_first, {"failed": sentence, "status": status})
