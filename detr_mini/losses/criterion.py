@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from detr_mini.boxes import cxcywh_to_xyxy, iou_and_giou
-from detr_mini.losses.matcher import ClassCost, Match, NonFiniteCostError, assign, matching_cost
+from detr_mini.losses.matcher import BoxCost, ClassCost, Match, NonFiniteCostError, assign, giou_cost, matching_cost
 from detr_mini.structures import DenoisingOutput, DetectorOutput, PackedTargets, Prediction
 
 ClassLoss = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -102,6 +102,7 @@ class DetectionCriterion:
         self,
         *,
         class_cost: ClassCost,
+        box_cost: BoxCost = giou_cost,
         class_loss: ClassLoss,
         cost_class: float,
         cost_l1: float = 5.0,
@@ -113,9 +114,11 @@ class DetectionCriterion:
         final_box_weight: float = 1.0,
         copies: int = 4,
     ) -> None:
-        """`final_box_weight`: what the box losses are multiplied with at the end; it grows from 1 over the second half.
-        `copies`: of each truth for the one-to-many head (Group DETR's and H-DETR's idea on dense proposals)."""
-        self.class_cost, self.class_loss = class_cost, class_loss
+        """`class_cost`, `box_cost` and the `cost_` weights decide the matching (`matching_cost`; `cost_giou` weighs
+        `box_cost`), `class_loss` and the `weight_` weights the loss. `final_box_weight`: what the box losses are
+        multiplied with at the end; it grows from 1 over the second half. `copies`: of each truth for the one-to-many
+        head (Group DETR's and H-DETR's idea on dense proposals)."""
+        self.class_cost, self.box_cost, self.class_loss = class_cost, box_cost, class_loss
         self.cost_weights = {"weight_class": cost_class, "weight_l1": cost_l1, "weight_giou": cost_giou}
         self.weight_class, self.weight_l1, self.weight_giou = weight_class, weight_l1, weight_giou
         self.weight_relative_l1, self.final_box_weight, self.copies = weight_relative_l1, final_box_weight, copies
@@ -126,7 +129,7 @@ class DetectionCriterion:
         dense = [(output.proposals, 1), (output.one_to_many, self.copies)]
         groups = [(stack(layers), repeat(targets, len(layers)), 1)]
         groups += [(prediction, targets, copies) for prediction, copies in dense if prediction is not None]
-        costs = [matching_cost(p, t, self.class_cost, **self.cost_weights) for p, t, _ in groups]
+        costs = [matching_cost(p, t, self.class_cost, self.box_cost, **self.cost_weights) for p, t, _ in groups]
         try:
             matches = assign(costs, [t.counts for _, t, _ in groups], [copies for *_, copies in groups])
         except NonFiniteCostError as error:

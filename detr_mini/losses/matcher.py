@@ -19,6 +19,9 @@ from detr_mini.boxes import cxcywh_to_xyxy, generalized_box_iou
 from detr_mini.structures import PackedTargets, Prediction
 
 ClassCost = Callable[[Tensor, Tensor], Tensor]
+"""(logits, labels of the true boxes) to a cost of every pair; see `focal_cost`."""
+BoxCost = Callable[[Tensor, Tensor], Tensor]
+"""(boxes, true boxes) to a cost of every pair; see `giou_cost`."""
 
 UNREACHABLE = float(np.finfo(np.float32).max)
 """Cost of a guess that stands for nothing (padding): the solver never sees it."""
@@ -62,21 +65,30 @@ def _of_labels(values: Float[Tensor, "b q k"], labels: Int[Tensor, "b n"]) -> Fl
     return values.gather(2, labels[:, None].expand(-1, values.shape[1], -1))
 
 
+def giou_cost(boxes: Float[Tensor, "b q 4"], truths: Float[Tensor, "b n 4"]) -> Float[Tensor, "b q n"]:
+    """Minus GIoU (Rezatofighi et al. 2019) of boxes in cxcywh, as shares of the image."""
+    return -generalized_box_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(truths))
+
+
 @torch.no_grad()
 def matching_cost(
     prediction: Prediction,
     targets: PackedTargets,
     class_cost: ClassCost,
+    box_cost: BoxCost = giou_cost,
     *,
     weight_class: float,
     weight_l1: float,
     weight_giou: float,
 ) -> Float[Tensor, "b q n"]:
-    """Weighted class cost + L1 - GIoU of every guess with every (padded) truth, in float32."""
+    """Weighted class cost + L1 + box cost (minus GIoU) of every guess with every (padded) truth, in float32.
+
+    `weight_giou` is the weight of `box_cost`, whichever it is.
+    """
     boxes = prediction.boxes.float()
     cost = weight_class * class_cost(prediction.logits.float(), targets.labels)
     cost = cost + weight_l1 * torch.cdist(boxes, targets.boxes, p=1)
-    cost = cost - weight_giou * generalized_box_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets.boxes))
+    cost = cost + weight_giou * box_cost(boxes, targets.boxes)
     if prediction.visible is not None:
         cost = cost.masked_fill(~prediction.visible[..., None], UNREACHABLE)
     return cost

@@ -23,6 +23,11 @@ SPARE = 1 << 24
 """Numbers that a model may hold beside what its checkpoint does: tables that are computed when it is built."""
 
 
+def parameter_count(model: DetectionModel | nn.Module) -> int:
+    """The number of parameters of a model."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def build_part(what: str, config: Mapping[str, Any], *, modules: Iterable[str] = (), **given: Any) -> Any:
     """`parts.build_part` for a config of the command line as well, whose settings that stand for others are read."""
     part = parts.build_part(what, _plain(config), modules=modules, **given)

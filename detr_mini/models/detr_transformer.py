@@ -1,5 +1,6 @@
-"""The transformer of DETR (Carion et al. 2020, app. A.3): post-norm, positions added to queries and keys of each layer.
+"""The transformer of DETR (Carion et al. 2020, app. A.3): positions added to queries and keys of each layer.
 
+Post-norm as published, or pre-norm, the published code's option.
 Modules bear the names of the published implementation, so that its weights can be mapped by name.
 """
 
@@ -16,12 +17,18 @@ from detr_mini.attention.core import scaled_dot
 from detr_mini.attention.kinds import Dense
 from detr_mini.attention.multihead import MultiHeadAttention
 
+_SAME = nn.Identity()
+
 
 class EncoderLayer(nn.Module):
-    """x = norm(x + self-attention(x)), x = norm(x + feed-forward(x))."""
+    """x = norm(x + self-attention(x)), x = norm(x + feed-forward(x)).
 
-    def __init__(self, dim: int, heads: int, feedforward: int, dropout: float) -> None:
+    `pre_norm`: x = x + self-attention(norm(x)), x = x + feed-forward(norm(x)).
+    """
+
+    def __init__(self, dim: int, heads: int, feedforward: int, dropout: float, pre_norm: bool = False) -> None:
         super().__init__()
+        self.pre_norm = pre_norm
         self.self_attn = MultiHeadAttention(dim, heads, attention=Dense(scaled_dot, dropout))
         self.linear1, self.linear2 = nn.Linear(dim, feedforward), nn.Linear(feedforward, dim)
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
@@ -31,17 +38,29 @@ class EncoderLayer(nn.Module):
         self, x: Float[Tensor, "b n c"], position: Float[Tensor, "b n c"], blocked: Bool[Tensor, "b 1 n"] | None
     ) -> Float[Tensor, "b n c"]:
         """`blocked` is True where nobody must look (padding)."""
+        if self.pre_norm:
+            x = x + self._attended(self.norm1(x), position, blocked)
+            return x + self._processed(self.norm2(x))
+        x = self.norm1(x + self._attended(x, position, blocked))
+        return self.norm2(x + self._processed(x))
+
+    def _attended(
+        self, x: Float[Tensor, "b n c"], position: Float[Tensor, "b n c"], blocked: Bool[Tensor, "b 1 n"] | None
+    ) -> Float[Tensor, "b n c"]:
         place = x + position
-        x = self.norm1(x + self.dropout(self.self_attn(place, place, x, blocked)))
+        return self.dropout(self.self_attn(place, place, x, blocked))
+
+    def _processed(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
         hidden = self.dropout(functional.relu(self.linear1(x)))
-        return self.norm2(x + self.dropout(self.linear2(hidden)))
+        return self.dropout(self.linear2(hidden))
 
 
 class DecoderLayer(nn.Module):
-    """Queries among themselves, queries over the memory, feed-forward; a norm after each."""
+    """Queries among themselves, queries over the memory, feed-forward; a norm after each (`pre_norm`: before each)."""
 
-    def __init__(self, dim: int, heads: int, feedforward: int, dropout: float) -> None:
+    def __init__(self, dim: int, heads: int, feedforward: int, dropout: float, pre_norm: bool = False) -> None:
         super().__init__()
+        self.pre_norm = pre_norm
         self.self_attn = MultiHeadAttention(dim, heads, attention=Dense(scaled_dot, dropout))
         self.multihead_attn = MultiHeadAttention(dim, heads, attention=Dense(scaled_dot, dropout))
         self.linear1, self.linear2 = nn.Linear(dim, feedforward), nn.Linear(feedforward, dim)
@@ -58,28 +77,36 @@ class DecoderLayer(nn.Module):
         need_weights: bool = False,
     ) -> tuple[Float[Tensor, "b q c"], Float[Tensor, "b q n"] | None]:
         """The queries, and on request where they looked in the memory (mean over heads). `blocked`: see the encoder."""
-        place = query + query_position
-        query = self.norm1(query + self.dropout(self.self_attn(place, place, query)))
-        place, keys = query + query_position, memory + position
+        before, after = self._norms()
+        x = before[0](query)
+        place = x + query_position
+        query = after[0](query + self.dropout(self.self_attn(place, place, x)))
+        place, keys = before[1](query) + query_position, memory + position
         looked = self.multihead_attn.weights(place, keys, blocked).mean(1) if need_weights else None
-        query = self.norm2(query + self.dropout(self.multihead_attn(place, keys, memory, blocked)))
-        hidden = self.dropout(functional.relu(self.linear1(query)))
-        return self.norm3(query + self.dropout(self.linear2(hidden))), looked
+        query = after[1](query + self.dropout(self.multihead_attn(place, keys, memory, blocked)))
+        hidden = self.dropout(functional.relu(self.linear1(before[2](query))))
+        return after[2](query + self.dropout(self.linear2(hidden))), looked
+
+    def _norms(self) -> tuple[Sequence[nn.Module], Sequence[nn.Module]]:
+        """What each of the three parts does to its input, and to its sum with it."""
+        norms, same = (self.norm1, self.norm2, self.norm3), (_SAME,) * 3
+        return (norms, same) if self.pre_norm else (same, norms)
 
 
 class Encoder(nn.Module):
-    """Encoder layers, one after the other."""
+    """Encoder layers, one after the other; a last norm where the layers norm their inputs only."""
 
-    def __init__(self, layers: Sequence[EncoderLayer]) -> None:
+    def __init__(self, layers: Sequence[EncoderLayer], norm: nn.Module | None = None) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
+        self.norm = norm
 
     def forward(
         self, x: Float[Tensor, "b n c"], position: Float[Tensor, "b n c"], blocked: Bool[Tensor, "b 1 n"] | None
     ) -> Float[Tensor, "b n c"]:
         for layer in self.layers:
             x = layer(x, position, blocked)
-        return x
+        return x if self.norm is None else self.norm(x)
 
 
 class Decoder(nn.Module):
@@ -113,11 +140,20 @@ class Transformer(nn.Module):
     """Encoder and decoder, with the published initialisation."""
 
     def __init__(
-        self, dim: int, heads: int, feedforward: int, encoder_layers: int, decoder_layers: int, dropout: float
+        self,
+        dim: int,
+        heads: int,
+        feedforward: int,
+        encoder_layers: int,
+        decoder_layers: int,
+        dropout: float,
+        pre_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder = Encoder([EncoderLayer(dim, heads, feedforward, dropout) for _ in range(encoder_layers)])
-        self.decoder = Decoder([DecoderLayer(dim, heads, feedforward, dropout) for _ in range(decoder_layers)], dim)
+        layer = (dim, heads, feedforward, dropout, pre_norm)
+        norm = nn.LayerNorm(dim) if pre_norm else None
+        self.encoder = Encoder([EncoderLayer(*layer) for _ in range(encoder_layers)], norm)
+        self.decoder = Decoder([DecoderLayer(*layer) for _ in range(decoder_layers)], dim)
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)

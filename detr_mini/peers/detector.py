@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from detr_mini.errors import ConfigError
 from detr_mini.models.heads import sigmoid_detections, softmax_detections
 from detr_mini.models.protocol import Backbone, ModelDefaults
 from detr_mini.peers.images import Canvas, apart, squares
-from detr_mini.peers.kinds import MASKED, Kind, build_library, find, make_config, own_settings, stride_of
+from detr_mini.peers.kinds import ANY_SHAPE, MASKED, Kind, build_library, find, make_config, own_settings, stride_of
 from detr_mini.structures import Categories, Detections, DetectorOutput, PackedTargets, PeerLoss
 
 TOO_SMALL = ("selected index k out of range", "Expected more than 1 value per channel")
@@ -54,12 +55,13 @@ class HFDetector(ModelDefaults, nn.Module):
         name: str | None,
         queries: int | None = None,
         config: Mapping[str, Any] | None = None,
+        as_published: bool = False,
     ) -> None:
         """`name`: a kind ("rt_detr_v2"), a folder of published weights, or their hub name. `config`: settings of the
         kind, as the library calls them; `queries`: of its object queries, None: as the kind or the weights have it.
 
-        `backbone`: `OwnBackbone`, or one of ours, which takes the place of the library's. ConfigError for what cannot
-        be.
+        `backbone`: `OwnBackbone`, or one of ours, which takes the place of the library's. `as_published`: images go in
+        as they come, in any shape, as the library's own pipeline has them. ConfigError for what cannot be.
         """
         super().__init__()
         self.kind: Kind = find(name)
@@ -74,6 +76,7 @@ class HFDetector(ModelDefaults, nn.Module):
         else:
             self.library = self._on(backbone, made)
             self.stride = backbone.strides[-1]
+        self.as_published, self.grid, self.stride = as_published, self.stride, 1 if as_published else self.stride
         self.masked = self.kind.name in MASKED
         self.loss: Callable[..., Any] = self.library.loss_function
         self.library.loss_function = _inputs_of_loss
@@ -112,9 +115,14 @@ class HFDetector(ModelDefaults, nn.Module):
         ConfigError where the images are too small for the queries.
         """
         if self.training:
-            whole = Canvas(tuple(range(len(images))), images, padding_mask)
-            squared = [] if self.masked else squares(images, padding_mask, self.stride, together=True)
-            canvases = [whole] if self.masked else squared
+            if self.masked:
+                canvases = [Canvas(tuple(range(len(images))), images, padding_mask)]
+            elif self.as_published and self.kind.name in ANY_SHAPE:  # it knows no mask, so each shape goes by itself
+                canvases = [replace(canvas, padding_mask=None) for canvas in apart(images, padding_mask, 1)]
+            else:
+                canvases = squares(images, padding_mask, self.grid, together=True)
+        elif self.as_published:
+            canvases = [replace(canvas, padding_mask=None) for canvas in apart(images, padding_mask, 1)]
         elif self.masked:
             canvases = apart(images, padding_mask, self.stride)
         else:

@@ -25,6 +25,8 @@ UNNORMALISED = ("rt_detr", "rt_detr_v2", "d_fine", "deimv2")
 """Kinds that take pixels in [0, 1] as they are. The others take them normalised as ImageNet's."""
 MASKED = ("detr", "conditional_detr", "dab_detr", "deformable_detr", "table_transformer")
 """Kinds that take images of any shape and a mask of their padding. The others take squares."""
+ANY_SHAPE = ("yolos",)
+"""Kinds that were published on images of any shape, though they know no mask."""
 HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
 STRIDE = 32
 """Of the networks of convolutions: both sides of their images are multiples of it."""
@@ -84,8 +86,8 @@ def find(name: str | None) -> Kind:
     trained.
     """
     if name is None:
-        raise ConfigError(f"model.name is not set; beside model=hf say a kind of detector ({', '.join(kinds())}), or a "
-                          "folder or hub name of published weights")  # fmt: skip
+        raise ConfigError(f"model.name is not set; with model=hf, set it to a kind of detector ({', '.join(kinds())}), "
+                          "or to a folder or hub name of published weights")  # fmt: skip
     word = name.replace("-", "_").lower()
     if word in kinds():
         return Kind(word)
@@ -100,8 +102,8 @@ def find(name: str | None) -> Kind:
         raise ConfigError(f"model.name={name} reads pages of documents, and transformers cannot train it; say one of "
                           f"{', '.join(kinds())}")  # fmt: skip
     raise ConfigError(
-        f"model.name={name} is no detector of transformers {library().__version__}{nearest(word, kinds())} "
-        f"(there are: {', '.join(kinds())}; or a folder or hub name of published weights)"
+        f"model.name={name} is not a detector of transformers {library().__version__}{nearest(word, kinds())} "
+        f"(choose one of {', '.join(kinds())}, or a folder or hub name of published weights)"
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from detr_mini.errors import CheckpointError, some_of
-from detr_mini.peers.kinds import Kind, build_library, library
+from detr_mini.peers.kinds import Kind, build_library, library, own_settings
 from detr_mini.text.names import rows_by_name
 
 _LISTED = 8
@@ -29,8 +29,8 @@ def take_published(model: Any, kind: Kind, names: Sequence[str]) -> str:
     taken: dict[str, Tensor] = {}
     for name, tensor in own.items():
         if name not in given:
-            raise CheckpointError(f"the weights of {kind.source} have no '{name}'; leave out what asks for it in "
-                                  "model.config and model.queries")  # fmt: skip
+            raise CheckpointError(f"the weights of {kind.source} have no '{name}'; remove the settings in "
+                                  "model.config and model.queries that need it")  # fmt: skip
         if name in heads:
             taken[name] = _rows_over(tensor, given[name], rows, len(names), len(kind.labels))
         elif tensor.shape != given[name].shape:
@@ -51,12 +51,35 @@ def per_category(model: Any) -> list[str]:
     return [name for name, t in build_library(other).state_dict().items() if t.shape != own[name].shape]
 
 
+def published_weights(
+    kind: Kind, tensors: Mapping[str, Tensor] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The published weights of `kind` by the library's own names of today, and the settings of their model.
+
+    `tensors`: of a file that the library is not to read itself. CheckpointError where some are missing.
+    """
+    model = _published_model(kind, tensors)
+    settings = own_settings(model.config)
+    if "tie_word_embeddings" in settings:
+        settings["tie_word_embeddings"] = False  # the file may have apart what the library ties
+    return dict(model.state_dict()), settings
+
+
 def _published(kind: Kind) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = _published_model(kind).state_dict()
+    return weights
+
+
+def _published_model(kind: Kind, tensors: Mapping[str, Tensor] | None = None) -> Any:
     source = str(kind.source)
+    found: dict[str, Any] = {"use_safetensors": True, "local_files_only": Path(source).is_dir()}
     try:
-        model, loading = library().AutoModelForObjectDetection.from_pretrained(
-            source, use_safetensors=True, dtype=torch.float32, trust_remote_code=False, output_loading_info=True,
-            local_files_only=Path(source).is_dir(),
+        config = library().AutoConfig.from_pretrained(source, local_files_only=Path(source).is_dir())
+        if tensors is not None:
+            found = {"state_dict": dict(tensors), "config": config}
+        backend = library().MODEL_FOR_OBJECT_DETECTION_MAPPING[type(config)]
+        model, loading = backend.from_pretrained(
+            source if tensors is None else None, dtype=torch.float32, output_loading_info=True, **found,
         )  # fmt: skip
     except Exception as error:  # files of tensors that are damaged raise nearly anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -66,8 +89,7 @@ def _published(kind: Kind) -> dict[str, Tensor]:
     if missing:
         raise CheckpointError(f"{source} does not hold a whole {kind.name}: {len(missing)} tensors are missing, such "
                               f"as '{missing[0]}'; give the weights of a detector")  # fmt: skip
-    weights: dict[str, Tensor] = model.state_dict()
-    return weights
+    return model
 
 
 def _rows_over(own: Tensor, given: Tensor, rows: Mapping[int, int], new: int, old: int) -> Tensor:

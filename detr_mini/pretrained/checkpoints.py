@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isfinite
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from detr_mini.config import parts
 from detr_mini.errors import CheckpointError, ConfigError, nearest, some_of
+from detr_mini.images.tiling import SMALLEST, BoxSizes, are_box_sizes
 from detr_mini.models.build import LARGEST_SIDE
+from detr_mini.pretrained import hub, published
 from detr_mini.pretrained import packaged as box
 from detr_mini.structures import Categories, OperatingPoint
 from detr_mini.tensor_files import load_weights
@@ -27,18 +30,27 @@ _LISTED = 10
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The content of a checkpoint file of ours, or of a run folder's best.ckpt (last.ckpt where there is no best).
 
-    Also of an exported file, and of weights that come with the package, by name (`box`). Tensors are on the CPU.
-    CheckpointError where nothing is there, where the file is cut off, and where it is no checkpoint of detr-mini.
+    Also of an exported file, and of weights that come with the package, by name (`box`); and of a published detector
+    (`published`): a file, a folder, or a name of the hub, from which it is downloaded. Tensors are on the CPU.
+    CheckpointError where nothing is there, where the file is cut off, and where it holds no detector.
     """
     file = checkpoint_file(path)
+    if not file.exists():
+        folder, revision = hub.fetch(str(path))
+        return checked(published.read_folder(folder, str(path), revision), file)
+    if file.is_dir():
+        return checked(published.read_folder(file), file)
     if file.suffix == box.SUFFIX:
-        return checked(box.unpack(file), file)
+        return checked(box.unpack(file) if box.is_packed(file) else published.read_file(file), file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about foreign files, which the error speaks of
             content = load_weights(file)
     except CheckpointError as error:
-        raise CheckpointError(_unreadable(file)) from error
+        raise CheckpointError(_unreadable(file, error)) from error
+    tensors = published.tensors_in(content)
+    if tensors is not None and "config" not in content:
+        return checked(published.read_file(file, tensors), file)
     missing = [key for key in REQUIRED if not isinstance(content, Mapping) or key not in content]
     if missing:
         raise CheckpointError(
@@ -88,7 +100,10 @@ def _is_image(value: Any) -> bool:
             return False
         if not all(isinstance(n, int | float) and isfinite(n) for n in numbers):
             return False
-    return (value.get("shorter_side") is None or is_side(value["shorter_side"])) and min(value["std"]) > 0
+    exact, multiple = value.get("exact"), value.get("multiple", 1)
+    whole = exact is None or (isinstance(exact, list | tuple) and len(exact) == 2 and all(map(is_side, exact)))
+    sides = (value["shorter_side"],) if value.get("shorter_side") is not None else ()
+    return whole and all(map(is_side, (*sides, multiple))) and min(value["std"]) > 0
 
 
 def _are_sources(value: Any) -> bool:
@@ -100,6 +115,12 @@ def _are_sources(value: Any) -> bool:
     )
 
 
+def box_sizes(checkpoint: Mapping[str, Any]) -> BoxSizes | None:
+    """How large the boxes of the training were; None where the file does not say."""
+    kept = checkpoint.get("box_sizes")
+    return None if kept is None else BoxSizes(**kept)
+
+
 _RIGHT: Mapping[str, Callable[[Any], bool]] = {
     "state_dict": _are_weights,
     "averaged": _is_average,
@@ -109,6 +130,9 @@ _RIGHT: Mapping[str, Callable[[Any], bool]] = {
     "tokeniser": lambda value: value is None or isinstance(value, dict),
     "attributes": lambda value: value is None or (isinstance(value, list) and all(isinstance(w, str) for w in value)),
     "sources": _are_sources,
+    "box_sizes": lambda value: value is None or are_box_sizes(value),
+    "tiles": lambda value: value is None or (isinstance(value, int) and value >= SMALLEST),
+    "kept": lambda value: value is None or isinstance(value, Mapping),
     "threshold": lambda value: value is None or (isinstance(value, int | float) and isfinite(value)),
 }
 """What each part of a checkpoint must be; one that is not there is None."""
@@ -117,7 +141,8 @@ _RIGHT: Mapping[str, Callable[[Any], bool]] = {
 def checkpoint_file(path: str | Path) -> Path:
     """The file that `path` means: itself, or the best.ckpt, else the last.ckpt, of the run folder it is.
 
-    A name of weights that come with the package is their file, where nothing else bears it.
+    A folder of transformers is itself, and so is a name of the hub, under which no file is. A name of weights that
+    come with the package is their file, where nothing else bears it.
     """
     given, path = path, Path(path).expanduser()
     packaged = box.boxed(given)
@@ -127,14 +152,19 @@ def checkpoint_file(path: str | Path) -> Path:
         for name in ("best.ckpt", "last.ckpt"):
             if (path / name).is_file():
                 return path / name
-        raise CheckpointError(f"the folder {path} holds neither best.ckpt nor last.ckpt; give a run folder or a file")
+        if published.is_folder(path):
+            return path
+        raise CheckpointError(f"the folder {path} holds neither best.ckpt nor last.ckpt; give a run folder or a file "
+                              "(or a folder of transformers, with config.json and model.safetensors)")  # fmt: skip
+    if hub.is_name(str(given)):
+        return path
     if not path.is_file():
         known = f" (with the package come: {', '.join(box.names())})" if box.names() else ""
         raise CheckpointError(f"there is no checkpoint {path}{nearest(str(given), box.names())}; check the path{known}")
     return path
 
 
-def _unreadable(file: Path) -> str:
+def _unreadable(file: Path, error: Exception) -> str:
     if not os.access(file, os.R_OK):
         return f"{file} may not be read; check the file's rights"
     size = file.stat().st_size
@@ -144,7 +174,9 @@ def _unreadable(file: Path) -> str:
         return f"{file} is empty; the writing of this checkpoint was cut off, use another one"
     if begins_as_archive and not _ends_as_archive(file):
         return f"{file} is cut off after {size:,} bytes; copy it again, or use another checkpoint"
-    return f"{file} is no checkpoint of detr-mini: it is damaged, or holds more than tensors and plain values"
+    named = re.search(r"it names ([\w.]+)", str(error))
+    code = f" (it names {named[1]}, which is not loaded)" if named else ""
+    return f"{file} is no checkpoint of detr-mini: it is damaged, or holds more than tensors and plain values{code}"
 
 
 def _ends_as_archive(file: Path) -> bool:
@@ -187,11 +219,11 @@ def check_categories(checkpoint_categories: Categories, data_categories: Categor
         return
     parts = []
     if wanted - known:
-        parts.append(f"it does not know {quoted(wanted - known)}")
+        parts.append(f"the checkpoint does not know {quoted(wanted - known)}")
     if known - wanted:
         parts.append(f"the data lack its {quoted(known - wanted)}")
     raise CheckpointError(
-        f"the checkpoint was trained for {len(known)} other categories than the data's {len(wanted)}: "
+        f"the checkpoint has {len(known)} categories, the data have {len(wanted)}, and they differ: "
         f"{'; '.join(parts)}; use a checkpoint of these data, or train one"
     )
 

@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parent / "files"
 KEY = "detr_mini"
 LONGEST_HEADER = 1 << 24
 KEPT = ("categories", "tokeniser", "attributes", "threshold", "operating_point", "image", "config", "recipe",
-        "sources")  # fmt: skip
+        "sources", "box_sizes", "tiles")  # fmt: skip
 """What stands beside the weights, as JSON in the file's header."""
 FOR_TRAINING = ("data", "optim", "trainer", "logger", "debug", "experiment", "run_folder", "resume", "init", "name",
                 "modules")  # fmt: skip
@@ -46,12 +46,30 @@ def pack(checkpoint: Mapping[str, Any], weights: Mapping[str, torch.Tensor], pat
     return Path(path).write_bytes(save(halved, {KEY: json.dumps(content)}))  # save_file would make it the owner's alone
 
 
+def is_packed(path: str | Path) -> bool:
+    """Whether a file is one of `pack`, or so damaged that only `unpack` can say so."""
+    try:
+        with open(path, "rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if length > LONGEST_HEADER:
+                return True
+            header = json.loads(stream.read(length))
+        return not isinstance(header, dict) or KEY in header.get("__metadata__", {}) or len(header) < 2
+    except (OSError, ValueError, TypeError, RecursionError):
+        return True
+
+
+def check_header(path: str | Path) -> None:
+    """ValueError where a safetensors file claims a header that is longer than any: it would be read whole."""
+    with open(path, "rb") as stream:
+        if int.from_bytes(stream.read(8), "little") > LONGEST_HEADER:
+            raise ValueError("its header is longer than that of any file of weights")
+
+
 def unpack(path: str | Path) -> dict[str, Any]:
     """A file of `pack` as `read_checkpoint` has it, weights in float32. CheckpointError for any other file."""
     try:
-        with open(path, "rb") as stream:
-            if int.from_bytes(stream.read(8), "little") > LONGEST_HEADER:
-                raise ValueError("its header is longer than that of any file of 'export'")
+        check_header(path)
         with safe_open(str(path), "pt") as file:
             content = json.loads((file.metadata() or {})[KEY])
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
@@ -62,6 +80,8 @@ def unpack(path: str | Path) -> dict[str, Any]:
             f"{path} is no file of 'detr-mini export': it is damaged, or another program's; get it again"
         ) from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is no file of 'detr-mini export': it says nothing of its weights; get it again")
+        raise CheckpointError(
+            f"{path} is no file of 'detr-mini export': it does not describe its weights; get it again"
+        )
     weights = {f"model.{name}": t.float() if t.is_floating_point() else t for name, t in tensors.items()}
     return {**content, "state_dict": weights}

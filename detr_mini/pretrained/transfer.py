@@ -16,12 +16,17 @@ from torch import Tensor
 from detr_mini.errors import CheckpointError
 from detr_mini.models.protocol import DetectionModel
 from detr_mini.pretrained.checkpoints import averaged_weights, quoted
+from detr_mini.pretrained.coco_categories import UNNAMED
 from detr_mini.structures import Categories
 from detr_mini.text.names import rows_by_name
 from detr_mini.text.tokenizers import SPECIAL, UNKNOWN, AnyTokenizer, tokenizer_of
 
 THING = "thing"
 """The category of a detector that has learned to find anything: each new category begins as it."""
+
+
+PACKAGED = "start"
+"""The packaged weights that `init=auto` begins with: a detector of many kinds of objects."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,20 @@ def carry(model: DetectionModel, checkpoint: Mapping[str, Any], name: str, ours:
     return notices
 
 
+def begin_with_packaged(model: DetectionModel, checkpoint: Mapping[str, Any], ours: Start) -> tuple[bool, list[str]]:
+    """`carry` for `init=auto`: whether the package's start, PACKAGED, is of this architecture, and a sentence."""
+    try:
+        carry(model, checkpoint, PACKAGED, ours)
+    except CheckpointError:
+        return False, [f"init=auto: the packaged weights '{PACKAGED}' are of another model or backbone than this "
+                       "training's, which begins without them"]  # fmt: skip
+    theirs = Categories.from_dict(checkpoint["categories"]).names
+    shared = [ours.categories.names[label] for label in rows_by_name(theirs, ours.categories.names)]
+    knows = f"; it knows {quoted(shared)} already" if shared else ""
+    return True, [f"init=auto: begins with the packaged weights '{PACKAGED}', which have learned to find objects of "
+                  f"{len(theirs)} kinds (init=null: with the backbone alone){knows}"]  # fmt: skip
+
+
 def rows_by_token(theirs: AnyTokenizer, ours: AnyTokenizer) -> dict[int, int]:
     """Of our tokens those that are one token of theirs, too: our id and theirs."""
     found = {token: token for token in range(len(SPECIAL))}
@@ -117,6 +136,8 @@ def _about_categories(name: str, theirs: Sequence[str], ours: Sequence[str], kno
     said = f"init={name}: {len(carried)} of {len(ours)} categories go on with its rows"
     said += f": {quoted(carried)}" if carried else ""
     said += f"; new rows: {quoted(new)}" if new else ""
+    if all(category.startswith(UNNAMED) for category in theirs):
+        return f"{said}; its {len(theirs)} categories have no names, so none can be matched"
     return said + (f"; {left} of its {len(theirs)} categories are not in these data" if left else "")
 
 

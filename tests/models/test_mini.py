@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from detr_mini.attention.kinds import KINDS
 from detr_mini.data.collate import collate
 from detr_mini.errors import ConfigError
 from detr_mini.losses.criterion import DetectionCriterion, matchability_loss
@@ -308,9 +309,7 @@ def test_packed_truths_of_the_batch_are_those_of_its_targets() -> None:
 @pytest.mark.parametrize(
     "kinds",
     [
-        {"encoder": {"attention": "windowed", "window": 1}},
-        {"encoder": {"attention": "linformer", "size": [9, 9], "rank": 4}},
-        {"encoder": {"attention": "performer", "features": 16}},
+        *({"encoder": {"attention": kind, "window": 1, "size": [9, 9], "rank": 4, "features": 16}} for kind in KINDS),
         {"decoder": {"cross_attention": "deformable", "points": 3}},
         {"similarity": "cosine"},
         {"similarity": "root_length"},

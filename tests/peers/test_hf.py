@@ -180,10 +180,10 @@ def test_a_folder_that_is_called_like_a_kind_does_not_stand_for_it(
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"model.name=rtdetr_2 is no detector .*; did you mean 'rt_detr_v2'"):
+    with pytest.raises(ConfigError, match=r"model.name=rtdetr_2 is not a detector .*; did you mean 'rt_detr_v2'"):
         find("rtdetr_2")
     with pytest.raises(
-        ConfigError, match=r"model.name is not set; beside model=hf say a kind of detector \(conditional_detr"
+        ConfigError, match=r"model.name is not set; with model=hf, set it to a kind of detector \(conditional_detr"
     ):
         find(None)
     with pytest.raises(ConfigError, match=r"pp_doclayout_v2 reads pages of documents"):

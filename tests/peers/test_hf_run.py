@@ -143,7 +143,7 @@ def test_mistakes_on_the_command_line_are_one_sentence(
 ) -> None:
     good = [word for word in words(scenes_root, tmp_path / "run", "detr") if not word.startswith("model.config")]
     for wrong, sentence in (
-        (["model.name=dtr"], "model.name=dtr is no detector of transformers"),
+        (["model.name=dtr"], "model.name=dtr is not a detector of transformers"),
         (["model.querys=3"], "model.querys does not exist; did you mean 'model.queries'?"),
         (["model.config={decoder_layer: 3}"], "model.config.decoder_layer is no setting of detr; did you mean"),
         (["backbone=convnet", "model.name=d_fine"], "d_fine works at strides [8, 16, 32]; backbone.strides is"),
