@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import statistics
@@ -14,15 +13,14 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from rich.console import Console
-from rich.markdown import Markdown
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from detr_mini.attention.core import attend, attend_plain
+from detr_mini.attention.core import attend_plain
 from detr_mini.attention.deformable import sample_levels
-from detr_mini.attention.efficient import Linformer, chunked, orthogonal_features, performer, windowed
-from detr_mini.config.run_folder import write_text
+from detr_mini.attention.efficient import chunked
+from detr_mini.attention.kinds import KINDS, attention_named, settings_of
+from detr_mini.benchmarks.output import show
 from detr_mini.cpu_runtime import keep_freed_memory
 from detr_mini.drawing.plotting import new_figure, write
 from detr_mini.errors import ConfigError, nearest
@@ -34,13 +32,14 @@ Rows = dict[str, list[dict[str, int | float]]]
 
 
 def benchmark_attention(config: DictConfig) -> Path:
-    """Measure each of `config.kinds` at each of `config.sizes`, write and print the table, and return its folder.
+    """Measure each of `config.kinds` (null: all) at each of `config.sizes`; write and print a table; return its folder.
 
     A row is one call on (1, heads, n, width): the median time, and the peak memory in bytes beyond the inputs. The
     exponent is the slope of log time (or bytes) over log n, fitted to the larger half of the sizes.
     """
     makers = _makers(config)
-    for kind in config.kinds:
+    kinds = [*makers] if config.kinds is None else [*config.kinds]
+    for kind in kinds:
         if kind not in makers:
             raise ConfigError(
                 f"attention '{kind}' does not exist{nearest(kind, makers)}; the kinds are {', '.join(makers)}"
@@ -48,14 +47,12 @@ def benchmark_attention(config: DictConfig) -> Path:
     if len(config.sizes) < 2 or min(config.sizes) < 1 or list(config.sizes) != sorted(set(config.sizes)):
         raise ConfigError(f"sizes is {list(config.sizes)}; give two or more numbers in rising order")
     keep_freed_memory()
-    rows: Rows = {kind: [] for kind in config.kinds}
-    jobs = [(kind, n) for n in config.sizes for kind in config.kinds]
+    rows: Rows = {kind: [] for kind in kinds}
+    jobs = [(kind, n) for n in config.sizes for kind in kinds]
     for kind, n in track(jobs, "measuring"):
         torch.manual_seed(config.seed)
         inputs = [torch.randn(1, config.heads, n, config.width, device=config.device) for _ in range(3)]
         rows[kind].append({"n": n, **_measure(makers[kind](n), inputs, config)})
-    folder = Path(config.output).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
     slopes = {kind: exponents(measured) for kind, measured in rows.items()}
     result = {
         "rows": rows,
@@ -63,14 +60,7 @@ def benchmark_attention(config: DictConfig) -> Path:
         "threads": torch.get_num_threads(),
         "backward": bool(config.backward),
     }
-    write_text(folder / "cost.json", json.dumps(result, indent=1))
-    text = _markdown(rows, slopes)
-    write_text(folder / "cost.md", text)
-    _plot(rows, folder / "cost.png")
-    console = Console(highlight=False)
-    console.print(Markdown(text))
-    console.print(f"written to {folder}", markup=False)
-    return folder
+    return show(config.output, "cost", result, _markdown(rows, slopes), partial(_plot, rows))
 
 
 def exponents(measured: Sequence[Mapping[str, int | float]]) -> dict[str, float]:
@@ -85,12 +75,11 @@ def exponents(measured: Sequence[Mapping[str, int | float]]) -> dict[str, float]
 
 
 def _makers(config: DictConfig) -> dict[str, Callable[[int], Kind]]:
-    def linformer(n: int) -> Kind:
-        return Linformer((n,), config.rank).to(config.device)
-
-    def random_features(n: int) -> Kind:
-        drawn = orthogonal_features(config.features, config.width, torch.Generator().manual_seed(config.seed))
-        return partial(performer, features=drawn.float().to(config.device))
+    def named(kind: str, n: int) -> Kind:
+        settings = {name: config[name] for name in settings_of(kind) if name in config}
+        settings |= {"size": (n,)} if "size" in settings_of(kind) else {}
+        module = attention_named(kind, dim=config.heads * config.width, heads=config.heads, **settings)
+        return module.to(config.device).eval()
 
     def deformable(n: int) -> Kind:
         height = next(side for side in range(math.isqrt(n), 0, -1) if n % side == 0)
@@ -104,11 +93,8 @@ def _makers(config: DictConfig) -> dict[str, Callable[[int], Kind]]:
 
     return {
         "plain": lambda n: attend_plain,
-        "dense": lambda n: attend,
+        **{kind: partial(named, kind) for kind in KINDS},
         "chunked": lambda n: chunked,
-        "windowed": lambda n: partial(windowed, window=config.window),
-        "linformer": linformer,
-        "performer": random_features,
         "deformable": deformable,
     }
 

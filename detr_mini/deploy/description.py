@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from typing import Any
 
 from detr_mini.errors import CheckpointError, DataError
+from detr_mini.images.tiling import BoxSizes, are_box_sizes
 from detr_mini.structures import Categories, OperatingPoint
 
 KEY = "detr_mini"
 """The property that marks a file as ours; its value is the version of the package that wrote it."""
+BOX_SIZES = "box_sizes"
 INPUTS = ("pixels", "tensor")
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8")
+OLDEST = {"onnxruntime": "1.22", "openvino": "2025.2"}
+"""The oldest versions of the runtimes that were tried; pyproject.toml asks for them."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,12 @@ class Description:
     parameters: int
     version: str
     """Of the package that wrote the file."""
+    sources: Sequence[Mapping[str, Any]] = ()
+    """The datasets that the weights have learned from, with their licences, as in a checkpoint."""
+    box_sizes: BoxSizes | None = None
+    """Of the training images, for tiles=auto; None: not known."""
+    runtimes: Mapping[str, str] = field(default_factory=lambda: dict(OLDEST))
+    """The oldest version of each runtime that was tried with files like this one."""
 
     def properties(self) -> dict[str, str]:
         """Each entry as JSON, under the name that it has in the file."""
@@ -55,6 +65,9 @@ class Description:
             "opset": self.opset,
             "recipe": self.recipe,
             "parameters": self.parameters,
+            "sources": [dict(source) for source in self.sources],
+            "runtimes": dict(self.runtimes),
+            **({} if self.box_sizes is None else {BOX_SIZES: asdict(self.box_sizes)}),
         }
         return {key: value if key == KEY else json.dumps(value, ensure_ascii=False) for key, value in values.items()}
 
@@ -69,6 +82,8 @@ class Description:
         try:
             said = {key: json.loads(text) for key, text in properties.items() if key in _RIGHT}
             wrong = [key for key, right in _RIGHT.items() if not right(said[key])]
+            sizes = json.loads(properties.get(BOX_SIZES, "null"))  # files of earlier versions have none
+            wrong += [] if sizes is None or are_box_sizes(sizes) else [BOX_SIZES]
             if wrong:
                 raise ValueError(wrong[0])
             return cls(
@@ -76,7 +91,9 @@ class Description:
                 OperatingPoint(float(said["threshold"]), said["suppress_iou"]),
                 {key: said[key] for key in ("size", "shorter_side", "mean", "std")},
                 **{key: said[key] for key in ("input", "precision", "limit", "opset", "recipe", "parameters")},
+                **{key: said[key] for key in ("sources", "runtimes")},
                 version=properties[KEY],
+                box_sizes=None if sizes is None else BoxSizes(**sizes),
             )
         except (KeyError, ValueError, TypeError, RecursionError, DataError) as error:
             raise CheckpointError(
@@ -115,5 +132,7 @@ _RIGHT = {
     "opset": _whole,
     "recipe": lambda value: value is None or isinstance(value, str),
     "parameters": lambda value: _whole(value, 0),
+    "sources": lambda value: _list_of(value, dict),
+    "runtimes": lambda value: isinstance(value, dict) and _list_of([*value.values()], str),
 }
 """What each property must be."""

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from detr_mini.deploy.description import Description
 from detr_mini.deploy.openvino_folder import MODEL
-from detr_mini.deploy.runtimes import Runtime, open_onnx, open_openvino
+from detr_mini.deploy.runtimes import Runtime, open_onnx, open_openvino, open_torch
 from detr_mini.errors import CheckpointError, ConfigError, UserError, first_line
 from detr_mini.images.model_input import to_model_input
+from detr_mini.inference.detect_tiles import detect_tiled
 from detr_mini.inference.detections import Detections
 from detr_mini.inference.pixels import as_tensor
 from detr_mini.inference.requests import (
@@ -35,16 +36,25 @@ NO_CAPTIONS = "an exported file takes no captions; use the checkpoint that it wa
 
 
 def is_exported(path: str | Path) -> bool:
-    """Whether `path` is a file or folder of `detr-mini export`, by its name: .onnx, .xml, a folder with model.xml."""
+    """Whether `path` is a file or folder of `detr-mini export`, by its name: .onnx, .pt2, .xml, a folder with
+    model.xml."""
     path = Path(path).expanduser()
-    return path.suffix in (".onnx", ".xml") or (path / MODEL).is_file()
+    return path.suffix in (".onnx", ".pt2", ".xml") or (path / MODEL).is_file()
+
+
+def inputs_of(images: Sequence[UInt8[Tensor, "3 h w"]], description: Description) -> dict[str, np.ndarray]:
+    """The arrays that a file of this description takes for pictures of one size."""
+    if description.input == "pixels":
+        return {"pixels": np.stack([image.permute(1, 2, 0).numpy() for image in images])}
+    prepared = [to_model_input(image, **description.image).numpy() for image in images]
+    return {"images": np.stack(prepared), "sizes": np.array([image.shape[1:] for image in images], np.int64)}
 
 
 def open_exported(path: str | Path) -> ExportedDetector:
     """The detector in a file or folder of `detr-mini export`. CheckpointError where it is none."""
     path = Path(path).expanduser()
-    if path.suffix == ".onnx":
-        file, opened = path, open_onnx
+    if path.suffix in (".onnx", ".pt2"):
+        file, opened = path, open_onnx if path.suffix == ".onnx" else open_torch
     else:
         file, opened = (path / MODEL if path.is_dir() else path), open_openvino
     if not file.is_file():
@@ -60,6 +70,7 @@ class ExportedDetector:
         """`name` stands in errors."""
         self.runtime, self.description, self.name = runtime, description, name
         self.categories, self.image = description.categories, dict(description.image)
+        self.box_sizes = description.box_sizes
         self._point = description.point
 
     def __repr__(self) -> str:
@@ -89,12 +100,19 @@ class ExportedDetector:
         limit: int | None = None,
         batch_size: int = 8,
         channels: str = "rgb",
+        tiles: int | str | None = None,
+        overlap: float | int = 0.2,
     ) -> Any:
         """What is in an image, or in each of a list: `Detections`, or a list of them, as `Detector.detect` gives.
 
         Arguments and errors are those of `Detector.detect`. UserError for a caption; ConfigError for a `limit` above
         that of the file.
         """
+        if tiles is not None:
+            most = self.description.limit
+            return detect_tiled(
+                self, images, tiles, overlap, caption, threshold, limit, batch_size, channels, in_window=most
+            )
         least = self.least_score(threshold, caption)
         most = min(USUAL_LIMIT, self.description.limit) if limit is None else limit
         checked_counts(most, batch_size)
@@ -142,14 +160,8 @@ class ExportedDetector:
                 yield real if inside is not None else suppress(real, self._point.suppress_iou)
 
     def _run(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[np.ndarray]:
-        if self.description.input == "pixels":
-            inputs = {"pixels": np.stack([image.permute(1, 2, 0).numpy() for image in images])}
-        else:
-            prepared = [to_model_input(image, **self.image).numpy() for image in images]
-            sizes = [image.shape[1:] for image in images]
-            inputs = {"images": np.stack(prepared), "sizes": np.array(sizes, np.int64)}
         try:
-            found = self.runtime.run(inputs)
+            found = self.runtime.run(inputs_of(images, self.description))
             return [np.array(values) for values in found]  # a runtime may use its own memory again
         except Exception as error:  # each runtime has errors of its own
             height, width = images[0].shape[1:]

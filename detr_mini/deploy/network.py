@@ -15,6 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from detr_mini.attention.core import attend
+from detr_mini.attention.efficient import windowed_blocked
 from detr_mini.attention.kinds import Windowed
 from detr_mini.boxes import cxcywh_to_xyxy
 from detr_mini.errors import UserError
@@ -53,15 +55,10 @@ class Network(nn.Module):
 
 def check_exportable(model: DetectionModel) -> None:
     """UserError where `model` has no form that runs without torch."""
-    if any(isinstance(module, Windowed) for module in model.modules()):
-        raise UserError(
-            "attention=windowed is not exported to ONNX or OpenVINO yet: it cuts a map into windows by its size, which "
-            "an exported file does not know; train with another attention, or use format=safetensors"
-        )
     if type(model) not in SELECTION:
         raise UserError(
-            f"a detector of {type(model).__name__} is not exported to ONNX or OpenVINO yet, only those of model=mini "
-            "and model=detr are; format=safetensors writes it as a file that 'load' reads"
+            f"a detector of {type(model).__name__} is not exported to ONNX, OpenVINO or torch yet, only those of "
+            "model=mini and model=detr are; format=safetensors writes it as a file that 'load' reads"
         )
 
 
@@ -74,7 +71,9 @@ def without_padding(model: DetectionModel) -> nn.Module:
     changed: nn.Module = copy.deepcopy(model).eval()
     for module in list(changed.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, ConvNet):
+            if isinstance(child, Windowed):
+                setattr(module, name, MaskedWindows(child))
+            elif isinstance(child, ConvNet):
                 setattr(module, name, EvenSides(child))
             elif isinstance(child, nn.Conv2d) and (_is_same(child) or isinstance(child, FoldedConv | StandardisedConv)):
                 setattr(module, name, FixedConv(child))
@@ -101,6 +100,27 @@ class FixedConv(nn.Module):
         return functional.conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 
+class MaskedWindows(nn.Module):
+    """`Windowed` as dense attention with a mask, which holds for maps of any size. Its cost is that of all pairs."""
+
+    def __init__(self, kind: Windowed) -> None:
+        super().__init__()
+        self.similarity, self.window = kind.similarity, kind.window
+
+    def forward(
+        self,
+        query: Float[Tensor, "b h n c"],
+        key: Float[Tensor, "b h n c"],
+        value: Float[Tensor, "b h n d"],
+        blocked: Bool[Tensor, "#b 1 1 n"] | None = None,
+        size: tuple[int, ...] | None = None,
+    ) -> Float[Tensor, "b h n d"]:
+        """See `Windowed`; nothing is padded."""
+        assert blocked is None
+        outside = windowed_blocked(size or (query.shape[2],), self.window, device=query.device)
+        return attend(query, key, value, outside, similarity=self.similarity)
+
+
 class EvenSides(nn.Module):
     """A backbone that begins with blocks of two by two pixels: zeros complete an odd side, as padding does."""
 
@@ -111,7 +131,9 @@ class EvenSides(nn.Module):
     def forward(
         self, images: Float[Tensor, "b 3 h w"], padding_mask: Bool[Tensor, "b h w"] | None = None
     ) -> list[Features]:
-        even = functional.pad(images, (0, images.shape[3] % 2, 0, images.shape[2] % 2))
+        # -side % 2, in a form in which torch sees that no map is empty
+        below, right = ((side + 1) // 2 * 2 - side for side in images.shape[2:])
+        even = functional.pad(images, (0, right, 0, below))
         features: list[Features] = self.backbone(even, padding_mask)
         return features
 

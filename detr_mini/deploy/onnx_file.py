@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from detr_mini.deploy import graphs
 from detr_mini.deploy.description import KEY, Description
 from detr_mini.deploy.network import Network
 from detr_mini.deploy.packages import package
+from detr_mini.deploy.quiet import quiet
 from detr_mini.errors import UserError, first_line
 from detr_mini.models.protocol import DetectionModel
 
@@ -27,10 +25,13 @@ _BEST = ("fractions", "best", "kinds")
 """What the network hands to `graphs.finish`."""
 
 
-def write_onnx(model: DetectionModel, description: Description, path: Path) -> None:
-    """Write `model` to the file `path`, with its metadata. UserError where it cannot be exported."""
+def write_onnx(model: DetectionModel, description: Description, path: Path, traced: Any = None) -> None:
+    """Write `model` to the file `path`, with its metadata. UserError where it cannot be exported.
+
+    `traced`: what `trace` gave for this model and limit, where several files are written.
+    """
     onnx = package("onnx")
-    whole = _joined(_traced(Network(model, description.limit)), description)
+    whole = _joined(trace(model, description.limit) if traced is None else copy.deepcopy(traced), description)
     if description.precision == "fp16":
         _halve_weights(whole)
     whole.producer_name, whole.producer_version = KEY, description.version
@@ -39,12 +40,17 @@ def write_onnx(model: DetectionModel, description: Description, path: Path) -> N
     path.write_bytes(whole.SerializeToString())
 
 
+def trace(model: DetectionModel, limit: int) -> Any:
+    """The network of `model` as an ONNX model, which takes most of an export's time. UserError where it cannot be."""
+    return _traced(Network(model, limit))
+
+
 def _traced(network: Network) -> Any:
     """The network as an ONNX model for any number and size of images."""
     package("onnxscript")  # torch's exporter needs it
     dynamic = torch.export.Dim.DYNAMIC
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             shapes = ({0: dynamic, 2: dynamic, 3: dynamic},)
             program = torch.export.export(network, (torch.rand(TRACED),), dynamic_shapes=shapes, strict=False)
             settings: dict[str, Any] = {"opset_version": graphs.OPSET, "dynamo": True, "verbose": False}
@@ -78,6 +84,7 @@ def _joined(network: Any, description: Description) -> Any:
     finish = graphs.finish(len(description.categories), description.limit, description.point.suppress_iou)
     whole = onnx.compose.merge_models(whole, part(onnx.parser.parse_model(finish), "finish"), links)
     whole.graph.name = "detector"
+    del whole.opset_import[1:]  # each part brought its own
     return whole
 
 
@@ -113,19 +120,3 @@ def _halve_weights(model: Any) -> None:
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the remarks of torch's exporter, which are about its own parts."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

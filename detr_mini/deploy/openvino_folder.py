@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,23 @@ def openvino() -> Any:
     return package("openvino")
 
 
+@cache
+def core() -> Any:
+    """OpenVINO's one `Core` of this process, which is never let go.
+
+    Each Core gives the thread a stack for its signal handlers, and on its end puts back the one that it found. Of two
+    that end in the order in which they began, the second puts back memory that is gone, and the next signal (a worker
+    or a subprocess that ends) kills the process.
+    """
+    return openvino().Core()
+
+
 def write_openvino(onnx_file: Path, description: Description, folder: Path) -> None:
     """Convert `onnx_file` into model.xml and model.bin in `folder`, which exists."""
-    ov = openvino()
-    model = ov.Core().read_model(os.fspath(onnx_file))
+    model = core().read_model(os.fspath(onnx_file))
     for key, value in description.properties().items():
         model.set_rt_info(value, [*_ENTRY, key])
-    ov.save_model(model, os.fspath(folder / MODEL), compress_to_fp16=description.precision == "fp16")
+    openvino().save_model(model, os.fspath(folder / MODEL), compress_to_fp16=description.precision == "fp16")
 
 
 def properties(model: Any) -> dict[str, str]:

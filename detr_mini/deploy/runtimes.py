@@ -1,7 +1,8 @@
-"""The programs that compute exported files: ONNX Runtime and OpenVINO, each as one function of arrays."""
+"""The programs that compute exported files: ONNX Runtime, OpenVINO and torch, each as one function of arrays."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from detr_mini.deploy import openvino_folder
+from detr_mini.deploy import openvino_folder, plain_program
 from detr_mini.deploy.packages import package
+from detr_mini.deploy.quiet import quiet
 from detr_mini.errors import CheckpointError, first_line
 from detr_mini.safe_files import read_bytes
 
@@ -50,16 +52,18 @@ def open_onnx(file: Path) -> Runtime:
     return Runtime(properties, lambda inputs: session.run(None, dict(inputs)), "ONNX Runtime")
 
 
-def open_openvino(file: Path) -> Runtime:
-    """OpenVINO, in float32 and with as many threads as torch. CheckpointError where it cannot read `file` (.xml)."""
-    ov = openvino_folder.openvino()
+def open_openvino(file: Path, bfloat16: bool = False) -> Runtime:
+    """OpenVINO with as many threads as torch, in float32. CheckpointError where it cannot read `file` (.xml).
+
+    `bfloat16`: in it, on a processor that has it.
+    """
+    core = openvino_folder.core()
     settings = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "INFERENCE_PRECISION_HINT": "f32",  # otherwise bfloat16 on processors that have it
+        "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
         "PERFORMANCE_HINT": "LATENCY",
     }
     try:
-        core = ov.Core()
         model = core.read_model(os.fspath(file))
         properties = openvino_folder.properties(model)
         compiled = core.compile_model(model, "CPU", settings)
@@ -71,6 +75,36 @@ def open_openvino(file: Path) -> Runtime:
         return [found[name] for name in ("boxes", "scores", "labels")]
 
     return Runtime(properties, run, "OpenVINO")
+
+
+def open_torch(file: Path) -> Runtime:
+    """A program of `torch.export`, with no more than plain tensors and operators. CheckpointError for any other."""
+    try:
+        content = read_bytes(file, LARGEST_FILE)
+        with quiet():
+            text = plain_program.read_properties(content)
+            if text is None:  # `Description.read` says so
+                return Runtime({}, lambda inputs: [], "torch")
+            properties = json.loads(text)
+            program = plain_program.read_program(content)
+    except plain_program.Refused as error:
+        raise CheckpointError(
+            f"{file} is not read, because torch would run what it holds: {error}; get a .pt2 file of 'detr-mini export'"
+        ) from error
+    except Exception as error:  # as above
+        raise _unreadable(file, "torch", error) from error
+
+    def run(inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        with torch.inference_mode():
+            found = program(*(torch.from_numpy(values) for values in inputs.values()))
+        return [values.numpy() for values in found]
+
+    return Runtime(properties if isinstance(properties, dict) else {}, run, "torch")
+
+
+def openvino_has_bfloat16() -> bool:
+    """Whether OpenVINO computes in bfloat16 on this machine."""
+    return "BF16" in openvino_folder.core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _unreadable(file: Path, runtime: str, error: Exception) -> CheckpointError:

@@ -42,7 +42,7 @@ def decode_deep_png(path: str | Path, size: tuple[int, int]) -> UInt16[Tensor, "
             raise ValueError("it has no header")
         width, height, depth, colour, packing, filtering, interlaced = struct.unpack(">IIBBBBB", header)
         if (width, height) != size or max(size) > LONGEST_SIDE or min(size) < 1:
-            raise ValueError("its header gives another size")
+            raise ValueError("its header gives a size other than the one expected")
         if depth != 16 or colour not in CHANNELS or packing or filtering or interlaced > 1:
             raise ValueError("its header is not that of a 16-bit image")
         raw = _checked_rows(chunks, _passes(width, height, 2 * CHANNELS[colour], interlaced))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from detr_mini.errors import DataError
 
@@ -21,9 +22,13 @@ _TAIL = 4096
 
 
 def image_size(path: str | Path) -> tuple[tuple[int, int], bool]:
-    """((height, width) of the upright image, whether it is stored sideways), from the file's header alone."""
-    with opened(path) as image:
-        refuse_huge(path, image.size)
+    """((height, width) of the upright image, whether it is stored sideways), from the file's header alone.
+
+    DataError where it has more than MAX_PIXELS, unless it is a TIFF.
+    """
+    with opened(path, any_tiff=True) as image:
+        if image.format != "TIFF":  # a TIFF is read by windows
+            refuse_huge(path, image.size)
         width, height = image.size
         # PNG may store EXIF after the pixels; reading it there would decode the whole image
         known = image.format != "PNG" or "exif" in image.info
@@ -58,11 +63,16 @@ def exif_orientation(image: Image.Image) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def opened(path: str | Path) -> Image.Image:
-    """The image in `path`, not decoded yet. DataError if there is none, or its header cannot be read."""
-    if not Path(path).is_file():
+def opened(path: str | Path, any_tiff: bool = False) -> Image.Image:
+    """The image in `path`, not decoded yet. DataError if there is none, or its header cannot be read.
+
+    `any_tiff`: a TIFF may claim any size.
+    """
+    if not os.path.isfile(path):
         raise DataError(f"there is no image file {path}; check the path")
     try:
+        if any_tiff and is_tiff(path):
+            return TiffImagePlugin.TiffImageFile(path)
         return Image.open(path, formats=_formats())
     except Image.DecompressionBombError:
         raise DataError(_too_large(path, "")) from None
@@ -71,15 +81,26 @@ def opened(path: str | Path) -> Image.Image:
                         "replace it or remove it from the dataset") from error  # fmt: skip
 
 
+def is_tiff(path: str | Path) -> bool:
+    """Whether a file begins as a TIFF does."""
+    with open(path, "rb") as file:
+        return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
 @cache
 def _formats() -> list[str]:
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]  # AVIF is not in every Pillow
 
 
+def is_huge(size: tuple[int, int]) -> bool:
+    """Whether it is more than MAX_PIXELS."""
+    return size[0] * size[1] > MAX_PIXELS
+
+
 def refuse_huge(path: str | Path, size: tuple[int, int]) -> None:
     """DataError for an image of more than MAX_PIXELS."""
-    if size[0] * size[1] > MAX_PIXELS:
+    if is_huge(size):
         raise DataError(_too_large(path, f" of {size[0]} x {size[1]} pixels"))
 
 

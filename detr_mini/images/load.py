@@ -18,6 +18,8 @@ from detr_mini.images.header import TURNED, exif_orientation, opened, refuse_hug
 
 _BAND = 1 << 20
 """The number of pixels that are converted at a time, so that a large image is never in memory twice."""
+_FLIPPED = {2: (2,), 3: (1, 2), 4: (1,), 6: (1,), 7: (1, 2), 8: (2,)}
+"""EXIF orientation -> axes of the stored image (c, h, w) that are flipped, before `TURNED` ones swap the last two."""
 
 
 def load_image(path: str | Path) -> UInt8[Tensor, "3 h w"]:
@@ -36,7 +38,7 @@ def load_image(path: str | Path) -> UInt8[Tensor, "3 h w"]:
             with room_for(bytes_needed(image, _deep_channels(image)), path):
                 if decode_deep is not None:
                     values = decode_deep(path, image.size).numpy()
-                    return _upright(_stretched_on_white(values), exif_orientation(image)).contiguous()
+                    return turned_upright(on_white(values), exif_orientation(image))
                 if other:
                     return upright_rgb(image)
                 image.load()
@@ -56,11 +58,11 @@ def upright_rgb(image: Image.Image, close: bool = False) -> UInt8[Tensor, "3 h w
     """
     values = deep_values(image)
     if values is not None:
-        return _upright(_stretched_on_white(values.transpose(2, 0, 1)), exif_orientation(image)).contiguous()
-    rgb, orientation = _to_rgb_tensor(image), exif_orientation(image)
+        return turned_upright(on_white(values.transpose(2, 0, 1)), exif_orientation(image))
+    rgb = _to_rgb_tensor(image)
     if close:
         image.close()
-    return _upright(rgb, orientation).contiguous()
+    return rgb
 
 
 def needed_for(path: str | Path) -> int:
@@ -80,30 +82,30 @@ def stretch(values: np.ndarray) -> np.ndarray:
 
     Cameras of 10, 12 or 14 bits store their values in 16 bits. Taking the upper 8 bits would leave them nearly uniform.
     """
-    return _stretched(values, float(np.nanmin(values)), float(np.nanmax(values)))
+    return stretched(values, float(np.nanmin(values)), float(np.nanmax(values)))
 
 
-def _stretched(values: np.ndarray, low: float, high: float) -> np.ndarray:
+def stretched(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """`stretch`, with the smallest (`low`) and largest (`high`) value of the whole image."""
     scale = np.float32(255 / (high - low) if high > low else 0.0)
     return np.nan_to_num((values.astype(np.float32) - np.float32(low)) * scale + np.float32(0.5)).astype(np.uint8)
 
 
 def _to_rgb_tensor(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
-    """The image as it is stored, not turned upright."""
-    width, height = image.size
-    to_rgb: Callable[[Image.Image], np.ndarray] = _band_to_rgb
+    """The image, upright. It is turned while it is written, so that it is in memory once."""
+    (width, height), orientation = image.size, exif_orientation(image)
+    to_rgb: Callable[[Image.Image], np.ndarray] = rgb_on_white
     if image.mode.startswith(("I", "F")):
         ends = [(np.nanmin(v), np.nanmax(v)) for v in (np.asarray(image.crop(box)) for box in _bands(width, height))]
         low, high = float(np.nanmin([e[0] for e in ends])), float(np.nanmax([e[1] for e in ends]))
 
         def to_rgb(band: Image.Image) -> np.ndarray:
-            return _stretched(np.asarray(band), low, high)[..., None]
+            return stretched(np.asarray(band), low, high)[..., None]
 
-    rgb = torch.empty(3, height, width, dtype=torch.uint8)
+    rgb = _empty_upright(height, width, orientation)
     for box in _bands(width, height):
         band = image if box == (0, 0, width, height) else image.crop(box)
-        rgb[:, box[1] : box[3]] = torch.from_numpy(to_rgb(band)).permute(2, 0, 1)
+        _write_rows(rgb, torch.from_numpy(to_rgb(band)).permute(2, 0, 1), box[1], orientation)
     return rgb
 
 
@@ -113,7 +115,8 @@ def _bands(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
     return ((0, top, width, min(top + rows, height)) for top in range(0, height, rows))
 
 
-def _band_to_rgb(image: Image.Image) -> np.ndarray:
+def rgb_on_white(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """An image of 8-bit values as RGB, transparent parts white."""
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
@@ -133,13 +136,16 @@ def _deep_decoder() -> Callable[[str | Path, tuple[int, int]], UInt16[Tensor, "c
     return decode_deep_png
 
 
-def _stretched_on_white(values: np.ndarray) -> UInt8[Tensor, "3 h w"]:
-    """16-bit values (c, h, w), stretched to 8-bit RGB on white. The last of 2 or 4 channels is opacity."""
+def on_white(values: np.ndarray, low: float | None = None, high: float | None = None) -> UInt8[Tensor, "3 h w"]:
+    """16-bit values (c, h, w), stretched to 8-bit RGB on white. The last of 2 or 4 channels is opacity.
+
+    `low`, `high`: the colours' smallest and largest value in the whole image, where `values` is a part of it.
+    """
     colours = values[:-1] if values.shape[0] in (2, 4) else values
-    low, high = float(colours.min()), float(colours.max())
+    low, high = float(colours.min()) if low is None else low, float(colours.max()) if high is None else high
     rgb = torch.empty(3, *values.shape[1:], dtype=torch.uint8)
     for _, top, _, bottom in _bands(values.shape[2], values.shape[1]):
-        band = torch.from_numpy(_stretched(colours[:, top:bottom], low, high))
+        band = torch.from_numpy(stretched(colours[:, top:bottom], low, high))
         if len(colours) < len(values):
             opacity = torch.from_numpy(values[-1:, top:bottom].astype(np.float32) / 65535)
             band = (band * opacity + 255 * (1 - opacity)).round().to(torch.uint8)
@@ -147,9 +153,25 @@ def _stretched_on_white(values: np.ndarray) -> UInt8[Tensor, "3 h w"]:
     return rgb
 
 
-def _upright(image: UInt8[Tensor, "c h w"], orientation: int) -> UInt8[Tensor, "c h2 w2"]:
-    """`ImageOps.exif_transpose` for a tensor."""
-    if orientation in TURNED:  # 5 mirrors at the main diagonal; the others add flips
-        image = image.transpose(1, 2)
-    flips = {2: [2], 3: [1, 2], 4: [1], 6: [2], 7: [1, 2], 8: [1]}
-    return image.flip(flips[orientation]) if orientation in flips else image
+def turned_upright(image: UInt8[Tensor, "3 h w"], orientation: int) -> UInt8[Tensor, "3 h2 w2"]:
+    """`ImageOps.exif_transpose` for a tensor. Contiguous; the image itself where nothing is to be turned."""
+    if orientation == 1:
+        return image
+    upright = _empty_upright(image.shape[1], image.shape[2], orientation)
+    _write_rows(upright, image, 0, orientation)
+    return upright
+
+
+def _empty_upright(height: int, width: int, orientation: int) -> UInt8[Tensor, "3 _ _"]:
+    """Memory for the upright form of an image that is stored with `height` rows."""
+    return torch.empty(3, *((width, height) if orientation in TURNED else (height, width)), dtype=torch.uint8)
+
+
+def _write_rows(upright: UInt8[Tensor, "3 _ _"], rows: UInt8[Tensor, "_ r w"], top: int, orientation: int) -> None:
+    """Write rows of the stored image, the first of which is its row `top`, to their places in the upright one."""
+    stored, flips = upright.transpose(1, 2) if orientation in TURNED else upright, _FLIPPED.get(orientation, ())
+    if flips:
+        rows = rows.flip(flips)
+    if 1 in flips:
+        top = stored.shape[1] - top - rows.shape[1]
+    stored[:, top : top + rows.shape[1]] = rows

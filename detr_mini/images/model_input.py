@@ -9,6 +9,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+IMAGE_KEYS = ("size", "shorter_side", "mean", "std", "exact", "multiple", "antialias")
+"""What a checkpoint says of its images; the last three only for published detectors."""
+
 
 def to_model_input(
     image: UInt8[Tensor, "3 h w"],
@@ -16,14 +19,22 @@ def to_model_input(
     shorter_side: int | None,
     mean: Sequence[float],
     std: Sequence[float],
+    exact: Sequence[int] | None = None,
+    multiple: int = 1,
+    antialias: bool = True,
 ) -> Float[Tensor, "3 h2 w2"]:
-    """`image` resized by `target_size` (bilinear, antialiased), scaled to [0, 1] and normalised."""
-    target = target_size((image.shape[1], image.shape[2]), size, shorter_side)
+    """`image` resized by `target_size` (bilinear, antialiased), scaled to [0, 1] and normalised.
+
+    `exact`: the (height, width) of every image, whatever its shape. `multiple`: sides are cut to multiples of it.
+    Without `antialias`, values are not rounded to whole ones either (RF-DETR's way).
+    """
+    target = target_size((image.shape[1], image.shape[2]), size, shorter_side) if exact is None else tuple(exact)
+    target = tuple(max(multiple, side - side % multiple) for side in target)
     if target != tuple(image.shape[1:]):
-        image = F.resize(image, list(target), antialias=True)
+        image = F.resize(image if antialias else image.float(), list(target), antialias=antialias)
     scale = 255 * torch.tensor(std, dtype=torch.float32)[:, None, None]
     shift = torch.tensor(mean, dtype=torch.float32)[:, None, None] * 255
-    return (image.float() - shift) / scale
+    return image.float().sub_(shift).div_(scale)  # in place: half the time of three new images
 
 
 def target_size(image_size: tuple[int, int], size: int, shorter_side: int | None = None) -> tuple[int, int]:

@@ -16,29 +16,40 @@ from torch import Tensor
 import detr_mini.cpu_runtime  # noqa: F401  (a forked child computes with one thread, and does not hang)
 from detr_mini.data.collate import collate
 from detr_mini.errors import CheckpointError, ConfigError, UserError, nearest
-from detr_mini.images.model_input import to_model_input
+from detr_mini.images.model_input import IMAGE_KEYS, to_model_input
+from detr_mini.images.tiling import BoxSizes
 from detr_mini.inference.batches import detect_batches, evaluating
+from detr_mini.inference.detect_tiles import detect_tiled
 from detr_mini.inference.detections import Detections
 from detr_mini.inference.pixels import ImageLike as ImageLike
 from detr_mini.inference.pixels import as_tensor as as_tensor
 from detr_mini.inference.requests import USUAL_LIMIT, checked_counts, checked_score, described, each_of, reported
-from detr_mini.models.build import rebuild
+from detr_mini.models.build import parameter_count, rebuild
 from detr_mini.models.grounded import one_caption
 from detr_mini.models.open_vocabulary import OpenVocabularyDetector
 from detr_mini.models.protocol import DetectionModel
-from detr_mini.pretrained.checkpoints import averaged_weights, checkpoint_file, operating_point, read_checkpoint
+from detr_mini.pretrained.checkpoints import (
+    averaged_weights,
+    box_sizes,
+    checkpoint_file,
+    operating_point,
+    read_checkpoint,
+)
 from detr_mini.shared_cores import share_cores
 from detr_mini.structures import Batch, Categories, OperatingPoint, PhraseFound, Target
 from detr_mini.structures import Detections as PlainDetections
 from detr_mini.text.names import checked_names, names_in
-from detr_mini.text.tokenizers import AnyTokenizer, WordTokenizer, lowered, tokenizer_of
+from detr_mini.text.tokenizers import AnyTokenizer, Encoding, WordTokenizer, lowered, tokenizer_of
+
+NO_CAPTIONS = "this detector was trained without captions; leave the caption out"
 
 
 def load(path: str | Path, device: str | torch.device = "cpu", modules: Sequence[str] = ()) -> Detector:
     """The detector in a checkpoint (best.ckpt, last.ckpt, or a run folder), with its averaged weights, on `device`.
 
     `modules`: your own, whose classes the checkpoint's config may name; no other class than ours is built.
-    CheckpointError where it cannot be read or its weights do not fit its own config. Nothing is downloaded.
+    CheckpointError where it cannot be read or its weights do not fit its own config. Nothing is downloaded, but for a
+    published detector of the hub, by its name.
     """
     return from_checkpoint(read_checkpoint(path), str(checkpoint_file(path)), device, modules)
 
@@ -58,8 +69,8 @@ def from_checkpoint(
             model_config["pretrained_text"] = {**model_config["pretrained_text"], "weights": "none"}
         for part in (backbone, model_config):
             if not re.fullmatch(r"[\w-]*", str(part.get("name") or "")):  # a folder, or the name of a download
-                raise CheckpointError(f"{name} asks for '{part['name']}', and a checkpoint holds all that it needs: it "
-                                      "was not written by a training; use another one")  # fmt: skip
+                raise CheckpointError(f"{name} names '{part['name']}', which would have to be loaded from "
+                                      "elsewhere. A training writes no such checkpoint; use another one")  # fmt: skip
         tokenizer = None
         if checkpoint.get("tokeniser"):
             tokenizer = tokenizer_of(checkpoint["tokeniser"], f"the tokeniser in {name}")
@@ -80,7 +91,9 @@ def from_checkpoint(
         ) from error
     point = operating_point(checkpoint)
     share_cores()
-    return Detector(model, categories, checkpoint["image"], device, tokenizer, checkpoint.get("threshold"), point)
+    detector = Detector(model, categories, checkpoint["image"], device, tokenizer, checkpoint.get("threshold"), point)
+    detector.box_sizes = box_sizes(checkpoint)
+    return detector
 
 
 class Detector:
@@ -106,10 +119,12 @@ class Detector:
         self.categories = categories
         self.tokenizer, self.threshold = tokenizer, 0.5 if threshold is None else threshold
         self.operating_point = operating_point or OperatingPoint()
-        self.image = {key: image[key] for key in ("size", "shorter_side", "mean", "std")}
+        self.box_sizes: BoxSizes | None = None  # None: not known
+        self.image = {key: image[key] for key in IMAGE_KEYS if key in image}
 
     def __repr__(self) -> str:
-        return described(type(self.model).__name__, self.categories, self.image, self.operating_point)
+        size = f", {parameter_count(self.model) / 1e6:.2f} million parameters"
+        return described(type(self.model).__name__, self.categories, self.image, self.operating_point, size)
 
     @overload
     def detect(
@@ -120,6 +135,8 @@ class Detector:
         limit: int | None = None,
         batch_size: int = 8,
         channels: str = "rgb",
+        tiles: int | str | None = None,
+        overlap: float | int = 0.2,
     ) -> Detections: ...
     @overload
     def detect(
@@ -130,6 +147,8 @@ class Detector:
         limit: int | None = None,
         batch_size: int = 8,
         channels: str = "rgb",
+        tiles: int | str | None = None,
+        overlap: float | int = 0.2,
     ) -> list[Detections]: ...
     def detect(
         self,
@@ -139,6 +158,8 @@ class Detector:
         limit: int | None = None,
         batch_size: int = 8,
         channels: str = "rgb",
+        tiles: int | str | None = None,
+        overlap: float | int = 0.2,
     ) -> Detections | list[Detections]:
         """What is in an image, or in each of a list: boxes in its own upright pixels, best first.
 
@@ -152,13 +173,20 @@ class Detector:
         `threshold`: the least score; unless given the one that val found best, 0.5 where there was no val.
         `limit`: so many an image at most; None: 100, and a warning where there may be more.
         `batch_size`: images that go through the model together; it changes no result.
+        `tiles`: look at windows of so many pixels ("auto": see `BoxSizes.tile_side`) that share `overlap` of
+        their side, for large images with small objects; `limit=None` is then no limit. A TIFF file is read by windows.
         In a forked process it computes with one thread; processes that are to have more are started by "spawn".
         Unknown words are a warning, with the word that may be meant.
         DataError where an image cannot be used; UserError for a caption that is empty or too long, or a detector that
         was trained without captions.
         """
         if caption is not None and self.tokenizer is None:
-            raise UserError("this detector was trained without captions; leave the caption out")
+            raise UserError(NO_CAPTIONS)
+        if tiles is not None:
+            tiled: Detections | list[Detections] = detect_tiled(
+                self, images, tiles, overlap, caption, threshold, limit, batch_size, channels
+            )
+            return tiled
         least = self.least_score(threshold, caption)
         most = USUAL_LIMIT if limit is None else limit
         checked_counts(most, batch_size)
@@ -196,17 +224,23 @@ class Detector:
             return checked_score(threshold)
         return self.operating_point.threshold if caption is None else self.threshold
 
-    def _asked(
-        self, images: Sequence[ImageLike], caption: str, least: float, batch_size: int, channels: str
-    ) -> list[PlainDetections]:
-        """What the caption asks for in each image, best first."""
-        assert self.tokenizer is not None
+    def encoded(self, caption: str) -> Encoding:
+        """The tokens of a sentence. UserError for one that is empty or too long, or where captions are not taken."""
+        if self.tokenizer is None:
+            raise UserError(NO_CAPTIONS)
         if not caption.strip():
             raise UserError("the caption is empty; say what to look for")
         encoding = self.tokenizer.encode(lowered(caption)).framed()
         most = self.model.max_tokens
         if len(encoding.ids) > most:
             raise UserError(f"the caption has {len(encoding.ids)} tokens, the model takes {most}; shorten it")
+        return encoding
+
+    def _asked(
+        self, images: Sequence[ImageLike], caption: str, least: float, batch_size: int, channels: str
+    ) -> list[PlainDetections]:
+        """What the caption asks for in each image, best first."""
+        encoding = self.encoded(caption)
         found: list[PlainDetections] = []
         for batch in self.batches(images, batch_size, channels):
             moved = batch.to(self.device)

@@ -9,14 +9,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from detr_mini.boxes import cxcywh_to_xyxy
+from detr_mini.boxes import cxcywh_to_xyxy, scale_boxes
 from detr_mini.errors import UserError
+from detr_mini.inference import detections
 from detr_mini.inference.batches import evaluating, evaluation_mode
 from detr_mini.inference.detector import Detector, ImageLike, as_tensor
+from detr_mini.models.grounded import one_caption
 from detr_mini.models.heads import suppress
 from detr_mini.models.protocol import EvaluatedModel
-from detr_mini.structures import Batch, Detections
+from detr_mini.structures import Batch, Captions, Detections
 
+NO_ATTENTION = "this model does not say where its queries look; train one with model=mini or model=detr"
 SMOOTH = 7
 """Pixels of the model's input over which the influence of a pixel is averaged."""
 
@@ -34,16 +37,55 @@ class Explained:
     """How much each pixel moves the box (gradient), for the best `most`: attention, samples and all else together."""
 
 
+@dataclass(frozen=True)
+class QueryTrace:
+    """One object query, layer by layer: where it looked, and the box that it had afterwards."""
+
+    maps: Float[Tensor, "layers h w"]
+    """Cross-attention's weights over the memory's own cells, which cover the whole image; mean over heads."""
+    boxes: Float[Tensor, "layers 4"]
+    """xyxy in pixels of the image."""
+
+
+def trace_query(detector: Detector, image: ImageLike, query: int, caption: str | None = None) -> QueryTrace:
+    """What the object query `query` (`Detections.queries`) did in an image; memory's size, whatever the image's.
+
+    `caption`: the sentence that was asked. UserError for a model that does not say where it looks, and for a query that
+    it does not have.
+    """
+    (batch,) = detector.batches([as_tensor(image)], 1)
+    batch = batch.to(detector.device)
+    asked: dict[str, Captions] = {}
+    if caption is not None:
+        asked = {"captions": one_caption(detector.encoded(caption), 1).to(detector.device)}
+    with evaluating(detector.model):
+        output = detector.model(batch.images, batch.mask(), need_attention=True, **asked)
+    if output.attention is None:
+        raise UserError(NO_ATTENTION)
+    if not 0 <= query < output.boxes.shape[1]:
+        raise UserError(f"there is no query {query}; the model has {output.boxes.shape[1]}")
+    maps = torch.stack([layer[0, query].float().cpu() for layer in output.attention.cross])
+    rows, columns = output.attention.size
+    maps = maps.unflatten(1, (rows, columns))
+    shown = (~batch.padding_mask[0]).cpu()
+    kept = (max(1, round(rows * float(shown[:, 0].float().mean()))),
+            max(1, round(columns * float(shown[0].float().mean()))))  # fmt: skip
+    height, width = batch.targets[0].original_size
+    boxes = torch.stack([layer.boxes[0, query].float().cpu() for layer in (*output.auxiliary, output.final)])
+    inside = cxcywh_to_xyxy(boxes).clamp(0, 1)  # as in detections
+    return QueryTrace(maps[:, : kept[0], : kept[1]], scale_boxes(inside, width, height))
+
+
 def explain(
     detector: Detector, image: ImageLike, threshold: float | int = 0.5
-) -> tuple[Detections, Float[Tensor, "n layers h w"]]:
+) -> tuple[detections.Detections, Float[Tensor, "n layers h w"]]:
     """The image's detections, best first, and for each where its query looked in each decoder layer.
 
     Maps are the cross-attention's weights over the memory, mean over heads, brought to the image's own pixels
     (bilinear); before that they sum to at most one. UserError for a model that does not say where it looks.
     """
     explained = explain_all(detector, image, threshold, most=0)
-    return explained.detections, explained.maps
+    return detections.Detections.of(explained.detections, image), explained.maps
 
 
 def explain_all(detector: Detector, image: ImageLike, threshold: float | int = 0.5, most: int = 8) -> Explained:
@@ -55,7 +97,7 @@ def explain_all(detector: Detector, image: ImageLike, threshold: float | int = 0
         output = detector.model(batch.images, batch.mask(), need_attention=True)
         (found,) = detector.model.postprocess(output, [batch.targets[0].original_size], detector.categories)
     if output.attention is None or found.queries is None:
-        raise UserError("this model does not say where its queries look; train one with model=mini or model=detr")
+        raise UserError(NO_ATTENTION)
     found = suppress(found, detector.operating_point.suppress_iou).above(float(threshold))
     queries = found.queries
     assert queries is not None

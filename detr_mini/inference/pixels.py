@@ -95,5 +95,5 @@ def _to_bytes(image: np.ndarray) -> np.ndarray[Any, np.dtype[np.uint8]]:
     if dtype == np.uint16 and high > 255:
         return np.rint(image / 257).astype(np.uint8)
     if low < 0 or high > 255:
-        raise DataError(f"an image of {dtype} has values from 0 to 255, this one from {low:g} to {high:g}")
+        raise DataError(f"an image of {dtype} must have values from 0 to 255, but this one has {low:g} to {high:g}")
     return image.astype(np.uint8)

@@ -12,29 +12,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import UInt8
 from PIL import Image
-from torch import Tensor
 
 from detr_mini.drawing.attention import draw_attention
 from detr_mini.drawing.boxes import draw_detections
 from detr_mini.errors import DataError, UserError
 from detr_mini.images.load import load_image
+from detr_mini.images.windows import open_windows, reduced
 from detr_mini.inference.detections import to_coco_records
 from detr_mini.inference.detector import Detector
 from detr_mini.inference.explain import explain_all
-from detr_mini.inference.requests import DetectorLike
+from detr_mini.inference.requests import USUAL_LIMIT, DetectorLike, readable
 from detr_mini.inference.sources import Source
 from detr_mini.progress import track
 from detr_mini.structures import Detections
 
 WRITER = "detr-mini predict"
-OURS = ("predictions.json", "images.json", "results", "drawn", "explained")
+OURS = ("predictions.json", "images.json", "results", "drawn", "explained", "frames.jsonl", "drawn.mp4")
 """What an output folder holds; nothing else in it is ever touched."""
 IMAGES = ("results", "drawn", "explained")
 """Its folders, in which no image is looked for when the output lies among the images."""
 SHARPEST = 640
 """Pixels of the longer side to which smaller images are enlarged before they are drawn on."""
+LARGEST = 4096
+"""Pixels of the longer side to which larger images are reduced where they were looked at by tiles."""
+FAINT = 0.05
+"""The least score that is looked at in tiles, where nothing reaches the threshold."""
 
 
 @dataclass
@@ -51,6 +54,10 @@ class Predictions:
     full: int = 0
     """Images with as many detections as are kept."""
     per_category: Counter[str] = field(default_factory=Counter)
+
+    def leave_out(self, source: Source, error: DataError) -> None:
+        """Note an image that cannot be read."""
+        self.unreadable.append({"file_name": source.name, "reason": str(error)})
 
     def summary(self, threshold: float | int) -> Iterator[str]:
         """What was found, line by line; `threshold` is the score from which detections are kept."""
@@ -80,11 +87,19 @@ class Request:
     """A sentence, or names of objects."""
     threshold: float | int | None = None
     """The least score; None: the detector's own."""
-    limit: int = 100
-    """Detections of an image, at most."""
+    limit: int | None = None
+    """Detections of an image, at most; None: 100, and with `tiles` no limit."""
     batch_size: int = 8
     draw: bool = True
     explain: bool = False
+    tiles: int | str | None = None
+    """The side of windows in pixels, or "auto"; None: each image as a whole."""
+    overlap: float | int = 0.2
+
+    @property
+    def most(self) -> int | None:
+        """Detections of an image, at most; None: no limit."""
+        return USUAL_LIMIT if self.limit is None and self.tiles is None else self.limit
 
 
 def check_output(output: Path) -> None:
@@ -150,18 +165,19 @@ def _detect_all(
 ) -> Predictions:
     found = Predictions()
     least = detector.least_score(request.threshold, request.caption)
+    if request.tiles is not None:
+        return _detect_tiled(detector, images, work, request, watch, least)
     for start in track(range(0, len(images), request.batch_size), "detecting"):
-        readable = list(_readable(images[start : start + request.batch_size], found))
+        batch = images[start : start + request.batch_size]
+        read = list(readable(batch, lambda source: load_image(source.path), found.leave_out))
         detected = detector.detect(
-            [pixels for _, pixels in readable], caption=request.caption, threshold=0.0, limit=request.limit,
-            batch_size=max(1, len(readable)),
+            [pixels for _, pixels in read], caption=request.caption, threshold=0.0, limit=request.most,
+            batch_size=max(1, len(read)),
         )  # fmt: skip
-        for (source, pixels), everything in zip(readable, detected, strict=True):
+        for (source, pixels), everything in zip(read, detected, strict=True):
             if watch is not None:
                 watch(everything)
-            found.best_score = max([found.best_score, *everything.scores[:1].tolist()])
-            detections = everything.above(least)
-            found.full += len(detections) == request.limit
+            detections = _kept(everything, least, request, found)
             _write_one(source, detections, work, found)
             height, width = detections.image_size
             if request.draw:
@@ -175,12 +191,45 @@ def _detect_all(
     return found
 
 
-def _readable(sources: Sequence[Source], found: Predictions) -> Iterator[tuple[Source, UInt8[Tensor, "3 _ _"]]]:
-    for source in sources:
+def _detect_tiled(
+    detector: DetectorLike,
+    images: Sequence[Source],
+    work: Path,
+    request: Request,
+    watch: Callable[[Detections], object] | None,
+    least: float,
+) -> Predictions:
+    """Image by image, each read and drawn without ever being in memory as a whole where its format allows that."""
+    found = Predictions()
+    for source in track(images, "detecting"):
         try:
-            yield source, load_image(source.path)
+            everything = detector.detect(
+                source.path, caption=request.caption, threshold=min(least, FAINT), limit=None,
+                batch_size=request.batch_size, tiles=request.tiles, overlap=request.overlap,
+            )  # fmt: skip
         except DataError as error:
-            found.unreadable.append({"file_name": source.name, "reason": str(error)})
+            found.leave_out(source, error)
+            continue
+        if watch is not None:
+            watch(everything)
+        detections = _kept(everything, least, request, found)
+        _write_one(source, detections, work, found)
+        if request.draw:
+            with open_windows(source.path) as image:
+                pixels = reduced(image, LARGEST)
+            height, width = pixels.shape[1:]
+            drawn = detections.resized((height, width))
+            picture = draw_detections(pixels, drawn, max(SHARPEST, min(LARGEST, max(height, width))))
+            _save(picture, work / "drawn" / _drawn_name(source.name))
+    return found
+
+
+def _kept(everything: Detections, least: float, request: Request, found: Predictions) -> Detections:
+    """The detections of an image that are reported; what is counted of them is noted."""
+    found.best_score = max([found.best_score, *everything.scores[:1].tolist()])
+    detections = everything.above(least)[: request.most]
+    found.full += len(detections) == request.most
+    return detections
 
 
 def _write_one(source: Source, detections: Detections, work: Path, found: Predictions) -> None:

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from detr_mini.config.number_settings import percent_hint
-from detr_mini.errors import ConfigError, some_of
+from detr_mini.errors import ConfigError, DataError, some_of
 from detr_mini.inference.detections import Detections
 from detr_mini.inference.sources import find_pictures, is_many
 from detr_mini.structures import Categories, OperatingPoint
 from detr_mini.structures import Detections as PlainDetections
 
+Item = TypeVar("Item")
 USUAL_LIMIT = 100
 """Detections of an image, as many as COCO's metric counts."""
+
+
+def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items, the last one shorter; the items are asked for as the lists are."""
+    remaining = iter(items)
+    while batch := list(islice(remaining, size)):
+        yield batch
 
 
 @runtime_checkable
@@ -26,6 +35,8 @@ class DetectorLike(Protocol):
     def categories(self) -> Categories: ...
     @property
     def operating_point(self) -> OperatingPoint: ...
+    @property
+    def image(self) -> Mapping[str, Any]: ...
     def detect(
         self,
         images: Any,
@@ -34,6 +45,8 @@ class DetectorLike(Protocol):
         limit: int | None = None,
         batch_size: int = 8,
         channels: str = "rgb",
+        tiles: int | str | None = None,
+        overlap: float | int = 0.2,
     ) -> Any:
         """See `Detector.detect`."""
 
@@ -41,6 +54,38 @@ class DetectorLike(Protocol):
         self, threshold: float | int | None = None, caption: str | Sequence[str] | None = None
     ) -> float: ...
     def categories_of(self, caption: str | Sequence[str] | None) -> Categories: ...
+
+
+def readable(
+    items: Iterable[Item], load: Callable[[Item], Any], note: Callable[[Item, DataError], object]
+) -> Iterator[tuple[Item, Any]]:
+    """Each item with its pixels, as `load` reads them; `note` is called for those that cannot be read."""
+    for item in items:
+        try:
+            yield item, load(item)
+        except DataError as error:
+            note(item, error)
+
+
+def ignored(item: object, error: DataError) -> None:
+    """For `readable`: what cannot be read is skipped without a word, because something else reports it."""
+
+
+def found_in_each(
+    detector: DetectorLike,
+    items: Iterable[Item],
+    load: Callable[[Item], Any],
+    note: Callable[[Item, DataError], object],
+    threshold: float | int,
+    limit: int = USUAL_LIMIT,
+    batch_size: int = 8,
+) -> Iterator[tuple[Item, Any]]:
+    """Each readable item (see `readable`) with what is found in its picture."""
+    for batch in in_batches(items, batch_size):
+        read = list(readable(batch, load, note))
+        pixels = [image for _, image in read]
+        found = detector.detect(pixels, threshold=threshold, limit=limit, batch_size=batch_size) if read else ()
+        yield from ((item, one) for (item, _), one in zip(read, found, strict=True))
 
 
 def each_of(images: Any) -> tuple[list[Any], bool]:

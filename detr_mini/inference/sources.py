@@ -6,11 +6,13 @@ import glob
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 from PIL import Image
 
 from detr_mini.errors import DataError, UserError
+from detr_mini.progress import BAR_FROM, track
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ def find_pictures(sources: str | Sequence[str], written: Sequence[Path] = ()) ->
     for text in wanted:
         base, found = _one(os.path.expanduser(text))
         if closed & {base.resolve(), *base.resolve().parents}:
-            raise UserError(f"the pictures of {text} lie where the results go; choose another output")
+            raise UserError(f"the images of {text} are in the output folder; choose another output")
         kept = [path for path in found if not closed.intersection(path.resolve().parents)]
         if not kept:
             raise DataError(f"there is no picture in {text}; check the path")
@@ -43,6 +45,27 @@ def find_pictures(sources: str | Sequence[str], written: Sequence[Path] = ()) ->
         files.update(dict.fromkeys(kept))
     root = Path(os.path.commonpath(bases))
     return sorted((Source(path, path.relative_to(root).as_posix()) for path in files), key=lambda source: source.name)
+
+
+def without_copies(sources: Sequence[Source], known: Iterable[Path]) -> tuple[list[Source], int]:
+    """The sources whose files are not among `known`, by their bytes; and how many are."""
+    sizes: dict[int, list[Path]] = {}
+    for path in known:
+        if path.is_file():
+            sizes.setdefault(path.stat().st_size, []).append(path)
+    digests: dict[int, set[bytes]] = {}
+    new = []
+    for source in track(sources, "comparing files", at_least=BAR_FROM):
+        size = source.path.stat().st_size if source.path.is_file() else -1
+        if size in sizes and size not in digests:
+            digests[size] = {_digest(path) for path in sizes[size]}
+        if size not in sizes or _digest(source.path) not in digests[size]:
+            new.append(source)
+    return new, len(sources) - len(new)
+
+
+def _digest(path: Path) -> bytes:
+    return blake2b(path.read_bytes(), digest_size=16).digest()
 
 
 def is_many(source: str | Path) -> bool:

@@ -1,4 +1,4 @@
-"""`detr-mini export`: a checkpoint as one file, for other programs (ONNX, OpenVINO) or for this one (safetensors)."""
+"""`detr-mini export`: a checkpoint as one file, for other programs (ONNX, OpenVINO, DETR's) or this one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from detr_mini.deploy.calibration import calibration_pictures
 from detr_mini.deploy.description import INPUTS, PRECISIONS
 from detr_mini.deploy.detector import is_exported
 from detr_mini.deploy.export import FORMATS, Choice, export_detector
@@ -15,8 +16,9 @@ from detr_mini.inference.detector import from_checkpoint
 from detr_mini.inference.sources import find_pictures
 from detr_mini.pretrained.checkpoints import averaged_weights, read_checkpoint
 from detr_mini.pretrained.packaged import SUFFIX, pack
+from detr_mini.pretrained.published_detr import write_published
 
-ENDINGS = {"onnx": ".onnx", "safetensors": SUFFIX}
+ENDINGS = {"onnx": ".onnx", "torch": ".pt2", "safetensors": SUFFIX, "detr": ".pth"}
 
 
 def export(config: DictConfig) -> Path:
@@ -25,8 +27,9 @@ def export(config: DictConfig) -> Path:
         if OmegaConf.is_missing(config, key) or config[key] is None:
             raise ConfigError(f"{key} is not set; add {key}=... (see 'detr-mini export --help')")
     output = Path(config.output).expanduser()
-    kind = config.format or ("safetensors" if output.suffix == SUFFIX else "onnx")
-    _check_choice("format", kind, (*FORMATS, "safetensors"))
+    usual = {SUFFIX: "safetensors", ".pth": "detr", ".pt2": "torch"}.get(output.suffix, "onnx")
+    kind = config.format or usual
+    _check_choice("format", kind, (*FORMATS, "safetensors", "detr"))
     ending = ENDINGS.get(kind, "")
     if (ending and output.suffix != ending) or (not ending and output.suffix in ENDINGS.values()):
         raise ConfigError(f"format={kind} writes a {f'file that ends in {ending}' if ending else 'folder'}, and the "
@@ -39,16 +42,26 @@ def export(config: DictConfig) -> Path:
         _check_choice("precision", config.precision or "fp16", ("fp16",))
         output.parent.mkdir(parents=True, exist_ok=True)
         pack(checkpoint, averaged_weights(checkpoint), output)
+    elif kind == "detr":
+        _check_choice("precision", config.precision or "fp32", ("fp32",))
+        write_published(checkpoint, averaged_weights(checkpoint), output)
     else:
+        if {"exact", "multiple", "antialias"} & {*checkpoint["image"]}:
+            raise ConfigError(f"{config.checkpoint} resizes images in its library's way, which an {kind} file cannot; "
+                              "export it with format=safetensors")  # fmt: skip
         choice = Choice(kind, config.precision or "fp32", config.input, config.limit)
-        _check_choice("precision", choice.precision, PRECISIONS)
-        _check_choice("input", choice.input, INPUTS)
+        _check_choice("precision", choice.precision, ("fp32",) if kind == "torch" else PRECISIONS)
+        _check_choice("input", choice.input, ("pixels",) if kind == "torch" else INPUTS)
         if choice.limit < 1:
             raise ConfigError(f"limit is {choice.limit}; it must be at least 1")
         detector.operating_point = with_overlap(detector.operating_point, config.suppress_iou)
-        given = list(config.pictures) if isinstance(config.pictures, ListConfig) else config.pictures
-        pictures = [] if given is None else [found.path for found in find_pictures(given)]
-        print(export_detector(detector, output, choice, checkpoint.get("recipe"), pictures))
+        if config.pictures is not None:
+            given = list(config.pictures) if isinstance(config.pictures, ListConfig) else config.pictures
+            pictures = [found.path for found in find_pictures(given)]
+        else:
+            pictures = calibration_pictures(checkpoint["config"].get("data")) if choice.precision == "int8" else []
+        sources = checkpoint.get("sources") or ()
+        print(export_detector(detector, output, choice, checkpoint.get("recipe"), pictures, sources))
     size = sum(file.stat().st_size for file in (output.iterdir() if output.is_dir() else [output]))
     print(f"written to {output}: {size / 1e6:.1f} MB")
     return output

@@ -12,8 +12,11 @@ from detr_mini.deploy.load import load
 from detr_mini.errors import ConfigError
 from detr_mini.evaluation.metrics.operating_point import check_overlap, with_overlap
 from detr_mini.evaluation.report.same_predictions import BEST, MOST, same_predictions_warning
+from detr_mini.images.tiling import check_tiles
 from detr_mini.inference.prediction_folder import IMAGES, Request, check_output, write_predictions
 from detr_mini.inference.sources import find_pictures
+from detr_mini.inference.video_folder import write_video
+from detr_mini.inference.video_source import Cut, is_video
 from detr_mini.structures import Detections
 
 
@@ -23,15 +26,20 @@ def predict(config: DictConfig) -> Path:
     `write_predictions` describes the files. Results of an earlier run in the same folder are replaced.
     """
     _check(config)
-    output = Path(config.output).expanduser()
-    check_output(output)
+    check_output(output := Path(config.output).expanduser())
     wanted = list(config.source) if isinstance(config.source, ListConfig) else str(config.source)
-    images = find_pictures(wanted, [output / name for name in IMAGES])
+    video = is_video(wanted, config.video)
+    images = [] if video else find_pictures(wanted, [output / name for name in IMAGES])
     detector = load(config.checkpoint, config.device)
     detector.operating_point = with_overlap(detector.operating_point, config.suppress_iou)
     request = Request(
-        _caption(config), config.threshold, config.limit, config.batch_size, draw=config.draw, explain=config.explain
-    )
+        _caption(config), config.threshold, config.limit, config.batch_size, draw=config.draw, explain=config.explain,
+        tiles=config.tiles, overlap=config.overlap,
+    )  # fmt: skip
+    if video:
+        lines = write_video(detector, str(wanted), output, request, Cut.of(config), config.track)
+        print(*lines, f"written to {output}", sep="\n")
+        return output
     first: list[Detections] = []
 
     def keep(found: Detections) -> None:
@@ -39,9 +47,9 @@ def predict(config: DictConfig) -> Path:
             first.append(found[:BEST])
 
     predictions = write_predictions(detector, images, output, request, keep)
-    lines = list(predictions.summary(detector.least_score(request.threshold, request.caption)))
+    summary = predictions.summary(detector.least_score(request.threshold, request.caption))
     notice = same_predictions_warning(first)
-    for line in (*lines, *([notice] if notice else []), *predictions.failures(), f"written to {output}"):
+    for line in (*summary, *([notice] if notice else []), *predictions.failures(), f"written to {output}"):
         Console(highlight=False).print(line, markup=False)
     return output
 
@@ -57,12 +65,15 @@ def _check(config: DictConfig) -> None:
         raise ConfigError("explain=true works without a caption only; leave one of the two out")
     if config.explain and is_exported(config.checkpoint):
         raise ConfigError("explain=true needs a checkpoint: an exported file does not say where its queries look")
-    if config.batch_size < 1:
-        raise ConfigError(f"batch_size is {config.batch_size}; it must be at least 1")
+    for key in ("batch_size", "limit"):
+        if config[key] is not None and config[key] < 1:
+            raise ConfigError(f"{key} is {config[key]}; it must be at least 1")
+    check_tiles(config.tiles, config.overlap)
+    if config.explain and (config.tiles is not None or is_video(config.source, config.video)):
+        raise ConfigError("explain=true works for whole images only; leave it out with tiles=... and for videos")
 
 
 def _caption(config: DictConfig) -> str | list[str] | None:
     """A sentence, or a list of names."""
-    if isinstance(config.caption, ListConfig):
-        return [str(name) for name in config.caption]
-    return None if config.caption is None else str(config.caption)
+    given = config.caption
+    return [*map(str, given)] if isinstance(given, ListConfig) else None if given is None else str(given)

@@ -18,7 +18,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from detr_mini.errors import CheckpointError, ConfigError, install
 from detr_mini.tensor_files import load_weights
-from detr_mini.vision.fast_depthwise import fold_frozen_norms
+from detr_mini.vision.fast_depthwise import fold_frozen_norms, fold_norms
 from detr_mini.vision.features import Features
 from detr_mini.vision.padding import PaddingGuard
 
@@ -115,6 +115,7 @@ def resnet(
     assert isinstance(network, ResNet)
     if frozen_norm:
         freeze_norm(network)
+        fold_norms(network, FrozenBatchNorm2d)
     names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
     wide = 4 if depth >= 50 else 1
     return Backbone(

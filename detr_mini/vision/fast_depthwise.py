@@ -1,4 +1,4 @@
-"""EfficientNet's convolutions, faster on a CPU: the same results, computed differently (times in docs/log/speed.md).
+"""Convolutions of published networks, faster: the same results, computed differently (times in docs/log/speed.md).
 
 A frozen norm after a convolution becomes a factor on its kernel and a shift, and costs nothing on the feature map. In
 bfloat16 on a CPU, torch is slow at two gradients of depthwise convolutions: that of the image with stride 2, and that
@@ -158,6 +158,7 @@ class FoldedConv(nn.Conv2d):
             (conv.kernel_size[0], conv.kernel_size[1]),
             (conv.stride[0], conv.stride[1]),
             conv.padding if isinstance(conv.padding, str) else (conv.padding[0], conv.padding[1]),
+            (conv.dilation[0], conv.dilation[1]),
             groups=conv.groups,
             bias=False,
             device="meta",
@@ -172,7 +173,7 @@ class FoldedConv(nn.Conv2d):
         if self.same:
             sides = zip(x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True)
             x = functional.pad(x, [zeros for side in sides for zeros in same_padding(*side)])
-        return functional.conv2d(x, weight, shift, self.stride, self.padding, groups=self.groups)
+        return functional.conv2d(x, weight, shift, self.stride, self.padding, self.dilation, self.groups)
 
     @property
     def is_depthwise(self) -> bool:
@@ -186,7 +187,7 @@ class FoldedConv(nn.Conv2d):
 
 
 class FoldedNorm(nn.Module):
-    """A frozen norm that a `FoldedConv` applies. Only its activation is left here."""
+    """A frozen norm that a `FoldedConv` applies. Only its activation is left here, where it has one."""
 
     weight: Tensor
     bias: Tensor
@@ -194,12 +195,12 @@ class FoldedNorm(nn.Module):
     running_var: Tensor
 
     def __init__(self, norm: Any) -> None:
-        """`norm`: timm's FrozenBatchNormAct2d. Its buffers keep their names."""
+        """`norm`: timm's FrozenBatchNormAct2d or torchvision's FrozenBatchNorm2d. Its buffers keep their names."""
         super().__init__()
         for name, buffer in norm.named_buffers(recurse=False):
             self.register_buffer(name, buffer)
         self.eps = float(norm.eps)
-        self.act: Callable[[Tensor], Tensor] = norm.act
+        self.act: Callable[[Tensor], Tensor] = getattr(norm, "act", None) or nn.Identity()
         self._constants: tuple[Tensor, Tensor] | None = None
         self._made_of: list[int] = []
         """Versions of the buffers that `_constants` were computed from."""
@@ -228,17 +229,22 @@ class FoldedNorm(nn.Module):
 
 
 def fold_frozen_norms(network: nn.Module) -> None:
-    """Fold each frozen norm into the convolution before it, in place. The names of all weights stay.
-
-    For networks that list a convolution right before its norm, with square, odd, undilated kernels over all channels or
-    one: timm's EfficientNets.
-    """
+    """`fold_norms` for timm's EfficientNets."""
     from timm.layers import Conv2dSame, FrozenBatchNormAct2d
 
+    fold_norms(network, FrozenBatchNormAct2d, Conv2dSame)
+
+
+def fold_norms(network: nn.Module, norm_kind: type[nn.Module], *same_kinds: type[nn.Module]) -> None:
+    """Fold each frozen norm (`norm_kind`) into the convolution before it, in place. The names of all weights stay.
+
+    For networks that list a convolution right before its norm: with kernels over all channels, or over one if they are
+    square, odd and undilated. `same_kinds`: convolutions with TensorFlow's "same" padding.
+    """
     for module in list(network.modules()):
         children = list(module.named_children())
         for (name, conv), (behind, norm) in pairwise(children):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNormAct2d):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, norm_kind):
                 folded = FoldedNorm(norm)
                 setattr(module, behind, folded)
-                setattr(module, name, FoldedConv(conv, folded, isinstance(conv, Conv2dSame)))
+                setattr(module, name, FoldedConv(conv, folded, isinstance(conv, same_kinds)))

@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 
 def cells_on_padding(padding_mask: Bool[Tensor, "b h w"], stride: int) -> Bool[Tensor, "b hh ww"]:
@@ -41,15 +40,16 @@ def hide(x: Float[Tensor, "b c h w"], padding_mask: Bool[Tensor, "b h w"] | None
 def border_cells(padding: Bool[Tensor, "b h w"], reach: int) -> Int[Tensor, " n"]:
     """Flat indices into (b, h, w) of the padding within `reach` cells of a visible cell.
 
-    It is all padding that a kernel of width 2 `reach` + 1 on a visible cell covers.
+    It is all padding that a kernel of width 2 `reach` + 1 on a visible cell covers. Padding must lie to the right of
+    and below what is visible, so the nearest visible cell of any cell lies above and to the left of it.
     """
-    visible = (~padding).float()[:, None]
-    near = functional.max_pool2d(visible, 2 * reach + 1, stride=1, padding=reach)[:, 0] > 0
+    rows, columns = ((torch.arange(n, device=padding.device) - reach).clamp(min=0) for n in padding.shape[1:])
+    near = ~padding[:, rows[:, None], columns]
     return (near & padding).flatten().nonzero()[:, 0]
 
 
 class _ClearCells(torch.autograd.Function):
-    """Set some cells of a channels-last map to zero in place, and the same cells of its gradient.
+    """Set some cells of a map to zero in place, and the same cells of its gradient.
 
     An earlier layer may keep this map for its gradient. Writing to it is safe: the cells are padding, where every
     gradient is zero, so no other gradient changes. The write goes past autograd, which would refuse it.
@@ -58,18 +58,29 @@ class _ClearCells(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cells: Tensor) -> Tensor:
         ctx.save_for_backward(cells)
+        ctx.layout = _layout(x)
         return _clear(x.data, cells).view_as(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (cells,) = ctx.saved_tensors
-        return _clear(gradient.contiguous(memory_format=torch.channels_last), cells), None
+        return _clear(gradient.contiguous(memory_format=ctx.layout), cells), None
 
 
-def _clear(x: Tensor, cells: Tensor) -> Tensor:
-    x.permute(0, 2, 3, 1).view(-1, x.shape[1]).index_fill_(0, cells, 0)
+def _clear(x: Float[Tensor, "b c h w"], cells: Int[Tensor, " n"]) -> Float[Tensor, "b c h w"]:
+    if x.is_contiguous():
+        area = x.shape[2] * x.shape[3]
+        x.flatten(2)[cells // area, :, cells % area] = 0
+    else:
+        x.permute(0, 2, 3, 1).view(-1, x.shape[1]).index_fill_(0, cells, 0)
     return x
+
+
+def _layout(x: Float[Tensor, "b c h w"]) -> torch.memory_format | None:
+    """How a map lies in memory without gaps: channels first or last; None if neither."""
+    layouts = torch.contiguous_format, torch.channels_last
+    return next((layout for layout in layouts if x.is_contiguous(memory_format=layout)), None)
 
 
 class PaddingGuard:
@@ -80,9 +91,9 @@ class PaddingGuard:
     its input, so the padded size must be a multiple of the network's stride. Batch norms that update their statistics
     count padding, too: freeze them, or train on images of one size.
 
-    A convolution of a channels-last map needs zeros only within reach of its kernel from a visible cell. They are
-    written in place, since a pass over the whole map at every layer would double a backbone's time on a CPU. No visible
-    cell reads the padding further out, and `hide` clears it at the end.
+    A convolution needs zeros only within reach of its kernel from a visible cell. They are written in place, since a
+    pass over the whole map at every layer would double a backbone's time on a CPU. No visible cell reads the padding
+    further out, and `hide` clears it at the end.
 
     The mask is stored here during a forward pass, so only one thread at a time can use the network.
     """
@@ -138,7 +149,7 @@ class PaddingGuard:
             return None
         x, own = args[0], self._entered
         self._entered = True  # the network's input belongs to the caller and is never written to
-        if not own or torch.compiler.is_compiling() or not x.permute(0, 2, 3, 1).is_contiguous():
+        if not own or torch.compiler.is_compiling() or _layout(x) is None:
             return (self.hide(x), *args[1:])
         # with a stride, a window may begin at the last visible cell and extend a whole kernel beyond it
         reach = max(d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True))

@@ -15,21 +15,24 @@ import torch
 from PIL import Image
 
 import detr_mini
-from deploy_parts import Export, unchecked
+from deploy_parts import BOXES, SOURCES, Export, unchecked
 from detector_parts import CATEGORIES, IMAGE, MODEL, untrained
 from detr_mini import load
 from detr_mini.cli import main
 from detr_mini.deploy import onnx_file, packages
 from detr_mini.deploy.agreement import TOLERANCES, compare, made_pictures
-from detr_mini.deploy.description import Description
+from detr_mini.deploy.description import OLDEST, Description
 from detr_mini.deploy.detector import ExportedDetector
 from detr_mini.deploy.export import Choice, export_detector
 from detr_mini.errors import CheckpointError, ConfigError, UserError
+from detr_mini.images.tiling import BoxSizes
+from detr_mini.inference.detect_tiles import tile_side
 from detr_mini.inference.detector import Detector
 
 FORMS = {
     "onnx": ("a.onnx",),
     "openvino": ("a_openvino", "format=openvino"),
+    "torch": ("a.pt2",),
     "tensor": ("a.onnx", "input=tensor"),
     "unsuppressed": ("a.onnx", "suppress_iou=null"),
     "onnx fp16": ("a.onnx", "precision=fp16"),
@@ -42,6 +45,21 @@ def pictures() -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, (height, width, 3), np.uint8) for height, width in ((40, 60), (64, 64), (3, 90))]
     return [*noise, *made_pictures()]
+
+
+@pytest.mark.parametrize("form", ["onnx", "openvino"])
+def test_tiles_auto_goes_by_what_the_checkpoint_learned_from(export: Export, own: Detector, form: str) -> None:
+    exported = load(export(*FORMS[form]))
+    assert exported.box_sizes == own.box_sizes == BoxSizes(**BOXES)
+    assert tile_side(exported, "auto") == tile_side(own, "auto") != own.image["size"]
+
+
+def test_by_tiles_too_a_file_finds_what_its_checkpoint_finds(export: Export, own: Detector) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (130, 150, 3), np.uint8)
+    exported = load(export(*FORMS["onnx"]))
+    ours, theirs = (each.detect(image, threshold=0.01, tiles=64) for each in (own, exported))
+    assert len(ours) > 0 and len(theirs) == len(ours)
+    assert theirs.scores.tolist() == pytest.approx(ours.scores.tolist(), abs=0.01)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -63,7 +81,7 @@ def test_a_file_finds_what_its_checkpoint_finds(export: Export, own: Detector, f
         torch.testing.assert_close(theirs.boxes, ours.boxes, atol=1.2, rtol=0)
 
 
-@pytest.mark.parametrize("form", ["onnx", "openvino"])
+@pytest.mark.parametrize("form", ["onnx", "openvino", "torch"])
 def test_batches_folders_and_limits_are_those_of_detect(
     export: Export, own: Detector, form: str, tmp_path: Path
 ) -> None:
@@ -92,12 +110,20 @@ def test_the_file_says_what_it_is_and_names_no_place_of_this_machine(export: Exp
     assert said["recipe"] == '"test"'
     assert said["opset"] == "18"
     assert said["detr_mini"] == detr_mini.__version__
+    assert json.loads(said["sources"]) == SOURCES
+    assert json.loads(said["runtimes"]) == OLDEST
     content = path.read_bytes()
     assert str(Path(torch.__file__).parent).encode() not in content
     assert str(Path(detr_mini.__file__).parent).encode() not in content
     described = Description.read(said, "a.onnx")
     assert described.properties() == said
     assert load(export(*FORMS["openvino"])).description.properties() == said  # type: ignore[union-attr]
+
+
+def test_the_oldest_runtimes_are_those_that_the_package_asks_for() -> None:
+    asked = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    for name, version in OLDEST.items():
+        assert f'"{name}>={version}"' in asked
 
 
 def test_half_precision_halves_the_file(export: Export) -> None:
@@ -223,7 +249,7 @@ def test_other_files_in_an_openvino_folder_are_not_touched(
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-@pytest.mark.parametrize("form", ["onnx", "openvino"])
+@pytest.mark.parametrize("form", ["onnx", "openvino", "torch"])
 def test_predict_and_evaluate_take_a_file_as_a_checkpoint(
     export: Export, checkpoint: Path, form: str, scenes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -280,6 +306,24 @@ def test_nothing_is_sent_over_the_network(export: Export, monkeypatch: pytest.Mo
     load(export("again_openvino", "format=openvino")).detect(pictures()[0])
 
 
+SIGNALLED = """
+import os, signal, sys
+from detr_mini import load
+caught = []
+signal.signal(signal.SIGUSR1, lambda *_: caught.append(1))
+detectors = [load(sys.argv[1]) for _ in range(3)]
+while detectors:
+    detectors.pop(0)
+os.kill(os.getpid(), signal.SIGUSR1)
+assert caught
+"""
+
+
+def test_a_signal_after_openvino_detectors_have_gone_does_not_end_the_process(export: Export) -> None:
+    done = subprocess.run([sys.executable, "-c", SIGNALLED, export(*FORMS["openvino"])], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
@@ -289,13 +333,22 @@ def test_nothing_is_sent_over_the_network(export: Export, monkeypatch: pytest.Mo
         {**MODEL, "decoder": {"cross_attention": "deformable"}},
         {**MODEL, "encoder": {"attention": "performer"}},
         {**MODEL, "encoder": {"attention": "linformer"}},
+        {**MODEL, "encoder": {"attention": "windowed", "window": 1}},
     ],
-    ids=["detr", "deformable", "performer", "linformer"],
+    ids=["detr", "deformable", "performer", "linformer", "windowed"],
 )  # fmt: skip
-def test_other_models_are_exported(model: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["onnx", "torch"])
+def test_other_models_are_exported(model: dict[str, Any], kind: str, tmp_path: Path) -> None:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(name, reason=f"the package {name} of the extra 'export' is not installed")
     detector = Detector(untrained(model), CATEGORIES, IMAGE)
+    if kind == "torch" and model.get("encoder", {}).get("attention") in ("performer", "linformer", "windowed"):
+        with unchecked(), pytest.raises(UserError, match="torch cannot export this model"):
+            export_detector(detector, tmp_path / "a.pt2", Choice(kind))
+        assert not (tmp_path / "a.pt2").exists()
+        return
     with unchecked():
-        agreement = export_detector(detector, tmp_path / "a.onnx", Choice("onnx"), pictures=pictures())
+        agreement = export_detector(
+            detector, tmp_path / {"onnx": "a.onnx", "torch": "a.pt2"}[kind], Choice(kind), pictures=pictures()
+        )
     assert agreement.unpaired == 0, str(agreement)

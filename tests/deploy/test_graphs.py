@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from detr_mini.deploy import graphs
+from detr_mini.deploy import graphs, openvino_folder
 from detr_mini.images.model_input import target_size, to_model_input
 from detr_mini.models.heads import suppress
 from detr_mini.structures import Categories, Detections
@@ -24,8 +24,8 @@ def session(text: str) -> Any:
 
 
 def openvino_runner(text: str) -> Any:
-    ov = pytest.importorskip("openvino", reason="the package openvino of the extra 'export' is not installed")
-    core = ov.Core()
+    pytest.importorskip("openvino", reason="the package openvino of the extra 'export' is not installed")
+    core = openvino_folder.core()
     model = core.read_model(onnx.parser.parse_model(text).SerializeToString())
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 

@@ -46,13 +46,13 @@ def test_exif_orientation_is_applied_once(tmp_path: Path, orientation: int) -> N
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_deep_colour_is_turned_like_any_other(tmp_path: Path, orientation: int) -> None:
-    from detr_mini.images.load import _upright
+    from detr_mini.images.load import turned_upright
 
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (4, 6, 3), np.uint8))
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     image.info["exif"] = exif.tobytes()
-    turned = _upright(torch.from_numpy(np.array(image)).permute(2, 0, 1), orientation)
+    turned = turned_upright(torch.from_numpy(np.array(image)).permute(2, 0, 1), orientation)
     expected = np.asarray(ImageOps.exif_transpose(saved_and_opened(tmp_path / "a.png", image, exif)))
     np.testing.assert_array_equal(turned.permute(1, 2, 0).numpy(), expected)
 

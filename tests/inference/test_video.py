@@ -1,0 +1,208 @@
+"""A video is read frame by frame; what was read and written stays readable, whatever happens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detector_parts import CATEGORIES
+from detr_mini.boxes import box_iou, xywh_to_xyxy
+from detr_mini.errors import ConfigError, DataError, UserError
+from detr_mini.inference import video_folder
+from detr_mini.inference.prediction_folder import Request
+from detr_mini.inference.tracking import Tracker
+from detr_mini.inference.video_folder import write_video
+from detr_mini.inference.video_source import Cut, VideoSource, VideoWriter, is_video
+from detr_mini.structures import Categories, Detections, OperatingPoint
+
+av = pytest.importorskip("av")
+RATE = 25.0
+
+
+class ByColour:
+    """Finds the bright squares of the clips below by their colour: a detector that is always right."""
+
+    categories = CATEGORIES
+    operating_point = OperatingPoint(threshold=0.3)
+    image: ClassVar[dict[str, Any]] = {"size": 64}
+
+    def detect(self, images: Any, threshold: float | None = None, **_: Any) -> list[Detections]:
+        return [self._of(pixels) for pixels in images]
+
+    def _of(self, pixels: torch.Tensor) -> Detections:
+        boxes = []
+        for label in range(3):
+            rows, columns = (pixels[label] > 150).nonzero(as_tuple=True)
+            if len(rows):
+                boxes.append([label, columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+        table = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 5)
+        scores = torch.full((len(table),), 0.4)
+        return Detections(table[:, 1:], scores, table[:, 0].long(), CATEGORIES, image_size=tuple(pixels.shape[1:]))
+
+    def least_score(self, threshold: float | None = None, caption: Any = None) -> float:
+        return self.operating_point.threshold if threshold is None else threshold
+
+    def categories_of(self, caption: Any) -> Categories:
+        return self.categories
+
+
+def frame_of(number: int, size: tuple[int, int] = (96, 128)) -> tuple[np.ndarray, list[list[float]]]:
+    """A dark picture with a red, a green and a blue square that bounce up and down, and their boxes."""
+    picture, boxes = np.full((*size, 3), 20, np.uint8), []
+    for label in range(3):
+        swing = abs((number * (label + 1) + 13 * label) % (2 * (size[0] - 20)) - (size[0] - 20))
+        left = 6 + 40 * label
+        picture[swing : swing + 20, left : left + 20, label] = 250
+        boxes.append([left, swing, left + 20, swing + 20])
+    return picture, boxes
+
+
+def clip(path: Path, frames: int) -> Path:
+    writer = VideoWriter(path, RATE)
+    for number in range(frames):
+        writer.write(frame_of(number)[0])
+    writer.close()
+    return path
+
+
+def detect(source: Path | str, output: Path, cut: Cut | None = None, **request: Any) -> tuple[list[str], list[Any]]:
+    settings = {"draw": False, **request}
+    tracks = settings.pop("tracks", False)
+    said = write_video(ByColour(), str(source), output, Request(**settings), cut or Cut(), tracks)
+    return said, [json.loads(line) for line in (output / "frames.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return clip(tmp_path_factory.mktemp("clip") / "clip.mp4", 60)
+
+
+def test_every_frame_has_a_line_with_what_was_found(short: Path, tmp_path: Path) -> None:
+    said, lines = detect(short, tmp_path, draw=True)
+    assert [line["frame"] for line in lines] == list(range(60))
+    assert said[0].startswith("60 frames, 180 detections")
+    for line in lines:
+        assert line["seconds"] == pytest.approx(line["frame"] / RATE, abs=1e-3)
+        found = np.array([[x, y, x + w, y + h] for x, y, w, h in (d["bbox"] for d in line["detections"])])
+        assert np.abs(found - frame_of(line["frame"])[1]).max() <= 2
+    with av.open(str(tmp_path / "drawn.mp4")) as drawn:
+        assert sum(1 for _ in drawn.decode(video=0)) == 60
+    assert json.loads((tmp_path / "images.json").read_text())["categories"] == CATEGORIES.records()
+
+
+def test_every_start_and_end_choose_frames(short: Path, tmp_path: Path) -> None:
+    _, lines = detect(short, tmp_path, Cut(every=5, start=0.5, end=1.5))
+    assert [line["frame"] for line in lines] == [15, 20, 25, 30, 35]
+
+
+def test_a_folder_of_frames_is_a_video_where_that_is_said(tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    for number in range(7):
+        Image.fromarray(frame_of(number)[0]).save(tmp_path / "frames" / f"{number:03}.png")
+    assert is_video(str(tmp_path / "frames"), True) and not is_video(str(tmp_path / "frames"), False)
+    _, lines = detect(tmp_path / "frames", tmp_path / "out")
+    assert [len(line["detections"]) for line in lines] == [3] * 7
+
+
+def test_of_a_truncated_video_what_was_read_is_kept(short: Path, tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "whole.mkv"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for number in range(200):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_of(number)[0], format="rgb24")))
+        container.mux(stream.encode())
+    content = (tmp_path / "whole.mkv").read_bytes()
+    (tmp_path / "half.mkv").write_bytes(content[: len(content) // 2])
+    said, lines = detect(tmp_path / "half.mkv", tmp_path / "out")
+    assert 20 < len(lines) < 180
+    assert "what was read is kept" in said[-1] and "half.mkv" in said[-1]
+
+
+def test_what_cannot_be_read_is_one_sentence(short: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"no video" * 100)
+    with pytest.raises(DataError, match=r"bad\.mp4 cannot be read as a video"):
+        VideoSource(str(tmp_path / "bad.mp4"), Cut())
+    with pytest.raises(UserError, match="there is no camera 97"):
+        VideoSource("97", Cut())
+    with pytest.raises(UserError, match="a video of a page is downloaded first"):
+        VideoSource("https://example.org/watch?v=1", Cut())
+    with pytest.raises(UserError, match="no stream can be read from rtsp://127"):
+        VideoSource("rtsp://127.0.0.1:9/none", Cut())
+    with pytest.raises(DataError, match="check the path"):
+        VideoSource(str(tmp_path / "none.mp4"), Cut())
+    for wrong in ({"every": 0}, {"start": -1.0}, {"start": 3.0, "end": 2.0}):
+        with pytest.raises(ConfigError, match=r"every is|start is"):
+            Cut(**wrong)
+
+
+def test_a_full_disk_leaves_what_was_written_readable(
+    short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, count = video_folder._Run._one, 0
+
+    def until_full(*arguments: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > 30:
+            raise OSError(28, "No space left on device")
+        write(*arguments)
+
+    monkeypatch.setattr(video_folder._Run, "_one", until_full)
+    with pytest.raises(UserError, match=r"No space left on device.*the 30 frames before stay readable"):
+        detect(short, tmp_path, draw=True)
+    assert len((tmp_path / "frames.jsonl").read_text().splitlines()) == 30
+    with av.open(str(tmp_path / "drawn.mp4")) as drawn:
+        assert sum(1 for _ in drawn.decode(video=0)) >= 25
+
+
+def test_a_video_that_was_not_closed_can_be_played(tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / "a.mp4", RATE)
+    for number in range(150):
+        writer.write(frame_of(number)[0])
+    content = (tmp_path / "a.mp4").read_bytes()
+    writer.close()
+    (tmp_path / "killed.mp4").write_bytes(content)
+    with av.open(str(tmp_path / "killed.mp4")) as drawn:
+        assert sum(1 for _ in drawn.decode(video=0)) >= 50
+
+
+def test_objects_keep_their_numbers(tmp_path: Path) -> None:
+    motmetrics = pytest.importorskip("motmetrics")
+    _, lines = detect(clip(tmp_path / "long.mp4", 200), tmp_path / "out", tracks=True)
+    accumulator = motmetrics.MOTAccumulator(auto_id=True)
+    for line in lines:
+        truth = torch.tensor(frame_of(line["frame"])[1], dtype=torch.float32)
+        numbered = [d for d in line["detections"] if d["track"] is not None]
+        boxes = xywh_to_xyxy(torch.tensor([d["bbox"] for d in numbered], dtype=torch.float32).reshape(-1, 4))
+        iou = box_iou(truth, boxes).double().numpy()
+        distances = np.where(iou >= 0.5, 1 - iou, np.nan)  # the library's own function fails with NumPy 2
+        accumulator.update([0, 1, 2], [d["track"] for d in numbered], distances)
+    summary = motmetrics.metrics.create().compute(accumulator, metrics=["idf1", "num_switches"])
+    assert float(summary["idf1"].iloc[0]) >= 0.95
+    assert int(summary["num_switches"].iloc[0]) == 0
+
+
+def test_scores_that_the_librarys_own_bars_would_drop_are_followed() -> None:
+    tracker = Tracker(threshold=0.3, rate=RATE)
+    for number in range(5):
+        boxes = torch.tensor([[10.0 + number, 10, 30 + number, 30], [60.0, 60, 80, 80]])
+        found = Detections(boxes, torch.tensor([0.35, 0.2]), torch.tensor([0, 1]), CATEGORIES)
+        kept, numbers = tracker.follow(found)
+        assert kept.scores.tolist() == pytest.approx([0.35]), "a faint detection begins no track"
+        assert (numbers == [None]) is (number == 0)
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_thousands_of_frames(tmp_path: Path) -> None:
+    import resource
+
+    detect(clip(tmp_path / "a.mp4", 500), tmp_path / "out", draw=True, tracks=True)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    detect(clip(tmp_path / "b.mp4", 3000), tmp_path / "out", draw=True, tracks=True)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024
