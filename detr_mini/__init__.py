@@ -11,14 +11,18 @@ patient_threads()
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from detr_mini.calls import evaluate, export, train
     from detr_mini.categories import Categories
     from detr_mini.deploy.load import load
     from detr_mini.inference.detections import Detections
     from detr_mini.inference.detector import Detector
 
-__all__ = ["Categories", "Detections", "Detector", "__version__", "load"]
+__all__ = ["Categories", "Detections", "Detector", "__version__", "evaluate", "export", "load", "train"]
 
 _HOME = {
+    "train": "detr_mini.calls",
+    "evaluate": "detr_mini.calls",
+    "export": "detr_mini.calls",
     "load": "detr_mini.deploy.load",
     "Detector": "detr_mini.inference.detector",
     "Detections": "detr_mini.inference.detections",

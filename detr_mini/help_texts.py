@@ -28,6 +28,8 @@ TRAIN_KEYS = """\
   trainer.max_minutes=30    how long to train; or trainer.max_epochs, trainer.max_steps
   trainer=cpu|gpu|ddp       where to train
   init=CHECKPOINT           start from the weights of another detector, whatever its categories
+  keep_categories=true      keep those of init that these data do not label
+  pseudo=FOLDER             pictures without labels: what the detector of init= is sure of counts as labels
   augment=NAME              how images may be flipped and turned
   backbone=NAME model=NAME optim=NAME
   seed=0  name=NAME         runs are written to outputs/NAME/<date and time>, or to run_folder=FOLDER
@@ -53,6 +55,7 @@ PLACING = "  images=copy               or link (hard links), or none (annotation
 HEADINGS = {
     "train": "Train and use a detector",
     "data check": "Prepare data",
+    "data label": "Label with a detector's help",
     "data shapes": "Make data",
     "benchmark datasets": "Measure a recipe and its speed",
 }
@@ -69,7 +72,9 @@ VERBS: Mapping[str, Verb] = {
     "predict": Verb(
         "find objects in images: COCO records and drawn images", "predict",
         ("detr-mini predict checkpoint=outputs/quickstart source=photos",
-         "detr-mini predict checkpoint=outputs/quickstart source=photos/a.jpg threshold=0.4 explain=true"),
+         "detr-mini predict checkpoint=outputs/quickstart source=photos/a.jpg threshold=0.4 explain=true",
+         "detr-mini predict checkpoint=outputs/quickstart source=plate.tif tiles=auto",
+         "detr-mini predict checkpoint=outputs/quickstart source=clip.mp4 track=true"),
     ),
     "evaluate": Verb(
         "measure a checkpoint by COCO's metrics", "evaluate",
@@ -81,6 +86,16 @@ VERBS: Mapping[str, Verb] = {
         "find out which differences between runs are real", "compare",
         ("detr-mini compare runs=[outputs/a,outputs/b]", "detr-mini compare runs=outputs/my_sweep",
          "detr-mini compare runs=[outputs/datasets/before,outputs/datasets/after]"),
+    ),
+    "report": Verb(
+        "write one HTML page about a run, or about several", "report",
+        ("detr-mini report run=outputs/quickstart output=quickstart.html",
+         "detr-mini report run=[outputs/a,outputs/b]", "detr-mini report run=outputs/my_sweep"),
+    ),
+    "demo": Verb(
+        "try a detector on your pictures, in the browser", "demo",
+        ("detr-mini demo", "detr-mini demo checkpoint=outputs/quickstart",
+         "detr-mini demo checkpoint=[outputs/a,outputs/b] port=9000"),
     ),
     "export": Verb(
         "write a checkpoint as one file: ONNX, OpenVINO or safetensors", "export",
@@ -120,10 +135,39 @@ VERBS: Mapping[str, Verb] = {
         + PLACING + DATA_KEYS,
     ),
     "data convert": Verb(
-        "convert annotations between COCO, Pascal VOC and YOLO", "data_convert",
+        "convert annotations between COCO, VOC, YOLO, CVAT and Label Studio", "data_convert",
         ("detr-mini data convert data.root=my_voc to=coco output=my_coco",),
-        "  to=coco|voc|yolo          the new format\n"
+        "  to=NAME                   the new format: coco, voc, yolo, cvat or label_studio\n"
         "  output=FOLDER             a new folder\n" + PLACING + DATA_KEYS,
+    ),
+    "data label": Verb(
+        "pre-label new pictures with a detector, for correction in a labelling tool", "data_label",
+        ("detr-mini data label checkpoint=outputs/first source=new_photos output=to_correct format=label_studio",
+         "detr-mini data label checkpoint=outputs/first source=new_photos output=to_correct format=cvat threshold=0.4"),
+    ),
+    "data corrections": Verb(
+        "count what was corrected of pre-labels", "data_corrections",
+        ("detr-mini data corrections prelabels=to_correct data.root=corrected",),
+        "  prelabels=FOLDER          what 'data label' or 'data next' wrote\n"
+        "  report=FILE               write the counts of each picture as JSON\n" + DATA_KEYS,
+    ),
+    "data next": Verb(
+        "choose which pictures to label next", "data_next",
+        ("detr-mini data next checkpoint=outputs/first source=new_photos count=50 output=to_label",
+         "detr-mini data next checkpoint=outputs/first source=new_photos output=to_label labelled=old_photos "
+         "format=cvat"),
+    ),
+    "data doubt": Verb(
+        "find labels that are probably wrong", "data_doubt",
+        ("detr-mini data doubt data.root=my_photos output=outputs/doubts",
+         "detr-mini data doubt data.root=my_photos folds=5 trainer.max_minutes=20 format=cvat",
+         "detr-mini data doubt data.root=my_photos checkpoint=outputs/first split=val"),
+        "  output=FOLDER             doubts.json, doubts.jpg, a task for your tool, and the folds' runs\n"
+        "  folds=3                   detectors to train, each without one part of train (trainer.max_minutes each)\n"
+        "  checkpoint=CHECKPOINT     use this detector instead (or a list), which was trained without the split\n"
+        "  split=train               the labels to look at; another split needs checkpoint=...\n"
+        "  format=label_studio       of the task: label_studio, cvat, coco, yolo or voc\n"
+        "  shown=200                 doubts that are written, the most certain first\n" + TRAIN_KEYS,
     ),
     "data shapes": Verb(
         "draw scenes of coloured shapes, with COCO annotations", "data_shapes",
@@ -161,6 +205,15 @@ VERBS: Mapping[str, Verb] = {
         "  steps=30 warmup=5         steps that are timed, and steps before them that are not\n"
         "  matrix=2048               side of the matrix product that the step's speed is compared with\n" + TRAIN_KEYS,
     ),
+    "benchmark latency": Verb(
+        "time a detector in torch, ONNX Runtime and OpenVINO, in float32, bfloat16 and int8", "benchmark_latency",
+        ("detr-mini benchmark latency checkpoint=outputs/first",
+         "detr-mini benchmark latency checkpoint=outputs/first picture=photo.jpg batch=[1] 'forms=[torch,onnx]'"),
+    ),
+    "benchmark detr": Verb(
+        "time our DETR beside transformers', with the same weights", "benchmark_detr",
+        ("detr-mini benchmark detr", "detr-mini benchmark detr device=gpu compile=true precisions=[bfloat16]"),
+    ),
     "benchmark attention": Verb(
         "measure time and memory of every kind of attention", "benchmark_attention",
         ("detr-mini benchmark attention", "detr-mini benchmark attention sizes=[256,1024] backward=true"),
@@ -183,7 +236,12 @@ def overview() -> str:
             lines += ["", HEADINGS[name]]
         lines.append(f"  {name:{width}}  {verb.summary}")
     return "\n".join(
-        [*lines, "", "detr-mini VERB --help lists a verb's settings; detr-mini --version prints the version."]
+        [
+            *lines,
+            "",
+            "detr-mini VERB --help lists a verb's settings; detr-mini --version prints the version;",
+            "detr-mini completion bash|zsh|fish prints a script with which the shell completes both.",
+        ]
     )
 
 

@@ -15,7 +15,9 @@ from detr_mini.evaluation.report.error_report import write_error_report
 from detr_mini.evaluation.report.evaluate_checkpoint import (
     WORDS,
     about,
+    about_tiles,
     alter_captions,
+    check_tiling,
     data_of_checkpoint,
     evaluation_folder,
     measured_of,
@@ -37,9 +39,10 @@ def evaluate(config: DictConfig) -> Path:
     split = config.split
     detector, checkpoint, file = opened(config)
     size = {key: config[key] for key in ("size", "shorter_side") if config[key] is not None}
-    data, settings = data_of_checkpoint(detector, checkpoint, plain_dict(config.data, resolve=True), split, size)
+    given = plain_dict(config.data, resolve=True)
+    data, settings, shared = data_of_checkpoint(detector, checkpoint, given, split, size, config.tiles is not None)
     alter_captions(data, split, config.words)
-    subset = choose_subset(data.sets[split].image_ids, detector.categories, config.subset)
+    subset = choose_subset(data.sets[split].image_ids, shared.categories, config.subset)
     point = with_overlap(detector.operating_point, config.suppress_iou)
     path = file.resolve()  # best.ckpt is called by the name of its run, an exported file by its own
     title = path.parent.name if path.suffix == ".ckpt" else path.stem
@@ -56,7 +59,9 @@ def evaluate(config: DictConfig) -> Path:
             write_error_report(output, measured, title, config.detection_limit)
     table(measured.scores, f"{config.checkpoint} on {split}")
     warning = same_predictions_warning([*measured.found.values()])
-    print(*filter(None, (warning, f"written to {output}")), sep="\n")
+    taken = (checkpoint.get("published") or {}).get("about")
+    tiles = about_tiles(config, detector, data.tiles)
+    print(*filter(None, (tiles, taken, shared.said, warning, f"written to {output}")), sep="\n")
     return output
 
 
@@ -66,6 +71,7 @@ def _check(config: DictConfig) -> None:
     for key, choices in (("split", tuple(STAGES)), ("by", ("classes", "names")), ("words", WORDS)):
         if config[key] not in choices:
             raise ConfigError(f"{key} is '{config[key]}'; choose one of {', '.join(choices)}")
+    check_tiling(config)
     for key, least in (("detection_limit", 1), ("resamples", 0)):
         if config[key] < least:
             raise ConfigError(f"{key} is {config[key]}; it must be at least {least}")

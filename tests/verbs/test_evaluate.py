@@ -107,6 +107,17 @@ def test_settings_choose_a_part_of_the_data_and_a_report(config: Config, tmp_pat
     assert json.loads((folder / "compare.json").read_text())["images"] == 4  # its config.yaml says which part it was
 
 
+def test_tiles_measure_windows_and_say_the_limit(
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = evaluate(config(tiles=40, detection_limit=300, gallery=0, resamples=0))
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["detection_limit"] == 300 and metrics["images"] == 8
+    assert "the 300 best detections of each image and category count" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(ConfigError, match=r"tiles=\.\.\. works with by=classes"):
+        evaluate(config(tiles=40, by="names", output=str(tmp_path / "b")))
+
+
 def test_every_ap_has_an_interval_unless_resamples_is_0(config: Config, tmp_path: Path) -> None:
     metrics = json.loads((evaluate(config(resamples=60)) / "metrics.json").read_text())
     defined = [

@@ -18,6 +18,7 @@ from detr_mini.errors import CheckpointError, ConfigError, DataError, UserError
 from detr_mini.inference import prediction_folder
 from detr_mini.inference.detector import load
 from detr_mini.inference.sources import find_pictures
+from detr_mini.inference.video_source import VideoWriter
 from detr_mini.verbs.predict import predict
 
 CONFIG = Path(__file__).parents[2] / "configs" / "predict.yaml"
@@ -227,3 +228,41 @@ def test_u11_the_checkpoints_own_threshold_and_suppression_hold_unless_others_ar
 def test_u11_an_impossible_suppression_is_refused(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"suppress_iou is 7; it must be auto, null or an IoU above 0 and at most 1"):
         predict(config(checkpoint, str(photos), tmp_path / "out", suppress_iou=7))
+
+
+def test_tiles_find_in_large_images_and_draw_them(checkpoint: Path, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 500, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "large.tif", compression="tiff_lzw")
+    (tmp_path / "broken.tif").write_bytes((tmp_path / "large.tif").read_bytes()[:3000])
+    output = predict(config(checkpoint, str(tmp_path / "*.tif"), tmp_path / "out", threshold=0.01, tiles=128))
+    index = json.loads((output / "images.json").read_text())
+    assert [(image["width"], image["height"]) for image in index["images"]] == [(500, 300)]
+    assert [entry["file_name"] for entry in index["unreadable"]] == ["broken.tif"]
+    records = json.loads((output / "predictions.json").read_text())
+    found = load(checkpoint).detect(tmp_path / "large.tif", threshold=0.01, tiles=128)
+    assert len(found) > 0
+    assert [r["score"] for r in records] == pytest.approx(found.scores.tolist(), abs=1e-4)
+    assert (output / "drawn" / "large.tif.drawn.png").is_file()
+
+
+def test_a_video_is_predicted_in(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("av")
+    writer = VideoWriter(tmp_path / "clip.mp4", 10)
+    for shade in range(10):
+        writer.write(np.full((48, 64, 3), 20 * shade, np.uint8))
+    writer.close()
+    settings = {"every": 2, "track": True, "draw": True}
+    output = predict(config(checkpoint, str(tmp_path / "clip.mp4"), tmp_path / "out", **settings))
+    lines = [json.loads(line) for line in (output / "frames.jsonl").read_text().splitlines()]
+    assert [line["frame"] for line in lines] == [0, 2, 4, 6, 8]
+    assert "5 frames" in capsys.readouterr().out and (output / "drawn.mp4").is_file()
+    predict(config(checkpoint, str(tmp_path / "clip.mp4"), output, draw=False))  # an earlier run's results go
+    assert not (output / "drawn.mp4").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"tiles": "many"}, {"tiles": 64, "overlap": 2.0}, {"tiles": 64, "explain": True},
+                                   {"limit": 0}])  # fmt: skip
+def test_impossible_tiles_are_refused(checkpoint: Path, photos: Path, tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        predict(config(checkpoint, str(photos), tmp_path / "out", **wrong))
+    assert not (tmp_path / "out").exists()

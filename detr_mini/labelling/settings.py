@@ -1,0 +1,34 @@
+"""What the verbs of labelling check of their settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from detr_mini.errors import ConfigError, UserError
+from detr_mini.labelling.prelabels import check_form
+
+
+def check_given(config: DictConfig, verb: str, *keys: str) -> None:
+    """ConfigError where one of `keys` has no value, or a number is impossible; UserError where the output is there."""
+    for key in keys:
+        if OmegaConf.is_missing(config, key) or config[key] is None:
+            raise ConfigError(f"{key} is not set; add {key}=... (see 'detr-mini data {verb} --help')")
+    if config.get("batch_size") is not None and config.batch_size < 1:
+        raise ConfigError(f"batch_size is {config.batch_size}; it must be at least 1")
+    if "output" in keys and Path(config.output).expanduser().exists():
+        raise UserError(f"the output {config.output} exists already; choose a new folder")
+
+
+def check_doubt(config: DictConfig) -> None:
+    """ConfigError for settings of `data doubt` that are impossible."""
+    check_form(config.format, config.images)
+    if config.shown < 1:
+        raise ConfigError(f"shown is {config.shown}; it must be at least 1")
+    if config.checkpoint is None and config.split != "train":
+        raise ConfigError(f"split={config.split} needs checkpoint=..., a detector that was trained without it; folds "
+                          "are made of train")  # fmt: skip
+    if config.resume is not None or config.run_folder is not None:
+        raise ConfigError("resume and run_folder are for one training; run the same command again to go on with "
+                          "unfinished folds in output")  # fmt: skip

@@ -1,0 +1,1 @@
+"""HTML: the report of runs, and the page to try a detector."""

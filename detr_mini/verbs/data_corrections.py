@@ -1,0 +1,29 @@
+"""`detr-mini data corrections`: what a person has changed of pre-labels, counted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from detr_mini.formats.columns import columns_of
+from detr_mini.formats.discover import Source
+from detr_mini.labelling.corrections import Corrections, count_corrections, read_prelabels
+
+
+def data_corrections(config: Mapping[str, Any]) -> Corrections:
+    """Compare `config.prelabels` with the corrected dataset `config.data`, print the counts, write `config.report`."""
+    record = read_prelabels(Path(config["prelabels"]).expanduser())
+    source = Source.of(config["data"])
+    source.print_notes()
+    trees = source.trees()
+    for tree in trees.values():
+        columns_of(tree.content, tree.path)
+    done = count_corrections(record, list(trees.values()))
+    for line in done.lines():
+        print(line)
+    if config["report"]:
+        text = json.dumps(done.to_dict(), indent=1, ensure_ascii=False)
+        Path(config["report"]).write_text(text, encoding="utf-8", errors="backslashreplace")
+    return done

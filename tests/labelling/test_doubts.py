@@ -1,0 +1,87 @@
+"""Planted label faults are the first doubts of a detector that sees well."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detr_mini.labelling.doubts import Boxes, Kind, doubts
+
+RIGHT = [[10.0, 10, 30, 30], [50.0, 10, 70, 30], [10.0, 50, 40, 80], [60.0, 60, 90, 90]]
+NAMES = ["bolt", "nut", "bolt", "nut"]
+
+
+def boxes(xyxy: list[list[float]], names: list[str], scores: list[float] | None = None) -> Boxes:
+    given = [1.0] * len(names) if scores is None else scores
+    return Boxes(torch.tensor(xyxy).reshape(-1, 4), tuple(names), torch.tensor(given))
+
+
+SEEN = boxes(RIGHT, NAMES, [0.9] * 4)
+
+
+def first(labels: Boxes) -> tuple[Kind, int | None]:
+    """The first doubt about a picture among nine sound ones."""
+    doubt = doubts([boxes(RIGHT, NAMES)] * 9 + [labels], [SEEN] * 10)[0]
+    assert doubt.image == 9
+    return doubt.kind, doubt.label
+
+
+def test_right_labels_are_not_doubted() -> None:
+    assert all(doubt.score < 0.06 for doubt in doubts([boxes(RIGHT, NAMES)], [SEEN]))
+
+
+def test_a_missing_label() -> None:
+    assert first(boxes(RIGHT[1:], NAMES[1:])) == (Kind.MISSING, None)
+
+
+@pytest.mark.parametrize("move", [8.0, 12.0])
+def test_a_displaced_label(move: float) -> None:
+    moved = [[RIGHT[0][0] + move, 10, RIGHT[0][2] + move, 30], *RIGHT[1:]]
+    assert first(boxes(moved, NAMES)) == (Kind.DISPLACED, 0)
+
+
+def test_a_misnamed_label() -> None:
+    assert first(boxes(RIGHT, ["nut", *NAMES[1:]])) == (Kind.MISNAMED, 0)
+
+
+def test_a_doubled_label() -> None:
+    kind, label = first(boxes([*RIGHT, [11.0, 10, 31, 30]], [*NAMES, "bolt"]))
+    assert kind is Kind.DOUBLED and label in (0, 4)
+
+
+def test_a_label_of_nothing() -> None:
+    assert first(boxes([*RIGHT, [100.0, 100, 120, 120]], [*NAMES, "bolt"])) == (Kind.SPURIOUS, 4)
+
+
+def test_two_objects_beside_each_other_are_not_one_label_twice() -> None:
+    pair = [[10.0, 10, 30, 30], [14.0, 10, 34, 30]]
+    seen = boxes(pair, ["bolt", "bolt"], [0.9, 0.9])
+    assert doubts([boxes(pair, ["bolt", "bolt"])], [seen])[0].score < 0.1
+
+
+def test_a_detector_with_loose_boxes_doubts_only_what_is_looser_than_usual() -> None:
+    loose = boxes([[x, y, c + 6, d + 6] for x, y, c, d in RIGHT], NAMES, [0.9] * 4)
+    found = doubts([boxes(RIGHT, NAMES)] * 10, [loose] * 10)
+    assert all(doubt.score < 0.1 for doubt in found if doubt.kind is Kind.DISPLACED)
+
+
+names = st.sampled_from(["bolt", "nut"])
+box = st.tuples(st.integers(0, 50), st.integers(0, 50), st.integers(1, 40), st.integers(1, 40))
+some = st.lists(st.tuples(box, names, st.floats(0, 1)), max_size=6).map(
+    lambda rows: boxes(
+        [[float(x), y, x + w, y + h] for (x, y, w, h), _, _ in rows], [n for _, n, _ in rows], [s for *_, s in rows]
+    )
+)
+
+
+@given(st.lists(st.tuples(some, some), max_size=3))
+def test_scores_are_shares_in_order_and_no_label_is_doubted_twice(pictures: list[tuple[Boxes, Boxes]]) -> None:
+    found = doubts([labels for labels, _ in pictures], [seen for _, seen in pictures])
+    scores = [doubt.score for doubt in found]
+    assert scores == sorted(scores, reverse=True) and all(0 <= score <= 1 for score in scores)
+    labels = [(doubt.image, doubt.label) for doubt in found if doubt.label is not None]
+    assert len(labels) == len(set(labels))
+    missing = [(doubt.image, doubt.detection) for doubt in found if doubt.kind is Kind.MISSING]
+    assert len(missing) == len(set(missing))
