@@ -101,6 +101,9 @@ class CaptionData(DetectionData):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if self.tiles is not None:
+            raise ConfigError(f"data.tiles={self.tiles} does not work with captions: a sentence speaks of the whole "
+                              "image; leave it out")  # fmt: skip
         for transform in self._all_transforms() if captions.get("train") not in (CATEGORIES, None) else ():
             if getattr(transform, "cuts", False) or getattr(transform, "draws", False) or cuts(transform):
                 raise ConfigError(f"data.augment holds {type(transform).__name__}, which adds or cuts off objects, so "
@@ -109,8 +112,8 @@ class CaptionData(DetectionData):
         if captions_per_image < 1:
             raise ConfigError(f"data.captions_per_image is {captions_per_image}; it must be at least 1")
         if not 0 <= categories_share < 1:
-            raise ConfigError(f"data.categories_share is {categories_share}; it is from 0 to less than 1 (for nothing "
-                              "but categories set data.captions.train=categories)")  # fmt: skip
+            raise ConfigError(f"data.categories_share is {categories_share}; it must be at least 0 and less "
+                              "than 1 (to train on categories alone, set data.captions.train=categories)")  # fmt: skip
         for kind in kinds or () if refer is None else ():
             if kind not in WEIGHTS:
                 raise ConfigError(f"data.kinds.{kind} does not exist{nearest(kind, WEIGHTS)}")

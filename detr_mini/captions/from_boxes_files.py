@@ -64,7 +64,7 @@ def ensure_referred(
         wanted = json.loads(json.dumps(_made(coco, words, each, weights, seed)))
         found = read_json(path).get("info", {}).get("made")
         if not isinstance(found, dict):
-            raise DataError(f"{path} holds captions that were not made here, and data.refer would replace them. "
+            raise DataError(f"{path} holds captions from another source, which data.refer would replace. "
                             "Name another file in data.captions, or leave data.refer out")  # fmt: skip
         if found == wanted:
             return f"the captions in {path} are there already and are used as they are"

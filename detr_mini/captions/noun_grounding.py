@@ -213,7 +213,8 @@ def grounded(sentences: Sequence[Sentence], coco: CocoSet, nouns: Nouns) -> dict
     written = [one for own in made for one in own]
     if not written:
         raise DataError(f"no noun of {len(sentences)} captions could be tied to a box of {len(coco)} images; "
-                        "check that the captions belong to the images, and nouns to their categories")  # fmt: skip
+                        "check that the captions are about these images and the table of nouns fits the "
+                        "categories")  # fmt: skip
     records = caption_records(
         (image.record, image.annotations, [one.caption for one in own]) for image, own in zip(images, made, strict=True)
     )

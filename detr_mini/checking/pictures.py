@@ -23,7 +23,7 @@ class Picture:
     orientation: int
     digest: bytes
     """Of the pixels (of the file's bytes where pixels are not looked at)."""
-    path: Path
+    path: str | Path
     mark: np.ndarray | None = None
     """See `duplicates.mark_of`; None where pixels are not looked at."""
     small: np.ndarray | None = None

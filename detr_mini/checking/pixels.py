@@ -32,7 +32,7 @@ def decoded(path: Path, keep: bool) -> Picture:
         return _picture(path, load_image(path), orientation_of(path), keep)
 
 
-def _picture(path: Path, image: UInt8[Tensor, "3 h w"], orientation: int, keep: bool) -> Picture:
+def _picture(path: str | Path, image: UInt8[Tensor, "3 h w"], orientation: int, keep: bool) -> Picture:
     digest = hashlib.blake2b(image.numpy().data, digest_size=16)
     digest.update(repr(tuple(image.shape)).encode())
     small = small_grey(image)
@@ -62,7 +62,7 @@ def _grey(picture: Picture) -> np.ndarray:
 
 
 def alike(
-    files: Iterable[tuple[int, Path]], skip_broken: bool = False, names: Mapping[int, str] | None = None
+    files: Iterable[tuple[int, str | Path]], skip_broken: bool = False, names: Mapping[int, str] | None = None
 ) -> dict[int, int]:
     """Of each (id, image file) that belongs with an earlier one (it shows the same, or a part of the same), that one.
 

@@ -62,8 +62,8 @@ class Checked:
         refused = [f for f in self.faults if f.refused or (f.kind in FATAL and not f.fix)]
         if refused:
             more = f" ({len(refused)} faults like this)" if len(refused) > 1 else ""
-            raise DataError(f"{refused[0].kind}: {refused[0].sentence}{more}. No fixed copy is made of "
-                            f"{self.source.root}, since it could only guess; correct this by hand")  # fmt: skip
+            raise DataError(f"{refused[0].kind}: {refused[0].sentence}{more}. Any fix would be a guess, so no "
+                            f"fixed copy of {self.source.root} is made; correct this by hand")  # fmt: skip
         for name, tree in self.trees.items():
             what = "usable image" if not tree.content["images"] else "box" if self.had_boxes(name) else ""
             if what:

@@ -11,13 +11,12 @@ from torch import Tensor
 from detr_mini.errors import ConfigError
 from detr_mini.formats.load_report import Chosen
 from detr_mini.formats.split import CocoSet
+from detr_mini.images.tiling import SMALL_SIDE, BoxSizes
 
 AUTO = "auto"
 """The word, in a config, for a number that the data choose."""
 SMALL_SHARE = 0.1
 """Of the boxes, every category counting the same: so many may be smaller than what the size is chosen for."""
-SMALL_SIDE = 16
-"""Pixels of a small box's shorter side in the model: a cell of the memory that the queries come from."""
 STEP, SMALLEST, LARGEST = 32, 224, 640
 """Sizes are multiples of the backbone's deepest stride, in these bounds."""
 WIDE_RANGE = 100
@@ -36,7 +35,7 @@ def choose_size(coco: CocoSet) -> Chosen:
     """
     longest = coco.records.sizes.amax(1).double()
     own = max(STEP, int(longest.quantile(0.5)) // STEP * STEP)
-    small = _small_side(coco, longest)
+    small = _small_side(coco, coco.boxes_xywh[:, 2:].amin(1) / longest[coco.owner])
     if small is None:
         return Chosen(min(SMALLEST, own), "there is no box to go by")
     needed = max(SMALLEST, math.ceil(SMALL_SIDE / small / STEP) * STEP)
@@ -50,12 +49,22 @@ def choose_size(coco: CocoSet) -> Chosen:
     return Chosen(size, because)
 
 
-def _small_side(coco: CocoSet, longest: Float[Tensor, " images"]) -> float | None:
-    """The shorter side of a small box, as a share of its image's longest; None where there is no box."""
+def sizes_of(coco: CocoSet) -> BoxSizes | None:
+    """In pixels of the images; None where there is no box."""
+    small = _small_side(coco, coco.boxes_xywh[:, 2:].amin(1))
+    if small is None:
+        return None
+    longer = coco.boxes_xywh[~coco.is_crowd, 2:].amax(1)
+    image = coco.records.sizes.amax(1).double().quantile(0.5)
+    return BoxSizes(float(image), small, float(longer.kthvalue(math.ceil((1 - SMALL_SHARE) * len(longer))).values))
+
+
+def _small_side(coco: CocoSet, sides_of_boxes: Float[Tensor, " n"]) -> float | None:
+    """The shorter side of a small box, in the unit of those that are given; None where there is no box."""
     keep = ~coco.is_crowd
     if not bool(keep.any()):
         return None
-    sides, order = (coco.boxes_xywh[keep, 2:].amin(1) / longest[coco.owner[keep]]).sort()
+    sides, order = sides_of_boxes[keep].sort()
     labels = coco.labels[keep]
     weight = 1 / torch.bincount(labels).double()[labels[order]]
     return float(sides[(weight.cumsum(0) / weight.sum()) >= SMALL_SHARE][0])

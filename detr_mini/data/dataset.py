@@ -22,9 +22,9 @@ from detr_mini.data.collate import collate
 from detr_mini.data.samplers import Key
 from detr_mini.data.workers import check_shared_memory, into_shared_memory, lost_worker
 from detr_mini.errors import DataError
-from detr_mini.formats.split import CocoSet
-from detr_mini.images.load import load_image
+from detr_mini.formats.split import CocoSet, ImageRecord, ImageRecords
 from detr_mini.images.model_input import target_size, to_model_input
+from detr_mini.images.windows import open_windows
 from detr_mini.structures import Batch, Target
 
 
@@ -78,6 +78,9 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         shorter_side: int | None,
         mean: Sequence[float],
         std: Sequence[float],
+        exact: Sequence[int] | None = None,
+        multiple: int = 1,
+        antialias: bool = True,
         augment: Augment | None = None,
         cache_megabytes: int | float = 0,
         on_bad_image: str = "refuse",
@@ -87,7 +90,10 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         self.augment = augment
         self._most = None if oversampling is None else round(oversampling * max(size, shorter_side or 0))
         self.cache = ImageCache([self._kept_size(record.size) for record in coco.records], cache_megabytes)
-        self._to_input = partial(to_model_input, size=size, shorter_side=shorter_side, mean=tuple(mean), std=tuple(std))
+        self._to_input = partial(
+            to_model_input, size=size, shorter_side=shorter_side, mean=tuple(mean), std=tuple(std), exact=exact,
+            multiple=multiple, antialias=antialias,
+        )  # fmt: skip
         # one counter a process, in shared memory: the main process, then the workers
         self._lost = np.frombuffer(mmap.mmap(-1, 8 * 129), np.int64)
 
@@ -138,14 +144,31 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         image = self.cache.get(index)
         if image is None:
             record = self.coco.records[index]
-            image = load_image(record.path)
-            if tuple(image.shape[1:]) != record.size:
-                raise DataError(f"{record.path} is {image.shape[2]} x {image.shape[1]} pixels when decoded, but its "
-                                f"header says {record.size[1]} x {record.size[0]}; save the image again")  # fmt: skip
-            if self._kept_size(record.size) != record.size:
-                image = F.resize(image, list(self._kept_size(record.size)), antialias=True)
+            if record.window is not None and index < self.cache.images:
+                return self._cache_windows(index, record)
+            image = self._kept(record, record.pixels())
             self.cache.put(index, image)
         return image
+
+    def _kept(self, record: ImageRecord, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h2 w2"]:
+        if tuple(image.shape[1:]) != record.size:
+            raise DataError(f"{record.path} is {image.shape[2]} x {image.shape[1]} pixels when decoded, but its "
+                            f"header says {record.size[1]} x {record.size[0]}; save the image again")  # fmt: skip
+        kept = self._kept_size(record.size)
+        return image if kept == record.size else F.resize(image, list(kept), antialias=True)
+
+    def _cache_windows(self, index: int, record: ImageRecord) -> UInt8[Tensor, "3 h w"]:
+        """An image that is a window of a file. The file's others go to the cache too: it is decoded once."""
+        wanted: Tensor | None = None
+        with open_windows(record.path) as whole:
+            for place in _same_file(self.coco.records, index, self.cache.images):
+                one = self.coco.records[place]
+                if place == index or self.cache.get(place) is None:
+                    image = self._kept(one, one.cut_from(whole))
+                    self.cache.put(place, image)
+                    wanted = image if place == index else wanted
+        assert wanted is not None
+        return wanted
 
     def _kept_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of an image as it is decoded, cached and augmented."""
@@ -157,6 +180,16 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             return [self[key] for key in keys]
         except DataError as error:
             return error
+
+
+def _same_file(records: ImageRecords, index: int, end: int) -> range:
+    """The places around `index`, below `end`, whose images are windows of the same file."""
+    path, first, last = records[index].path, index, index + 1
+    while first > 0 and records[first - 1].path == path:
+        first -= 1
+    while last < end and records[last].path == path:
+        last += 1
+    return range(first, last)
 
 
 def _without_boxes(target: Target) -> Target:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ import torch
 from detr_mini.checking.check import check
 from detr_mini.config.run_folder import rank
 from detr_mini.data.augment import Augment
-from detr_mini.data.auto_settings import AUTO, check_counts, check_shares, choose_size
+from detr_mini.data.auto_settings import AUTO, LARGEST, check_counts, check_shares, choose_size
 from detr_mini.data.choice import Choice
 from detr_mini.data.dataset import BatchLoader, DetectionDataset, collate_pairs
 from detr_mini.data.hold_out import first_images, held_out
 from detr_mini.data.samplers import EvaluationBatches, TrainBatches
 from detr_mini.data.subset import subset_of
+from detr_mini.data.tiles import OVERLAP, choose_tiles, cut_into_tiles, refuse_undecodable
 from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.formats.discover import Source, Split, located
 from detr_mini.formats.faults import FATAL, LOSSLESS
@@ -27,6 +29,7 @@ from detr_mini.formats.load import read_fixed, read_split
 from detr_mini.formats.load_report import Chosen, LoadReport
 from detr_mini.formats.split import CocoSet
 from detr_mini.formats.tree import Tree
+from detr_mini.images.tiling import check_tiles
 from detr_mini.scenes.shapes import ensure_scenes
 from detr_mini.structures import Batch, Categories
 from detr_mini.text.tokenizers import AnyTokenizer
@@ -51,13 +54,16 @@ class DetectionData(pl.LightningDataModule):
     """Train, val and test splits of a dataset.
 
     `format`: a key of `discover.FORMATS`, or "auto" to detect it. `train`, `val`, `test`: where it lies below `root`
-    (`discover.KEYS`; for COCO {images: folder, annotations: JSON file}), "auto", or None. `make`: parameters of
+    (`Format.keys`; for COCO {images: folder, annotations: JSON file}), "auto", or None. `make`: parameters of
     `ensure_scenes`, which then makes the scenes in `root`. `check`: check every pixel first, and "stop" at a fault that
     loses something, or "fix": go on with the dataset as a fixed copy would have it. `hold_out`: share of train that
     becomes val if there is none (see `held_out`). `size`, `shorter_side`: see `images.target_size`; size "auto": see
     `choose_size`. `augment`: see `augment.Augment`; `augment_strong`: before those, in epochs that begin in the first
     `strong_until` of the training. `cache_megabytes`: memory for decoded images. `limit_train`: the first images
-    only. `subset`: settings of `choice.Choice`, which picks training images. `on_...`: see `coco.Reading`;
+    only. `exact`, `multiple`, `antialias`: see `to_model_input`.
+    `tiles`: the side of the windows that images are cut into, or "auto" (`choose_tiles`), with `tile_overlap` of it in
+    common; see `cut_into_tiles`.
+    `subset`: settings of `choice.Choice`, which picks training images. `on_...`: see `coco.Reading`;
     `first_pixel`, `difficult`: see `voc.read_voc`. `mean`, `std`, `stride`: of the model. `seed`: of order and
     augmentation.
 
@@ -104,7 +110,12 @@ class DetectionData(pl.LightningDataModule):
         limit_train: int | None = None,
         limit_val: int | None = None,
         subset: Mapping[str, Any] | None = None,
+        tiles: int | str | None = None,
+        tile_overlap: float | int = OVERLAP,
         pin_memory: bool = False,
+        exact: Sequence[int] | None = None,
+        multiple: int = 1,
+        antialias: bool = True,
     ) -> None:
         super().__init__()
         check_counts(
@@ -120,6 +131,9 @@ class DetectionData(pl.LightningDataModule):
         self._said = format, {"train": train, "val": val, "test": test}
         self.make = None if make is None else dict(make)
         self.image: dict[str, Any] = {"size": size, "shorter_side": shorter_side, "mean": list(mean), "std": list(std)}
+        self.image |= {} if exact is None else {"exact": list(exact)}  # checkpoints of before say neither
+        self.image |= {} if multiple == 1 else {"multiple": multiple}
+        self.image |= {} if antialias else {"antialias": False}
         self.stride, self.seed, self.workers, self.pin_memory = stride, seed, workers, pin_memory
         self.batch_size = USUAL_BATCH if isinstance(batch_size, str) else batch_size
         self.eval_batch_size = eval_batch_size or self.batch_size
@@ -140,6 +154,8 @@ class DetectionData(pl.LightningDataModule):
             raise ConfigError(f"data.check is {check!r}; it must be null, 'stop' or 'fix'")
         self.check = "fix" if check == "mend" else check  # its older word
         self.subset = None if subset is None else Choice.of(subset)
+        check_tiles(tiles, tile_overlap, ("data.tiles", "data.tile_overlap"))
+        self.tiles, self.tile_overlap = tiles, tile_overlap
         self._fixed: dict[str, Tree] = {}
         self._parts: dict[str, CocoSet] = {}
         self._ready: dict[str, CocoSet] = {}
@@ -187,7 +203,7 @@ class DetectionData(pl.LightningDataModule):
         if self.make is not None and not self.sets:
             self.report.notices.append(self._made())
         wanted = _SPLITS.get(stage or "", tuple(name for name, split in self.splits.items() if split))
-        if (self.categories is None or self.image["size"] == AUTO) and "train" not in wanted:
+        if (self.categories is None or AUTO in (self.image["size"], self.tiles)) and "train" not in wanted:
             wanted = ("train", *wanted)  # only the training file knows the categories
         if self.check is not None and not self._fixed:
             self._check_all(("train", "val", "test") if "train" in wanted or self.holds_out else wanted)
@@ -248,7 +264,19 @@ class DetectionData(pl.LightningDataModule):
         if self.categories is None:
             self.categories = coco.categories
         coco = coco if subset is None else subset_of(coco, subset)
-        return first_images(coco, limit) if last and limit is not None and limit < len(coco) else coco
+        coco = first_images(coco, limit) if last and limit is not None and limit < len(coco) else coco
+        return coco if self.tiles is None else self._in_tiles(name, coco)
+
+    def _in_tiles(self, name: str, coco: CocoSet) -> CocoSet:
+        """The split as windows of its images. The training split decides where `tiles` is "auto", so it comes first."""
+        if self.tiles == AUTO:
+            size = self.image["size"]
+            chosen = choose_tiles(coco, LARGEST if size == AUTO else size)
+            self.tiles = None if chosen.value is None else int(chosen.value)
+            self.report.choose("data.tiles", chosen)
+        if self.tiles is None:
+            return coco
+        return cut_into_tiles(coco, int(self.tiles), self.tile_overlap, training=name == "train")
 
     def _held_out(self, name: str) -> CocoSet:
         """Train or val, both from the training files."""
@@ -301,6 +329,13 @@ class DetectionData(pl.LightningDataModule):
         """
         self.categories, self.tokenizer = categories, tokenizer
 
+    def take(self, categories: Categories, train: CocoSet) -> None:
+        """After `setup`: more categories, behind those of the data, and a training set with boxes of them."""
+        self.categories = categories
+        for sets in (self.sets, self._ready):
+            sets.update({name: replace(coco, categories=categories) for name, coco in sets.items()})
+        self.sets["train"] = replace(train, categories=categories)
+
     def limit_tokens(self, most: int) -> None:
         """Nothing to do: these data have no captions."""
 
@@ -345,6 +380,7 @@ class DetectionData(pl.LightningDataModule):
 
     def dataset(self, name: str, *, training: bool = False) -> DetectionDataset:
         """The split `name` as model inputs and targets; augmented and cached in training only."""
+        refuse_undecodable(self.sets[name])
         return DetectionDataset(self.sets[name], **self.how(training))
 
     def how(self, training: bool) -> dict[str, Any]:
@@ -361,8 +397,9 @@ class DetectionData(pl.LightningDataModule):
         """Shuffled, augmented batches; this rank's share."""
         dataset = self._train_dataset = self.dataset("train", training=True)
         rank, world = self._rank_and_world()
+        sizes = self.train_set.records.sizes.double()
         self.train_batches = TrainBatches(
-            len(dataset), self.batch_size, seed=self.seed, rank=rank, world=world, strong=self._strong
+            len(dataset), self.batch_size, seed=self.seed, rank=rank, world=world, strong=self._strong, sizes=sizes
         )
         self.train_batches.resume_at(*self._resume)
         if self.cache_megabytes:

@@ -61,8 +61,9 @@ def filling(
 class RandomWindow:
     """With probability `p`, a window of the image around one of its objects, so that no image loses all its boxes.
 
-    Its sides are drawn from [`least`, 1] of the image's, each by itself: scale and shape both vary (Liu et al. 2016).
-    The thing, any one, is inside wholly; of others see `within`.
+    Its sides are the same share of the image's, drawn from [`least`, 1] (Liu et al. 2016, who draw each by itself).
+    With the image's own shape it fits into a batch of such images without padding. The object, any one, is inside
+    wholly; of others see `within`.
     """
 
     cuts = True
@@ -77,11 +78,13 @@ class RandomWindow:
         """The window and its boxes, or what was given."""
         if not chance(self.p):
             return image, boxes
-        shares = (self.least + (1 - self.least) * torch.rand(2)).tolist()
+        height, width = image.shape[1:]
         there = torch.nonzero((boxes[:, 2:] > boxes[:, :2]).all(1))[:, 0]
         box = boxes[there[torch.randint(len(there), ())]].tolist() if len(there) else [0.0] * 4
-        left, width = _stretch(image.shape[2], shares[0], box[0], box[2])
-        top, height = _stretch(image.shape[1], shares[1], box[1], box[3])
+        drawn = self.least + (1 - self.least) * float(torch.rand(()))
+        share = max(drawn, (box[2] - box[0]) / width, (box[3] - box[1]) / height)
+        left, width = _stretch(width, share, box[0], box[2])
+        top, height = _stretch(height, share, box[1], box[3])
         window = image[:, top : top + height, left : left + width]
         return window, within(boxes, left, top, width, height, self.least_visible)
 

@@ -23,6 +23,8 @@ class Data(Protocol):
     root: Path
     image: dict[str, Any]
     """size, shorter_side, mean and std: how an image becomes the model's input. It stands in checkpoints."""
+    tiles: int | str | None
+    """The side of the windows that images are cut into; after `setup` a number or None."""
     batch_size: int
     stride: int
     hold_out: float | None
@@ -53,6 +55,9 @@ class Data(Protocol):
 
     def evaluate_as(self, categories: Categories, tokenizer: AnyTokenizer | None = None) -> None:
         """Before `setup`: read labels and captions as a trained model does, not as the training split has them."""
+
+    def take(self, categories: Categories, train: CocoSet) -> None:
+        """After `setup`: more categories, behind those of the data, and a training set with boxes of them."""
 
     def settle(self, chosen: Mapping[str, Chosen]) -> None:
         """Set what was "auto" (`size`, `batch_size`, `strong_until`)."""

@@ -6,10 +6,17 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 from torch.utils.data import Sampler
 
 from detr_mini.errors import DataError
 from detr_mini.seeding import ORDER, image_seed
+
+WINDOW = 16
+"""Batches whose images are put in order of their shapes together."""
+SHAPES_PER_DOUBLING = 4
+"""Classes of shapes between one ratio of width to height and twice that; images of one class stay in random order."""
 
 
 class Key(NamedTuple):
@@ -29,6 +36,9 @@ class TrainBatches(Sampler[list[Key]]):
     (other images each time), since a short last batch weighs its few images more than the others. Only where a rank
     has less than one batch is that one kept. `strong` is asked once an epoch, at its start, whether the epoch's images
     have the strong augmentation.
+
+    `sizes` (height, width) of all images: those of like shape come into one batch where they are near in the shuffled
+    order, since a batch is padded to its largest height and width. Which images an epoch has does not depend on it.
     """
 
     def __init__(
@@ -40,8 +50,10 @@ class TrainBatches(Sampler[list[Key]]):
         rank: int = 0,
         world: int = 1,
         strong: Callable[[], bool] = lambda: False,
+        sizes: Float[Tensor, "n 2"] | None = None,
     ) -> None:
         _check_shares(images, world, "training")
+        self._classes = None if sizes is None else shape_classes(sizes)
         self.images, self.batch_size, self.seed, self.rank, self.world = images, batch_size, seed, rank, world
         self.strong, self.epoch = strong, 0
         self.resumed = (0, 0)
@@ -68,10 +80,30 @@ class TrainBatches(Sampler[list[Key]]):
         generator = torch.Generator().manual_seed(image_seed(self.seed, epoch, ORDER))
         order = torch.randperm(self.images, generator=generator)
         each = self.images // self.world
+        if self._classes is not None:
+            order = by_shape(order, self._classes, self.batch_size * self.world, len(self), generator)
         own = order[self.rank : each * self.world : self.world].tolist()
         start = self.resumed[1] if self.resumed[0] == epoch else 0
         for batch in range(start, len(self)):
             yield [Key(i, epoch, strong) for i in own[batch * self.batch_size : (batch + 1) * self.batch_size]]
+
+
+def shape_classes(sizes: Float[Tensor, "n 2"]) -> Int[Tensor, " n"] | None:
+    """A number for the shape of each image; None where all have the same."""
+    classes = (SHAPES_PER_DOUBLING * (sizes[:, 1] / sizes[:, 0]).log2()).round().long()
+    return None if bool((classes == classes[0]).all()) else classes
+
+
+def by_shape(
+    order: Int[Tensor, " n"], classes: Int[Tensor, " n"], batch: int, batches: int, generator: torch.Generator
+) -> Int[Tensor, " n"]:
+    """`order`, whose first `batches` parts of `batch` are the batches, with like shapes together in each WINDOW."""
+    whole = batches * batch if len(order) >= batch else 0
+    parts = [order[whole:]]
+    for window in reversed(order[:whole].split(WINDOW * batch)):
+        alike = window[classes[window].argsort(stable=True)].view(-1, batch)
+        parts.append(alike[torch.randperm(len(alike), generator=generator)].flatten())
+    return torch.cat(parts[::-1])
 
 
 class EvaluationBatches(Sampler[list[Key]]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import replace
@@ -79,7 +80,7 @@ def new_splits(
         columns_of(tree.content, tree.path)
     merged = _merged(trees)
     owned, names, _ = owned_names(merged)
-    files = [(image["id"], merged.folder / image["file_name"]) for image in merged.content["images"]]
+    files = [(image["id"], os.path.join(merged.folder, image["file_name"])) for image in merged.content["images"]]
     together = alike(track(files, "Looking for similar images", at_least=BAR_FROM), names=names)
     wanted = {name: share for name, share in shares.items() if share > 0}
     parts = split_ids(owned, names, wanted, seed, together)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -106,18 +107,34 @@ class _Table:
         """Sums of the columns over the chosen groups."""
         return np.bincount(self.column, self.count * chosen[self.owner], self.width)
 
-    def gain(self, error: np.ndarray, weight: np.ndarray, out: int, to: int) -> Float[np.ndarray, " n"]:
-        """By how much the sum of squares changes if a group goes from one part to another."""
-        slope = 2 * (error[to] * weight[to] - error[out] * weight[out])
-        curve = weight[to] + weight[out]
-        terms = self.count * (slope[self.column] + self.count * curve[self.column])
-        return np.add.reduceat(terms, self.first[:-1])
+    def counts_of(self, chosen: Int[np.ndarray, " m"]) -> _Counts:
+        """The counts of these groups alone, which are in order."""
+        here = np.zeros(len(self.first) - 1, bool)
+        here[chosen] = True
+        kept = here[self.owner]
+        lengths = np.diff(self.first)[chosen]
+        return _Counts(self.column[kept], self.count[kept], np.cumsum(lengths) - lengths)
 
     def move(self, group: int, error: np.ndarray, out: int, to: int) -> None:
         """Note in `error` that a group goes from one part to another."""
         own = slice(self.first[group], self.first[group + 1])
         error[out, self.column[own]] -= self.count[own]
         error[to, self.column[own]] += self.count[own]
+
+
+class _Counts(NamedTuple):
+    """What some groups have: columns and counts one after another, and where each group begins."""
+
+    columns: Int[np.ndarray, " k"]
+    counts: Float[np.ndarray, " k"]
+    first: Int[np.ndarray, " m"]
+
+    def gain(self, error: np.ndarray, weight: np.ndarray, out: int, to: int) -> Float[np.ndarray, " m"]:
+        """By how much the sum of squares changes if a group goes from one part to another."""
+        slope = 2 * (error[to] * weight[to] - error[out] * weight[out])
+        curve = weight[to] + weight[out]
+        terms = self.counts * (slope[self.columns] + self.counts * curve[self.columns])
+        return np.add.reduceat(terms, self.first) if len(terms) else terms
 
 
 def _improve(
@@ -127,15 +144,16 @@ def _improve(
     here = np.flatnonzero(place == one)
     if len(here) < 2:
         return False
-    gain = table.gain(error, weight, one, two)[here]
+    gain = table.counts_of(here).gain(error, weight, one, two)
+    there = np.flatnonzero(place == two)
+    others = table.counts_of(there)
     best = (-1e-9, -1, -1)
     tried = min(_TRIED, 1 + _TERMS // len(table.count))
     for k in np.argsort(gain, kind="stable")[:tried].tolist():
         group = int(here[k])
         best = min(best, (float(gain[k]), group, -1))
-        there = np.flatnonzero(place == two)
         table.move(group, error, one, two)
-        back = gain[k] + table.gain(error, weight, two, one)[there] if len(there) else np.zeros(0)
+        back = gain[k] + others.gain(error, weight, two, one)
         table.move(group, error, two, one)
         if len(back):
             other = int(back.argmin())

@@ -185,8 +185,9 @@ def _records(
     for name, sentence in broken:
         report.drop(Kind.UNREADABLE_IMAGE, sentence, name)
     if wrong and reading.on_wrong_size == "refuse":
-        raise DataError(f"{wrong[0][1]} ({len(wrong)} like this in {path}): its boxes would land elsewhere; annotate "
-                        "the upright image, or leave such images out with data.on_wrong_size=skip")  # fmt: skip
+        raise DataError(f"{wrong[0][1]} ({len(wrong)} like this in {path}), so its boxes would be in the wrong "
+                        "place; annotate the upright image, or leave such images out with "
+                        "data.on_wrong_size=skip")  # fmt: skip
     for name, sentence in wrong:
         report.drop(f"image of another size than the {_kind(path)} says", sentence, name)
     report.images = len(kept)

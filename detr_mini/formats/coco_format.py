@@ -126,4 +126,6 @@ def _list_in_pieces(records: Iterator[Any]) -> Iterator[str]:
     yield "]" if before == ", " else "[]"
 
 
-COCO = Format("coco", look_coco, ("images", "annotations"), 2, read_coco_tree, ("box_corners",), write_coco)
+COCO = Format(
+    "coco", look_coco, ("images", "annotations"), 2, read_coco_tree, ("box_corners",), write_coco, "COCO (JSON)"
+)

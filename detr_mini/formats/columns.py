@@ -165,10 +165,10 @@ def _listed_images(images: Sequence[Mapping[str, Any]], path: Path) -> dict[int,
         if image_id in listed:
             other = listed[image_id]
             raise DataError(f"two images of {path} have the id {image_id} ({other} and {name}); "
-                            "give each its own")  # fmt: skip
+                            "give each image its own id")  # fmt: skip
         listed[image_id] = name  # type: ignore[index]  # checked above
     if not listed:
-        raise DataError(f"{path} lists no images; give a file with some")
+        raise DataError(f"{path} lists no images; choose a file that lists them")
     return listed
 
 

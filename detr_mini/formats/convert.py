@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,7 +21,7 @@ PLACING = ("copy", "link", "none")
 
 
 def convert(source: Source, output: str | Path, to: str, *, images: str = "copy") -> list[str]:
-    """Write `source` in the form `to` ("coco", "voc", "yolo") into the new folder `output`; returns notes.
+    """Write `source` in the form `to` (one of WRITTEN) into the new folder `output`; returns notes.
 
     `images`: "copy" them, "link" (hard links, where the disk can), or "none". Boxes are copied
     unchanged, those past the edge too. What the new format cannot hold is left out and counted in the notes. DataError
@@ -45,7 +46,7 @@ def convert(source: Source, output: str | Path, to: str, *, images: str = "copy"
 def check_sizes(name: str, tree: Tree) -> list[str]:
     """Give each image its size; DataError where the annotations state another. Returns the notices of the reader."""
     for image in track(tree.content["images"], f"Measuring the {name} images", at_least=BAR_FROM):
-        size, _ = tree.sizes.get(image["id"]) or image_size(tree.folder / image["file_name"])
+        size, _ = tree.sizes.get(image["id"]) or image_size(os.path.join(tree.folder, image["file_name"]))
         said = image.get("height"), image.get("width")
         if all(said) and said != size:
             sizes = f"{size[1]} x {size[0]} pixels, but {tree.path} says {said[1]} x {said[0]}"

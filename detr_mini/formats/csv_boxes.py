@@ -230,4 +230,4 @@ def _add(found: BoxList, boxes: Sequence[tuple[str, str, list[float], str]], tab
     return corners
 
 
-CSV = Format("csv", look_csv, ("images", "annotations", "subset"), 2, read_csv)
+CSV = Format("csv", look_csv, ("images", "annotations", "subset"), 2, read_csv, title="CSV files of corners")

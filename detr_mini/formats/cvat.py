@@ -1,11 +1,17 @@
-"""CVAT's own XML 1.1 for images and for video: one file for many images, edges in pixels counted from 0."""
+"""CVAT's own XML 1.1 for images and for video: one file for many images, edges in pixels counted from 0.
+
+The form: https://docs.cvat.ai/docs/other/xml_format. "CVAT for images" is written, too.
+"""
 
 from __future__ import annotations
 
 import html
 import posixpath
 import re
+from collections.abc import Mapping, Sequence
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 from detr_mini.categories import Categories
@@ -13,11 +19,15 @@ from detr_mini.errors import DataError
 from detr_mini.formats.box_list import BoxList
 from detr_mini.formats.format import Format
 from detr_mini.formats.listing import NAMES, Layout, Listing, layout_of_files, read_start, stem_of
-from detr_mini.formats.tree import Tree
+from detr_mini.formats.tree import EXACT, Tree, with_one_list
+from detr_mini.formats.writing import left_out, owned_by, place_images, plain_names, without_crowds
 
 NOT_BOXES = ("polyline", "points", "cuboid", "skeleton", "tag")
+EDGES = ("xtl", "ytl", "xbr", "ybr")
 FRAME = re.compile(r"frame_\d{1,12}")
 OUTLINES = ("polygon", "ellipse", "mask")
+ATTRIBUTES = ("score", "doubt")
+"""Of boxes that are written: a detector's score, and why a label is doubtful."""
 
 
 def look_cvat(found: Listing) -> Layout | None:
@@ -96,14 +106,20 @@ def _add(found: BoxList, image: str, shape: ET.Element, label: str, where: str) 
         if not label.strip() or shape.tag in NOT_BOXES:
             raise ValueError
         if shape.tag == "box":
-            left, top, right, bottom = (float(shape.get(key, "")) for key in ("xtl", "ytl", "xbr", "ybr"))
+            edges = [shape.get(key, "") for key in EDGES]
             angle = float(shape.get("rotation") or 0)
             extra = {"attributes": {"rotation": angle}} if angle else {}
-            found.box(image, label.strip(), [left, top, right - left, bottom - top], where, **extra)
+            found.box(image, label.strip(), _xywh(edges), where, **extra)
         else:
             found.outline(image, label.strip(), *_corners(shape), where)
-    except ValueError:
+    except (ValueError, InvalidOperation):
         found.no_box(image, f"{where}: a {shape.tag} without a box, or without a label")
+
+
+def _xywh(edges: Sequence[str]) -> list[float]:
+    """[left, top, width, height] from left, top, right, bottom, in decimal arithmetic: 30.3 - 10.1 is 20.2."""
+    left, top, right, bottom = (Decimal(edge.strip()) for edge in edges)
+    return [float(left), float(top), float(EXACT.subtract(right, left)), float(EXACT.subtract(bottom, top))]
 
 
 def _corners(shape: ET.Element) -> tuple[list[float], list[float]]:
@@ -116,4 +132,60 @@ def _corners(shape: ET.Element) -> tuple[list[float], list[float]]:
     return ([x - w, x + w], [y - h, y + h]) if shape.tag == "ellipse" else ([x, x + w], [y, y + h])
 
 
-CVAT = Format("cvat", look_cvat, ("images", "annotations", "subset"), 2, read_cvat)
+def write_cvat(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str]:
+    """<split>.xml ("CVAT for images 1.1") and the images in <split>/.
+
+    A box with a `score` has the source "auto" and its score as an attribute, the others have the source "manual".
+    """
+    trees = with_one_list(trees)
+    for split, tree in trees.items():
+        files, owned = plain_names(tree), owned_by(tree)
+        names = {c["id"]: c["name"] for c in tree.content["categories"]}
+        root = ET.Element("annotations")
+        ET.SubElement(root, "version").text = "1.1"
+        task = ET.SubElement(ET.SubElement(root, "meta"), "task")
+        for key, value in (("name", split), ("size", str(len(files))), ("mode", "annotation")):
+            ET.SubElement(task, key).text = value
+        labels = ET.SubElement(task, "labels")
+        for name in names.values():
+            _add_label(labels, name)
+        for number, image in enumerate(tree.content["images"]):
+            said = {"id": str(number), "name": files[image["file_name"]]}
+            said |= {key: str(image[key]) for key in ("width", "height")}
+            entry = ET.SubElement(root, "image", said)
+            for box in without_crowds(owned[image["id"]]):
+                _add_box(entry, box, names[box["category_id"]])
+        ET.indent(root)
+        ET.ElementTree(root).write(folder / f"{split}.xml", encoding="utf-8", xml_declaration=True)
+        place_images(tree, {old: folder / split / new for old, new in files.items()}, images)
+    return left_out(trees, {"segmentation": "outlines", "area": "areas", "iscrowd": "crowd regions"})
+
+
+def _add_label(labels: ET.Element, name: str) -> None:
+    """A label with the attributes that boxes may have: how sure a detector was, and what is doubtful."""
+    label = ET.SubElement(labels, "label")
+    ET.SubElement(label, "name").text = name
+    attributes = ET.SubElement(label, "attributes")
+    for key in ATTRIBUTES:
+        attribute = ET.SubElement(attributes, "attribute")
+        said = {"name": key, "mutable": "False", "input_type": "text", "default_value": "", "values": ""}
+        for part, value in said.items():
+            ET.SubElement(attribute, part).text = value
+
+
+def _add_box(entry: ET.Element, box: Mapping[str, Any], label: str) -> None:
+    x, y, w, h = (Decimal(repr(float(v))) for v in box["bbox"])
+    edges = (x, y, EXACT.add(x, w), EXACT.add(y, h))
+    said = {"label": label, "source": "auto" if "score" in box else "manual", "occluded": "0"}
+    said |= {key: format(edge, "f") for key, edge in zip(EDGES, edges, strict=True)} | {"z_order": "0"}
+    attributes = box.get("attributes")
+    angle = attributes.get("rotation") if isinstance(attributes, Mapping) else None
+    shape = ET.SubElement(entry, "box", said | ({"rotation": str(angle)} if angle else {}))
+    for key in ATTRIBUTES:
+        if key in box:
+            ET.SubElement(shape, "attribute", name=key).text = str(box[key])
+
+
+CVAT = Format(
+    "cvat", look_cvat, ("images", "annotations", "subset"), 2, read_cvat, write=write_cvat, title="CVAT (XML)"
+)

@@ -15,6 +15,7 @@ from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.formats.coco_format import COCO, peek
 from detr_mini.formats.csv_boxes import CSV
 from detr_mini.formats.cvat import CVAT
+from detr_mini.formats.label_studio import LABEL_STUDIO
 from detr_mini.formats.listing import SPLIT_WORDS, Layout, Listing, image_files
 from detr_mini.formats.tree import Tree
 from detr_mini.formats.unrecognised import why_unknown
@@ -26,9 +27,8 @@ from detr_mini.formats.yolo_format import YOLO
 Split = Mapping[str, Any]
 
 
-FORMATS = {known.name: known for known in (YOLO, VOC, COCO, CVAT, VIA, CSV)}
+FORMATS = {known.name: known for known in (YOLO, VOC, COCO, CVAT, LABEL_STUDIO, VIA, CSV)}
 """In the order in which a folder is tried for them."""
-KEYS = {name: known.keys for name, known in FORMATS.items()}
 
 
 def read_tree(
@@ -54,11 +54,12 @@ def read_tree(
 
 def check_split(split: Split, name: str, format: str) -> None:
     """ConfigError for a key that the format does not know or misses."""
-    if format not in KEYS:
+    if format not in FORMATS:
         raise ConfigError(
-            f"data.format is {format!r}{nearest(str(format), KEYS)}; it must be {', '.join(KEYS)} or auto"
+            f"data.format is {format!r}{nearest(str(format), FORMATS)}; it must be {', '.join(FORMATS)} or auto"
         )
-    keys, known = KEYS[format], FORMATS[format]
+    known = FORMATS[format]
+    keys = known.keys
     for key in split:
         if key not in keys:
             raise ConfigError(f"data.{name}.{key} does not exist in {format}{nearest(str(key), keys)} "
@@ -136,6 +137,11 @@ class Source:
         how = config.get("first_pixel", "auto"), config.get("difficult", "keep"), config.get("box_corners", False)
         return cls(root, layout.format, there, *how, layout.notes)
 
+    @classmethod
+    def found(cls, root: str | Path) -> Source:
+        """A folder, its format and splits as they are found by look. DataError where there is nothing."""
+        return cls.of({"root": root, "format": "auto", **dict.fromkeys(SPLIT_WORDS, "auto")})
+
     def print_notes(self) -> None:
         """Say how the folder was read, a line each."""
         for note in self.notes:
@@ -187,7 +193,7 @@ def find_layout(root: str | Path, format: str | None = None) -> Layout:
     found = Listing(root)
     readings = [layout for kind, known in FORMATS.items() if format in (None, kind) and (layout := known.look(found))]
     if not readings:
-        raise DataError(why_unknown(found, format))
+        raise DataError(why_unknown(found, format, [known.title or kind for kind, known in FORMATS.items()]))
     best = next((layout for layout in readings if layout.labelled), readings[0])
     others = [layout.format for layout in readings if layout is not best and layout.labelled]
     notes = [f"{root} is read as {best.format.upper()}", *best.notes]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from detr_mini.formats.listing import Layout, Listing
 from detr_mini.formats.tree import Tree
 
-Writer = Callable[..., list[str]]
-"""(folder, trees by split, images: "copy", "link" or "none"); returns what the form has no place for, in words."""
+Writer = Callable[[Path, Mapping[str, Tree], str], list[str]]
+"""(folder, trees by split, images: "copy", "link" or "none"); returns what the format cannot hold, a sentence each.
+
+`writing` has what all writers share; `write_voc` and `write_label_studio` are examples.
+"""
 
 
 @dataclass(frozen=True)
@@ -18,14 +22,18 @@ class Format:
 
     name: str
     look: Callable[[Listing], Layout | None]
-    """Where the splits lie in a folder of this format; None for another one."""
+    """Where the splits lie in a folder of this format; None for a folder of another format. It reads the start of
+    files only, and never fails at a file of another format (`listing.read_start`, `listing.layout_of_files`)."""
     keys: tuple[str, ...]
-    """What a split may say."""
+    """The settings of a split, `data.train.images` and so on; `look` gives them, `read` takes them by name."""
     needed: int
-    """How many of `keys`, from the first, a split must say."""
+    """How many of `keys`, from the first, must be set."""
     read: Callable[..., Tree]
-    """From the root and what a split says."""
+    """(root, the settings of a split, the options below) to the split. DataError for a file that cannot be read; a box
+    that cannot be read is a fault of the tree (`BoxList.no_box`)."""
     options: tuple[str, ...] = ("categories",)
     """Options that `read` takes: "categories", "box_corners", "first_pixel", "difficult"."""
     write: Writer | None = None
-    """None: a copy is written as COCO."""
+    """None: `data convert` cannot write it, and a fixed copy of such a dataset is written as COCO."""
+    title: str = ""
+    """What an error calls it, with the kind of its files: "Pascal VOC (XML)"."""

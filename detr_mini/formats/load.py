@@ -29,7 +29,7 @@ def read_split(
     difficult: str = "keep",
     **reading: Any,
 ) -> CocoSet:
-    """One split below `root`, in whatever form it is there; `split` says where (see `KEYS`).
+    """One split below `root`, in whatever form it is there; `split` says where (see `Format.keys`).
 
     `categories`: those of the training set. `limit`: the first images only, by id. `first_pixel`, `difficult`: see
     `read_voc`; `reading`: see `coco.Reading`. DataError, in one sentence, for whatever cannot be trained on.

@@ -79,10 +79,14 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A number chosen from the data or the time available, and why."""
+    """A number chosen from the data or the time available (None: the setting stays off), and why."""
 
-    value: int | float
+    value: int | float | None
     because: str
+
+
+def _shown(value: int | float | None) -> str:
+    return "null" if value is None else str(value)
 
 
 @dataclass
@@ -92,15 +96,15 @@ class LoadReport:
     splits: dict[str, SplitReport] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
     """About the whole dataset: scenes made or reused, the cache's size."""
-    chosen: dict[str, int | float] = field(default_factory=dict)
+    chosen: dict[str, int | float | None] = field(default_factory=dict)
     """Settings that the data have chosen (auto), by their names in the config."""
 
     def choose(self, setting: str, chosen: Chosen) -> None:
         """Keep a number that was chosen, and why, in place of an earlier choice."""
-        begins = f"{setting}={self.chosen.get(setting)} is chosen: "
+        begins = f"{setting}={_shown(self.chosen.get(setting))} is chosen: "
         self.notices = [notice for notice in self.notices if not notice.startswith(begins)]
         self.chosen[setting] = chosen.value
-        self.notices.append(f"{setting}={chosen.value} is chosen: {chosen.because}")
+        self.notices.append(f"{setting}={_shown(chosen.value)} is chosen: {chosen.because}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for data_report.json."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
@@ -13,7 +13,11 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from detr_mini.categories import Categories
+from detr_mini.errors import DataError
 from detr_mini.formats.load_report import SplitReport
+from detr_mini.images.header import is_huge
+from detr_mini.images.load import load_image
+from detr_mini.images.windows import Windowed, open_windows, reduced
 from detr_mini.structures import Target
 
 
@@ -26,7 +30,34 @@ class ImageRecord:
     """As the annotations have it."""
     path: Path
     size: tuple[int, int]
-    """(height, width) of the upright image."""
+    """(height, width) of the upright image, or of its window."""
+    window: tuple[int, int, int, int] | None = None
+    """(top, left, height, width) of the part of the file that is the image; None: all of it."""
+
+    def pixels(self) -> UInt8[Tensor, "3 h w"]:
+        """The image, decoded. DataError where the file is broken, or the window not inside it."""
+        if self.window is None:
+            return load_image(self.path)
+        with open_windows(self.path) as whole:
+            return self.cut_from(whole)
+
+    def cut_from(self, whole: Windowed) -> UInt8[Tensor, "3 h w"]:
+        """The window, of the file's image. DataError where it is not inside."""
+        assert self.window is not None
+        top, left, height, width = self.window
+        if top + height > whole.size[0] or left + width > whole.size[1]:
+            raise DataError(
+                f"{self.path} is {whole.size[1]} x {whole.size[0]} pixels when decoded, but its header says more; "
+                "save the image again"
+            )
+        return whole.window(top, left, height, width)
+
+    def reduced(self, longest: int) -> UInt8[Tensor, "3 h w"]:
+        """To be shown: as `pixels`, a file of more than MAX_PIXELS with a longer side of about `longest` pixels."""
+        if self.window is not None or not is_huge(self.size):
+            return self.pixels()
+        with open_windows(self.path) as whole:
+            return reduced(whole, longest)
 
 
 @dataclass(frozen=True)
@@ -42,10 +73,17 @@ class ImageRecords(Sequence[ImageRecord]):
     """All file names, one behind the other, UTF-8."""
     ends: Int[Tensor, " n_1"]
     """Name i is `names[ends[i]:ends[i + 1]]`."""
+    corners: Int[Tensor, "n 2"] | None = None
+    """(top, left) of the window that each image is of its file, -1 where it is all of it; None: all are whole files."""
 
     @classmethod
     def of(
-        cls, folder: Path, ids: Sequence[int], names: Sequence[str], sizes: Sequence[tuple[int, int]]
+        cls,
+        folder: Path,
+        ids: Sequence[int],
+        names: Sequence[str],
+        sizes: Sequence[tuple[int, int]],
+        corners: Sequence[tuple[int, int]] | None = None,
     ) -> ImageRecords:
         """From lists, ids ascending."""
         encoded = [name.encode("utf-8", "surrogateescape") for name in names]
@@ -56,10 +94,25 @@ class ImageRecords(Sequence[ImageRecord]):
             torch.tensor(sizes, dtype=torch.int64).reshape(-1, 2),
             torch.frombuffer(joined, dtype=torch.uint8) if joined else torch.empty(0, dtype=torch.uint8),
             torch.tensor([0, *map(len, encoded)], dtype=torch.int64).cumsum(0),
+            None if corners is None else torch.tensor(corners, dtype=torch.int64).reshape(-1, 2),
         )
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def plus(self, names: Sequence[str], sizes: Sequence[tuple[int, int]]) -> ImageRecords:
+        """These, and whole images behind them, whose ids follow the largest. `names`: below `folder`, or absolute."""
+        start = int(self.ids.max()) + 1 if len(self) else 1
+        corners = None if self.corners is None else [(-1, -1)] * len(names)
+        more = ImageRecords.of(self.folder, range(start, start + len(names)), names, sizes, corners)
+        return ImageRecords(
+            self.folder,
+            torch.cat([self.ids, more.ids]),
+            torch.cat([self.sizes, more.sizes]),
+            torch.cat([self.names, more.names]),
+            torch.cat([self.ends, self.ends[-1] + more.ends[1:]]),
+            None if self.corners is None or more.corners is None else torch.cat([self.corners, more.corners]),
+        )
 
     def of_id(self, image_id: int) -> ImageRecord:
         """The record of an image by its id."""
@@ -73,12 +126,14 @@ class ImageRecords(Sequence[ImageRecord]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
+            raise IndexError(f"there is no image {index}: the split has {len(self)} images")
         index %= len(self)
         begin, end = self.ends[index : index + 2].tolist()
         name = self.names[begin:end].numpy().tobytes().decode("utf-8", "surrogateescape")
         height, width = self.sizes[index].tolist()
-        return ImageRecord(int(self.ids[index]), name, self.folder / name, (height, width))
+        top, left = (-1, -1) if self.corners is None else self.corners[index].tolist()
+        window = None if top < 0 else (top, left, height, width)
+        return ImageRecord(int(self.ids[index]), name, self.folder / name, (height, width), window)
 
     def __iter__(self) -> Iterator[ImageRecord]:
         return (self[index] for index in range(len(self)))
@@ -124,6 +179,25 @@ class CocoSet:
     def objects(self) -> Int[Tensor, " images"]:
         """How many boxes each image has, crowd regions aside."""
         return torch.bincount(self.owner[~self.is_crowd], minlength=len(self))
+
+    def plus(
+        self,
+        owner: Int[Tensor, " m"],
+        boxes_xywh: Float[Tensor, "m 4"],
+        labels: Int[Tensor, " m"],
+        is_crowd: Bool[Tensor, " m"],
+    ) -> CocoSet:
+        """With more boxes, behind those that each image has. `owner`: see `self.owner`; an area is that of its box."""
+        owners = torch.cat([self.owner, owner])
+        order, counts = owners.argsort(stable=True), torch.bincount(owners, minlength=len(self))
+        return replace(
+            self,
+            first=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
+            boxes_xywh=torch.cat([self.boxes_xywh, boxes_xywh])[order],
+            labels=torch.cat([self.labels, labels])[order],
+            is_crowd=torch.cat([self.is_crowd, is_crowd])[order],
+            area=torch.cat([self.area, boxes_xywh[:, 2:].prod(1)])[order],
+        )
 
     def target(self, image_id: int) -> Target:
         """The truth of an image, crowd regions included (and marked). KeyError for an unknown id."""

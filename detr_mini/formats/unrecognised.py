@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import posixpath
 from collections import Counter
+from collections.abc import Sequence
 
 from detr_mini.errors import some_of
 from detr_mini.formats.listing import Listing, read_start
 
-READ = "COCO (JSON), Pascal VOC (XML), YOLO (txt), CVAT (XML), VIA (JSON, CSV) and CSV files of corners"
 SIGNS = (
     (".json", (b'"shapes"', b'"imagePath"'), "labelme"),
     (".json", (b'"coordinates"', b'"label"'), "CreateML"),
@@ -20,8 +20,8 @@ SIGNS = (
 """Forms that are known and not read, by ending and what stands in the file."""
 
 
-def why_unknown(found: Listing, format: str | None) -> str:
-    """Why nothing was recognised in a folder, and what to do."""
+def why_unknown(found: Listing, format: str | None, read: Sequence[str]) -> str:
+    """Why nothing was recognised in a folder, and what to do. `read`: the titles of the formats that are read."""
     root = found.root
     if not found.files:
         return f"{root} looks like no dataset: it has no files; set data.root to the folder with images and annotations"
@@ -44,8 +44,8 @@ def why_unknown(found: Listing, format: str | None) -> str:
     hint = f"leave data.format={format} out, or " if format else ""
     return (
         f"{root} looks like no dataset{wanted}: {len(found.images):,} images and no annotations that are recognised "
-        f"(file endings: {_endings(found)}; read are {READ}); {hint}export the annotations as COCO or Pascal VOC, put "
-        f"them below {root} and run 'detr-mini data check data.root={root}'"
+        f"(file endings: {_endings(found)}; read are {', '.join(read)}); {hint}export the annotations as COCO or "
+        f"Pascal VOC, put them below {root} and run 'detr-mini data check data.root={root}'"
     )
 
 

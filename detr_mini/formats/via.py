@@ -125,4 +125,4 @@ def _add(found: BoxList, image: str, shape: Mapping[str, Any], label: str, where
         found.no_box(image, f"{where}: {kind or 'a region'} of which no box can be made ({error})")
 
 
-VIA = Format("via", look_via, ("images", "annotations"), 2, read_via)
+VIA = Format("via", look_via, ("images", "annotations"), 2, read_via, title="VIA (JSON, CSV)")

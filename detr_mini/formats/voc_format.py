@@ -164,4 +164,5 @@ VOC = Format(
     read_voc,
     ("categories", "first_pixel", "difficult"),
     write_voc,
+    "Pascal VOC (XML)",
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path, PurePosixPath
@@ -74,6 +74,11 @@ def owned_by(tree: Tree) -> dict[int, list[dict[str, Any]]]:
     return owned
 
 
+def without_crowds(annotations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of single objects, for a form that has no place for crowd regions."""
+    return [annotation for annotation in annotations if not annotation.get("iscrowd")]
+
+
 def left_out(trees: Mapping[str, Tree], keys: Mapping[str, str]) -> list[str]:
     """A notice for each of `keys` (key of an annotation: its name in words) that a form has no place for."""
     notes = []
@@ -92,10 +97,13 @@ def place_images(tree: Tree, where: Mapping[str, Path], images: str) -> None:
     """Copy or link each image to the path that `where` gives for its file name; nothing where `images` is "none"."""
     if images == "none":
         return
+    made = set[Path]()
     for name, target in track(list(where.items()), "Placing the images", at_least=BAR_FROM):
         if ".." in target.parts:
             raise DataError(f"{name!r} would be written outside the output, to {target}; rename the image")
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.parent not in made:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            made.add(target.parent)
         place_file(tree.folder / name, target, link=images == "link")
 
 

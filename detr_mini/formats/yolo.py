@@ -312,7 +312,9 @@ def fractions(box: Sequence[float], width: int, height: int) -> list[str]:
             (cx, wide), (cy, high) = [_rounded(low, extent, digits, edge_first) for low, extent in sides]
             if pixels([cx, cy, wide, high], width, height) == wanted:
                 return [_short(format(v, "f")) for v in (cx, cy, wide, high)]
-    raise DataError(f"the box {list(box)} has a value too small for text; fix it: 'detr-mini data check' names it")
+    raise DataError(
+        f"the box {list(box)} has a value too small to write as text; correct the box; 'detr-mini data check' lists it"
+    )
 
 
 def _rounded(low: Decimal, extent: Decimal, digits: int, edge_first: bool) -> tuple[Decimal, Decimal]:

@@ -297,4 +297,6 @@ def write_yolo(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str
     return notes
 
 
-YOLO = Format("yolo", look_yolo, ("images", "labels", "names"), 1, read_yolo, ("box_corners",), write_yolo)
+YOLO = Format(
+    "yolo", look_yolo, ("images", "labels", "names"), 1, read_yolo, ("box_corners",), write_yolo, "YOLO (txt)"
+)

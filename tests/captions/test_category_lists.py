@@ -146,5 +146,5 @@ def test_a_training_caption_longer_than_the_model_takes_is_said_and_not_cut(
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])
 def test_a_share_that_makes_no_sense_is_refused(tmp_path: Path, share: float) -> None:
-    with pytest.raises(ConfigError, match=r"data\.categories_share is .*; it is from 0 to less than 1"):
+    with pytest.raises(ConfigError, match=r"data\.categories_share is .*; it must be at least 0 and less than 1"):
         data(tmp_path, categories_share=share)

@@ -279,7 +279,7 @@ def test_a_file_is_made_once_and_again_where_words_or_boxes_change(
 def test_a_file_of_somebody_else_is_not_replaced(tmp_path: Path, make_coco: Callable[..., Any]) -> None:
     path = tmp_path / "captions.json"
     write_json(path, {"images": [], "annotations": [], "categories": []})
-    with pytest.raises(DataError, match="were not made here"):
+    with pytest.raises(DataError, match="from another source"):
         ensure_referred(path, cells(make_coco), WORDS, each=2)
 
 

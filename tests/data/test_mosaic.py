@@ -87,6 +87,15 @@ def test_a_window_shows_its_things_where_their_boxes_are_and_never_loses_all(see
         assert found is not None and (box - found).abs().max() <= 0.001
 
 
+@given(seeds, st.floats(0.1, 1))
+def test_a_window_has_the_shape_of_its_image(seed: int, least: float) -> None:
+    torch.manual_seed(seed)
+    image, boxes = torch.zeros(3, 60, 100, dtype=torch.uint8), torch.tensor([[10.0, 5.0, 30.0, 25.0]])
+    window, _ = RandomWindow(p=1, least=least)(image, boxes)
+    height, width = window.shape[1:]
+    assert abs(height / 60 - width / 100) <= 1 / 60
+
+
 def test_a_window_holds_the_whole_of_one_thing_and_drops_what_it_shows_too_little_of() -> None:
     whole, dropped = 0, 0
     for seed in range(60):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,6 +57,61 @@ def test_two_ranks_make_the_batch_of_one() -> None:
     one = epoch_of(TrainBatches(64, 8, seed=0), 1)
     two = [epoch_of(TrainBatches(64, 4, seed=0, rank=r, world=2), 1) for r in range(2)]
     assert [set(batch) for batch in one] == [set(a) | set(b) for a, b in zip(*two, strict=True)]
+
+
+def sizes_of(images: int) -> torch.Tensor:
+    """A third each upright, lying and square, by turns."""
+    return torch.tensor([(640.0, 480.0), (480.0, 640.0), (512.0, 512.0)]).repeat(-(-images // 3), 1)[:images]
+
+
+@given(images, batch_sizes, worlds, st.integers(0, 5))
+def test_shapes_change_neither_the_images_of_an_epoch_nor_what_ranks_share(
+    images: int, batch_size: int, world: int, epoch: int
+) -> None:
+    epochs = []
+    for sizes in (None, sizes_of(images)):
+        ranks = [TrainBatches(images, batch_size, seed=1, rank=r, world=world, sizes=sizes) for r in range(world)]
+        epochs.append([epoch_of(rank, epoch) for rank in ranks])
+    plain, shaped = ([index for own in ranks for batch in own for index in batch] for ranks in epochs)
+    assert sorted(plain) == sorted(shaped)
+    assert [[len(batch) for batch in own] for own in epochs[0]] == [[len(batch) for batch in own] for own in epochs[1]]
+
+
+def test_images_of_like_shape_come_into_one_batch() -> None:
+    sizes = sizes_of(600)
+    batches = epoch_of(TrainBatches(600, 8, seed=0, sizes=sizes), 1)
+    mixed = [batch for batch in batches if len({tuple(sizes[i].tolist()) for i in batch}) > 1]
+    assert len(batches) == 75
+    assert len(mixed) <= 10  # two borders in each of five windows
+    plain = epoch_of(TrainBatches(600, 8, seed=0), 1)
+    assert sum(len({tuple(sizes[i].tolist()) for i in batch}) > 1 for batch in plain) > 60
+
+
+def test_batches_of_one_shape_come_in_random_order_with_random_images() -> None:
+    sizes = sizes_of(96)
+    shaped = TrainBatches(96, 8, seed=0, sizes=sizes)
+    kinds = ["".join("ulS"[i % 3] for i in batch) for batch in epoch_of(shaped, 0)]
+    assert kinds != sorted(kinds, key=lambda kind: "luS".index(kind[0]))
+    assert {frozenset(batch) for batch in epoch_of(shaped, 0)}.isdisjoint(map(frozenset, epoch_of(shaped, 1)))
+
+
+def test_two_ranks_make_the_batch_of_one_also_by_shape() -> None:
+    sizes = sizes_of(64)
+    one = epoch_of(TrainBatches(64, 8, seed=0, sizes=sizes), 1)
+    two = [epoch_of(TrainBatches(64, 4, seed=0, rank=r, world=2, sizes=sizes), 1) for r in range(2)]
+    assert [set(batch) for batch in one] == [set(a) | set(b) for a, b in zip(*two, strict=True)]
+
+
+def test_a_resumed_epoch_by_shape_is_the_rest_of_the_whole_one() -> None:
+    sizes = sizes_of(50)
+    resumed = TrainBatches(50, 4, seed=1, sizes=sizes)
+    resumed.resume_at(2, 5)
+    assert epoch_of(resumed, 2) == epoch_of(TrainBatches(50, 4, seed=1, sizes=sizes), 2)[5:]
+
+
+def test_images_of_one_shape_keep_the_order_of_before() -> None:
+    sizes = torch.tensor([[480.0, 640.0], [300.0, 400.0]]).repeat(25, 1)
+    assert epoch_of(TrainBatches(50, 5, seed=1, sizes=sizes), 2) == epoch_of(TrainBatches(50, 5, seed=1), 2)
 
 
 def test_fewer_images_than_a_batch_make_one_batch() -> None:

@@ -52,6 +52,14 @@ CVAT_VIDEO = (
     'xbr="45" ybr="30" z_order="0"/><box frame="1" keyframe="1" outside="1" occluded="0" xtl="15" ytl="10" xbr="45" '
     'ybr="30" z_order="0"/></track></annotations>'
 )
+TASK_BOX = {"x": 25, "y": 25, "width": 50, "height": 50, "rotation": 0, "rectanglelabels": ["cat"]}
+TASK_SIZE = {"original_width": 60, "original_height": 40}
+TASK_RESULT = {"type": "rectanglelabels", "from_name": "label", "to_name": "image", "value": TASK_BOX, **TASK_SIZE}
+TASK = {
+    "id": 1,
+    "data": {"image": "/data/upload/1/5f00aa11-a.png"},
+    "annotations": [{"id": 1, "result": [TASK_RESULT]}],
+}
 REGION = {
     "shape_attributes": {"name": "rect", "x": 15, "y": 10, "width": 30, "height": 20},
     "region_attributes": {"class": "cat"},
@@ -90,6 +98,9 @@ TOOLS: dict[str, tuple[str, list[str], Mapping[str, str]]] = {
     "label_studio_coco": ("coco", ["images/5f-a.png"], {"result.json": coco("images/5f-a.png")}),
     "label_studio_coco_windows": ("coco", ["images/5f-a.png"], {"result.json": coco("images\\5f-a.png")}),
     "label_studio_coco_local": ("coco", ["images/5f-a.png"], {"result.json": coco("../../label-studio/data/media/upload/1/5f-a.png")}),
+    "label_studio_json": ("label_studio", ["images/5f00aa11-a.png"], {"project-1.json": json.dumps([TASK])}),
+    "label_studio_json_min": ("label_studio", ["images/a.png"], {"project-1.json": json.dumps([
+        {"image": "/data/upload/1/5f00aa11-a.png", "id": 1, "annotation_id": 1, "label": [{**TASK_BOX, **TASK_SIZE}]}])}),
     "label_studio_voc": ("voc", ["images/a.png"], {"Annotations/a.xml": VOC}),
     "roboflow_yolo": ("yolo", ["train/images/a.png"], {
         "train/labels/a.txt": ROW, "README.roboflow.txt": "cats\n",

@@ -250,14 +250,14 @@ def measured(root: Path, images: int, boxes: int) -> dict[str, tuple[int, float,
 
 
 @pytest.mark.slow
-def test_d35_ten_times_the_images_cost_little_more_than_ten_times_the_time(tmp_path: Path) -> None:
-    few, many = measured(tmp_path / "few", 300, 2500), measured(tmp_path / "more", 6000, 50_000)
+def test_d35_four_times_the_images_cost_little_more_than_four_times_the_time(tmp_path: Path) -> None:
+    """By comparison within one run, since processors differ; the start of the program is left out."""
+    start, few, many = (measured(tmp_path / str(n), n, n * 8) for n in (60, 1500, 6000))
     for verb, (code, seconds, megabytes) in many.items():
         assert code == 0, verb
-        # the start of the program is the greater part of both; 60 s and 1 GB are for ten times as many
-        # six seconds on a quiet machine; processor time doubles and more where other work shares the caches
-        assert seconds - few[verb][1] < 30, (verb, seconds, few[verb])
-        assert megabytes - few[verb][2] < 100, (verb, megabytes, few[verb])
+        once = few[verb][1] - start[verb][1]
+        assert seconds - start[verb][1] < 7 * once + 1, (verb, seconds, few[verb], start[verb])
+        assert megabytes - start[verb][2] < 100, (verb, megabytes, start[verb])
 
 
 @pytest.mark.parametrize("form", ["coco", "voc", "yolo"])

@@ -58,7 +58,7 @@ def test_u03_grey_has_one_channel_or_none_and_opacity_lies_on_white() -> None:
     [
         (RGB.astype(np.float32), "from 0 to 1, this one from 0 to 255; divide it by 255"),
         (RGB / 100 - 1, "undo its normalisation"), (np.full((4, 4, 3), np.nan), "from nan to nan"),
-        (RGB.astype(np.int32) - 9, "from 0 to 255, this one from -9"), (RGB[None], "several images go in a list"),
+        (RGB.astype(np.int32) - 9, "from 0 to 255, but this one has -9"), (RGB[None], "several images go in a list"),
         (RGB[:, :, :2], "is no image; it must be (H, W, 3)"), (None, "cv2.imread"), (RGB.astype(str), "holds numbers"),
     ],
     ids=range(8),

@@ -101,7 +101,7 @@ def test_u02_any_other_text_that_the_grammar_refuses_is_shown_with_its_quotes() 
         ("train", "optim.optimizer.betas=[0.9,1.5]", "optim.optimizer.betas[1] is 1.5; it must be from 0 to below 1"),
         ("train", "criterion.weight_l1=-1", "criterion.weight_l1 is -1; it must be a number, 0 or more"),
         ("train", "model.decoder.layers=1.5", "model.decoder.layers is 1.5; it must be a whole number"),
-        ("train", "model=null", "model=null: training needs one; choose one of detr, hf, mini"),
+        ("train", "model=null", "model=null: training needs one; choose one of detr, detr_r101, "),
         ("train", "model.encoder=null", "model.encoder is null; this section is needed"),
         ("train", "criterion=null", "criterion is null; this section is needed"),
         ("train", "data=5", "there is no data=5 (there are: bccd_captions, coco"),

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -64,6 +65,18 @@ def test_there_and_back_nothing_changes(tmp_path: Path, start: str, over: str) -
     assert [t.content["categories"] for t in before.values()] == [t.content["categories"] for t in after.values()]
 
 
+def assert_same(found: list[Any], truth: list[Any], near: float) -> None:
+    """The same names in the same images, in any order, with boxes that differ by at most `near` pixels."""
+    left: dict[tuple[str, str], list[Any]] = {}
+    for stem, name, box in truth:
+        left.setdefault((stem, name), []).append(np.array(box))
+    assert len(found) == len(truth)
+    for stem, name, box in found:
+        boxes = left[stem, name]
+        best = min(range(len(boxes)), key=lambda k: float(abs(boxes[k] - box).max()))
+        assert abs(boxes.pop(best) - box).max() <= near, (stem, name, box)
+
+
 @pytest.mark.parametrize("name", ["bccd_voc", "coco128_yolo", "coco_mini"])
 def test_real_sets_go_through_every_form_and_come_back(
     shared_data: Callable[[str], Path], tmp_path: Path, name: str
@@ -77,8 +90,9 @@ def test_real_sets_go_through_every_form_and_come_back(
         if over != start:
             convert(one_split, tmp_path / over, over, images="link")
             convert(source(tmp_path / over), tmp_path / f"{over}-{start}", start, images="link")
-            assert things(tmp_path / over, crowd=False) == before
-            assert things(tmp_path / f"{over}-{start}", crowd=False) == before
+            near = 0.02 if over in ("cvat", "label_studio") else 0.0  # CVAT writes hundredths of a pixel
+            for folder in (over, f"{over}-{start}"):
+                assert_same(things(tmp_path / folder, crowd=False)["val"], before["val"], near)
 
 
 def test_yolo_labels_come_back_as_the_same_numbers(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
