@@ -1,9 +1,10 @@
-# make quickstart: from nothing to a trained detector; make test: the tests. Both make .venv where there is none.
+# make quickstart: from nothing to a trained detector; make test: the tests; make docs: the site in build/docs. All make .venv
+# where there is none.
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: quickstart test test-slow format lint clean
+.PHONY: quickstart test test-slow docs format lint clean
 
 quickstart: .venv/installed
 	@if [ -f outputs/quickstart/metrics.json ]; then $(BIN)/python -m detr_mini.evaluation.report.table outputs/quickstart; \
@@ -14,7 +15,10 @@ test: .venv/installed-dev
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow"
 
 test-slow: .venv/installed-dev
-	$(BIN)/python -m pytest -q -m "slow"
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "slow"
+
+docs: .venv/installed-dev
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/python -m mkdocs build --strict
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix-only --quiet .

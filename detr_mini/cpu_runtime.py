@@ -49,6 +49,17 @@ def tiny_numbers_as_zero() -> Iterator[None]:
         torch.set_flush_denormal(False)  # otherwise the whole process would keep computing like this
 
 
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Inside, torch computes with `count` threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @cache
 def fast_bfloat16() -> bool:
     """Whether this CPU multiplies matrices faster in bfloat16 than in float32, measured once in some milliseconds.
@@ -58,12 +69,8 @@ def fast_bfloat16() -> bool:
     """
     if not getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)():
         return False
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with threads(1):
         return _product_seconds(torch.bfloat16) < _product_seconds(torch.float32)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _product_seconds(dtype: torch.dtype) -> float:

@@ -295,6 +295,15 @@ class Detections:
         """Those with a score of at least `threshold`."""
         return self[self.scores >= threshold]
 
+    def resized(self, size: tuple[int, int]) -> Detections:
+        """Those of the same image in another size (height, width)."""
+        if tuple(size) == tuple(self.image_size):
+            return self
+        if not len(self):  # an image that nothing was looked for in has no size
+            return replace(self, image_size=(int(size[0]), int(size[1])))
+        factor = self.boxes.new_tensor([size[1] / self.image_size[1], size[0] / self.image_size[0]] * 2)
+        return replace(self, boxes=self.boxes * factor, image_size=(int(size[0]), int(size[1])))
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Detections:
         """A copy whose tensors lie on `device`."""
         return _move(self, device, non_blocking)

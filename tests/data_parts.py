@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 from PIL import Image
 
 from detr_mini.formats.discover import Source
@@ -50,6 +51,24 @@ def write_coco(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"images": records, "annotations": boxes, "categories": list(categories)}))
     return path, folder
+
+
+def write_plates(root: Path) -> Path:
+    """A COCO set of one TIFF stored in tiles in each of two splits, 400 x 300 pixels with seven small objects."""
+    for split in ("train", "val"):
+        (root / split).mkdir(parents=True)
+        picture = np.random.default_rng(len(split)).integers(0, 256, (300, 400, 3), np.uint8)
+        tifffile.imwrite(root / split / "a.tif", picture, photometric="rgb", tile=(128, 128), compression="zlib")
+        boxes = [[40 * k, 30 * k, 20, 12] for k in range(1, 8)]
+        content = {
+            "images": [{"id": 5, "file_name": "a.tif", "height": 300, "width": 400}],
+            "annotations": [
+                {"id": k, "image_id": 5, "category_id": 3, "iscrowd": 0, "bbox": box} for k, box in enumerate(boxes, 1)
+            ],
+            "categories": [{"id": 3, "name": "bolt"}],
+        }
+        (root / f"{split}.json").write_text(json.dumps(content))
+    return root
 
 
 def write_images(folder: Path, names: Sequence[str], size: tuple[int, int] = (40, 60)) -> None:

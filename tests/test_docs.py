@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from detr_mini.config.compose import compose, sweep
+from detr_mini.help_texts import VERBS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -15,6 +20,9 @@ else:
 
 DOCS = Path(__file__).parent.parent / "docs"
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+COMMANDS = re.compile(r"^```bash\n(.*?)^```", re.DOTALL | re.MULTILINE)
+MADE = ("reference/verbs.md", "reference/settings.md", "reference/python.md", "tour.md")
+"""Pages that `make docs` makes (docs/site_pages.py)."""
 
 
 @pytest.mark.parametrize("page", ["attention.md"])
@@ -53,10 +61,35 @@ def test_the_architecture_page_lists_every_room() -> None:
 def test_the_site_lists_every_page() -> None:
     nav = (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8")
     pages = sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
-    assert sorted(re.findall(r": ([\w/-]+\.md)$", nav, re.MULTILINE)) == pages
+    assert sorted(re.findall(r": ([\w/-]+\.md)$", nav, re.MULTILINE)) == sorted([*pages, *MADE])
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.stem)
 def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
         assert "://" in target or (page.parent / target).exists(), f"{page.name} links {target}"
+
+
+def _commands() -> Iterator[tuple[str, str]]:
+    """Every command line of detr-mini on a page, with the page's name."""
+    for page in (*sorted(DOCS.rglob("*.md")), DOCS.parent / "README.md"):
+        for block in COMMANDS.findall(page.read_text(encoding="utf-8")):
+            for line in map(str.strip, block.replace("\\\n", " ").splitlines()):
+                if line.startswith("detr-mini "):
+                    yield page.relative_to(DOCS.parent).as_posix(), " ".join(line.split())
+
+
+@pytest.mark.parametrize(("page", "line"), sorted(set(_commands())), ids=lambda text: text.replace("/", " "))
+def test_the_settings_of_every_command_on_a_page_exist_and_have_their_type(page: str, line: str) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    elsewhere = r"-|completion$|resume=|modules=\[my_parts\]"  # no settings, a run that is not here, test_extending.py
+    if any(re.match(elsewhere, word) for word in words if word != "-m"):
+        return
+    name = next(verb for verb in (" ".join(words[:2]), words[0]) if verb in VERBS)
+    settings = words[len(name.split()) :]
+    runs = [settings]
+    if "-m" in words:
+        searched = r"sweep[.=]|.*=(tag|int|interval|choice)\("
+        runs = sweep([word for word in settings if word != "-m" and not re.match(searched, word)])
+    for run in runs[:2]:
+        compose(VERBS[name].config, run)

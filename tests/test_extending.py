@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
-from detr_mini.formats.discover import FORMATS, KEYS
+from detr_mini.config.compose import compose
+from detr_mini.formats.discover import FORMATS
 from detr_mini.losses.criterion import DetectionCriterion
 from detr_mini.losses.matcher import matching_cost
 from detr_mini.models.build import build_part
@@ -22,6 +25,7 @@ from detr_mini.structures import PackedTargets, Prediction
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+COMMANDS = re.compile(r"^```bash\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +38,6 @@ def my_parts() -> Any:
         for block in BLOCK.finditer(text):
             line = text[: block.start()].count("\n") + 1
             exec(compile("\n" * line + block[1], str(PAGE), "exec", dont_inherit=True), module.__dict__)
-        patch.setitem(KEYS, "lines", FORMATS["lines"].keys)
         yield module
     FORMATS.clear()
     FORMATS.update(formats)
@@ -57,7 +60,7 @@ def test_a_backbone_and_a_model_of_ones_own_are_built_from_a_config(my_parts: An
 
 
 def test_a_cost_of_ones_own_is_what_the_matcher_adds(my_parts: Any) -> None:
-    cost = {"_target_": "my_parts.probability_cost", "_partial_": True}
+    cost = {"_target_": "my_parts.probability_cost"}
     loss = {"_target_": "detr_mini.losses.matchability_loss"}
     weights = {"cost_class": 2.0, "weight_giou": 4.0}
     config = {"_target_": "detr_mini.losses.DetectionCriterion", "class_cost": cost, "class_loss": loss, **weights}
@@ -70,6 +73,30 @@ def test_a_cost_of_ones_own_is_what_the_matcher_adds(my_parts: Any) -> None:
         prediction, targets, my_parts.probability_cost, weight_class=1.0, weight_l1=0.0, weight_giou=0.0
     )
     torch.testing.assert_close(found, -prediction.logits.sigmoid()[:, :, labels[0]])
+
+
+def test_a_box_cost_of_ones_own_replaces_giou(my_parts: Any) -> None:
+    config = {"_target_": "detr_mini.losses.DetectionCriterion",
+              "class_cost": {"_target_": "my_parts.probability_cost"},
+              "box_cost": {"_target_": "my_parts.distance_iou_cost"}, "cost_class": 2.0, "weight_giou": 4.0,
+              "class_loss": {"_target_": "detr_mini.losses.matchability_loss"}}  # fmt: skip
+    criterion = build_part("criterion", config, modules=["my_parts"])
+    boxes, truths = torch.rand(1, 4, 4) / 2 + 0.1, torch.rand(1, 2, 4) / 2 + 0.1
+    targets = PackedTargets(truths, torch.tensor([[1, 0]]), torch.ones(1, 2, dtype=torch.bool), (2,))
+    found = matching_cost(
+        Prediction(torch.zeros(1, 4, 3), boxes), targets, criterion.class_cost, criterion.box_cost,
+        weight_class=0.0, weight_l1=0.0, weight_giou=2.0,
+    )  # fmt: skip
+    a, b = (torchvision.ops.box_convert(x[0], "cxcywh", "xyxy") for x in (boxes, truths))
+    torch.testing.assert_close(found[0], -2 * torchvision.ops.distance_box_iou(a, b), rtol=1e-4, atol=1e-5)
+
+
+def test_the_commands_of_the_page_compose(my_parts: Any) -> None:
+    lines = [line for block in COMMANDS.findall(PAGE.read_text(encoding="utf-8"))
+             for line in block.replace("\\\n", " ").splitlines() if "modules=[my_parts]" in line]  # fmt: skip
+    assert lines
+    for line in lines:
+        compose("train", shlex.split(line)[2:])
 
 
 def test_a_format_of_ones_own_is_recognised_read_and_counted(my_parts: Any, tmp_path: Path, capsys: Any) -> None:

@@ -47,3 +47,20 @@ def test_datasets_become_one_of_things_with_a_part_of_each_held_out(tmp_path: Pa
         {"name": "cars", "images": 3, "licence": "MIT"},
         {"name": "cups", "images": 3, "licence": None},
     ]
+
+
+def test_with_names_equal_names_are_one_category_whatever_the_dataset(tmp_path: Path) -> None:
+    further, output = tmp_path / "further", tmp_path / "merged"
+    folder(further, "cups", [[5, 5, 20, 20]])
+    folder(further, "more", [[5, 5, 20, 20], [1, 2, 10, 12]])
+    content = json.loads((further / "more" / "annotations.json").read_text())
+    content["categories"] = [{"id": 5, "name": " Cups"}, {"id": 2, "name": "Saucer"}]
+    content["annotations"][0]["category_id"] = 2
+    (further / "more" / "annotations.json").write_text(json.dumps(content))
+    subprocess.run([sys.executable, str(SCRIPT), str(further), str(output), "--names"], check=True)
+    parts = [json.loads((output / s / "_annotations.coco.json").read_text()) for s in ("train", "val")]
+    assert parts[0]["categories"] == parts[1]["categories"]
+    names = {c["id"]: c["name"] for c in parts[0]["categories"]}
+    assert sorted(names.values()) == ["cups", "saucer"]
+    found = [names[a["category_id"]] for part in parts for a in part["annotations"]]
+    assert sorted(found) == ["cups"] * 8 + ["saucer"]

@@ -80,7 +80,7 @@ def attention_weights(
 
     Rows sum to one. A query that may look nowhere gets zeros, not NaN.
     """
-    if similarity.shape[-1] == 0:
+    if is_zero(similarity.shape[-1]):
         return similarity
     if blocked is None:
         return similarity.softmax(-1)
@@ -115,7 +115,7 @@ def attend(
     probability that a weight is set to zero; the others are scaled up to compensate.
     """
     _check(query, key, value)
-    if key.shape[-2] == 0:
+    if is_zero(key.shape[-2]):
         return attend_plain(query, key, value)
     if _small_is_faster(query, key) and not dropout:
         return attend_small(query, key, value, blocked, similarity)
@@ -127,6 +127,11 @@ def attend(
     # The softmax of a row of -inf is NaN. Such a query looks everywhere instead, and its result is zeroed afterwards.
     nowhere = blocked.all(-1, keepdim=True)
     return fused(query, key, value, attn_mask=~blocked | nowhere).masked_fill(nowhere, 0.0)
+
+
+def is_zero(size: int) -> bool:
+    """Whether there is nothing; False for a size that is a formula while torch traces, and so is not known."""
+    return isinstance(size, int) and size == 0
 
 
 def attend_small(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from detr_mini.attention.core import Similarity, attend, dot, scaled_dot
+from detr_mini.attention.core import Similarity, attend, dot, is_zero, scaled_dot
 
 
 def windowed_blocked(
@@ -26,7 +26,7 @@ def windowed_blocked(
     axes = torch.meshgrid(*(torch.arange(side, device=device) for side in size), indexing="ij")
     places = torch.stack([axis.flatten() for axis in axes], -1)
     far = (places[:, None] - places[None]).abs().amax(-1) > window
-    common = torch.arange(len(places), device=device) < global_tokens
+    common = torch.arange(places.shape[0], device=device) < global_tokens
     return far & ~common[:, None] & ~common[None, :]
 
 
@@ -199,7 +199,7 @@ def performer(
     of_key = _log_features(key, features.to(precise))
     if padding_mask is not None:
         of_key = of_key.masked_fill_(padding_mask[..., None], -torch.inf)
-    if of_key.shape[-2] == 0:
+    if is_zero(of_key.shape[-2]):
         return value.new_zeros(*query.shape[:-1], value.shape[-1])
     largest = of_key.detach().amax((-2, -1), keepdim=True)
     of_key = of_key.sub_(largest.masked_fill(largest == -torch.inf, 0.0)).exp_()

@@ -1,8 +1,14 @@
-"""The kinds of attention, as modules that take each head's queries, keys and values, and a mask."""
+"""The kinds of attention, as modules that take each head's queries, keys and values, and a mask.
+
+A new kind is a class here and a line in `KINDS`. A new similarity of query and key is a function in `core` and a line
+in `SIMILARITIES`; every kind then takes it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -105,7 +111,7 @@ class BiasedByDistance(Dense):
 class Windowed(nn.Module):
     """See `windowed`. Masks: padding."""
 
-    def __init__(self, similarity: Similarity, window: int) -> None:
+    def __init__(self, similarity: Similarity, *, window: int = 4) -> None:
         super().__init__()
         self.similarity, self.window = similarity, window
 
@@ -125,7 +131,7 @@ class Windowed(nn.Module):
 class LowRank(nn.Module):
     """See `Linformer`. Masks: padding."""
 
-    def __init__(self, similarity: Similarity, size: Sequence[int], rank: int) -> None:
+    def __init__(self, similarity: Similarity, *, size: Sequence[int] = (64, 64), rank: int = 64) -> None:
         super().__init__()
         self.similarity, self.linformer = similarity, Linformer(size, rank)
 
@@ -147,10 +153,10 @@ class RandomFeatures(nn.Module):
 
     features: Tensor
 
-    def __init__(self, similarity: Similarity, width: int, features: int) -> None:
+    def __init__(self, similarity: Similarity, *, dim: int, heads: int, features: int = 64) -> None:
         super().__init__()
         self.similarity = similarity
-        drawn = orthogonal_features(features, width, torch.Generator().manual_seed(0))
+        drawn = orthogonal_features(features, dim // heads, torch.Generator().manual_seed(0))
         self.register_buffer("features", drawn.float())
 
     def forward(
@@ -167,31 +173,39 @@ class RandomFeatures(nn.Module):
             return performer(query, key, value, self.features, padding, self.similarity)
 
 
-KINDS = ("dense", "windowed", "linformer", "performer")
+KINDS: Mapping[str, Callable[..., nn.Module]] = {
+    "dense": Dense,
+    "windowed": Windowed,
+    "linformer": LowRank,
+    "performer": RandomFeatures,
+}
+"""Every kind that `model.encoder.attention` may name. Its arguments are given by name, as far as it takes them:
+`similarity`, and the layer's `dim` and `heads`. Its other keyword-only arguments are settings below `model.encoder`,
+each with its line in configs/model/mini.yaml."""
 
 
-def attention_named(
-    kind: str,
-    *,
-    dim: int,
-    heads: int,
-    similarity: str = "scaled_dot",
-    window: int = 4,
-    size: Sequence[int] = (64, 64),
-    rank: int = 64,
-    features: int = 64,
-) -> nn.Module:
-    """dense, windowed (`window`), linformer (`size`, `rank`) or performer (`features`); ConfigError for other names."""
-    by_name = similarity_named(similarity, heads)
-    if kind == "dense":
-        return Dense(by_name)
-    if kind == "windowed":
-        return Windowed(by_name, window)
-    if kind == "linformer":
-        return LowRank(by_name, size, rank)
-    if kind == "performer":
-        return RandomFeatures(by_name, dim // heads, features)
-    raise ConfigError(_unknown("attention", kind, KINDS))
+def settings_of(kind: str) -> dict[str, Any]:
+    """The settings of a kind, with their defaults."""
+    parameters = inspect.signature(KINDS[kind]).parameters.values()
+    own = (p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("dim", "heads"))
+    return {parameter.name: parameter.default for parameter in own}
+
+
+def attention_named(kind: str, *, dim: int, heads: int, similarity: str = "scaled_dot", **settings: Any) -> nn.Module:
+    """The kind of that name; ConfigError for a name that is not in `KINDS`.
+
+    `settings` may hold those of every kind, as a config does, and each kind takes its own; ConfigError for one that no
+    kind has.
+    """
+    if kind not in KINDS:
+        raise ConfigError(_unknown("attention", kind, KINDS))
+    known = {name for other in KINDS for name in settings_of(other)}
+    for name in settings:
+        if name not in known:
+            raise ConfigError(f"no attention has the setting '{name}'{nearest(name, known)}; remove it")
+    offered = {"similarity": similarity_named(similarity, heads), "dim": dim, "heads": heads, **settings}
+    takes = inspect.signature(KINDS[kind]).parameters
+    return KINDS[kind](**{name: value for name, value in offered.items() if name in takes})
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> str:

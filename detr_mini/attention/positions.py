@@ -18,7 +18,8 @@ def sine_code(coordinate: Float[Tensor, "*n"], dim: int, temperature: float = 10
 
     The wavelengths run from 2 pi to 2 pi `temperature`, in units of the coordinate.
     """
-    index = torch.arange(dim // 2, device=coordinate.device, dtype=torch.float32)
+    precise = torch.promote_types(coordinate.dtype, torch.float32)
+    index = torch.arange(dim // 2, device=coordinate.device, dtype=precise)
     angle = coordinate[..., None] / temperature ** (2 * index / dim)
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)
 
@@ -31,13 +32,13 @@ def sine_positions_1d(
 
 
 def sine_positions_2d(
-    padding_mask: Bool[Tensor, "b h w"], dim: int, temperature: float = 10000.0
+    padding_mask: Bool[Tensor, "b h w"], dim: int, temperature: float = 10000.0, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "b h w {dim}"]:
-    """Codes of row and column, `dim` / 2 each, rows first, as in DETR (Carion et al. 2020).
+    """Codes of row and column, `dim` / 2 each, rows first, as in DETR (Carion et al. 2020), computed in `dtype`.
 
     Only visible cells are counted, and the last one is at 2 pi, so padding changes no code.
     """
-    visible = (~padding_mask).float()
+    visible = (~padding_mask).to(dtype)
     rows, columns = visible.cumsum(1), visible.cumsum(2)
     rows = rows / (rows[:, -1:, :] + 1e-6) * (2 * math.pi)
     columns = columns / (columns[:, :, -1:] + 1e-6) * (2 * math.pi)

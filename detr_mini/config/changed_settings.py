@@ -9,7 +9,7 @@ from typing import Any
 from detr_mini.errors import ConfigError
 
 CHANGEABLE = (
-    "resume", "modules", "logger", "optim", "criterion", "operating_point",
+    "resume", "modules", "logger", "optim", "criterion", "operating_point", "explicit",
     *(f"trainer.{name}" for name in (
         "max_epochs", "max_steps", "max_minutes", "validate_every_epochs", "validations", "save_every_minutes",
         "log_every_steps", "progress", "threads", "compile", "channels_last", "accelerator", "precision",
@@ -23,8 +23,8 @@ CHANGEABLE = (
 """Settings, or sections, that `resume=` may change: training applies them from the next step on. All others have
 already shaped the run: its weights, the order of the images, the best checkpoint."""
 HARMLESS = (
-    "resume", "modules", "logger", "trainer.progress", "trainer.log_every_steps", "trainer.save_every_minutes",
-    "trainer.threads",
+    "resume", "modules", "logger", "explicit",
+    "trainer.progress", "trainer.log_every_steps", "trainer.save_every_minutes", "trainer.threads",
     "data.root", "data.test", "data.workers", "data.cache_megabytes", "data.pin_memory", "data.eval_batch_size",
     "data.make.processes",
 )  # fmt: skip

@@ -14,11 +14,12 @@ from detr_mini.errors import ConfigError, nearest
 WORDS = {
     "data.size": ("auto",), "data.batch_size": ("auto",), "data.strong_until": ("auto",),
     "optim.warmup_steps": ("auto",), "optim.average": ("auto",), "model.queries": ("auto",), "suppress_iou": ("auto",),
+    "data.tiles": ("auto",),
     "operating_point.threshold": ("auto",), "operating_point.suppress_iou": ("auto",),
     "data.train": ("auto",), "data.val": ("auto", "train"), "data.test": ("auto",),
 }  # fmt: skip
 """Words that may replace a number or a section; the value is then chosen from the data."""
-WHEN_SET: Mapping[str, Any] = {"threshold": 0.5, "size": 320, "shorter_side": 320, "boxes": {}}
+WHEN_SET: Mapping[str, Any] = {"threshold": 0.5, "pseudo_threshold": 0.5, "size": 320, "shorter_side": 320, "boxes": {}}
 """An example of the expected type, for settings that default to null."""
 TYPES: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (bool, "true or false"), ((int, float), "a number"), (str, "a word"),

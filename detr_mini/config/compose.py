@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 OPTIONAL = ("augment", "sentences", "experiment", "debug")
 """Groups that may be left out."""
+STEERED = ("model", "backbone", "criterion", "optim", "recipe", "data", "trainer")
+"""Sections that published weights may change (`training.begin_published`)."""
 TRAININGS = ("train", "benchmark_step", "learning_curve", "benchmark_datasets")
 """Configs whose settings are written into run folders."""
 
@@ -42,19 +44,46 @@ def compose(primary: str, overrides: Sequence[str] = ()) -> DictConfig:
     overrides = [_with_quotes(literal(word)) for word in _without_null_groups(file, overrides)]
     values = _values_named_like_groups(file, overrides)
     overrides = [word for word in overrides if word.partition("=")[0] not in values]
+    said = _explicit(overrides)
     config = _compose(primary, overrides, hydra=True)
     choices = _choices(config)
     with open_dict(config):
         del config["hydra"]
     config.update(values)
+    if config.get("init") is not None and "explicit" in config:
+        config.explicit = said
     parts.name_modules(config.get("modules") or ())
     known = plain_dict(_compose(primary, choices))
+    _leave_out_other_models(config, known, overrides)
     check_config(plain_dict(config), known)
     config = _resolve(config)
     check_numbers(plain_dict(config), known)
     for key, text in verbatim.items():
         OmegaConf.update(config, key, text)
     return config
+
+
+def _leave_out_other_models(config: DictConfig, known: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """With `model=NAME`, leave out what an experiment sets of another model and this one does not have."""
+    from omegaconf import OmegaConf, open_dict
+
+    if "model" not in config or not any(word.startswith("model=") for word in overrides):
+        return
+    named = {word.lstrip("+").split("=")[0].split(".")[1] for word in overrides if re.match(r"\+*model\.", word)}
+    extra = set(config.model) - set(known["model"]) - named
+    if not extra:
+        return
+    folder = files.config_folder() / "model"
+    models = [OmegaConf.to_container(OmegaConf.load(folder / f"{name}.yaml")) for name in files.options("model")]
+    with open_dict(config):
+        for key in extra & {key for model in models if isinstance(model, dict) for key in model.get("model", ())}:
+            del config.model[key]
+
+
+def _explicit(overrides: Sequence[str]) -> list[str]:
+    """The settings and groups that the command line names, which published weights do not change."""
+    keys = [word.lstrip("+~").partition("=")[0] for word in overrides]
+    return [key for key in keys if key.partition(".")[0] in STEERED]
 
 
 def _verbatim(primary: str, overrides: Sequence[str]) -> dict[str, Any]:

@@ -35,10 +35,12 @@ TABLE: Mapping[str, Mapping[str, str]] = {
     "criterion": {
         "detr_mini.losses.DetectionCriterion": "detr_mini.losses.criterion",
         "detr_mini.losses.GroundedCriterion": "detr_mini.losses.grounding",
+        "detr_mini.losses.SetCriterion": "detr_mini.losses.set_criterion",
         "detr_mini.peers.PeerCriterion": "detr_mini.peers.loss",
     },
     "formula": {
         "detr_mini.losses.focal_cost": "detr_mini.losses.matcher",
+        "detr_mini.losses.giou_cost": "detr_mini.losses.matcher",
         "detr_mini.losses.softmax_cost": "detr_mini.losses.matcher",
         "detr_mini.losses.matchability_loss": "detr_mini.losses.criterion",
         "detr_mini.losses.no_object_cross_entropy": "detr_mini.losses.criterion",
@@ -128,7 +130,7 @@ def _plain(node: Any, where: str, depth: int, count: list[int]) -> Any:
     count[0] += 1
     if depth > DEEPEST or count[0] > MOST:
         raise ConfigError(
-            f"{where[:100]} is nested too deeply or holds too many values; a config is a page of settings"
+            f"{where[:100]} is nested too deeply or holds too many values to be a config; use another file"
         )
     if node is None or isinstance(node, bool | float):
         return node
@@ -138,7 +140,7 @@ def _plain(node: Any, where: str, depth: int, count: list[int]) -> Any:
         return node
     if isinstance(node, str):
         if "${" in node or len(node) > LONGEST:
-            raise ConfigError(f"{where} is '{node[:80]}'; only plain values are read here; write the value itself")
+            raise ConfigError(f"{where} is '{node[:80]}', an interpolation or too long; write the value itself")
         return node
     if isinstance(node, Mapping):
         for key in node:
@@ -265,7 +267,8 @@ def _build(node: Any, where: str, kinds: tuple[str, ...], modules: Iterable[str]
         if known is not None and key not in known:
             raise ConfigError(f"{where}.{key} is not a setting of {target}{nearest(str(key), sorted(known))}")
     arguments = {key: _build(value, f"{where}.{key}", inside, modules, {}) for key, value in settings.items()}
-    if kind == "formula" or node.get("_partial_"):
+    own_formula = kind is None and kinds == ("formula",)
+    if kind == "formula" or own_formula or node.get("_partial_"):
         return partial(made, **arguments)
     try:
         return made(**{**arguments, **parts})

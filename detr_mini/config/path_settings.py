@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 
 _SPLITS = r"data\.(train|val|test)\.(images|annotations|list|labels|names)"
 PATHS = re.compile(
-    r"checkpoint|source|output|run_folder|folder|init|resume|root|runs|report|nouns|captions"
+    r"checkpoint|source|output|run_folder|folder|init|resume|root|runs?|report|nouns|captions"
+    r"|pseudo|pseudo_checkpoint|prelabels|labelled"
     rf"|data\.(root|refer\.folder)|data\.captions\.(train|val|test)|{_SPLITS}|boxes\.\w+"
     r"|sweep\.folder|backbone\.weights|model\.name|model\.pretrained_text\.weights|data\.tokenizer\.weights"
 )
 """Keys whose value is a path, or a list of paths."""
-TEXTS = re.compile(r"name|caption|device")
+TEXTS = re.compile(r"name|caption|device|host")
 """Keys whose value is text, or a list of texts: like `PATHS`, but '~' is not the home folder."""
 WORDS = ("null", "true", "false", "???")
 FUNCTION = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|extend_list|str|int|float|bool|json_str)\(.*\)")

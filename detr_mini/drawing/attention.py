@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from detr_mini.drawing.boxes import colour_of, draw_detections, to_picture
-from detr_mini.drawing.text import font, shortened
+from detr_mini.drawing.text import font, shortened, wrapped
 from detr_mini.structures import Detections
 
 MOST = 8
@@ -40,7 +40,7 @@ def draw_attention(
     across = (layers + 1 + moved) * (size[0] + GAP) + GAP
     legend = _legend(samples is not None, bool(moved))
     letters = font(15)
-    lines = [line for entry in legend for line in _wrapped(entry, letters, across - 2 * GAP)]
+    lines = [line for entry in legend for line in wrapped(entry, letters, across - 2 * GAP)]
     down = max(rows, 1) * (size[1] + TITLE + GAP) + GAP
     sheet = Image.new("RGB", (across, down + (len(lines) * TITLE if rows else 0)), (24, 24, 28))
     pen = ImageDraw.Draw(sheet)
@@ -70,17 +70,6 @@ def _legend(dots: bool, moved: bool) -> list[str]:
     entries = ["orange: where the query looked in the image (cross-attention), each panel up to its own largest weight"]
     entries += ["dots: where it read features inside its box"] if dots else []
     return entries + (["moved the box: the pixels that change the box most, in any way"] if moved else [])
-
-
-def _wrapped(text: str, letters: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and letters.getlength(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return [shortened(line, letters, width) for line in lines]
 
 
 def _dots(panel: Image.Image, places: Float[Tensor, "p 2"]) -> None:

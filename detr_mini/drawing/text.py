@@ -15,6 +15,18 @@ def font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
+def wrapped(text: str, letters: ImageFont.FreeTypeFont, width: int | float) -> list[str]:
+    """`text` in lines of at most `width` pixels, broken at blanks; a word that is wider is cut."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and letters.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return [shortened(line, letters, width) for line in lines]
+
+
 def shortened(text: str, letters: ImageFont.FreeTypeFont, width: int | float) -> str:
     """`text` on one line, cut with an ellipsis to fit into `width` pixels; empty where nothing fits."""
     text = " ".join(text.encode(errors="replace").decode().split())  # a lone surrogate has no glyph

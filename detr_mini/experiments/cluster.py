@@ -119,8 +119,8 @@ def _tasks(plan: Sequence[Sequence[str]]) -> dict[str, int]:
     trainers = [compose("train", words).trainer for words in deciding.values()]
     found = {(trainer.num_nodes, trainer.devices) for trainer in trainers}
     if len(found) > 1:
-        raise ConfigError("the runs of a sweep on a cluster need the same trainer.devices and trainer.num_nodes; make "
-                          "a sweep for each")  # fmt: skip
+        raise ConfigError("the runs of a sweep on a cluster need the same trainer.devices and trainer.num_nodes; start "
+                          "one sweep for each combination")  # fmt: skip
     nodes, devices = found.pop()
     return {"nodes": nodes, "tasks_per_node": devices}
 

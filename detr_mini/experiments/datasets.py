@@ -140,7 +140,8 @@ def _folder(wanted: str | None, settings: Mapping[str, Any]) -> Path:
     if there is None or not there.is_dir() or is_unused(there):
         return new_run_folder("outputs", "datasets", there, "folder")
     if not (there / "config.yaml").is_file():
-        raise ConfigError(f"folder={there} holds something else (no config.yaml of a benchmark); choose a new folder")
+        raise ConfigError(f"folder={there} is not empty and not the folder of a benchmark (it has no config.yaml); "
+                          "choose a new folder")  # fmt: skip
     check_same(there / "config.yaml", settings, MAY_GROW, "folder")
     return there
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from detr_mini.config.plain import plain_dict
 from detr_mini.cpu_runtime import keep_freed_memory
-from detr_mini.data.auto_settings import AUTO, choose_queries
+from detr_mini.data.auto_settings import AUTO, choose_queries, sizes_of
 from detr_mini.data.protocol import Data
 from detr_mini.errors import ConfigError
 from detr_mini.formats.licences import sources_of
@@ -20,13 +20,17 @@ from detr_mini.models.build import build_part, takes
 from detr_mini.models.protocol import DetectionModel
 from detr_mini.optim.schedule import SCALINGS, scaled
 from detr_mini.pretrained.checkpoints import read_checkpoint
-from detr_mini.pretrained.transfer import Start, carry
+from detr_mini.pretrained.torchvision_detectors import body_of
+from detr_mini.pretrained.transfer import PACKAGED, Start, begin_with_packaged, carry
 from detr_mini.shared_cores import share_cores
+from detr_mini.training.begin_published import set_backbone, set_by_weights
 from detr_mini.training.budget import Budget
 from detr_mini.training.image_growth import ImageGrowth
+from detr_mini.training.keep_categories import add_kept, find_kept
 from detr_mini.training.options import TrainerOptions
 from detr_mini.training.plan import Trainable, fit_to_time
 from detr_mini.training.precision import usable_precision
+from detr_mini.training.pseudo import add_pseudo
 from detr_mini.training.remarks import objects_notice
 from detr_mini.training.task import DetectionTask
 
@@ -40,22 +44,31 @@ class Parts:
     options: TrainerOptions
 
 
-def build(config: DictConfig, processes: int | None = None) -> Parts:
+def build(config: DictConfig, processes: int | None = None, kept: Mapping[str, Any] | None = None) -> Parts:
     """Seed everything, then build backbone, data, model, criterion, optimizer and task from `config`.
 
     The number of classes comes from the annotations, normalisation from the backbone, the stride from the model.
     Settings that are "auto" get their numbers; the checkpoint's metadata holds the config with these.
     `processes` is the number with which the run was begun, if it is another: learning rate and warm-up stay as then.
+    `kept`: what the run's checkpoint holds of `keep_categories`; the old detector is then not asked again.
     """
     settings = plain_dict(config, resolve=True)
+    named = settings.get("init") not in (None, AUTO) and settings["resume"] is None
+    body = body_of(settings["init"]) if named else None
+    if body is not None:
+        set_backbone(settings, body)
+    start = _start(settings) if body is None else None
+    begun = set_by_weights(settings, start) if start is not None and start.get("published") else []
     options, notices = _options(settings)
     _prepare_process(options, config.seed)
-    fresh = settings.get("init") is not None and settings["resume"] is None
-    start = read_checkpoint(settings["init"]) if fresh else None
-    backbone = _backbone(settings["backbone"], start)
+    backbone = _backbone(settings, start)
+    begun += [] if body is None else [body.put_in(backbone)]
     data = _data(settings, backbone, config.seed)
-    data.report.notices += notices
-    model = _model(settings, options, backbone, data, start)
+    data.report.notices += [*begun, *notices]
+    pseudo = add_pseudo(data, settings, options.device_type)
+    kept = _keep(settings, options, data, start, kept)
+    _choose_queries(settings, data)
+    model, start = _model(settings, options, backbone, data, start)
     criterion = build_part("criterion", settings["criterion"])
     optim = settings["optim"]
 
@@ -83,7 +96,7 @@ def build(config: DictConfig, processes: int | None = None) -> Parts:
         growth=growth,
         validations=options.validations,
         operating_point=settings.get("operating_point"),
-        metadata={**_metadata(settings, data, start), "processes": processes},
+        metadata={**_metadata(settings, data, start), "processes": processes, "kept": kept, "pseudo": pseudo},
     )
     data.follow(lambda: task.epoch_began)
     return Parts(task, data, options)
@@ -116,29 +129,57 @@ def _prepare_process(options: TrainerOptions, seed: int) -> None:
     pl.seed_everything(seed, verbose=False)
 
 
-def _backbone(section: Mapping[str, Any], start: Mapping[str, Any] | None) -> Any:
+def _start(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The checkpoint that the training begins with, if there is one; of `init=auto` the package's own."""
+    if settings.get("init") is None or settings["resume"] is not None:
+        return None
+    return read_checkpoint(PACKAGED if settings["init"] == AUTO else settings["init"])
+
+
+def _backbone(settings: Mapping[str, Any], start: Mapping[str, Any] | None) -> Any:
     """The backbone, without published weights if a checkpoint's weights (`init`) will replace them anyway."""
-    without = {} if start is None or "weights" not in section else {"weights": "none"}
-    return build_part("backbone", {**section, **without})
+    section = settings["backbone"]
+    replaced = start is not None and settings["init"] != AUTO and "weights" in section
+    return build_part("backbone", {**section, **({"weights": "none"} if replaced else {})})
 
 
 def _data(settings: dict[str, Any], backbone: Any, seed: int) -> Data:
-    """The data, read and checked; a number of queries that is "auto" is chosen from their boxes."""
+    """The data, read and checked."""
+    said = settings["data"]  # of published weights: their own normalisation
     data: Data = build_part(
-        "data", settings["data"], mean=backbone.mean, std=backbone.std, stride=backbone.strides[-1], seed=seed,
+        "data", said, mean=said.get("mean") or backbone.mean, std=said.get("std") or backbone.std,
+        stride=backbone.strides[-1], seed=seed,
     )  # fmt: skip
     data.setup("fit")
+    return data
+
+
+def _keep(
+    settings: Mapping[str, Any], options: TrainerOptions, data: Data, start: dict[str, Any] | None, kept: Any
+) -> Mapping[str, Any] | None:
+    """With `keep_categories`, add to the data what the detector of `init` finds (or has found, `kept`); that."""
+    if not settings.get("keep_categories"):
+        return None
+    if start is not None and settings["init"] != AUTO:
+        kept = find_kept(data, start, str(settings["init"]), options.device_type)
+    if kept is None:
+        raise ConfigError("keep_categories=true keeps the categories of another detector; add init=CHECKPOINT")
+    add_kept(data, kept)
+    return dict(kept)
+
+
+def _choose_queries(settings: dict[str, Any], data: Data) -> None:
+    """A number of queries that is "auto", from the boxes of the data."""
     if settings["model"].get("queries") == AUTO:
         chosen = choose_queries(data.train_set)
         settings["model"]["queries"] = chosen.value
         data.report.choose("model.queries", chosen)
-    return data
 
 
 def _model(
     settings: dict[str, Any], options: TrainerOptions, backbone: Any, data: Data, start: dict[str, Any] | None
-) -> Any:
-    """The model for the data's categories and captions, with the weights of `init` if there is one."""
+) -> tuple[Any, dict[str, Any] | None]:
+    """The model for the data's categories and captions, with the weights of `start`; and `start`, where it was used."""
     tokenizer = data.tokenizer
     parts = {"backbone": backbone, "num_classes": len(data.categories)}
     if tokenizer is not None:
@@ -150,7 +191,13 @@ def _model(
     data.report.notices += model.start(data.categories.names)
     settings |= model.settled(settings)
     if start is not None:
-        data.report.notices += carry(model, start, str(settings["init"]), Start(settings, data.categories, tokenizer))
+        ours = Start(settings, data.categories, tokenizer)
+        if settings["init"] == AUTO:
+            used, notices = begin_with_packaged(model, start, ours)
+            start = start if used else None
+        else:
+            notices = carry(model, start, str(settings["init"]), ours)
+        data.report.notices += notices
     if tokenizer is not None:
         data.limit_tokens(model.max_tokens)
     if options.channels_last:
@@ -160,16 +207,19 @@ def _model(
     queries = settings["model"].get("queries")
     notice = objects_notice(data.train_set, queries) if isinstance(queries, int) else None
     data.report.notices += [notice] if notice is not None else []
-    return model
+    return model, start
 
 
 def _metadata(settings: dict[str, Any], data: Data, start: Mapping[str, Any] | None) -> dict[str, Any]:
     """What a checkpoint holds beside weights and the training's state. `start` is the checkpoint of `init`."""
     earlier = (start or {}).get("sources") or []
     own = [source for source in sources_of(data.root, len(data.train_set)) if source not in earlier]
+    seen = sizes_of(data.train_set)
     return {
         "sources": [*earlier, *own],
         "image": data.image,
+        "box_sizes": None if seen is None else asdict(seen),
+        "tiles": data.tiles,
         "tokeniser": None if data.tokenizer is None else data.tokenizer.state(),
         "attributes": list(data.attributes),
         "recipe": settings["recipe"],

@@ -96,9 +96,7 @@ class Checkpoints(pl.Callback):
 
     def __init__(self, folder: Path, minutes: float | int, forget: bool = False) -> None:
         self.folder, self.seconds, self.forget = folder, minutes * 60, forget
-        self.interrupted = False
-        """Whether a signal has asked this process to stop."""
-        self._requests, self._alone = Requests(), True
+        self._requests = Requests()
         self._saved = time.monotonic()
         self._better = False
         self._former: dict[int, Any] = {}
@@ -106,7 +104,8 @@ class Checkpoints(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, DetectionTask)
         self.folder = trainer.strategy.broadcast(self.folder)
-        self._requests, self._alone = pl_module.requests, trainer.world_size == 1
+        self._requests = pl_module.requests
+        self._requests.alone = trainer.world_size == 1
         if trainer.is_global_zero:
             self._requests.save_is_due = self._is_due
 
@@ -124,11 +123,11 @@ class Checkpoints(pl.Callback):
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:  # a process that loads images, which ends with this one
             return
-        if self.interrupted and number == signal.SIGINT:
+        if self._requests.stop and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if not self.interrupted and rank() == 0:
+        if not self._requests.stop and rank() == 0:
             print("\nstopping after this step; its state is then written. Ctrl-C again stops at once", flush=True)
-        self.interrupted = self._requests.stop = True
+        self._requests.stop = True
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, DetectionTask)
@@ -148,8 +147,7 @@ class Checkpoints(pl.Callback):
         at_the_end = pl_module.budget.agreed_progress(pl_module.global_step) >= 1
         if not stepped(trainer) or at_the_end or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return
-        due = self.interrupted or self._is_due()
-        if due if self._alone else self._requests.all_stop or self._requests.all_save:
+        if self._requests.saves:
             self.save(trainer)
             self._stop_if_asked()
 
@@ -180,7 +178,7 @@ class Checkpoints(pl.Callback):
         (self.folder / ".start.yaml").unlink(missing_ok=True)
 
     def _stop_if_asked(self) -> None:
-        if self.interrupted if self._alone else self._requests.all_stop:
+        if self._requests.stops:
             raise Interrupted
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

@@ -16,6 +16,7 @@ from detr_mini.drawing.curves import curves
 from detr_mini.evaluation.report.measure import measure, write_measured
 from detr_mini.evaluation.report.same_predictions import same_predictions_warning
 from detr_mini.evaluation.report.table import table
+from detr_mini.models.build import parameter_count
 from detr_mini.pretrained.checkpoints import averaged_weights, operating_point, read_checkpoint
 from detr_mini.training.build import Parts
 from detr_mini.training.remarks import few_steps_notice
@@ -74,7 +75,7 @@ def _about(best: dict[str, Any], parts: Parts, config: DictConfig, world_size: i
         "best_epoch": best["best"]["epoch"],
         "train_seconds": round(task.budget.elapsed, 2),
         "images_per_second": task.images_seen * world_size / max(task.budget.elapsed, 1e-9),
-        "parameters": sum(parameter.numel() for parameter in task.model.parameters()),
+        "parameters": parameter_count(task.model),
         "seed": config.seed,
         "recipe": config.recipe,
         "git_commit": _git_commit(),

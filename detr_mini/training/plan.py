@@ -26,9 +26,9 @@ from detr_mini.training.image_growth import ImageGrowth
 from detr_mini.training.options import TrainerOptions
 from detr_mini.training.precision import AUTOCAST, resolved_precision
 
-ENOUGH_IMAGES = 5000
+ENOUGH_IMAGES = 3500
 """Images a training should see, repeats included, before a larger size is chosen."""
-BATCHES, ENOUGH_STEPS = (8, 16), 1000
+BATCHES, ENOUGH_STEPS = (8, 16), 700
 """Images per step: the larger batch if ENOUGH_STEPS remain, because the optimizer then costs half as much an image."""
 WARMUP_SHARE, LONGEST_WARMUP = 0.1, 100
 """Share of the steps, and most steps, of the warm-up."""
@@ -39,9 +39,11 @@ FEW_EPOCHS, MANY_EPOCHS, LONGEST_STRONG = 4, 24, 0.8
 LONGEST_STRONG of the training from MANY_EPOCHS on, linear between."""
 USUAL_EPOCHS = 30
 """Assumed for several processes in a training that only time ends: their speed is not measured."""
-PROBE_SIDES, PROBE_BATCH, PROBE_STEPS = (192, 320), 4, 3
-PROBE_SECONDS = 4.0
-"""After this time no further step is measured: the machine is busy or slow."""
+KEPT_SPEED = 0.7
+"""Share of the speed measured on a CPU that a training has: there, images are loaded on the same cores, and some pixels
+are padding. Trainings of one minute had 0.67 to 0.74 of it (docs/log/photographs.md)."""
+PROBE_STEPS, PROBE_SECONDS = 3, 4.0
+"""Steps that are measured at each image size, and the time after which no further one is: the machine is slow."""
 
 
 @dataclass(frozen=True)
@@ -131,17 +133,35 @@ def strong_share(epochs: float | int) -> float:
     return round(LONGEST_STRONG * min(max(share, 0.0), 1.0), 2)
 
 
-def measure_speed(trainable: Trainable, num_classes: int, device: torch.device, dtype: torch.dtype) -> Speed:
-    """The speed of this machine, from a few steps of a copy of the model on random images."""
+def measure_speed(
+    trainable: Trainable, num_classes: int, device: torch.device, dtype: torch.dtype, sides: tuple[int, int]
+) -> Speed:
+    """The speed of this machine, from a few steps of a copy of the model on random images.
+
+    `sides` of the squares should be those between which the images grow: larger ones leave the processor's caches, so
+    their time does not follow from that of smaller ones.
+    """
     copied = copy.deepcopy(trainable.model).to(device).train()
     optimizer, criterion = trainable.make_optimizer(copied), trainable.criterion
     with seeded(0):
-        steps = [_probe(copied, criterion, optimizer, num_classes, side, device, dtype) for side in PROBE_SIDES]
+        steps = [_probe(copied, criterion, optimizer, num_classes, side, device, dtype) for side in sides]
     optimizing = min(seconds for _, seconds in steps)
-    small, large = (seconds / PROBE_BATCH for seconds, _ in steps)
-    pixels = [side * side for side in PROBE_SIDES]
+    kept = KEPT_SPEED if device.type == "cpu" else 1.0
+    optimizing /= kept
+    small, large = (seconds / BATCHES[0] / kept for seconds, _ in steps)
+    pixels = [side * side for side in sides]
     pixel = max(large - small, 0.1 * large) / (pixels[1] - pixels[0])
     return Speed(optimizing, max(0.0, small - pixel * pixels[0]), pixel)
+
+
+def probe_sides(size: int, shape: float | int, growth: ImageGrowth, stride: int) -> tuple[int, int]:
+    """Sides of squares with the pixels of images of this size and shape, as they begin and as they end.
+
+    They are multiples of `stride`. Images that do not grow are measured at half their sides, too.
+    """
+    side = size * math.sqrt(shape)
+    large = max(2, round(side / stride))
+    return min(max(1, round(side * min(growth.scale_at(0.0), 0.5) / stride)), large - 1) * stride, large * stride
 
 
 def _probe(
@@ -154,13 +174,13 @@ def _probe(
     dtype: torch.dtype,
 ) -> tuple[float, float]:
     """Shortest durations in seconds of forward and backward, on a batch of squares, and of the optimizer."""
-    images = torch.rand(PROBE_BATCH, 3, side, side, device=device)
-    targets = pack_targets([_target(row, num_classes) for row in range(PROBE_BATCH)])
+    images = torch.rand(BATCHES[0], 3, side, side, device=device)
+    targets = pack_targets([_target(row, num_classes) for row in range(BATCHES[0])])
     targets = targets.to(device)
     learning, optimizing, started = math.inf, math.inf, now(device)
     for step in range(1 + PROBE_STEPS):
         begun = now(device)
-        noised = model.noised_truths(targets, range(PROBE_BATCH), seed=0, step=step)
+        noised = model.noised_truths(targets, range(BATCHES[0]), seed=0, step=step)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             output = model(images, None, denoising=noised)
         losses = criterion(output, targets, 0.0)
@@ -208,10 +228,11 @@ def fit_to_time(
     alone = options.devices == options.num_nodes == 1
     if alone and options.max_minutes is not None and options.max_steps is None and options.max_epochs is None:
         dtype = AUTOCAST.get(resolved_precision(options), torch.float32)
-        speed = measure_speed(trainable, len(data.categories or ()), torch.device(options.device_type), dtype)
         fixed = {name: settings[name] for name in ("size", "batch_size") if name not in asked}
         sizes = data.train_set.records.sizes.double()
         shape = float((sizes.amin(1) / sizes.amax(1)).median())
+        sides = probe_sides(wanted, shape, growth, data.stride)
+        speed = measure_speed(trainable, len(data.categories or ()), torch.device(options.device_type), dtype, sides)
         chosen = plan(
             speed, options.max_minutes * 60, wanted=wanted, shape=shape, train_images=images, growth=growth, fixed=fixed
         )

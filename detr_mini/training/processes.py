@@ -19,6 +19,7 @@ from torch.distributed import PrefixStore, Store, TCPStore
 
 from detr_mini import __version__
 from detr_mini.config.changed_settings import HARMLESS, changes, is_among
+from detr_mini.cpu_runtime import threads
 from detr_mini.errors import ConfigError, UserError, first_line, some_of
 from detr_mini.training.launch import Launch, find_launch, meeting_point, start_others
 from detr_mini.training.options import TrainerOptions
@@ -206,12 +207,10 @@ def _divided_cores(launch: Launch) -> Iterator[None]:
     if os.environ.get("OMP_NUM_THREADS"):
         yield
         return
-    before = torch.get_num_threads()
-    threads = max(1, len(os.sched_getaffinity(0)) // launch.local_world) if hasattr(os, "sched_getaffinity") else 1
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    torch.set_num_threads(threads)
+    count = max(1, len(os.sched_getaffinity(0)) // launch.local_world) if hasattr(os, "sched_getaffinity") else 1
+    os.environ["OMP_NUM_THREADS"] = str(count)
     try:
-        yield
+        with threads(count):
+            yield
     finally:
         del os.environ["OMP_NUM_THREADS"]
-        torch.set_num_threads(before)

@@ -18,8 +18,20 @@ class Requests:
     """A signal has asked this process to stop."""
     save_is_due: Callable[[], bool] = field(default=lambda: False)
     """Whether it is time to save, by the clock of the first process; the others never ask."""
+    alone: bool = True
+    """Whether there is no other process to agree with."""
     all_stop: bool = False
     all_save: bool = False
+
+    @property
+    def stops(self) -> bool:
+        """Whether the training stops at this step."""
+        return self.stop if self.alone else self.all_stop
+
+    @property
+    def saves(self) -> bool:
+        """Whether this step is saved; the last one always is."""
+        return self.stops or (self.save_is_due() if self.alone else self.all_save)
 
     def as_numbers(self) -> list[float]:
         """To be summed over all processes."""

@@ -68,7 +68,8 @@ def train(config: DictConfig) -> Path:
             config = cast(DictConfig, OmegaConf.merge(config, {"resume": None}))
 
         # Build and plan; an error in the config leaves no folder behind
-        parts = build(config, None if checkpoint is None else checkpoint.get("processes"))
+        last = checkpoint or {}
+        parts = build(config, last.get("processes"), last.get("kept"))
         parts.task.metadata["given"] = given
         if begun is not None and checkpoint is not None:
             changed = check_fits(begun.folder, checkpoint, parts.task, parts.data)

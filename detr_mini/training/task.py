@@ -19,6 +19,7 @@ from detr_mini.formats.split import CocoSet
 from detr_mini.inference.detections import to_coco_records
 from detr_mini.losses.criterion import Losses
 from detr_mini.losses.matcher import NonFiniteCostError
+from detr_mini.losses.unjudged import without_unjudged
 from detr_mini.models.protocol import DetectionModel
 from detr_mini.optim.schedule import warmup_cosine
 from detr_mini.structures import Batch, Categories, OperatingPoint
@@ -114,6 +115,8 @@ class DetectionTask(pl.LightningModule):
         denoising = self.model.noised_truths(batch.packed, batch.image_ids, seed=self.seed, step=step)
         output = self.model(batch.images, batch.mask(), denoising=denoising, **batch.with_captions)
         with torch.autocast(self.device.type, enabled=False):
+            if any(self.metadata.get(key) is not None for key in ("kept", "pseudo")):
+                output = without_unjudged(output, batch.targets)
             return self.criterion(output, batch.packed, self.budget.agreed_progress(step), **batch.with_captions)
 
     # ... Lightning computes the gradient, once or `accumulate` times ...

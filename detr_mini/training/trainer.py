@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
@@ -18,6 +17,7 @@ from detr_mini.training.build import Parts
 from detr_mini.training.callbacks import Bar, CheckpointFiles, Checkpoints, Interrupted, Logging
 from detr_mini.training.history import History
 from detr_mini.training.launch import GivenPlace
+from detr_mini.training.loggers import loggers
 from detr_mini.training.precision import resolved_precision
 from detr_mini.training.processes import Ranks, Stopped
 from detr_mini.training.task import NEVER
@@ -50,7 +50,7 @@ def make_trainer(
             check_val_every_n_epoch=options.validate_every_epochs if options.validations is None else NEVER,
             num_sanity_val_steps=0,  # `build` has read the data already, and a part of val measures nothing
             use_distributed_sampler=False,  # the data module shares the batches between processes
-            logger=_loggers(config, folder),
+            logger=loggers(config.logger, folder, config.name) or False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -64,18 +64,6 @@ def make_trainer(
     # Lightning's handlers enter collectives between any two instructions; `Checkpoints` has its own
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return trainer, checkpoints
-
-
-def _loggers(config: DictConfig, folder: Path) -> Any:
-    if not config.logger.tensorboard:
-        return False
-    try:
-        import tensorboard  # noqa: F401
-    except ImportError:
-        return False
-    from pytorch_lightning.loggers import TensorBoardLogger
-
-    return TensorBoardLogger(folder, name="tensorboard", version="")
 
 
 def fit(trainer: pl.Trainer, parts: Parts, checkpoint: Path | None, ranks: Ranks) -> None:

@@ -1,26 +1,30 @@
-"""Kinds by name: no effect of padding, a learned temperature, and errors for unknown names."""
+"""Every kind in `KINDS`: no effect of padding, settings and lists in which users find it, errors for unknown names."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from detr_mini.attention.core import SIMILARITIES
 from detr_mini.attention.encoder import EncoderLayer
-from detr_mini.attention.kinds import KINDS, LearnedCosine, attention_named, similarity_named
+from detr_mini.attention.kinds import KINDS, LearnedCosine, attention_named, settings_of, similarity_named
 from detr_mini.attention.multihead import MultiHeadAttention, blocked_by_padding
 from detr_mini.errors import ConfigError
 
+ROOT = Path(__file__).parents[2]
+SMALL = {"window": 2, "size": (12, 12), "rank": 6, "features": 24}
 ALL = pytest.mark.parametrize("kind", KINDS)
 SIMILARITY = pytest.mark.parametrize("similarity", sorted(SIMILARITIES))
 
 
 def layer(kind: str, similarity: str = "scaled_dot") -> EncoderLayer:
     torch.manual_seed(0)
-    attention = attention_named(
-        kind, dim=16, heads=2, similarity=similarity, window=2, size=(12, 12), rank=6, features=24
-    )
+    attention = attention_named(kind, dim=16, heads=2, similarity=similarity, **SMALL)
     return EncoderLayer(16, 2, 24, attention).double().eval()
 
 
@@ -93,3 +97,40 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ConfigError, match=r"similarity 'cosin' does not exist; did you mean 'cosine'.* scaled_dot, cos"
     ):
         similarity_named("cosin", 2)
+
+
+def test_a_setting_that_no_kind_has_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no attention has the setting 'windw'; did you mean 'window'"):
+        attention_named("dense", dim=16, heads=2, windw=3)
+
+
+def test_every_setting_of_a_kind_is_in_the_config_with_the_same_default() -> None:
+    encoder = yaml.safe_load((ROOT / "configs/model/mini.yaml").read_text(encoding="utf-8"))["model"]["encoder"]
+    defaults = {name: default for kind in KINDS for name, default in settings_of(kind).items()}
+    assert {"layers": 1, "attention": "dense", **defaults} == {**encoder, "size": tuple(encoder["size"])}
+
+
+@pytest.mark.parametrize(
+    ("page", "line"),
+    [
+        ("configs/model/mini.yaml", r"^    attention: .*"),
+        ("configs/benchmark_attention.yaml", r"^kinds: .*"),
+        ("docs/command-line.md", r"^\| `model.encoder.attention` .*"),
+    ],
+)
+def test_every_list_of_the_kinds_names_them_all(page: str, line: str) -> None:
+    found = re.search(line, (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
+    assert found is not None
+    settings = {name for kind in KINDS for name in settings_of(kind)} if page.startswith("docs") else set[str]()
+    missing = {*KINDS, *settings} - set(re.findall(r"\w+", found[0]))
+    assert not missing, f"{page}: add {', '.join(sorted(missing))} to the line {found[0][:50]!r}"
+
+
+@pytest.mark.parametrize(
+    ("page", "line"),
+    [("configs/model/mini.yaml", r"^  similarity: .*"), ("docs/command-line.md", r"^\| `model.similarity` .*")],
+)
+def test_every_list_of_the_similarities_names_them_all(page: str, line: str) -> None:
+    found = re.search(line, (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
+    assert found is not None
+    assert set(SIMILARITIES) <= set(re.findall(r"\w+", found[0]))

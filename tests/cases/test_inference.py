@@ -24,6 +24,7 @@ class Counting(Detector):
     def __init__(self) -> None:
         self.categories = CATEGORIES
         self.operating_point = OperatingPoint()
+        self.image = {"size": 64, "shorter_side": None}
 
     def detect(self, images: list[torch.Tensor], **_: object) -> list[Detections]:  # type: ignore[override]
         found = []
@@ -50,6 +51,7 @@ def test_I_03_pictures_of_one_name_in_several_folders_stay_apart(
         "checkpoint": "x", "source": str(photos), "output": str(output), "threshold": 0.5, "draw": True,
         "explain": False, "caption": None, "batch_size": 2, "device": "cpu",
         "suppress_iou": "auto", "modules": [], "limit": 100,
+        "tiles": None, "overlap": 0.2, "video": False, "every": 1, "start": None, "end": None, "track": False,
     })  # fmt: skip
     for _ in range(2):
         verb.predict(config)

@@ -57,7 +57,7 @@ def test_C_02_the_learning_rate_after_resuming_is_that_of_the_unbroken_run(
     end = Checkpoints.on_train_epoch_end
 
     def stop_after_three(self: Checkpoints, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.interrupted = trainer.current_epoch == 2
+        self._requests.stop = trainer.current_epoch == 2
         end(self, trainer, pl_module)
 
     with monkeypatch.context() as patched:
@@ -77,7 +77,7 @@ def test_a_training_that_breaks_off_gives_the_signals_back(
 ) -> None:
     def stop(self: Checkpoints, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert signal.getsignal(signal.SIGTERM) == self._ask
-        self.interrupted = True
+        self._requests.stop = True
         self._stop_if_asked()
 
     monkeypatch.setattr(Checkpoints, "on_train_epoch_end", stop)

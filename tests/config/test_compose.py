@@ -95,6 +95,14 @@ def test_a_typing_error_in_an_experiment_file_is_found(tmp_path: Path, monkeypat
         compose("train", ["experiment=own"])
 
 
+def test_what_an_experiment_sets_of_its_model_does_not_follow_into_another_model() -> None:
+    words = ["experiment=finetune", "data.root=photos"]
+    assert compose("train", words).model.distinct_iou == 0.7
+    assert "distinct_iou" not in compose("train", [*words, "model=hf", "model.name=rt_detr_v2"]).model
+    with pytest.raises(ConfigError, match=r"model.distinct_iou does not exist"):
+        compose("train", [*words, "model=hf", "model.name=rt_detr_v2", "model.distinct_iou=0.5"])
+
+
 @pytest.mark.parametrize("value", ["abc", "-1", "0", "1.5", "true"])
 def test_a_length_of_training_must_be_a_whole_number(value: str) -> None:
     with pytest.raises(ConfigError, match=r"trainer\.max_epochs is .* must be a whole number greater than 0"):

@@ -210,7 +210,7 @@ def test_ctrl_c_ends_with_the_table_of_what_is_there(
         (["overrides=[seed=3]"], "overrides has seed=3; seed is decided by"),
         (["overrides=[data.sise=3]"], "data.sise does not exist; did you mean 'data.size'?"),
         (["experiment=finetun"], "did you mean 'finetune'?"),
-        (["folder=full"], "holds something else"),
+        (["folder=full"], "not the folder of a benchmark"),
         (["set=[apples]"], "set does not exist; did you mean 'sets'?"),
     ],
 )

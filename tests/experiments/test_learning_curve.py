@@ -55,7 +55,7 @@ def test_an_interrupted_curve_continues(scenes_root: Path, tmp_path: Path, monke
     end = Checkpoints.on_train_epoch_end
 
     def stop(self: Checkpoints, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.interrupted = True
+        self._requests.stop = True
         end(self, trainer, pl_module)
 
     with monkeypatch.context() as patched:

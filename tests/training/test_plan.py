@@ -24,6 +24,7 @@ from detr_mini.training.plan import (
     Trainable,
     measure_speed,
     plan,
+    probe_sides,
     rhythm,
     strong_share,
 )  # fmt: skip
@@ -111,13 +112,21 @@ def test_measuring_the_speed_changes_neither_the_model_nor_the_random_numbers() 
     criterion = DetectionCriterion(class_cost=focal_cost, class_loss=matchability_loss, cost_class=2.0, weight_giou=2.0)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
-    speed = measure_speed(Trainable(model, criterion, muon), 3, torch.device("cpu"), torch.float32)
+    speed = measure_speed(Trainable(model, criterion, muon), 3, torch.device("cpu"), torch.float32, (96, 160))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert min(speed.step, speed.pixel) > 0
     assert speed.image >= 0
     assert speed.seconds(8, 300**2) > speed.seconds(4, 200**2)
+
+
+@given(st.integers(64, 1333), st.floats(0.2, 1), st.sampled_from([8, 16, 32, 64]), st.floats(0.25, 1))
+def test_the_speed_is_measured_on_sizes_of_the_training(size: int, shape: float, stride: int, scale: float) -> None:
+    small, large = probe_sides(size, shape, ImageGrowth(scale, 0.75, True), stride)
+    assert 0 < small < large
+    assert small % stride == large % stride == 0
+    assert abs(large - size * shape**0.5) <= stride / 2 or large == 2 * stride
 
 
 def test_too_little_time_and_objects_too_far_apart_in_size_are_reported_at_the_start(tmp_path: Path) -> None:

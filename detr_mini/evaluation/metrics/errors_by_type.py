@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -53,26 +54,40 @@ class Errors:
 
     def costs(self) -> dict[str, float | None]:
         """How much AP50 rises when the errors of one type are corrected, and `AP50` itself; None without objects."""
-        before = self._ap50(None)
-        return {"AP50": before} | {
-            name: None if before is None else (self._ap50(name) or 0.0) - before for name in TYPES
-        }
+        nothing, before = np.zeros(len(self.truth_label), bool), self.ap50
+        costs: dict[str, float | None] = {"AP50": before}
+        for k, name in enumerate(TYPES):
+            corrected = self._ap50(self.kind == k, self.missed if name == "missed" else nothing)
+            costs[name] = None if before is None else (corrected or 0.0) - before
+        return costs
 
-    def _ap50(self, corrected: str | None) -> float | None:
-        label, found, kept = self.label.copy(), self.kind < 0, np.ones(len(self.kind), bool)
-        counted = np.ones(len(self.truth_label), bool)
-        if corrected == "missed":
-            counted = ~self.missed
-        elif corrected is not None:
-            of_type = self.kind == TYPES.index(corrected)
-            kept = ~of_type
-            if corrected in ("localisation", "class"):
-                best = self._best_of_each_truth(of_type)
-                kept, found = kept | best, found | best
-                label[best] = self.truth_label[self.truth[best]]
+    def cost_of(self, detection: int | None = None, missed: int | None = None) -> float:
+        """How much AP50 rises when this one wrong detection, or this one missed object, is corrected."""
+        wrong, lost = np.zeros(len(self.kind), bool), np.zeros(len(self.truth_label), bool)
+        if detection is not None:
+            wrong[detection] = True
+        if missed is not None:
+            lost[missed] = True
+        return (self._ap50(wrong, lost) or 0.0) - (self.ap50 or 0.0)
+
+    @cached_property
+    def ap50(self) -> float | None:
+        """AP50 with all errors; None without objects."""
+        return self._ap50(np.zeros(len(self.kind), bool), np.zeros(len(self.truth_label), bool))
+
+    def _ap50(self, wrong: Bool[np.ndarray, " d"], lost: Bool[np.ndarray, " g"]) -> float | None:
+        """AP50 once the `wrong` detections are corrected (moved, renamed or removed) and `lost` objects do not count.
+
+        An object that a wrong detection misplaces or mislabels is found by the best of these; the others go.
+        """
+        kept, label = ~wrong, self.label.copy()
+        movable = wrong & np.isin(self.kind, [TYPES.index("localisation"), TYPES.index("class")])
+        best = self._best_of_each_truth(movable)
+        kept, found = kept | best, (self.kind < 0) | best
+        label[best] = self.truth_label[self.truth[best]]
         order = np.flatnonzero(kept)[np.argsort(-self.score[kept], kind="stable")]
         values = [
-            average_precision(found[order[label[order] == k]], int((self.truth_label[counted] == k).sum()))
+            average_precision(found[order[label[order] == k]], int((self.truth_label[~lost] == k).sum()))
             for k in np.unique(self.truth_label)
         ]
         defined = [value for value in values if value is not None]

@@ -24,13 +24,17 @@ from detr_mini.evaluation.metrics.subset import Subset, evenly_spread
 from detr_mini.evaluation.report.answer_cards import card, spread
 from detr_mini.evaluation.report.table import number
 from detr_mini.formats.split import CocoSet, ImageRecord
-from detr_mini.images.load import load_image
 from detr_mini.inference.batches import detect_batches
 from detr_mini.inference.detections import to_coco_records
 from detr_mini.inference.requests import DetectorLike
 from detr_mini.models.protocol import EvaluatedModel
 from detr_mini.progress import track
 from detr_mini.structures import Batch, Categories, Detections, DetectorOutput, OperatingPoint
+
+SHOWN = 2048
+"""Pixels of the longer side, about, at which pictures are drawn that are too large to be decoded."""
+FAINT = 0.01
+"""The least score that counts where images are looked at by tiles: hundreds of windows have very many below."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +103,22 @@ def measure_detector(
     subset: Subset | None = None,
     resamples: int = 1000,
     fast: bool = False,
+    tiles: int | str | None = None,
+    overlap: float | int = 0.2,
 ) -> Measured:
-    """`measure` for a detector that prepares images itself, such as an exported file: it takes those of `truth`."""
+    """`measure` for a detector that prepares images itself, such as an exported file: it takes those of `truth`.
+
+    With `tiles` (see `Detector.detect`), detections with a score below FAINT do not count.
+    """
     started = time.perf_counter()
     subset = subset or Subset(truth.image_ids, detector.categories)
     found = {}
     for image_id in track(subset.image_ids, "detecting"):
         path = truth.records.of_id(image_id).path
-        found[image_id] = detector.detect(path, threshold=0.0, limit=limit)
+        if tiles is None:
+            found[image_id] = detector.detect(path, threshold=0.0, limit=limit)
+        else:  # the metric takes the best of each category; the file keeps all
+            found[image_id] = detector.detect(path, threshold=FAINT, tiles=tiles, overlap=overlap)
     seconds = time.perf_counter() - started
     point, categories = detector.operating_point, detector.categories
     return score_found(found, seconds, truth, categories, limit, None, point, subset, resamples, fast)
@@ -189,7 +201,7 @@ def write_measured(
 
 def _draw_answers(path: Path, measured: Measured, count: int, name: str) -> None:
     answers, records = spread(measured.answers, count), measured.truth.records
-    cards = [card(answer, measured.threshold, load_image(records.of_id(answer.image_id).path)) for answer in answers]
+    cards = [card(answer, measured.threshold, records.of_id(answer.image_id).pixels()) for answer in answers]
     exact = number(measured.scores.metrics["grounding/accuracy"])
     draw_captions(cards, path, f"{name} · {exact} of the captions answered exactly")
 
@@ -203,4 +215,5 @@ def pairs(measured: Measured, count: int) -> list[Pair]:
 def pair_of(measured: Measured, record: ImageRecord, note: str = "") -> Pair:
     """The detections in one image and its ground truth, titled with its file name and a `note`."""
     found, target = measured.found[record.image_id], measured.truth.target(record.image_id)
-    return Pair(load_image(record.path), found, target, record.file_name + note)
+    pixels = record.reduced(SHOWN)
+    return Pair(pixels, found.resized((pixels.shape[1], pixels.shape[2])), target, record.file_name + note)

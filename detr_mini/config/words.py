@@ -1,0 +1,48 @@
+"""Settings as words of the command line: what `key=value` says, from plain Python values."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from detr_mini.config.files import groups
+from detr_mini.config.path_settings import quoted
+from detr_mini.errors import ConfigError
+
+
+def in_hydra(value: Any) -> str:
+    """A plain value in Hydra's grammar for overrides: None, true or false, a number, text, a path, a list, a mapping.
+
+    ConfigError for any other.
+    """
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, str | os.PathLike):
+        return quoted(os.fspath(value))
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{in_hydra(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(in_hydra, value)) + "]"
+    raise ConfigError(f"{value!r} is no value of a setting; give text, a number, true or false, a list or a mapping")
+
+
+def words_of(settings: Mapping[str, Any]) -> list[str]:
+    """`{"seed": 1, "data": {"root": "photos"}}` as `seed=1`, `data.root='photos'`; files of configs/ come first."""
+    words = list(_words(settings, ""))
+    chosen = [word for word in words if word.partition("=")[0] in groups()]
+    return [*chosen, *(word for word in words if word not in chosen)]
+
+
+def _words(settings: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from _words(value, f"{name}.")
+        elif name in groups() and isinstance(value, str) and re.fullmatch(r"[\w-]+", value):
+            yield f"{name}={value}"
+        else:
+            yield f"{name}={in_hydra(value)}"
