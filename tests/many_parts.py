@@ -6,8 +6,8 @@ python tests/many_parts.py FOLDER [IMAGES BOXES] prints the processor seconds an
 from __future__ import annotations
 
 import json
-import os
 import struct
+import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -75,14 +75,28 @@ def verbs(root: Path, out: Path) -> dict[str, list[str]]:
 
 
 def cost(words: list[str]) -> tuple[int, float, float]:
-    """(exit status, processor seconds, MiB) of one command, its start included."""
-    child = os.fork()
-    if child == 0:
-        devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, 1)
-        os.execv(sys.executable, [sys.executable, "-m", "detr_mini", "data", *words])
-    _, status, usage = os.wait4(child, 0)
-    return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    """(exit status, processor seconds, MiB) of one command, its start included.
+
+    The command is the child of a small process, since the peak of memory of a process counts that of its parent at the
+    time of the fork.
+    """
+    command = [sys.executable, "-m", "detr_mini", "data", *words]
+    measured = subprocess.run(
+        [sys.executable, "-S", "-c", _COST, *command], stdout=subprocess.PIPE, text=True, check=True
+    )
+    status, seconds, memory = json.loads(measured.stdout.splitlines()[-1])
+    return status, seconds, memory
+
+
+_COST = """
+import json, os, sys
+child = os.fork()
+if child == 0:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.execv(sys.argv[1], sys.argv[1:])
+_, status, usage = os.wait4(child, 0)
+print(json.dumps([os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024]))
+"""
 
 
 if __name__ == "__main__":
