@@ -61,7 +61,7 @@ class ImageCache:
 
 
 class DetectionDataset(Dataset[tuple[Tensor, Target]]):
-    """Images and targets of a `CocoSet` for keys (index, epoch, strong), see `Key`.
+    """Images and targets of a `CocoSet` for keys (index, epoch, strong, scale), see `Key`.
 
     `oversampling`: images more than this many times as large as the model's are reduced to that when they are
     decoded: augmentation is then as quick for photographs of 12 megapixels as for small ones, and the cache holds all
@@ -90,10 +90,10 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         self.augment = augment
         self._most = None if oversampling is None else round(oversampling * max(size, shorter_side or 0))
         self.cache = ImageCache([self._kept_size(record.size) for record in coco.records], cache_megabytes)
-        self._to_input = partial(
-            to_model_input, size=size, shorter_side=shorter_side, mean=tuple(mean), std=tuple(std), exact=exact,
-            multiple=multiple, antialias=antialias,
-        )  # fmt: skip
+        self._sides: dict[str, Any] = {"size": size, "shorter_side": shorter_side, "exact": exact}
+        self._normalised = partial(
+            to_model_input, mean=tuple(mean), std=tuple(std), multiple=multiple, antialias=antialias
+        )
         # one counter a process, in shared memory: the main process, then the workers
         self._lost = np.frombuffer(mmap.mmap(-1, 8 * 129), np.int64)
 
@@ -106,35 +106,45 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         return int(self._lost.sum())
 
     def __getitem__(self, key: Key | tuple[int, int]) -> tuple[Float[Tensor, "3 h w"], Target]:
-        index, epoch, strong = Key(*key)
-        image, target = self.sample(index)
+        index, epoch, strong, scale = Key(*key)
+        image, target = self.sample(index, scale)
         augment = self.augment_of(index)
         if augment is not None:
-            image, target, lost = augment(image, target, epoch, strong=strong, draw=self._draw)
+            image, target, lost = augment(image, target, epoch, strong=strong, draw=partial(self._draw, scale))
             if lost:
                 worker = get_worker_info()
                 self._lost[0 if worker is None else 1 + worker.id % 128] += lost
-        return self._to_input(image), target
+        return self._to_input(image, scale), target
 
     def augment_of(self, index: int) -> Augment | None:
         """What is done to an image in training."""
         return self.augment
 
-    def sample(self, index: int) -> tuple[UInt8[Tensor, "3 h w"], Target]:
-        """An image as it is in its file, and its truth."""
+    def sample(self, index: int, scale: float = 1.0) -> tuple[UInt8[Tensor, "3 h w"], Target]:
+        """An image, at most `oversampling` times as large as the model sees it at `scale`, and its truth."""
         record = self.coco.records[index]
         target = self.coco.target(record.image_id)
         try:
-            return self.decoded(index), target
+            return self._reduced(self.decoded(index), scale), target
         except DataError as error:
             if self.on_bad_image == "refuse":
                 raise
             warnings.warn(f"{error}; it counts as an empty picture", stacklevel=2)
             return torch.full((3, *record.size), 128, dtype=torch.uint8), _without_boxes(target)
 
-    def _draw(self) -> tuple[UInt8[Tensor, "3 h w"], Target]:
+    def _draw(self, scale: float) -> tuple[UInt8[Tensor, "3 h w"], Target]:
         """Any image of the set, by torch's generator: for a transform that lays several images together."""
-        return self.sample(int(torch.randint(len(self), ())))
+        return self.sample(int(torch.randint(len(self), ())), scale)
+
+    def _to_input(self, image: UInt8[Tensor, "3 h w"], scale: float) -> Float[Tensor, "3 h2 w2"]:
+        sides = self._sides if scale == 1 else {name: _scaled(side, scale) for name, side in self._sides.items()}
+        return self._normalised(image, **sides)
+
+    def _reduced(self, image: UInt8[Tensor, "3 h w"], scale: float) -> UInt8[Tensor, "3 h2 w2"]:
+        """`image` with the pixels that augmentation needs where the model sees it at `scale` times its size."""
+        if self._most is None or max(image.shape[1:]) <= (most := round(self._most * scale)):
+            return image
+        return F.resize(image, list(target_size((image.shape[1], image.shape[2]), most)), antialias=True)
 
     def decoded(self, index: int) -> UInt8[Tensor, "3 h w"]:
         """The upright image of a record, at most `oversampling` times the model's size.
@@ -190,6 +200,12 @@ def _same_file(records: ImageRecords, index: int, end: int) -> range:
     while last < end and records[last].path == path:
         last += 1
     return range(first, last)
+
+
+def _scaled(side: int | Sequence[int] | None, scale: float) -> Any:
+    if side is None:
+        return None
+    return max(1, round(side * scale)) if isinstance(side, int) else [max(1, round(each * scale)) for each in side]
 
 
 def _without_boxes(target: Target) -> Target:

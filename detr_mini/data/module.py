@@ -140,6 +140,7 @@ class DetectionData(pl.LightningDataModule):
         self.augment = Augment(list(augment or ()), seed, list(augment_strong or ()))
         self.strong_until, self.hold_out = float(until), hold_out
         self._progress: Callable[[], float] = lambda: 0.0
+        self._growth: Callable[[int], float] = lambda batches: 1.0
         self.cache_megabytes = cache_megabytes
         self.reading: dict[str, Any] = {
             "on_bad_box": on_bad_box,
@@ -339,9 +340,10 @@ class DetectionData(pl.LightningDataModule):
     def limit_tokens(self, most: int) -> None:
         """Nothing to do: these data have no captions."""
 
-    def follow(self, progress: Callable[[], float]) -> None:
-        """`progress()` is the share of the training that was done when the epoch began."""
-        self._progress = progress
+    def follow(self, progress: Callable[[], float], scale: Callable[[int], float]) -> None:
+        """`progress()`: the share of the training that was done when the epoch began; `scale(batches)`: of the sides of
+        a batch's images, which are rounded to multiples of the stride."""
+        self._progress, self._growth = progress, scale
 
     def settle(self, chosen: Mapping[str, Chosen]) -> None:
         """Take what was chosen for `size`, `batch_size` or `strong_until` from the time that there is."""
@@ -399,8 +401,9 @@ class DetectionData(pl.LightningDataModule):
         rank, world = self._rank_and_world()
         sizes = self.train_set.records.sizes.double()
         self.train_batches = TrainBatches(
-            len(dataset), self.batch_size, seed=self.seed, rank=rank, world=world, strong=self._strong, sizes=sizes
-        )
+            len(dataset), self.batch_size, seed=self.seed, rank=rank, world=world, strong=self._strong,
+            scale=self._scale, sizes=sizes,
+        )  # fmt: skip
         self.train_batches.resume_at(*self._resume)
         if self.cache_megabytes:
             cache = dataset.cache
@@ -413,6 +416,11 @@ class DetectionData(pl.LightningDataModule):
     def _strong(self) -> bool:
         """Whether the epoch that begins has the strong augmentation."""
         return bool(self.augment.strong) and self._progress() < self.strong_until
+
+    def _scale(self, batches: int) -> float:
+        """Of the sides of a batch's images; the longest side becomes a multiple of the stride."""
+        scale, size = self._growth(batches), self.image["size"]
+        return 1.0 if scale >= 1 else min(1.0, max(1, round(size * scale / self.stride)) * self.stride / size)
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """Every val image once, in order; this rank's share."""

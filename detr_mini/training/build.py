@@ -93,12 +93,14 @@ def build(config: DictConfig, processes: int | None = None, kept: Mapping[str, A
         clip=optim["clip"],
         average=optim["average"],
         accumulate=options.accumulate,
-        growth=growth,
         validations=options.validations,
         operating_point=settings.get("operating_point"),
         metadata={**_metadata(settings, data, start), "processes": processes, "kept": kept, "pseudo": pseudo},
     )
-    data.follow(lambda: task.epoch_began)
+    data.follow(
+        lambda: task.epoch_began,
+        lambda batches: growth.scale_at(task.budget.agreed_progress(batches // options.accumulate)),
+    )
     return Parts(task, data, options)
 
 

@@ -28,7 +28,6 @@ from detr_mini.training.averaging import AveragedModel
 from detr_mini.training.budget import Budget
 from detr_mini.training.diagnosis import explain
 from detr_mini.training.history import LOGGED
-from detr_mini.training.image_growth import ImageGrowth, resized
 from detr_mini.training.requests import Requests
 from detr_mini.training.skipping import MOST, SkippedSteps
 from detr_mini.training.validation import Collected, Validation, scored
@@ -69,7 +68,6 @@ class DetectionTask(pl.LightningModule):
         clip: float | int = 5.0,
         average: float | int = 0.998,
         accumulate: int = 1,
-        growth: ImageGrowth | None = None,
         validations: int | None = None,
         operating_point: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
@@ -78,7 +76,6 @@ class DetectionTask(pl.LightningModule):
         self.model, self.criterion, self.make_optimizer = model, criterion, make_optimizer
         self.categories, self.budget, self.seed, self.truth = categories, budget, seed, truth
         self.warmup_steps, self.rate, self.clip, self.accumulate = warmup_steps, rate, clip, accumulate
-        self.growth = growth or ImageGrowth()
         self.validations, self.point_settings = validations, dict(operating_point or {})
         self._default_point: OperatingPoint = settled(operating_point)
         self.metadata = dict(metadata or {})
@@ -101,9 +98,6 @@ class DetectionTask(pl.LightningModule):
     # One training step, in the order in which Lightning calls these hooks
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
-        scale = self.growth.scale_at(self.budget.agreed_progress(self.global_step))
-        if scale < 1:
-            batch = resized(batch, scale, self.model.stride)
         torch.manual_seed(mix_numbers(self.seed, self.global_step, batch_idx, self.global_rank))  # dropout
         with self._explaining("a matching cost", self.model, batch):
             losses = self.losses(batch, self.global_step)
