@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Real, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torchvision.transforms.v2 import functional as F
@@ -23,7 +23,7 @@ from detr_mini.data.samplers import Key
 from detr_mini.data.workers import check_shared_memory, into_shared_memory, lost_worker
 from detr_mini.errors import DataError
 from detr_mini.formats.split import CocoSet, ImageRecord, ImageRecords
-from detr_mini.images.model_input import target_size, to_model_input
+from detr_mini.images.model_input import normalised, resized, target_size, to_model_input
 from detr_mini.images.windows import open_windows
 from detr_mini.structures import Batch, Target
 
@@ -67,6 +67,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
     decoded: augmentation is then as quick for photographs of 12 megapixels as for small ones, and the cache holds all
     of them. None: they stay as they are.
     `on_bad_image`: "refuse" with a DataError, or "skip": what cannot be decoded is a grey picture without boxes.
+    `uint8`: images stay pixels, where the resize gives whole numbers; `normalise` makes of them what the model takes.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         augment: Augment | None = None,
         cache_megabytes: int | float = 0,
         on_bad_image: str = "refuse",
+        uint8: bool = False,
     ) -> None:
         self.coco = coco
         self.on_bad_image = on_bad_image
@@ -91,9 +93,13 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         self._most = None if oversampling is None else round(oversampling * max(size, shorter_side or 0))
         self.cache = ImageCache([self._kept_size(record.size) for record in coco.records], cache_megabytes)
         self._sides: dict[str, Any] = {"size": size, "shorter_side": shorter_side, "exact": exact}
-        self._normalised = partial(
-            to_model_input, mean=tuple(mean), std=tuple(std), multiple=multiple, antialias=antialias
-        )
+        self._input: Callable[..., Tensor] = partial(resized, multiple=multiple, antialias=antialias)
+        self.normalise: Callable[[Tensor], Tensor] | None = None
+        statistics = {"mean": tuple(mean), "std": tuple(std)}
+        if uint8:
+            self.normalise = partial(normalised, **statistics)
+        else:
+            self._input = partial(to_model_input, multiple=multiple, antialias=antialias, **statistics)
         # one counter a process, in shared memory: the main process, then the workers
         self._lost = np.frombuffer(mmap.mmap(-1, 8 * 129), np.int64)
 
@@ -105,7 +111,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         """Boxes that augmentation has moved out of their image so far."""
         return int(self._lost.sum())
 
-    def __getitem__(self, key: Key | tuple[int, int]) -> tuple[Float[Tensor, "3 h w"], Target]:
+    def __getitem__(self, key: Key | tuple[int, int]) -> tuple[Real[Tensor, "3 h w"], Target]:
         index, epoch, strong, scale = Key(*key)
         image, target = self.sample(index, scale)
         augment = self.augment_of(index)
@@ -136,9 +142,9 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         """Any image of the set, by torch's generator: for a transform that lays several images together."""
         return self.sample(int(torch.randint(len(self), ())), scale)
 
-    def _to_input(self, image: UInt8[Tensor, "3 h w"], scale: float) -> Float[Tensor, "3 h2 w2"]:
+    def _to_input(self, image: UInt8[Tensor, "3 h w"], scale: float) -> Real[Tensor, "3 h2 w2"]:
         sides = self._sides if scale == 1 else {name: _scaled(side, scale) for name, side in self._sides.items()}
-        return self._normalised(image, **sides)
+        return self._input(image, **sides)
 
     def _reduced(self, image: UInt8[Tensor, "3 h w"], scale: float) -> UInt8[Tensor, "3 h2 w2"]:
         """`image` with the pixels that augmentation needs where the model sees it at `scale` times its size."""
@@ -219,10 +225,12 @@ def _without_boxes(target: Target) -> Target:
     )
 
 
-def collate_pairs(samples: Sequence[tuple[Tensor, Target]], stride: int) -> Batch:
+def collate_pairs(
+    samples: Sequence[tuple[Tensor, Target]], stride: int, normalise: Callable[[Tensor], Tensor] | None = None
+) -> Batch:
     """Samples of a `DetectionDataset` as a batch."""
     images, targets = zip(*samples, strict=True)
-    return collate(images, targets, stride)
+    return collate(images, targets, stride, normalise)
 
 
 def _unless_broken(samples: Any, collate_samples: Callable[[Any], Batch]) -> Batch | DataError:
@@ -255,7 +263,7 @@ class BatchLoader(DataLoader[Any]):
         largest: tuple[int, int] = (0, 0),
     ) -> None:
         """`largest`: the most images in a batch, and the most pixels in an image."""
-        self.largest = largest
+        self.largest, self.value_bytes = largest, 4 if dataset.normalise is None else 1
         super().__init__(
             dataset,
             batch_sampler=batches,
@@ -269,7 +277,7 @@ class BatchLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch names a private class
         if self.num_workers and self._iterator is None:
-            check_shared_memory(self.num_workers, *self.largest)
+            check_shared_memory(self.num_workers, *self.largest, self.value_bytes)
         try:
             for batch in super().__iter__():
                 if isinstance(batch, DataError):

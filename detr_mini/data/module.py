@@ -60,7 +60,8 @@ class DetectionData(pl.LightningDataModule):
     becomes val if there is none (see `held_out`). `size`, `shorter_side`: see `images.target_size`; size "auto": see
     `choose_size`. `augment`: see `augment.Augment`; `augment_strong`: before those, in epochs that begin in the first
     `strong_until` of the training. `cache_megabytes`: memory for decoded images. `limit_train`: the first images
-    only. `exact`, `multiple`, `antialias`: see `to_model_input`.
+    only. `exact`, `multiple`, `antialias`: see `to_model_input`. `pin_memory`, `uint8`: see `DetectionDataset`; what
+    the training has not decided ("auto") is off.
     `tiles`: the side of the windows that images are cut into, or "auto" (`choose_tiles`), with `tile_overlap` of it in
     common; see `cut_into_tiles`.
     `subset`: settings of `choice.Choice`, which picks training images. `on_...`: see `coco.Reading`;
@@ -112,7 +113,8 @@ class DetectionData(pl.LightningDataModule):
         subset: Mapping[str, Any] | None = None,
         tiles: int | str | None = None,
         tile_overlap: float | int = OVERLAP,
-        pin_memory: bool = False,
+        pin_memory: bool | str = False,
+        uint8: bool | str = False,
         exact: Sequence[int] | None = None,
         multiple: int = 1,
         antialias: bool = True,
@@ -134,7 +136,8 @@ class DetectionData(pl.LightningDataModule):
         self.image |= {} if exact is None else {"exact": list(exact)}  # checkpoints of before say neither
         self.image |= {} if multiple == 1 else {"multiple": multiple}
         self.image |= {} if antialias else {"antialias": False}
-        self.stride, self.seed, self.workers, self.pin_memory = stride, seed, workers, pin_memory
+        self.stride, self.seed, self.workers = stride, seed, workers
+        self.pin_memory, self.uint8 = pin_memory is True, uint8 is True
         self.batch_size = USUAL_BATCH if isinstance(batch_size, str) else batch_size
         self.eval_batch_size = eval_batch_size or self.batch_size
         self.augment = Augment(list(augment or ()), seed, list(augment_strong or ()))
@@ -393,6 +396,7 @@ class DetectionData(pl.LightningDataModule):
             "oversampling": OVERSAMPLING if training else None,
             "cache_megabytes": self.cache_megabytes if training else 0,
             "on_bad_image": self.reading["on_bad_image"],
+            "uint8": self.uint8,
         }
 
     def train_dataloader(self) -> BatchLoader:
@@ -453,7 +457,7 @@ class DetectionData(pl.LightningDataModule):
 
     def collate(self, dataset: DetectionDataset) -> Callable[[Sequence[Any]], Batch]:
         """How samples of the dataset become a batch."""
-        return partial(collate_pairs, stride=self.stride)
+        return partial(collate_pairs, stride=self.stride, normalise=dataset.normalise)
 
     def _rank_and_world(self) -> tuple[int, int]:
         if self.trainer is None:
@@ -461,5 +465,6 @@ class DetectionData(pl.LightningDataModule):
         return self.trainer.global_rank, self.trainer.world_size
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Nothing to do on a CPU; elsewhere a copy that may overlap with computing (pinned memory)."""
-        return batch if device.type == "cpu" else batch.to(device, non_blocking=self.pin_memory)
+        """A copy that may overlap with computing (pinned memory); on a CPU only pixels have to become floats."""
+        done = device.type == "cpu" and batch.normalise is None
+        return batch if done else batch.to(device, non_blocking=self.pin_memory)

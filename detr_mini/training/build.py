@@ -25,11 +25,11 @@ from detr_mini.pretrained.transfer import PACKAGED, Start, begin_with_packaged, 
 from detr_mini.shared_cores import share_cores
 from detr_mini.training.begin_published import set_backbone, set_by_weights
 from detr_mini.training.budget import Budget
+from detr_mini.training.device import Choices, Device, choices, find_device, usable_precision
 from detr_mini.training.image_growth import ImageGrowth
 from detr_mini.training.keep_categories import add_kept, find_kept
 from detr_mini.training.options import TrainerOptions
 from detr_mini.training.plan import Trainable, fit_to_time
-from detr_mini.training.precision import usable_precision
 from detr_mini.training.pseudo import add_pseudo
 from detr_mini.training.remarks import objects_notice
 from detr_mini.training.task import DetectionTask
@@ -42,6 +42,9 @@ class Parts:
     task: DetectionTask
     data: Data
     options: TrainerOptions
+    device: Device
+    used: Choices
+    """Of the device."""
 
 
 def build(config: DictConfig, processes: int | None = None, kept: Mapping[str, Any] | None = None) -> Parts:
@@ -63,12 +66,14 @@ def build(config: DictConfig, processes: int | None = None, kept: Mapping[str, A
     _prepare_process(options, config.seed)
     backbone = _backbone(settings, start)
     begun += [] if body is None else [body.put_in(backbone)]
-    data = _data(settings, backbone, config.seed)
+    device = find_device(options)
+    used = choices(options, settings["data"], device)
+    data = _data(settings, used, backbone, config.seed)
     data.report.notices += [*begun, *notices]
     pseudo = add_pseudo(data, settings, options.device_type)
     kept = _keep(settings, options, data, start, kept)
     _choose_queries(settings, data)
-    model, start = _model(settings, options, backbone, data, start)
+    model, start = _model(settings, options, used, backbone, data, start)
     criterion = build_part("criterion", settings["criterion"])
     optim = settings["optim"]
 
@@ -101,7 +106,7 @@ def build(config: DictConfig, processes: int | None = None, kept: Mapping[str, A
         lambda: task.epoch_began,
         lambda batches: growth.scale_at(task.budget.agreed_progress(batches // options.accumulate)),
     )
-    return Parts(task, data, options)
+    return Parts(task, data, options, device, used)
 
 
 def _scaled(optim: Mapping[str, Any], processes: int) -> tuple[float, int]:
@@ -145,9 +150,10 @@ def _backbone(settings: Mapping[str, Any], start: Mapping[str, Any] | None) -> A
     return build_part("backbone", {**section, **({"weights": "none"} if replaced else {})})
 
 
-def _data(settings: dict[str, Any], backbone: Any, seed: int) -> Data:
+def _data(settings: dict[str, Any], used: Choices, backbone: Any, seed: int) -> Data:
     """The data, read and checked."""
     said = settings["data"]  # of published weights: their own normalisation
+    said = {**said, **{name: getattr(used, name) for name in ("pin_memory", "uint8") if name in said}}
     data: Data = build_part(
         "data", said, mean=said.get("mean") or backbone.mean, std=said.get("std") or backbone.std,
         stride=backbone.strides[-1], seed=seed,
@@ -179,7 +185,12 @@ def _choose_queries(settings: dict[str, Any], data: Data) -> None:
 
 
 def _model(
-    settings: dict[str, Any], options: TrainerOptions, backbone: Any, data: Data, start: dict[str, Any] | None
+    settings: dict[str, Any],
+    options: TrainerOptions,
+    used: Choices,
+    backbone: Any,
+    data: Data,
+    start: dict[str, Any] | None,
 ) -> tuple[Any, dict[str, Any] | None]:
     """The model for the data's categories and captions, with the weights of `start`; and `start`, where it was used."""
     tokenizer = data.tokenizer
@@ -195,14 +206,14 @@ def _model(
     if start is not None:
         ours = Start(settings, data.categories, tokenizer)
         if settings["init"] == AUTO:
-            used, notices = begin_with_packaged(model, start, ours)
-            start = start if used else None
+            fits, notices = begin_with_packaged(model, start, ours)
+            start = start if fits else None
         else:
             notices = carry(model, start, str(settings["init"]), ours)
         data.report.notices += notices
     if tokenizer is not None:
         data.limit_tokens(model.max_tokens)
-    if options.channels_last:
+    if used.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if options.compile:
         model.compile()

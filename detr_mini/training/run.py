@@ -92,6 +92,9 @@ def train(config: DictConfig) -> Path:
             pace = pace_remark(parts.task, parts.data.batch_size, ranks.world)
             console.print(pace, markup=False, highlight=False)
             log.info(pace)
+            on = parts.used.sentence(parts.device)
+            console.print(on, markup=False, highlight=False)
+            log.info(on)
             ranks.watch.at_end += [lambda sentence: log.error("ended: %s", sentence), lambda _: release_locks()]
 
         # Train, then measure

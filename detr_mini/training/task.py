@@ -29,7 +29,7 @@ from detr_mini.training.budget import Budget
 from detr_mini.training.diagnosis import explain
 from detr_mini.training.history import LOGGED
 from detr_mini.training.requests import Requests
-from detr_mini.training.skipping import MOST, SkippedSteps
+from detr_mini.training.skipping import HALVINGS, MOST, SkippedSteps
 from detr_mini.training.validation import Collected, Validation, scored
 
 log = logging.getLogger("detr_mini")
@@ -168,7 +168,7 @@ class DetectionTask(pl.LightningModule):
     def report_skipped(self) -> None:
         """Log how many steps were skipped since the last call; NonFiniteError where too many were, up to now."""
         new, in_a_row = (0, 0) if self.skipped is None else self.skipped.new()
-        if in_a_row >= MOST:
+        if in_a_row >= MOST and (in_a_row >= MOST + HALVINGS or self._precision != "16-mixed"):
             raise explain(
                 self.model, self._batch, self.global_step, self._precision, f"the gradient of {in_a_row} steps"
             )
