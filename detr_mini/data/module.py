@@ -63,6 +63,7 @@ class DetectionData(pl.LightningDataModule):
     only. `exact`, `multiple`, `antialias`: see `to_model_input`.
     `tiles`: the side of the windows that images are cut into, or "auto" (`choose_tiles`), with `tile_overlap` of it in
     common; see `cut_into_tiles`.
+    `annotation_cache`: folder that keeps what was read of COCO files, "auto" or None, see `annotation_cache.kept`.
     `subset`: settings of `choice.Choice`, which picks training images. `on_...`: see `coco.Reading`;
     `first_pixel`, `difficult`: see `voc.read_voc`. `mean`, `std`, `stride`: of the model. `seed`: of order and
     augmentation.
@@ -87,6 +88,7 @@ class DetectionData(pl.LightningDataModule):
         stride: int,
         seed: int,
         format: str = "coco",
+        annotation_cache: str | None = AUTO,
         make: Mapping[str, int] | None = None,
         check: str | None = None,
         hold_out: float | None = None,
@@ -141,6 +143,9 @@ class DetectionData(pl.LightningDataModule):
         self.strong_until, self.hold_out = float(until), hold_out
         self._progress: Callable[[], float] = lambda: 0.0
         self.cache_megabytes = cache_megabytes
+        if not isinstance(annotation_cache, str | None):
+            raise ConfigError(f"data.annotation_cache is {annotation_cache!r}; it must be auto, null or a folder")
+        self.annotation_cache = annotation_cache
         self.reading: dict[str, Any] = {
             "on_bad_box": on_bad_box,
             "on_turned": on_turned,
@@ -299,6 +304,7 @@ class DetectionData(pl.LightningDataModule):
                 format=self.format,
                 categories=self.categories,
                 limit=limit,
+                annotation_cache=self.annotation_cache,
                 **self.voc,
                 **self.reading,
             )
