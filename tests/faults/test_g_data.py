@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,16 @@ from data_parts import write_plates
 from detr_mini.data import dataset
 from detr_mini.data.dataset import ImageCache
 from detr_mini.data.module import DetectionData
+from detr_mini.evaluation.metrics import coco as coco_metric
+from detr_mini.evaluation.report.measure import measure
 from detr_mini.formats import annotation_cache, coco
 from detr_mini.images.windows import open_windows
+from detr_mini.structures import Detections
+from detr_mini.training import final_scores, task, validation
+from detr_mini.training.run import train
+from made_detections import CATEGORIES, made
+from process_parts import environment, results
+from training_parts import small_config
 
 COCO = {name: {"images": name, "annotations": f"annotations/{name}.json"} for name in ("train", "val", "test")}
 HOW: dict[str, Any] = {"size": 64, "mean": [0.5] * 3, "std": [0.25] * 3, "stride": 32, "seed": 0, "batch_size": 4}
@@ -104,3 +115,92 @@ def test_g19_tiles_of_a_file_that_is_partly_of_another_process_are_decoded_once(
     for index in held:
         own.decoded(index)
     assert len(opened) == 1
+
+
+# G-06
+
+
+def trained(root: Path, folder: Path, *more: str) -> dict[str, Any]:
+    words = ("data.test=null", "trainer.max_epochs=2", "trainer.precision=32-true", f"run_folder={folder}", *more)
+    train(small_config(root, *words))
+    return dict(json.loads((folder / "metrics.json").read_text()))
+
+
+def test_g06_val_is_detected_once_and_its_numbers_are_those_of_detecting_it_again(
+    scenes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(final_scores, "measure", lambda *a, **k: calls.append(1) or measure(*a, **k))
+    once = trained(scenes_root, tmp_path / "once")
+    assert calls == []
+    monkeypatch.setattr(task.DetectionTask, "best_validation", property(lambda _: None, lambda *_: None), raising=False)
+    again = trained(scenes_root, tmp_path / "again")
+    assert calls == [1]
+    assert once["split"] == again["split"] == "val"
+    timed = {"train_seconds", "images_per_second"}
+    assert {k: v for k, v in once.items() if k not in timed} == pytest.approx(
+        {k: v for k, v in again.items() if k not in timed}, abs=1e-6
+    )
+    records = [json.loads((tmp_path / name / "predictions.json").read_text()) for name in ("once", "again")]
+    assert len(records[0]) == len(records[1]) > 0
+
+
+def test_g06_training_scores_with_the_fast_library_where_it_is_installed(
+    scenes_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("faster_coco_eval", reason="the extra 'fast' is not installed")
+    asked: list[bool] = []
+    library = coco_metric._library
+    monkeypatch.setattr(coco_metric, "_library", lambda fast: asked.append(fast) or library(fast))
+    truth, (records,) = made(60, 3, objects=5, crowd=0.1)
+    data = DetectionData(root=scenes_root, **COCO, **HOW)
+    data.setup("validate")
+    assert coco_metric.has_fast_library()
+    asked.clear()
+    none = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.long), data.val_set.categories)
+    found = dict.fromkeys(data.val_set.image_ids, none)
+    validation.scored(validation.Collected(found), data.val_set, data.val_set.categories, {})
+    assert asked[-1] is True
+    slow, fast = (coco_metric.score(truth, records, CATEGORIES, fast=fast).metrics for fast in (False, True))
+    twelve = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+    assert {name: fast[name] for name in twelve} == pytest.approx({name: slow[name] for name in twelve}, abs=1e-12)
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    assert not coco_metric.has_fast_library()
+    validation.scored(validation.Collected(found), data.val_set, data.val_set.categories, {})
+    assert asked[-1] is False
+
+
+PROCESS = """
+import json, sys, torch
+from pathlib import Path
+from detr_mini.evaluation.metrics.coco import Scores
+from detr_mini.structures import Categories, OperatingPoint
+from detr_mini.training import validation
+
+rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+calls = []
+
+def scored(collected, *_):
+    calls.append(sorted(collected.answers))
+    return validation.Validation(Scores({"AP": 0.5}, ()), collected.loss, OperatingPoint(), None, collected)
+
+validation.scored = scored
+own = validation.Collected(answers={10 * k: [] for k in range(rank, 5, world)}, loss=rank + 1.0, boxes=1)
+found = validation.Validation.of_all(own, None, Categories((), ()), {}, world, rank)
+seen = None if found.collected is None else sorted(found.collected.answers)
+(folder / f"{rank}.json").write_text(json.dumps([calls, found.loss, found.scores.metrics["AP"], seen]))
+"""
+
+
+def test_g06_the_first_of_three_processes_scores_for_all(tmp_path: Path) -> None:
+    processes = [
+        subprocess.Popen([sys.executable, "-c", PROCESS, str(rank), "3", str(tmp_path)], env=environment(), text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for rank in range(3)
+    ]  # fmt: skip
+    for status, output in results(processes):
+        assert status == 0, output
+    first, *others = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3))
+    assert first == [[[0, 10, 20, 30, 40]], 6.0, 0.5, [0, 10, 20, 30, 40]]
+    assert others == [[[], 6.0, 0.5, None]] * 2
