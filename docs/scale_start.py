@@ -7,7 +7,7 @@ few small files, so that it takes little room. Each of the processes imports the
 train data=coco` does and loads the first batch (of small images: batches are not what is measured). This is done
 without `data.annotation_cache`, then with an empty one (first start), then again (second start).
 
-Memory is the sum over all processes and their workers of PSS, which counts a shared page once, at its highest.
+"core s" is the time on a core, which other work on the machine does not change. Memory is the sum over all processes and their workers of PSS, which counts a shared page once, at its highest.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ def main(folder: Path, images: int, boxes: int, processes: Sequence[int], worker
     make(folder, images, boxes)
     kib = (folder / "annotations" / "train.json").stat().st_size / MEGA
     print(f"{images:,} images, {boxes:,} boxes, {kib:,.0f} MB of annotations, {os.cpu_count()} cores")
-    print("| processes | workers | start | imports: s | MB | data and first batch: s | MB at most | MB after |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        "| processes | workers | start | imports: s | MB | data and first batch: s | core s | MB at most | MB after |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for each in processes:
         for few in workers:
             shutil.rmtree(folder / "cache", ignore_errors=True)
@@ -105,7 +107,7 @@ def _write_split(folder: Path, name: str, images: int, boxes: int) -> None:
 
 
 def measure(folder: Path, processes: int, workers: int, cache: str) -> list[float]:
-    """Seconds and memory of the imports, then of data and first batch: at most, and at the end."""
+    """Seconds and memory of the imports; then, of data and first batch, seconds, seconds of a core and memory."""
     command = [sys.executable, str(Path(__file__).resolve()), "--process", str(folder), str(workers), cache]
     begun = time.perf_counter()
     started = [
@@ -118,20 +120,20 @@ def measure(folder: Path, processes: int, workers: int, cache: str) -> list[floa
         _wait(started, "imported")
         imported = time.perf_counter() - begun
         memory = Peak([process.pid for process in started])
-        before = memory.now()
+        before, used = memory.now(), memory.core_seconds()
         begun = time.perf_counter()
         with memory:
             _tell(started)
             _wait(started, "loaded")
             loaded = time.perf_counter() - begun
-        after = memory.now()
+        after, used = memory.now(), memory.core_seconds() - used
         _tell(started)
         for process in started:
             process.wait(60)
     finally:
         for process in started:
             process.kill()
-    return [imported, before / MEGA, loaded, memory.most / MEGA, after / MEGA]
+    return [imported, before / MEGA, loaded, used, memory.most / MEGA, after / MEGA]
 
 
 def _wait(processes: Sequence[subprocess.Popen[str]], word: str) -> None:
@@ -175,6 +177,10 @@ class Peak:
         """Bytes of all these processes."""
         return sum(pss(pid) for parent in self.pids for pid in family(parent))
 
+    def core_seconds(self) -> float:
+        """Time on a core of all these processes, in seconds."""
+        return sum(ticks(pid) for parent in self.pids for pid in family(parent)) / os.sysconf("SC_CLK_TCK")
+
 
 def family(pid: int) -> Iterator[int]:
     """A process and all below it."""
@@ -196,6 +202,14 @@ def pss(pid: int) -> int:
     except OSError:
         pass
     return 0
+
+
+def ticks(pid: int) -> int:
+    """A process's time on a core, in the system's ticks."""
+    try:
+        return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+    except OSError:
+        return 0
 
 
 def process(folder: str, workers: str, cache: str, place: str, processes: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torchvision.transforms.v2 import functional as F
@@ -35,7 +35,9 @@ class ImageCache:
     forked workers have one copy. A process that was not forked has none.
     """
 
-    def __init__(self, sizes: Sequence[tuple[int, int]], megabytes: int | float, first: int = 0) -> None:
+    def __init__(
+        self, sizes: Sequence[tuple[int, int]] | Int[np.ndarray, "n 2"], megabytes: int | float, first: int = 0
+    ) -> None:
         self.total, self.first = len(sizes), first
         self._sizes = np.roll(np.asarray(sizes, np.int64).reshape(-1, 2), -first, axis=0)
         ends = np.cumsum(3 * self._sizes.prod(1))
@@ -190,11 +192,12 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         """(height, width) of an image as it is decoded, cached and augmented."""
         return size if self._most is None or max(size) <= self._most else target_size(size, self._most)
 
-    def _kept_sizes(self) -> Sequence[tuple[int, int]]:
+    def _kept_sizes(self) -> Int[np.ndarray, "n 2"]:
         """Of all images. Most sets have few sizes."""
-        sizes = list(map(tuple, self.coco.records.sizes.tolist()))
-        kept = {size: self._kept_size(size) for size in set(sizes)}
-        return [kept[size] for size in sizes]
+        height, width = self.coco.records.sizes.unbind(1)
+        sizes, places = torch.unique(height << 32 | width, return_inverse=True)
+        kept = [self._kept_size((size >> 32, size & 0xFFFFFFFF)) for size in sizes.tolist()]
+        return np.array(kept, np.int64).reshape(-1, 2)[places.numpy()]
 
     def __getitems__(self, keys: list[Key]) -> list[Any] | DataError:
         """A batch's samples; a broken file as the value, so that its one sentence survives the way out of a worker."""
