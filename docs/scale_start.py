@@ -7,7 +7,8 @@ few small files, so that it takes little room. Each of the processes imports the
 train data=coco` does and loads the first batch (of small images: batches are not what is measured). This is done
 without `data.annotation_cache`, then with an empty one (first start), then again (second start).
 
-"core s" is the time on a core, which other work on the machine does not change. Memory is the sum over all processes and their workers of PSS, which counts a shared page once, at its highest.
+"core s" is the time on a core, which other work on the machine changes little. Memory is the sum over all processes and
+their workers of PSS, in which a page that several share counts once.
 """
 
 from __future__ import annotations
