@@ -5,7 +5,8 @@
 FOLDER gets a made COCO, unless it is there already: annotations with outlines as COCO's, and images that are links to a
 few small files, so that it takes little room. Each of the processes imports the package, reads the data as `detr-mini
 train data=coco` does and loads the first batch (of small images: batches are not what is measured). This is done
-without `data.annotation_cache`, then with an empty one (first start), then again (second start).
+without `data.annotation_cache`, then with an empty one (the first start), then again (the second).
+`starts=first,second` leaves one out.
 
 "core s" is the time on a core, which other work on the machine changes little. Memory is the sum over all processes and
 their workers of PSS, in which a page that several share counts once.
@@ -32,15 +33,17 @@ SIZES = ((480, 640), (640, 480), (427, 640), (640, 427), (375, 500))
 MOST_LINKS = 20_000
 """Names of one file; file systems have limits."""
 CATEGORIES = 80
-KINDS = {"without": "null", "first start": "cache", "second start": "cache"}
+STARTS = ("without", "first", "second")
 MEGA = 2**20
 
 
-def main(folder: Path, images: int, boxes: int, processes: Sequence[int], workers: Sequence[int]) -> None:
+def main(
+    folder: Path, images: int, boxes: int, processes: Sequence[int], workers: Sequence[int], starts: Sequence[str]
+) -> None:
     """Print a row for each number of processes and of workers, and each kind of start."""
     make(folder, images, boxes)
-    kib = (folder / "annotations" / "train.json").stat().st_size / MEGA
-    print(f"{images:,} images, {boxes:,} boxes, {kib:,.0f} MB of annotations, {os.cpu_count()} cores")
+    size = (folder / "annotations" / "train.json").stat().st_size / MEGA
+    print(f"{images:,} images, {boxes:,} boxes, {size:,.0f} MB of annotations, {os.cpu_count()} cores")
     print(
         "| processes | workers | start | imports: s | MB | data and first batch: s | core s | MB at most | MB after |"
     )
@@ -48,8 +51,8 @@ def main(folder: Path, images: int, boxes: int, processes: Sequence[int], worker
     for each in processes:
         for few in workers:
             shutil.rmtree(folder / "cache", ignore_errors=True)
-            for kind, cache in KINDS.items():
-                numbers = measure(folder, each, few, "null" if cache == "null" else str(folder / cache))
+            for kind in starts:
+                numbers = measure(folder, each, few, "null" if kind == "without" else str(folder / "cache"))
                 shown = " | ".join(f"{number:.1f}" if number < 100 else f"{number:,.0f}" for number in numbers)
                 print(f"| {each} | {few} | {kind} | {shown} |", flush=True)
 
@@ -244,4 +247,6 @@ if __name__ == "__main__":
         given = dict(word.split("=", 1) for word in sys.argv[2:])
         counts = {name: [int(n) for n in given.get(name, default).split(",")]
                   for name, default in (("processes", "1,4"), ("workers", "0,4"))}  # fmt: skip
-        main(Path(sys.argv[1]).resolve(), int(given.get("images", 118_000)), int(given.get("boxes", 860_000)), **counts)
+        starts = given.get("starts", ",".join(STARTS)).split(",")
+        images, boxes = int(given.get("images", 118_000)), int(given.get("boxes", 860_000))
+        main(Path(sys.argv[1]).resolve(), images, boxes, counts["processes"], counts["workers"], starts)

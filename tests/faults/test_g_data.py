@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from data_parts import write_plates
 from detr_mini.data import dataset
 from detr_mini.data.dataset import ImageCache
 from detr_mini.data.module import DetectionData
+from detr_mini.errors import DataError
 from detr_mini.evaluation.metrics import coco as coco_metric
 from detr_mini.evaluation.report.measure import measure
 from detr_mini.formats import annotation_cache, coco
@@ -64,7 +66,32 @@ def test_g07_a_second_start_reads_neither_the_annotations_nor_the_headers_of_ima
         assert all(torch.equal(a, b) for a, b in zip(images, plain[1], strict=True))
 
 
+def test_g07_an_image_that_was_written_over_since_it_was_checked_is_named(
+    scenes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(annotation_cache, "SMALLEST", 0)
+    root = tmp_path / "scenes"
+    shutil.copytree(scenes_root, root)
+    hour = time.time() - 3600
+    for _ in range(2):
+        for path in [root, *root.rglob("*")]:
+            os.utime(path, (hour, hour))
+        data = DetectionData(root=root, annotation_cache=str(tmp_path / "cache"), **COCO, **HOW)
+        data.setup("fit")
+        path = data.train_set.records[0].path
+        Image.new("RGB", (30, 20)).save(path)
+    with pytest.raises(DataError, match=r"is 30 x 20 pixels when decoded.* 64 x 64, or did when the set was checked"):
+        data.dataset("train").decoded(0)
+
+
 # G-19
+
+
+def test_g19_the_report_at_the_start_says_what_the_cache_keeps(scenes_root: Path, tmp_path: Path) -> None:
+    words = ("trainer.max_steps=1", "data.cache_megabytes=1", "data.val=null", "data.test=null")
+    train(small_config(scenes_root, *words, f"run_folder={tmp_path / 'run'}"))
+    report = json.loads((tmp_path / "run" / "data_report.json").read_text())
+    assert "the cache keeps 16 of 16 decoded training images, 0 MiB (limit 1)" in report["notices"]
 
 
 def test_g19_processes_of_a_machine_divide_the_memory_for_images_and_each_keeps_others(scenes_root: Path) -> None:
