@@ -59,11 +59,12 @@ class DetectionData(pl.LightningDataModule):
     loses something, or "fix": go on with the dataset as a fixed copy would have it. `hold_out`: share of train that
     becomes val if there is none (see `held_out`). `size`, `shorter_side`: see `images.target_size`; size "auto": see
     `choose_size`. `augment`: see `augment.Augment`; `augment_strong`: before those, in epochs that begin in the first
-    `strong_until` of the training. `cache_megabytes`: memory for decoded images. `limit_train`: the first images
-    only. `exact`, `multiple`, `antialias`: see `to_model_input`. `pin_memory`, `uint8`: see `DetectionDataset`; what
-    the training has not decided ("auto") is off.
+    `strong_until` of the training. `cache_megabytes`: memory for decoded images, see `divide`. `limit_train`: the first
+    images only. `exact`, `multiple`, `antialias`: see `to_model_input`. `pin_memory`, `uint8`: see `DetectionDataset`;
+    what the training has not decided ("auto") is off.
     `tiles`: the side of the windows that images are cut into, or "auto" (`choose_tiles`), with `tile_overlap` of it in
     common; see `cut_into_tiles`.
+    `annotation_cache`: folder that keeps what was read of COCO files, "auto" or None, see `annotation_cache.kept`.
     `subset`: settings of `choice.Choice`, which picks training images. `on_...`: see `coco.Reading`;
     `first_pixel`, `difficult`: see `voc.read_voc`. `mean`, `std`, `stride`: of the model. `seed`: of order and
     augmentation.
@@ -88,6 +89,7 @@ class DetectionData(pl.LightningDataModule):
         stride: int,
         seed: int,
         format: str = "coco",
+        annotation_cache: str | None = AUTO,
         make: Mapping[str, int] | None = None,
         check: str | None = None,
         hold_out: float | None = None,
@@ -145,6 +147,9 @@ class DetectionData(pl.LightningDataModule):
         self._progress: Callable[[], float] = lambda: 0.0
         self._growth: Callable[[int], float] = lambda batches: 1.0
         self.cache_megabytes = cache_megabytes
+        if not isinstance(annotation_cache, str | None):
+            raise ConfigError(f"data.annotation_cache is {annotation_cache!r}; it must be auto, null or a folder")
+        self.annotation_cache = annotation_cache
         self.reading: dict[str, Any] = {
             "on_bad_box": on_bad_box,
             "on_turned": on_turned,
@@ -164,6 +169,7 @@ class DetectionData(pl.LightningDataModule):
         self._parts: dict[str, CocoSet] = {}
         self._ready: dict[str, CocoSet] = {}
         self._no_test = False
+        self._place = 0, 1
         self.voc: dict[str, Any] = {"first_pixel": first_pixel, "difficult": difficult}
         self.limits = {"train": limit_train, "val": limit_val, "test": None}
         self.categories: Categories | None = None
@@ -303,6 +309,7 @@ class DetectionData(pl.LightningDataModule):
                 format=self.format,
                 categories=self.categories,
                 limit=limit,
+                annotation_cache=self.annotation_cache,
                 **self.voc,
                 **self.reading,
             )
@@ -342,6 +349,21 @@ class DetectionData(pl.LightningDataModule):
 
     def limit_tokens(self, most: int) -> None:
         """Nothing to do: these data have no captions."""
+
+    def divide(self, place: int, processes: int) -> None:
+        """After `setup`: this is number `place` of the `processes` of a training on this machine.
+
+        They divide the memory for decoded images, and each keeps others.
+        """
+        self._place = place, processes
+        if self.cache_megabytes:
+            cache, images = self.dataset("train", training=True).cache, len(self.train_set)
+            each = "" if processes == 1 else f" in each of {processes} processes"
+            all_of_them = "" if processes == 1 else " for all of them"
+            self.report.notices.append(
+                f"the cache keeps {cache.images} of {images} decoded training images{each}, "
+                f"{cache.bytes / 2**20:.0f} MiB (limit {self.cache_megabytes:g}{all_of_them})"
+            )
 
     def follow(self, progress: Callable[[], float], scale: Callable[[int], float]) -> None:
         """`progress()`: the share of the training that was done when the epoch began; `scale(batches)`: of the sides of
@@ -394,7 +416,8 @@ class DetectionData(pl.LightningDataModule):
             **self.image,
             "augment": self.augment if training else None,
             "oversampling": OVERSAMPLING if training else None,
-            "cache_megabytes": self.cache_megabytes if training else 0,
+            "cache_megabytes": self.cache_megabytes / self._place[1] if training else 0,
+            "cache_first": len(self.train_set) * self._place[0] // self._place[1] if training else 0,
             "on_bad_image": self.reading["on_bad_image"],
             "uint8": self.uint8,
         }
@@ -409,12 +432,6 @@ class DetectionData(pl.LightningDataModule):
             scale=self._scale, sizes=sizes,
         )  # fmt: skip
         self.train_batches.resume_at(*self._resume)
-        if self.cache_megabytes:
-            cache = dataset.cache
-            self.report.notices.append(
-                f"the cache keeps {cache.images} of {len(dataset)} decoded training images, "
-                f"{cache.bytes / 2**20:.0f} MiB (limit {self.cache_megabytes:g})"
-            )
         return self._loader(dataset, self.train_batches)
 
     def _strong(self) -> bool:

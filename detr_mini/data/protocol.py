@@ -62,6 +62,9 @@ class Data(Protocol):
     def settle(self, chosen: Mapping[str, Chosen]) -> None:
         """Set what was "auto" (`size`, `batch_size`, `strong_until`)."""
 
+    def divide(self, place: int, processes: int) -> None:
+        """After `setup`: share this machine's memory with the other processes of the training."""
+
     def limit_tokens(self, most: int) -> None:
         """Keep captions to `most` tokens. DataError if a caption in a file is longer."""
 

@@ -158,6 +158,7 @@ class Checkpoints(pl.Callback):
         score, best = pl_module.headline, pl_module.best["score"]
         if best is None or (score is not None and score >= best):
             pl_module.best = {"score": score, "epoch": trainer.current_epoch, "step": trainer.global_step}
+            pl_module.best_validation = pl_module.validation
             self._better = True
 
     def on_train_batch_end(

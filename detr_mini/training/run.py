@@ -73,6 +73,7 @@ def train(config: DictConfig) -> Path:
         parts.task.metadata["given"] = given
         if begun is not None and checkpoint is not None:
             changed = check_fits(begun.folder, checkpoint, parts.task, parts.data)
+        parts.data.divide(ranks.launch.local_rank, ranks.launch.local_world)
         over = checkpoint is not None and budget_is_over(parts.task, checkpoint)
 
         # Open the run folder

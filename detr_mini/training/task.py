@@ -16,7 +16,6 @@ from torch import Tensor
 from detr_mini.evaluation.metrics.grounding import answers
 from detr_mini.evaluation.metrics.operating_point import settled
 from detr_mini.formats.split import CocoSet
-from detr_mini.inference.detections import to_coco_records
 from detr_mini.losses.criterion import Losses
 from detr_mini.losses.matcher import NonFiniteCostError
 from detr_mini.losses.unjudged import without_unjudged
@@ -30,7 +29,7 @@ from detr_mini.training.diagnosis import explain
 from detr_mini.training.history import LOGGED
 from detr_mini.training.requests import Requests
 from detr_mini.training.skipping import HALVINGS, MOST, SkippedSteps
-from detr_mini.training.validation import Collected, Validation, scored
+from detr_mini.training.validation import Collected, Validation
 
 log = logging.getLogger("detr_mini")
 
@@ -87,6 +86,8 @@ class DetectionTask(pl.LightningModule):
         """Since the last row of history.csv: the loss, its parts, and the boxes to divide them by."""
         self.validation: Validation | None = None
         """The latest one."""
+        self.best_validation: Validation | None = None
+        """That of the best checkpoint, where this process was there."""
         self.best: dict[str, Any] = {"score": None, "epoch": None}
         self.requests = Requests()
         self.skipped: SkippedSteps | None = None
@@ -244,7 +245,7 @@ class DetectionTask(pl.LightningModule):
         sizes = [target.original_size for target in batch.targets]
         detections = model.postprocess(output, sizes, self.categories)
         for image_id, found in zip(batch.image_ids, detections, strict=True):
-            self._collected.records[image_id] = to_coco_records(found.to("cpu"), image_id)
+            self._collected.found[image_id] = found.to("cpu")
         if batch.captions is not None:
             read = model.read(output, batch.captions, sizes)
             rows = batch.captions.caption_image.tolist()
@@ -253,8 +254,9 @@ class DetectionTask(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         assert self.truth is not None
-        collected = self._collected.of_all_processes(self.trainer.world_size)
-        self.validation = scored(collected, self.truth, self.categories, self.point_settings)
+        self.validation = Validation.of_all(
+            self._collected, self.truth, self.categories, self.point_settings, self.trainer.world_size, self.global_rank
+        )
         for name in ("AP", "AP50", "AP75"):
             if self.validation.scores.metrics[name] is not None:
                 self.log(f"val/{name}", self.validation.scores.metrics[name], rank_zero_only=True)
