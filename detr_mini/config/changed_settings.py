@@ -16,8 +16,8 @@ CHANGEABLE = (
         "coarse_scale", "coarse_until", "coarse_grow",
     )),
     *(f"data.{name}" for name in (
-        "root", "test", "workers", "cache_megabytes", "pin_memory", "eval_batch_size", "on_bad_image", "augment",
-        "augment_strong", "strong_until", "make.processes",
+        "root", "test", "workers", "cache_megabytes", "pin_memory", "eval_batch_size", "on_bad_image", "shard_cache",
+        "augment", "augment_strong", "strong_until", "make.processes",
     )),
 )  # fmt: skip
 """Settings, or sections, that `resume=` may change: training applies them from the next step on. All others have
@@ -26,7 +26,7 @@ HARMLESS = (
     "resume", "modules", "logger", "explicit",
     "trainer.progress", "trainer.log_every_steps", "trainer.save_every_minutes", "trainer.threads",
     "data.root", "data.test", "data.workers", "data.cache_megabytes", "data.pin_memory", "data.eval_batch_size",
-    "data.make.processes",
+    "data.shard_cache", "data.make.processes",
 )  # fmt: skip
 """Those that may differ even for a run that has finished training."""
 
