@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 
 from detr_mini.categories import Categories
+from detr_mini.environment import on_this_host
 from detr_mini.errors import ConfigError, DataError, some_of
 from detr_mini.formats.box_rules import CORNERS, ROUNDING, BoxFault, clip_boxes, enclosing, look_like_corners
 from detr_mini.formats.category_records import align, categories_of
@@ -152,7 +153,9 @@ def _records(
 ) -> ImageRecords:
     """The images that are there, with the size of the upright file."""
     if not folder.is_dir():
-        raise DataError(f"there is no image folder {folder}; check data.root and data.{report.split}.images")
+        raise DataError(
+            f"there is no image folder {folder}{on_this_host()}; check data.root and data.{report.split}.images"
+        )
     path, order = columns.path, np.argsort(columns.image_ids, kind="stable")[:limit].tolist()
     names = {i: columns.file_names[i] for i in order}
     listed = Counter(names.values())

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from detr_mini.categories import Categories
+from detr_mini.environment import on_this_host
 from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.formats.coco_format import COCO, peek
 from detr_mini.formats.csv_boxes import CSV
@@ -196,7 +197,9 @@ def find_layout(root: str | Path, format: str | None = None) -> Layout:
     """
     root = Path(root)
     if not root.is_dir():
-        raise DataError(f"there is no folder {root}; check data.root")
+        if format == LITDATA.name:
+            read_index(root)  # says so, and what to do
+        raise DataError(f"there is no folder {root}{on_this_host()}; check data.root")
     found = Listing(root)
     readings = [layout for kind, known in FORMATS.items() if format in (None, kind) and (layout := known.look(found))]
     if not readings:

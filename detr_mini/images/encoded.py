@@ -6,7 +6,6 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +24,11 @@ class Encoded:
 ImageFile = str | Path | Encoded
 
 
-def binary(file: ImageFile) -> BinaryIO:
+def binary(file: ImageFile) -> io.BytesIO | io.BufferedReader:
     """An image file, open for reading."""
     return io.BytesIO(file.read()) if isinstance(file, Encoded) else open(file, "rb")
 
 
-def for_pillow(file: ImageFile) -> str | Path | BinaryIO:
+def for_pillow(file: ImageFile) -> str | Path | io.BytesIO | io.BufferedReader:
     """What Pillow opens. It closes a file that it has opened by its path."""
     return binary(file) if isinstance(file, Encoded) else file

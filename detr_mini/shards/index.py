@@ -115,8 +115,9 @@ def _split(content: Mapping[str, Any]) -> SplitIndex:
 
 def _file(content: Mapping[str, Any]) -> StoredFile:
     name, size = content["name"], content["bytes"]
-    if not isinstance(name, str) or (fault := name_fault(name, Path("/shards"), Path("/shards"))):
-        raise ValueError(f"the file name {shown(name)} {fault or 'is no text'}")
+    fault = name_fault(name, Path("/shards"), Path("/shards")) if isinstance(name, str) else "is no text"
+    if fault:
+        raise ValueError(f"the file name {shown(name)} {fault}")
     if not isinstance(size, int) or size < 0:
         raise ValueError(f"the file {name} has {shown(size)} bytes")
     return StoredFile(name, size, str(content["sha256"]))
