@@ -54,6 +54,7 @@ def test_a_training_from_shards_has_the_bits_of_one_from_the_folder(
     same_bits(tmp_path / "folder", tmp_path / "shards")
 
 
+@pytest.mark.slow
 def test_resumed_with_another_number_of_workers_it_ends_in_the_same_bits(shards: Path, tmp_path: Path) -> None:
     whole, stopped = words(shards, tmp_path / "whole"), words(shards, tmp_path / "run", "resume=auto")
     found = results([start(whole), start(stopped, {0: {"at": 3, "signal": "SIGUSR1"}})])
