@@ -196,9 +196,9 @@ def find_layout(root: str | Path, format: str | None = None) -> Layout:
     has none; else the first in `FORMATS`, and the notes name the others. DataError where nothing is found.
     """
     root = Path(root)
+    if format == LITDATA.name:
+        read_index(root)  # an error says more than that nothing was recognised
     if not root.is_dir():
-        if format == LITDATA.name:
-            read_index(root)  # says so, and what to do
         raise DataError(f"there is no folder {root}{on_this_host()}; check data.root")
     found = Listing(root)
     readings = [layout for kind, known in FORMATS.items() if format in (None, kind) and (layout := known.look(found))]

@@ -8,13 +8,13 @@ from detr_mini.formats.columns import read_json
 from detr_mini.formats.format import Format
 from detr_mini.formats.listing import SPLIT_WORDS, Layout, Listing
 from detr_mini.formats.tree import Tree
-from detr_mini.shards.index import INDEX, read_index
+from detr_mini.shards.index import INDEX, is_index, read_index
 from detr_mini.shards.store import ShardStore
 
 
 def look_shards(found: Listing) -> Layout | None:
     """The splits that the index names."""
-    if INDEX not in found.files:
+    if INDEX not in found.files or not is_index(found.root / INDEX):
         return None
     splits = read_index(found.root).splits
     images = sum(split.images for split in splits.values())

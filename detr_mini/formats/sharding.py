@@ -16,6 +16,7 @@ from detr_mini.formats.coco_format import write_json
 from detr_mini.formats.columns import columns_of
 from detr_mini.formats.convert import check_sizes
 from detr_mini.formats.discover import Source
+from detr_mini.formats.licences import MERGED, sources_of
 from detr_mini.formats.tree import Tree
 from detr_mini.formats.writing import new_folder, owned_by
 from detr_mini.images.header import image_size, is_whole_file
@@ -50,7 +51,7 @@ def shard(
     if not 0 < most <= MOST_BYTES:
         raise ConfigError(f"shard_megabytes is {megabytes}; it must be above 0 and at most {MOST_BYTES // 2**20}")
     wanted = list(source.splits) if splits is None else list(splits)
-    for name in wanted:
+    for name in wanted or ("",):
         if name not in source.splits:
             raise ConfigError(f"split names {name!r}{nearest(str(name), source.splits)}; {source.root} has "
                               f"{', '.join(source.splits)}")  # fmt: skip
@@ -61,7 +62,10 @@ def shard(
         done.notices.extend(check_sizes(name, tree))
     with new_folder(output) as folder:
         index = {name: _write_split(folder, name, tree, most) for name, tree in trees.items()}
-        (folder / INDEX).write_text(Index(str(source.root), source.format, index).text(), encoding="utf-8")
+        sources = sources_of(source.root, len(trees.get("train", next(iter(trees.values()))).content["images"]))
+        (folder / MERGED).write_text(json.dumps(sources, indent=1), encoding="utf-8")
+        content = Index(str(source.root), source.format, stored(folder, MERGED), index)
+        (folder / INDEX).write_text(content.text(), encoding="utf-8")
     for name, split in index.items():
         done.images[name], done.shards[name] = split.images, len(split.shards)
         done.bytes[name] = sum(file.bytes for file in split.files)

@@ -19,6 +19,7 @@ VERSION = 1
 _PIECE = 1 << 20
 _MOST = 2**28
 """Bytes of an index, at most."""
+_START = 64
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,20 @@ class Index:
     """The dataset that the shards were made of: `data.root` of the command."""
     format: str
     """Its format: a key of `formats.discover.FORMATS`."""
+    sources: StoredFile
+    """See `formats.licences`: what the images are, and under which licence."""
     splits: Mapping[str, SplitIndex]
+
+    @property
+    def files(self) -> tuple[StoredFile, ...]:
+        """All files that it names."""
+        return self.sources, *(file for split in self.splits.values() for file in split.files)
 
     def text(self) -> str:
         """The content of the file."""
         splits = {name: asdict(split) for name, split in self.splits.items()}
         return json.dumps({"kind": KIND, "version": VERSION, "source": self.source, "format": self.format,
-                           "splits": splits}, indent=1)  # fmt: skip
+                           "sources": asdict(self.sources), "splits": splits}, indent=1)  # fmt: skip
 
     def again(self, folder: Path | str) -> str:
         """How to write the folder again."""
@@ -90,6 +98,15 @@ def read_index(folder: Path) -> Index:
     return parsed(text, str(path))
 
 
+def is_index(path: Path) -> bool:
+    """Whether a file begins as an index does: other programs may write a file of this name."""
+    try:
+        with path.open("rb") as file:
+            return KIND.encode() in file.read(_START)
+    except OSError:
+        return False
+
+
 def parsed(text: bytes, path: str) -> Index:
     """An index from the content of its file. DataError where it has another version or cannot be used."""
     try:
@@ -101,7 +118,7 @@ def parsed(text: bytes, path: str) -> Index:
                             f"version {VERSION} can be read; write the shards again with 'detr-mini data shard', or "
                             "use the version of detr-mini that wrote them")  # fmt: skip
         splits = {str(name): _split(split) for name, split in content["splits"].items()}
-        return Index(str(content["source"]), str(content["format"]), splits)
+        return Index(str(content["source"]), str(content["format"]), _file(content["sources"]), splits)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         why = f"it has no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
         raise DataError(f"{path} cannot be read ({why}); it may be cut off: write the shards again with 'detr-mini "

@@ -52,7 +52,8 @@ def local_folder(root: str | Path, cache: str | Path | None) -> Path:
     folder = _caches(cache) / f"{remote.address.rsplit('/', 1)[-1][:40] or 'shards'}-{mark}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for file in (file for split in index.splits.values() for file in (split.annotations, split.table)):
+        small = [file for split in index.splits.values() for file in (split.annotations, split.table)]
+        for file in (index.sources, *small):
             if fault_of(folder, file, content=True):
                 _copy(remote, file, folder / file.name)
         _write(folder / ADDRESS, remote.address.encode())

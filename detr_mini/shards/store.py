@@ -6,6 +6,7 @@ is remote, and compares no checksum; docs/log/many-processes.md has the times of
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import zlib
@@ -15,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 
 from detr_mini.errors import DataError
 from detr_mini.progress import BAR_FROM, track
 from detr_mini.safe_files import reason
-from detr_mini.shards.index import SplitIndex, fault_of, read_index
+from detr_mini.shards.index import SplitIndex, StoredFile, fault_of, read_index
 from detr_mini.shards.remote import ADDRESS, Remote
 
 COLUMNS = ("image_id", "shard", "offset", "bytes", "crc32", "height", "width", "turned")
@@ -49,7 +50,7 @@ class ShardStore:
             raise DataError(f"{root / self.split.table.name} is no table of {self.split.images} images; "
                             f"{self.index.again(root)}")  # fmt: skip
         self._check_places()
-        self._handles: OrderedDict[int, int] = OrderedDict()
+        self._handles: OrderedDict[Path, int] = OrderedDict()
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -114,45 +115,39 @@ class ShardStore:
         path = self._path(shard)
         try:
             with self._lock:
-                content = os.pread(self._handle(shard), size, offset)
+                return _read_at(self._handle(path, self.split.shards[shard]), size, offset)
         except OSError as error:
             raise DataError(f"{path} cannot be read ({reason(error)}); copy it again, or "
                             f"{self.index.again(self.root)}") from None  # fmt: skip
-        return content
 
-    def _handle(self, shard: int) -> int:
-        handle = self._handles.pop(shard, None)
+    def _handle(self, path: Path, shard: StoredFile | None = None) -> int:
+        """An open file. Of a copy it is opened for writing, too, and made where it is not there."""
+        handle = self._handles.pop(path, None)
         if handle is None:
             if len(self._handles) >= OPEN:
                 os.close(self._handles.popitem(last=False)[1])
-            if self.remote is None and (fault := fault_of(self.root, self.split.shards[shard])):
+            if self.remote is None and shard is not None and (fault := fault_of(self.root, shard)):
                 raise DataError(f"{fault}; copy it again, or {self.index.again(self.root)}")
             flags = os.O_RDONLY if self.remote is None else os.O_RDWR | os.O_CREAT
-            handle = os.open(self._path(shard), flags, 0o600)
-        self._handles[shard] = handle
+            handle = os.open(path, flags | getattr(os, "O_BINARY", 0), 0o600)
+        self._handles[path] = handle
         return handle
 
     def __del__(self) -> None:
         for handle in self.__dict__.get("_handles", {}).values():
             os.close(handle)
 
-    @cached_property
-    def _here(self) -> UInt8[np.ndarray, " n"]:
-        """Of each image 1 where the copy has it: a mapped file that all processes of the host share."""
-        path = self.root / self.name / "here"
-        path.parent.mkdir(exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            os.ftruncate(handle, max(1, self.split.images))  # what is there already stays
-        finally:
-            os.close(handle)
-        return np.memmap(path, np.uint8, "r+", shape=(self.split.images,))
-
     def _from_remote(self, remote: Remote, place: int) -> bytes:
-        """An image of the copy; it comes from the address where the copy does not have it, or has other bytes."""
+        """An image of the copy; it comes from the address where the copy does not have it, or has other bytes.
+
+        The file `here` of a split has a byte for each image: 1 where the copy has it. All processes of a host share it.
+        """
         _, shard, offset, size, crc = self.table[place, :5].tolist()
+        here = self.root / self.name / "here"
         try:
-            if self._here[place] and zlib.crc32(content := self._read(shard, offset, size)) == crc:
+            with self._lock:
+                there = _read_at(self._handle(here), 1, place) == b"\1"
+            if there and zlib.crc32(content := self._read(shard, offset, size)) == crc:
                 return content
             content = remote.read(self.split.shards[shard].name, offset, offset + size)
             if zlib.crc32(content) != crc:
@@ -160,18 +155,35 @@ class ShardStore:
                                 f"{self.split.shards[shard].name} has changed since it was written: its checksum is "
                                 "another one; copy the shard there again")  # fmt: skip
             with self._lock:
-                os.pwrite(self._handle(shard), content, offset)
-            self._here[place] = 1
+                _write_at(self._handle(self._path(shard)), content, offset)
+                _write_at(self._handle(here), b"\1", place)
         except OSError as error:
             raise DataError(f"the copy of {remote.shown} in {self.root} cannot be used ({reason(error)}); make space, "
                             "or set data.shard_cache to another folder") from None  # fmt: skip
         return content
 
 
+def _read_at(handle: int, size: int, offset: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(handle, size, offset)
+    os.lseek(handle, offset, os.SEEK_SET)  # Windows, where no process is forked that would share the position
+    return os.read(handle, size)
+
+
+def _write_at(handle: int, content: bytes, offset: int) -> None:
+    if hasattr(os, "pwrite"):
+        written = os.pwrite(handle, content, offset)
+    else:
+        os.lseek(handle, offset, os.SEEK_SET)
+        written = os.write(handle, content)
+    if written < len(content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def compare_checksums(root: Path) -> int:
     """Read everything in a folder of shards, or at its address; the number of files. DataError for what has changed."""
     index = read_index(root)
-    files = [file for split in index.splits.values() for file in split.files]
+    files = index.files
     if (root / ADDRESS).is_file():
         stores = [ShardStore(root, name) for name in index.splits]
         images = [(store, place) for store in stores for place in range(store.split.images)]

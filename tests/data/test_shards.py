@@ -17,8 +17,9 @@ import torch
 from detr_mini.data.dataset import DetectionDataset
 from detr_mini.data.module import DetectionData
 from detr_mini.data.samplers import Key
-from detr_mini.errors import ConfigError, DataError
+from detr_mini.errors import ConfigError, DataError, UserError
 from detr_mini.formats.discover import Source
+from detr_mini.formats.licences import sources_of
 from detr_mini.formats.split import CocoSet
 from detr_mini.shards import remote
 from detr_mini.shards.index import INDEX
@@ -135,6 +136,15 @@ def test_coco_keeps_its_licences_and_outlines(folder: Path, tmp_path: Path) -> N
     assert kept["annotations"] == content["annotations"]
 
 
+def test_shards_name_the_datasets_and_licences_that_the_folder_names(folder: Path, tmp_path: Path) -> None:
+    (folder / "README.md").write_text("License: CC BY 4.0\n")
+    write_shards(folder, tmp_path / "out")
+    with served(tmp_path / "out") as (address, _):
+        for root in (tmp_path / "out", local_folder(address, tmp_path / "cache")):
+            assert sources_of(root, 5) == sources_of(folder, 5)
+    assert sources_of(folder, 5) == [{"name": "photos", "images": 5, "licence": "CC BY 4.0"}]
+
+
 # writing
 
 
@@ -146,7 +156,7 @@ def test_a_shard_has_at_most_its_megabytes_but_one_image(shards: Path) -> None:
 
 def test_a_folder_that_is_there_is_refused_and_what_is_broken_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
-    with pytest.raises(Exception, match="there exists already; choose a new folder"):
+    with pytest.raises(UserError, match="there exists already; choose a new folder"):
         write_shards(folder, tmp_path / "there")
     photo = folder / "train" / KINDS[1]
     photo.write_bytes(photo.read_bytes()[:-40])
@@ -160,7 +170,7 @@ def test_a_folder_that_is_there_is_refused_and_what_is_broken_leaves_nothing(fol
 
 def test_some_splits_only(folder: Path, tmp_path: Path) -> None:
     done = write_shards(folder, tmp_path / "out", splits=["val"])
-    assert done.images == {"val": 5} and sorted(os.listdir(tmp_path / "out")) == ["shards.json", "val"]
+    assert done.images == {"val": 5} and sorted(os.listdir(tmp_path / "out")) == ["SOURCES.json", "shards.json", "val"]
     with pytest.raises(ConfigError, match=r"split names 'vall'; did you mean 'val'"):
         write_shards(folder, tmp_path / "more", splits=["vall"])
     for megabytes in (0, 4096):
@@ -196,7 +206,6 @@ HOST = socket.gethostname()
         (lambda root: _changed(root / "train" / "annotations.coco"), r"annotations.coco has changed since"),
         (lambda root: _changed(root / "train" / "table.npy"), r"table.npy has changed since it was written"),
         (lambda root: _cut(root / INDEX), r"shards.json cannot be read .*it may be cut off"),
-        (lambda root: (root / INDEX).write_text("[]"), r"shards.json cannot be read \(it is not written by"),
     ],
 )
 def test_a_file_that_is_missing_cut_or_changed_is_found_when_it_is_opened(
@@ -206,6 +215,14 @@ def test_a_file_that_is_missing_cut_or_changed_is_found_when_it_is_opened(
     with pytest.raises(DataError, match=sentence) as error:
         data(shards)
     assert "detr-mini data shard" in str(error.value)
+
+
+def test_a_file_of_that_name_that_another_program_wrote_is_no_index(folder: Path, shards: Path) -> None:
+    (shards / INDEX).write_text("[]")
+    with pytest.raises(DataError, match=r"shards.json cannot be read \(it is not written by 'detr-mini data shard'"):
+        data(shards, format="litdata")
+    (folder / INDEX).write_text("[]")
+    assert data(folder).format == "coco"
 
 
 def test_an_image_that_has_changed_is_found_when_it_is_read_and_by_the_check(shards: Path) -> None:

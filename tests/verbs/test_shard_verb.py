@@ -11,6 +11,8 @@ import torch
 from data_parts import write_voc, write_yolo
 from detector_parts import BACKBONE, MODEL, checkpoint_of
 from detr_mini.cli import main
+from detr_mini.errors import DataError
+from detr_mini.inference.sources import find_pictures
 from detr_mini.models.build import build_model
 from detr_mini.structures import Categories
 from shards_parts import write_kinds, write_shards
@@ -27,11 +29,11 @@ def test_a_folder_becomes_shards_and_the_report_says_how_to_train(
     assert main(["data", "shard", f"data.root={root}", f"output={output}"]) == 2
     assert f"the output {output} exists already; choose a new folder" in capsys.readouterr().err
     assert main(["data", "check", "data=litdata", f"data.root={output}"]) == 0
-    assert "all 6 files are as they were written" in capsys.readouterr().out
+    assert "all 7 files are as they were written" in capsys.readouterr().out
     (output / "train" / "chunk-0-1.bin").write_bytes(b"")
     assert main(["data", "check", f"data.root={output}"]) == 2
     error = capsys.readouterr().err
-    assert "chunk-0-1.bin has 0 bytes" in error and "(1 of 6 files have a fault); copy them again, or" in error
+    assert "chunk-0-1.bin has 0 bytes" in error and "(1 of 7 files have a fault); copy them again, or" in error
     assert f"'detr-mini data shard data.root={root} output={output}' writes it again" in error
 
 
@@ -60,6 +62,8 @@ def test_verbs_that_copy_image_files_name_the_folder_that_has_them(
     assert "holds shards, and this task needs each image as a file of its own; give it the dataset" in error
     assert f"(data.root={root})" in error
     assert "Traceback" not in error and not (tmp_path / "new").exists()
+    with pytest.raises(DataError, match="holds shards, and this task needs each image as a file"):
+        find_pictures(str(output))
 
 
 def test_an_evaluation_on_shards_has_the_numbers_of_the_folder(scenes_root: Path, tmp_path: Path) -> None:
