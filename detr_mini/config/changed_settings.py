@@ -18,7 +18,7 @@ CHANGEABLE = (
     )),
     *(f"data.{name}" for name in (
         "root", "test", "workers", "cache_megabytes", "annotation_cache", "pin_memory", "uint8", "eval_batch_size",
-        "on_bad_image", "augment", "augment_strong", "strong_until", "make.processes",
+        "on_bad_image", "shard_cache", "augment", "augment_strong", "strong_until", "make.processes",
     )),
 )  # fmt: skip
 """Settings, or sections, that `resume=` may change: training applies them from the next step on. All others have
@@ -28,7 +28,7 @@ HARMLESS = (
     "trainer.progress", "trainer.log_every_steps", "trainer.save_every_minutes", "trainer.threads",
     "trainer.timeout_minutes",
     "data.root", "data.test", "data.workers", "data.cache_megabytes", "data.annotation_cache", "data.pin_memory",
-    "data.uint8", "data.eval_batch_size", "data.make.processes",
+    "data.uint8", "data.eval_batch_size", "data.shard_cache", "data.make.processes",
 )  # fmt: skip
 """Those that may differ even for a run that has finished training."""
 

@@ -194,7 +194,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
     def _cache_windows(self, index: int, record: ImageRecord) -> UInt8[Tensor, "3 h w"]:
         """An image that is a window of a file. The file's others go to the cache too: it is decoded once."""
         wanted: Tensor | None = None
-        with open_windows(record.path) as whole:
+        with open_windows(record.source) as whole:
             for place in _same_file(self.coco.records, index, self.cache.holds):
                 one = self.coco.records[place]
                 if place == index or self.cache.get(place) is None:

@@ -31,6 +31,7 @@ from detr_mini.formats.split import CocoSet
 from detr_mini.formats.tree import Tree
 from detr_mini.images.tiling import check_tiles
 from detr_mini.scenes.shapes import ensure_scenes
+from detr_mini.shards.remote import local_folder
 from detr_mini.structures import Batch, Categories
 from detr_mini.text.tokenizers import AnyTokenizer
 
@@ -65,6 +66,7 @@ class DetectionData(pl.LightningDataModule):
     `tiles`: the side of the windows that images are cut into, or "auto" (`choose_tiles`), with `tile_overlap` of it in
     common; see `cut_into_tiles`.
     `annotation_cache`: folder that keeps what was read of COCO files, "auto" or None, see `annotation_cache.kept`.
+    `shard_cache`: the folder for copies of shards that lie at an address (`shards.remote`).
     `subset`: settings of `choice.Choice`, which picks training images. `on_...`: see `coco.Reading`;
     `first_pixel`, `difficult`: see `voc.read_voc`. `mean`, `std`, `stride`: of the model. `seed`: of order and
     augmentation.
@@ -117,6 +119,7 @@ class DetectionData(pl.LightningDataModule):
         tile_overlap: float | int = OVERLAP,
         pin_memory: bool | str = False,
         uint8: bool | str = False,
+        shard_cache: str | None = None,
         exact: Sequence[int] | None = None,
         multiple: int = 1,
         antialias: bool = True,
@@ -131,7 +134,7 @@ class DetectionData(pl.LightningDataModule):
             raise ConfigError(f"data.size=auto goes by the longest side of photographs; with data.{what} say a number")
         until = 1.0 if isinstance(strong_until, str) else strong_until  # "auto": `settle` decides
         check_shares(strong_until=until, hold_out=hold_out)
-        self.root = Path(root).expanduser()
+        self.root = local_folder(root, shard_cache)
         self._said = format, {"train": train, "val": val, "test": test}
         self.make = None if make is None else dict(make)
         self.image: dict[str, Any] = {"size": size, "shorter_side": shorter_side, "mean": list(mean), "std": list(std)}
@@ -322,6 +325,9 @@ class DetectionData(pl.LightningDataModule):
 
     def _check_all(self, names: Sequence[str]) -> None:
         """Look at these splits; print the table; stop, or keep what a fixed copy would have."""
+        if self.format == "litdata":
+            raise ConfigError(f"{self.root} holds shards, which were checked when they were written: set "
+                              "data.check=null; 'detr-mini data check' compares their checksums")  # fmt: skip
         checked = check(self._source({name: split for name, split in self._found.splits.items() if name in names}))
         if checked.faults and rank() == 0:
             checked.print()

@@ -102,12 +102,12 @@ def write_coco(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str
             for a in tree.content["annotations"]
         )
         content = {**tree.content, "images": records, "annotations": annotations}
-        _write_json(folder / "annotations" / f"{name}.json", content)
+        write_json(folder / "annotations" / f"{name}.json", content)
         place_images(tree, {old: folder / name / new for old, new in names.items()}, images)
     return []
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write an object as `json.dumps` gives it, iterators as lists: no second copy of all records is in memory."""
     with path.open("w", encoding="utf-8") as file:
         for number, (key, value) in enumerate(content.items()):

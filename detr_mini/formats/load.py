@@ -11,13 +11,14 @@ from typing import Any
 from detr_mini.categories import Categories
 from detr_mini.errors import DataError
 from detr_mini.formats.annotation_cache import kept
-from detr_mini.formats.coco import Reading, build_set, read_coco
+from detr_mini.formats.coco import Reading, build_set, read_coco, read_sharded
 from detr_mini.formats.columns import columns_of
 from detr_mini.formats.discover import Split, check_split, read_tree
 from detr_mini.formats.faults import FATAL, LOSSLESS, NOTICES
 from detr_mini.formats.load_report import SplitReport
 from detr_mini.formats.split import CocoSet
 from detr_mini.formats.tree import Tree
+from detr_mini.shards.store import ShardStore
 
 
 def read_split(
@@ -50,6 +51,9 @@ def read_split(
             return read_coco(*paths, split=name, categories=categories, limit=limit, root=root, **reading)
 
         return kept(annotation_cache, *paths, settings, read)
+    if format == "litdata":
+        check_split(split, name, format)
+        return read_sharded(ShardStore(root, split["images"]), name, rules, categories, limit)
     tree = read_tree(
         root, split, name, format, first_pixel=first_pixel, difficult=difficult, box_corners=rules.box_corners,
         categories=categories,
