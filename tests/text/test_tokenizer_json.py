@@ -23,7 +23,23 @@ from detr_mini.text.tokenizers import (
 )
 
 TEXTS = ["the small red star left of the blue circle", "two cups, a café; naïve dogs.", "οδος ist weiß 👍🏽 i̇"]
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "dog", "chase", "##d", "cat", "##s", "red", "star", "cafe", ".", "["]
+PIECES = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "the",
+    "dog",
+    "chase",
+    "##d",
+    "cat",
+    "##s",
+    "red",
+    "star",
+    "cafe",
+    ".",
+    "[",
+]
 TOKENIZERS: dict[str, AnyTokenizer] = {
     **{name: kind.train(TEXTS * 3, size=400) for name, kind in KINDS.items() if name != "pretrained"},
     "pretrained": WordPieceTokenizer(PIECES),
@@ -108,5 +124,5 @@ def test_any_other_file_is_refused_in_a_sentence(content: str) -> None:
 
 
 def test_a_vocabulary_that_the_library_cannot_hold_is_refused_in_a_sentence() -> None:
-    with pytest.raises(TokenizerError, match="cannot be written as tokenizer.json"):
+    with pytest.raises(TokenizerError, match="cannot be written as tokenizer"):
         to_json(CharacterTokenizer(["\ud800"]))
