@@ -50,7 +50,8 @@ def main(
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for each in processes:
         for few in workers:
-            shutil.rmtree(folder / "cache", ignore_errors=True)
+            if "first" in starts:
+                shutil.rmtree(folder / "cache", ignore_errors=True)
             for kind in starts:
                 numbers = measure(folder, each, few, "null" if kind == "without" else str(folder / "cache"))
                 shown = " | ".join(f"{number:.1f}" if number < 100 else f"{number:,.0f}" for number in numbers)

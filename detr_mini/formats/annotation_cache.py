@@ -8,6 +8,7 @@ folders of the images have theirs (they change when a file is added, renamed or 
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -43,6 +44,8 @@ VERSION = 1
 """Of these files; to be raised whenever a reader gives other arrays or another report for the same annotations."""
 YOUNG = 2.0
 """Seconds after a change in which another one might leave the same time: what is so new is not kept yet."""
+UNUSED = 30 * 86_400.0
+"""Seconds after which an earlier state of a source is removed."""
 Marks = dict[str, tuple[int, int] | None]
 """Size and time of change in nanoseconds of files and folders (a folder's size counts as 0); None: it is not there."""
 _complained: set[Path] = set()
@@ -65,11 +68,13 @@ def kept(
     if folder is None or not _is_large(annotations):
         return read()
     key = {"source": os.path.abspath(annotations), "named": str(annotations), "images": str(images), **settings}
-    digest = hashlib.sha256(json.dumps([VERSION, key], sort_keys=True).encode()).hexdigest()[:24]
-    path = folder / f"{annotations.stem}-{digest}.safetensors"
+    base = folder / f"{annotations.stem}-{_digest([VERSION, key])}"
+    # each state has a file of its own: machines that share the folder, each with a copy of the data, never replace
+    # what another one maps
+    path = base.with_name(f"{base.name}-{_digest([_mark(annotations), _mark(images)])}.safetensors")
     if (found := _load(path, annotations, images)) is not None:
         return found
-    with _alone(path) as error:
+    with _alone(base.with_name(f"{base.name}.lock")) as error:
         if error is None and (found := _load(path, annotations, images)) is not None:
             return found
         started, source = time.time(), _mark(annotations)
@@ -77,9 +82,22 @@ def kept(
         marks = _marks(coco, images)
         if error is None and _mark(annotations) == source and not _is_young([source, *marks.values()], started):
             error = _store(path, coco, source, marks)
+            _forget(base)
     if error is not None:
         _complain(folder, error)
     return _load(path, annotations, images) or coco
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _forget(base: Path) -> None:
+    """Remove earlier states that nobody has used for long."""
+    for file in base.parent.glob(f"{glob.escape(base.name)}-*.safetensors"):
+        with suppress(OSError):
+            if time.time() - file.stat().st_mtime > UNUSED:
+                file.unlink()
 
 
 def folder_of(cache: str | Path | None) -> Path | None:
@@ -102,14 +120,14 @@ def _is_large(path: Path) -> bool:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[OSError | None]:
-    """Wait until no other process of this machine is here with this path; the kernel frees what a dead one held.
+def _alone(lock: Path) -> Iterator[OSError | None]:
+    """Wait until no other process of this machine is here with this lock; the kernel frees what a dead one held.
 
     Gives the error, and does not wait, where nothing can be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.with_suffix(".lock").open("wb")
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("wb")
     except OSError as error:
         yield error
         return
@@ -186,6 +204,8 @@ def _load(path: Path, annotations: Path, images: Path) -> CocoSet | None:
             return None
         if any(_as_list(_mark(images / place)) != mark for place, mark in marks.items()):
             return None
+        with suppress(OSError):
+            os.utime(path)  # it was used
         records = ImageRecords(images, **{name: tensors.pop(name) for name in ("ids", "sizes", "names", "ends")})
         categories, report = Categories.from_dict(about["categories"]), SplitReport(**about["report"])
         return CocoSet(records, categories, report, **tensors)
