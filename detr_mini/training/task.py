@@ -138,17 +138,20 @@ class DetectionTask(pl.LightningModule):
         """Add a batch to the running sums."""
         total = losses.total.detach()
         parts = [losses.terms.get(name, total.new_zeros(())) for name in LOGGED]
-        self.sums += torch.stack([total, *parts, total.new_tensor(losses.boxes)])
+        self.sums += torch.stack([total, *parts, total.new_full((), losses.boxes)])
         self._boxes += losses.boxes
         self.images_seen += len(batch)
         self._batch = batch
 
     def _boxes_of_all_processes(self) -> float:
-        """Boxes of this step. With the same sum the processes agree on the time, and on whether to save or to stop."""
+        """Boxes of this step. With the same sum the processes agree on the time, and on whether to save or to stop.
+
+        The numbers go from host to host (gloo), so that no process waits for its GPU.
+        """
         boxes, self._boxes = float(self._boxes), 0
         if self.trainer.world_size > 1:
             own = [boxes, self.budget.elapsed, *self.requests.as_numbers()]
-            shared = torch.tensor(own, dtype=torch.float64, device=self.device)
+            shared = torch.tensor(own, dtype=torch.float64)
             torch.distributed.all_reduce(shared)
             boxes, elapsed, *asked = shared.tolist()
             self.budget.agree(elapsed / self.trainer.world_size)
