@@ -18,7 +18,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from deploy_parts import unchecked
-from detector_parts import BACKBONE, CATEGORIES, GROUNDED, IMAGE, untrained
+from detector_parts import BACKBONE, GROUNDED, IMAGE
 from detr_mini import load
 from detr_mini.captions.made_dataset import ensure_captioned
 from detr_mini.cli import main
@@ -335,22 +335,3 @@ def test_the_example_needs_no_torch(write: Write, own: Detector, tmp_path: Path)
     numbers = torch.tensor([[float(number) for number in rest.split()] for _, rest in lines])
     torch.testing.assert_close(numbers[:, 0], found.scores, atol=2e-3, rtol=0)
     torch.testing.assert_close(numbers[:, 1:], found.boxes, atol=1.0, rtol=0)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("positions", ["sine", "learned", "none", "pretrained"])
-def test_other_text_encoders_are_exported(positions: str, tmp_path: Path) -> None:
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(name, reason=f"the package {name} of the extra 'export' is not installed")
-    model, tokenizer = {**GROUNDED}, TOKENIZER_OWN
-    if positions == "pretrained":
-        minilm = pytest.importorskip("detr_mini.text.tokenizers")
-        pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS.split(), *(f"##{n}" for n in range(30_522 - 24))]
-        tokenizer = minilm.WordPieceTokenizer(pieces[:30_522])
-        model |= {"text": None, "pretrained_text": {"weights": "none"}}
-    else:
-        model |= {"text": {**GROUNDED["text"], "positions": positions}}  # type: ignore[dict-item]
-    detector = Detector(untrained(model, 0.05, vocabulary=len(tokenizer)), CATEGORIES, IMAGE, tokenizer=tokenizer)
-    with unchecked():
-        agreements = export_module.export_detector(detector, tmp_path / "a.onnx", export_module.Choice("onnx"))
-    assert len(agreements) == 2 and all(agreement.unpaired == 0 for agreement in agreements), agreements
