@@ -25,6 +25,7 @@ from detr_mini.models.grounded import GroundedDETR
 from detr_mini.models.heads import Best, best_classes, best_pairs
 from detr_mini.models.mini import MiniDETR
 from detr_mini.models.protocol import DetectionModel
+from detr_mini.peers.detector import HFDetector
 from detr_mini.structures import DetectorOutput
 from detr_mini.vision.convnet import ConvNet, StandardisedConv
 from detr_mini.vision.fast_depthwise import FoldedConv
@@ -64,8 +65,9 @@ class Network(nn.Module):
 def check_exportable(model: DetectionModel) -> None:
     """UserError where `model` has no form that runs without torch."""
     if type(model) not in SELECTION:
+        kind = f" ({model.kind.name})" if isinstance(model, HFDetector) else ""
         raise UserError(
-            f"a detector of {type(model).__name__} is not exported to ONNX, OpenVINO or torch yet, only those of "
+            f"a detector of {type(model).__name__}{kind} is not exported to ONNX, OpenVINO or torch yet, only those of "
             "model=mini, model=mini_grounded and model=detr are; format=safetensors writes it as a file that 'load' "
             "reads"
         )
