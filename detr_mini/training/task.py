@@ -26,6 +26,7 @@ from detr_mini.structures import Batch, Categories, OperatingPoint
 from detr_mini.torch_seeding import mix_numbers
 from detr_mini.training.averaging import AveragedModel
 from detr_mini.training.budget import Budget
+from detr_mini.training.canvases import Canvases, graphs_warning, on_canvas
 from detr_mini.training.diagnosis import explain
 from detr_mini.training.history import LOGGED
 from detr_mini.training.image_growth import ImageGrowth, resized
@@ -70,6 +71,7 @@ class DetectionTask(pl.LightningModule):
         average: float | int = 0.998,
         accumulate: int = 1,
         growth: ImageGrowth | None = None,
+        canvases: Canvases | None = None,
         validations: int | None = None,
         operating_point: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
@@ -78,7 +80,7 @@ class DetectionTask(pl.LightningModule):
         self.model, self.criterion, self.make_optimizer = model, criterion, make_optimizer
         self.categories, self.budget, self.seed, self.truth = categories, budget, seed, truth
         self.warmup_steps, self.rate, self.clip, self.accumulate = warmup_steps, rate, clip, accumulate
-        self.growth = growth or ImageGrowth()
+        self.growth, self.canvases = growth or ImageGrowth(), canvases
         self.validations, self.point_settings = validations, dict(operating_point or {})
         self._default_point: OperatingPoint = settled(operating_point)
         self.metadata = dict(metadata or {})
@@ -97,6 +99,7 @@ class DetectionTask(pl.LightningModule):
         self._boxes = 0
         """Boxes since the last step of the optimizer."""
         self._collected = Collected()
+        self._warned = False
 
     # One training step, in the order in which Lightning calls these hooks
 
@@ -104,6 +107,8 @@ class DetectionTask(pl.LightningModule):
         scale = self.growth.scale_at(self.budget.agreed_progress(self.global_step))
         if scale < 1:
             batch = resized(batch, scale, self.model.stride)
+        if self.canvases is not None:
+            batch = on_canvas(batch, self.canvases)
         torch.manual_seed(mix_numbers(self.seed, self.global_step, batch_idx, self.global_rank))  # dropout
         with self._explaining("a matching cost", self.model, batch):
             losses = self.losses(batch, self.global_step)
@@ -183,6 +188,13 @@ class DetectionTask(pl.LightningModule):
             )
         if new:
             log.warning("%d steps were skipped up to step %d: their gradient was not finite", new, self.global_step)
+
+    def report_graphs(self) -> None:
+        """Warn once where torch no longer compiles."""
+        warning = None if self.canvases is None or self._warned else graphs_warning()
+        if warning is not None:
+            self._warned = True
+            log.warning(warning)
 
     def _set_learning_rate(self, optimizer: torch.optim.Optimizer) -> None:
         progress = self.budget.agreed_progress(self.global_step)
