@@ -25,6 +25,7 @@ from detr_mini.pretrained.transfer import PACKAGED, Start, begin_with_packaged, 
 from detr_mini.shared_cores import share_cores
 from detr_mini.training.begin_published import set_backbone, set_by_weights
 from detr_mini.training.budget import Budget
+from detr_mini.training.canvases import canvases_for
 from detr_mini.training.device import Choices, Device, choices, find_device, usable_precision
 from detr_mini.training.image_growth import ImageGrowth
 from detr_mini.training.keep_categories import add_kept, find_kept
@@ -85,6 +86,10 @@ def build(config: DictConfig, processes: int | None = None, kept: Mapping[str, A
     processes = processes or options.devices * options.num_nodes
     rate, warmup_steps = _scaled(optim, processes)
     seconds = None if options.max_minutes is None else options.max_minutes * 60
+    canvases = None
+    if options.compile:
+        most = int(data.train_set.objects.max()) if len(data.train_set) else 0
+        canvases = canvases_for(data.image["size"], data.image["shorter_side"], model.stride, most)
     task = DetectionTask(
         model=model,
         criterion=criterion,
@@ -98,6 +103,7 @@ def build(config: DictConfig, processes: int | None = None, kept: Mapping[str, A
         clip=optim["clip"],
         average=optim["average"],
         accumulate=options.accumulate,
+        canvases=canvases,
         validations=options.validations,
         operating_point=settings.get("operating_point"),
         metadata={**_metadata(settings, data, start), "processes": processes, "kept": kept, "pseudo": pseudo},
@@ -216,7 +222,7 @@ def _model(
     if used.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if options.compile:
-        model.compile()
+        model.compile(dynamic=False)  # a shape, a graph: there are few (`canvases`)
     queries = settings["model"].get("queries")
     notice = objects_notice(data.train_set, queries) if isinstance(queries, int) else None
     data.report.notices += [notice] if notice is not None else []

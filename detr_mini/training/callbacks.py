@@ -66,6 +66,7 @@ class Logging(pl.Callback):
     def _training_row(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         assert isinstance(task, DetectionTask)
         task.report_skipped()
+        task.report_graphs()
         total, *parts, boxes = task.share_sums().tolist()
         task.sums.zero_()
         seconds, images = task.budget.elapsed, task.images_seen

@@ -25,6 +25,7 @@ from detr_mini.structures import Batch, Categories, OperatingPoint
 from detr_mini.torch_seeding import mix_numbers
 from detr_mini.training.averaging import AveragedModel
 from detr_mini.training.budget import Budget
+from detr_mini.training.canvases import Canvases, graphs_warning, on_canvas
 from detr_mini.training.diagnosis import explain
 from detr_mini.training.history import LOGGED
 from detr_mini.training.requests import Requests
@@ -67,6 +68,7 @@ class DetectionTask(pl.LightningModule):
         clip: float | int = 5.0,
         average: float | int = 0.998,
         accumulate: int = 1,
+        canvases: Canvases | None = None,
         validations: int | None = None,
         operating_point: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
@@ -75,6 +77,7 @@ class DetectionTask(pl.LightningModule):
         self.model, self.criterion, self.make_optimizer = model, criterion, make_optimizer
         self.categories, self.budget, self.seed, self.truth = categories, budget, seed, truth
         self.warmup_steps, self.rate, self.clip, self.accumulate = warmup_steps, rate, clip, accumulate
+        self.canvases = canvases
         self.validations, self.point_settings = validations, dict(operating_point or {})
         self._default_point: OperatingPoint = settled(operating_point)
         self.metadata = dict(metadata or {})
@@ -95,10 +98,13 @@ class DetectionTask(pl.LightningModule):
         self._boxes = 0
         """Boxes since the last step of the optimizer."""
         self._collected = Collected()
+        self._warned = False
 
     # One training step, in the order in which Lightning calls these hooks
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
+        if self.canvases is not None:
+            batch = on_canvas(batch, self.canvases)
         torch.manual_seed(mix_numbers(self.seed, self.global_step, batch_idx, self.global_rank))  # dropout
         with self._explaining("a matching cost", self.model, batch):
             losses = self.losses(batch, self.global_step)
@@ -178,6 +184,13 @@ class DetectionTask(pl.LightningModule):
             )
         if new:
             log.warning("%d steps were skipped up to step %d: their gradient was not finite", new, self.global_step)
+
+    def report_graphs(self) -> None:
+        """Warn once where torch no longer compiles."""
+        warning = None if self.canvases is None or self._warned else graphs_warning()
+        if warning is not None:
+            self._warned = True
+            log.warning(warning)
 
     def _set_learning_rate(self, optimizer: torch.optim.Optimizer) -> None:
         progress = self.budget.agreed_progress(self.global_step)
