@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -150,8 +149,8 @@ def test_more_layers_stay_in_floating_point_until_the_two_agree(
 
     monkeypatch.setattr(export_module, "quantise", noted)
     monkeypatch.setattr(export_module, "write_onnx", lambda model, description, path: path.write_bytes(b"file"))
-    monkeypatch.setattr(export_module, "open_exported", lambda path: SimpleNamespace(reader=None))
-    monkeypatch.setattr(export_module, "compare", lambda *_: Disagrees())
+    monkeypatch.setattr(export_module, "open_exported", lambda path: None)
+    monkeypatch.setattr(export_module, "_compared", lambda *_: [Disagrees()])
     with pytest.raises(UserError, match="does not find what the checkpoint finds"):
         export_detector(own, tmp_path / "a.onnx", Choice("onnx", "int8"), pictures=[])
     assert tried == list(export_module.FLOAT_FIRST)
