@@ -129,6 +129,8 @@ def _function(name: str) -> Callable[[DictConfig], object]:
             from detr_mini.verbs.data_split import data_split as function
         case "data subset":
             from detr_mini.verbs.data_subset import data_subset as function
+        case "data shard":
+            from detr_mini.verbs.data_shard import data_shard as function
         case "data convert":
             from detr_mini.verbs.data_convert import data_convert as function
         case "data label":

@@ -1,9 +1,10 @@
-"""Settings that a process inherits: the terminal's encoding, a notebook's matplotlib backend, how threads wait."""
+"""Settings that a process inherits: the terminal's encoding, matplotlib's backend, how threads wait; and its host."""
 
 from __future__ import annotations
 
 import io
 import os
+import socket
 import sys
 from importlib.util import find_spec
 
@@ -17,6 +18,12 @@ def drawable(anywhere: bool = False) -> None:
     module = backend.removeprefix("module://")
     if backend and "matplotlib" not in sys.modules and (anywhere or (module != backend and not _found(module))):
         os.environ["MPLBACKEND"] = "agg"
+
+
+def on_this_host() -> str:
+    """Where this process runs, for an error about a file: " on the host NAME" if a launcher has started it, else ""."""
+    launched = any(name in os.environ for name in ("WORLD_SIZE", "SLURM_JOB_ID"))
+    return f" on the host {socket.gethostname()}" if launched else ""
 
 
 def patient_threads() -> None:

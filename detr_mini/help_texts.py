@@ -140,6 +140,14 @@ VERBS: Mapping[str, Verb] = {
         "  to=NAME                   the new format: coco, voc, yolo, cvat or label_studio\n"
         "  output=FOLDER             a new folder\n" + PLACING + DATA_KEYS,
     ),
+    "data shard": Verb(
+        "write a dataset as a few large files, for shared disks and object stores", "data_shard",
+        ("detr-mini data shard data.root=data/coco data=coco output=coco_shards",
+         "detr-mini data shard data.root=my_photos output=my_shards shard_megabytes=256 split=[train,val]"),
+        "  output=FOLDER             a new folder\n"
+        "  shard_megabytes=64        size of a shard; larger ones mean fewer files\n"
+        "  split=[train,val]         the splits to write (null: all)\n" + DATA_KEYS,
+    ),
     "data label": Verb(
         "pre-label new pictures with a detector, for correction in a labelling tool", "data_label",
         ("detr-mini data label checkpoint=outputs/first source=new_photos output=to_correct format=label_studio",

@@ -13,6 +13,7 @@ from hypothesis import settings
 
 from data_parts import write_coco
 from detector_parts import CATEGORIES, IMAGE, checkpoint_of, untrained
+from detr_mini.formats import annotation_cache
 from detr_mini.inference.detector import Detector
 from detr_mini.scenes.shapes import ensure_scenes
 
@@ -20,6 +21,12 @@ settings.register_profile("unhurried", deadline=None)  # a busy machine is no mi
 settings.load_profile("unhurried")
 
 MakeCoco = Callable[..., tuple[Path, Path]]
+
+
+@pytest.fixture(autouse=True)
+def no_annotation_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test writes into the user's cache folder; those of the cache set this again."""
+    monkeypatch.setattr(annotation_cache, "SMALLEST", 2**60)
 
 
 @pytest.fixture

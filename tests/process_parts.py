@@ -109,6 +109,22 @@ def prepare(faults: Mapping[str, Any]) -> None:
             torch.save(self.model.state_dict(), Path(faults["weights"]) / f"{self.global_rank}.pt")
 
         DetectionTask.on_train_end = keep  # type: ignore[method-assign]
+    if "sent" in faults:  # a folder for what DDP sends beside gradients
+        from torch.nn.parallel import DistributedDataParallel
+
+        sync, counts = DistributedDataParallel._sync_buffers, {"broadcasts": 0}
+
+        def count(self: DistributedDataParallel) -> None:
+            counts["broadcasts"] += 1
+            sync(self)
+
+        def write(self: DetectionTask, *words: Any) -> None:
+            wrapped: Any = self.trainer.strategy.model
+            found = {"buffers": len([*wrapped.module.buffers()]), "bucket_view": wrapped.gradient_as_bucket_view}
+            (Path(faults["sent"]) / f"sent_{self.global_rank}.json").write_text(json.dumps(found | counts))
+
+        DistributedDataParallel._sync_buffers = count  # type: ignore[method-assign]
+        DetectionTask.on_train_epoch_end = write  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from detr_mini.losses import criterion as criterion_module
 from detr_mini.models.protocol import DetectionModel
 from detr_mini.structures import Batch
 from detr_mini.training.build import Parts, build
+from detr_mini.training.device import AUTOCAST
 from detr_mini.training.plan import now
-from detr_mini.training.precision import AUTOCAST, resolved_precision
 
 PARTS = {
     "backbone": ("backbone",),
@@ -81,7 +81,7 @@ def benchmark_step(config: DictConfig) -> dict[str, Any]:
     parts = build(config)
     device = torch.device(parts.options.device_type)
     parts.task.model.to(device).train()
-    kind = resolved_precision(parts.options)
+    kind = parts.used.precision
     dtype = AUTOCAST.get(kind, torch.float32)
     watch = Stopwatch(device)
     run = _stepper(parts, watch, device, dtype)

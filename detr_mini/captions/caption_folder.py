@@ -24,7 +24,6 @@ from detr_mini.formats.columns import any_json, read_json
 from detr_mini.formats.discover import find_layout
 from detr_mini.formats.load import read_split
 from detr_mini.formats.split import CocoSet
-from detr_mini.images.load import load_image
 from detr_mini.phrases import Caption
 
 
@@ -127,4 +126,4 @@ def _card(coco: CocoSet, index: int, caption: Caption) -> CaptionCard:
     record = coco.records[index]
     begin, end = int(coco.first[index]), int(coco.first[index + 1])
     own = coco.boxes_xywh[begin:end][~coco.is_crowd[begin:end]]
-    return CaptionCard(load_image(record.path), xywh_to_xyxy(own).to(torch.float32), caption, record.file_name)
+    return CaptionCard(record.pixels(), xywh_to_xyxy(own).to(torch.float32), caption, record.file_name)

@@ -251,12 +251,17 @@ class CaptionData(DetectionData):
         if not isinstance(dataset, CaptionDataset):
             return super().collate(dataset)
         assert self.tokenizer is not None
-        return partial(_collate, stride=self.stride, tokenizer=self.tokenizer)
+        return partial(_collate, stride=self.stride, tokenizer=self.tokenizer, normalise=dataset.normalise)
 
 
-def _collate(samples: Sequence[tuple[Tensor, Target, list[Caption]]], stride: int, tokenizer: AnyTokenizer) -> Batch:
+def _collate(
+    samples: Sequence[tuple[Tensor, Target, list[Caption]]],
+    stride: int,
+    tokenizer: AnyTokenizer,
+    normalise: Callable[[Tensor], Tensor] | None,
+) -> Batch:
     images, targets, captions = zip(*samples, strict=True)
-    batch = collate(images, targets, stride)
+    batch = collate(images, targets, stride, normalise)
     if not any(captions):  # only boxes
         return batch
     block = collate_captions(tokenizer, captions, batch.packed.counts)

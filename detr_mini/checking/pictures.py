@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+
+from detr_mini.images.encoded import ImageFile
 
 KEPT = 2048
 """Small copies of this many pictures are kept; further ones are made again when two must be compared."""
@@ -23,7 +24,7 @@ class Picture:
     orientation: int
     digest: bytes
     """Of the pixels (of the file's bytes where pixels are not looked at)."""
-    path: str | Path
+    path: ImageFile
     mark: np.ndarray | None = None
     """See `duplicates.mark_of`; None where pixels are not looked at."""
     small: np.ndarray | None = None

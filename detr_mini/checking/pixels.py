@@ -19,6 +19,7 @@ from detr_mini.checking.pictures import KEPT, LIKE, Picture
 from detr_mini.checking.scene_names import scenes
 from detr_mini.errors import DataError
 from detr_mini.images.decoding import room_for
+from detr_mini.images.encoded import ImageFile
 from detr_mini.images.header import orientation_of
 from detr_mini.images.load import load_image, needed_for
 
@@ -32,7 +33,7 @@ def decoded(path: Path, keep: bool) -> Picture:
         return _picture(path, load_image(path), orientation_of(path), keep)
 
 
-def _picture(path: str | Path, image: UInt8[Tensor, "3 h w"], orientation: int, keep: bool) -> Picture:
+def _picture(path: ImageFile, image: UInt8[Tensor, "3 h w"], orientation: int, keep: bool) -> Picture:
     digest = hashlib.blake2b(image.numpy().data, digest_size=16)
     digest.update(repr(tuple(image.shape)).encode())
     small = small_grey(image)
@@ -62,7 +63,7 @@ def _grey(picture: Picture) -> np.ndarray:
 
 
 def alike(
-    files: Iterable[tuple[int, str | Path]], skip_broken: bool = False, names: Mapping[int, str] | None = None
+    files: Iterable[tuple[int, ImageFile]], skip_broken: bool = False, names: Mapping[int, str] | None = None
 ) -> dict[int, int]:
     """Of each (id, image file) that belongs with an earlier one (it shows the same, or a part of the same), that one.
 

@@ -13,11 +13,12 @@ CHANGEABLE = (
     *(f"trainer.{name}" for name in (
         "max_epochs", "max_steps", "max_minutes", "validate_every_epochs", "validations", "save_every_minutes",
         "log_every_steps", "progress", "threads", "compile", "channels_last", "accelerator", "precision",
+        "tf32", "timeout_minutes",
         "coarse_scale", "coarse_until", "coarse_grow",
     )),
     *(f"data.{name}" for name in (
-        "root", "test", "workers", "cache_megabytes", "pin_memory", "eval_batch_size", "on_bad_image", "augment",
-        "augment_strong", "strong_until", "make.processes",
+        "root", "test", "workers", "cache_megabytes", "annotation_cache", "pin_memory", "uint8", "eval_batch_size",
+        "on_bad_image", "shard_cache", "augment", "augment_strong", "strong_until", "make.processes",
     )),
 )  # fmt: skip
 """Settings, or sections, that `resume=` may change: training applies them from the next step on. All others have
@@ -25,8 +26,9 @@ already shaped the run: its weights, the order of the images, the best checkpoin
 HARMLESS = (
     "resume", "modules", "logger", "explicit",
     "trainer.progress", "trainer.log_every_steps", "trainer.save_every_minutes", "trainer.threads",
-    "data.root", "data.test", "data.workers", "data.cache_megabytes", "data.pin_memory", "data.eval_batch_size",
-    "data.make.processes",
+    "trainer.timeout_minutes",
+    "data.root", "data.test", "data.workers", "data.cache_megabytes", "data.annotation_cache", "data.pin_memory",
+    "data.uint8", "data.eval_batch_size", "data.shard_cache", "data.make.processes",
 )  # fmt: skip
 """Those that may differ even for a run that has finished training."""
 

@@ -19,6 +19,8 @@ WORDS = {
     "data.train": ("auto",), "data.val": ("auto", "train"), "data.test": ("auto",),
 }  # fmt: skip
 """Words that may replace a number or a section; the value is then chosen from the data."""
+SWITCHES = ("trainer.tf32", "trainer.channels_last", "data.pin_memory", "data.uint8")
+"""true, false, or auto: by the device that trains."""
 WHEN_SET: Mapping[str, Any] = {"threshold": 0.5, "pseudo_threshold": 0.5, "size": 320, "shorter_side": 320, "boxes": {}}
 """An example of the expected type, for settings that default to null."""
 TYPES: tuple[tuple[type | tuple[type, ...], str], ...] = (
@@ -75,6 +77,10 @@ def _check_type(given: Any, known: Any, path: str) -> None:
     if given is None or known is None or known == "???" or str(given).startswith("${"):
         return  # no value to compare, or a reference to another setting
     if given in WORDS.get(path, ()):
+        return
+    if path in SWITCHES:
+        if given not in (True, False, "auto") or type(given) in (int, float):
+            raise ConfigError(f"{path} is {given!r}; it must be true, false or auto")
         return
     if isinstance(known, list | Mapping):
         raise ConfigError(f"{path} is {given!r}; it must be a {'list' if isinstance(known, list) else 'section'}")

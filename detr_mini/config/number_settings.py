@@ -21,7 +21,8 @@ WHOLE_FROM_0 = frozenset((
     "resamples", "warmup", "warmup_steps", "window", "workers",
 ))  # fmt: skip
 ABOVE_0 = frozenset((
-    "lr", "adamw_lr", "clip", "max_minutes", "minutes", "save_every_minutes", "memory_gb", "anchor_cells",
+    "lr", "adamw_lr", "clip", "max_minutes", "minutes", "save_every_minutes", "timeout_minutes",
+    "memory_gb", "anchor_cells",
 ))  # fmt: skip
 SHARES = frozenset((
     "threshold", "suppress_iou", "distinct_iou", "hold_out", "strong_until", "share", "shares",

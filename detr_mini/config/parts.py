@@ -57,6 +57,7 @@ TABLE: Mapping[str, Mapping[str, str]] = {
                          "RandomChannelPermutation", "RandomInversion", "RandomScaleCrop")
         },
         **{f"detr_mini.data.{name}": "detr_mini.data.mosaic" for name in ("Mosaic", "Mixup", "RandomWindow")},
+        "detr_mini.data.RandomColourJitter": "detr_mini.data.colour",
     },
     "sweep": {
         "detr_mini.experiments.Serial": "detr_mini.experiments.launch",

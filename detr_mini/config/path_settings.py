@@ -10,7 +10,7 @@ _SPLITS = r"data\.(train|val|test)\.(images|annotations|list|labels|names)"
 PATHS = re.compile(
     r"checkpoint|source|output|run_folder|folder|init|resume|root|runs?|report|nouns|captions"
     r"|pseudo|pseudo_checkpoint|prelabels|labelled"
-    rf"|data\.(root|refer\.folder)|data\.captions\.(train|val|test)|{_SPLITS}|boxes\.\w+"
+    rf"|data\.(root|shard_cache|refer\.folder|annotation_cache)|data\.captions\.(train|val|test)|{_SPLITS}|boxes\.\w+"
     r"|sweep\.folder|backbone\.weights|model\.name|model\.pretrained_text\.weights|data\.tokenizer\.weights"
 )
 """Keys whose value is a path, or a list of paths."""

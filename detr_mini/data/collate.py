@@ -8,14 +8,25 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Real
 from torch import Tensor
 
 from detr_mini.structures import Batch, PackedTargets, Target, pack_targets
 
 
-def collate(images: Sequence[Float[Tensor, "3 _ _"]], targets: Sequence[Target], stride: int = 1) -> Batch:
-    """Pad right and below with zeros to the largest height and width, up to a multiple of `stride`."""
+def collate(
+    images: Sequence[Real[Tensor, "3 _ _"]],
+    targets: Sequence[Target],
+    stride: int = 1,
+    normalise: Callable[[Tensor], Tensor] | None = None,
+) -> Batch:
+    """Pad right and below with zeros to the largest height and width, up to a multiple of `stride`.
+
+    `images` are as the model takes them or, with `normalise`, pixels: these stay bytes if all are, and are normalised
+    where the batch goes.
+    """
+    if normalise is not None and not all(image.dtype == torch.uint8 for image in images):
+        images, normalise = [normalise(image) for image in images], None
     sizes = [(image.shape[1], image.shape[2]) for image in images]
     height, width = (-(-max(side) // stride) * stride for side in zip(*sizes, strict=True))
     has_padding = any(size != (height, width) for size in sizes)
@@ -23,12 +34,12 @@ def collate(images: Sequence[Float[Tensor, "3 _ _"]], targets: Sequence[Target],
     if not has_padding:
         padded = torch.stack(list(images))
     else:
-        padded = torch.zeros(len(images), 3, height, width)
+        padded = torch.zeros(len(images), 3, height, width, dtype=images[0].dtype)
         for row, (image, (h, w)) in enumerate(zip(images, sizes, strict=True)):  # unequal sizes: one copy each
             padded[row, :, :h, :w] = image
             mask[row, h:] = True
             mask[row, :, w:] = True
-    return Batch(padded, mask, tuple(targets), pack_targets(targets), has_padding)
+    return Batch(padded, mask, tuple(targets), pack_targets(targets), has_padding, normalise=normalise)
 
 
 def _rebuild(kind: Callable[..., Any], values: tuple[Any, ...], tensors: tuple[bool, ...]) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Int, Real, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torchvision.transforms.v2 import functional as F
@@ -23,50 +23,67 @@ from detr_mini.data.samplers import Key
 from detr_mini.data.workers import check_shared_memory, into_shared_memory, lost_worker
 from detr_mini.errors import DataError
 from detr_mini.formats.split import CocoSet, ImageRecord, ImageRecords
-from detr_mini.images.model_input import target_size, to_model_input
+from detr_mini.images.model_input import normalised, resized, target_size, to_model_input
 from detr_mini.images.windows import open_windows
 from detr_mini.structures import Batch, Target
 
 
 class ImageCache:
-    """Decoded images (uint8) of the first images of a set that fit into `megabytes`, filled as they are met.
+    """Decoded images (uint8) of a set, as many as fit into `megabytes`, filled as they are met.
 
-    It lies in anonymous shared memory, so forked workers share one copy. A process that was not forked has none.
+    They are the images from place `first` on; behind the last comes the first. The memory is anonymous and shared, so
+    forked workers have one copy. A process that was not forked has none.
     """
 
-    def __init__(self, sizes: Sequence[tuple[int, int]], megabytes: int | float) -> None:
-        ends = np.cumsum([3 * height * width for height, width in sizes], dtype=np.int64)
+    def __init__(
+        self, sizes: Sequence[tuple[int, int]] | Int[np.ndarray, "n 2"], megabytes: int | float, first: int = 0
+    ) -> None:
+        self.total, self.first = len(sizes), first
+        self._sizes = np.roll(np.asarray(sizes, np.int64).reshape(-1, 2), -first, axis=0)
+        ends = np.cumsum(3 * self._sizes.prod(1))
         self.images = int(np.searchsorted(ends, megabytes * 2**20, side="right"))
         self.bytes = int(ends[self.images - 1]) if self.images else 0
-        self._sizes = list(sizes[: self.images])
-        self._starts = [0, *ends[: self.images].tolist()]
+        self._sizes, self._starts = self._sizes[: self.images], np.concatenate([[0], ends[: self.images]])
         self._pixels = torch.from_numpy(np.frombuffer(mmap.mmap(-1, max(self.bytes, 1)), np.uint8))
         self._filled = np.frombuffer(mmap.mmap(-1, max(self.images, 1)), np.uint8)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"images": 0, "bytes": 0}
+        return {"images": 0, "bytes": 0, "total": self.total, "first": self.first}
+
+    def holds(self, index: int) -> bool:
+        """Whether there is room for this image."""
+        return self.images > 0 and self._place(index) < self.images
+
+    def _place(self, index: int) -> int:
+        return (index - self.first) % self.total
 
     def get(self, index: int) -> UInt8[Tensor, "3 h w"] | None:
         """The decoded image, to be read only, or None where it is not there yet."""
-        if index >= self.images or not self._filled[index]:
+        if not self.holds(index) or not self._filled[self._place(index)]:
             return None
-        height, width = self._sizes[index]
-        return self._pixels[self._starts[index] : self._starts[index + 1]].view(3, height, width)
+        height, width = self._sizes[self._place(index)].tolist()
+        return self._own(index).view(3, height, width)
 
     def put(self, index: int, image: UInt8[Tensor, "3 h w"]) -> None:
         """Keep an image, where there is room for it. Two workers that do so at once write the same bytes."""
-        if index < self.images:
-            self._pixels[self._starts[index] : self._starts[index + 1]] = image.reshape(-1)
-            self._filled[index] = 1
+        if self.holds(index):
+            self._own(index)[:] = image.reshape(-1)
+            self._filled[self._place(index)] = 1
+
+    def _own(self, index: int) -> UInt8[Tensor, " bytes"]:
+        begin, end = self._starts[self._place(index) : self._place(index) + 2].tolist()
+        return self._pixels[begin:end]
 
 
 class DetectionDataset(Dataset[tuple[Tensor, Target]]):
-    """Images and targets of a `CocoSet` for keys (index, epoch, strong), see `Key`.
+    """Images and targets of a `CocoSet` for keys (index, epoch, strong, scale), see `Key`.
 
     `oversampling`: images more than this many times as large as the model's are reduced to that when they are
     decoded: augmentation is then as quick for photographs of 12 megapixels as for small ones, and the cache holds all
     of them. None: they stay as they are.
+    `cache_megabytes`, `cache_first`: see `ImageCache`.
     `on_bad_image`: "refuse" with a DataError, or "skip": what cannot be decoded is a grey picture without boxes.
+    `uint8`: images stay pixels, where the resize gives whole numbers; `normalise` makes of them what the model takes.
     """
 
     def __init__(
@@ -83,17 +100,23 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         antialias: bool = True,
         augment: Augment | None = None,
         cache_megabytes: int | float = 0,
+        cache_first: int = 0,
         on_bad_image: str = "refuse",
+        uint8: bool = False,
     ) -> None:
         self.coco = coco
         self.on_bad_image = on_bad_image
         self.augment = augment
         self._most = None if oversampling is None else round(oversampling * max(size, shorter_side or 0))
-        self.cache = ImageCache([self._kept_size(record.size) for record in coco.records], cache_megabytes)
-        self._to_input = partial(
-            to_model_input, size=size, shorter_side=shorter_side, mean=tuple(mean), std=tuple(std), exact=exact,
-            multiple=multiple, antialias=antialias,
-        )  # fmt: skip
+        self.cache = ImageCache(self._kept_sizes() if cache_megabytes else [], cache_megabytes, cache_first)
+        self._sides: dict[str, Any] = {"size": size, "shorter_side": shorter_side, "exact": exact}
+        self._input: Callable[..., Tensor] = partial(resized, multiple=multiple, antialias=antialias)
+        self.normalise: Callable[[Tensor], Tensor] | None = None
+        statistics: dict[str, Any] = {"mean": tuple(mean), "std": tuple(std)}
+        if uint8:
+            self.normalise = partial(normalised, **statistics)
+        else:
+            self._input = partial(to_model_input, multiple=multiple, antialias=antialias, **statistics)
         # one counter a process, in shared memory: the main process, then the workers
         self._lost = np.frombuffer(mmap.mmap(-1, 8 * 129), np.int64)
 
@@ -105,36 +128,46 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         """Boxes that augmentation has moved out of their image so far."""
         return int(self._lost.sum())
 
-    def __getitem__(self, key: Key | tuple[int, int]) -> tuple[Float[Tensor, "3 h w"], Target]:
-        index, epoch, strong = Key(*key)
-        image, target = self.sample(index)
+    def __getitem__(self, key: Key | tuple[int, int]) -> tuple[Real[Tensor, "3 h w"], Target]:
+        index, epoch, strong, scale = Key(*key)
+        image, target = self.sample(index, scale)
         augment = self.augment_of(index)
         if augment is not None:
-            image, target, lost = augment(image, target, epoch, strong=strong, draw=self._draw)
+            image, target, lost = augment(image, target, epoch, strong=strong, draw=partial(self._draw, scale))
             if lost:
                 worker = get_worker_info()
                 self._lost[0 if worker is None else 1 + worker.id % 128] += lost
-        return self._to_input(image), target
+        return self._to_input(image, scale), target
 
     def augment_of(self, index: int) -> Augment | None:
         """What is done to an image in training."""
         return self.augment
 
-    def sample(self, index: int) -> tuple[UInt8[Tensor, "3 h w"], Target]:
-        """An image as it is in its file, and its truth."""
+    def sample(self, index: int, scale: float = 1.0) -> tuple[UInt8[Tensor, "3 h w"], Target]:
+        """An image, at most `oversampling` times as large as the model sees it at `scale`, and its truth."""
         record = self.coco.records[index]
         target = self.coco.target(record.image_id)
         try:
-            return self.decoded(index), target
+            return self._reduced(self.decoded(index), scale), target
         except DataError as error:
             if self.on_bad_image == "refuse":
                 raise
             warnings.warn(f"{error}; it counts as an empty picture", stacklevel=2)
             return torch.full((3, *record.size), 128, dtype=torch.uint8), _without_boxes(target)
 
-    def _draw(self) -> tuple[UInt8[Tensor, "3 h w"], Target]:
+    def _draw(self, scale: float) -> tuple[UInt8[Tensor, "3 h w"], Target]:
         """Any image of the set, by torch's generator: for a transform that lays several images together."""
-        return self.sample(int(torch.randint(len(self), ())))
+        return self.sample(int(torch.randint(len(self), ())), scale)
+
+    def _to_input(self, image: UInt8[Tensor, "3 h w"], scale: float) -> Real[Tensor, "3 h2 w2"]:
+        sides = self._sides if scale == 1 else {name: _scaled(side, scale) for name, side in self._sides.items()}
+        return self._input(image, **sides)
+
+    def _reduced(self, image: UInt8[Tensor, "3 h w"], scale: float) -> UInt8[Tensor, "3 h2 w2"]:
+        """`image` with the pixels that augmentation needs where the model sees it at `scale` times its size."""
+        if self._most is None or max(image.shape[1:]) <= (most := round(self._most * scale)):
+            return image
+        return F.resize(image, list(target_size((image.shape[1], image.shape[2]), most)), antialias=True)
 
     def decoded(self, index: int) -> UInt8[Tensor, "3 h w"]:
         """The upright image of a record, at most `oversampling` times the model's size.
@@ -144,7 +177,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         image = self.cache.get(index)
         if image is None:
             record = self.coco.records[index]
-            if record.window is not None and index < self.cache.images:
+            if record.window is not None and self.cache.holds(index):
                 return self._cache_windows(index, record)
             image = self._kept(record, record.pixels())
             self.cache.put(index, image)
@@ -153,15 +186,16 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
     def _kept(self, record: ImageRecord, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h2 w2"]:
         if tuple(image.shape[1:]) != record.size:
             raise DataError(f"{record.path} is {image.shape[2]} x {image.shape[1]} pixels when decoded, but its "
-                            f"header says {record.size[1]} x {record.size[0]}; save the image again")  # fmt: skip
+                            f"header says {record.size[1]} x {record.size[0]}, or did when the set was checked; save "
+                            "the image again, or, if the file is another one now, its annotations")  # fmt: skip
         kept = self._kept_size(record.size)
         return image if kept == record.size else F.resize(image, list(kept), antialias=True)
 
     def _cache_windows(self, index: int, record: ImageRecord) -> UInt8[Tensor, "3 h w"]:
         """An image that is a window of a file. The file's others go to the cache too: it is decoded once."""
         wanted: Tensor | None = None
-        with open_windows(record.path) as whole:
-            for place in _same_file(self.coco.records, index, self.cache.images):
+        with open_windows(record.source) as whole:
+            for place in _same_file(self.coco.records, index, self.cache.holds):
                 one = self.coco.records[place]
                 if place == index or self.cache.get(place) is None:
                     image = self._kept(one, one.cut_from(whole))
@@ -174,6 +208,13 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         """(height, width) of an image as it is decoded, cached and augmented."""
         return size if self._most is None or max(size) <= self._most else target_size(size, self._most)
 
+    def _kept_sizes(self) -> Int[np.ndarray, "n 2"]:
+        """Of all images. Most sets have few sizes."""
+        height, width = self.coco.records.sizes.unbind(1)
+        sizes, places = torch.unique(height << 32 | width, return_inverse=True)
+        kept = [self._kept_size((size >> 32, size & 0xFFFFFFFF)) for size in sizes.tolist()]
+        return np.array(kept, np.int64).reshape(-1, 2)[places.numpy()]
+
     def __getitems__(self, keys: list[Key]) -> list[Any] | DataError:
         """A batch's samples; a broken file as the value, so that its one sentence survives the way out of a worker."""
         try:
@@ -182,14 +223,20 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             return error
 
 
-def _same_file(records: ImageRecords, index: int, end: int) -> range:
-    """The places around `index`, below `end`, whose images are windows of the same file."""
+def _same_file(records: ImageRecords, index: int, wanted: Callable[[int], bool]) -> range:
+    """The `wanted` places around `index` whose images are windows of the same file."""
     path, first, last = records[index].path, index, index + 1
-    while first > 0 and records[first - 1].path == path:
+    while first > 0 and wanted(first - 1) and records[first - 1].path == path:
         first -= 1
-    while last < end and records[last].path == path:
+    while last < len(records) and wanted(last) and records[last].path == path:
         last += 1
     return range(first, last)
+
+
+def _scaled(side: int | Sequence[int] | None, scale: float) -> Any:
+    if side is None:
+        return None
+    return max(1, round(side * scale)) if isinstance(side, int) else [max(1, round(each * scale)) for each in side]
 
 
 def _without_boxes(target: Target) -> Target:
@@ -203,10 +250,12 @@ def _without_boxes(target: Target) -> Target:
     )
 
 
-def collate_pairs(samples: Sequence[tuple[Tensor, Target]], stride: int) -> Batch:
+def collate_pairs(
+    samples: Sequence[tuple[Tensor, Target]], stride: int, normalise: Callable[[Tensor], Tensor] | None = None
+) -> Batch:
     """Samples of a `DetectionDataset` as a batch."""
     images, targets = zip(*samples, strict=True)
-    return collate(images, targets, stride)
+    return collate(images, targets, stride, normalise)
 
 
 def _unless_broken(samples: Any, collate_samples: Callable[[Any], Batch]) -> Batch | DataError:
@@ -239,7 +288,7 @@ class BatchLoader(DataLoader[Any]):
         largest: tuple[int, int] = (0, 0),
     ) -> None:
         """`largest`: the most images in a batch, and the most pixels in an image."""
-        self.largest = largest
+        self.largest, self.value_bytes = largest, 4 if dataset.normalise is None else 1
         super().__init__(
             dataset,
             batch_sampler=batches,
@@ -253,7 +302,7 @@ class BatchLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch names a private class
         if self.num_workers and self._iterator is None:
-            check_shared_memory(self.num_workers, *self.largest)
+            check_shared_memory(self.num_workers, *self.largest, self.value_bytes)
         try:
             for batch in super().__iter__():
                 if isinstance(batch, DataError):

@@ -19,8 +19,8 @@ def held_out(coco: CocoSet, share: float) -> tuple[CocoSet, CocoSet, str]:
     seeds, and the same files elsewhere, give the same val. DataError where one of the two would be empty.
     """
     files = {record.image_id: record.file_name for record in coco.records}
-    paths = [(record.image_id, record.path) for record in coco.records]
-    together = alike(track(paths, "Looking for similar images", at_least=BAR_FROM), skip_broken=True, names=files)
+    pictures = [(record.image_id, record.source) for record in coco.records]
+    together = alike(track(pictures, "Looking for similar images", at_least=BAR_FROM), skip_broken=True, names=files)
     parts = split_ids(owned_in(coco), files, {"train": 1 - share, "val": share}, 0, together)
     for name, ids in parts.items():
         if not ids:

@@ -31,6 +31,7 @@ from detr_mini.formats.split import CocoSet
 from detr_mini.formats.tree import Tree
 from detr_mini.images.tiling import check_tiles
 from detr_mini.scenes.shapes import ensure_scenes
+from detr_mini.shards.remote import local_folder
 from detr_mini.structures import Batch, Categories
 from detr_mini.text.tokenizers import AnyTokenizer
 
@@ -59,10 +60,13 @@ class DetectionData(pl.LightningDataModule):
     loses something, or "fix": go on with the dataset as a fixed copy would have it. `hold_out`: share of train that
     becomes val if there is none (see `held_out`). `size`, `shorter_side`: see `images.target_size`; size "auto": see
     `choose_size`. `augment`: see `augment.Augment`; `augment_strong`: before those, in epochs that begin in the first
-    `strong_until` of the training. `cache_megabytes`: memory for decoded images. `limit_train`: the first images
-    only. `exact`, `multiple`, `antialias`: see `to_model_input`.
+    `strong_until` of the training. `cache_megabytes`: memory for decoded images, see `divide`. `limit_train`: the first
+    images only. `exact`, `multiple`, `antialias`: see `to_model_input`. `pin_memory`, `uint8`: see `DetectionDataset`;
+    what the training has not decided ("auto") is off.
     `tiles`: the side of the windows that images are cut into, or "auto" (`choose_tiles`), with `tile_overlap` of it in
     common; see `cut_into_tiles`.
+    `annotation_cache`: folder that keeps what was read of COCO files, "auto" or None, see `annotation_cache.kept`.
+    `shard_cache`: the folder for copies of shards that lie at an address (`shards.remote`).
     `subset`: settings of `choice.Choice`, which picks training images. `on_...`: see `coco.Reading`;
     `first_pixel`, `difficult`: see `voc.read_voc`. `mean`, `std`, `stride`: of the model. `seed`: of order and
     augmentation.
@@ -87,6 +91,7 @@ class DetectionData(pl.LightningDataModule):
         stride: int,
         seed: int,
         format: str = "coco",
+        annotation_cache: str | None = AUTO,
         make: Mapping[str, int] | None = None,
         check: str | None = None,
         hold_out: float | None = None,
@@ -112,7 +117,9 @@ class DetectionData(pl.LightningDataModule):
         subset: Mapping[str, Any] | None = None,
         tiles: int | str | None = None,
         tile_overlap: float | int = OVERLAP,
-        pin_memory: bool = False,
+        pin_memory: bool | str = False,
+        uint8: bool | str = False,
+        shard_cache: str | None = None,
         exact: Sequence[int] | None = None,
         multiple: int = 1,
         antialias: bool = True,
@@ -127,20 +134,25 @@ class DetectionData(pl.LightningDataModule):
             raise ConfigError(f"data.size=auto goes by the longest side of photographs; with data.{what} say a number")
         until = 1.0 if isinstance(strong_until, str) else strong_until  # "auto": `settle` decides
         check_shares(strong_until=until, hold_out=hold_out)
-        self.root = Path(root).expanduser()
+        self.root = local_folder(root, shard_cache)
         self._said = format, {"train": train, "val": val, "test": test}
         self.make = None if make is None else dict(make)
         self.image: dict[str, Any] = {"size": size, "shorter_side": shorter_side, "mean": list(mean), "std": list(std)}
         self.image |= {} if exact is None else {"exact": list(exact)}  # checkpoints of before say neither
         self.image |= {} if multiple == 1 else {"multiple": multiple}
         self.image |= {} if antialias else {"antialias": False}
-        self.stride, self.seed, self.workers, self.pin_memory = stride, seed, workers, pin_memory
+        self.stride, self.seed, self.workers = stride, seed, workers
+        self.pin_memory, self.uint8 = pin_memory is True, uint8 is True
         self.batch_size = USUAL_BATCH if isinstance(batch_size, str) else batch_size
         self.eval_batch_size = eval_batch_size or self.batch_size
         self.augment = Augment(list(augment or ()), seed, list(augment_strong or ()))
         self.strong_until, self.hold_out = float(until), hold_out
         self._progress: Callable[[], float] = lambda: 0.0
+        self._growth: Callable[[int], float] = lambda batches: 1.0
         self.cache_megabytes = cache_megabytes
+        if not isinstance(annotation_cache, str | None):
+            raise ConfigError(f"data.annotation_cache is {annotation_cache!r}; it must be auto, null or a folder")
+        self.annotation_cache = annotation_cache
         self.reading: dict[str, Any] = {
             "on_bad_box": on_bad_box,
             "on_turned": on_turned,
@@ -160,6 +172,7 @@ class DetectionData(pl.LightningDataModule):
         self._parts: dict[str, CocoSet] = {}
         self._ready: dict[str, CocoSet] = {}
         self._no_test = False
+        self._place = 0, 1
         self.voc: dict[str, Any] = {"first_pixel": first_pixel, "difficult": difficult}
         self.limits = {"train": limit_train, "val": limit_val, "test": None}
         self.categories: Categories | None = None
@@ -299,6 +312,7 @@ class DetectionData(pl.LightningDataModule):
                 format=self.format,
                 categories=self.categories,
                 limit=limit,
+                annotation_cache=self.annotation_cache,
                 **self.voc,
                 **self.reading,
             )
@@ -311,6 +325,9 @@ class DetectionData(pl.LightningDataModule):
 
     def _check_all(self, names: Sequence[str]) -> None:
         """Look at these splits; print the table; stop, or keep what a fixed copy would have."""
+        if self.format == "litdata":
+            raise ConfigError(f"{self.root} holds shards, which were checked when they were written: set "
+                              "data.check=null; 'detr-mini data check' compares their checksums")  # fmt: skip
         checked = check(self._source({name: split for name, split in self._found.splits.items() if name in names}))
         if checked.faults and rank() == 0:
             checked.print()
@@ -339,9 +356,25 @@ class DetectionData(pl.LightningDataModule):
     def limit_tokens(self, most: int) -> None:
         """Nothing to do: these data have no captions."""
 
-    def follow(self, progress: Callable[[], float]) -> None:
-        """`progress()` is the share of the training that was done when the epoch began."""
-        self._progress = progress
+    def divide(self, place: int, processes: int) -> None:
+        """After `setup`: this is number `place` of the `processes` of a training on this machine.
+
+        They divide the memory for decoded images, and each keeps others.
+        """
+        self._place = place, processes
+        if self.cache_megabytes:
+            cache, images = self.dataset("train", training=True).cache, len(self.train_set)
+            each = "" if processes == 1 else f" in each of {processes} processes"
+            all_of_them = "" if processes == 1 else " for all of them"
+            self.report.notices.append(
+                f"the cache keeps {cache.images} of {images} decoded training images{each}, "
+                f"{cache.bytes / 2**20:.0f} MiB (limit {self.cache_megabytes:g}{all_of_them})"
+            )
+
+    def follow(self, progress: Callable[[], float], scale: Callable[[int], float]) -> None:
+        """`progress()`: the share of the training that was done when the epoch began; `scale(batches)`: of the sides of
+        a batch's images, which are rounded to multiples of the stride."""
+        self._progress, self._growth = progress, scale
 
     def settle(self, chosen: Mapping[str, Chosen]) -> None:
         """Take what was chosen for `size`, `batch_size` or `strong_until` from the time that there is."""
@@ -389,8 +422,10 @@ class DetectionData(pl.LightningDataModule):
             **self.image,
             "augment": self.augment if training else None,
             "oversampling": OVERSAMPLING if training else None,
-            "cache_megabytes": self.cache_megabytes if training else 0,
+            "cache_megabytes": self.cache_megabytes / self._place[1] if training else 0,
+            "cache_first": len(self.train_set) * self._place[0] // self._place[1] if training else 0,
             "on_bad_image": self.reading["on_bad_image"],
+            "uint8": self.uint8,
         }
 
     def train_dataloader(self) -> BatchLoader:
@@ -399,20 +434,20 @@ class DetectionData(pl.LightningDataModule):
         rank, world = self._rank_and_world()
         sizes = self.train_set.records.sizes.double()
         self.train_batches = TrainBatches(
-            len(dataset), self.batch_size, seed=self.seed, rank=rank, world=world, strong=self._strong, sizes=sizes
-        )
+            len(dataset), self.batch_size, seed=self.seed, rank=rank, world=world, strong=self._strong,
+            scale=self._scale, sizes=sizes,
+        )  # fmt: skip
         self.train_batches.resume_at(*self._resume)
-        if self.cache_megabytes:
-            cache = dataset.cache
-            self.report.notices.append(
-                f"the cache keeps {cache.images} of {len(dataset)} decoded training images, "
-                f"{cache.bytes / 2**20:.0f} MiB (limit {self.cache_megabytes:g})"
-            )
         return self._loader(dataset, self.train_batches)
 
     def _strong(self) -> bool:
         """Whether the epoch that begins has the strong augmentation."""
         return bool(self.augment.strong) and self._progress() < self.strong_until
+
+    def _scale(self, batches: int) -> float:
+        """Of the sides of a batch's images; the longest side becomes a multiple of the stride."""
+        scale, size = self._growth(batches), self.image["size"]
+        return 1.0 if scale >= 1 else min(1.0, max(1, round(size * scale / self.stride)) * self.stride / size)
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """Every val image once, in order; this rank's share."""
@@ -445,7 +480,7 @@ class DetectionData(pl.LightningDataModule):
 
     def collate(self, dataset: DetectionDataset) -> Callable[[Sequence[Any]], Batch]:
         """How samples of the dataset become a batch."""
-        return partial(collate_pairs, stride=self.stride)
+        return partial(collate_pairs, stride=self.stride, normalise=dataset.normalise)
 
     def _rank_and_world(self) -> tuple[int, int]:
         if self.trainer is None:
@@ -453,5 +488,6 @@ class DetectionData(pl.LightningDataModule):
         return self.trainer.global_rank, self.trainer.world_size
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Nothing to do on a CPU; elsewhere a copy that may overlap with computing (pinned memory)."""
-        return batch if device.type == "cpu" else batch.to(device, non_blocking=self.pin_memory)
+        """A copy that may overlap with computing (pinned memory); on a CPU only pixels have to become floats."""
+        done = device.type == "cpu" and batch.normalise is None
+        return batch if done else batch.to(device, non_blocking=self.pin_memory)

@@ -62,11 +62,18 @@ class Data(Protocol):
     def settle(self, chosen: Mapping[str, Chosen]) -> None:
         """Set what was "auto" (`size`, `batch_size`, `strong_until`)."""
 
+    def divide(self, place: int, processes: int) -> None:
+        """After `setup`: share this machine's memory with the other processes of the training."""
+
     def limit_tokens(self, most: int) -> None:
         """Keep captions to `most` tokens. DataError if a caption in a file is longer."""
 
-    def follow(self, progress: Callable[[], float]) -> None:
-        """`progress()` is the share of the training that was done when the current epoch began."""
+    def follow(self, progress: Callable[[], float], scale: Callable[[int], float]) -> None:
+        """Before the first batch of a training.
+
+        `progress()` is the share of the training that was done when the current epoch began. `scale(batches)` is the
+        factor on the sides of the images of a batch, given how many batches come before it in all epochs.
+        """
 
     def resume_at(self, epoch: int, start_batch: int) -> None:
         """Start the next training inside `epoch`, after its first `start_batch` batches."""

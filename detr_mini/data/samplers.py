@@ -27,6 +27,8 @@ class Key(NamedTuple):
     epoch: int
     strong: bool = False
     """Whether the epoch has the strong augmentation, too."""
+    scale: float = 1.0
+    """Of the image's sides, beside those that the model will see in the end."""
 
 
 class TrainBatches(Sampler[list[Key]]):
@@ -35,7 +37,7 @@ class TrainBatches(Sampler[list[Key]]):
     Every rank has equally many batches of one size: what does not fill a batch on every rank is left out of the epoch
     (other images each time), since a short last batch weighs its few images more than the others. Only where a rank
     has less than one batch is that one kept. `strong` is asked once an epoch, at its start, whether the epoch's images
-    have the strong augmentation.
+    have the strong augmentation. `scale` is asked for each batch, given how many came before it in all epochs.
 
     `sizes` (height, width) of all images: those of like shape come into one batch where they are near in the shuffled
     order, since a batch is padded to its largest height and width. Which images an epoch has does not depend on it.
@@ -50,12 +52,13 @@ class TrainBatches(Sampler[list[Key]]):
         rank: int = 0,
         world: int = 1,
         strong: Callable[[], bool] = lambda: False,
+        scale: Callable[[int], float] = lambda batches: 1.0,
         sizes: Float[Tensor, "n 2"] | None = None,
     ) -> None:
         _check_shares(images, world, "training")
         self._classes = None if sizes is None else shape_classes(sizes)
         self.images, self.batch_size, self.seed, self.rank, self.world = images, batch_size, seed, rank, world
-        self.strong, self.epoch = strong, 0
+        self.strong, self.scale, self.epoch = strong, scale, 0
         self.resumed = (0, 0)
 
     @property
@@ -85,7 +88,8 @@ class TrainBatches(Sampler[list[Key]]):
         own = order[self.rank : each * self.world : self.world].tolist()
         start = self.resumed[1] if self.resumed[0] == epoch else 0
         for batch in range(start, len(self)):
-            yield [Key(i, epoch, strong) for i in own[batch * self.batch_size : (batch + 1) * self.batch_size]]
+            scale = self.scale(epoch * len(self) + batch)
+            yield [Key(i, epoch, strong, scale) for i in own[batch * self.batch_size : (batch + 1) * self.batch_size]]
 
 
 def shape_classes(sizes: Float[Tensor, "n 2"]) -> Int[Tensor, " n"] | None:
@@ -99,11 +103,11 @@ def by_shape(
 ) -> Int[Tensor, " n"]:
     """`order`, whose first `batches` parts of `batch` are the batches, with like shapes together in each WINDOW."""
     whole = batches * batch if len(order) >= batch else 0
-    parts = [order[whole:]]
-    for window in reversed(order[:whole].split(WINDOW * batch)):
+    parts = []
+    for window in order[:whole].split(WINDOW * batch):
         alike = window[classes[window].argsort(stable=True)].view(-1, batch)
         parts.append(alike[torch.randperm(len(alike), generator=generator)].flatten())
-    return torch.cat(parts[::-1])
+    return torch.cat([*parts, order[whole:]])
 
 
 class EvaluationBatches(Sampler[list[Key]]):

@@ -49,7 +49,13 @@ def of_images(coco: CocoSet, kept: Sequence[int], categories: Collection[str] | 
         notices=[*coco.report.notices, notice],
     )
     return CocoSet(
-        records=ImageRecords.of(images.folder, kept, [r.file_name for r in records], [r.size for r in records]),
+        records=ImageRecords.of(
+            images.folder,
+            kept,
+            [record.file_name for record in records],
+            [record.size for record in records],
+            in_shards=None if images.in_shards is None else images.in_shards.at(places),
+        ),
         categories=coco.categories,
         report=report,
         first=torch.cat([torch.zeros(1, dtype=torch.int64), per_image.cumsum(0)]),

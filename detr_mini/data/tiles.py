@@ -127,7 +127,9 @@ def _records(images: ImageRecords, tiles: list[_Tile]) -> ImageRecords:
         names.append(record.file_name)
         sizes.append((window.height, window.width))
         corners.append((-1, -1) if whole else (window.top, window.left))
-    return ImageRecords.of(images.folder, list(range(1, len(tiles) + 1)), names, sizes, corners)
+    places = torch.tensor([tile.image for tile in tiles], dtype=torch.long)
+    in_shards = None if images.in_shards is None else images.in_shards.at(places)
+    return ImageRecords.of(images.folder, list(range(1, len(tiles) + 1)), names, sizes, corners, in_shards)
 
 
 def _notice(

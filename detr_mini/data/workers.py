@@ -21,17 +21,17 @@ FIX = (
 )
 
 
-def check_shared_memory(workers: int, images: int, pixels: int) -> None:
+def check_shared_memory(workers: int, images: int, pixels: int, value_bytes: int = 4) -> None:
     """UserError where a batch of each worker does not fit into shared memory: torch would wait for it for ever.
 
-    A batch is this many `images` of at most `pixels`, as float32. It is the least that is needed: each worker makes a
-    second batch while the first one waits.
+    A batch is this many `images` of at most `pixels`, with three values of `value_bytes`. It is the least that is
+    needed: each worker makes a second batch while the first one waits.
     """
     try:
         found = os.statvfs(SHARED)
     except (OSError, AttributeError):  # no such file system, or no Linux
         return
-    free, each = found.f_bavail * found.f_frsize, images * pixels * 3 * 4
+    free, each = found.f_bavail * found.f_frsize, images * pixels * 3 * value_bytes
     if free < workers * each:
         raise UserError(
             f"{SHARED} has {_mega(free)} MB of shared memory free, and data.workers={workers} needs at least "

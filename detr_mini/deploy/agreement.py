@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -11,10 +12,13 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from detr_mini.errors import UserError
 from detr_mini.inference.pixels import ImageLike
 from detr_mini.inference.requests import DetectorLike
 from detr_mini.scenes.shapes import draw_scene
 from detr_mini.structures import Detections
+from detr_mini.text.names import passes
+from detr_mini.text.tokenizers import AnyTokenizer, WordTokenizer, lowered
 
 LEAST_SCORE = 0.05
 """Detections above it are compared, and where there are fewer, the FEWEST best of the image."""
@@ -55,6 +59,8 @@ class Agreement:
     score_error: float
     """The largest difference of scores between partners."""
     tolerance: Tolerance
+    captions: int = 0
+    """Asked about each picture; 0: none was, and the detections are those of the detector's own categories."""
 
     @property
     def holds(self) -> bool:
@@ -63,9 +69,10 @@ class Agreement:
 
     def __str__(self) -> str:
         pixels, share, score, _ = self.tolerance
+        asked = f" with {self.captions} captions each" if self.captions else ""
         return (
-            f"{self.detections - self.unpaired} of {self.detections} detections on {self.pictures} pictures have a "
-            f"partner: boxes differ by at most {self.box_error:.2f} pixels, scores by {self.score_error:.4f} "
+            f"{self.detections - self.unpaired} of {self.detections} detections on {self.pictures} pictures{asked} "
+            f"have a partner: boxes differ by at most {self.box_error:.2f} pixels, scores by {self.score_error:.4f} "
             f"(tolerance: {pixels:g} pixels or {share:.1%} of the picture's side, score {score:g})"
         )
 
@@ -77,15 +84,17 @@ def compare(
     tolerance: Tolerance,
     limit: int,
     fewest: int = FEWEST,
+    captions: Sequence[str | Sequence[str]] = (),
 ) -> Agreement:
     """The `limit` best detections of both in each of `pictures`, each with its partner of the same category.
 
-    Of each picture, those above LEAST_SCORE are compared, and the `fewest` best at least.
+    Of each picture, those above LEAST_SCORE are compared, and the `fewest` best at least. With `captions`, the answers
+    to each of them are compared instead, each with its partner of the same phrase.
     """
     count = unpaired = 0
     box_error = score_error = 0.0
-    for picture in pictures:  # one at a time: the exported file is also used like this
-        pair = [each.detect(picture, threshold=0.0, limit=limit) for each in (model, exported)]
+    for picture, caption in product(pictures, captions or (None,)):  # one at a time: the file is also used like this
+        pair = [each.detect(picture, caption, threshold=0.0, limit=limit) for each in (model, exported)]
         for some, others in (pair, pair[::-1]):
             chosen = some[: max(int((some.scores >= LEAST_SCORE).sum()), fewest)]
             sides, scores, partners = _differences(chosen, others, tolerance)
@@ -95,7 +104,7 @@ def compare(
                 nearest = torch.where(partners, sides, torch.inf).argmin(1)[paired, None]
                 box_error = max(box_error, float(sides[paired].gather(1, nearest).max()))
                 score_error = max(score_error, float(scores[paired].gather(1, nearest).max()))
-    return Agreement(len(pictures), count, unpaired, box_error, score_error, tolerance)
+    return Agreement(len(pictures), count, unpaired, box_error, score_error, tolerance, len(captions))
 
 
 def _differences(
@@ -105,7 +114,11 @@ def _differences(
     sides = (some.boxes[:, None] - others.boxes[None]).abs().amax(-1)
     scores = (some.scores[:, None] - others.scores[None]).abs()
     near = max(tolerance.pixels, tolerance.share * max(some.image_size))
-    same = some.labels[:, None] == others.labels[None]
+    if some.phrases is None or others.phrases is None:
+        same = some.labels[:, None] == others.labels[None]
+    else:
+        same = torch.tensor([[a == b for b in others.phrases] for a in some.phrases], dtype=torch.bool)
+        same = same.view(sides.shape)
     return sides, scores, same & (sides <= near) & (scores <= tolerance.score)
 
 
@@ -115,3 +128,23 @@ def made_pictures() -> list[UInt8[np.ndarray, "h w 3"]]:
         np.ascontiguousarray(draw_scene(0, "test", index, max(height, width, 64)).image[:height, :width])
         for index, (height, width) in enumerate(MADE_SIZES)
     ]
+
+
+def made_captions(names: Sequence[str], tokenizer: AnyTokenizer, most: int) -> list[str | list[str]]:
+    """Captions of at most `most` tokens: sentences about the categories `names`, sentences of words that the tokeniser
+    knows in any order, and lists of names."""
+    first, last = names[0], names[-1]
+    sentences = [f"the {first}", f"every {last} to the left of the {first}", f"the {first}, and the {last} above it."]
+    known = tokenizer.words if isinstance(tokenizer, WordTokenizer) else tuple(f"{' '.join(sentences)}".split())
+    draw = np.random.default_rng(0)
+    sentences += [" ".join(draw.choice(known, count)) for count in (1, 3, 6, 12, 24) if known]
+    short = [text for text in sentences if len(tokenizer.encode(lowered(text)).framed().ids) <= most]
+    listed = list({name.strip().lower(): name for name in names if _fits(name, tokenizer, most)}.values())
+    return [*short, *filter(None, (listed[:2], listed[:20]))]
+
+
+def _fits(name: str, tokenizer: AnyTokenizer, most: int) -> bool:
+    try:
+        return bool(name.strip()) and bool(passes([name], tokenizer, most))
+    except UserError:
+        return False

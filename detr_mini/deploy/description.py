@@ -14,11 +14,38 @@ from detr_mini.structures import Categories, OperatingPoint
 
 KEY = "detr_mini"
 """The property that marks a file as ours; its value is the version of the package that wrote it."""
-BOX_SIZES = "box_sizes"
+BOX_SIZES, CAPTIONS = "box_sizes", "captions"
 INPUTS = ("pixels", "tensor")
 PRECISIONS = ("fp32", "fp16", "int8")
 OLDEST = {"onnxruntime": "1.22", "openvino": "2025.2"}
 """The oldest versions of the runtimes that were tried; pyproject.toml asks for them."""
+
+
+@dataclass(frozen=True)
+class TakesCaptions:
+    """What both files of a detector with captions say of how they belong together, and of captions."""
+
+    max_tokens: int
+    """Of a caption, [BEGIN] and [END] included."""
+    threshold: float
+    """The least score of an answer to a sentence that counts."""
+    tokenizer: str
+    """SHA-256 of tokenizer.json."""
+    weights: str
+    """SHA-256 of the checkpoint's weights."""
+
+    def properties(self, version: str) -> dict[str, str]:
+        """Of the second file, in the form of `Description.properties`."""
+        return {KEY: version, CAPTIONS: json.dumps(asdict(self))}
+
+    @classmethod
+    def read(cls, text: str) -> TakesCaptions:
+        """The inverse for one entry. ValueError or TypeError for anything else."""
+        given = cls(**json.loads(text))
+        sums = (given.tokenizer, given.weights)
+        if not (_whole(given.max_tokens) and _share(given.threshold) and _list_of([*sums], str)):
+            raise ValueError(CAPTIONS)
+        return given
 
 
 @dataclass(frozen=True)
@@ -46,6 +73,8 @@ class Description:
     """The datasets that the weights have learned from, with their licences, as in a checkpoint."""
     box_sizes: BoxSizes | None = None
     """Of the training images, for tiles=auto; None: not known."""
+    captions: TakesCaptions | None = None
+    """Of a detector with captions, whose second file answers them."""
     runtimes: Mapping[str, str] = field(default_factory=lambda: dict(OLDEST))
     """The oldest version of each runtime that was tried with files like this one."""
 
@@ -68,6 +97,7 @@ class Description:
             "sources": [dict(source) for source in self.sources],
             "runtimes": dict(self.runtimes),
             **({} if self.box_sizes is None else {BOX_SIZES: asdict(self.box_sizes)}),
+            **({} if self.captions is None else {CAPTIONS: asdict(self.captions)}),
         }
         return {key: value if key == KEY else json.dumps(value, ensure_ascii=False) for key, value in values.items()}
 
@@ -94,6 +124,7 @@ class Description:
                 **{key: said[key] for key in ("sources", "runtimes")},
                 version=properties[KEY],
                 box_sizes=None if sizes is None else BoxSizes(**sizes),
+                captions=TakesCaptions.read(properties[CAPTIONS]) if CAPTIONS in properties else None,
             )
         except (KeyError, ValueError, TypeError, RecursionError, DataError) as error:
             raise CheckpointError(

@@ -21,15 +21,21 @@ from detr_mini.attention.kinds import Windowed
 from detr_mini.boxes import cxcywh_to_xyxy
 from detr_mini.errors import UserError
 from detr_mini.models.detr import DETR
+from detr_mini.models.grounded import GroundedDETR
 from detr_mini.models.heads import Best, best_classes, best_pairs
 from detr_mini.models.mini import MiniDETR
 from detr_mini.models.protocol import DetectionModel
+from detr_mini.peers.detector import HFDetector
 from detr_mini.structures import DetectorOutput
 from detr_mini.vision.convnet import ConvNet, StandardisedConv
 from detr_mini.vision.fast_depthwise import FoldedConv
 from detr_mini.vision.features import Features
 
-SELECTION: dict[type, Callable[[DetectorOutput, int], Best]] = {MiniDETR: best_pairs, DETR: best_classes}
+SELECTION: dict[type, Callable[[DetectorOutput, int], Best]] = {
+    MiniDETR: best_pairs,
+    GroundedDETR: best_pairs,
+    DETR: best_classes,
+}
 """How each model that can be exported selects its best detections."""
 
 
@@ -47,7 +53,10 @@ class Network(nn.Module):
         self, images: Float[Tensor, "b 3 h w"]
     ) -> tuple[Float[Tensor, "b n 4"], Float[Tensor, "b n"], Int[Tensor, "b n"]]:
         """Boxes (xyxy in [0, 1] of the image), scores (best first) and labels. `images` are resized and normalised."""
-        output = self.model(images)
+        return self.best(self.model(images))
+
+    def best(self, output: DetectorOutput) -> tuple[Float[Tensor, "b n 4"], Float[Tensor, "b n"], Int[Tensor, "b n"]]:
+        """The same of what the model has found."""
         scores, labels, query = self.select(output, self.limit)
         boxes = output.boxes.float().gather(1, query[..., None].expand(-1, -1, 4))
         return cxcywh_to_xyxy(boxes).clamp(0, 1), scores, labels
@@ -56,9 +65,11 @@ class Network(nn.Module):
 def check_exportable(model: DetectionModel) -> None:
     """UserError where `model` has no form that runs without torch."""
     if type(model) not in SELECTION:
+        kind = f" ({model.kind.name})" if isinstance(model, HFDetector) else ""
         raise UserError(
-            f"a detector of {type(model).__name__} is not exported to ONNX, OpenVINO or torch yet, only those of "
-            "model=mini and model=detr are; format=safetensors writes it as a file that 'load' reads"
+            f"a detector of {type(model).__name__}{kind} is not exported to ONNX, OpenVINO or torch yet, only those of "
+            "model=mini, model=mini_grounded and model=detr are; format=safetensors writes it as a file that 'load' "
+            "reads"
         )
 
 

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from detr_mini.deploy import graphs
+from detr_mini.deploy.caption_network import ANSWERS, ASKED, OBJECTS, CaptionNetwork, ObjectNetwork
 from detr_mini.deploy.description import KEY, Description
 from detr_mini.deploy.network import Network
 from detr_mini.deploy.packages import package
 from detr_mini.deploy.quiet import quiet
 from detr_mini.errors import UserError, first_line
+from detr_mini.models.grounded import GroundedDETR
 from detr_mini.models.protocol import DetectionModel
 
 HALVED = 256
 """Numbers from which a tensor of weights is stored in half precision."""
 TRACED = (2, 3, 77, 102)
 """The shape of the images that torch sees. Sides are unlike and odd, so that no two sizes are taken for one."""
+CAPTIONS_TRACED = (2, 7, 3, 11)
+"""Pictures, objects, captions and tokens that torch sees."""
+DYNAMIC = torch.export.Dim.DYNAMIC
 _BEST = ("fractions", "best", "kinds")
 """What the network hands to `graphs.finish`."""
 
@@ -30,31 +37,61 @@ def write_onnx(model: DetectionModel, description: Description, path: Path, trac
 
     `traced`: what `trace` gave for this model and limit, where several files are written.
     """
-    onnx = package("onnx")
     whole = _joined(trace(model, description.limit) if traced is None else copy.deepcopy(traced), description)
+    _write(whole, description, description.properties(), path)
+
+
+def write_caption_onnx(model: GroundedDETR, description: Description, path: Path) -> None:
+    """Write the second file of a detector with captions. UserError where it cannot be exported."""
+    assert description.captions is not None
+    whole = trace_captions(model)
+    _clean(whole)
+    whole.ir_version, whole.graph.name = graphs.IR_VERSION, "captions"
+    _write(whole, description, description.captions.properties(description.version), path)
+
+
+def _write(whole: Any, description: Description, properties: Mapping[str, str], path: Path) -> None:
+    onnx = package("onnx")
     if description.precision == "fp16":
         _halve_weights(whole)
     whole.producer_name, whole.producer_version = KEY, description.version
-    onnx.helper.set_model_props(whole, description.properties())
+    onnx.helper.set_model_props(whole, properties)
     onnx.checker.check_model(whole)
     path.write_bytes(whole.SerializeToString())
 
 
 def trace(model: DetectionModel, limit: int) -> Any:
     """The network of `model` as an ONNX model, which takes most of an export's time. UserError where it cannot be."""
-    return _traced(Network(model, limit))
+    return _traced(ObjectNetwork(model, limit) if isinstance(model, GroundedDETR) else Network(model, limit))
 
 
-def _traced(network: Network) -> Any:
+def _traced(network: Network | ObjectNetwork) -> Any:
     """The network as an ONNX model for any number and size of images."""
+    shapes = ({0: DYNAMIC, 2: DYNAMIC, 3: DYNAMIC},)
+    outputs = (*_BEST, *OBJECTS) if isinstance(network, ObjectNetwork) else _BEST
+    return _as_onnx(network, (torch.rand(TRACED),), shapes, ("images",), outputs)
+
+
+def trace_captions(model: GroundedDETR) -> Any:
+    """The part of `model` that answers captions as an ONNX model. UserError where it cannot be."""
+    pictures, objects, captions, tokens = CAPTIONS_TRACED
+    ids, mask = torch.ones(captions, tokens, dtype=torch.long), torch.ones(captions, tokens, dtype=torch.long)
+    of = torch.arange(captions) % pictures
+    given = torch.rand(pictures, objects, model.dim), torch.rand(pictures, objects, 4) / 2, ids, mask, of
+    both = {0: DYNAMIC, 1: DYNAMIC}
+    return _as_onnx(CaptionNetwork(model), given, (both, both, both, both, {0: DYNAMIC}), ASKED, ANSWERS)
+
+
+def _as_onnx(
+    network: nn.Module, given: tuple[Tensor, ...], shapes: Any, inputs: Sequence[str], outputs: Sequence[str]
+) -> Any:
+    """`network` as an ONNX model. `shapes`: the axes of its inputs that have any size."""
     package("onnxscript")  # torch's exporter needs it
-    dynamic = torch.export.Dim.DYNAMIC
     try:
         with torch.no_grad(), quiet():
-            shapes = ({0: dynamic, 2: dynamic, 3: dynamic},)
-            program = torch.export.export(network, (torch.rand(TRACED),), dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(network, given, dynamic_shapes=shapes, strict=False)
             settings: dict[str, Any] = {"opset_version": graphs.OPSET, "dynamo": True, "verbose": False}
-            traced = torch.onnx.export(program, input_names=["images"], output_names=_BEST, **settings)
+            traced = torch.onnx.export(program, input_names=inputs, output_names=outputs, **settings)
     except Exception as error:  # torch's exporter raises nearly anything
         raise UserError(
             f"torch cannot export this model to ONNX ({first_line(error)[:200]}); use format=safetensors, which takes "

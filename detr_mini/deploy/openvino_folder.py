@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,15 @@ def core() -> Any:
 
 def write_openvino(onnx_file: Path, description: Description, folder: Path) -> None:
     """Convert `onnx_file` into model.xml and model.bin in `folder`, which exists."""
+    write_ir(onnx_file, description.properties(), folder / MODEL, description.precision)
+
+
+def write_ir(onnx_file: Path, properties: Mapping[str, str], file: Path, precision: str) -> None:
+    """Convert `onnx_file` into `file` (.xml) and the .bin beside it, with their metadata."""
     model = core().read_model(os.fspath(onnx_file))
-    for key, value in description.properties().items():
+    for key, value in properties.items():
         model.set_rt_info(value, [*_ENTRY, key])
-    openvino().save_model(model, os.fspath(folder / MODEL), compress_to_fp16=description.precision == "fp16")
+    openvino().save_model(model, os.fspath(file), compress_to_fp16=precision == "fp16")
 
 
 def properties(model: Any) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +22,10 @@ LARGEST_FILE = 1 << 31
 QUIET = 3
 """ONNX Runtime's level of messages: errors only."""
 
-Run = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
-"""Arrays by the names of the inputs to boxes (b, n, 4), scores (b, n) and labels (b, n)."""
+DETECTIONS = ("boxes", "scores", "labels")
+"""What a file gives of pictures: (b, n, 4), (b, n) and (b, n)."""
+Run = Callable[[Mapping[str, np.ndarray], Sequence[str]], list[np.ndarray]]
+"""Arrays by the names of the inputs, and names of outputs (at most those of a file) to these outputs."""
 
 
 class Runtime(NamedTuple):
@@ -31,8 +33,12 @@ class Runtime(NamedTuple):
 
     properties: dict[str, str]
     """The file's metadata."""
-    run: Run
+    compute: Run
     name: str
+
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] = DETECTIONS) -> list[np.ndarray]:
+        """`outputs` for the arrays under the names of the inputs."""
+        return self.compute(inputs, outputs)
 
 
 def open_onnx(file: Path) -> Runtime:
@@ -49,7 +55,7 @@ def open_onnx(file: Path) -> Runtime:
     except Exception as error:  # the runtime has errors of its own for every kind of broken file
         raise _unreadable(file, "ONNX Runtime", error) from error
     properties = dict(session.get_modelmeta().custom_metadata_map)
-    return Runtime(properties, lambda inputs: session.run(None, dict(inputs)), "ONNX Runtime")
+    return Runtime(properties, lambda inputs, outputs: session.run([*outputs], dict(inputs)), "ONNX Runtime")
 
 
 def open_openvino(file: Path, bfloat16: bool = False) -> Runtime:
@@ -70,9 +76,9 @@ def open_openvino(file: Path, bfloat16: bool = False) -> Runtime:
     except Exception as error:  # as above
         raise _unreadable(file, "OpenVINO", error) from error
 
-    def run(inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    def run(inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
         found: Any = compiled(dict(inputs))
-        return [found[name] for name in ("boxes", "scores", "labels")]
+        return [found[name] for name in outputs]
 
     return Runtime(properties, run, "OpenVINO")
 
@@ -84,7 +90,7 @@ def open_torch(file: Path) -> Runtime:
         with quiet():
             text = plain_program.read_properties(content)
             if text is None:  # `Description.read` says so
-                return Runtime({}, lambda inputs: [], "torch")
+                return Runtime({}, lambda inputs, outputs: [], "torch")
             properties = json.loads(text)
             program = plain_program.read_program(content)
     except plain_program.Refused as error:
@@ -94,7 +100,7 @@ def open_torch(file: Path) -> Runtime:
     except Exception as error:  # as above
         raise _unreadable(file, "torch", error) from error
 
-    def run(inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    def run(inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
         with torch.inference_mode():
             found = program(*(torch.from_numpy(values) for values in inputs.values()))
         return [values.numpy() for values in found]

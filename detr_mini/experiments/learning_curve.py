@@ -27,7 +27,7 @@ from detr_mini.training.run_files import write_given_settings
 DRAWN = ("AP", "AP50")
 HARMLESS = ("name", "output", "shares", "run_folder", "resume", "modules", "logger", "trainer.progress",
             "trainer.log_every_steps", "trainer.save_every_minutes", "data.workers", "data.cache_megabytes",
-            "data.pin_memory")  # fmt: skip
+            "data.annotation_cache", "data.pin_memory", "data.uint8")  # fmt: skip
 """Settings that no result depends on."""
 
 

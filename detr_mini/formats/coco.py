@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 
 from detr_mini.categories import Categories
+from detr_mini.environment import on_this_host
 from detr_mini.errors import ConfigError, DataError, some_of
 from detr_mini.formats.box_rules import CORNERS, ROUNDING, BoxFault, clip_boxes, enclosing, look_like_corners
 from detr_mini.formats.category_records import align, categories_of
@@ -21,11 +22,12 @@ from detr_mini.formats.columns import Columns
 from detr_mini.formats.faults import OF_IMAGES, Kind
 from detr_mini.formats.listing import Listing, moved_notice, names_below
 from detr_mini.formats.load_report import SplitReport
-from detr_mini.formats.split import CocoSet, ImageRecords
+from detr_mini.formats.split import CocoSet, ImageRecords, InShards
 from detr_mini.images.header import image_size, is_whole_file
 from detr_mini.images.load import load_image
 from detr_mini.progress import track
 from detr_mini.safe_files import is_file, name_fault, shown, spelled_on_disk
+from detr_mini.shards.store import ShardStore
 
 LISTED = 100
 """At most this many names stand in one error."""
@@ -95,6 +97,20 @@ def read_coco(
     return build_set(columns, folder, split, rules, categories, limit, may_be_corners=not rules.box_corners)
 
 
+def read_sharded(
+    store: ShardStore,
+    split: str,
+    reading: Reading,
+    categories: Categories | None = None,
+    limit: int | None = None,
+) -> CocoSet:
+    """The split of a store, as `read_coco` reads the dataset that its shards were made of."""
+    columns, is_coco = read_columns(store.annotations), store.index.format == "coco"
+    return build_set(
+        columns, store.root / store.name, split, reading, categories, limit, may_be_corners=is_coco, store=store
+    )
+
+
 def build_set(
     columns: Columns,
     images: Path,
@@ -105,8 +121,9 @@ def build_set(
     report: SplitReport | None = None,
     sizes: Mapping[int, tuple[tuple[int, int], bool]] | None = None,
     may_be_corners: bool = False,
+    store: ShardStore | None = None,
 ) -> CocoSet:
-    """What `columns` say of the files under `images`; see `read_coco`.
+    """What `columns` say of the files under `images`, or in `store`; see `read_coco`.
 
     `report`: has what the reader has dropped already. `sizes`: of images whose header is read already, by id: what
     `image_size` gives. `may_be_corners`: refuse boxes that look like corners.
@@ -119,7 +136,10 @@ def build_set(
     else:
         label_of, notices = align({"categories": columns.categories}, columns.path, used, categories)
     report.notices += notices
-    records = _records(columns, images, report, reading, limit, sizes or {})
+    if store is None:
+        records = _records(columns, images, report, reading, limit, sizes or {})
+    else:
+        records = _stored_records(columns, images, report, limit, store)
     return _with_boxes(columns, records, categories, label_of, report, reading, may_be_corners)
 
 
@@ -133,7 +153,9 @@ def _records(
 ) -> ImageRecords:
     """The images that are there, with the size of the upright file."""
     if not folder.is_dir():
-        raise DataError(f"there is no image folder {folder}; check data.root and data.{report.split}.images")
+        raise DataError(
+            f"there is no image folder {folder}{on_this_host()}; check data.root and data.{report.split}.images"
+        )
     path, order = columns.path, np.argsort(columns.image_ids, kind="stable")[:limit].tolist()
     names = {i: columns.file_names[i] for i in order}
     listed = Counter(names.values())
@@ -195,6 +217,21 @@ def _records(
         raise DataError(f"no image of {path} can be used: none of the {len(names)} listed is left in {folder}")
     ids, files, sizes = zip(*kept, strict=True)
     return ImageRecords.of(folder, ids, files, sizes)
+
+
+def _stored_records(
+    columns: Columns, folder: Path, report: SplitReport, limit: int | None, store: ShardStore
+) -> ImageRecords:
+    """The images of a store. What is wrong with one was found when the shards were written."""
+    if not np.array_equal(np.sort(columns.image_ids), store.column("image_id")):
+        raise DataError(f"{columns.path} lists other images than the shards beside it; {store.index.again(store.root)}")
+    order = np.argsort(columns.image_ids, kind="stable")[:limit]
+    report.images, report.turned = len(order), int(store.column("turned")[: len(order)].sum())
+    sizes = np.stack([store.column("height"), store.column("width")], 1)[: len(order)].tolist()
+    names = [columns.file_names[i] for i in order.tolist()]
+    ids = columns.image_ids[order].tolist()
+    places = InShards(store, torch.arange(len(order)))
+    return ImageRecords.of(folder, ids, names, [(height, width) for height, width in sizes], in_shards=places)
 
 
 def _with_boxes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,12 +37,12 @@ class Peek:
 
 def peek(path: Path, keys: Sequence[str]) -> Peek:
     """Which of `keys` stand in a JSON file, and the first `file_name`s; a file of a gigabyte takes a second."""
-    try:
-        data = path.read_bytes()
-    except OSError:
+    try:  # mapped: processes that look at once share its pages
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            there = frozenset(key for key in keys if data.find(f'"{key}"'.encode()) >= 0)
+            return Peek(there, tuple(json_texts(data, "file_name")))
+    except (OSError, ValueError):  # it cannot be read, or is empty
         return Peek(frozenset())
-    there = frozenset(key for key in keys if f'"{key}"'.encode() in data)
-    return Peek(there, tuple(json_texts(data, "file_name")))
 
 
 def look_coco(found: Listing) -> Layout | None:
@@ -101,12 +102,12 @@ def write_coco(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str
             for a in tree.content["annotations"]
         )
         content = {**tree.content, "images": records, "annotations": annotations}
-        _write_json(folder / "annotations" / f"{name}.json", content)
+        write_json(folder / "annotations" / f"{name}.json", content)
         place_images(tree, {old: folder / name / new for old, new in names.items()}, images)
     return []
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write an object as `json.dumps` gives it, iterators as lists: no second copy of all records is in memory."""
     with path.open("w", encoding="utf-8") as file:
         for number, (key, value) in enumerate(content.items()):

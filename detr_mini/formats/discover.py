@@ -11,23 +11,27 @@ from pathlib import Path
 from typing import Any
 
 from detr_mini.categories import Categories
+from detr_mini.environment import on_this_host
 from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.formats.coco_format import COCO, peek
 from detr_mini.formats.csv_boxes import CSV
 from detr_mini.formats.cvat import CVAT
 from detr_mini.formats.label_studio import LABEL_STUDIO
 from detr_mini.formats.listing import SPLIT_WORDS, Layout, Listing, image_files
+from detr_mini.formats.sharded_format import LITDATA
 from detr_mini.formats.tree import Tree
 from detr_mini.formats.unrecognised import why_unknown
 from detr_mini.formats.values import is_whole
 from detr_mini.formats.via import VIA
 from detr_mini.formats.voc_format import VOC
 from detr_mini.formats.yolo_format import YOLO
+from detr_mini.shards.index import read_index
+from detr_mini.shards.remote import local_folder
 
 Split = Mapping[str, Any]
 
 
-FORMATS = {known.name: known for known in (YOLO, VOC, COCO, CVAT, LABEL_STUDIO, VIA, CSV)}
+FORMATS = {known.name: known for known in (LITDATA, YOLO, VOC, COCO, CVAT, LABEL_STUDIO, VIA, CSV)}
 """In the order in which a folder is tried for them."""
 
 
@@ -98,6 +102,8 @@ def located(root: str | Path, format: str, splits: Mapping[str, Split | str | No
 
 def why_absent(root: Path, split: Split, format: str) -> str | None:
     """Why nothing can be measured on a split, or None: a file or folder is not there, or has nothing in it."""
+    if format == LITDATA.name:
+        return None  # its reader says what is wrong
     images = split["images"]
     entries = [str(images)] if isinstance(images, str) else [str(entry) for entry in images]
     for entry in [*entries, *(split[key] for key in ("annotations", "list") if split.get(key))]:
@@ -125,11 +131,13 @@ class Source:
     """How the folder was read; see `Layout`."""
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Source:
-        """From a data config (`configs/data/`). DataError where there is nothing."""
-        root = Path(config["root"]).expanduser()
+    def of(cls, config: Mapping[str, Any], *, shards: bool = False) -> Source:
+        """From a data config (`configs/data/`). DataError where there is nothing, or shards that are not wanted."""
+        root = local_folder(config["root"], config.get("shard_cache"))
         said = {name: config.get(name) for name in SPLIT_WORDS}
         layout = located(root, config.get("format", "coco"), said)
+        if layout.format == LITDATA.name and not shards:
+            raise DataError(read_index(root).no_files(root))
         there: dict[str, Split] = {name: split for name, split in layout.splits.items() if _is_there(root, split, name)}
         if not there:
             raise DataError(f"there is no split in {root}; check data.root, or say where they lie with "
@@ -188,8 +196,10 @@ def find_layout(root: str | Path, format: str | None = None) -> Layout:
     has none; else the first in `FORMATS`, and the notes name the others. DataError where nothing is found.
     """
     root = Path(root)
+    if format == LITDATA.name:
+        read_index(root)  # an error says more than that nothing was recognised
     if not root.is_dir():
-        raise DataError(f"there is no folder {root}; check data.root")
+        raise DataError(f"there is no folder {root}{on_this_host()}; check data.root")
     found = Listing(root)
     readings = [layout for kind, known in FORMATS.items() if format in (None, kind) and (layout := known.look(found))]
     if not readings:

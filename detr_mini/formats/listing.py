@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
+from mmap import mmap
 from pathlib import Path
 from typing import Any
 
@@ -366,7 +367,7 @@ def read_start(path: Path, size: int = 4096) -> bytes:
         return b""
 
 
-def json_texts(data: bytes, key: str) -> list[str]:
+def json_texts(data: bytes | mmap, key: str) -> list[str]:
     """The first texts, `NAMES` at most, that belong to `key` in JSON; broken ones are left out."""
     found = islice(re.finditer(rb'"%s"\s*:\s*("(?:[^"\\]|\\.)*")' % key.encode(), data), NAMES)
     return [text for match in found if (text := _json_text(match[1]))]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from detr_mini.categories import Categories
 from detr_mini.errors import DataError
-from detr_mini.formats.coco import Reading, build_set, read_coco
+from detr_mini.formats.annotation_cache import kept
+from detr_mini.formats.coco import Reading, build_set, read_coco, read_sharded
 from detr_mini.formats.columns import columns_of
 from detr_mini.formats.discover import Split, check_split, read_tree
 from detr_mini.formats.faults import FATAL, LOSSLESS, NOTICES
 from detr_mini.formats.load_report import SplitReport
 from detr_mini.formats.split import CocoSet
 from detr_mini.formats.tree import Tree
+from detr_mini.shards.store import ShardStore
 
 
 def read_split(
@@ -27,19 +31,29 @@ def read_split(
     limit: int | None = None,
     first_pixel: str | int = "auto",
     difficult: str = "keep",
+    annotation_cache: str | Path | None = None,
     **reading: Any,
 ) -> CocoSet:
     """One split below `root`, in whatever form it is there; `split` says where (see `Format.keys`).
 
     `categories`: those of the training set. `limit`: the first images only, by id. `first_pixel`, `difficult`: see
-    `read_voc`; `reading`: see `coco.Reading`. DataError, in one sentence, for whatever cannot be trained on.
+    `read_voc`; `annotation_cache`: see `annotation_cache.kept`; `reading`: see `coco.Reading`. DataError, in one
+    sentence, for whatever cannot be trained on.
     """
-    root = Path(root)
+    root, rules = Path(root), Reading(**reading)
     if format == "coco":
         check_split(split, name, format)
         paths = root / split["annotations"], root / split["images"]
-        return read_coco(*paths, split=name, categories=categories, limit=limit, root=root, **reading)
-    rules = Reading(**reading)
+        settings = {"split": name, "limit": limit, "root": os.path.abspath(root), **asdict(rules)}
+        settings |= {"categories": None if categories is None else categories.to_dict()}
+
+        def read() -> CocoSet:
+            return read_coco(*paths, split=name, categories=categories, limit=limit, root=root, **reading)
+
+        return kept(annotation_cache, *paths, settings, read)
+    if format == "litdata":
+        check_split(split, name, format)
+        return read_sharded(ShardStore(root, split["images"]), name, rules, categories, limit)
     tree = read_tree(
         root, split, name, format, first_pixel=first_pixel, difficult=difficult, box_corners=rules.box_corners,
         categories=categories,

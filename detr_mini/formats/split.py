@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -15,9 +15,11 @@ from torch import Tensor
 from detr_mini.categories import Categories
 from detr_mini.errors import DataError
 from detr_mini.formats.load_report import SplitReport
+from detr_mini.images.encoded import Encoded, ImageFile
 from detr_mini.images.header import is_huge
 from detr_mini.images.load import load_image
 from detr_mini.images.windows import Windowed, open_windows, reduced
+from detr_mini.shards.store import ShardStore
 from detr_mini.structures import Target
 
 
@@ -33,12 +35,19 @@ class ImageRecord:
     """(height, width) of the upright image, or of its window."""
     window: tuple[int, int, int, int] | None = None
     """(top, left, height, width) of the part of the file that is the image; None: all of it."""
+    encoded: Encoded | None = None
+    """The file's bytes where they lie in a shard; `path` is then only a name."""
+
+    @property
+    def source(self) -> ImageFile:
+        """The image file."""
+        return self.path if self.encoded is None else self.encoded
 
     def pixels(self) -> UInt8[Tensor, "3 h w"]:
         """The image, decoded. DataError where the file is broken, or the window not inside it."""
         if self.window is None:
-            return load_image(self.path)
-        with open_windows(self.path) as whole:
+            return load_image(self.source)
+        with open_windows(self.source) as whole:
             return self.cut_from(whole)
 
     def cut_from(self, whole: Windowed) -> UInt8[Tensor, "3 h w"]:
@@ -56,8 +65,30 @@ class ImageRecord:
         """To be shown: as `pixels`, a file of more than MAX_PIXELS with a longer side of about `longest` pixels."""
         if self.window is not None or not is_huge(self.size):
             return self.pixels()
-        with open_windows(self.path) as whole:
+        with open_windows(self.source) as whole:
             return reduced(whole, longest)
+
+
+@dataclass(frozen=True)
+class InShards:
+    """Where the images of a set lie in shards."""
+
+    store: ShardStore
+    places: Int[Tensor, " n"]
+    """Of each image its place in the store, -1 where it is a file of its own."""
+
+    def at(self, indices: Int[Tensor, " m"]) -> InShards:
+        """Of some of the images."""
+        return InShards(self.store, self.places[indices])
+
+    def and_files(self, count: int) -> InShards:
+        """With images behind them that are files of their own."""
+        return InShards(self.store, torch.cat([self.places, self.places.new_full((count,), -1)]))
+
+    def encoded(self, index: int) -> Encoded | None:
+        """An image's bytes."""
+        place = int(self.places[index])
+        return None if place < 0 else Encoded(partial(self.store.name_of, place), partial(self.store.content, place))
 
 
 @dataclass(frozen=True)
@@ -75,6 +106,8 @@ class ImageRecords(Sequence[ImageRecord]):
     """Name i is `names[ends[i]:ends[i + 1]]`."""
     corners: Int[Tensor, "n 2"] | None = None
     """(top, left) of the window that each image is of its file, -1 where it is all of it; None: all are whole files."""
+    in_shards: InShards | None = None
+    """None: all are files of their own."""
 
     @classmethod
     def of(
@@ -84,6 +117,7 @@ class ImageRecords(Sequence[ImageRecord]):
         names: Sequence[str],
         sizes: Sequence[tuple[int, int]],
         corners: Sequence[tuple[int, int]] | None = None,
+        in_shards: InShards | None = None,
     ) -> ImageRecords:
         """From lists, ids ascending."""
         encoded = [name.encode("utf-8", "surrogateescape") for name in names]
@@ -95,6 +129,7 @@ class ImageRecords(Sequence[ImageRecord]):
             torch.frombuffer(joined, dtype=torch.uint8) if joined else torch.empty(0, dtype=torch.uint8),
             torch.tensor([0, *map(len, encoded)], dtype=torch.int64).cumsum(0),
             None if corners is None else torch.tensor(corners, dtype=torch.int64).reshape(-1, 2),
+            in_shards,
         )
 
     def __len__(self) -> int:
@@ -112,7 +147,15 @@ class ImageRecords(Sequence[ImageRecord]):
             torch.cat([self.names, more.names]),
             torch.cat([self.ends, self.ends[-1] + more.ends[1:]]),
             None if self.corners is None or more.corners is None else torch.cat([self.corners, more.corners]),
+            None if self.in_shards is None else self.in_shards.and_files(len(names)),
         )
+
+    @property
+    def paths(self) -> list[Path]:
+        """The images' files. DataError where they lie in shards."""
+        if self.in_shards is not None:
+            raise DataError(self.in_shards.store.index.no_files(self.in_shards.store.root))
+        return [record.path for record in self]
 
     def of_id(self, image_id: int) -> ImageRecord:
         """The record of an image by its id."""
@@ -133,7 +176,8 @@ class ImageRecords(Sequence[ImageRecord]):
         height, width = self.sizes[index].tolist()
         top, left = (-1, -1) if self.corners is None else self.corners[index].tolist()
         window = None if top < 0 else (top, left, height, width)
-        return ImageRecord(int(self.ids[index]), name, self.folder / name, (height, width), window)
+        encoded = None if self.in_shards is None else self.in_shards.encoded(index)
+        return ImageRecord(int(self.ids[index]), name, self.folder / name, (height, width), window, encoded)
 
     def __iter__(self) -> Iterator[ImageRecord]:
         return (self[index] for index in range(len(self)))

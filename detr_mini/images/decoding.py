@@ -13,6 +13,7 @@ from PIL import Image
 from torch.utils.data import get_worker_info
 
 from detr_mini.errors import DataError
+from detr_mini.images.encoded import ImageFile
 
 BUDGET = 1 << 30
 """The most bytes that decoding may hold at once. An image that needs more is refused before it is decoded."""
@@ -45,7 +46,7 @@ def bytes_needed(image: Image.Image, deep: int = 0) -> int:
 
 
 @contextmanager
-def room_for(needed: int, path: str | Path) -> Iterator[None]:
+def room_for(needed: int, path: ImageFile) -> Iterator[None]:
     """Wait until `needed` bytes of the budget are free, and hold them inside. DataError if they exceed the budget.
 
     The threads of a process share `BUDGET`. Each worker of a loader has `BUDGET / workers`; an image that needs more

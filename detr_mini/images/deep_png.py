@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -17,6 +16,8 @@ import torch
 from jaxtyping import UInt16
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
+
+from detr_mini.images.encoded import ImageFile, binary
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
@@ -31,9 +32,9 @@ ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (
 """The interlaced passes: first x and y, steps in x and y."""
 
 
-def decode_deep_png(path: str | Path, size: tuple[int, int]) -> UInt16[Tensor, "c h w"]:
+def decode_deep_png(path: ImageFile, size: tuple[int, int]) -> UInt16[Tensor, "c h w"]:
     """The values of a 16-bit PNG of `size` (width, height). ValueError or zlib.error for a damaged file."""
-    with open(path, "rb") as file:
+    with binary(path) as file:
         if file.read(8) != SIGNATURE:
             raise ValueError("it is not a PNG file")
         chunks = _chunks(file)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from pathlib import Path
 
 from PIL import ExifTags, Image, TiffImagePlugin
 
 from detr_mini.errors import DataError
+from detr_mini.images.encoded import Encoded, ImageFile, binary, for_pillow
 
 MAX_PIXELS = 120_000_000
 """A file that claims more is refused before it is decoded, since a few bytes can claim gigabytes."""
@@ -21,7 +21,7 @@ _TAIL = 4096
 """The number of bytes at the end of a file that are searched for its end marker."""
 
 
-def image_size(path: str | Path) -> tuple[tuple[int, int], bool]:
+def image_size(path: ImageFile) -> tuple[tuple[int, int], bool]:
     """((height, width) of the upright image, whether it is stored sideways), from the file's header alone.
 
     DataError where it has more than MAX_PIXELS, unless it is a TIFF.
@@ -36,15 +36,15 @@ def image_size(path: str | Path) -> tuple[tuple[int, int], bool]:
         return ((width, height) if turned else (height, width)), turned
 
 
-def orientation_of(path: str | Path) -> int:
+def orientation_of(path: ImageFile) -> int:
     """The EXIF orientation of a file, 1 (upright) to 8. DataError if it is not an image."""
     with opened(path) as image:
         return exif_orientation(image)
 
 
-def is_whole_file(path: str | Path) -> bool:
+def is_whole_file(path: ImageFile) -> bool:
     """Whether a JPEG or PNG file has its end marker; True for other formats. If False, it may be cut off."""
-    with open(path, "rb") as file:
+    with binary(path) as file:
         head = file.read(8)
         mark = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}.get(head[:2])
         if mark is None:
@@ -63,17 +63,19 @@ def exif_orientation(image: Image.Image) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def opened(path: str | Path, any_tiff: bool = False) -> Image.Image:
+def opened(path: ImageFile, any_tiff: bool = False) -> Image.Image:
     """The image in `path`, not decoded yet. DataError if there is none, or its header cannot be read.
 
     `any_tiff`: a TIFF may claim any size.
     """
-    if not os.path.isfile(path):
+    if not isinstance(path, Encoded) and not os.path.isfile(path):
         raise DataError(f"there is no image file {path}; check the path")
     try:
         if any_tiff and is_tiff(path):
-            return TiffImagePlugin.TiffImageFile(path)
-        return Image.open(path, formats=_formats())
+            return TiffImagePlugin.TiffImageFile(for_pillow(path))
+        return Image.open(for_pillow(path), formats=_formats())
+    except DataError:
+        raise
     except Image.DecompressionBombError:
         raise DataError(_too_large(path, "")) from None
     except Exception as error:  # on broken headers, readers raise nearly any exception
@@ -81,9 +83,9 @@ def opened(path: str | Path, any_tiff: bool = False) -> Image.Image:
                         "replace it or remove it from the dataset") from error  # fmt: skip
 
 
-def is_tiff(path: str | Path) -> bool:
+def is_tiff(path: ImageFile) -> bool:
     """Whether a file begins as a TIFF does."""
-    with open(path, "rb") as file:
+    with binary(path) as file:
         return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -98,13 +100,13 @@ def is_huge(size: tuple[int, int]) -> bool:
     return size[0] * size[1] > MAX_PIXELS
 
 
-def refuse_huge(path: str | Path, size: tuple[int, int]) -> None:
+def refuse_huge(path: ImageFile, size: tuple[int, int]) -> None:
     """DataError for an image of more than MAX_PIXELS."""
     if is_huge(size):
         raise DataError(_too_large(path, f" of {size[0]} x {size[1]} pixels"))
 
 
-def _too_large(path: str | Path, claim: str) -> str:
+def _too_large(path: ImageFile, claim: str) -> str:
     return f"{path} claims to be an image{claim}, over the limit of {MAX_PIXELS:,} pixels; resize it first"
 
 

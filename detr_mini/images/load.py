@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from detr_mini.errors import DataError
 from detr_mini.images.decoding import bytes_needed, room_for
 from detr_mini.images.deep_colour import deep_values, is_deep
+from detr_mini.images.encoded import ImageFile
 from detr_mini.images.header import TURNED, exif_orientation, opened, refuse_huge, why_unreadable
 
 _BAND = 1 << 20
@@ -22,7 +22,7 @@ _FLIPPED = {2: (2,), 3: (1, 2), 4: (1,), 6: (1,), 7: (1, 2), 8: (2,)}
 """EXIF orientation -> axes of the stored image (c, h, w) that are flipped, before `TURNED` ones swap the last two."""
 
 
-def load_image(path: str | Path) -> UInt8[Tensor, "3 h w"]:
+def load_image(path: ImageFile) -> UInt8[Tensor, "3 h w"]:
     """The image in `path` as 8-bit RGB, upright (EXIF orientation applied once).
 
     Grey, palette and CMYK images are converted to RGB, and transparent parts become white. Values of more than 8 bits
@@ -65,7 +65,7 @@ def upright_rgb(image: Image.Image, close: bool = False) -> UInt8[Tensor, "3 h w
     return rgb
 
 
-def needed_for(path: str | Path) -> int:
+def needed_for(path: ImageFile) -> int:
     """The peak memory of `load_image`, in bytes. DataError if the file is not an image."""
     with opened(path) as image:
         refuse_huge(path, image.size)
@@ -129,7 +129,7 @@ def _is_deep_colour(image: Image.Image) -> bool:
     return image.format == "PNG" and any("16" in raw for raw in raw_modes) and not image.mode.startswith("I")
 
 
-def _deep_decoder() -> Callable[[str | Path, tuple[int, int]], UInt16[Tensor, "c h w"]]:
+def _deep_decoder() -> Callable[[ImageFile, tuple[int, int]], UInt16[Tensor, "c h w"]]:
     """`decode_deep_png`. Only these rare files need torchvision, which takes a second and 165 MB to import."""
     from detr_mini.images.deep_png import decode_deep_png
 

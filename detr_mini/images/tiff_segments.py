@@ -6,7 +6,6 @@ import io
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from PIL import TiffImagePlugin
 
 from detr_mini.errors import DataError
 from detr_mini.images.deep_colour import deep_values
+from detr_mini.images.encoded import ImageFile, binary, for_pillow
 from detr_mini.images.header import why_unreadable
 from detr_mini.images.load import rgb_on_white
 
@@ -58,12 +58,12 @@ class Layout:
 class TiffSegments:
     """A TIFF file whose pixels are read by windows, in its own number of bits and as it is stored."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: ImageFile) -> None:
         """DataError where the file is no TIFF, or its segments cannot be read one at a time."""
-        self.path = Path(path)
+        self.path = path
         try:
             # unlike Image.open, this refuses no size: nothing is allocated for it
-            with TiffImagePlugin.TiffImageFile(str(path)) as image:
+            with TiffImagePlugin.TiffImageFile(for_pillow(path)) as image:
                 self._tags: Any = image.tag_v2
             self.orientation = int(self._tags.get(ORIENTATION, 1))
             self.layout = self._layout()
@@ -71,7 +71,7 @@ class TiffSegments:
             raise
         except Exception as error:  # on broken headers, readers raise nearly any exception
             raise DataError(f"{path} is not a TIFF that can be read ({why_unreadable(error)}); replace it") from error
-        self._file = open(path, "rb")  # noqa: SIM115  closed by `close`
+        self._file = binary(path)  # closed by `close`
         self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
         self._cached = 0
 

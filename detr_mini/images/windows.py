@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from detr_mini.errors import DataError
+from detr_mini.images.encoded import ImageFile
 from detr_mini.images.header import TURNED, is_tiff, opened
 from detr_mini.images.load import load_image, on_white, stretched, turned_upright
 from detr_mini.images.tiff_segments import TiffSegments
@@ -87,7 +87,7 @@ class TiffWindows:
 
 
 @contextmanager
-def open_windows(path: str | Path) -> Iterator[Windowed]:
+def open_windows(path: ImageFile) -> Iterator[Windowed]:
     """The image in `path`, to be read by windows: a TIFF of any size strip by strip, any other file decoded as a whole.
 
     DataError where it cannot be read, or is larger than MAX_PIXELS and no TIFF.
@@ -127,7 +127,7 @@ def reduced(image: Windowed, longest: int) -> UInt8[Tensor, "3 _ _"]:
     return torch.cat(bands, 1)
 
 
-def _is_tiff(path: str | Path) -> bool:
+def _is_tiff(path: ImageFile) -> bool:
     try:
         return is_tiff(path)
     except OSError:

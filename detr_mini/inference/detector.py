@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +14,11 @@ from torch import Tensor
 
 import detr_mini.cpu_runtime  # noqa: F401  (a forked child computes with one thread, and does not hang)
 from detr_mini.data.collate import collate
-from detr_mini.errors import CheckpointError, ConfigError, UserError, nearest
+from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.images.model_input import IMAGE_KEYS, to_model_input
 from detr_mini.images.tiling import BoxSizes
 from detr_mini.inference.batches import detect_batches, evaluating
+from detr_mini.inference.captions import answer, asked_categories, encoded, listed_names, warn_of_unknown
 from detr_mini.inference.detect_tiles import detect_tiled
 from detr_mini.inference.detections import Detections
 from detr_mini.inference.pixels import ImageLike as ImageLike
@@ -36,10 +36,9 @@ from detr_mini.pretrained.checkpoints import (
     read_checkpoint,
 )
 from detr_mini.shared_cores import share_cores
-from detr_mini.structures import Batch, Categories, OperatingPoint, PhraseFound, Target
+from detr_mini.structures import Batch, Categories, OperatingPoint, Target
 from detr_mini.structures import Detections as PlainDetections
-from detr_mini.text.names import checked_names, names_in
-from detr_mini.text.tokenizers import AnyTokenizer, Encoding, WordTokenizer, lowered, tokenizer_of
+from detr_mini.text.tokenizers import AnyTokenizer, Encoding, tokenizer_of
 
 NO_CAPTIONS = "this detector was trained without captions; leave the caption out"
 
@@ -191,8 +190,8 @@ class Detector:
         most = USUAL_LIMIT if limit is None else limit
         checked_counts(most, batch_size)
         given, one = each_of(images)
-        categories, names = self.categories_of(caption), _names(caption)
-        self._warn_of_unknown([caption] if isinstance(caption, str) else caption or ())
+        categories, names = self.categories_of(caption), listed_names(caption)
+        warn_of_unknown(caption, self.tokenizer)
         if isinstance(caption, str) and names is None:
             asked = [d[:most] for d in self._asked(given, caption, least, batch_size, channels)]
             answers = [Detections.of(d, image, channels) for d, image in zip(asked, given, strict=True)]
@@ -215,8 +214,7 @@ class Detector:
 
     def categories_of(self, caption: str | Sequence[str] | None) -> Categories:
         """What the labels of detections mean: the detector's own categories, or the names that a caption lists."""
-        names = _names(caption)
-        return self.categories if names is None else Categories(tuple(range(1, len(names) + 1)), names)
+        return asked_categories(caption, self.categories)
 
     def least_score(self, threshold: float | int | None = None, caption: str | Sequence[str] | None = None) -> float:
         """`threshold`, or where it is None the one that `detect` uses. ConfigError where it is no score."""
@@ -228,13 +226,7 @@ class Detector:
         """The tokens of a sentence. UserError for one that is empty or too long, or where captions are not taken."""
         if self.tokenizer is None:
             raise UserError(NO_CAPTIONS)
-        if not caption.strip():
-            raise UserError("the caption is empty; say what to look for")
-        encoding = self.tokenizer.encode(lowered(caption)).framed()
-        most = self.model.max_tokens
-        if len(encoding.ids) > most:
-            raise UserError(f"the caption has {len(encoding.ids)} tokens, the model takes {most}; shorten it")
-        return encoding
+        return encoded(caption, self.tokenizer, self.model.max_tokens)
 
     def _asked(
         self, images: Sequence[ImageLike], caption: str, least: float, batch_size: int, channels: str
@@ -250,32 +242,9 @@ class Detector:
                 sizes = [target.original_size for target in batch.targets]
                 read = self.model.read(output, captions, sizes)
             labels = output.logits.argmax(-1).cpu()
-            found += [self._as_detections(*one, caption, least) for one in zip(read, labels, sizes, strict=True)]
+            own = self.categories
+            found += [answer(*one, caption, least, own) for one in zip(read, labels, sizes, strict=True)]
         return found
-
-    def _warn_of_unknown(self, texts: Sequence[str]) -> None:
-        if not isinstance(self.tokenizer, WordTokenizer):  # the others know of no unknown words
-            return
-        for word in self.tokenizer.unknown(lowered(" ".join(texts))):
-            hint = nearest(word, self.tokenizer.words)
-            warnings.warn(f"unknown word '{word}', treated as [UNK]{hint}", stacklevel=3)
-
-    def _as_detections(
-        self, phrases: Sequence[PhraseFound], labels: Tensor, size: tuple[int, int], caption: str, least: float
-    ) -> PlainDetections:
-        rows = [(p, q) for p, phrase in enumerate(phrases) for q in (phrase.scores >= least).nonzero()[:, 0].tolist()]
-        rows.sort(key=lambda row: -float(phrases[row[0]].scores[row[1]]))
-        words = [" ".join(caption[begin:end] for begin, end in phrase.spans) for phrase in phrases]
-        queries = torch.tensor([q for _, q in rows], dtype=torch.long)
-        return PlainDetections(
-            torch.stack([phrases[p].boxes[q] for p, q in rows]) if rows else torch.zeros(0, 4),
-            torch.stack([phrases[p].scores[q] for p, q in rows]) if rows else torch.zeros(0),
-            labels[queries],
-            self.categories,
-            tuple(words[p] for p, _ in rows),
-            size,
-            queries,
-        )
 
     def batches(self, images: Sequence[ImageLike], batch_size: int, channels: str = "rgb") -> Iterator[Batch]:
         """`images` as the model takes them, `batch_size` at a time."""
@@ -284,12 +253,6 @@ class Detector:
             inputs = [to_model_input(image, **self.image) for image in pixels]
             targets = [_no_truth(start + i, image.shape[1], image.shape[2]) for i, image in enumerate(pixels)]
             yield collate(inputs, targets, self.model.stride)
-
-
-def _names(caption: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    """The names that a caption lists; None where it is a sentence."""
-    listed = names_in(caption) if isinstance(caption, str) else caption
-    return None if listed is None else checked_names(listed)
 
 
 def usable_device(device: str | torch.device) -> torch.device:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from detr_mini.errors import DataError, UserError
 from detr_mini.progress import BAR_FROM, track
+from detr_mini.shards.index import INDEX, is_index, read_index
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ def find_pictures(sources: str | Sequence[str], written: Sequence[Path] = ()) ->
             raise UserError(f"the images of {text} are in the output folder; choose another output")
         kept = [path for path in found if not closed.intersection(path.resolve().parents)]
         if not kept:
+            if is_index(base / INDEX):
+                raise DataError(read_index(base).no_files(base))
             raise DataError(f"there is no picture in {text}; check the path")
         bases.append(base)
         files.update(dict.fromkeys(kept))

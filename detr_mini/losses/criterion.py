@@ -52,7 +52,7 @@ def no_object_cross_entropy(
     """Cross-entropy with the last class "no object", weighted down (Carion et al. 2020, sec. 3.1), summed an image."""
     classes = logits.shape[-1]
     weight = logits.new_ones(classes)
-    weight[-1] = no_object_weight
+    weight[-1:].fill_(no_object_weight)
     target = torch.where(labels >= 0, labels, classes - 1)
     loss = functional.cross_entropy(logits.transpose(1, 2), target, weight, reduction="none")
     return (loss if counted is None else loss * counted).sum(1)

@@ -46,6 +46,8 @@ class Match:
     """Index into the packed targets."""
     valid: Bool[Tensor, "b n"]
     """False on padding, and for truths that found no query (more truths than queries)."""
+    pairs: Int[Tensor, "2 m"] | None = None
+    """Row and column of each valid one, as the host knows them: `valid.nonzero()` would wait for the device."""
 
 
 def focal_cost(logits: Float[Tensor, "b q k"], labels: Int[Tensor, "b n"]) -> Float[Tensor, "b q n"]:
@@ -108,12 +110,14 @@ def assign(
     host = [flat[lo:hi].reshape(c.shape) for lo, hi, c in zip(bounds[:-1], bounds[1:], costs, strict=True)]
     _check_finite(host, counts)
     answers = [_solve(cost, count, times) for cost, count, times in zip(host, counts, copies, strict=True)]
-    queries = torch.from_numpy(np.concatenate([answer.reshape(-1) for answer in answers])).to(device, non_blocking=True)
+    pairs = [np.stack(np.nonzero(answer >= 0)) for answer in answers]
+    blocks = [*answers, *pairs]
+    sent = torch.from_numpy(np.concatenate([block.reshape(-1) for block in blocks])).to(device, non_blocking=True)
+    there = [part.view(block.shape) for part, block in zip(sent.split([b.size for b in blocks]), blocks, strict=True)]
     matches = []
-    for chosen, answer, times in zip(queries.split([a.size for a in answers]), answers, copies, strict=True):
-        chosen = chosen.view(answer.shape)
+    for chosen, pair, times in zip(there[: len(answers)], there[len(answers) :], copies, strict=True):
         truth = torch.arange(n, device=device).repeat(times).expand(len(chosen), -1)
-        matches.append(Match(chosen.clamp(min=0), truth, chosen >= 0))
+        matches.append(Match(chosen.clamp(min=0), truth, chosen >= 0, pair))
     return matches
 
 

@@ -41,7 +41,7 @@ class SetCriterion:
         layers = [output.final, *output.auxiliary]
         costs = [matching_cost(layer, targets, softmax_cost, giou_cost, **self.cost_weights) for layer in layers]
         matches = assign(costs, [targets.counts] * len(layers), [1] * len(layers))
-        truths, processes = _over_processes(targets.total, output.logits.device)
+        truths, processes = _over_processes(targets.total)
         scales = {"class": max(truths, 1) / processes, "l1": max(truths, 1) / max(truths, processes)}
         scales["giou"] = scales["l1"]
         total, terms = output.logits.new_zeros(()), dict[str, Tensor]()
@@ -53,7 +53,7 @@ class SetCriterion:
 
     def parts(self, prediction: Prediction, targets: PackedTargets, match: Match) -> dict[str, Float[Tensor, ""]]:
         """Of one layer: class (a weighted mean), l1 and giou (sums over the matched pairs)."""
-        image, slot = match.valid.nonzero(as_tuple=True)
+        image, slot = match.valid.nonzero(as_tuple=True) if match.pairs is None else match.pairs
         query, truth = match.query[image, slot], match.truth[image, slot]
         guess, wanted = prediction.boxes[image, query], targets.boxes[image, truth].to(prediction.boxes.dtype)
         _, giou = iou_and_giou(cxcywh_to_xyxy(guess), cxcywh_to_xyxy(wanted))
@@ -67,18 +67,20 @@ class SetCriterion:
 
     def _cross_entropy(self, logits: Float[Tensor, "b q k"], labels: Int[Tensor, "b q"]) -> Float[Tensor, ""]:
         weight = logits.new_ones(logits.shape[-1])
-        weight[-1] = self.no_object_weight
+        weight[-1:].fill_(self.no_object_weight)
         return functional.cross_entropy(logits.transpose(1, 2), labels, weight)
 
 
-def _over_processes(truths: int, device: torch.device) -> tuple[int, int]:
+def _over_processes(truths: int) -> tuple[int, int]:
     """The truths of all processes, and how many these are.
 
     Only in training: in a validation the processes may have different numbers of batches, and would wait for ever.
+    The number stays on the host, so that no process waits for its GPU.
     """
     distributed = torch.distributed
-    if not (torch.is_grad_enabled() and distributed.is_available() and distributed.is_initialized()):
+    alone = not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1)
+    if alone or not torch.is_grad_enabled():
         return truths, 1
-    shared = torch.tensor(truths, device=device)
+    shared = torch.tensor(truths)
     distributed.all_reduce(shared)
     return int(shared), distributed.get_world_size()

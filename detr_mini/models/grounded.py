@@ -43,6 +43,13 @@ def phrases_of(tags: Sequence[int]) -> list[list[int]]:
     return phrases
 
 
+def phrase_numbers(tags: Int[Tensor, "c t"]) -> Int[Tensor, "c t"]:
+    """`phrases_of` in one formula for several captions: the number of each token's phrase, -1 where it has none."""
+    begins, inside = (tags == TAGS.index(name) for name in ("begin", "inside"))
+    number = begins.long().cumsum(1)
+    return torch.where(begins | inside, number, 0) - 1
+
+
 def merged(spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     """Spans of tokens as spans of words: spans that touch or have one blank between them are joined."""
     joined: list[tuple[int, int]] = []
@@ -135,11 +142,7 @@ class GroundedDETR(MiniDETR):
     def ground(self, output: DetectorOutput, captions: Captions) -> GroundingOutput:
         """Which queries of its image each caption refers to. Captions may share an image."""
         assert output.queries is not None
-        queries, boxes = self.thing(output.queries), output.boxes.detach()
-        like = likeness(self.alike(queries).unflatten(-1, (self.likenesses, -1)))
-        between = torch.cat([pair_features(boxes), like], -1).to(queries.dtype)
-        pairs = (self.pairs(between) + self.pairs_straight(between)).transpose(2, 3)
-        queries = queries + self.place(sine_box_code(boxes, 2 * self.dim).to(queries.dtype))
+        queries, pairs = self.queries_and_pairs(output.queries, output.boxes.detach())
         visible = output.query_visible
         hidden = queries.new_zeros(queries.shape[:2], dtype=torch.bool) if visible is None else ~visible
         lengths = torch.tensor([len(spans) for spans in captions.spans])
@@ -158,6 +161,16 @@ class GroundedDETR(MiniDETR):
         layers = tuple(torch.cat(parts)[back] for parts in zip(*logits, strict=True))
         looks = self.attributes(output.queries).float() if self.training and self.attributes is not None else None
         return GroundingOutput(layers if self.training else layers[-1:], torch.cat(tags)[back], looks)
+
+    def queries_and_pairs(
+        self, queries: Float[Tensor, "b q d"], boxes: Float[Tensor, "b q 4"]
+    ) -> tuple[Float[Tensor, "b q d"], Float[Tensor, "b q p k"]]:
+        """What captions need of the objects of an image: their vectors with their places, and features of each pair."""
+        vectors = self.thing(queries)
+        like = likeness(self.alike(vectors).unflatten(-1, (self.likenesses, -1)))
+        between = torch.cat([pair_features(boxes), like], -1).to(vectors.dtype)
+        pairs = (self.pairs(between) + self.pairs_straight(between)).transpose(2, 3)
+        return vectors + self.place(sine_box_code(boxes, 2 * self.dim).to(vectors.dtype)), pairs
 
     def pair_logits(
         self,
@@ -184,19 +197,26 @@ class GroundedDETR(MiniDETR):
     def read(
         self, output: DetectorOutput, captions: Captions, sizes: Sequence[tuple[int, int]]
     ) -> list[tuple[PhraseFound, ...]]:
-        """The phrases that each caption asks for, as predicted, with a score for every query: the probability of the
-        mean logit of the phrase's words. `sizes`: (height, width) of each original image.
-        """
-        assert output.grounding is not None
-        logits, tags = output.grounding.logits[-1].float().cpu(), output.grounding.tags.argmax(-1).cpu()
-        scale = torch.tensor([[w, h, w, h] for h, w in sizes], dtype=torch.float32)[:, None]
-        boxes = cxcywh_to_xyxy(output.boxes.float().cpu()) * scale
-        boxes = torch.minimum(boxes.clamp(min=0), scale)
-        found = []
-        for row, (image, spans) in enumerate(zip(captions.caption_image.tolist(), captions.spans, strict=True)):
-            phrases = []
-            for tokens in phrases_of(tags[row, : len(spans)].tolist()):
-                scores = logits[row][:, tokens].mean(1).sigmoid()
-                phrases.append(PhraseFound(merged([spans[token] for token in tokens]), boxes[image], scores))
-            found.append(tuple(phrases))
-        return found
+        """See `read_phrases`."""
+        return read_phrases(output, captions, sizes)
+
+
+def read_phrases(
+    output: DetectorOutput, captions: Captions, sizes: Sequence[tuple[int, int]]
+) -> list[tuple[PhraseFound, ...]]:
+    """The phrases that each caption asks for, as predicted, with a score for every query: the probability of the mean
+    logit of the phrase's words. `sizes`: (height, width) of each original image.
+    """
+    assert output.grounding is not None
+    logits, tags = output.grounding.logits[-1].float().cpu(), output.grounding.tags.argmax(-1).cpu()
+    scale = torch.tensor([[w, h, w, h] for h, w in sizes], dtype=torch.float32)[:, None]
+    boxes = cxcywh_to_xyxy(output.boxes.float().cpu()) * scale
+    boxes = torch.minimum(boxes.clamp(min=0), scale)
+    found = []
+    for row, (image, spans) in enumerate(zip(captions.caption_image.tolist(), captions.spans, strict=True)):
+        phrases = []
+        for tokens in phrases_of(tags[row, : len(spans)].tolist()):
+            scores = logits[row][:, tokens].mean(1).sigmoid()
+            phrases.append(PhraseFound(merged([spans[token] for token in tokens]), boxes[image], scores))
+        found.append(tuple(phrases))
+    return found

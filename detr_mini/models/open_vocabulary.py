@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -12,12 +12,21 @@ from torch import Tensor, nn
 
 from detr_mini.models.heads import sigmoid_detections
 from detr_mini.models.protocol import DetectionModel
-from detr_mini.structures import Captions, Categories, Detections, DetectorOutput, PhraseFound
+from detr_mini.structures import Captions, Categories, Detections, DetectorOutput, GroundingOutput, PhraseFound
 from detr_mini.text.names import listed, passes
 from detr_mini.text.tokenizers import AnyTokenizer, Encoding, lowered, pad, tokens_of
 
 AT_ONCE = 128
 """Captions in one pass over a batch. As many as a training batch has, so that memory stays small."""
+
+
+@runtime_checkable
+class AnswersCaptions(Protocol):
+    """The part of `DetectionModel` that scores names."""
+
+    @property
+    def max_tokens(self) -> int: ...
+    def ground(self, output: DetectorOutput, captions: Captions) -> GroundingOutput: ...
 
 
 class OpenVocabularyDetector(nn.Module):
@@ -27,9 +36,11 @@ class OpenVocabularyDetector(nn.Module):
     probability of the mean logit of its words, which is comparable between passes.
     """
 
-    def __init__(self, model: DetectionModel, tokenizer: AnyTokenizer) -> None:
+    def __init__(self, model: DetectionModel | AnswersCaptions, tokenizer: AnyTokenizer) -> None:
+        """`forward` and `read` are those of a whole model."""
         super().__init__()
-        self.model, self.tokenizer = model, tokenizer
+        self.model: Any = model
+        self.tokenizer = tokenizer
         self._captions: dict[tuple[str, ...], list[tuple[Encoding, list[list[int]]]]] = {}
 
     def forward(self, *images: Any, **more: Any) -> DetectorOutput:
@@ -41,7 +52,8 @@ class OpenVocabularyDetector(nn.Module):
         self, output: DetectorOutput, captions: Captions, sizes: Sequence[tuple[int, int]]
     ) -> list[tuple[PhraseFound, ...]]:
         """See the model."""
-        return self.model.read(output, captions, sizes)
+        found: list[tuple[PhraseFound, ...]] = self.model.read(output, captions, sizes)
+        return found
 
     def postprocess(
         self, output: DetectorOutput, sizes: Sequence[tuple[int, int]], categories: Categories, limit: int = 100

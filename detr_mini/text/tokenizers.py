@@ -25,7 +25,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[BEGIN]", "[END]")
 PAD, UNKNOWN, BEGIN, END = range(len(SPECIAL))
 """No text is encoded to these ids: the text "[PAD]" is five characters, not padding."""
 
-_WORDS = pre_tokenizers.Split(Regex(r"[\p{L}\p{M}\p{N}_]+|[^\p{L}\p{M}\p{N}_]"), "isolated")
+WORDS = pre_tokenizers.Split(Regex(r"[\p{L}\p{M}\p{N}_]+|[^\p{L}\p{M}\p{N}_]"), "isolated")
 """Words, including combining accents; any other character, blanks included, stands alone."""
 
 
@@ -49,10 +49,9 @@ class Encoding:
 def lowered(text: str) -> str:
     """`text` in lower case with the same number of characters, so that its spans are valid in `text`.
 
-    Python's own lower case of "İ" has two characters.
+    Python's own lower case of "İ", and of no other character, has two characters.
     """
-    lower = text.lower()
-    return lower if len(lower) == len(text) else "".join(character.lower()[0] for character in text)
+    return text.replace("İ", "i").lower()
 
 
 class CharacterTokenizer:
@@ -185,7 +184,7 @@ class SubwordTokenizer:
     def _empty() -> Tokenizer:
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [_WORDS, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+            [WORDS, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
         )
         tokenizer.decoder = decoders.ByteLevel()
         return tokenizer
@@ -325,7 +324,7 @@ def tokens_of(encoding: Encoding, marked: Sequence[tuple[int, int]]) -> list[int
 
 def _split(text: str) -> list[tuple[str, tuple[int, int]]]:
     _check_unicode(text)
-    return [(text[begin:end], (begin, end)) for _, (begin, end) in _WORDS.pre_tokenize_str(text)]
+    return [(text[begin:end], (begin, end)) for _, (begin, end) in WORDS.pre_tokenize_str(text)]
 
 
 def _check_unicode(text: str) -> None:

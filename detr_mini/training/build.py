@@ -25,11 +25,12 @@ from detr_mini.pretrained.transfer import PACKAGED, Start, begin_with_packaged, 
 from detr_mini.shared_cores import share_cores
 from detr_mini.training.begin_published import set_backbone, set_by_weights
 from detr_mini.training.budget import Budget
+from detr_mini.training.canvases import canvases_for
+from detr_mini.training.device import Choices, Device, choices, find_device, usable_precision
 from detr_mini.training.image_growth import ImageGrowth
 from detr_mini.training.keep_categories import add_kept, find_kept
 from detr_mini.training.options import TrainerOptions
 from detr_mini.training.plan import Trainable, fit_to_time
-from detr_mini.training.precision import usable_precision
 from detr_mini.training.pseudo import add_pseudo
 from detr_mini.training.remarks import objects_notice
 from detr_mini.training.task import DetectionTask
@@ -42,6 +43,9 @@ class Parts:
     task: DetectionTask
     data: Data
     options: TrainerOptions
+    device: Device
+    used: Choices
+    """Of the device."""
 
 
 def build(config: DictConfig, processes: int | None = None, kept: Mapping[str, Any] | None = None) -> Parts:
@@ -63,12 +67,14 @@ def build(config: DictConfig, processes: int | None = None, kept: Mapping[str, A
     _prepare_process(options, config.seed)
     backbone = _backbone(settings, start)
     begun += [] if body is None else [body.put_in(backbone)]
-    data = _data(settings, backbone, config.seed)
+    device = find_device(options)
+    used = choices(options, settings["data"], device)
+    data = _data(settings, used, backbone, config.seed)
     data.report.notices += [*begun, *notices]
     pseudo = add_pseudo(data, settings, options.device_type)
     kept = _keep(settings, options, data, start, kept)
     _choose_queries(settings, data)
-    model, start = _model(settings, options, backbone, data, start)
+    model, start = _model(settings, options, used, backbone, data, start)
     criterion = build_part("criterion", settings["criterion"])
     optim = settings["optim"]
 
@@ -80,6 +86,10 @@ def build(config: DictConfig, processes: int | None = None, kept: Mapping[str, A
     processes = processes or options.devices * options.num_nodes
     rate, warmup_steps = _scaled(optim, processes)
     seconds = None if options.max_minutes is None else options.max_minutes * 60
+    canvases = None
+    if options.compile:
+        most = int(data.train_set.objects.max()) if len(data.train_set) else 0
+        canvases = canvases_for(data.image["size"], data.image["shorter_side"], model.stride, most)
     task = DetectionTask(
         model=model,
         criterion=criterion,
@@ -93,13 +103,16 @@ def build(config: DictConfig, processes: int | None = None, kept: Mapping[str, A
         clip=optim["clip"],
         average=optim["average"],
         accumulate=options.accumulate,
-        growth=growth,
+        canvases=canvases,
         validations=options.validations,
         operating_point=settings.get("operating_point"),
         metadata={**_metadata(settings, data, start), "processes": processes, "kept": kept, "pseudo": pseudo},
     )
-    data.follow(lambda: task.epoch_began)
-    return Parts(task, data, options)
+    data.follow(
+        lambda: task.epoch_began,
+        lambda batches: growth.scale_at(task.budget.agreed_progress(batches // options.accumulate)),
+    )
+    return Parts(task, data, options, device, used)
 
 
 def _scaled(optim: Mapping[str, Any], processes: int) -> tuple[float, int]:
@@ -143,9 +156,10 @@ def _backbone(settings: Mapping[str, Any], start: Mapping[str, Any] | None) -> A
     return build_part("backbone", {**section, **({"weights": "none"} if replaced else {})})
 
 
-def _data(settings: dict[str, Any], backbone: Any, seed: int) -> Data:
+def _data(settings: dict[str, Any], used: Choices, backbone: Any, seed: int) -> Data:
     """The data, read and checked."""
     said = settings["data"]  # of published weights: their own normalisation
+    said = {**said, **{name: getattr(used, name) for name in ("pin_memory", "uint8") if name in said}}
     data: Data = build_part(
         "data", said, mean=said.get("mean") or backbone.mean, std=said.get("std") or backbone.std,
         stride=backbone.strides[-1], seed=seed,
@@ -177,7 +191,12 @@ def _choose_queries(settings: dict[str, Any], data: Data) -> None:
 
 
 def _model(
-    settings: dict[str, Any], options: TrainerOptions, backbone: Any, data: Data, start: dict[str, Any] | None
+    settings: dict[str, Any],
+    options: TrainerOptions,
+    used: Choices,
+    backbone: Any,
+    data: Data,
+    start: dict[str, Any] | None,
 ) -> tuple[Any, dict[str, Any] | None]:
     """The model for the data's categories and captions, with the weights of `start`; and `start`, where it was used."""
     tokenizer = data.tokenizer
@@ -193,17 +212,17 @@ def _model(
     if start is not None:
         ours = Start(settings, data.categories, tokenizer)
         if settings["init"] == AUTO:
-            used, notices = begin_with_packaged(model, start, ours)
-            start = start if used else None
+            fits, notices = begin_with_packaged(model, start, ours)
+            start = start if fits else None
         else:
             notices = carry(model, start, str(settings["init"]), ours)
         data.report.notices += notices
     if tokenizer is not None:
         data.limit_tokens(model.max_tokens)
-    if options.channels_last:
+    if used.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if options.compile:
-        model.compile()
+        model.compile(dynamic=False)  # a shape, a graph: there are few (`canvases`)
     queries = settings["model"].get("queries")
     notice = objects_notice(data.train_set, queries) if isinstance(queries, int) else None
     data.report.notices += [notice] if notice is not None else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import signal
 import threading
@@ -25,6 +26,8 @@ from detr_mini.training.run_files import writing
 from detr_mini.training.signals import stopping
 from detr_mini.training.task import DetectionTask
 
+log = logging.getLogger("detr_mini")
+
 
 class Interrupted(Exception):
     """The user or the machine's scheduler stopped the training; its state is in last.ckpt."""
@@ -38,26 +41,38 @@ class Logging(pl.Callback):
         self.latest: dict[str, Any] = {}
         """The latest value of each column, for the progress bar."""
         self._mark = (0.0, 0)
+        self._ended, self._waited = 0.0, 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, DetectionTask)
         if trainer.is_global_zero:
             self.history.begin(trainer.global_step)
         self._mark = (pl_module.budget.elapsed, pl_module.images_seen)
+        self._ended = time.perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx:  # before the first batch of an epoch there may be an evaluation
+            self._waited += time.perf_counter() - self._ended
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self._ended = time.perf_counter()
         if stepped(trainer) and trainer.global_step % self.every == 0:
             self._training_row(trainer, pl_module)
 
     def _training_row(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         assert isinstance(task, DetectionTask)
         task.report_skipped()
+        task.report_graphs()
         total, *parts, boxes = task.share_sums().tolist()
         task.sums.zero_()
         seconds, images = task.budget.elapsed, task.images_seen
         speed = (images - self._mark[1]) * trainer.world_size / max(seconds - self._mark[0], 1e-9)
+        if not self.latest:
+            log.info(pace(trainer.world_size * (images - self._mark[1]), seconds - self._mark[0], self._waited))
         self._mark = (seconds, images)
         row: dict[str, Any] = {"train/loss": total / max(boxes, 1)}
         named = zip(LOGGED, parts, strict=True)
@@ -81,6 +96,14 @@ class Logging(pl.Callback):
                 self.history.add({**place, "seconds": round(task.budget.elapsed, 2), **row})
             for logger in trainer.loggers:
                 logger.log_metrics({k: v for k, v in row.items() if v is not None}, trainer.global_step)
+
+
+def pace(images: int, seconds: float, waited: float) -> str:
+    """The loader's rate beside the step's, where the training took `seconds` and `waited` for images in them."""
+    step = images / max(seconds - waited, 1e-9)
+    loader = f", the loader {images / waited:.1f}" if waited > 0.05 * seconds else "; the loader is faster"
+    more = "" if waited < 0.25 * seconds else ": more data.workers or data.cache_megabytes would help"
+    return f"images a second in the first {images}: a step alone does {step:.1f}{loader}{more}"
 
 
 class Checkpoints(pl.Callback):
@@ -136,6 +159,7 @@ class Checkpoints(pl.Callback):
         score, best = pl_module.headline, pl_module.best["score"]
         if best is None or (score is not None and score >= best):
             pl_module.best = {"score": score, "epoch": trainer.current_epoch, "step": trainer.global_step}
+            pl_module.best_validation = pl_module.validation
             self._better = True
 
     def on_train_batch_end(

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from detr_mini.errors import NonFiniteError
 from detr_mini.models.protocol import DetectionModel
 from detr_mini.structures import Batch
-from detr_mini.training.precision import AUTOCAST
+from detr_mini.training.device import AUTOCAST
 
 
 def explain(

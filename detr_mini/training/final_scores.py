@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
@@ -13,11 +14,14 @@ from rich.console import Console
 
 from detr_mini.data.module import STAGES
 from detr_mini.drawing.curves import curves
-from detr_mini.evaluation.report.measure import measure, write_measured
+from detr_mini.evaluation.metrics.coco import has_fast_library
+from detr_mini.evaluation.report.measure import Measured, measure, score_found, write_measured
 from detr_mini.evaluation.report.same_predictions import same_predictions_warning
 from detr_mini.evaluation.report.table import table
 from detr_mini.models.build import parameter_count
+from detr_mini.models.heads import suppress
 from detr_mini.pretrained.checkpoints import averaged_weights, operating_point, read_checkpoint
+from detr_mini.structures import OperatingPoint
 from detr_mini.training.build import Parts
 from detr_mini.training.remarks import few_steps_notice
 from detr_mini.training.run_files import write_settings, writing
@@ -42,16 +46,9 @@ def measure_best(parts: Parts, folder: Path, console: Console, config: DictConfi
     if about["weights"] == "last":
         console.print("the data have no val to choose the best checkpoint by: the last averaged weights are measured")
     data.setup(STAGES[split])
-    model = task.averaged.model
-    model.load_state_dict(averaged_weights(best))
-    loader = data.evaluation_loader(split, shared=False)  # the other processes are done
     point = operating_point(best)
     write_settings(folder, task.metadata["config"], f"# chosen on val, and kept in best.ckpt: {asdict(point)}\n")
-    measured = measure(
-        model, loader, data.sets[split], task.categories,
-        next(model.parameters()).device,  # Lightning has moved the task to the CPU, but not the averaged model
-        point=point, progress=parts.options.progress, threshold=best.get("threshold"),
-    )  # fmt: skip
+    measured = _measured(parts, best, split, point)
     title = f"{folder.name} · {split}"
     write_measured(folder, measured, about, title, threshold=point.threshold)
     table(measured.scores, f"{folder} on {split}", console)
@@ -63,6 +60,23 @@ def measure_best(parts: Parts, folder: Path, console: Console, config: DictConfi
     console.print(f"written to {folder}")
     log.info("augmentation cut %d boxes away", data.boxes_cropped_away)
     log.info("AP %s, AP50 %s on %s", measured.scores.metrics["AP"], measured.scores.metrics["AP50"], split)
+
+
+def _measured(parts: Parts, best: dict[str, Any], split: str, point: OperatingPoint) -> Measured:
+    """The best checkpoint on a split. On val its detections are there already, unless the run was resumed after it."""
+    task, data, fast, threshold = parts.task, parts.data, has_fast_library(), best.get("threshold")
+    truth, seen = data.sets[split], None if task.best_validation is None else task.best_validation.collected
+    is_that = split == "val" and best["best"].get("step") == best["global_step"] == task.best.get("step")
+    if is_that and seen is not None and len(seen.found) == len(truth):
+        found = {image_id: suppress(seen.found[image_id], point.suppress_iou) for image_id in truth.image_ids}
+        return score_found(found, math.inf, truth, task.categories, threshold=threshold, point=point, fast=fast,
+                           given=seen.answers_in_order)  # fmt: skip
+    model = task.averaged.model
+    model.load_state_dict(averaged_weights(best))
+    loader = data.evaluation_loader(split, shared=False)  # the other processes are done
+    device = next(model.parameters()).device  # Lightning has moved the task to the CPU, but not the averaged model
+    return measure(model, loader, truth, task.categories, device, point=point, progress=parts.options.progress,
+                   threshold=threshold, fast=fast)  # fmt: skip
 
 
 def _about(best: dict[str, Any], parts: Parts, config: DictConfig, world_size: int, split: str) -> dict[str, Any]:

@@ -29,8 +29,12 @@ class TrainerOptions:
     devices: int = 1
     num_nodes: int = 1
     strategy: str = "auto"
+    timeout_minutes: float | int = 30
+    """After which processes that wait for each other give up; one that fails ends the others long before."""
     precision: str = "auto"
-    """auto: bf16-mixed if the device is faster in bfloat16 (measured), else 32-true."""
+    """This and what else may be "auto": `device.chosen_for` decides."""
+    tf32: bool | str = "auto"
+    """Float32 products of a GPU: with TF32 or exact."""
     accumulate: int = 1
     """Batches per optimizer step."""
     coarse_scale: float | int = 1.0
@@ -39,7 +43,7 @@ class TrainerOptions:
     coarse_grow: bool = False
     """Whether they grow linearly up to there, instead of all at once."""
     compile: bool = False
-    channels_last: bool = True
+    channels_last: bool | str = "auto"
     threads: int | None = None
     """CPU threads per process; None: torch's own choice."""
     log_every_steps: int = 50
@@ -77,8 +81,8 @@ class TrainerOptions:
                 "the training has no end; set trainer.max_epochs, trainer.max_steps or trainer.max_minutes, "
                 "or choose an experiment=... (see 'detr-mini train --help')"
             )
-        counts = ["validate_every_epochs", "save_every_minutes", "devices", "num_nodes", "accumulate",
-                  "log_every_steps"]  # fmt: skip
+        counts = ["validate_every_epochs", "save_every_minutes", "timeout_minutes", "devices", "num_nodes",
+                  "accumulate", "log_every_steps"]  # fmt: skip
         if values["validations"] is not None:
             counts.append("validations")
             if values["validate_every_epochs"] is None:  # which validations replaces

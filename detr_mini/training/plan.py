@@ -22,9 +22,9 @@ from detr_mini.formats.load_report import Chosen
 from detr_mini.models.protocol import DetectionModel
 from detr_mini.structures import Target, pack_targets
 from detr_mini.torch_seeding import seeded
+from detr_mini.training.device import AUTOCAST, choices
 from detr_mini.training.image_growth import ImageGrowth
 from detr_mini.training.options import TrainerOptions
-from detr_mini.training.precision import AUTOCAST, resolved_precision
 
 ENOUGH_IMAGES = 3500
 """Images a training should see, repeats included, before a larger size is chosen."""
@@ -227,7 +227,7 @@ def fit_to_time(
     images = len(data.train_set)
     alone = options.devices == options.num_nodes == 1
     if alone and options.max_minutes is not None and options.max_steps is None and options.max_epochs is None:
-        dtype = AUTOCAST.get(resolved_precision(options), torch.float32)
+        dtype = AUTOCAST.get(choices(options).precision, torch.float32)
         fixed = {name: settings[name] for name in ("size", "batch_size") if name not in asked}
         sizes = data.train_set.records.sizes.double()
         shape = float((sizes.amin(1) / sizes.amax(1)).median())

@@ -27,8 +27,6 @@ from detr_mini.training.watch import LOST, Watch, failed_collective
 
 JOIN = 300.0
 """Seconds to wait for all processes at the start."""
-COLLECTIVE = 1800.0
-"""Seconds after which a collective counts as failed. A process that fails or dies ends the others long before."""
 BACKEND = "cpu:gloo,cuda:nccl"
 """For GPUs. What processes tell each other beside tensors goes through gloo and makes no GPU wait."""
 T = TypeVar("T")
@@ -85,7 +83,7 @@ def joined(options: TrainerOptions, settings: Mapping[str, Any]) -> Iterator[Ran
         return
     with _divided_cores(launch):
         try:
-            _join(launch, watch, BACKEND if options.device_type == "cuda" else "gloo")
+            _join(launch, watch, BACKEND if options.device_type == "cuda" else "gloo", options.timeout_minutes)
             _check_same(ranks, settings)
             yield ranks
         except Stopped:
@@ -106,7 +104,7 @@ def joined(options: TrainerOptions, settings: Mapping[str, Any]) -> Iterator[Ran
             watch.wait_for_others()
 
 
-def _join(launch: Launch, watch: Watch, backend: str) -> None:
+def _join(launch: Launch, watch: Watch, backend: str, minutes: float | int) -> None:
     """Start this machine's other processes if need be, wait for all, and make the process group."""
     store, address, port = _meet(launch)
     if launch.rank == 0:
@@ -128,7 +126,7 @@ def _join(launch: Launch, watch: Watch, backend: str) -> None:
         own_port, token = store.get("watch").decode().split()
         watch.connect(address, int(own_port), token)
     torch.distributed.init_process_group(
-        backend, store=store, rank=launch.rank, world_size=launch.world, timeout=timedelta(seconds=COLLECTIVE)
+        backend, store=store, rank=launch.rank, world_size=launch.world, timeout=timedelta(minutes=minutes)
     )
 
 

@@ -74,7 +74,7 @@ def _new_pictures(data: Data, folder: str) -> list[Path]:
     """The pictures that no split has, test included."""
     if data.splits.get("test"):
         data.setup("test")
-    known = [record.path for coco in data.sets.values() for record in coco.records]
+    known = [path for coco in data.sets.values() for path in coco.records.paths]
     sources = find_pictures(folder)
     new, _ = without_copies(sources, known)
     if not new:

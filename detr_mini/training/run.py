@@ -73,6 +73,7 @@ def train(config: DictConfig) -> Path:
         parts.task.metadata["given"] = given
         if begun is not None and checkpoint is not None:
             changed = check_fits(begun.folder, checkpoint, parts.task, parts.data)
+        parts.data.divide(ranks.launch.local_rank, ranks.launch.local_world)
         over = checkpoint is not None and budget_is_over(parts.task, checkpoint)
 
         # Open the run folder
@@ -92,6 +93,9 @@ def train(config: DictConfig) -> Path:
             pace = pace_remark(parts.task, parts.data.batch_size, ranks.world)
             console.print(pace, markup=False, highlight=False)
             log.info(pace)
+            on = parts.used.sentence(parts.device)
+            console.print(on, markup=False, highlight=False)
+            log.info(on)
             ranks.watch.at_end += [lambda sentence: log.error("ended: %s", sentence), lambda _: release_locks()]
 
         # Train, then measure

@@ -9,6 +9,8 @@ from torch import Tensor
 
 MOST = 10
 """Skipped steps in a row after which a training ends: it no longer learns."""
+HALVINGS = 16
+"""More of them in precision 16-mixed, whose scale of the loss starts at 2^16 and halves at each such step."""
 
 
 class SkippedSteps:

@@ -16,7 +16,6 @@ from torch import Tensor
 from detr_mini.evaluation.metrics.grounding import answers
 from detr_mini.evaluation.metrics.operating_point import settled
 from detr_mini.formats.split import CocoSet
-from detr_mini.inference.detections import to_coco_records
 from detr_mini.losses.criterion import Losses
 from detr_mini.losses.matcher import NonFiniteCostError
 from detr_mini.losses.unjudged import without_unjudged
@@ -26,12 +25,12 @@ from detr_mini.structures import Batch, Categories, OperatingPoint
 from detr_mini.torch_seeding import mix_numbers
 from detr_mini.training.averaging import AveragedModel
 from detr_mini.training.budget import Budget
+from detr_mini.training.canvases import Canvases, graphs_warning, on_canvas
 from detr_mini.training.diagnosis import explain
 from detr_mini.training.history import LOGGED
-from detr_mini.training.image_growth import ImageGrowth, resized
 from detr_mini.training.requests import Requests
-from detr_mini.training.skipping import MOST, SkippedSteps
-from detr_mini.training.validation import Collected, Validation, scored
+from detr_mini.training.skipping import HALVINGS, MOST, SkippedSteps
+from detr_mini.training.validation import Collected, Validation
 
 log = logging.getLogger("detr_mini")
 
@@ -69,7 +68,7 @@ class DetectionTask(pl.LightningModule):
         clip: float | int = 5.0,
         average: float | int = 0.998,
         accumulate: int = 1,
-        growth: ImageGrowth | None = None,
+        canvases: Canvases | None = None,
         validations: int | None = None,
         operating_point: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
@@ -78,7 +77,7 @@ class DetectionTask(pl.LightningModule):
         self.model, self.criterion, self.make_optimizer = model, criterion, make_optimizer
         self.categories, self.budget, self.seed, self.truth = categories, budget, seed, truth
         self.warmup_steps, self.rate, self.clip, self.accumulate = warmup_steps, rate, clip, accumulate
-        self.growth = growth or ImageGrowth()
+        self.canvases = canvases
         self.validations, self.point_settings = validations, dict(operating_point or {})
         self._default_point: OperatingPoint = settled(operating_point)
         self.metadata = dict(metadata or {})
@@ -90,6 +89,8 @@ class DetectionTask(pl.LightningModule):
         """Since the last row of history.csv: the loss, its parts, and the boxes to divide them by."""
         self.validation: Validation | None = None
         """The latest one."""
+        self.best_validation: Validation | None = None
+        """That of the best checkpoint, where this process was there."""
         self.best: dict[str, Any] = {"score": None, "epoch": None}
         self.requests = Requests()
         self.skipped: SkippedSteps | None = None
@@ -97,13 +98,13 @@ class DetectionTask(pl.LightningModule):
         self._boxes = 0
         """Boxes since the last step of the optimizer."""
         self._collected = Collected()
+        self._warned = False
 
     # One training step, in the order in which Lightning calls these hooks
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
-        scale = self.growth.scale_at(self.budget.agreed_progress(self.global_step))
-        if scale < 1:
-            batch = resized(batch, scale, self.model.stride)
+        if self.canvases is not None:
+            batch = on_canvas(batch, self.canvases)
         torch.manual_seed(mix_numbers(self.seed, self.global_step, batch_idx, self.global_rank))  # dropout
         with self._explaining("a matching cost", self.model, batch):
             losses = self.losses(batch, self.global_step)
@@ -143,17 +144,20 @@ class DetectionTask(pl.LightningModule):
         """Add a batch to the running sums."""
         total = losses.total.detach()
         parts = [losses.terms.get(name, total.new_zeros(())) for name in LOGGED]
-        self.sums += torch.stack([total, *parts, total.new_tensor(losses.boxes)])
+        self.sums += torch.stack([total, *parts, total.new_full((), losses.boxes)])
         self._boxes += losses.boxes
         self.images_seen += len(batch)
         self._batch = batch
 
     def _boxes_of_all_processes(self) -> float:
-        """Boxes of this step. With the same sum the processes agree on the time, and on whether to save or to stop."""
+        """Boxes of this step. With the same sum the processes agree on the time, and on whether to save or to stop.
+
+        The numbers go from host to host (gloo), so that no process waits for its GPU.
+        """
         boxes, self._boxes = float(self._boxes), 0
         if self.trainer.world_size > 1:
             own = [boxes, self.budget.elapsed, *self.requests.as_numbers()]
-            shared = torch.tensor(own, dtype=torch.float64, device=self.device)
+            shared = torch.tensor(own, dtype=torch.float64)
             torch.distributed.all_reduce(shared)
             boxes, elapsed, *asked = shared.tolist()
             self.budget.agree(elapsed / self.trainer.world_size)
@@ -174,12 +178,19 @@ class DetectionTask(pl.LightningModule):
     def report_skipped(self) -> None:
         """Log how many steps were skipped since the last call; NonFiniteError where too many were, up to now."""
         new, in_a_row = (0, 0) if self.skipped is None else self.skipped.new()
-        if in_a_row >= MOST:
+        if in_a_row >= MOST and (in_a_row >= MOST + HALVINGS or self._precision != "16-mixed"):
             raise explain(
                 self.model, self._batch, self.global_step, self._precision, f"the gradient of {in_a_row} steps"
             )
         if new:
             log.warning("%d steps were skipped up to step %d: their gradient was not finite", new, self.global_step)
+
+    def report_graphs(self) -> None:
+        """Warn once where torch no longer compiles."""
+        warning = None if self.canvases is None or self._warned else graphs_warning()
+        if warning is not None:
+            self._warned = True
+            log.warning(warning)
 
     def _set_learning_rate(self, optimizer: torch.optim.Optimizer) -> None:
         progress = self.budget.agreed_progress(self.global_step)
@@ -250,7 +261,7 @@ class DetectionTask(pl.LightningModule):
         sizes = [target.original_size for target in batch.targets]
         detections = model.postprocess(output, sizes, self.categories)
         for image_id, found in zip(batch.image_ids, detections, strict=True):
-            self._collected.records[image_id] = to_coco_records(found.to("cpu"), image_id)
+            self._collected.found[image_id] = found.to("cpu")
         if batch.captions is not None:
             read = model.read(output, batch.captions, sizes)
             rows = batch.captions.caption_image.tolist()
@@ -259,8 +270,9 @@ class DetectionTask(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         assert self.truth is not None
-        collected = self._collected.of_all_processes(self.trainer.world_size)
-        self.validation = scored(collected, self.truth, self.categories, self.point_settings)
+        self.validation = Validation.of_all(
+            self._collected, self.truth, self.categories, self.point_settings, self.trainer.world_size, self.global_rank
+        )
         for name in ("AP", "AP50", "AP75"):
             if self.validation.scores.metrics[name] is not None:
                 self.log(f"val/{name}", self.validation.scores.metrics[name], rank_zero_only=True)

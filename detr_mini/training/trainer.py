@@ -15,11 +15,12 @@ from detr_mini.data.workers import lost_worker
 from detr_mini.errors import ConfigError, UserError
 from detr_mini.training.build import Parts
 from detr_mini.training.callbacks import Bar, CheckpointFiles, Checkpoints, Interrupted, Logging
+from detr_mini.training.device import ExactValidation, tf32
 from detr_mini.training.history import History
 from detr_mini.training.launch import GivenPlace
 from detr_mini.training.loggers import loggers
-from detr_mini.training.precision import resolved_precision
 from detr_mini.training.processes import Ranks, Stopped
+from detr_mini.training.strategy import chosen_strategy
 from detr_mini.training.task import NEVER
 from detr_mini.training.watch import how_to_continue, lost_peer
 
@@ -31,19 +32,19 @@ def make_trainer(
     options = parts.options
     logging_callback = Logging(History(folder / "history.csv"), options.log_every_steps)
     checkpoints = Checkpoints(folder, options.save_every_minutes)
-    callbacks: list[pl.Callback] = [logging_callback, checkpoints]
+    callbacks: list[pl.Callback] = [ExactValidation(), logging_callback, checkpoints]
     if options.progress:
         callbacks.append(Bar(logging_callback, console))
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
-    precision = ranks.of_first(lambda: resolved_precision(options))  # measured, so it may differ between machines
+    precision = ranks.of_first(lambda: parts.used.precision)  # measured, so it may differ between machines
     try:
         trainer = pl.Trainer(
             accelerator=options.accelerator,
             devices=options.devices,
             num_nodes=options.num_nodes,
-            strategy=options.strategy,
+            strategy=chosen_strategy(options, parts.task),
             precision=precision,  # type: ignore[arg-type]  # a literal there
             max_epochs=-1,  # the task's budget ends the training
             accumulate_grad_batches=options.accumulate,
@@ -73,7 +74,7 @@ def fit(trainer: pl.Trainer, parts: Parts, checkpoint: Path | None, ranks: Ranks
     died.
     """
     try:
-        with tiny_numbers_as_zero():
+        with tiny_numbers_as_zero(), tf32(parts.used.tf32):
             trainer.fit(parts.task, parts.data, ckpt_path=checkpoint, weights_only=True)
     except Interrupted:
         raise Stopped from None

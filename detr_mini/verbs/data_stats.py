@@ -19,7 +19,7 @@ from detr_mini.formats.discover import Source
 
 def data_stats(config: Mapping[str, Any]) -> Path:
     """Print the tables of `config.data`, write stats.json and stats.png into `config.output`; the folder."""
-    source = Source.of(config["data"])
+    source = Source.of(config["data"], shards=True)
     source.print_notes()
     found = {}
     for name, tree in source.trees().items():

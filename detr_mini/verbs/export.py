@@ -9,7 +9,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from detr_mini.deploy.calibration import calibration_pictures
 from detr_mini.deploy.description import INPUTS, PRECISIONS
 from detr_mini.deploy.detector import is_exported
-from detr_mini.deploy.export import FORMATS, Choice, export_detector
+from detr_mini.deploy.export import CAPTION_FORMATS, FORMATS, Choice, export_detector, placed, takes_captions
 from detr_mini.errors import ConfigError, nearest
 from detr_mini.evaluation.metrics.operating_point import with_overlap
 from detr_mini.inference.detector import from_checkpoint
@@ -61,8 +61,9 @@ def export(config: DictConfig) -> Path:
         else:
             pictures = calibration_pictures(checkpoint["config"].get("data")) if choice.precision == "int8" else []
         sources = checkpoint.get("sources") or ()
-        print(export_detector(detector, output, choice, checkpoint.get("recipe"), pictures, sources))
-    size = sum(file.stat().st_size for file in (output.iterdir() if output.is_dir() else [output]))
+        print(*export_detector(detector, output, choice, checkpoint.get("recipe"), pictures, sources), sep="\n")
+    captions = kind in CAPTION_FORMATS and takes_captions(detector)
+    size = sum(file.stat().st_size for file, _ in placed(output, output, captions))
     print(f"written to {output}: {size / 1e6:.1f} MB")
     return output
 

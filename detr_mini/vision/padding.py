@@ -149,7 +149,8 @@ class PaddingGuard:
             return None
         x, own = args[0], self._entered
         self._entered = True  # the network's input belongs to the caller and is never written to
-        if not own or torch.compiler.is_compiling() or _layout(x) is None:
+        # elsewhere than on a CPU, the host would wait for the number of cells
+        if not own or x.device.type != "cpu" or torch.compiler.is_compiling() or _layout(x) is None:
             return (self.hide(x), *args[1:])
         # with a stride, a window may begin at the last visible cell and extend a whole kernel beyond it
         reach = max(d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True))

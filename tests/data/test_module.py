@@ -133,7 +133,7 @@ def test_the_first_images_only(scenes_root: Path) -> None:
 def test_the_cache_states_its_size(scenes_root: Path) -> None:
     data = scenes(scenes_root, cache_megabytes=0.1)
     data.setup("fit")
-    data.train_dataloader()
+    data.divide(0, 1)
     assert "the cache keeps 8 of 16 decoded training images, 0 MiB (limit 0.1)" in data.report.notices
 
 

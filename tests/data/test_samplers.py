@@ -14,7 +14,7 @@ images, batch_sizes, worlds = st.integers(4, 60), st.integers(1, 20), st.integer
 def epoch_of(batches: TrainBatches, epoch: int) -> list[list[int]]:
     batches.set_epoch(epoch)
     keys = list(batches)
-    assert all(e == epoch for batch in keys for _, e, _ in batch)
+    assert all(e == epoch for batch in keys for _, e, *_ in batch)
     return [[index for index, *_ in batch] for batch in keys]
 
 

@@ -348,7 +348,7 @@ def test_other_models_are_exported(model: dict[str, Any], kind: str, tmp_path: P
         assert not (tmp_path / "a.pt2").exists()
         return
     with unchecked():
-        agreement = export_detector(
+        (agreement,) = export_detector(
             detector, tmp_path / {"onnx": "a.onnx", "torch": "a.pt2"}[kind], Choice(kind), pictures=pictures()
         )
     assert agreement.unpaired == 0, str(agreement)

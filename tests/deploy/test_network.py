@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from detector_parts import BACKBONE, GROUNDED, MODEL
+from detector_parts import BACKBONE, MODEL
 from detr_mini.attention.kinds import KINDS
 from detr_mini.data.collate import collate
 from detr_mini.deploy.network import Network, check_exportable
 from detr_mini.errors import UserError
 from detr_mini.inference.detector import _no_truth
 from detr_mini.models.build import build_model
+from peer_parts import peer
 
 LITE0 = {"_target_": "detr_mini.vision.efficientnet_lite0", "weights": "none"}
 BACKBONES: dict[str, Any] = {
@@ -63,14 +64,7 @@ def test_images_of_any_size_need_no_padding(model: str, backbone: str) -> None:
         assert boxes.max() <= 1
 
 
-@pytest.mark.parametrize(
-    ("model", "says"),
-    [
-        (GROUNDED, "GroundedDETR is not exported to ONNX, OpenVINO or torch yet"),
-    ],
-)
-def test_what_cannot_be_exported_is_refused_in_a_sentence(model: dict[str, Any], says: str) -> None:
-    words = {"vocabulary": 10, "attributes": 0} if model is GROUNDED else {}
-    built = build_model(model, BACKBONE, 3, **words)
-    with pytest.raises(UserError, match=says):
-        check_exportable(built)
+def test_what_cannot_be_exported_is_refused_in_a_sentence() -> None:
+    pytest.importorskip("transformers", reason="the package transformers of the extra 'hf' is not installed")
+    with pytest.raises(UserError, match=r"HFDetector \(detr\) is not exported to ONNX, OpenVINO or torch yet"):
+        check_exportable(peer("detr"))

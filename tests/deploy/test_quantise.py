@@ -123,7 +123,7 @@ def test_int8_finds_shapes_as_float_does_in_less_than_half_of_the_bytes(
     for precision in ("fp32", "int8"):
         output = tmp_path / (f"{precision}.onnx" if form == "onnx" else precision)
         with unchecked():
-            agreement = export_detector(detector, output, Choice(form, precision), pictures=scenes)
+            (agreement,) = export_detector(detector, output, Choice(form, precision), pictures=scenes)
         sizes[precision] = sum(file.stat().st_size for file in ([output] if output.is_file() else output.iterdir()))
     assert agreement.holds
     assert sizes["int8"] < 0.5 * sizes["fp32"]
@@ -150,7 +150,7 @@ def test_more_layers_stay_in_floating_point_until_the_two_agree(
     monkeypatch.setattr(export_module, "quantise", noted)
     monkeypatch.setattr(export_module, "write_onnx", lambda model, description, path: path.write_bytes(b"file"))
     monkeypatch.setattr(export_module, "open_exported", lambda path: None)
-    monkeypatch.setattr(export_module, "compare", lambda *_: Disagrees())
+    monkeypatch.setattr(export_module, "_compared", lambda *_: [Disagrees()])
     with pytest.raises(UserError, match="does not find what the checkpoint finds"):
         export_detector(own, tmp_path / "a.onnx", Choice("onnx", "int8"), pictures=[])
     assert tried == list(export_module.FLOAT_FIRST)

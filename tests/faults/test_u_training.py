@@ -16,7 +16,7 @@ from detr_mini.formats.coco import read_coco
 from detr_mini.inference.detector import Detector
 from detr_mini.structures import Detections
 from detr_mini.training.build import build
-from detr_mini.training.precision import usable_precision
+from detr_mini.training.device import usable_precision
 from detr_mini.training.remarks import few_steps_notice, objects_notice
 from detr_mini.training.run import train
 from training_parts import small_config

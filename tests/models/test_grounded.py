@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detr_mini.models.grounded import GroundedDETR, merged, phrases_of
+from detr_mini.models.grounded import GroundedDETR, merged, phrase_numbers, phrases_of
 from detr_mini.models.mini import MiniDETR
 from detr_mini.structures import Captions, GroundingOutput
 from detr_mini.vision.convnet import ConvNet
@@ -136,6 +136,16 @@ def test_phrases_begin_where_a_word_says_so_and_go_on_over_gaps() -> None:
     other, begin, inside, anchor = range(4)
     assert phrases_of([other, begin, inside, other, begin, anchor, other, inside]) == [[1, 2], [4, 7]]
     assert phrases_of([inside, other]) == []
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=7, max_size=7), min_size=1, max_size=4))
+def test_phrases_of_several_captions_are_numbered_in_one_formula(tags: list[list[int]]) -> None:
+    for own, numbers in zip(tags, phrase_numbers(torch.tensor(tags)).tolist(), strict=True):
+        expected = [-1] * 7
+        for number, phrase in enumerate(phrases_of(own)):
+            for token in phrase:
+                expected[token] = number
+        assert numbers == expected
     assert merged([(0, 5), (6, 9), (12, 14), (12, 14)]) == ((0, 9), (12, 14))
 
 

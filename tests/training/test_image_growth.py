@@ -1,4 +1,4 @@
-"""Smaller images early in a training: their own pixels only, boxes and masks that fit."""
+"""Smaller images early in a training: read, augmented and collated at that size."""
 
 from __future__ import annotations
 
@@ -6,73 +6,89 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
-from detr_mini.data.collate import collate
-from detr_mini.losses.criterion import Losses
-from detr_mini.models.queries import visible_size
-from detr_mini.structures import Batch, Target
+from detr_mini.data.augment import Augment
+from detr_mini.data.dataset import DetectionDataset
+from detr_mini.data.mosaic import Mosaic
+from detr_mini.data.samplers import Key
+from detr_mini.formats.coco import read_coco
+from detr_mini.structures import Batch
 from detr_mini.training.build import build
-from detr_mini.training.image_growth import resized
+from detr_mini.training.run import train
 from tests.training_parts import small_config
 
-STRIDE = 8
+INPUT = {"size": 64, "shorter_side": None, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+GROWING = ("trainer.coarse_scale=0.5", "trainer.coarse_until=0.5")
 
 
-def batch_of(images: list[torch.Tensor]) -> Batch:
-    box = torch.tensor([[0.5, 0.5, 0.5, 0.5]])
-    targets = [
-        Target(box, torch.zeros(1).long(), i, (9, 9), torch.zeros(1, dtype=torch.bool), torch.ones(1))
-        for i, _ in enumerate(images)
-    ]
-    return collate(images, targets, STRIDE)
+def sides_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The longest side of each batch that a training is given, in order."""
+    from detr_mini.training.task import DetectionTask
 
-
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=3), st.floats(0.1, 1))
-@example([(1, 1), (60, 60)], 0.5)
-def test_an_image_of_one_colour_keeps_it_up_to_its_own_edge(sizes: list[tuple[int, int]], scale: float) -> None:
-    batch = batch_of([torch.full((3, *size), 0.7) for size in sizes])
-    small = resized(batch, scale, STRIDE)
-    height, width = small.images.shape[-2:]
-    assert height % STRIDE == width % STRIDE == 0
-    visible = visible_size(small.images, small.mask())
-    assert (visible >= 1).all()
-    for image, (w, h) in zip(small.images, visible.long().tolist(), strict=True):
-        torch.testing.assert_close(image[:, :h, :w], torch.full((3, h, w), 0.7), rtol=0, atol=1e-5)
-        assert not image[:, h:].any()
-        assert not image[:, :, w:].any()
-
-
-def test_images_without_padding_stay_without_it_and_boxes_stay() -> None:
-    small = resized(batch_of([torch.randn(3, 64, 32)] * 2), 0.75, STRIDE)
-    assert small.images.shape == (2, 3, 48, 24)
-    assert small.padding_mask.shape == (2, 48, 24)
-    assert small.mask() is None
-    assert small.packed.boxes.tolist() == [[[0.5, 0.5, 0.5, 0.5]]] * 2
-
-
-def test_channels_last_images_stay_so() -> None:
-    batch = batch_of([torch.randn(3, 64, 64)] * 2)
-    fast = batch.images.contiguous(memory_format=torch.channels_last)
-    small = resized(Batch(fast, batch.padding_mask, batch.targets, batch.packed, False), 0.5, STRIDE)
-    assert small.images.is_contiguous(memory_format=torch.channels_last)
-
-
-@pytest.mark.parametrize(("step", "side"), [(0, 32), (4, 32), (5, 64), (9, 64)])
-def test_images_are_small_up_to_their_share_of_the_training(
-    scenes_root: Path, step: int, side: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = small_config(scenes_root, "trainer.max_steps=10", "trainer.coarse_scale=0.5", "trainer.coarse_until=0.5")
-    task = build(config).task
     sides: list[int] = []
+    inner = DetectionTask.training_step
 
-    def losses(batch: Batch, _: int) -> Losses:
-        sides.append(batch.images.shape[-1])
-        return Losses(torch.zeros(()), {}, 1)
+    def noted(task: DetectionTask, batch: Batch, index: int) -> torch.Tensor:
+        sides.append(max(batch.images.shape[-2:]))
+        return inner(task, batch, index)
 
-    monkeypatch.setattr(type(task), "global_step", step)
-    monkeypatch.setattr(task, "losses", losses)
-    task.training_step(batch_of([torch.randn(3, 64, 64)]), 0)
-    assert sides == [side]
+    monkeypatch.setattr(DetectionTask, "training_step", noted)
+    return sides
+
+
+def test_images_are_small_up_to_their_share_of_the_training(
+    scenes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides = sides_of(monkeypatch)
+    words = ("trainer.max_epochs=2", "data.test=null", f"run_folder={tmp_path / 'run'}")
+    train(small_config(scenes_root, *GROWING, *words))
+    assert sides == [32] * (len(sides) // 2) + [64] * (len(sides) // 2)
+
+
+def test_accumulated_batches_of_one_step_have_one_size(
+    scenes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides = sides_of(monkeypatch)
+    words = ("trainer.max_steps=4", "trainer.accumulate=2", "data.test=null", f"run_folder={tmp_path / 'run'}")
+    train(small_config(scenes_root, *GROWING, *words))
+    assert sides == [32] * 4 + [64] * 4
+
+
+def test_sides_are_multiples_of_the_stride_and_nothing_is_padded(scenes_root: Path) -> None:
+    words = ("trainer.max_steps=100", "trainer.coarse_scale=0.3", "trainer.coarse_until=1", "trainer.coarse_grow=true")
+    parts = build(small_config(scenes_root, *words))
+    loader = parts.data.train_dataloader()
+    assert loader.batch_sampler.scale(0) * 64 % parts.data.stride == 0
+    scales = [loader.batch_sampler.scale(batches) for batches in range(100)]
+    assert scales == sorted(scales)
+    assert len(set(scales)) > 1
+    batch = next(iter(loader))
+    assert max(batch.images.shape[-2:]) == max(1, round(0.3 * 64 / parts.data.stride)) * parts.data.stride
+    assert not batch.has_padding
+
+
+def test_augmentation_works_on_the_pixels_that_the_model_will_see(scenes_root: Path) -> None:
+    coco = read_coco(scenes_root / "annotations" / "train.json", scenes_root / "train")
+    seen: list[tuple[int, ...]] = []
+
+    def look(image: torch.Tensor, boxes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(tuple(image.shape[1:]))
+        return image, boxes
+
+    how = {**INPUT, "size": 16}
+    dataset = DetectionDataset(coco, **how, oversampling=2, augment=Augment([look], 0, [Mosaic(p=1)]))  # type: ignore[arg-type]
+    for scale, side in ((1.0, 32), (0.5, 16)):
+        image, target = dataset[Key(0, 0, False, scale)]
+        assert max(seen[-1]) == side
+        assert max(image.shape[1:]) == side // 2
+        torch.testing.assert_close(target.boxes, coco.target(coco.image_ids[0]).boxes)
+        drawn, _ = dataset[Key(0, 0, True, scale)]  # with three others, at their size
+        assert max(drawn.shape[1:]) == side // 2
+
+
+def test_an_image_that_is_small_already_is_enlarged_only_for_the_model(scenes_root: Path) -> None:
+    coco = read_coco(scenes_root / "annotations" / "train.json", scenes_root / "train")
+    dataset = DetectionDataset(coco, **{**INPUT, "size": 512}, oversampling=2)  # type: ignore[arg-type]
+    image, _ = dataset.sample(0, 0.5)
+    assert tuple(image.shape[1:]) == coco.records[0].size
+    assert max(dataset[Key(0, 0, False, 0.5)][0].shape[1:]) == 256

@@ -182,6 +182,15 @@ def _library(fast: bool) -> tuple[Any, Any]:
     return FastCOCO, COCOeval_faster
 
 
+def has_fast_library() -> bool:
+    """Whether faster-coco-eval is installed."""
+    try:
+        _library(True)
+    except ConfigError:
+        return False
+    return True
+
+
 def _mean(values: np.ndarray) -> float | None:
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else None

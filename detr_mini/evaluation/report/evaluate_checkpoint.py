@@ -14,6 +14,7 @@ from detr_mini.deploy.detector import ExportedDetector, is_exported
 from detr_mini.deploy.load import load
 from detr_mini.errors import CheckpointError, ConfigError, UserError, some_of
 from detr_mini.evaluation.metrics.subset import Subset
+from detr_mini.evaluation.report.caption_file import measure_caption_file
 from detr_mini.evaluation.report.measure import Measured, measure, measure_detector
 from detr_mini.formats.discover import names_used, read_tree
 from detr_mini.images.model_input import IMAGE_KEYS
@@ -62,7 +63,7 @@ def data_of_checkpoint(
     elif settings.get("tiles") == AUTO:
         settings["tiles"] = checkpoint.get("tiles")
     image = {**checkpoint["image"], **size}
-    tokenizer = None if isinstance(detector, ExportedDetector) else detector.tokenizer
+    tokenizer = detector.tokenizer
     stride = 1 if isinstance(detector, ExportedDetector) else detector.model.stride
     data = build_part("data", settings, **image, stride=stride, seed=0)
     if checkpoint.get("published"):
@@ -72,7 +73,10 @@ def data_of_checkpoint(
         shared = Shared(detector.categories)
     data.evaluate_as(detector.categories, tokenizer)
     data.setup(STAGES[split])
-    if isinstance(detector, Detector) and tokenizer is not None:
+    if isinstance(detector, ExportedDetector):
+        if detector.reader is not None:
+            data.limit_tokens(detector.reader.max_tokens)
+    elif tokenizer is not None:
         data.limit_tokens(detector.model.max_tokens)
     return data, {**settings, "size": image["size"]}, shared
 
@@ -197,14 +201,16 @@ def opened(config: Any) -> tuple[Detector | ExportedDetector, Mapping[str, Any],
         file = checkpoint_file(config.checkpoint)
         checkpoint = read_checkpoint(config.checkpoint)
         return from_checkpoint(checkpoint, str(file), config.device), checkpoint, file
-    for key, usual in (("size", None), ("shorter_side", None), ("by", "classes"), ("words", "as_typed")):
+    loaded = load(config.checkpoint, config.device)
+    assert isinstance(loaded, ExportedDetector)
+    fixed: list[tuple[str, str | None]] = [("size", None), ("shorter_side", None)]
+    fixed += [("by", "classes"), ("words", "as_typed")] if loaded.reader is None else []
+    for key, usual in fixed:
         if config[key] != usual:
             raise ConfigError(
                 f"{key}={config[key]} does not work with {config.checkpoint}: an exported file keeps its image size "
-                "and takes no captions; leave the setting out or evaluate the checkpoint"
+                "and takes no captions where its checkpoint takes none; leave it out or evaluate the checkpoint"
             )
-    loaded = load(config.checkpoint, config.device)
-    assert isinstance(loaded, ExportedDetector)
     described = loaded.description
     about_training = {"config": {}, "image": loaded.image, "recipe": described.recipe}
     return loaded, about_training, Path(config.checkpoint).expanduser()
@@ -216,6 +222,10 @@ def measured_of(
     """What `detector` finds in the split `config.split` of `data`, measured."""
     truth, limit = data.sets[config.split], config.detection_limit
     settings: dict[str, Any] = {"subset": subset, "resamples": config.resamples, "fast": config.fast}
+    if isinstance(detector, ExportedDetector) and detector.reader is not None and config.tiles is None:
+        detector.operating_point = point
+        sentences = getattr(data, "sentences", {}).get(config.split)
+        return measure_caption_file(detector, truth, sentences, limit, by_names=config.by == "names", **settings)
     if isinstance(detector, ExportedDetector) or config.tiles is not None:
         detector.operating_point = point
         detector.image = {**detector.image, "size": data.image["size"], "shorter_side": data.image["shorter_side"]}
