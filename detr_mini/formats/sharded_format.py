@@ -18,7 +18,8 @@ def look_shards(found: Listing) -> Layout | None:
         return None
     splits = read_index(found.root).splits
     images = sum(split.images for split in splits.values())
-    each = ", ".join(f"{name} in {len(split.shards)} shards" for name, split in splits.items())
+    counts = {name: len(split.shards) for name, split in splits.items()}
+    each = ", ".join(f"{name} in {count} shard{'' if count == 1 else 's'}" for name, count in counts.items())
     return Layout("litdata", {name: {"images": name} for name in SPLIT_WORDS if name in splits}, (each,), images)
 
 

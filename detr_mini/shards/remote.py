@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
 import time
 import urllib.parse
 from collections.abc import Callable
@@ -49,7 +50,8 @@ def local_folder(root: str | Path, cache: str | Path | None) -> Path:
     index = parsed(text, f"{remote.shown}/{INDEX}")
     # shards that are written again at the same address get a new copy
     mark = hashlib.sha256(remote.address.encode() + b"\0" + text).hexdigest()[:16]
-    folder = _caches(cache) / f"{remote.address.rsplit('/', 1)[-1][:40] or 'shards'}-{mark}"
+    name = re.sub(r"[^\w.-]", "_", remote.address.rpartition("/")[2][:40])
+    folder = _caches(cache) / f"{name or 'shards'}-{mark}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         small = [file for split in index.splits.values() for file in (split.annotations, split.table)]

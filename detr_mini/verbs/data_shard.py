@@ -18,7 +18,8 @@ def data_shard(config: Mapping[str, Any]) -> Path:
     for notice in done.notices:
         print(notice)
     for name, images in done.images.items():
-        print(f"{name}: {images:,} images in {done.shards[name]:,} shards, {done.bytes[name] / 2**20:,.1f} MiB")
+        shards = f"{done.shards[name]:,} shard{'' if done.shards[name] == 1 else 's'}"
+        print(f"{name}: {images:,} images in {shards}, {done.bytes[name] / 2**20:,.1f} MiB")
     print(f"{output} holds the shards of {source.root} ({source.format}); train from them with 'data=litdata "
           f"data.root={output}'")  # fmt: skip
     return output

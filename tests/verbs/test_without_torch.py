@@ -55,7 +55,7 @@ def test_a_dataset_is_checked_fixed_converted_cut_and_counted_without_torch(coco
         ["stats", f"data.root={tmp_path / 'shards'}", f"output={tmp_path / 'stats'}"],
     )
     assert shown.count("4 images, 4 boxes in train, no fault found") == 4
-    assert "train: 4 images in 1 shards" in shown and "all 4 files are as they were written" in shown
+    assert "train: 4 images in 1 shard," in shown and "all 4 files are as they were written" in shown
     assert "train 2 images, 2 boxes" in shown
     assert (tmp_path / "stats" / "stats.png").is_file()
     assert len(json.loads((tmp_path / "back" / "annotations" / "train.json").read_text())["annotations"]) == 4
