@@ -30,6 +30,14 @@ _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 80, 80, 40
 
 
+def user_cache(part: str) -> Path | None:
+    """The folder `part` of this package in the user's cache folder; None where the user has no home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detr-mini" / part
+    except RuntimeError:
+        return None
+
+
 def shown(value: Any) -> str:
     """A value from a file, for a message: like `repr`, but short however large or deep the value is."""
     if isinstance(value, int) and value.bit_length() > 128:

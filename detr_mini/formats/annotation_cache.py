@@ -30,7 +30,7 @@ from detr_mini.categories import Categories
 from detr_mini.config.run_folder import rank, sync
 from detr_mini.formats.load_report import SplitReport
 from detr_mini.formats.split import CocoSet, ImageRecords
-from detr_mini.safe_files import reason
+from detr_mini.safe_files import reason, user_cache
 
 try:
     import fcntl
@@ -102,12 +102,10 @@ def _forget(base: Path) -> None:
 
 def folder_of(cache: str | Path | None) -> Path | None:
     """The folder that a setting means; "auto" is in the user's own cache folder."""
-    if cache is None:
-        return None
+    if cache is None or cache == AUTO:
+        return None if cache is None else user_cache("annotations")
     try:
-        if cache != AUTO:
-            return Path(cache).expanduser()
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detr-mini" / "annotations"
+        return Path(cache).expanduser()
     except RuntimeError:  # this user has no home
         return None
 

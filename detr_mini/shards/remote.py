@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from detr_mini.errors import ConfigError, DataError, install
-from detr_mini.safe_files import reason
+from detr_mini.safe_files import reason, user_cache
 from detr_mini.shards.index import INDEX, StoredFile, fault_of, parsed
 
 ADDRESS = "address"
@@ -67,9 +67,10 @@ def local_folder(root: str | Path, cache: str | Path | None) -> Path:
 
 
 def _caches(cache: str | Path | None) -> Path:
-    if cache is not None:
-        return Path(cache).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "detr-mini" / "shards"
+    folder = user_cache("shards") if cache is None else Path(cache).expanduser()
+    if folder is None:
+        raise ConfigError("this user has no home folder for copies of shards; set data.shard_cache to a folder")
+    return folder
 
 
 def _copy(remote: Remote, file: StoredFile, path: Path) -> None:
