@@ -159,7 +159,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         """Any image of the set, by torch's generator: for a transform that lays several images together."""
         return self.sample(int(torch.randint(len(self), ())), scale)
 
-    def _to_input(self, image: UInt8[Tensor, "3 h w"], scale: float) -> Real[Tensor, "3 h2 w2"]:
+    def _to_input(self, image: Real[Tensor, "3 h w"], scale: float) -> Real[Tensor, "3 h2 w2"]:
         sides = self._sides if scale == 1 else {name: _scaled(side, scale) for name, side in self._sides.items()}
         return self._input(image, **sides)
 

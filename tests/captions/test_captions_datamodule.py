@@ -156,7 +156,7 @@ def test_names_of_categories_stay_true_whatever_is_cut_or_added(root: Path) -> N
     for batch in batches(made):
         assert batch.captions is not None and batch.captions.token_map is not None
         assert batch.captions.token_map.shape[1] == batch.packed.boxes.shape[1]
-    made.follow(lambda: 1.0)
+    made.follow(lambda: 1.0, lambda batches: 1.0)
     assert not made._strong()
 
 

@@ -9,7 +9,7 @@ import stat
 import threading
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from conftest import MakeCoco
 from data_parts import write_coco
 from detr_mini.categories import Categories
 from detr_mini.errors import DataError
@@ -28,6 +27,7 @@ from detr_mini.formats import annotation_cache, coco, load
 from detr_mini.formats.load import read_split
 from detr_mini.formats.split import CocoSet
 
+MakeCoco = Callable[..., tuple[Path, Path]]
 SPLIT = {"images": "train", "annotations": "annotations/train.json"}
 BOXES: list[Mapping[str, Any]] = [
     {"bbox": [1.5, 2, 30, 4.25]},
