@@ -257,11 +257,12 @@ def test_d35_four_times_the_images_cost_little_more_than_four_times_the_time(tmp
     next test counts them.
     """
     start, few, many = (measured(tmp_path / str(n), n, n * 8) for n in (60, 1500, 6000))
+    quickest = min(seconds for _, seconds, _ in start.values())  # one start alone may meet a cold disk
     for verb, (code, seconds, megabytes) in many.items():
         assert code == 0, verb
-        once = few[verb][1] - start[verb][1]
-        most = 20 if verb == "split" else 7
-        assert seconds - start[verb][1] < most * once + 1, (verb, seconds, few[verb], start[verb])
+        begun, most = (start[verb][1], 20) if verb == "split" else (quickest, 7)
+        once = few[verb][1] - begun
+        assert seconds - begun < most * once + 1, (verb, seconds, few[verb], begun)
         assert megabytes - start[verb][2] < 100, (verb, megabytes, start[verb])
 
 
