@@ -163,11 +163,10 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         sides = self._sides if scale == 1 else {name: _scaled(side, scale) for name, side in self._sides.items()}
         return self._input(image, **sides)
 
-    def _reduced(self, image: UInt8[Tensor, "3 h w"], scale: float) -> UInt8[Tensor, "3 h2 w2"]:
-        """`image` with the pixels that augmentation needs where the model sees it at `scale` times its size."""
-        if self._most is None or max(image.shape[1:]) <= (most := round(self._most * scale)):
-            return image
-        return F.resize(image, list(target_size((image.shape[1], image.shape[2]), most)), antialias=True)
+    def _reduced(self, image: UInt8[Tensor, "3 h w"], scale: float = 1.0) -> UInt8[Tensor, "3 h2 w2"]:
+        size = (image.shape[1], image.shape[2])
+        kept = self._kept_size(size, scale)
+        return image if kept == size else F.resize(image, list(kept), antialias=True)
 
     def decoded(self, index: int) -> UInt8[Tensor, "3 h w"]:
         """The upright image of a record, at most `oversampling` times the model's size.
@@ -188,8 +187,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             raise DataError(f"{record.path} is {image.shape[2]} x {image.shape[1]} pixels when decoded, but its "
                             f"header says {record.size[1]} x {record.size[0]}, or did when the set was checked; save "
                             "the image again, or, if the file is another one now, its annotations")  # fmt: skip
-        kept = self._kept_size(record.size)
-        return image if kept == record.size else F.resize(image, list(kept), antialias=True)
+        return self._reduced(image)
 
     def _cache_windows(self, index: int, record: ImageRecord) -> UInt8[Tensor, "3 h w"]:
         """An image that is a window of a file. The file's others go to the cache too: it is decoded once."""
@@ -204,9 +202,14 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         assert wanted is not None
         return wanted
 
-    def _kept_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of an image as it is decoded, cached and augmented."""
-        return size if self._most is None or max(size) <= self._most else target_size(size, self._most)
+    def _kept_size(self, size: tuple[int, int], scale: float = 1.0) -> tuple[int, int]:
+        """(height, width) of an image as it is augmented where the model sees it at `scale` times its size.
+
+        It is decoded and cached as for a `scale` of 1.
+        """
+        if self._most is None or max(size) <= (most := round(self._most * scale)):
+            return size
+        return target_size(size, most)
 
     def _kept_sizes(self) -> Int[np.ndarray, "n 2"]:
         """Of all images. Most sets have few sizes."""
