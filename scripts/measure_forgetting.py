@@ -3,7 +3,7 @@
     python scripts/measure_forgetting.py SETS OUTPUT [minutes] [set ...]
 
 SETS is the folder with odinw_aquarium and bccd_voc (or with the sets that are named); OUTPUT gets the runs, and
-forgetting.json with the table. Each set is trained five times for so many minutes (20), with one seed: on the first
+forgetting.json with the table. Each set is trained five times, each for `minutes` (20), with one seed: on the first
 half of its categories; on all of them; and from the first on the labels of the second half alone, with the switch and
 without (the head has the rows of all categories in both). A run that is finished is not trained again.
 AP is that of test where there is one, else of val.

@@ -1,7 +1,7 @@
 """Programs of `torch.export`, read only where they can do nothing but compute with tensors.
 
 `torch.export.load` trusts a file: it unpickles weights and objects that say so, evaluates formulas of sizes as Python,
-looks operators up by any name inside torch, and runs guards as code. So every entry, name and formula is checked
+looks operators up by any name inside torch, and runs guards as code. Therefore every entry, name and formula is checked
 before torch sees the file, and what is not on the lists here is refused.
 """
 

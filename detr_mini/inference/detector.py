@@ -170,9 +170,9 @@ class Detector:
         list or as "person. dog." (two at least); then `categories` and `phrases` are the names as typed.
 
         `threshold`: the least score; unless given the one that val found best, 0.5 where there was no val.
-        `limit`: so many an image at most; None: 100, and a warning where there may be more.
+        `limit`: the most detections of an image; None: 100, and a warning where there may be more.
         `batch_size`: images that go through the model together; it changes no result.
-        `tiles`: look at windows of so many pixels ("auto": see `BoxSizes.tile_side`) that share `overlap` of
+        `tiles`: look at windows of this many pixels ("auto": see `BoxSizes.tile_side`) that share `overlap` of
         their side, for large images with small objects; `limit=None` is then no limit. A TIFF file is read by windows.
         In a forked process it computes with one thread; processes that are to have more are started by "spawn".
         Unknown words are a warning, with the word that may be meant.

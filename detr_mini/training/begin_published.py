@@ -81,7 +81,7 @@ def _model(start: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _data(settings: Mapping[str, Any], start: Mapping[str, Any], explicit: Sequence[str]) -> dict[str, Any]:
-    """How the weights want their images, and a batch of so many that they fit into memory.
+    """How the weights want their images, and how many of them a batch may have to fit into memory.
 
     A size that the command line names replaces the weights' rectangle by a square of it.
     """

@@ -1,7 +1,7 @@
 """Learning more categories without forgetting: an old detector labels what new data leave unlabelled.
 
 Where pictures are labelled for new categories only, things of the old ones look like background, and a training on them
-teaches the detector that they are none. So the old detector looks at the training pictures once, before the training:
+teaches the detector that they are none. The old detector therefore looks at the training pictures once, before the training:
 what it finds counts as truth beside the labels (pseudo-labels: Li and Hoiem 2017; for boxes Shmelkov et al. 2017).
 """
 
