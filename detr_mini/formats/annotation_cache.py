@@ -2,8 +2,9 @@
 
 Parsing a large COCO file takes many times the memory of what training needs of it, and checking its images opens each
 of them. Therefore the first process that needs the split reads it and writes this file; the others, their workers and
-later starts map it, and share its pages. A file counts only while its source has the size and time that it had, while the
-folders of the images have theirs (they change when a file is added, renamed or removed), and while its checksum fits.
+later starts map it, and share its pages. A file counts only while its source has the size and time that it had, while
+the folders of the images have theirs (they change when a file is added, renamed or removed), and while its checksum
+fits.
 """
 
 from __future__ import annotations

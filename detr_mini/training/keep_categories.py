@@ -1,8 +1,9 @@
 """Learning more categories without forgetting: an old detector labels what new data leave unlabelled.
 
 Where pictures are labelled for new categories only, things of the old ones look like background, and a training on them
-teaches the detector that they are none. The old detector therefore looks at the training pictures once, before the training:
-what it finds counts as truth beside the labels (pseudo-labels: Li and Hoiem 2017; for boxes Shmelkov et al. 2017).
+teaches the detector that they are none. The old detector therefore looks at the training pictures once, before the
+training: what it finds counts as truth beside the labels (pseudo-labels: Li and Hoiem 2017; for boxes Shmelkov et al.
+2017).
 """
 
 from __future__ import annotations
