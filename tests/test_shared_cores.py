@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 
 import pytest
 from hypothesis import given
@@ -99,7 +100,7 @@ def test_u01_a_loaded_detector_watches_the_cores() -> None:
 
 
 BESIDE = """
-import sys, time, torch
+import resource, sys, time, torch
 from detr_mini.shared_cores import share_cores
 if sys.argv[1] == "watched":
     share_cores()
@@ -111,14 +112,20 @@ def work(seconds):
         x.add_(1)
         count += 1
     return count
+def spent():
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_nvcsw, usage.ru_utime + usage.ru_stime
 work(3)
-print(work(2))
+slept, seconds = spent()
+count = work(2)
+print(count, spent()[0] - slept, spent()[1] - seconds)
 """
 
 
 @WATCHED
 @pytest.mark.slow
-def test_u01_beside_a_busy_process_threads_that_give_way_do_more() -> None:
+def test_u01_beside_a_busy_process_waiting_threads_sleep_and_do_more_in_their_time_on_a_core() -> None:
+    """How much more they do by the clock depends on the scheduler, and on what else is running (docs/log/speed.md)."""
     cores = sorted(os.sched_getaffinity(0))[:2]
     if len(cores) < 2:
         pytest.skip("needs two cores")
@@ -126,15 +133,20 @@ def test_u01_beside_a_busy_process_threads_that_give_way_do_more() -> None:
     busy = subprocess.Popen(
         [sys.executable, "-c", "while True: pass"], preexec_fn=lambda: os.sched_setaffinity(0, {cores[1]})
     )
+    sleeps: dict[str, list[float]] = {"watched": [], "not": []}
+    done: dict[str, list[float]] = {"watched": [], "not": []}
     try:
-        done: dict[str, list[int]] = {"watched": [], "not": []}
         for kind in ("watched", "not") * 3:
             command = [sys.executable, "-c", BESIDE, kind]
             out = subprocess.run(
                 command, capture_output=True, text=True, timeout=100, cwd=PACKAGE, env=bare,
                 preexec_fn=lambda: os.sched_setaffinity(0, cores),
             )  # fmt: skip
-            done[kind].append(int(out.stdout.split()[-1]))
+            count, slept, seconds = map(float, out.stdout.split())
+            sleeps[kind].append(slept / count)
+            done[kind].append(count / seconds)
     finally:
         busy.kill()
-    assert sorted(done["watched"])[1] > 1.3 * sorted(done["not"])[1], done
+    assert median(sleeps["watched"]) > 1, sleeps
+    assert median(sleeps["not"]) < 0.1, sleeps
+    assert median(done["watched"]) > median(done["not"]), done
