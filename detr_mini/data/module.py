@@ -4,32 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
-from detr_mini.checking.check import check
-from detr_mini.config.run_folder import rank
 from detr_mini.data.augment import Augment
-from detr_mini.data.auto_settings import AUTO, LARGEST, check_counts, check_shares, choose_size
-from detr_mini.data.choice import Choice
+from detr_mini.data.auto_settings import AUTO, check_counts, check_shares, choose_size
 from detr_mini.data.dataset import BatchLoader, DetectionDataset, collate_pairs
-from detr_mini.data.hold_out import first_images, held_out
 from detr_mini.data.samplers import EvaluationBatches, TrainBatches
-from detr_mini.data.subset import subset_of
-from detr_mini.data.tiles import OVERLAP, choose_tiles, cut_into_tiles, refuse_undecodable
+from detr_mini.data.split_reader import SplitReader
+from detr_mini.data.tiles import OVERLAP, refuse_undecodable
 from detr_mini.errors import ConfigError, DataError, nearest
-from detr_mini.formats.discover import Source, Split, located
-from detr_mini.formats.faults import FATAL, LOSSLESS
-from detr_mini.formats.listing import SPLIT_WORDS, Layout
-from detr_mini.formats.load import read_fixed, read_split
+from detr_mini.formats.discover import Split
+from detr_mini.formats.listing import SPLIT_WORDS
 from detr_mini.formats.load_report import Chosen, LoadReport
 from detr_mini.formats.split import CocoSet
-from detr_mini.formats.tree import Tree
-from detr_mini.images.tiling import check_tiles
 from detr_mini.scenes.shapes import ensure_scenes
 from detr_mini.shards.remote import local_folder
 from detr_mini.structures import Batch, Categories
@@ -135,7 +127,6 @@ class DetectionData(pl.LightningDataModule):
         until = 1.0 if isinstance(strong_until, str) else strong_until  # "auto": `settle` decides
         check_shares(strong_until=until, hold_out=hold_out)
         self.root = local_folder(root, shard_cache)
-        self._said = format, {"train": train, "val": val, "test": test}
         self.make = None if make is None else dict(make)
         self.image: dict[str, Any] = {"size": size, "shorter_side": shorter_side, "mean": list(mean), "std": list(std)}
         self.image |= {} if exact is None else {"exact": list(exact)}  # checkpoints of before say neither
@@ -146,37 +137,38 @@ class DetectionData(pl.LightningDataModule):
         self.batch_size = USUAL_BATCH if isinstance(batch_size, str) else batch_size
         self.eval_batch_size = eval_batch_size or self.batch_size
         self.augment = Augment(list(augment or ()), seed, list(augment_strong or ()))
-        self.strong_until, self.hold_out = float(until), hold_out
+        self.strong_until = float(until)
         self._progress: Callable[[], float] = lambda: 0.0
         self._growth: Callable[[int], float] = lambda batches: 1.0
         self.cache_megabytes = cache_megabytes
-        if not isinstance(annotation_cache, str | None):
-            raise ConfigError(f"data.annotation_cache is {annotation_cache!r}; it must be auto, null or a folder")
-        self.annotation_cache = annotation_cache
-        self.reading: dict[str, Any] = {
-            "on_bad_box": on_bad_box,
-            "on_turned": on_turned,
-            "on_missing": on_missing,
-            "on_bad_image": on_bad_image,
-            "on_wrong_size": on_wrong_size,
-            "on_crowd": on_crowd,
-            "box_corners": box_corners,
-        }
-        if check not in (None, "stop", "fix", "mend"):
-            raise ConfigError(f"data.check is {check!r}; it must be null, 'stop' or 'fix'")
-        self.check = "fix" if check == "mend" else check  # its older word
-        self.subset = None if subset is None else Choice.of(subset)
-        check_tiles(tiles, tile_overlap, ("data.tiles", "data.tile_overlap"))
-        self.tiles, self.tile_overlap = tiles, tile_overlap
-        self._fixed: dict[str, Tree] = {}
-        self._parts: dict[str, CocoSet] = {}
-        self._ready: dict[str, CocoSet] = {}
-        self._no_test = False
-        self._place = 0, 1
-        self.voc: dict[str, Any] = {"first_pixel": first_pixel, "difficult": difficult}
-        self.limits = {"train": limit_train, "val": limit_val, "test": None}
-        self.categories: Categories | None = None
+        self.on_bad_image = on_bad_image
         self.report = LoadReport()
+        self._reader = SplitReader(
+            self.root,
+            format,
+            {"train": train, "val": val, "test": test},
+            self.report,
+            reading={
+                "on_bad_box": on_bad_box,
+                "on_turned": on_turned,
+                "on_missing": on_missing,
+                "on_bad_image": on_bad_image,
+                "on_wrong_size": on_wrong_size,
+                "on_crowd": on_crowd,
+                "box_corners": box_corners,
+            },
+            voc={"first_pixel": first_pixel, "difficult": difficult},
+            annotation_cache=annotation_cache,
+            check=check,
+            hold_out=hold_out,
+            limits={"train": limit_train, "val": limit_val, "test": None},
+            subset=subset,
+            tiles=tiles,
+            tile_overlap=tile_overlap,
+        )
+        self._ready: dict[str, CocoSet] = {}
+        self._place = 0, 1
+        self.categories: Categories | None = None
         self.sets: dict[str, CocoSet] = {}
         self.tokenizer: AnyTokenizer | None = None
         self.attributes: tuple[str, ...] = ()
@@ -184,32 +176,25 @@ class DetectionData(pl.LightningDataModule):
         self._resume = (0, 0)
         self._train_dataset: DetectionDataset | None = None
 
-    def _source(self, splits: Mapping[str, Split]) -> Source:
-        return Source(self.root, self.format, dict(splits), **self.voc, box_corners=self.reading["box_corners"])
-
-    @cached_property
-    def _found(self) -> Layout:
-        layout = located(self.root, *self._said)
-        self.report.notices += layout.notes
-        return layout
-
     @property
     def format(self) -> str:
         """A key of `discover.FORMATS`."""
-        return self._found.format
+        return self._reader.format
 
     @property
     def splits(self) -> dict[str, Split | None]:
         """Where each split lies below `root`, or None; a val that is held out lies where train does."""
-        found: dict[str, Split | None] = {name: self._found.splits.get(name) for name in SPLIT_WORDS}
-        found |= {"test": None} if self._no_test else {}
-        return {**found, "val": found["train"]} if self.holds_out else found
+        return self._reader.splits
 
     @property
-    def holds_out(self) -> bool:
-        """Whether val is a share of train."""
-        found = self._found.splits
-        return self.hold_out is not None and not found.get("val") and bool(found.get("train"))
+    def hold_out(self) -> float | None:
+        """The share of train that becomes val where there is none."""
+        return self._reader.hold_out
+
+    @property
+    def tiles(self) -> int | str | None:
+        """The side of the windows that images are cut into; after `setup` a number or None."""
+        return self._reader.tiles
 
     def setup(self, stage: str | None = None) -> None:
         """Read what `stage` needs ("fit", "validate", "test"; None: all); what was read before stays."""
@@ -218,8 +203,7 @@ class DetectionData(pl.LightningDataModule):
         wanted = _SPLITS.get(stage or "", tuple(name for name, split in self.splits.items() if split))
         if (self.categories is None or AUTO in (self.image["size"], self.tiles)) and "train" not in wanted:
             wanted = ("train", *wanted)  # only the training file knows the categories
-        if self.check is not None and not self._fixed:
-            self._check_all(("train", "val", "test") if "train" in wanted or self.holds_out else wanted)
+        self._reader.look_at_all(tuple(SPLIT_WORDS) if "train" in wanted or self._reader.holds_out else wanted)
         for name in wanted:
             if name in self._ready:
                 self.sets[name] = self._ready.pop(name)
@@ -253,9 +237,14 @@ class DetectionData(pl.LightningDataModule):
             self._ready["test"] = test
             self.report.splits["test"] = test.report
             return
-        self._no_test = True
+        self._reader.without_test = True
         what = "measured on val instead" if self.splits["val"] else "nothing can be measured on it"
         self.report.notices.append(f"test has {len(test)} images and no box; {what}")
+
+    def _read(self, name: str) -> CocoSet:
+        coco = self._reader.read(name, self.categories, self.image["size"])
+        self.categories = self.categories or coco.categories
+        return coco
 
     def _made(self) -> str:
         assert self.make is not None
@@ -264,80 +253,6 @@ class DetectionData(pl.LightningDataModule):
             if key not in known:
                 raise ConfigError(f"data.make.{key} does not exist{nearest(key, known)}")
         return self.ensure(self.root, **self.make)
-
-    def _read(self, name: str) -> CocoSet:
-        split = self.splits[name]
-        if not split:
-            raise DataError(f"there is no {name} split in {self.root}; say where it lies with data.{name}.images=... "
-                            "or make one with 'detr-mini data split'")  # fmt: skip
-        held, limit = self.holds_out and name in ("train", "val"), self.limits[name]
-        subset = self.subset if name == "train" else None
-        last = held or subset is not None  # a limit counts what they leave
-        coco = self._held_out(name) if held else self._whole(name, split, None if last else limit)
-        if self.categories is None:
-            self.categories = coco.categories
-        coco = coco if subset is None else subset_of(coco, subset)
-        coco = first_images(coco, limit) if last and limit is not None and limit < len(coco) else coco
-        return coco if self.tiles is None else self._in_tiles(name, coco)
-
-    def _in_tiles(self, name: str, coco: CocoSet) -> CocoSet:
-        """The split as windows of its images. The training split decides where `tiles` is "auto", so it comes first."""
-        if self.tiles == AUTO:
-            size = self.image["size"]
-            chosen = choose_tiles(coco, LARGEST if size == AUTO else size)
-            self.tiles = None if chosen.value is None else int(chosen.value)
-            self.report.choose("data.tiles", chosen)
-        if self.tiles is None:
-            return coco
-        return cut_into_tiles(coco, int(self.tiles), self.tile_overlap, training=name == "train")
-
-    def _held_out(self, name: str) -> CocoSet:
-        """Train or val, both from the training files."""
-        if not self._parts:
-            split = self.splits["train"]
-            assert split is not None and self.hold_out is not None
-            train, val, what = held_out(self._whole("train", split, None), self.hold_out)
-            self._parts = {"train": train, "val": val}
-            self.report.notices.append(what)
-        return self._parts[name]
-
-    def _whole(self, name: str, split: Split, limit: int | None) -> CocoSet:
-        if name in self._fixed:
-            return read_fixed(self._fixed[name], name, self.categories, limit, self.reading)
-        try:
-            return read_split(
-                self.root,
-                split,
-                name,
-                format=self.format,
-                categories=self.categories,
-                limit=limit,
-                annotation_cache=self.annotation_cache,
-                **self.voc,
-                **self.reading,
-            )
-        except DataError:
-            if rank() == 0 and self.root.is_dir():
-                checked = check(self._source({name: split}), pixels=False)
-                if len(checked.faults) > 1:  # one alone stands in the error
-                    checked.print()
-            raise
-
-    def _check_all(self, names: Sequence[str]) -> None:
-        """Look at these splits; print the table; stop, or keep what a fixed copy would have."""
-        if self.format == "litdata":
-            raise ConfigError(f"{self.root} holds shards, which were checked when they were written: set "
-                              "data.check=null; 'detr-mini data check' compares their checksums")  # fmt: skip
-        checked = check(self._source({name: split for name, split in self._found.splits.items() if name in names}))
-        if checked.faults and rank() == 0:
-            checked.print()
-        left = [f for f in checked.faults if f.kind in FATAL or f.refused or (f.fix and f.kind not in LOSSLESS)]
-        if left and self.check == "stop":
-            raise DataError(f"{len(left)} faults of {len({f.kind for f in left})} kinds in {self.root} (the table); "
-                            "data.check=fix goes on as a fixed copy would")  # fmt: skip
-        self._fixed = checked.fixed()
-        counts = ", ".join(f"{kind}: {count}" for kind, count in checked.counts.items())
-        self.report.notices.append(f"every file was looked at; {counts or 'no fault found'}")
 
     def evaluate_as(self, categories: Categories, tokenizer: AnyTokenizer | None = None) -> None:
         """Before `setup`: map the data to a checkpoint's `categories`, and read captions with its `tokenizer`.
@@ -424,7 +339,7 @@ class DetectionData(pl.LightningDataModule):
             "oversampling": OVERSAMPLING if training else None,
             "cache_megabytes": self.cache_megabytes / self._place[1] if training else 0,
             "cache_first": len(self.train_set) * self._place[0] // self._place[1] if training else 0,
-            "on_bad_image": self.reading["on_bad_image"],
+            "on_bad_image": self.on_bad_image,
             "uint8": self.uint8,
         }
 

@@ -23,11 +23,8 @@ class Data(Protocol):
     root: Path
     image: dict[str, Any]
     """size, shorter_side, mean and std: how an image becomes the model's input. It stands in checkpoints."""
-    tiles: int | str | None
-    """The side of the windows that images are cut into; after `setup` a number or None."""
     batch_size: int
     stride: int
-    hold_out: float | None
     categories: Categories
     """After `setup`."""
     sets: dict[str, CocoSet]
@@ -40,6 +37,14 @@ class Data(Protocol):
 
     def setup(self, stage: str | None = None) -> None:
         """Read what `stage` needs ("fit", "validate", "test"; None: everything). DataError if it cannot be read."""
+
+    @property
+    def tiles(self) -> int | str | None:
+        """The side of the windows that images are cut into; after `setup` a number or None."""
+
+    @property
+    def hold_out(self) -> float | None:
+        """The share of train that becomes val where there is none."""
 
     @property
     def splits(self) -> Mapping[str, Any]:
