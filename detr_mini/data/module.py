@@ -19,8 +19,8 @@ from detr_mini.data.split_reader import SplitReader
 from detr_mini.data.tiles import OVERLAP, refuse_undecodable
 from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.formats.discover import Split
-from detr_mini.formats.listing import SPLIT_WORDS
 from detr_mini.formats.load_report import Chosen, LoadReport
+from detr_mini.formats.path_words import SPLIT_WORDS
 from detr_mini.formats.split import CocoSet
 from detr_mini.scenes.shapes import ensure_scenes
 from detr_mini.shards.remote import local_folder

@@ -17,9 +17,10 @@ from detr_mini.data.tiles import choose_tiles, cut_into_tiles
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.formats.discover import Source, Split, located
 from detr_mini.formats.faults import FATAL, LOSSLESS
-from detr_mini.formats.listing import SPLIT_WORDS, Layout
+from detr_mini.formats.layout import Layout
 from detr_mini.formats.load import read_fixed, read_split
 from detr_mini.formats.load_report import LoadReport
+from detr_mini.formats.path_words import SPLIT_WORDS
 from detr_mini.formats.split import CocoSet
 from detr_mini.formats.tree import Tree
 from detr_mini.images.tiling import check_tiles

@@ -10,7 +10,8 @@ from typing import Any
 from detr_mini.categories import Categories
 from detr_mini.errors import DataError
 from detr_mini.formats.faults import Fault, Fix, Kind
-from detr_mini.formats.listing import Listing, is_image_name, moved_notice, names_below, parts_of
+from detr_mini.formats.listing import Listing, is_image_name, moved_notice, names_below
+from detr_mini.formats.path_words import parts_of
 from detr_mini.formats.tree import Tree, image_ids
 from detr_mini.images.header import image_size
 

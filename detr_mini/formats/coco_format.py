@@ -16,7 +16,9 @@ from detr_mini.formats.category_records import listed as listed_categories
 from detr_mini.formats.columns import any_json, read_json
 from detr_mini.formats.faults import NOTICES, Fault
 from detr_mini.formats.format import Format
-from detr_mini.formats.listing import Layout, Listing, json_texts, layout_of_files, split_of, split_of_file, stem_of
+from detr_mini.formats.layout import Layout, layout_of_files
+from detr_mini.formats.listing import Listing, json_texts
+from detr_mini.formats.path_words import split_of, split_of_file, stem_of
 from detr_mini.formats.records import in_one_line, respell, unusable_names
 from detr_mini.formats.tree import Tree
 from detr_mini.formats.writing import place_images, plain_names

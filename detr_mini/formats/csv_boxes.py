@@ -13,7 +13,9 @@ from detr_mini.categories import Categories
 from detr_mini.errors import DataError, some_of
 from detr_mini.formats.box_list import UNNAMED, BoxList
 from detr_mini.formats.format import Format
-from detr_mini.formats.listing import Layout, Listing, is_image_name, layout_of_files, read_start, split_of_name
+from detr_mini.formats.layout import Layout, layout_of_files
+from detr_mini.formats.listing import Listing, is_image_name, read_start
+from detr_mini.formats.path_words import split_of_name
 from detr_mini.formats.tree import Tree
 
 COLUMNS: dict[str, tuple[str, ...]] = {

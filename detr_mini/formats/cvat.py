@@ -18,7 +18,9 @@ from detr_mini.categories import Categories
 from detr_mini.errors import DataError
 from detr_mini.formats.box_list import BoxList
 from detr_mini.formats.format import Format
-from detr_mini.formats.listing import NAMES, Layout, Listing, layout_of_files, read_start, stem_of
+from detr_mini.formats.layout import Layout, layout_of_files
+from detr_mini.formats.listing import NAMES, Listing, read_start
+from detr_mini.formats.path_words import stem_of
 from detr_mini.formats.tree import EXACT, Tree, with_one_list
 from detr_mini.formats.writing import left_out, owned_by, place_images, plain_names, without_crowds
 

@@ -17,7 +17,9 @@ from detr_mini.formats.coco_format import COCO, peek
 from detr_mini.formats.csv_boxes import CSV
 from detr_mini.formats.cvat import CVAT
 from detr_mini.formats.label_studio import LABEL_STUDIO
-from detr_mini.formats.listing import SPLIT_WORDS, Layout, Listing, image_files
+from detr_mini.formats.layout import Layout
+from detr_mini.formats.listing import Listing, image_files
+from detr_mini.formats.path_words import SPLIT_WORDS
 from detr_mini.formats.sharded_format import LITDATA
 from detr_mini.formats.tree import Tree
 from detr_mini.formats.unrecognised import why_unknown

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from detr_mini.formats.listing import Layout, Listing
+from detr_mini.formats.layout import Layout
+from detr_mini.formats.listing import Listing
 from detr_mini.formats.tree import Tree
 
 Writer = Callable[[Path, Mapping[str, Tree], str], list[str]]

@@ -22,7 +22,8 @@ from detr_mini.errors import DataError
 from detr_mini.formats.box_list import BoxList
 from detr_mini.formats.columns import any_json
 from detr_mini.formats.format import Format
-from detr_mini.formats.listing import NAMES, Layout, Listing, is_image_name, layout_of_files, read_start
+from detr_mini.formats.layout import Layout, layout_of_files
+from detr_mini.formats.listing import NAMES, Listing, is_image_name, read_start
 from detr_mini.formats.tree import Tree, with_one_list
 from detr_mini.formats.values import is_number
 from detr_mini.formats.writing import left_out, owned_by, place_images, plain_names, without_crowds

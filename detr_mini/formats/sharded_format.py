@@ -6,7 +6,9 @@ from pathlib import Path
 
 from detr_mini.formats.columns import read_json
 from detr_mini.formats.format import Format
-from detr_mini.formats.listing import SPLIT_WORDS, Layout, Listing
+from detr_mini.formats.layout import Layout
+from detr_mini.formats.listing import Listing
+from detr_mini.formats.path_words import SPLIT_WORDS
 from detr_mini.formats.tree import Tree
 from detr_mini.shards.index import INDEX, is_index, read_index
 from detr_mini.shards.store import ShardStore

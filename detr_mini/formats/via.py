@@ -14,7 +14,8 @@ from detr_mini.errors import DataError
 from detr_mini.formats.box_list import UNNAMED, BoxList
 from detr_mini.formats.columns import any_json
 from detr_mini.formats.format import Format
-from detr_mini.formats.listing import NAMES, Layout, Listing, json_texts, layout_of_files, read_start
+from detr_mini.formats.layout import Layout, layout_of_files
+from detr_mini.formats.listing import NAMES, Listing, json_texts, read_start
 from detr_mini.formats.tree import Tree
 
 CLASS_KEYS = ("class", "label", "name", "category", "type", "object")

@@ -18,7 +18,8 @@ from detr_mini.categories import Categories
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.formats.box_rules import MOST_PIXELS
 from detr_mini.formats.faults import Fault, Fix, Kind
-from detr_mini.formats.listing import Listing, Stems, is_image_name, parts_of, spelling, stem_of
+from detr_mini.formats.listing import Listing, Stems, is_image_name
+from detr_mini.formats.path_words import parts_of, spelling, stem_of
 from detr_mini.formats.tree import EXACT, Tree, image_ids
 from detr_mini.formats.values import as_flag, as_number, is_number, is_text
 from detr_mini.progress import BAR_FROM, track

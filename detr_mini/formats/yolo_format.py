@@ -15,19 +15,16 @@ import numpy as np
 from detr_mini.errors import DataError
 from detr_mini.formats.box_rules import enclosing, rotation_of
 from detr_mini.formats.format import Format
-from detr_mini.formats.listing import (
+from detr_mini.formats.layout import Layout, by_split
+from detr_mini.formats.listing import Listing, is_image_name, read_lines
+from detr_mini.formats.path_words import (  # fmt: skip
     SPLIT_WORDS,
-    Layout,
-    Listing,
-    by_split,
-    is_image_name,
     parts_of,
-    read_lines,
     shared_folder,
     split_of,
     split_of_name,
     stem_of,
-)  # fmt: skip
+)
 from detr_mini.formats.tree import Tree, with_one_list
 from detr_mini.formats.writing import free_name, left_out, owned_by, place_images, plain_names, unlabelled
 from detr_mini.formats.yolo import fractions, label_files, read_yolo

@@ -13,7 +13,7 @@ from typing import Any
 
 from detr_mini.config.yaml_events import endless_yaml
 from detr_mini.errors import DataError
-from detr_mini.formats.listing import SPLIT_WORDS
+from detr_mini.formats.path_words import SPLIT_WORDS
 from detr_mini.formats.tree import first_of
 from detr_mini.formats.values import is_text
 from detr_mini.safe_files import (
