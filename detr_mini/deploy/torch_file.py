@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._pytree import tree_map_only
 
 from detr_mini.deploy.description import Description
 from detr_mini.deploy.graphs import SUPPRESSED
@@ -25,6 +27,7 @@ from detr_mini.models.protocol import DetectionModel
 
 TRACED = (3, 77, 102)
 """Number, height and width of the pictures that torch sees: unlike each other, so that none is taken for another."""
+ANY = 2
 
 
 class Program(nn.Module):
@@ -82,6 +85,16 @@ def suppressed(
     return torch.where(mark > 0, scores, SUPPRESSED)
 
 
+def _without_formulas(value: FakeTensor) -> FakeTensor:
+    """The description of a value inside the program, with `ANY` for each side that depends on the pictures.
+
+    No reader computes with it. The true sides are formulas, which every reader would parse: that takes half a minute.
+    """
+    sides = [side if isinstance(side, int) else ANY for side in value.shape]
+    with value.fake_mode:
+        return torch.empty(sides, dtype=value.dtype, device=value.device)
+
+
 def write_torch(model: DetectionModel, description: Description, path: Path) -> None:
     """Write `model` to the file `path`, with its metadata. UserError where it cannot be exported."""
     program, dynamic = Program(model, description).eval(), torch.export.Dim.DYNAMIC
@@ -96,6 +109,8 @@ def write_torch(model: DetectionModel, description: Description, path: Path) -> 
             for node in chain(*(graph.nodes for graph in graphs)):  # notes on the source code name this machine's paths
                 for key in ("stack_trace", "nn_module_stack", "torch_fn", "source_fn_stack", "from_node", "custom"):
                     node.meta.pop(key, None)
+                if node.op == "call_function":
+                    node.meta["val"] = tree_map_only(FakeTensor, _without_formulas, node.meta["val"])
             content = io.BytesIO()
             extra = {PROPERTIES: json.dumps(description.properties(), ensure_ascii=False)}
             torch.export.save(traced, content, extra_files=extra)
