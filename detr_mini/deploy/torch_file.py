@@ -85,14 +85,11 @@ def suppressed(
     return torch.where(mark > 0, scores, SUPPRESSED)
 
 
-def _without_formulas(value: FakeTensor) -> FakeTensor:
-    """The description of a value inside the program, with `ANY` for each side that depends on the pictures.
-
-    No reader computes with it. The true sides are formulas, which every reader would parse: that takes half a minute.
-    """
-    sides = [side if isinstance(side, int) else ANY for side in value.shape]
+def _without_formulas(value: FakeTensor) -> Tensor:
+    """What describes a value inside the program, with `ANY` for sides that depend on the pictures: nothing computes
+    with them, and a reader takes half a minute to parse their formulas."""
     with value.fake_mode:
-        return torch.empty(sides, dtype=value.dtype, device=value.device)
+        return torch.empty([side if isinstance(side, int) else ANY for side in value.shape], dtype=value.dtype)
 
 
 def write_torch(model: DetectionModel, description: Description, path: Path) -> None:

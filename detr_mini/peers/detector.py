@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -187,7 +188,7 @@ class HFDetector(ModelDefaults, nn.Module):
 
         return [take_published(self.library, self.kind, names)]
 
-    @property
+    @cached_property
     def category_rows(self) -> tuple[str, ...]:
         """Parameters with a row a category."""
         from detr_mini.peers.published_weights import per_category

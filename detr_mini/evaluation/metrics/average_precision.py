@@ -45,7 +45,8 @@ class WeightedAP:
         self.images = len(matches.image_ids)
         self._truths = [[ranking.truths.astype(float) for ranking in ranges] for ranges in matches.rankings]
         self._curves = [
-            [[_curve(ranking, t) for t in range(len(IOUS))] for ranking in ranges] for ranges in matches.rankings
+            [[_curve(ranking, t) for t in range(len(IOUS))] if ranking.truths.any() else [] for ranking in ranges]
+            for ranges in matches.rankings
         ]
 
     def __call__(self, weights: Int[np.ndarray, "b i"]) -> Float[np.ndarray, "b k a t"]:
@@ -74,10 +75,8 @@ def _curve(ranking: Ranking, t: int) -> _Curve:
     found = np.flatnonzero(ranking.state[t] == FOUND)
     counts = np.flatnonzero(ranking.state[t] != IGNORED)
     counts = counts[counts <= found[-1]] if found.size else counts[:0]  # nothing matters after the last true positive
-    between = np.searchsorted(found, counts)
-    matrix = csr_matrix(
-        (np.ones(len(counts)), (between, ranking.image[counts])), shape=(len(found), len(ranking.truths))
-    )
+    ends = np.append(0, np.searchsorted(counts, found, side="right"))
+    matrix = csr_matrix((np.ones(len(counts)), ranking.image[counts], ends), shape=(len(found), len(ranking.truths)))
     return _Curve(ranking.image[found], matrix)
 
 

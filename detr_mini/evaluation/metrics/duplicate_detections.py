@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool
-from torchvision.ops import batched_nms
+from torchvision.ops import nms
 
 from detr_mini.boxes import xywh_to_xyxy
 from detr_mini.evaluation.metrics.headline import average_precisions
@@ -63,11 +63,14 @@ def without_overlaps(records: Sequence[Mapping[str, Any]], iou: float = NMS_IOU)
     """`records` after NMS within each image and category: none overlaps a better one by an IoU above `iou`."""
     if not records:
         return []
-    groups: dict[tuple[int, int], int] = {}
-    group = [groups.setdefault((record["image_id"], record["category_id"]), len(groups)) for record in records]
+    _, image = np.unique([record["image_id"] for record in records], return_inverse=True)
+    _, category = np.unique([record["category_id"] for record in records], return_inverse=True)
     boxes = xywh_to_xyxy(torch.tensor([record["bbox"] for record in records], dtype=torch.float64))
+    apart = boxes + torch.from_numpy(category)[:, None] * (boxes.max() - boxes.min() + 1)
     scores = torch.tensor([record["score"] for record in records], dtype=torch.float64)
-    return [records[i] for i in sorted(batched_nms(boxes, scores, torch.tensor(group), iou).tolist())]
+    order = torch.from_numpy(np.argsort(image, kind="stable"))
+    kept = [own[nms(apart[own], scores[own], iou)] for own in order.split(np.bincount(image).tolist())]
+    return [records[i] for i in sorted(torch.cat(kept).tolist())]
 
 
 def nms_gain(

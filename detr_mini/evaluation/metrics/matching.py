@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -68,31 +68,62 @@ def match(
     `limit`: the number of best detections per image and category that take part. `areas`: how many of AREA_RANGES.
     """
     place = {image_id: i for i, image_id in enumerate(image_ids)}
-    objects, found = by_pair(truth["annotations"], place), by_pair(results, place)
-    ranges = np.array(AREA_RANGES[:areas])
-    pairs: dict[int, list[tuple[int, _PairMatches]]] = defaultdict(list)
-    counted: dict[int, dict[int, np.ndarray]] = defaultdict(dict)
-    for image, category in sorted(objects.keys() | found.keys()):
-        best = _best(found.get((image, category), []), limit)
-        pair = _match_pair(objects.get((image, category), []), best, ranges)
-        counted[category][image] = (~pair.ignored_truth).sum(1)
-        pairs[category].append((image, pair))
-    rankings = []
-    for category in category_ids:
-        truths = np.zeros((areas, len(image_ids)), np.int64)
-        for image, count in counted[category].items():
-            truths[:, image] = count
-        rankings.append(_rank(pairs[category], truths))
+    found, ranges = _Found.of(results, place, category_ids, limit), np.array(AREA_RANGES[:areas])
+    outside = _outside(found.boxes[:, 2] * found.boxes[:, 3], ranges)
+    state = np.repeat(np.where(outside, IGNORED, FALSE_POSITIVE).astype(np.int8)[:, None], len(IOUS), axis=1)
+    truths = np.zeros((len(category_ids), areas, len(image_ids)), np.int64)
+    rank_of = {category: k for k, category in enumerate(category_ids)}
+    for (image, category), objects in by_pair(truth["annotations"], place).items():
+        k = rank_of.get(category)
+        if k is None:
+            continue
+        crowd = _crowd(objects)
+        area = np.array([record.get("area", record["bbox"][2] * record["bbox"][3]) for record in objects], float)
+        ignored_truth = _outside(area, ranges) | crowd
+        truths[k, :, image] = (~ignored_truth).sum(1)
+        own = found.of_pair(k, image)
+        if own.stop > own.start:
+            taken = assign(_overlaps(found.boxes[own], objects, crowd), crowd, ignored_truth, IOUS)
+            a, t, d = np.nonzero(taken >= 0)
+            state[a, t, own.start + d] = np.where(ignored_truth[a, taken[a, t, d]], IGNORED, FOUND)
+    rankings = [_ranked(found, found.of_category(k), state, truths[k]) for k in range(len(category_ids))]
     return Matches(tuple(image_ids), tuple(category_ids), tuple(rankings))
 
 
 @dataclass(frozen=True)
-class _PairMatches:
-    """One image and category."""
+class _Found:
+    """Detections by category, then by image, then by score, the best first; of equal scores the first stays first."""
 
+    key: Int[np.ndarray, " d"]
+    """Category times the number of images, plus image (both by index)."""
+    image: Int[np.ndarray, " d"]
     score: Float[np.ndarray, " d"]
-    state: Int8[np.ndarray, "a t d"]
-    ignored_truth: Bool[np.ndarray, "a g"]
+    boxes: Float[np.ndarray, "d 4"]
+    images: int
+
+    @classmethod
+    def of(
+        cls, records: Sequence[Mapping[str, Any]], place: Mapping[int, int], category_ids: Sequence[int], limit: int
+    ) -> _Found:
+        """The best `limit` of each image and category."""
+        rank_of = {category: k for k, category in enumerate(category_ids)}
+        records = [r for r in records if r["image_id"] in place and r["category_id"] in rank_of]
+        image = np.array([place[record["image_id"]] for record in records], np.int64)
+        key = np.array([rank_of[record["category_id"]] for record in records], np.int64) * len(place) + image
+        score = np.array([record["score"] for record in records], float)
+        order = np.lexsort((-score, key))
+        key = key[order]
+        within = np.arange(len(key)) - np.searchsorted(key, key)
+        order, key = order[within < limit], key[within < limit]
+        boxes = np.array([records[i]["bbox"] for i in order], float).reshape(-1, 4)
+        return cls(key, image[order], score[order], boxes, len(place))
+
+    def of_pair(self, category: int, image: int) -> slice:
+        first = category * self.images + image
+        return slice(*np.searchsorted(self.key, (first, first + 1)).tolist())
+
+    def of_category(self, category: int) -> slice:
+        return slice(*np.searchsorted(self.key, (category * self.images, (category + 1) * self.images)).tolist())
 
 
 def by_pair(records: Sequence[Mapping[str, Any]], place: Mapping[int, int]) -> dict[tuple[int, int], list[Any]]:
@@ -124,30 +155,22 @@ def overlaps(
 
     For a crowd region it is the share of the detection's area inside the region, as in COCOeval.
     """
-    crowd = np.array([bool(record.get("iscrowd", 0)) for record in objects], bool)
-    if not detections or not objects:
-        return np.zeros((len(detections), len(objects))), crowd
-    boxes, true = (np.array([record["bbox"] for record in side], float) for side in (detections, objects))
-    return np.asarray(mask.iou(boxes, true, crowd.astype(np.uint8).tolist())), crowd
+    crowd = _crowd(objects)
+    boxes = np.array([record["bbox"] for record in detections], float).reshape(-1, 4)
+    return _overlaps(boxes, objects, crowd), crowd
 
 
-def _best(records: list[Any], limit: int) -> list[Any]:
-    return sorted(records, key=lambda record: -record["score"])[:limit]  # stable, as COCOeval's mergesort
+def _crowd(objects: Sequence[Mapping[str, Any]]) -> Bool[np.ndarray, " g"]:
+    return np.array([bool(record.get("iscrowd", 0)) for record in objects], bool)
 
 
-def _match_pair(objects: list[Any], found: list[Any], ranges: Float[np.ndarray, "a 2"]) -> _PairMatches:
-    """`objects` and `found` are COCO records, `found` with the best score first."""
-    iou, crowd = overlaps(found, objects)
-    area = np.array([record.get("area", record["bbox"][2] * record["bbox"][3]) for record in objects], float)
-    ignored_truth = _outside(area, ranges) | crowd
-    boxes = np.array([record["bbox"] for record in found], float).reshape(-1, 4)
-    state = np.zeros((len(ranges), len(IOUS), len(found)), np.int8)
-    state[:] = np.where(_outside(boxes[:, 2] * boxes[:, 3], ranges), IGNORED, FALSE_POSITIVE)[:, None]
-    if objects and found:
-        taken = assign(iou, crowd, ignored_truth, IOUS)
-        a, t, d = np.nonzero(taken >= 0)
-        state[a, t, d] = np.where(ignored_truth[a, taken[a, t, d]], IGNORED, FOUND)
-    return _PairMatches(np.array([record["score"] for record in found], float), state, ignored_truth)
+def _overlaps(
+    boxes: Float[np.ndarray, "d 4"], objects: Sequence[Mapping[str, Any]], crowd: Bool[np.ndarray, " g"]
+) -> Float[np.ndarray, "d g"]:
+    if not len(boxes) or not objects:
+        return np.zeros((len(boxes), len(objects)))
+    true = np.array([record["bbox"] for record in objects], float)
+    return np.asarray(mask.iou(boxes, true, crowd.astype(np.uint8).tolist()))
 
 
 def _outside(area: Float[np.ndarray, " n"], ranges: Float[np.ndarray, "a 2"]) -> Bool[np.ndarray, "a n"]:
@@ -179,16 +202,12 @@ def assign(
     return taken
 
 
-def _rank(pairs: list[tuple[int, _PairMatches]], truths: Int[np.ndarray, "a i"]) -> tuple[Ranking, ...]:
-    """The detections of one category in all images, ranked by score, for each area range."""
-    if not pairs:
-        empty = Ranking(np.zeros(0, np.int64), np.zeros(0), np.zeros((len(IOUS), 0), np.int8), truths[0])
-        return tuple(replace(empty, truths=row) for row in truths)
-    score = np.concatenate([pair.score for _, pair in pairs])
-    image = np.repeat([i for i, _ in pairs], [len(pair.score) for _, pair in pairs])
-    state = np.concatenate([pair.state for _, pair in pairs], axis=2)
-    order = np.argsort(-score, kind="stable")
-    image, score = image[order], score[order]
+def _ranked(
+    found: _Found, own: slice, state: Int8[np.ndarray, "a t d"], truths: Int[np.ndarray, "a i"]
+) -> tuple[Ranking, ...]:
+    """The detections `own` of one category, ranked by score over all images, for each area range."""
+    order = own.start + np.argsort(-found.score[own], kind="stable")
+    image, score = found.image[order], found.score[order]
     return tuple(Ranking(image, score, state[a][:, order], truths[a]) for a in range(len(truths)))
 
 

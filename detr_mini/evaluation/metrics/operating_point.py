@@ -86,7 +86,10 @@ def _best_overlap(truth: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
 
     best, chosen = merit(records), None
     for iou in OVERLAPS:
-        value = merit(without_overlaps(records, iou))
+        kept = without_overlaps(records, iou)
+        if len(kept) == len(records):
+            continue
+        value = merit(kept)
         if value >= best + LEAST_GAIN:  # false where there is no object, since the values are NaN then
             best, chosen = value, iou
     return chosen
