@@ -109,7 +109,7 @@ def check_random_picture(named: tuple[list[str], dict[str, list[str]], Any], see
     assert_true(made, items, side, words)
 
 
-@settings(max_examples=50)
+@settings(max_examples=15)
 @given(naming(), st.integers(0, 2**32))
 def test_every_caption_is_true_of_exactly_its_objects(named: Any, seed: int) -> None:
     check_random_picture(named, seed)

@@ -50,7 +50,7 @@ FORMS = {
     "onnx fp16": ("a.onnx", "precision=fp16"),
 }
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "ask_onnx.py"
-pytestmark = pytest.mark.filterwarnings("ignore:unknown word")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:unknown word")]
 Write = Callable[..., Path]
 
 

@@ -72,6 +72,7 @@ def kill_at_writes(root: Path, folder: Path, wanted: tuple[str, ...]) -> int:
     return len(numbers)
 
 
+@pytest.mark.slow
 def test_l01_a_run_killed_at_every_change_of_its_folder_ends_in_the_same_bits(
     scenes_root: Path, tmp_path: Path
 ) -> None:

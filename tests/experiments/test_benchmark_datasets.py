@@ -233,6 +233,7 @@ def test_a_root_that_is_not_given_is_a_sentence(capsys: pytest.CaptureFixture[st
     assert "root is not set; root=FOLDER takes a folder of datasets" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_training_is_a_process_of_its_own_and_all_its_figures_are_in_the_row(sets: Path, tmp_path: Path) -> None:
     broken_copy(sets, "lemons")
     assert benchmark(sets, tmp_path / "out", "sets=[lemons,pears]") == 2

@@ -136,6 +136,7 @@ def test_u04_settings_that_may_be_null_still_may() -> None:
     assert compose("evaluate", ["suppress_iou=null", "split=null"]).suppress_iou is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", sorted(path.stem for path in (config_folder() / "experiment").glob("*.yaml")))
 def test_u10_every_backbone_goes_with_every_experiment(experiment: str, tmp_path: Path) -> None:
     for backbone in sorted(path.stem for path in (config_folder() / "backbone").glob("*.yaml")):

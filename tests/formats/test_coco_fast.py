@@ -151,6 +151,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> CocoSet:
     return read_coco(path, root / "images")
 
 
+@pytest.mark.slow
 def test_all_boxes_of_a_large_file_are_there(large: CocoSet) -> None:
     assert len(large) == 30_000
     report = large.report
@@ -159,6 +160,7 @@ def test_all_boxes_of_a_large_file_are_there(large: CocoSet) -> None:
     assert sum(len(large.target(i).boxes) for i in large.image_ids[:50]) == int(large.first[50])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="the kernel does not say what is shared")
 def test_a_worker_that_reads_every_target_copies_next_to_nothing(large: CocoSet) -> None:
     large.target(1)

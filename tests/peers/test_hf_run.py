@@ -54,6 +54,7 @@ def alike(a: Detections, b: Detections, tolerance: float) -> None:
     torch.testing.assert_close(a.scores, b.scores, atol=tolerance, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["detr", "rt_detr_v2", "d_fine", "rf_detr"])
 def test_a_short_training_fills_the_run_folder_and_its_checkpoint_detects(
     kind: str, scenes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

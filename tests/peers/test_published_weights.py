@@ -159,6 +159,7 @@ def test_damaged_and_partial_weights_are_refused(tmp_path: Path) -> None:
         from_folder(tmp_path).start(NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["detr", "rt_detr_v2"])
 def test_a_peer_that_was_trained_begins_another_of_other_categories(kind: str) -> None:
     trained, new = (build_model(config_of(kind), {**BACKBONE, "name": kind}, n) for n in (3, 2))

@@ -63,6 +63,7 @@ def finetuned(init: Path, data: Path, folder: Path, *more: str) -> dict[str, Any
     return {**read_checkpoint(run), "said": "\n".join(report["notices"])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "target", "image", "rate"),
     [
@@ -86,6 +87,7 @@ def test_a_published_folder_is_trained_on_with_the_settings_of_its_weights(
     assert len(load(tmp_path / "run").detect(Image.new("RGB", (90, 60)), threshold=0.0)) > 0
 
 
+@pytest.mark.slow
 def test_what_the_command_line_says_wins_and_a_run_goes_on_with_its_own_settings(
     folders: dict[str, Path], shared_data: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -102,6 +104,7 @@ def test_what_the_command_line_says_wins_and_a_run_goes_on_with_its_own_settings
     assert resumed["image"] == checkpoint["image"]
 
 
+@pytest.mark.slow
 def test_files_with_published_names_go_through_train_evaluate_and_predict(
     shared_data: Callable[[str], Path], tmp_path: Path
 ) -> None:
