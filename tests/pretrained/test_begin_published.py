@@ -105,6 +105,23 @@ def test_what_the_command_line_says_wins_and_a_run_goes_on_with_its_own_settings
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["rt_detr_v2", "detr"])
+def test_a_published_detector_learns_one_more_category_and_keeps_its_own(
+    name: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    gears = [{"bbox": [4, 6, 30, 24], "image_id": image} for image in (1, 2, 3, 4)]
+    write_coco(tmp_path / "data", "train", categories=[{"id": 7, "name": "gear"}], annotations=gears,
+               images=[{"id": image} for image in (1, 2, 3, 4)])  # fmt: skip
+    more = ("keep_categories=true", "data.val=null", "data.hold_out=null")
+    checkpoint = finetuned(folders[name], tmp_path / "data", tmp_path / "run", *more)
+    names = checkpoint["categories"]["names"]
+    assert names[0] == "gear" and set(names[1:]) == set(COCO.values())
+    assert f"keep_categories: init={folders[name]} keeps 80 of its" in checkpoint["said"]
+    found = load(tmp_path / "run").detect(Image.new("RGB", (90, 60)), threshold=0.0)
+    assert len(found) > 0 and found.categories.names == tuple(names)
+
+
+@pytest.mark.slow
 def test_files_with_published_names_go_through_train_evaluate_and_predict(
     shared_data: Callable[[str], Path], tmp_path: Path
 ) -> None:
