@@ -152,7 +152,7 @@ def _plain(node: Any, where: str, depth: int, count: list[int]) -> Any:
             settings["_target_"] = OLDER.get(settings["_target_"], settings["_target_"])
         return settings
     if isinstance(node, Sequence) and not isinstance(node, bytes | bytearray | memoryview | range):
-        if len(node) <= MOST and all(type(value) is int and abs(value) <= LARGEST for value in node):
+        if count[0] + len(node) <= MOST and all(type(value) is int and abs(value) <= LARGEST for value in node):
             count[0] += len(node)
             return list(node)  # such as the ids of a subset
         return [_plain(value, f"{where}[{index}]", depth + 1, count) for index, value in enumerate(node)]

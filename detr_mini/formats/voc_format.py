@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 from detr_mini.formats.format import Format
 from detr_mini.formats.layout import Layout, by_split
 from detr_mini.formats.listing import Listing, read_lines, read_start
-from detr_mini.formats.path_words import SPLIT_WORDS, parts_of, shared_folder, split_of_name, stem_of  # fmt: skip
+from detr_mini.formats.path_words import SPLIT_WORDS, parts_of, shared_folder, split_of_name, stem_of
 from detr_mini.formats.tree import Tree, with_one_list
 from detr_mini.formats.voc import CATEGORIES, read_voc, voc_xml
 from detr_mini.formats.writing import flat_name, left_out, owned_by, place_images, plain_names, unlabelled

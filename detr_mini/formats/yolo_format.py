@@ -17,7 +17,7 @@ from detr_mini.formats.box_rules import enclosing, rotation_of
 from detr_mini.formats.format import Format
 from detr_mini.formats.layout import Layout, by_split
 from detr_mini.formats.listing import Listing, is_image_name, read_lines
-from detr_mini.formats.path_words import (  # fmt: skip
+from detr_mini.formats.path_words import (
     SPLIT_WORDS,
     parts_of,
     shared_folder,
