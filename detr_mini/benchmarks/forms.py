@@ -138,7 +138,7 @@ class _Files:
         description = described(detector, Choice("onnx", input=takes, limit=USUAL_LIMIT))
         if not file.exists():
             if self.traced is None:
-                self.traced = trace(detector.model, description.limit)
+                self.traced = trace(detector.model, description)
             write_onnx(detector.model, description, file, self.traced)
         if not in_int8:
             return file, description

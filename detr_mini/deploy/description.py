@@ -56,7 +56,7 @@ class Description:
     point: OperatingPoint
     """The least score to report, and the overlap above which the file itself suppresses."""
     image: Mapping[str, Any]
-    """size, shorter_side, mean and std, as in a checkpoint."""
+    """As in a checkpoint (`images.model_input.IMAGE_KEYS`)."""
     input: str
     """pixels: uint8 images as they are. tensor: images that `images.model_input.to_model_input` prepared."""
     precision: str
@@ -97,6 +97,7 @@ class Description:
             "sources": [dict(source) for source in self.sources],
             "runtimes": dict(self.runtimes),
             **({} if self.box_sizes is None else {BOX_SIZES: asdict(self.box_sizes)}),
+            **{key: self.image[key] for key in PUBLISHED if key in self.image},
             **({} if self.captions is None else {CAPTIONS: asdict(self.captions)}),
         }
         return {key: value if key == KEY else json.dumps(value, ensure_ascii=False) for key, value in values.items()}
@@ -114,12 +115,14 @@ class Description:
             wrong = [key for key, right in _RIGHT.items() if not right(said[key])]
             sizes = json.loads(properties.get(BOX_SIZES, "null"))  # files of earlier versions have none
             wrong += [] if sizes is None or are_box_sizes(sizes) else [BOX_SIZES]
+            published = {key: json.loads(properties[key]) for key in PUBLISHED if key in properties}
+            wrong += [key for key, value in published.items() if not PUBLISHED[key](value)]
             if wrong:
                 raise ValueError(wrong[0])
             return cls(
                 Categories(tuple(said["category_ids"]), tuple(said["names"])),
                 OperatingPoint(float(said["threshold"]), said["suppress_iou"]),
-                {key: said[key] for key in ("size", "shorter_side", "mean", "std")},
+                {**{key: said[key] for key in ("size", "shorter_side", "mean", "std")}, **published},
                 **{key: said[key] for key in ("input", "precision", "limit", "opset", "recipe", "parameters")},
                 **{key: said[key] for key in ("sources", "runtimes")},
                 version=properties[KEY],
@@ -167,3 +170,9 @@ _RIGHT = {
     "runtimes": lambda value: isinstance(value, dict) and _list_of([*value.values()], str),
 }
 """What each property must be."""
+PUBLISHED = {
+    "exact": lambda value: _list_of(value, int) and len(value) == 2 and all(map(_whole, value)),
+    "multiple": _whole,
+    "antialias": lambda value: isinstance(value, bool),
+}
+"""What images of published detectors have besides, where they do."""

@@ -25,7 +25,6 @@ from detr_mini.deploy.caption_files import (
 )
 from detr_mini.deploy.description import Description, TakesCaptions
 from detr_mini.deploy.detector import ExportedDetector, inputs_of, open_exported
-from detr_mini.deploy.network import check_exportable
 from detr_mini.deploy.onnx_file import write_caption_onnx, write_onnx
 from detr_mini.deploy.openvino_folder import MODEL, write_ir, write_openvino
 from detr_mini.deploy.packages import package
@@ -70,7 +69,6 @@ def export_detector(
     """
     for name in NEEDED[choice.format]:
         package(name)
-    check_exportable(detector.model)
     _check_place(output, choice.format)
     vocabulary = _vocabulary(detector, output, choice) if takes_captions(detector) else None
     description = described(detector, choice, recipe, sources)

@@ -28,7 +28,10 @@ def prepare(image: Mapping[str, Any]) -> str:
     """
     scale = [255 * value for value in image["std"]]
     shift = [255 * value for value in image["mean"]]
-    longest = image["shorter_side"] is None
+    longest, exact, multiple = image["shorter_side"] is None, image.get("exact"), image.get("multiple", 1)
+    sides = "exact" if exact is not None else "target" if multiple == 1 else "whole_target"
+    target = "" if exact is not None else _LONGEST_SIDE if longest else _SHORTER_SIDE
+    smooth = image.get("antialias", True)
     return f"""{_HEADER}
 prepare (uint8[batch, height, width, 3] pixels) => (float[batch, 3, h, w] images, int64[batch, 2] sizes)
 <int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64[1] three = {{3}},
@@ -38,28 +41,30 @@ prepare (uint8[batch, height, width, 3] pixels) => (float[batch, 3, h, w] images
  float unit = {{1.0}}, float half = {{0.5}}, float tiny = {{1e-6}}, float most = {{255.0}}, float none = {{0.0}},
  float base = {{2.0}}, float log_base = {{0.6931471805599453}}, float largest = {{32767.5}}, float finest = {{22.0}},
  int64[1] size = {{{image["size"]}}}, int64[1] side = {{{image["size"] if longest else image["shorter_side"]}}},
+ int64[2] exact = {{{", ".join(map(str, exact or (1, 1)))}}}, int64[1] multiple = {{{multiple}}},
  float[1, 3, 1, 1] shift = {{{_numbers(shift)}}}, float[1, 3, 1, 1] scale = {{{_numbers(scale)}}}>
 {{
     shape = Shape (pixels)
     picture = Slice (shape, one, three)
     short = ReduceMin <keepdims = 1> (picture)
     long = ReduceMax <keepdims = 1> (picture)
-    {_LONGEST_SIDE if longest else _SHORTER_SIDE}
+    {target}
+    {_WHOLE_MULTIPLE if sides == "whole_target" else ""}
     batch_size = Slice (shape, zero, one)
     height = Slice (shape, one, two)
     width = Slice (shape, two, three)
-    new_height = Slice (target, zero, one)
-    new_width = Slice (target, one, two)
+    new_height = Slice ({sides}, zero, one)
+    new_width = Slice ({sides}, one, two)
     columns_first = Transpose <perm = [0, 2, 1, 3]> (pixels)
     columns_shape = Concat <axis = 0> (batch_size, width, open)
     columns = Reshape (columns_first, columns_shape)
-    {_resized("x", "columns", "width", "new_width")}
+    {_resized("x", "columns", "width", "new_width", smooth)}
     narrow_shape = Concat <axis = 0> (batch_size, new_width, height, three)
     narrow_columns = Reshape (x_resized, narrow_shape)
     rows_first = Transpose <perm = [0, 2, 1, 3]> (narrow_columns)
     rows_shape = Concat <axis = 0> (batch_size, height, open)
     rows = Reshape (rows_first, rows_shape)
-    {_resized("y", "rows", "height", "new_height")}
+    {_resized("y", "rows", "height", "new_height", smooth)}
     resized_shape = Concat <axis = 0> (batch_size, new_height, new_width, three)
     resized = Reshape (y_resized, resized_shape)
     values = Transpose <perm = [0, 3, 1, 2]> (resized)
@@ -70,18 +75,19 @@ prepare (uint8[batch, height, width, 3] pixels) => (float[batch, 3, h, w] images
 }}"""
 
 
-def _resized(axis: str, lines: str, old: str, new: str) -> str:
-    """Text that makes `{axis}_resized` (batch, new, c) of `lines` (batch, old, c): torchvision's antialiased filter.
+def _resized(axis: str, lines: str, old: str, new: str, smooth: bool) -> str:
+    """Text that makes `{axis}_resized` (batch, new, c) of `lines` (batch, old, c): torchvision's bilinear filter.
 
     Output i is the average of the inputs j with weights max(0, 1 - |2 m (j + 1/2) - 2 n (i + 1/2)| / (2 max(n, m))), n
     inputs to m outputs. As in torchvision, a weight is a whole number of 15 bits times a power of two, and each axis is
-    rounded. BLOCK outputs at a time are a matrix product with the inputs that they can reach.
+    rounded. BLOCK outputs at a time are a matrix product with the inputs that they can reach. If not `smooth`, without
+    antialiasing, max(n, m) is m, and nothing is rounded.
     """
     text = """#outputs_up = Add (NEW, block)
     #rounded_up = Sub (#outputs_up, one)
     #blocks = Div (#rounded_up, block)
     #longer = Max (OLD, NEW)
-    #reach = Mul (#longer, two)
+    #reach = Mul (REACHED, two)
     #block_inputs = Mul (OLD, block)
     #span_inputs = Add (#block_inputs, #reach)
     #span = Div (#span_inputs, NEW)
@@ -140,15 +146,19 @@ def _resized(axis: str, lines: str, old: str, new: str) -> str:
     #places = Squeeze (#clipped, one)
     #taken = Gather <axis = 1> (LINES, #places)
     #real_taken = Cast <to = 1> (#taken)
-    #averages = MatMul (#quantised, #real_taken)
+    #averages = MatMul (FILTER, #real_taken)
     #padded_outputs = Mul (#blocks, block)
     #joined_shape = Concat <axis = 0> (batch_size, #padded_outputs, open)
     #joined = Reshape (#averages, #joined_shape)
     #kept = Slice (#joined, zero, NEW, one)
     #up = Add (#kept, half)
     #floor = Floor (#up)
-    #resized = Clip (#floor, none, most)"""
-    return text.replace("#", f"{axis}_").replace("OLD", old).replace("NEW", new).replace("LINES", lines)
+    #resized = Clip (ROUNDED, none, most)"""
+    names = {"REACHED": "#longer", "FILTER": "#quantised", "ROUNDED": "#floor"}
+    names = names if smooth else {"REACHED": new, "FILTER": "#weights", "ROUNDED": "#kept"}
+    for word, name in {**names, "#": f"{axis}_", "OLD": old, "NEW": new, "LINES": lines}.items():
+        text = text.replace(word, name)
+    return text
 
 
 # round(short * size / long): halves go to the even number, as in Python
@@ -179,6 +189,10 @@ _SHORTER_SIDE = f"""{_ROUNDED}
     turned = Where (is_short, shorter, longer)
     is_right = Equal (short, shorter)
     target = Where (is_right, picture, turned)"""
+
+_WHOLE_MULTIPLE = """beyond = Mod (target, multiple)
+    not_beyond = Sub (target, beyond)
+    whole_target = Max (not_beyond, multiple)"""
 
 
 def finish(classes: int, limit: int, suppress_iou: float | None) -> str:

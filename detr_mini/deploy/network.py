@@ -8,7 +8,9 @@ Only what depends on an even side is replaced: see `without_padding`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,7 +21,7 @@ from detr_mini.attention.core import attend
 from detr_mini.attention.efficient import windowed_blocked
 from detr_mini.attention.kinds import Windowed
 from detr_mini.boxes import cxcywh_to_xyxy
-from detr_mini.errors import UserError
+from detr_mini.deploy.peer_network import PeerNetwork, best_of_peer
 from detr_mini.models.detr import DETR
 from detr_mini.models.grounded import GroundedDETR
 from detr_mini.models.heads import Best, best_classes, best_pairs
@@ -36,18 +38,25 @@ SELECTION: dict[type, Callable[[DetectorOutput, int], Best]] = {
     GroundedDETR: best_pairs,
     DETR: best_classes,
 }
-"""How each model that can be exported selects its best detections."""
+"""How each of our models selects its best detections."""
 
 
 class Network(nn.Module):
     """A detector without padding, with the selection of its `limit` best detections."""
 
-    def __init__(self, model: DetectionModel, limit: int) -> None:
-        """UserError for a model that cannot be exported. `model` itself is not changed."""
+    def __init__(self, model: DetectionModel, limit: int, image: Mapping[str, Any] | None = None) -> None:
+        """`image`: how its images are prepared (`to_model_input`), which a detector of `transformers` needs.
+
+        UserError where those have no shape that a file can have. `model` itself is not changed.
+        """
         super().__init__()
-        check_exportable(model)
-        self.select, self.limit = SELECTION[type(model)], limit
-        self.model = without_padding(model)
+        self.limit = limit
+        bare = without_padding(model)
+        if isinstance(bare, HFDetector):
+            self.select: Callable[[DetectorOutput, int], Best] = partial(best_of_peer, bare.num_classes)
+            self.model: nn.Module = PeerNetwork(bare, image or {})
+        else:
+            self.select, self.model = SELECTION[type(bare)], bare
 
     def forward(
         self, images: Float[Tensor, "b 3 h w"]
@@ -60,17 +69,6 @@ class Network(nn.Module):
         scores, labels, query = self.select(output, self.limit)
         boxes = output.boxes.float().gather(1, query[..., None].expand(-1, -1, 4))
         return cxcywh_to_xyxy(boxes).clamp(0, 1), scores, labels
-
-
-def check_exportable(model: DetectionModel) -> None:
-    """UserError where `model` has no form that runs without torch."""
-    if type(model) not in SELECTION:
-        kind = f" ({model.kind.name})" if isinstance(model, HFDetector) else ""
-        raise UserError(
-            f"a detector of {type(model).__name__}{kind} is not exported to ONNX, OpenVINO or torch yet, only those of "
-            "model=mini, model=mini_grounded and model=detr are; format=safetensors writes it as a file that 'load' "
-            "reads"
-        )
 
 
 def without_padding(model: DetectionModel) -> nn.Module:

@@ -35,9 +35,10 @@ _BEST = ("fractions", "best", "kinds")
 def write_onnx(model: DetectionModel, description: Description, path: Path, traced: Any = None) -> None:
     """Write `model` to the file `path`, with its metadata. UserError where it cannot be exported.
 
-    `traced`: what `trace` gave for this model and limit, where several files are written.
+    `traced`: what `trace` gave for this model, limit and size of images, where several files are written.
     """
-    whole = _joined(trace(model, description.limit) if traced is None else copy.deepcopy(traced), description)
+    network = trace(model, description) if traced is None else copy.deepcopy(traced)
+    whole = _joined(network, description)
     _write(whole, description, description.properties(), path)
 
 
@@ -60,16 +61,19 @@ def _write(whole: Any, description: Description, properties: Mapping[str, str], 
     path.write_bytes(whole.SerializeToString())
 
 
-def trace(model: DetectionModel, limit: int) -> Any:
+def trace(model: DetectionModel, description: Description) -> Any:
     """The network of `model` as an ONNX model, which takes most of an export's time. UserError where it cannot be."""
-    return _traced(ObjectNetwork(model, limit) if isinstance(model, GroundedDETR) else Network(model, limit))
+    if isinstance(model, GroundedDETR):
+        return _traced(ObjectNetwork(model, description.limit))
+    exact = description.image.get("exact")
+    return _traced(Network(model, description.limit, description.image), None if exact is None else tuple(exact))
 
 
-def _traced(network: Network | ObjectNetwork) -> Any:
-    """The network as an ONNX model for any number and size of images."""
-    shapes = ({0: DYNAMIC, 2: DYNAMIC, 3: DYNAMIC},)
+def _traced(network: Network | ObjectNetwork, exact: tuple[int, ...] | None = None) -> Any:
+    """The network as an ONNX model for any number of images, of any size or of the (height, width) `exact`."""
+    shape, axes = (TRACED, (0, 2, 3)) if exact is None else ((*TRACED[:2], *exact), (0,))
     outputs = (*_BEST, *OBJECTS) if isinstance(network, ObjectNetwork) else _BEST
-    return _as_onnx(network, (torch.rand(TRACED),), shapes, ("images",), outputs)
+    return _as_onnx(network, (torch.rand(shape),), (dict.fromkeys(axes, DYNAMIC),), ("images",), outputs)
 
 
 def trace_captions(model: GroundedDETR) -> Any:
@@ -116,8 +120,10 @@ def _joined(network: Any, description: Description) -> Any:
         whole = onnx.compose.merge_models(part(prepare, "prepare"), whole, [("images", "images")])
         links.append(("sizes", "sizes"))
     else:
-        for axis, name in ((0, "batch"), (2, "height"), (3, "width")):
-            whole.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+        sides = whole.graph.input[0].type.tensor_type.shape.dim
+        for dimension, name in zip(sides, ("batch", "channels", "height", "width"), strict=True):
+            if dimension.dim_param:  # not where all images have one size
+                dimension.dim_param = name
     finish = graphs.finish(len(description.categories), description.limit, description.point.suppress_iou)
     whole = onnx.compose.merge_models(whole, part(onnx.parser.parse_model(finish), "finish"), links)
     whole.graph.name = "detector"

@@ -25,33 +25,35 @@ ENTRY = re.compile(
 EMPTY = ("data/sample_inputs/model.pt",)
 """An entry that torch unpickles, unless it is empty."""
 ATEN = """
-__and__.Tensor _assert_scalar.default _assert_tensor_metadata.default _upsample_bilinear2d_aa.default abs.default
-add.Tensor add_.Tensor amax.default any.dim arange.default arange.start arange.start_step argsort.default argsort.stable
-avg_pool2d.default batch_norm.default bitwise_and.Tensor bitwise_not.default bitwise_or.Tensor bmm.default
-broadcast_tensors.default cat.default chunk.default clamp.default clamp_min.default clone.default contiguous.default
-conv2d.default conv2d.padding cos.default cumsum.default detach.default detach_.default div.Scalar div.Tensor
-div.Tensor_mode dropout.default dropout_.default einsum.default embedding.default eq.Scalar eq.Tensor erf.default
-exp.default exp_.default expand.default expand_as.default eye.default flatten.using_ints flip.default floor.default
-floor_divide.default full.default full_like.default gather.default ge.Scalar ge.Tensor gelu.default gelu_.default
-grid_sampler.default group_norm.default gt.Scalar gt.Tensor hardsigmoid.default hardsigmoid_.default hardswish.default
-hardswish_.default hardtanh.default hardtanh_.default index.Tensor index_fill.int_Scalar index_select.default
-instance_norm.default interpolate.default item.default layer_norm.default le.Scalar le.Tensor leaky_relu.default
-linear.default log.default log1p.default log_softmax.int logical_and.default logical_not.default logical_or.default
-logsumexp.default lt.Scalar lt.Tensor masked_fill.Scalar masked_fill.Tensor matmul.default max.default max.dim
-max_pool2d.default maximum.default mean.default mean.dim meshgrid.indexing min.default min.dim minimum.default
-movedim.int mul.Scalar mul.Tensor mul_.Tensor ne.Scalar ne.Tensor neg.default new_full.default new_ones.default
-numpy_T.default
-new_zeros.default norm.ScalarOpt_dim ones.default ones_like.default pad.default permute.default pixel_shuffle.default
-pixel_unshuffle.default pow.Scalar pow.Tensor_Scalar prod.dim_int promote_types.default reciprocal.default
-relu.default relu_.default remainder.Scalar remainder.Tensor repeat.default repeat_interleave.self_int reshape.default
-rms_norm.default roll.default round.default rsqrt.default rsub.Scalar scaled_dot_product_attention.default scatter.src
-scatter.value select.int sigmoid.default sigmoid_.default sign.default silu.default silu_.default sin.default
-slice.Tensor softmax.int softplus.default sort.default sort.stable split.Tensor split_with_sizes.default sqrt.default
+__and__.Tensor __or__.Tensor _assert_scalar.default _assert_tensor_metadata.default _upsample_bicubic2d_aa.vec
+_upsample_bilinear2d_aa.default abs.default add.Tensor add_.Tensor alias.default all.dim amax.default any.dim
+arange.default arange.start arange.start_step argsort.default argsort.stable avg_pool2d.default batch_norm.default
+bitwise_and.Tensor bitwise_not.default bitwise_or.Tensor bmm.default broadcast_tensors.default cat.default
+chunk.default clamp.default clamp_min.default clone.default concat.default contiguous.default conv2d.default
+conv2d.padding copy_.default cos.default cumsum.default detach.default detach_.default div.Scalar div.Tensor
+div.Tensor_mode div_.Tensor dropout.default dropout_.default einsum.default embedding.default eq.Scalar eq.Tensor
+erf.default exp.default exp_.default expand.default expand_as.default eye.default flatten.using_ints flip.default
+floor.default floor_divide.default full.default full_like.default gather.default ge.Scalar ge.Tensor gelu.default
+gelu_.default grid_sampler.default group_norm.default gt.Scalar gt.Tensor hardsigmoid.default hardsigmoid_.default
+hardswish.default hardswish_.default hardtanh.default hardtanh_.default index.Tensor index_fill.int_Scalar
+index_select.default instance_norm.default interpolate.default item.default layer_norm.default le.Scalar le.Tensor
+leaky_relu.default lift_fresh_copy.default linear.default linspace.default log.default log1p.default log_softmax.int
+logical_and.default logical_not.default logical_or.default logsumexp.default lt.Scalar lt.Tensor masked_fill.Scalar
+masked_fill.Tensor matmul.default max.default max.dim max_pool2d.default maximum.default mean.default mean.dim
+meshgrid.indexing min.default min.dim minimum.default movedim.int mul.Scalar mul.Tensor mul_.Tensor ne.Scalar
+ne.Tensor neg.default new_full.default new_ones.default new_zeros.default norm.ScalarOpt_dim numpy_T.default
+ones.default ones_like.default outer.default pad.default permute.default pixel_shuffle.default pixel_unshuffle.default
+pow.Scalar pow.Tensor_Scalar prod.dim_int promote_types.default reciprocal.default relu.default relu_.default
+remainder.Scalar remainder.Tensor repeat.default repeat_interleave.self_int reshape.default rms_norm.default
+roll.default round.default rsqrt.default rsub.Scalar scaled_dot_product_attention.default scatter.src scatter.value
+select.int sigmoid.default sigmoid_.default sign.default silu.default silu_.default sin.default slice.Tensor
+softmax.int softplus.default sort.default sort.stable split.Tensor split_with_sizes.default sqrt.default
 square.default squeeze.default squeeze.dim stack.default std.dim sub.Tensor sub_.Tensor sum.default sum.dim_IntList
 sym_size.int t.default tanh.default tanh_.default tile.default to.device to.dtype to.dtype_layout topk.default
 transpose.int tril.default triu.default type_as.default unbind.int unflatten.int unfold.default unsqueeze.default
-upsample_bilinear2d.default upsample_bilinear2d.vec upsample_nearest2d.default upsample_nearest2d.vec view.default
-view_as.default where.Scalar where.ScalarOther where.ScalarSelf where.self zeros.default zeros_like.default
+upsample_bicubic2d.vec upsample_bilinear2d.default upsample_bilinear2d.vec upsample_nearest2d.default
+upsample_nearest2d.vec view.default view_as.default where.Scalar where.ScalarOther where.ScalarSelf where.self
+zeros.default zeros_like.default
 """.split()  # noqa: SIM905
 """Operators that read tensors and give tensors. torch has others, which read and write files."""
 SYMBOLIC = "add and_ eq floordiv ge getitem gt le lt mod mul ne neg or_ pow sub truediv".split()  # noqa: SIM905
@@ -149,6 +151,8 @@ def _is_harmless(text: str, key: str) -> bool:
             return version == 1 and (tree is None or _is_plain_tree(tree))
         case "as_string":  # an argument of an operator: a text, quoted where torch writes code
             return len(text) < LONGEST_FORMULA
+        case "as_float":
+            return text in ("Infinity", "-Infinity", "NaN")
         case "torch_version":
             return re.fullmatch(r"[\w.+]{1,40}", text) is not None
         case "as_operator":

@@ -12,9 +12,10 @@ from itertools import chain
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Real, UInt8
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
 from detr_mini.deploy.description import Description
@@ -33,10 +34,14 @@ ANY = 2
 class Program(nn.Module):
     """From `pixels`, pictures of one size as they are, to boxes in pixels, scores (best first) and labels."""
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, model: DetectionModel, description: Description) -> None:
         """UserError for a model that cannot be exported. `model` itself is not changed."""
         super().__init__()
-        self.network, self.image = Network(model, description.limit), dict(description.image)
+        self.image = dict(description.image)
+        self.network = Network(model, description.limit, self.image)
         self.suppress_iou, self.classes = description.point.suppress_iou, len(description.categories)
         self.register_buffer("shift", 255 * torch.tensor(self.image["mean"])[:, None, None], persistent=True)
         self.register_buffer("scale", 255 * torch.tensor(self.image["std"])[:, None, None], persistent=True)
@@ -46,15 +51,28 @@ class Program(nn.Module):
     ) -> tuple[Float[Tensor, "b n 4"], Float[Tensor, "b n"], Int[Tensor, "b n"]]:
         """A score of -1 marks a row that stands for nothing."""
         size = torch.stack([torch.full((), side, dtype=torch.int64) for side in pixels.shape[1:3]])
-        height, width = (side.item() for side in target_size(size, self.image["size"], self.image["shorter_side"]))
-        for side in (height, width):
-            torch._check(side >= 1)
-        resized = torch.ops.aten._upsample_bilinear2d_aa(pixels.permute(0, 3, 1, 2), [height, width], False)
-        fractions, scores, labels = self.network((resized.contiguous().float() - self.shift) / self.scale)
+        images = self.resized(pixels.permute(0, 3, 1, 2), size).contiguous().float()
+        fractions, scores, labels = self.network((images - self.shift) / self.scale)
         boxes = fractions * size.flip(0).repeat(2).float()
         if self.suppress_iou is not None:
             scores = suppressed(boxes, scores, labels, self.classes, self.suppress_iou)
         return boxes, scores, labels
+
+    def resized(self, pixels: UInt8[Tensor, "b 3 h w"], size: Int[Tensor, "2"]) -> Real[Tensor, "b 3 h2 w2"]:
+        """`images.model_input.resized`; `size`: the (height, width) of `pixels` as a tensor."""
+        if self.image.get("exact") is not None:
+            height, width = self.image["exact"]
+        else:
+            target = target_size(size, self.image["size"], self.image["shorter_side"])
+            multiple = self.image.get("multiple", 1)
+            if multiple > 1:
+                target = (target - target % multiple).clamp(min=multiple)
+            height, width = (side.item() for side in target)
+            for side in (height, width):
+                torch._check(side >= 1)
+        if not self.image.get("antialias", True):
+            return functional.interpolate(pixels.float(), (height, width), mode="bilinear")
+        return torch.ops.aten._upsample_bilinear2d_aa(pixels, [height, width], False)
 
 
 def target_size(size: Int[Tensor, "2"], longest: int, shorter_side: int | None) -> Int[Tensor, "2"]:
@@ -108,6 +126,9 @@ def write_torch(model: DetectionModel, description: Description, path: Path) -> 
                     node.meta.pop(key, None)
                 if node.op == "call_function":
                     node.meta["val"] = tree_map_only(FakeTensor, _without_formulas, node.meta["val"])
+                if node.target is torch.ops.aten.empty.memory_format:  # readers run nothing that shows old memory
+                    node.target = torch.ops.aten.zeros.default
+                    node.kwargs = {key: value for key, value in node.kwargs.items() if key != "memory_format"}
             content = io.BytesIO()
             extra = {PROPERTIES: json.dumps(description.properties(), ensure_ascii=False)}
             torch.export.save(traced, content, extra_files=extra)

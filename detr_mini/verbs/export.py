@@ -46,9 +46,6 @@ def export(config: DictConfig) -> Path:
         _check_choice("precision", config.precision or "fp32", ("fp32",))
         write_published(checkpoint, averaged_weights(checkpoint), output)
     else:
-        if {"exact", "multiple", "antialias"} & {*checkpoint["image"]}:
-            raise ConfigError(f"{config.checkpoint} resizes images in its library's way, which an {kind} file cannot; "
-                              "export it with format=safetensors")  # fmt: skip
         choice = Choice(kind, config.precision or "fp32", config.input, config.limit)
         _check_choice("precision", choice.precision, ("fp32",) if kind == "torch" else PRECISIONS)
         _check_choice("input", choice.input, ("pixels",) if kind == "torch" else INPUTS)

@@ -72,7 +72,7 @@ def export(checkpoint: Path, traced: Any, tmp_path_factory: pytest.TempPathFacto
         key = (name, *words)
         if key not in made:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(onnx_file, "_traced", lambda network: copy.deepcopy(traced))
+                patch.setattr(onnx_file, "_traced", lambda *_: copy.deepcopy(traced))
                 output = folder / str(len(made)) / name
                 with unchecked() if name.endswith(".pt2") else nullcontext():
                     assert main(["export", f"checkpoint={checkpoint}", f"output={output}", *words]) == 0

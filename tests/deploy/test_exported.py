@@ -193,7 +193,7 @@ def test_a_file_that_disagrees_is_not_left_behind(
         values = onnx.numpy_helper.to_array(tensor)
         if values.dtype == np.float32 and values.size >= onnx_file.HALVED:
             tensor.CopyFrom(onnx.numpy_helper.from_array(-values, tensor.name))
-    monkeypatch.setattr(onnx_file, "_traced", lambda network: copy.deepcopy(wrong))
+    monkeypatch.setattr(onnx_file, "_traced", lambda *_: copy.deepcopy(wrong))
     output = tmp_path / "wrong.onnx"
     for words in ([], ["format=openvino"]):
         where = output.with_suffix("" if words else ".onnx")

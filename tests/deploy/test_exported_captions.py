@@ -26,6 +26,7 @@ from detr_mini.deploy import export as export_module
 from detr_mini.deploy import onnx_file
 from detr_mini.deploy.agreement import TOLERANCES, compare, made_pictures
 from detr_mini.deploy.caption_files import TOKENIZER
+from detr_mini.deploy.caption_network import ObjectNetwork
 from detr_mini.deploy.detector import ExportedDetector
 from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.inference import detector as own_detector
@@ -91,7 +92,7 @@ def traced(own: Detector) -> tuple[Any, Any]:
         pytest.importorskip(name, reason=f"the package {name} of the extra 'export' is not installed")
     model: Any = own.model
     with unchecked():
-        return onnx_file.trace(model, 100), onnx_file.trace_captions(model)
+        return onnx_file._traced(ObjectNetwork(model, 100)), onnx_file.trace_captions(model)
 
 
 @pytest.fixture(scope="module")

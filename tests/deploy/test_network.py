@@ -10,11 +10,9 @@ import torch
 from detector_parts import BACKBONE, MODEL
 from detr_mini.attention.kinds import KINDS
 from detr_mini.data.collate import collate
-from detr_mini.deploy.network import Network, check_exportable
-from detr_mini.errors import UserError
+from detr_mini.deploy.network import Network
 from detr_mini.inference.detector import _no_truth
 from detr_mini.models.build import build_model
-from peer_parts import peer
 
 LITE0 = {"_target_": "detr_mini.vision.efficientnet_lite0", "weights": "none"}
 BACKBONES: dict[str, Any] = {
@@ -62,9 +60,3 @@ def test_images_of_any_size_need_no_padding(model: str, backbone: str) -> None:
         assert torch.equal(same, labels)
         assert boxes.min() >= 0
         assert boxes.max() <= 1
-
-
-def test_what_cannot_be_exported_is_refused_in_a_sentence() -> None:
-    pytest.importorskip("transformers", reason="the package transformers of the extra 'hf' is not installed")
-    with pytest.raises(UserError, match=r"HFDetector \(detr\) is not exported to ONNX, OpenVINO or torch yet"):
-        check_exportable(peer("detr"))

@@ -19,7 +19,6 @@ pytest.importorskip("timm", reason="the extra 'timm' is not installed")
 from pycocotools.coco import COCO as CocoTruth
 from pycocotools.cocoeval import COCOeval
 from safetensors.torch import load_file
-from test_published import library_detr, library_peer, pipeline, publish
 
 from data_parts import write_coco
 from detr_mini import load
@@ -31,6 +30,7 @@ from detr_mini.pretrained.detr_keys import from_library, to_published
 from detr_mini.training.run import train
 from detr_mini.verbs.evaluate import evaluate
 from detr_mini.verbs.predict import predict
+from published_parts import library_detr, library_peer, pipeline, publish
 
 SHORT = ("trainer.max_minutes=null", "trainer.max_steps=12", "data.workers=0", "trainer.progress=false", "logger=csv",
          "data.limit_train=4", "data.limit_val=4", "data.batch_size=4", "data.augment=[]", "data.augment_strong=[]",
