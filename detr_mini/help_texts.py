@@ -29,6 +29,7 @@ TRAIN_KEYS = """\
   trainer=cpu|gpu|ddp       where to train
   init=CHECKPOINT           start from the weights of another detector, whatever its categories
   keep_categories=true      keep those of init that these data do not label
+  backgrounds=FOLDER        images that show none of the objects, trained on as well
   pseudo=FOLDER             pictures without labels: what the detector of init= is sure of counts as labels
   augment=NAME              how images may be flipped and turned
   backbone=NAME model=NAME optim=NAME

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 _SPLITS = r"data\.(train|val|test)\.(images|annotations|list|labels|names)"
 PATHS = re.compile(
     r"checkpoint|source|output|run_folder|folder|init|resume|root|runs?|report|nouns|captions"
-    r"|pseudo|pseudo_checkpoint|prelabels|labelled"
+    r"|backgrounds|pseudo|pseudo_checkpoint|prelabels|labelled"
     rf"|data\.(root|shard_cache|refer\.folder|annotation_cache)|data\.captions\.(train|val|test)|{_SPLITS}|boxes\.\w+"
     r"|sweep\.folder|backbone\.weights|model\.name|model\.pretrained_text\.weights|data\.tokenizer\.weights"
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from detr_mini.pretrained.checkpoints import read_checkpoint
 from detr_mini.pretrained.torchvision_detectors import body_of
 from detr_mini.pretrained.transfer import PACKAGED, Start, begin_with_packaged, carry
 from detr_mini.shared_cores import share_cores
+from detr_mini.training.backgrounds import add_backgrounds
 from detr_mini.training.begin_published import set_backbone, set_by_weights
 from detr_mini.training.budget import Budget
 from detr_mini.training.canvases import canvases_for
@@ -71,6 +72,7 @@ def build(config: DictConfig, processes: int | None = None, kept: Mapping[str, A
     used = choices(options, settings["data"], device)
     data = _data(settings, used, backbone, config.seed)
     data.report.notices += [*begun, *notices]
+    backgrounds = add_backgrounds(data, settings)
     pseudo = add_pseudo(data, settings, options.device_type)
     kept = _keep(settings, options, data, start, kept)
     _choose_queries(settings, data)
@@ -106,7 +108,12 @@ def build(config: DictConfig, processes: int | None = None, kept: Mapping[str, A
         canvases=canvases,
         validations=options.validations,
         operating_point=settings.get("operating_point"),
-        metadata={**_metadata(settings, data, start), "processes": processes, "kept": kept, "pseudo": pseudo},
+        metadata={
+            **_metadata(settings, data, start, backgrounds),
+            "processes": processes,
+            "kept": kept,
+            "pseudo": pseudo,
+        },
     )
     data.follow(
         lambda: task.epoch_began,
@@ -229,10 +236,14 @@ def _model(
     return model, start
 
 
-def _metadata(settings: dict[str, Any], data: Data, start: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a checkpoint holds beside weights and the training's state. `start` is the checkpoint of `init`."""
+def _metadata(
+    settings: dict[str, Any], data: Data, start: Mapping[str, Any] | None, backgrounds: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What a checkpoint holds beside weights and the training's state. `start`: the checkpoint of `init`;
+    `backgrounds`: the sources of images without objects."""
     earlier = (start or {}).get("sources") or []
-    own = [source for source in sources_of(data.root, len(data.train_set)) if source not in earlier]
+    labelled = len(data.train_set) - sum(source["images"] for source in backgrounds)
+    own = [source for source in (*sources_of(data.root, labelled), *backgrounds) if source not in earlier]
     seen = sizes_of(data.train_set)
     return {
         "sources": [*earlier, *own],

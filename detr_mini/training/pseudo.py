@@ -56,7 +56,9 @@ def add_pseudo(data: Data, settings: Mapping[str, Any], device: str) -> dict[str
     if not labels:
         raise CheckpointError(f"{name} knows none of the data's categories ({some_of(data.categories.names, 8)}); name "
                               "another pseudo_checkpoint, or leave pseudo out")  # fmt: skip
-    found = _look(detector, _new_pictures(data, str(settings["pseudo"])), UNSURE_SHARE * min(own, sure), labels)
+    found = _look(
+        detector, new_pictures(data, str(settings["pseudo"]), "pseudo"), UNSURE_SHARE * min(own, sure), labels
+    )
     kept = {path: one for path, one in found.items() if bool((one.scores >= sure).any())}
     if not kept:
         raise DataError(f"{name} finds nothing with a score of at least {sure:g} in the {len(found)} new pictures of "
@@ -70,15 +72,15 @@ def add_pseudo(data: Data, settings: Mapping[str, Any], device: str) -> dict[str
     return {"pictures": len(kept), "boxes": boxes, "unsure": unsure, "threshold": sure, "checkpoint": str(name)}
 
 
-def _new_pictures(data: Data, folder: str) -> list[Path]:
-    """The pictures that no split has, test included."""
+def new_pictures(data: Data, folder: str, setting: str) -> list[Path]:
+    """The pictures of `folder` that no split has, test included. DataError where none is left; it names `setting`."""
     if data.splits.get("test"):
         data.setup("test")
     known = [path for coco in data.sets.values() for path in coco.records.paths]
     sources = find_pictures(folder)
     new, _ = without_copies(sources, known)
     if not new:
-        raise DataError(f"all {len(sources)} pictures of {folder} are in the dataset already; leave pseudo out")
+        raise DataError(f"all {len(sources)} pictures of {folder} are in the dataset already; leave {setting} out")
     return [source.path for source in new]
 
 
