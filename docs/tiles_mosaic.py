@@ -3,7 +3,7 @@
     python docs/tiles_mosaic.py CHECKPOINT DATA_ROOT [SPLIT] [COUNT] [OVERLAP]
 
 COUNT (40) photographs of the split (test) in a square of rows. Detections of the picture count for the photograph in
-which their centre lies. A double is a detection above the threshold that overlaps a better one of its category by half.
+which their centre lies. Doubles are counted as `evaluate` counts them (`duplicate_metrics`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from detr_mini.boxes import box_iou
 from detr_mini.data.module import DetectionData
 from detr_mini.evaluation.metrics.coco import evaluate
+from detr_mini.evaluation.metrics.duplicate_detections import duplicate_metrics
+from detr_mini.evaluation.metrics.subset import Subset
 from detr_mini.inference.detect_tiles import tile_side
 from detr_mini.inference.detections import to_coco_records
 from detr_mini.inference.detector import load
@@ -55,10 +56,10 @@ def main(checkpoint: str, root: str, split: str = "test", count: str = "40", ove
     for name, found in (("one by one", alone), ("by tiles", parts)):
         kept = [record for image_id, each in found.items() for record in to_coco_records(each, image_id)]
         metrics = evaluate(content, kept, detector.categories)
-        sure = [each.above(detector.operating_point.threshold) for each in found.values()]
-        total, twice = sum(map(len, sure)), sum(map(doubles, sure))
-        print(f"{name}: AP {metrics['AP']:.4f}, AP50 {metrics['AP50']:.4f}, {twice} doubles of {total} "
-              f"detections ({twice / max(total, 1):.4f})", flush=True)  # fmt: skip
+        subset = Subset(tuple(found), detector.categories)
+        repeated = duplicate_metrics(content, kept, subset, detector.operating_point.threshold)
+        print(f"{name}: AP {metrics['AP']:.4f}, AP50 {metrics['AP50']:.4f}, doubles {repeated['doubles'] or 0:.4f} of "
+              f"{repeated['detections_at_threshold']} detections", flush=True)  # fmt: skip
 
 
 def part(found: Detections, top: int, left: int, height: int, width: int) -> Detections:
@@ -68,12 +69,6 @@ def part(found: Detections, top: int, left: int, height: int, width: int) -> Det
     inside = ((centre >= 0) & (centre < torch.tensor([width, height]))).all(1)
     limit = torch.tensor([width, height, width, height])
     return replace(found[inside], boxes=moved[inside].clamp(min=0).minimum(limit), image_size=(height, width))
-
-
-def doubles(found: Detections) -> int:
-    """Detections that overlap a better one of their category by more than one half."""
-    iou = box_iou(found.boxes, found.boxes).tril(-1) * (found.labels[:, None] == found.labels[None])
-    return int((iou > 0.5).any(1).sum())
 
 
 if __name__ == "__main__":
