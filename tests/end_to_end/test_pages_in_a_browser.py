@@ -17,6 +17,7 @@ from detr_mini.pages.report import find_runs, write_report
 from run_parts import write_run
 
 sync_api = pytest.importorskip("playwright.sync_api")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 pytest.importorskip("starlette")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)]
 
@@ -38,6 +39,13 @@ def address() -> Iterator[str]:
 
 def opened_page(browser: Any, width: int, scheme: str, elsewhere: list[str], own: str) -> Any:
     return guarded_page(browser, own, elsewhere, viewport={"width": width, "height": 800}, color_scheme=scheme)
+
+
+def faults_for_people(page: Any) -> list[str]:
+    """What axe-core finds that keeps people who see badly, or use no mouse, from using the page."""
+    found = axe.Axe().run(page).response["violations"]
+    return [f"{fault['id']}: {fault['help']} ({[node['html'][:80] for node in fault['nodes'][:3]]})"
+            for fault in found if fault["impact"] in ("serious", "critical")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (390, "dark")])
@@ -75,6 +83,7 @@ def test_pictures_are_found_explained_and_downloaded(
     page.fill("#caption", "the circles")
     page.click("#ask button")
     page.wait_for_selector(".asked")
+    assert faults_for_people(page) == []
     assert page.evaluate("() => document.documentElement.scrollWidth") <= width
     assert not elsewhere
 
@@ -90,5 +99,6 @@ def test_a_report_opens_from_disk_fits_a_phone_and_prints(
     page.goto(output.as_uri())
     assert page.evaluate("() => document.documentElement.scrollWidth") <= width
     assert page.evaluate("() => [...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    assert faults_for_people(page) == []
     assert len(page.pdf(format="A4")) > 10_000
     assert not elsewhere

@@ -67,6 +67,8 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(ROOT / "docs" / "tour.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells), "save it without outputs"
+    (training,) = (cell for cell in notebook.cells if '"max_steps": 450' in cell.source)
+    training["source"] = training.source.replace("450", "150")  # as good as the whole, for a test
     nbclient.NotebookClient(notebook, timeout=560, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert sum("image/png" in output.get("data", {}) for output in shown) >= 2
