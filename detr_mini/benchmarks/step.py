@@ -74,11 +74,13 @@ class Stopwatch:
 def benchmark_step(config: DictConfig) -> dict[str, Any]:
     """Time `config.steps` steps of the training that `config` describes; print and return the table.
 
+    Images have their full size from the first step on, also where they grow during the training.
     Milliseconds are means over the middle half of the steps. `gflops` is the rate of the step's floating-point
     operations (matrix products and convolutions, counted by torch); `matrix_gflops` is the rate of one large matrix
     product on the same threads, in the training's precision.
     """
     parts = build(config)
+    parts.data.follow(lambda: 0.0, lambda batches: 1.0)
     device = torch.device(parts.options.device_type)
     parts.task.model.to(device).train()
     kind = parts.used.precision

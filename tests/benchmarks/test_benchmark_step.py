@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from detr_mini.benchmarks.step import Stopwatch, benchmark_step, operations_counter
 from detr_mini.config.compose import compose
+from detr_mini.models.mini import MiniDETR
 from training_parts import overrides
 
 
@@ -27,6 +29,22 @@ def test_each_part_of_a_step_is_named_and_none_is_counted_twice(scenes_root: Pat
     assert max(rows.values()) < result["step"]
     assert result["gflops"] > 0
     assert result["matrix_gflops"] > 0
+
+
+def test_images_have_their_full_size_also_where_they_grow_during_the_training(
+    scenes_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    forward = MiniDETR.forward
+
+    def watched(self: MiniDETR, images: Tensor, *words: Any, **named: Any) -> Any:
+        seen.append(max(images.shape[2:]))
+        return forward(self, images, *words, **named)
+
+    monkeypatch.setattr(MiniDETR, "forward", watched)
+    growing = ("trainer.coarse_scale=0.5", "trainer.coarse_until=0.75", "trainer.coarse_grow=true")
+    benchmark_step(compose("benchmark_step", [*overrides(scenes_root), *growing, "steps=2", "warmup=1", "matrix=64"]))
+    assert {*seen} == {64}
 
 
 def test_a_slow_step_moves_no_part_and_parts_stay_within_their_whole() -> None:
