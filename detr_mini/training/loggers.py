@@ -1,4 +1,4 @@
-"""Where a training's numbers go beside history.csv: TensorBoard, Weights & Biases, MLflow; without a network."""
+"""Where a training's numbers go beside history.csv: TensorBoard, Weights & Biases, MLflow, Aim; without a network."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from detr_mini.errors import ConfigError, UserError, install
 def loggers(settings: Mapping[str, Any], folder: Path, name: str) -> list[Any]:
     """Lightning's loggers that a config's `logger` section asks for; they write into `folder`.
 
-    `settings`: tensorboard (true: where the package is installed), wandb and mlflow (null, or their settings).
+    `settings`: tensorboard (true: where the package is installed), wandb, mlflow and aim (null, or their settings).
     UserError where a package that was asked for is missing, ConfigError where its server cannot be used.
     """
     found: list[Any] = []
     if settings.get("tensorboard"):
         found += _tensorboard(folder)
-    for key, make in (("wandb", _wandb), ("mlflow", _mlflow)):
+    for key, make in (("wandb", _wandb), ("mlflow", _mlflow), ("aim", _aim)):
         if settings.get(key) is None:
             continue
         try:
             found.append(make(settings[key], folder, name))
         except ModuleNotFoundError as error:
             raise UserError(f"logger={key} needs the package {key}, which is not installed; install it with: "
-                            f"{install('track')}") from error  # fmt: skip
+                            f"{install('aim' if key == 'aim' else 'track')}") from error  # fmt: skip
     return found
 
 
@@ -63,3 +63,19 @@ def _mlflow(settings: Mapping[str, Any], folder: Path, name: str) -> Any:
     except (OSError, ValueError) as error:
         raise ConfigError(f"logger.mlflow.uri is {uri}, which cannot be used ({error}); leave it null for files in the "
                           "run folder") from error  # fmt: skip
+
+
+def _aim(settings: Mapping[str, Any], folder: Path, name: str) -> Any:
+    """Without another place, it writes folder/.aim, which `aim up --repo folder` shows."""
+    import aim  # noqa: F401
+    from aim.pytorch_lightning import AimLogger
+
+    return AimLogger(
+        settings["repo"] or str(folder),
+        settings["project"],
+        run_name=name,
+        context_prefixes={"subset": {split: f"{split}/" for split in ("train", "val", "test")}},
+        system_tracking_interval=None,
+        log_system_params=False,
+        capture_terminal_logs=False,
+    )

@@ -50,12 +50,25 @@ def test_wandb_writes_its_files_into_the_run_folder(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_aim_writes_its_files_into_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    aim = pytest.importorskip("aim", reason="the extra 'aim' is not installed")
+    monkeypatch.setenv("HOME", str(tmp_path / "run"))
+    (tmp_path / "run").mkdir()
+    (logger,) = loggers(compose("train", ["logger=aim"]).logger, tmp_path / "run", "first")
+    for step, value in ((10, 2.5), (20, 1.5)):
+        logger.log_metrics({"train/loss": value, "val/AP": value / 10}, step)
+    logger.finalize("success")
+    (metric,) = aim.Repo(str(tmp_path / "run")).query_metrics("metric.name == 'loss'").iter_runs()
+    assert metric.run.name == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(("name", "extra"), [("wandb", "track"), ("mlflow", "track"), ("aim", "aim")])
 def test_a_logger_that_is_not_installed_says_what_to_install(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UserError, match=rf"logger={name} needs the package {name}.*\[track\]"):
+    with pytest.raises(UserError, match=rf"logger={name} needs the package {name}.*\[{extra}\]"):
         loggers(compose("train", [f"logger={name}"]).logger, tmp_path, "first")
 
 
