@@ -5,6 +5,7 @@ The variable FAULTS is JSON: `{rank: {fault: value}}`. The faults are described 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -73,7 +74,7 @@ def results(processes: Sequence[subprocess.Popen[str]], seconds: float = 120) ->
     return found
 
 
-def prepare(faults: Mapping[str, Any]) -> None:
+def prepare(faults: dict[str, Any]) -> None:
     """Make this process have these faults."""
     from detr_mini.training import callbacks
     from detr_mini.training.task import DetectionTask
@@ -97,6 +98,19 @@ def prepare(faults: Mapping[str, Any]) -> None:
         return step(self, batch, batch_idx)
 
     DetectionTask.training_step = faulty  # type: ignore[method-assign]
+    if "full" in faults:  # the checkpoint that finds no room
+
+        def half(self: Any, path: Path, *words: Any, **named: Any) -> None:
+            faults["full"] -= 1
+            if faults["full"] == 0:
+                Path(path).write_bytes(b"half a checkpoint")
+                raise OSError(errno.ENOSPC, "No space left on device", str(path))
+            save(self, path, *words, **named)
+
+        import pytorch_lightning as pl
+
+        save = pl.Trainer.save_checkpoint
+        pl.Trainer.save_checkpoint = half  # type: ignore[method-assign]
     if "clock" in faults:  # how many times as fast as others' it runs
         begun = time.monotonic()
         own = time.monotonic  # `callbacks` also asks how long a step takes, which decides nothing
