@@ -46,7 +46,8 @@ def main(checkpoint: str, root: str, split: str = "test", count: str = "40", ove
         places[record.image_id] = (top, left, *record.size)
         alone[record.image_id] = detector.detect(pixels, threshold=LEAST, limit=MOST)
     side = cell if detector.box_sizes is None else tile_side(detector, "auto")
-    whole = detector.detect(picture, threshold=LEAST, tiles=side, overlap=float(overlap))
+    tiles: int | str = side if detector.box_sizes is None else "auto"
+    whole = detector.detect(picture, threshold=LEAST, tiles=tiles, overlap=float(overlap))
     parts = {image_id: part(whole, *place) for image_id, place in places.items()}
     print(f"{len(records)} photographs, one by one and as a picture of {picture.shape[1]} x {picture.shape[0]} pixels "
           f"with tiles={side} overlap={overlap}")  # fmt: skip

@@ -15,6 +15,8 @@ from detr_mini.images.tiling import SMALL_SIDE, BoxSizes
 
 AUTO = "auto"
 """The word, in a config, for a number that the data choose."""
+ALIKE = 0.9
+"""Share of the training images that have to be of one shape for windows to have it, too."""
 SMALL_SHARE = 0.1
 """Of the boxes, every category counting the same: so many may be smaller than what the size is chosen for."""
 STEP, SMALLEST, LARGEST = 32, 224, 640
@@ -55,8 +57,17 @@ def sizes_of(coco: CocoSet) -> BoxSizes | None:
     if small is None:
         return None
     longer = coco.boxes_xywh[~coco.is_crowd, 2:].amax(1)
-    image = coco.records.sizes.amax(1).double().quantile(0.5)
-    return BoxSizes(float(image), small, float(longer.kthvalue(math.ceil((1 - SMALL_SHARE) * len(longer))).values))
+    sizes = coco.records.sizes.double()
+    large = float(longer.kthvalue(math.ceil((1 - SMALL_SHARE) * len(longer))).values)
+    return BoxSizes(float(sizes.amax(1).quantile(0.5)), small, large, _shape(sizes))
+
+
+def _shape(sizes: Float[Tensor, "n 2"]) -> float:
+    """Height divided by width of images where ALIKE of them have that shape within a tenth, else 1; 0.5 to 2."""
+    shapes = sizes[:, 0] / sizes[:, 1]
+    usual = float(shapes.quantile(0.5))
+    alike = float(((shapes / usual - 1).abs() <= 0.1).double().mean())
+    return min(max(usual, 0.5), 2.0) if alike >= ALIKE else 1.0
 
 
 def _small_side(coco: CocoSet, sides_of_boxes: Float[Tensor, " n"]) -> float | None:

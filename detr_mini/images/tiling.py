@@ -24,6 +24,8 @@ class BoxSizes:
     """A tenth of the boxes have a smaller shorter side, every category counting the same."""
     large: float
     """A tenth of the boxes have a larger longer side."""
+    shape: float = 1.0
+    """Height divided by width of the images where most have one shape, else 1."""
 
     def tile_side(self, size: int) -> int:
         """The side of windows for a model with images of `size`, in pictures of the same kind as the training images.
@@ -36,10 +38,10 @@ class BoxSizes:
 
 
 def are_box_sizes(value: Any) -> bool:
-    """Whether a value from a file is what `asdict` makes of `BoxSizes`."""
+    """Whether a value from a file is what `asdict` makes of `BoxSizes`, or did before it had a shape."""
     return (
         isinstance(value, dict)
-        and value.keys() == {entry.name for entry in fields(BoxSizes)}
+        and {*value, "shape"} == {entry.name for entry in fields(BoxSizes)}
         and all(isinstance(number, int | float) and math.isfinite(number) and number > 0 for number in value.values())
     )
 
@@ -74,13 +76,15 @@ def check_tiles(tiles: object, overlap: object, names: tuple[str, str] = ("tiles
         raise ConfigError(f"{names[1]} is {overlap}; it must be a share of a window's side from 0.05 to 0.75")
 
 
-def windows_of(size: tuple[int, int], side: int, overlap: float | int) -> list[Window]:
+def windows_of(size: tuple[int, int], side: int, overlap: float | int, shape: float = 1.0) -> list[Window]:
     """Windows of `side` pixels that cover an image of `size` (height, width), row by row, evenly spaced.
 
-    Neighbours share at least `overlap` of their side. An image that is no larger than a window is one window.
+    `side` is the longer one where `shape`, the height divided by the width, is not 1. Neighbours share at least
+    `overlap` of their side. An image that is no larger than a window is one window.
     """
-    tops, lefts = (_starts(length, side, overlap) for length in size)
-    height, width = min(side, size[0]), min(side, size[1])
+    sides = round(side * min(1.0, shape)), round(side * min(1.0, 1 / shape))
+    tops, lefts = (_starts(length, own, overlap) for length, own in zip(size, sides, strict=True))
+    height, width = map(min, sides, size)
     return [Window(top, left, height, width) for top in tops for left in lefts]
 
 

@@ -44,6 +44,13 @@ def tile_side(detector: DetectorLike, tiles: int | str) -> int:
     return size if known is None else known.tile_side(size)
 
 
+def tile_shape(detector: DetectorLike, tiles: int | str) -> float:
+    """Height divided by width of windows: with "auto" those of the training images, because a model has learned how
+    large objects are beside their image; 1 for windows of a given side."""
+    known = detector.box_sizes if isinstance(detector, KnowsBoxSizes) else None
+    return 1.0 if tiles != "auto" or known is None else known.shape
+
+
 def detect_tiled(
     detector: DetectorLike,
     images: Any,
@@ -70,7 +77,7 @@ def detect_tiled(
     for image in given:
         with opened_windows(image, channels) as pixels:
             joined = _of_image(
-                detector, pixels, tile_side(detector, tiles), overlap, caption,
+                detector, pixels, tile_side(detector, tiles), tile_shape(detector, tiles), overlap, caption,
                 detector.least_score(threshold, caption), batch_size, in_window, watch,
             )  # fmt: skip
         kept = joined if limit is None else joined[:limit]
@@ -89,6 +96,7 @@ def _of_image(
     detector: DetectorLike,
     image: Windowed,
     side: int,
+    shape: float,
     overlap: float | int,
     caption: str | Sequence[str] | None,
     least: float | int,
@@ -96,7 +104,7 @@ def _of_image(
     in_window: int,
     watch: Callable[[str], object] | None,
 ) -> PlainDetections:
-    windows = windows_of(image.size, side, overlap)
+    windows = windows_of(image.size, side, overlap, shape)
     found: list[tuple[Window, PlainDetections]] = []
     request: dict[str, Any] = {"caption": caption, "threshold": least, "limit": in_window, "batch_size": batch_size}
     for batch in in_batches(windows, batch_size):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from data_parts import write_plates
 from detr_mini.boxes import box_iou, xywh_to_xyxy
 from detr_mini.captions.datamodule import CaptionData
 from detr_mini.data import dataset
+from detr_mini.data.auto_settings import sizes_of
 from detr_mini.data.module import DetectionData
 from detr_mini.data.mosaic import LEAST_VISIBLE
 from detr_mini.data.tiles import choose_tiles, cut_into_tiles
@@ -151,6 +153,39 @@ def test_windows_have_at_most_the_side_of_the_training_images(
 ) -> None:
     side = BoxSizes(image, small, large).tile_side(size)
     assert round(min(image, max(16, image / 2))) <= side <= round(image)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape"),
+    [
+        ([(686, 1024)] * 10, 0.67),
+        ([(1024, 768)] * 9 + [(500, 500)], 1.333),
+        ([(1024, 768)] * 7 + [(768, 1024)] * 3, 1.0),  # upright and lying ones
+        ([(100, 1000)] * 5, 0.5),  # a thinner window would show too little
+    ],
+)
+def test_windows_have_the_shape_of_the_training_images_where_most_are_alike(
+    sizes: list[tuple[int, int]], shape: float
+) -> None:
+    coco = one_image([(0, 0, 20, 30)], sizes[0])
+    ids = range(1, len(sizes) + 1)
+    records = ImageRecords.of(Path("none"), ids, [f"{i}.png" for i in ids], sizes)
+    first = torch.tensor([0, *[1] * len(sizes)])
+    found = sizes_of(replace(coco, records=records, first=first))
+    assert found is not None
+    assert found.shape == pytest.approx(shape, abs=0.001)
+
+
+@settings(deadline=None)
+@given(st.integers(20, 900), st.integers(20, 900), st.integers(32, 300), st.floats(0.5, 2))
+def test_windows_of_a_shape_cover_the_image(height: int, width: int, side: int, shape: float) -> None:
+    covered = torch.zeros(height, width, dtype=torch.bool)
+    sides = round(side * min(1, shape)), round(side * min(1, 1 / shape))
+    for window in windows_of((height, width), side, 0.2, shape):
+        assert (window.height, window.width) == (min(sides[0], height), min(sides[1], width))
+        assert max(window.height, window.width) <= side
+        covered[window.top : window.top + window.height, window.left : window.left + window.width] = True
+    assert covered.all()
 
 
 @pytest.fixture

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ from detr_mini import load
 from detr_mini.cli import main
 from detr_mini.images import header
 from detr_mini.images.tiling import windows_of
-from detr_mini.inference.detect_tiles import tile_side
+from detr_mini.inference.detect_tiles import detect_tiled, tile_shape, tile_side
 from detr_mini.pretrained.checkpoints import read_checkpoint
 from training_parts import SMALL
 
@@ -61,3 +63,18 @@ def test_older_checkpoints_and_damaged_ones(tmp_path: Path, checkpoint: Path) ->
             load(tmp_path / "wrong.ckpt")
     torch.save({**content, "box_sizes": {"image": 400.0, "small": 12.0, "large": 30.0}}, tmp_path / "right.ckpt")
     assert tile_side(load(tmp_path / "right.ckpt"), "auto") == 200
+    assert tile_shape(load(tmp_path / "right.ckpt"), "auto") == 1  # a file of before there was a shape
+    shaped = {"image": 400.0, "small": 12.0, "large": 30.0, "shape": 0.75}
+    torch.save({**content, "box_sizes": shaped}, tmp_path / "shaped.ckpt")
+    detector = load(tmp_path / "shaped.ckpt")
+    assert (tile_shape(detector, "auto"), tile_shape(detector, 200)) == (0.75, 1)
+    seen: list[tuple[int, ...]] = []
+    detect = detector.detect
+
+    def watched(images: Any, *words: Any, **named: Any) -> Any:
+        seen.extend(tuple(image.shape[1:]) for image in images)
+        return detect(images, *words, **named)
+
+    detector.detect = watched  # type: ignore[method-assign]
+    detect_tiled(detector, np.zeros((300, 500, 3), np.uint8), "auto", 0.2)
+    assert {*seen[:-1]} == {(150, 200)}  # the last is the view of the entire image
