@@ -22,6 +22,7 @@ from detr_mini.attention.efficient import windowed_blocked
 from detr_mini.attention.kinds import Windowed
 from detr_mini.boxes import cxcywh_to_xyxy
 from detr_mini.deploy.peer_network import PeerNetwork, best_of_peer
+from detr_mini.errors import UserError
 from detr_mini.models.detr import DETR
 from detr_mini.models.grounded import GroundedDETR
 from detr_mini.models.heads import Best, best_classes, best_pairs
@@ -47,9 +48,15 @@ class Network(nn.Module):
     def __init__(self, model: DetectionModel, limit: int, image: Mapping[str, Any] | None = None) -> None:
         """`image`: how its images are prepared (`to_model_input`), which a detector of `transformers` needs.
 
-        UserError where those have no shape that a file can have. `model` itself is not changed.
+        UserError for a model of another class, and where images have no shape that a file can have. `model` itself is
+        not changed.
         """
         super().__init__()
+        if type(model) not in (*SELECTION, HFDetector):
+            raise UserError(
+                f"a detector of {type(model).__name__} is not exported to ONNX, OpenVINO or torch, only those of this "
+                "package are; format=safetensors writes it as a file that 'load' reads"
+            )
         self.limit = limit
         bare = without_padding(model)
         if isinstance(bare, HFDetector):

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from detector_parts import BACKBONE, MODEL
+from detector_parts import BACKBONE, MODEL, PlainLinear
 from detr_mini.attention.kinds import KINDS
 from detr_mini.data.collate import collate
 from detr_mini.deploy.network import Network
+from detr_mini.errors import UserError
 from detr_mini.inference.detector import _no_truth
 from detr_mini.models.build import build_model
 
@@ -60,3 +61,8 @@ def test_images_of_any_size_need_no_padding(model: str, backbone: str) -> None:
         assert torch.equal(same, labels)
         assert boxes.min() >= 0
         assert boxes.max() <= 1
+
+
+def test_a_model_of_another_class_is_refused_in_a_sentence() -> None:
+    with pytest.raises(UserError, match="a detector of PlainLinear is not exported to ONNX, OpenVINO or torch"):
+        Network(PlainLinear(2, 2), 5)
