@@ -45,12 +45,11 @@ def main(checkpoint: str, root: str, split: str = "test", count: str = "40", ove
         picture[top : top + record.size[0], left : left + record.size[1]] = pixels.permute(1, 2, 0).numpy()
         places[record.image_id] = (top, left, *record.size)
         alone[record.image_id] = detector.detect(pixels, threshold=LEAST, limit=MOST)
-    side = cell if detector.box_sizes is None else tile_side(detector, "auto")
-    tiles: int | str = side if detector.box_sizes is None else "auto"
+    tiles = cell if detector.box_sizes is None else "auto"
     whole = detector.detect(picture, threshold=LEAST, tiles=tiles, overlap=float(overlap))
     parts = {image_id: part(whole, *place) for image_id, place in places.items()}
     print(f"{len(records)} photographs, one by one and as a picture of {picture.shape[1]} x {picture.shape[0]} pixels "
-          f"with tiles={side} overlap={overlap}")  # fmt: skip
+          f"with tiles={tile_side(detector, tiles)} overlap={overlap}")  # fmt: skip
     truth = data.sets[split].truth
     content = {**truth, **{key: [one for one in truth[key] if one[name] in places]
                            for key, name in (("images", "id"), ("annotations", "image_id"))}}  # fmt: skip

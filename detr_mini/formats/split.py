@@ -224,6 +224,11 @@ class CocoSet:
         """How many boxes each image has, crowd regions aside."""
         return torch.bincount(self.owner[~self.is_crowd], minlength=len(self))
 
+    def with_images(self, names: Sequence[str], sizes: Sequence[tuple[int, int]]) -> CocoSet:
+        """With more images behind these (see `ImageRecords.plus`), which have no boxes yet."""
+        first = torch.cat([self.first, self.first[-1:].expand(len(names))])
+        return replace(self, records=self.records.plus(names, sizes), first=first)
+
     def plus(
         self,
         owner: Int[Tensor, " m"],

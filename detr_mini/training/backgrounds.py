@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from detr_mini.data.protocol import Data
 from detr_mini.errors import ConfigError
@@ -28,11 +25,8 @@ def add_backgrounds(data: Data, settings: Mapping[str, Any]) -> list[dict[str, A
         raise ConfigError("backgrounds=FOLDER works with boxes, not with captions; leave it out")
     folder = str(settings["backgrounds"])
     paths = new_pictures(data, folder, "backgrounds")
-    train = data.train_set
-    records = train.records.plus([str(path.resolve()) for path in paths], [image_size(path)[0] for path in paths])
-    data.sets["train"] = replace(
-        train, records=records, first=torch.cat([train.first, train.first[-1:].expand(len(paths))])
-    )
+    sizes = [image_size(path)[0] for path in paths]
+    data.sets["train"] = data.train_set.with_images([str(path.resolve()) for path in paths], sizes)
     data.report.notices.append(
         f"backgrounds: {len(paths)} images of {folder} are trained on, as images without objects"
     )

@@ -19,14 +19,14 @@ def loggers(settings: Mapping[str, Any], folder: Path, name: str) -> list[Any]:
     found: list[Any] = []
     if settings.get("tensorboard"):
         found += _tensorboard(folder)
-    for key, make in (("wandb", _wandb), ("mlflow", _mlflow), ("aim", _aim)):
+    for key, extra, make in (("wandb", "track", _wandb), ("mlflow", "track", _mlflow), ("aim", "aim", _aim)):
         if settings.get(key) is None:
             continue
         try:
             found.append(make(settings[key], folder, name))
         except ModuleNotFoundError as error:
             raise UserError(f"logger={key} needs the package {key}, which is not installed; install it with: "
-                            f"{install('aim' if key == 'aim' else 'track')}") from error  # fmt: skip
+                            f"{install(extra)}") from error  # fmt: skip
     return found
 
 

@@ -7,7 +7,6 @@ for object detection"). What the teacher is unsure of is neither an object nor b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +99,11 @@ def joined(
     train: CocoSet, found: Mapping[Path, Detections], sure: float, labels: Mapping[int, int]
 ) -> tuple[CocoSet, int, int]:
     """The training set with these pictures behind its own; the boxes that count, and those that count as nothing."""
-    records = train.records.plus([str(path.resolve()) for path in found], [one.image_size for one in found.values()])
-    wider = replace(train, records=records, first=torch.cat([train.first, train.first[-1:].expand(len(found))]))
+    wider = train.with_images([str(path.resolve()) for path in found], [one.image_size for one in found.values()])
     boxes = xyxy_to_xywh(torch.cat([one.boxes for one in found.values()]).double())
     rows = torch.cat([one.labels for one in found.values()]).tolist()
     unsure = torch.cat([one.scores for one in found.values()]) < sure
     counts = torch.tensor([len(one) for one in found.values()])
-    owner = torch.arange(len(train), len(records)).repeat_interleave(counts)
+    owner = torch.arange(len(train), len(wider)).repeat_interleave(counts)
     both = wider.plus(owner, boxes, torch.tensor([labels[row] for row in rows], dtype=train.labels.dtype), unsure)
     return both, int((~unsure).sum()), int(unsure.sum())

@@ -135,7 +135,7 @@ def ended(first: Popen[str], run: Path) -> tuple[float, str]:
 
 def one(fault: Fault, words: list[str], run: Path, whole: dict, seconds: float) -> list[str]:
     """What was not as it should be with this fault."""
-    wrong, ends, status, sentence = [], 0.0, 0, ""
+    wrong = []
     first = start(words, fault.inside)
     happened = do(fault, first, seconds)
     ends, output = ended(first, run)
