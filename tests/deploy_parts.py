@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import torch
 from jaxtyping import config
+
+from detr_mini.data.collate import collate
+from detr_mini.deploy.network import Network
+from detr_mini.inference.detector import _no_truth
 
 SOURCES = [{"name": "bolts", "images": 120, "licence": "CC BY 4.0"}]
 """What the checkpoint of these tests says of the data that it learned from."""
@@ -24,3 +30,17 @@ def unchecked() -> Iterator[None]:
         yield
     finally:
         config.update("jaxtyping_disable", False)
+
+
+def assert_needs_no_padding(model: Any, network: Network, sizes: Sequence[tuple[int, int]]) -> None:
+    """The network finds in images of these sizes (height, width) what the model finds in padded batches of one."""
+    for height, width in sizes:
+        image = torch.randn(3, height, width)
+        batch = collate([image], [_no_truth(0, height, width)], model.stride)
+        with torch.no_grad():
+            scores, labels, _ = network.select(model(batch.images, batch.mask()), 5)
+            boxes, without, same = network(image[None])
+        torch.testing.assert_close(without, scores, atol=1e-5, rtol=0)
+        assert torch.equal(same, labels)
+        assert boxes.min() >= 0
+        assert boxes.max() <= 1

@@ -13,16 +13,14 @@ pytest.importorskip("transformers", "5.24", "transformers 5.24 is not installed:
 pytest.importorskip("onnxscript", reason="the package onnxscript of the extra 'export' is not installed")
 pytest.importorskip("openvino", reason="the package openvino of the extra 'export' is not installed")
 
-from deploy_parts import unchecked
+from deploy_parts import assert_needs_no_padding, unchecked
 from detector_parts import checkpoint_of
 from detr_mini import load
 from detr_mini.cli import main
-from detr_mini.data.collate import collate
 from detr_mini.deploy.agreement import TOLERANCES, compare, made_pictures
 from detr_mini.deploy.network import Network
 from detr_mini.deploy.peer_network import OF_ONE_SIZE
 from detr_mini.errors import UserError
-from detr_mini.inference.detector import _no_truth
 from detr_mini.peers.detector import HFDetector
 from peer_parts import BACKBONE, SMALL, config_of, peer
 from published_parts import library_peer, publish
@@ -76,14 +74,7 @@ def test_a_network_without_padding_finds_what_the_detector_finds(kind: str) -> N
     model.eval()
     side = 4 * model.grid
     network = Network(model, 5, {"size": side, "shorter_side": None}).eval()
-    for height, width in ((side, side), (side, side * 2 // 3), (side // 2 + 1, side)):
-        image = torch.randn(3, height, width)
-        batch = collate([image], [_no_truth(0, height, width)], model.stride)
-        with torch.no_grad():
-            scores, labels, _ = network.select(model(batch.images, batch.mask()), 5)
-            _, without, same = network(image[None])
-        torch.testing.assert_close(without, scores, atol=1e-5, rtol=0)
-        assert torch.equal(same, labels)
+    assert_needs_no_padding(model, network, ((side, side), (side, side * 2 // 3), (side // 2 + 1, side)))
 
 
 @pytest.mark.slow

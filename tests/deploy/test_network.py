@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from deploy_parts import assert_needs_no_padding
 from detector_parts import BACKBONE, MODEL, PlainLinear
 from detr_mini.attention.kinds import KINDS
-from detr_mini.data.collate import collate
 from detr_mini.deploy.network import Network
 from detr_mini.errors import UserError
-from detr_mini.inference.detector import _no_truth
 from detr_mini.models.build import build_model
 
 LITE0 = {"_target_": "detr_mini.vision.efficientnet_lite0", "weights": "none"}
@@ -50,17 +49,7 @@ def test_images_of_any_size_need_no_padding(model: str, backbone: str) -> None:
     if "lite0" in backbone or backbone == "trained norms":
         pytest.importorskip("timm", reason="the package timm of the extra 'timm' is not installed")
     whole = model_of(MODELS[model], BACKBONES[backbone])
-    network = Network(whole, 5)
-    for height, width in SIZES:
-        image = torch.randn(3, height, width)
-        batch = collate([image], [_no_truth(0, height, width)], whole.stride)
-        with torch.no_grad():
-            scores, labels, _ = network.select(whole(batch.images, batch.mask()), 5)
-            boxes, without, same = network(image[None])
-        torch.testing.assert_close(without, scores, atol=1e-5, rtol=0)
-        assert torch.equal(same, labels)
-        assert boxes.min() >= 0
-        assert boxes.max() <= 1
+    assert_needs_no_padding(whole, Network(whole, 5), SIZES)
 
 
 def test_a_model_of_another_class_is_refused_in_a_sentence() -> None:
