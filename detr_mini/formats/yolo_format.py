@@ -286,7 +286,8 @@ def write_yolo(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str
             notes.append(f"{name}: {crowd} crowd regions are left out; YOLO has no place for them")
         if turned:
             notes.append(f"{name}: {turned} turned boxes became the upright boxes around them; YOLO has no angle")
-    lines = ["path: .", *(f"{name}: images/{name}" for name in trees), "names:"]
+    # no "path": without it, Ultralytics looks beside this file; a relative one it takes from where it was started
+    lines = [*(f"{name}: images/{name}" for name in trees), "names:"]
     lines += [f"  {rank}: {json.dumps(categories[i], ensure_ascii=False)}" for i, rank in index.items()]
     if any(i != rank for i, rank in index.items()):
         lines += ["category_ids:  # in the set that this was made from", *(f"  {r}: {i}" for i, r in index.items())]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from data_parts import AUTO, write_voc, write_yolo
 from detr_mini.errors import ConfigError, DataError, UserError
@@ -168,6 +169,14 @@ def test_what_a_form_has_no_place_for_is_said(shared_data: Callable[[str], Path]
     assert things(tmp_path / "voc") == things(root)
     trees = source(tmp_path / "voc").trees()
     assert sum(a["iscrowd"] for a in trees["train"].content["annotations"]) == 8
+
+
+def test_the_data_file_of_yolo_holds_wherever_a_reader_is_started(tmp_path: Path) -> None:
+    write_voc(tmp_path / "voc", {"train": {"a": [("x", (1, 2, 30, 40))]}})
+    convert(source(tmp_path / "voc"), tmp_path / "yolo", "yolo")
+    content = yaml.safe_load((tmp_path / "yolo" / "data.yaml").read_text())
+    assert "path" not in content  # "." would be the folder where the reader was started
+    assert (content["train"], content["names"]) == ("images/train", {0: "x"})
 
 
 def test_category_ids_with_gaps_survive_yolo(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
