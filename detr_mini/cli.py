@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from detr_mini import __version__
 from detr_mini.config.compose import compose, sweep
 from detr_mini.config.run_folder import rank
-from detr_mini.environment import drawable, one_thread_for_numpy, printable, quiet_end
+from detr_mini.environment import command_line, drawable, one_thread_for_numpy, printable, quiet_end
 from detr_mini.errors import ConfigError, UserError, install, nearest
 from detr_mini.help_texts import VERBS, help_for, overview
 
@@ -171,11 +171,9 @@ def _attempt(name: str, overrides: Sequence[str]) -> tuple[int, str]:
 
     An error is printed, a bug of ours with its traceback, and does not stop the other runs.
     """
-    before = sys.argv
     try:
-        # a strategy that starts more processes repeats the command line, which must describe this run alone
-        sys.argv = [before[0], *name.split(), *overrides]
-        _call(name, overrides)
+        with command_line([*name.split(), *overrides]):
+            _call(name, overrides)
     except KeyboardInterrupt:
         return 130, "stopped"
     except Exception as error:
@@ -184,8 +182,6 @@ def _attempt(name: str, overrides: Sequence[str]) -> tuple[int, str]:
             traceback.print_exc()
             return 1, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         return _complain(sentence), sentence
-    finally:
-        sys.argv = before
     return 0, ""
 
 

@@ -1,4 +1,4 @@
-"""Settings that a process inherits: the terminal's encoding, matplotlib's backend, how threads wait; and its host."""
+"""What a process inherits: command line, the terminal's encoding, matplotlib's backend, how threads wait; its host."""
 
 from __future__ import annotations
 
@@ -6,7 +6,23 @@ import io
 import os
 import socket
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
+
+
+@contextmanager
+def command_line(words: Sequence[str]) -> Iterator[None]:
+    """Within this context the command line is `words`, for one run of several.
+
+    A strategy that starts more processes repeats the command line, which then describes that run alone.
+    """
+    before = sys.argv
+    sys.argv = [before[0], *words]
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 def drawable(anywhere: bool = False) -> None:

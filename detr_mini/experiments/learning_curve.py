@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from detr_mini.config.plain import plain_dict
 from detr_mini.config.run_config import read_config
 from detr_mini.config.run_folder import locked, to_go_on, write_text
 from detr_mini.drawing.evaluation_plots import learning_curve as draw
+from detr_mini.environment import command_line
 from detr_mini.errors import ConfigError
 from detr_mini.evaluation.report.table import with_interval
 from detr_mini.training.build import build
@@ -91,12 +91,8 @@ def _train_with_others(config: DictConfig, run: Path) -> None:
         run.mkdir(parents=True, exist_ok=True)
         write_given_settings(run, config)
     words = ["train", f"resume={run}", f"modules=[{','.join(config.modules or ())}]"]
-    before = sys.argv
-    sys.argv = [before[0], *words]
-    try:
+    with command_line(words):
         train(compose("train", words[1:]))
-    finally:
-        sys.argv = before
 
 
 def check_same(
