@@ -23,10 +23,10 @@ from detr_mini.formats.tree import EXACT, Tree, first_of, image_ids
 from detr_mini.formats.yolo_names import (
     NAME_LISTS,
     DataFile,
-    check_name_lists,
     find_data_file,
     is_index,
     lines_of,
+    read_agreed_names,
     read_data_file,
 )
 from detr_mini.images.header import image_size
@@ -66,12 +66,10 @@ def read_yolo(
     `box_corners`: the four numbers of a row are left, top, right, bottom.
     """
     file = root / names if names else find_data_file(root)
-    if file is not None and names is None:
-        check_name_lists(root, file)
+    data = _numbered(root) if file is None else read_data_file(file) if names else read_agreed_names(root, file)
     files = _listed(root, [images] if isinstance(images, str) else list(images))
     labels_in = _Labels()
     elsewhere = None if labels is None else Stems(Listing(root / labels).ending(".txt"))
-    data = read_data_file(file) if file else _numbered(root)
     written = array("d")
     tree = Tree({"images": [], "annotations": [], "categories": []}, root, data.path)
     category_ids = data.category_ids or {index: index for index in data.names}

@@ -159,15 +159,17 @@ def _keypoints(shape: Any, path: Path) -> int:
     return int(shape[0]) * int(shape[1])
 
 
-def check_name_lists(root: Path, chosen: Path) -> None:
-    """DataError where another list of names in `root` gives a class another name than the `chosen` file does."""
+def read_agreed_names(root: Path, chosen: Path) -> DataFile:
+    """The `chosen` file; DataError where another list of names in `root` gives a class another name than it does."""
     others = []
     for path in [*files_in(root, ".yaml", ".yml"), *(root / name for name in (*NAME_LISTS, NOTES))]:
         if path == chosen or not is_file(path):
             continue
         with suppress(DataError):  # a file that is no list of names
             others.append(read_data_file(path))
-    check_names_agree(read_data_file(chosen), others)
+    data = read_data_file(chosen)
+    check_names_agree(data, others)
+    return data
 
 
 def check_names_agree(chosen: DataFile, others: Iterable[DataFile]) -> None:
