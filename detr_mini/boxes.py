@@ -46,9 +46,11 @@ def iou_and_giou(
     Two boxes without area have IoU 0. All pairs of two sets: `iou_and_giou(a[:, None], b[None])`.
     """
     intersection, union = _intersection_and_union(a_xyxy, b_xyxy)
-    hull_low = torch.minimum(a_xyxy[..., :2], b_xyxy[..., :2])
-    hull_high = torch.maximum(a_xyxy[..., 2:], b_xyxy[..., 2:])
-    hull = (hull_high - hull_low).clamp(min=0).prod(-1)
+    ax, ay, ax2, ay2 = a_xyxy.unbind(-1)
+    bx, by, bx2, by2 = b_xyxy.unbind(-1)
+    width = (torch.maximum(ax2, bx2) - torch.minimum(ax, bx)).clamp(min=0)
+    height = (torch.maximum(ay2, by2) - torch.minimum(ay, by)).clamp(min=0)
+    hull = width * height
     tiny = torch.finfo(union.dtype).tiny
     iou = intersection / union.clamp(min=tiny)
     return iou, iou - (hull - union) / hull.clamp(min=tiny)
@@ -57,9 +59,12 @@ def iou_and_giou(
 def _intersection_and_union(
     a_xyxy: Float[Tensor, "*#n 4"], b_xyxy: Float[Tensor, "*#n 4"]
 ) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*n"]]:
-    low = torch.maximum(a_xyxy[..., :2], b_xyxy[..., :2])
-    high = torch.minimum(a_xyxy[..., 2:], b_xyxy[..., 2:])
-    intersection = (high - low).clamp(min=0).prod(-1)
+    # one coordinate at a time: torch and the runtimes of exported files are slow along an axis of two numbers
+    ax, ay, ax2, ay2 = a_xyxy.unbind(-1)
+    bx, by, bx2, by2 = b_xyxy.unbind(-1)
+    width = (torch.minimum(ax2, bx2) - torch.maximum(ax, bx)).clamp(min=0)
+    height = (torch.minimum(ay2, by2) - torch.maximum(ay, by)).clamp(min=0)
+    intersection = width * height
     return intersection, area(a_xyxy) + area(b_xyxy) - intersection
 
 

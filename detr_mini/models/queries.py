@@ -88,8 +88,8 @@ def suppressed(boxes_xyxy: Float[Tensor, "b n 4"], iou: float | int) -> Bool[Ten
     A box is dropped where a better one that is kept overlaps it. From "all are kept", this rule is applied to all boxes
     together until nothing changes: after r rounds every chain of at most r boxes is decided as one by one.
     """
-    overlaps = (box_iou(boxes_xyxy, boxes_xyxy) > iou).triu(1)
-    kept = torch.ones_like(overlaps[:, 0])
-    for _ in range(ROUNDS):
-        kept = ~(overlaps & kept[:, :, None]).any(1)
-    return ~kept
+    overlaps = (box_iou(boxes_xyxy, boxes_xyxy) > iou).triu(1).float()
+    kept = torch.ones_like(overlaps[:, :1])
+    for _ in range(ROUNDS):  # a product counts the kept boxes that overlap, several times as fast as `any`
+        kept = (kept @ overlaps == 0).float()
+    return kept[:, 0] == 0
