@@ -126,6 +126,7 @@ def _joined(network: Any, description: Description) -> Any:
                 dimension.dim_param = name
     finish = graphs.finish(len(description.categories), description.limit, description.point.suppress_iou)
     whole = onnx.compose.merge_models(whole, part(onnx.parser.parse_model(finish), "finish"), links)
+    _keep_used(whole.graph)
     whole.graph.name = "detector"
     del whole.opset_import[1:]  # each part brought its own
     return whole
@@ -134,15 +135,21 @@ def _joined(network: Any, description: Description) -> Any:
 def _clean(model: Any) -> None:
     """Remove what torch notes about its source code, sizes in formulas, and weights that only training uses."""
     graph = model.graph
-    used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    for entries in (graph.value_info, graph.metadata_props, model.metadata_props, graph.initializer):
+    _keep_used(graph)
+    for entries in (graph.value_info, graph.metadata_props, model.metadata_props):
         del entries[:]
-    graph.initializer.extend(kept)
     for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
         part.doc_string = ""
         del part.metadata_props[:]
     graph.doc_string = model.doc_string = ""
+
+
+def _keep_used(graph: Any) -> None:
+    """Remove tensors that no node takes; ONNX Runtime warns of each."""
+    used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 def _halve_weights(model: Any) -> None:
