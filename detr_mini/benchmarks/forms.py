@@ -24,9 +24,12 @@ from detr_mini.inference.batches import evaluating
 from detr_mini.inference.detector import Detector
 from detr_mini.inference.pixels import as_tensor
 from detr_mini.inference.requests import USUAL_LIMIT
+from detr_mini.inference.unpadded import fastest
 from detr_mini.progress import track
 
 FORMS = ("torch", "torch bf16", "onnx", "onnx int8", "openvino", "openvino bf16", "openvino int8")
+WARM_UP = 2
+"""Calls before the first that is timed; with the last of them OpenVINO compiles for the picture's size."""
 Picture = UInt8[np.ndarray, "h w 3"]
 Call = Callable[[], object]
 
@@ -79,12 +82,13 @@ def form_of_file(detector: ExportedDetector, picture: Picture) -> Form:
 def _torch_form(detector: Detector, picture: Picture, *, bfloat16: bool) -> Form:
     def network(count: int) -> Call:
         batch = next(detector.batches([picture] * count, count)).to(detector.device)
-        sizes = [target.original_size for target in batch.targets]
+        compute = fastest(detector.model, detector.device)
 
-        def call() -> object:
+        def call() -> None:
             with evaluating(detector.model), autocast():
-                output = detector.model(batch.images, batch.mask())
-                return detector.model.postprocess(output, sizes, detector.categories, USUAL_LIMIT)
+                for rows, output in compute(batch):
+                    sizes = [batch.targets[row].original_size for row in rows]
+                    detector.model.postprocess(output, sizes, detector.categories, USUAL_LIMIT)
 
         return call
 
@@ -131,7 +135,7 @@ class _Files:
         if not folder.exists():
             folder.mkdir()
             write_openvino(file, description, folder)
-        return open_openvino(folder / MODEL, bfloat16=precision == "bf16"), description
+        return open_openvino(folder / MODEL, bfloat16=precision == "bf16", alike=WARM_UP), description
 
     def _onnx_file(self, in_int8: bool, takes: str) -> tuple[Path, Description]:
         detector, file = self.detector, self.folder / f"{takes}.onnx"

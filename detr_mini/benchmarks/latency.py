@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from detr_mini.benchmarks.forms import FORMS, Form, Picture, form_of_file, forms_of
+from detr_mini.benchmarks.forms import FORMS, WARM_UP, Form, Picture, form_of_file, forms_of
 from detr_mini.benchmarks.output import show
 from detr_mini.cpu_runtime import threads
 from detr_mini.deploy.detector import ExportedDetector
@@ -75,7 +75,7 @@ def _measured(forms: dict[str, Form], batches: Sequence[int], repeats: int) -> l
     for count in batches:
         calls = {(name, part): getattr(form, part)(count) for name, form in forms.items() for part in Form._fields}
         seconds: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
-        for call in calls.values():
+        for call in (*calls.values(),) * WARM_UP:
             call()
         for _ in track(range(repeats), f"Timing batches of {count}"):
             for key, call in calls.items():

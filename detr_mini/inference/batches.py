@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
+from detr_mini.inference.unpadded import fastest
 from detr_mini.models.heads import suppress
 from detr_mini.models.protocol import EvaluatedModel
 from detr_mini.progress import track
@@ -29,19 +30,25 @@ def detect_batches(
     `suppress_iou`: of those, what overlaps a better one of its category by more goes (see `suppress`).
 
     The model's parameters must lie on `device`. It runs in evaluation mode, without gradients, and is left in the mode
-    it was in. `progress`: a bar on the terminal (no other may be active). `watch` sees every batch and its output.
+    it was in. `progress`: a bar on the terminal (no other may be active). `watch` sees every batch with captions and
+    its output.
     """
     batches = track(loader, title) if progress else loader
     found: dict[int, Detections] = {}
+    compute = fastest(model, device)
     with evaluating(model):
         for batch in batches:
             moved = batch.to(device, non_blocking=True)
-            output = model(moved.images, moved.mask(), **moved.with_captions)
-            if watch is not None:
-                watch(moved, output)
-            sizes = [target.original_size for target in batch.targets]
-            per_image = model.postprocess(output, sizes, categories, limit)
-            found.update(zip(batch.image_ids, (suppress(d, suppress_iou) for d in per_image), strict=True))
+            each: dict[int, Detections] = {}
+            for rows, output in compute(moved):
+                if watch is not None and moved.captions is not None:
+                    watch(moved, output)
+                targets = [batch.targets[row] for row in rows]
+                sizes = [target.original_size for target in targets]
+                per_image = model.postprocess(output, sizes, categories, limit)
+                for target, detections in zip(targets, per_image, strict=True):
+                    each[target.image_id] = suppress(detections, suppress_iou)
+            found.update((image_id, each[image_id]) for image_id in batch.image_ids)
     return found
 
 
@@ -56,7 +63,8 @@ def evaluating(model: EvaluatedModel) -> Iterator[None]:
 def evaluation_mode(model: EvaluatedModel) -> Iterator[None]:
     """Evaluation mode inside, the former mode of every submodule afterwards."""
     training = [module for module in model.modules() if module.training]
-    model.eval()
+    if training:
+        model.eval()
     try:
         yield
     finally:
