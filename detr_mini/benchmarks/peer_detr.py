@@ -15,10 +15,11 @@ from torch import Tensor
 from detr_mini.benchmarks.output import show
 from detr_mini.cpu_runtime import keep_freed_memory, threads, tiny_numbers_as_zero
 from detr_mini.drawing.plotting import legend, new_figure, panel, write
-from detr_mini.errors import ConfigError, install, nearest
+from detr_mini.errors import ConfigError, nearest
 from detr_mini.evaluation.report.table import markdown
 from detr_mini.losses.set_criterion import SetCriterion
 from detr_mini.models.detr import DETR
+from detr_mini.peers.kinds import library
 from detr_mini.pretrained.detr_keys import from_library
 from detr_mini.progress import track
 from detr_mini.structures import PackedTargets, Target, pack_targets
@@ -68,18 +69,15 @@ def benchmark_detr(config: DictConfig) -> Path:
 def same_detectors(depth: int, dilation: bool) -> tuple[DETR, Any]:
     """Ours and transformers' DETR with the same random weights, both without dropout, the first stage fixed in both.
 
-    ConfigError where transformers is not installed.
+    ConfigError where transformers is not installed, or too old.
     """
-    try:
-        from transformers import DetrConfig, DetrForObjectDetection
-    except ImportError as error:
-        raise ConfigError(f"benchmark detr needs transformers, which is not installed: {install('hf')}") from error
+    transformers: Any = library()
     torch.manual_seed(0)
     settings: dict[str, Any] = {
         "num_labels": CLASSES, "dropout": 0.0, "use_timm_backbone": True, "backbone": f"resnet{depth}",
         "dilation": dilation, "use_pretrained_backbone": False, "auxiliary_loss": True,
     }  # fmt: skip
-    theirs: Any = DetrForObjectDetection(DetrConfig(**settings))
+    theirs: Any = transformers.DetrForObjectDetection(transformers.DetrConfig(**settings))
     backbone: Any = resnet(
         depth=depth, weights="none", strides=[16 if dilation else 32], dilation=dilation, frozen_stride=4
     )

@@ -28,6 +28,8 @@ MASKED = ("detr", "conditional_detr", "dab_detr", "deformable_detr", "table_tran
 ANY_SHAPE = ("yolos",)
 """Kinds that were published on images of any shape, though they know no mask."""
 HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
+OLDEST = (5, 24)
+"""The oldest version of the library that is known to work."""
 STRIDE = 32
 """Of the networks of convolutions: both sides of their images are multiples of it."""
 
@@ -62,11 +64,16 @@ class Kind:
 
 
 def library() -> ModuleType:
-    """`transformers`; ConfigError where it is not installed."""
+    """`transformers`; ConfigError where it is not installed, or older than what this package was written for."""
+    oldest = ".".join(map(str, OLDEST))
     try:
         import transformers
     except ImportError as error:
-        raise ConfigError(f"model=hf needs transformers, which is not installed: {install('hf')}") from error
+        raise ConfigError(f"this needs transformers {oldest}, which is not installed: {install('hf')}") from error
+    there = transformers.__version__
+    if tuple(map(int, re.findall(r"\d+", there)[:2])) < OLDEST:
+        raise ConfigError(f"this needs transformers {oldest}, and {there} is installed: {install('hf')} (with Python "
+                          "3.11 or newer, which it needs)")  # fmt: skip
     return transformers
 
 

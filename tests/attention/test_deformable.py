@@ -11,7 +11,7 @@ SIZES = [(6, 5), (3, 4)]
 
 
 def theirs(dim: int, heads: int, points: int) -> torch.nn.Module:
-    hf = pytest.importorskip("transformers", reason="transformers is not installed: pip install 'detr-mini[hf]'")
+    hf = pytest.importorskip("transformers", "5.24", "transformers 5.24 is not installed: pip install 'detr-mini[hf]'")
     module = pytest.importorskip("transformers.models.deformable_detr.modeling_deformable_detr")
     config = hf.DeformableDetrConfig(
         d_model=dim, num_feature_levels=len(SIZES), disable_custom_kernels=True, use_timm_backbone=False,

@@ -54,7 +54,7 @@ WATCH = Watch()
 @pytest.fixture(scope="module")
 def sound() -> Content:
     """A checkpoint's content; what loading one imports is imported."""
-    pytest.importorskip("transformers")
+    pytest.importorskip("transformers", "5.24", "transformers 5.24 is not installed: pip install 'detr-mini[hf]'")
     import transformers.models.detr.modeling_detr  # noqa: F401
 
     with suppress(ImportError):  # transformers imports it at some time, and it makes folders then

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -220,7 +221,13 @@ def test_no_queries_and_too_many_for_an_image_are_said() -> None:
 
 def test_without_the_library_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ConfigError, match=r"needs transformers, which is not installed: pip install .*\[hf\]'"):
+    with pytest.raises(ConfigError, match=r"needs transformers 5.24, which is not installed: pip install .*\[hf\]'"):
+        find("detr")
+
+
+def test_an_older_library_is_refused_with_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", SimpleNamespace(__version__="4.46.3"))
+    with pytest.raises(ConfigError, match=r"needs transformers 5.24, and 4.46.3 is installed: pip install .*\[hf\]'"):
         find("detr")
 
 
