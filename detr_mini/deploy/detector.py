@@ -46,7 +46,7 @@ def is_exported(path: str | Path) -> bool:
     """Whether `path` is a file or folder of `detr-mini export`, by its name: .onnx, .pt2, .xml, a folder with
     model.xml."""
     path = Path(path).expanduser()
-    return path.suffix in (".onnx", ".pt2", ".xml") or (path / MODEL).is_file()
+    return (path.suffix in (".onnx", ".pt2", ".xml") and not path.is_dir()) or (path / MODEL).is_file()
 
 
 def inputs_of(images: Sequence[UInt8[Tensor, "3 h w"]], description: Description) -> dict[str, np.ndarray]:

@@ -21,6 +21,10 @@ def chosen_strategy(options: TrainerOptions, model: nn.Module) -> DDPStrategy | 
 
     Gradients are views of the buckets that are sent, which saves a copy of all of them. Buffers are broadcast before
     every step only where a step changes them. A static graph would save the search for unused parameters, which is off.
+
+    DDP sends the first gradients in another order than all later ones, and the sum of three numbers depends on their
+    order. A resumed training of three or more processes therefore agrees with an uninterrupted one to rounding only.
+    The search for unused parameters keeps the order, but warns on every terminal that it costs time.
     """
     if options.devices * options.num_nodes == 1 or options.strategy not in ("auto", "ddp"):
         return options.strategy
