@@ -107,7 +107,7 @@ def test_a_picture_in_a_smaller_size_is_near_the_whole_resized(tmp_path: Path) -
 
 def test_what_cannot_be_read_by_windows_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.tif"
-    tifffile.imwrite(path, picture(), photometric="rgb", planarconfig="separate", compression="zlib")
+    tifffile.imwrite(path, np.moveaxis(picture(), 2, 0), photometric="rgb", planarconfig="separate", compression="zlib")
     with pytest.raises(DataError, match="stores each colour by itself"), open_windows(path):
         pass
     tifffile.imwrite(path, picture(), photometric="rgb", tile=(64, 64), compression="zlib")
