@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,8 +89,8 @@ def open_openvino(file: Path, bfloat16: bool = False, alike: int = ALIKE) -> Run
 class Compiled:
     """A model for inputs of any shape, compiled again for shapes that come `alike` times in a row.
 
-    OpenVINO takes a quarter less time where it knows all sizes beforehand (a video, a camera, pictures of one size). To
-    compile takes it about a second.
+    OpenVINO takes a quarter less time where it knows all sizes beforehand (a video, a camera, pictures of one size).
+    Compiling takes about a second. Where it fails, the model for any shape goes on.
     """
 
     def __init__(self, model: Any, compile_model: Callable[[Any], Any], alike: int) -> None:
@@ -106,9 +107,10 @@ class Compiled:
         shapes = {name: values.shape for name, values in inputs.items()}
         self.shapes, self.count = shapes, self.count + 1 if shapes == self.shapes else 1
         if self.count == self.alike and shapes != self.for_shapes:
-            fixed = self.model.clone()
-            fixed.reshape({name: list(shape) for name, shape in shapes.items()})
-            self.fixed, self.for_shapes = self.compile_model(fixed), shapes
+            with suppress(RuntimeError):  # what OpenVINO raises
+                fixed = self.model.clone()
+                fixed.reshape({name: list(shape) for name, shape in shapes.items()})
+                self.fixed, self.for_shapes = self.compile_model(fixed), shapes
         return (self.fixed if shapes == self.for_shapes else self.for_any)(inputs)
 
 

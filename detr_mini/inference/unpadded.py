@@ -2,7 +2,7 @@
 
 A map then has ceil(side / stride) cells, the same as the visible cells of a padded image, and "padding changes nothing"
 says that the results agree. Only what depends on an even side is replaced: see `without_padding`. Exported files hold
-this form, and `detect` and `evaluate` compute with it on a CPU (times in docs/log/speed.md).
+this form, and `detect` and `evaluate` compute with it on a CPU (times in docs/log/exported-files.md).
 """
 
 from __future__ import annotations

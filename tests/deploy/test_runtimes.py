@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from deploy_parts import Export
 from detr_mini.deploy.openvino_folder import MODEL
@@ -60,6 +61,16 @@ def test_pictures_of_changing_sizes_are_never_compiled_for() -> None:
     call, made = compiled(2)
     for k in range(10):
         assert call(images(1, 3, 8, 4 + k % 2)) is None
+    assert made == [None]
+
+
+def test_shapes_that_cannot_be_compiled_for_are_computed_by_the_model_for_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: FakeModel, shapes: dict[str, list[int]]) -> None:
+        raise RuntimeError("Check 'compatible' failed")
+
+    monkeypatch.setattr(FakeModel, "reshape", fail)
+    call, made = compiled(2)
+    assert [call(images(1, 3, 8, 8)) for _ in range(5)] == [None] * 5
     assert made == [None]
 
 
