@@ -38,23 +38,28 @@ def hosts() -> Iterator[list[str]]:
     names, switch = [f"detr-{os.getpid()}-{host}" for host in range(HOSTS)], f"detr-{os.getpid()}-switch"
     try:
         try:
-            ip("netns", "add", switch)
+            join(names, switch)
         except subprocess.CalledProcessError as error:
             pytest.skip(f"network namespaces cannot be made here: {error.stderr.decode().strip()}")
-        ip("-n", switch, "link", "add", "switch", "type", "bridge")
-        ip("-n", switch, "link", "set", "switch", "up")
-        for host, name in enumerate(names):
-            ip("netns", "add", name)
-            ip("-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", f"port{host}", "netns", switch)
-            ip("-n", switch, "link", "set", f"port{host}", "master", "switch", "up")
-            ip("-n", name, "addr", "add", f"{address(host)}/24", "dev", "eth0")
-            for device in ("lo", "eth0"):
-                ip("-n", name, "link", "set", device, "up")
         yield names
     finally:
         for name in (*names, switch):
             lose(name)
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+def join(names: Sequence[str], switch: str) -> None:
+    """Make the namespaces, each with a cable to the bridge in `switch`."""
+    ip("netns", "add", switch)
+    ip("-n", switch, "link", "add", "switch", "type", "bridge")
+    ip("-n", switch, "link", "set", "switch", "up")
+    for host, name in enumerate(names):
+        ip("netns", "add", name)
+        ip("-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", f"port{host}", "netns", switch)
+        ip("-n", switch, "link", "set", f"port{host}", "master", "switch", "up")
+        ip("-n", name, "addr", "add", f"{address(host)}/24", "dev", "eth0")
+        for device in ("lo", "eth0"):
+            ip("-n", name, "link", "set", device, "up")
 
 
 def address(host: int) -> str:
