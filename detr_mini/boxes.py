@@ -35,7 +35,12 @@ def xyxy_to_xywh(boxes_xyxy: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
 
 def area(boxes_xyxy: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
     """Width times height; a box turned inside out has area 0."""
-    return (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).clamp(min=0).prod(-1)
+    return _area(*boxes_xyxy.unbind(-1))
+
+
+def _area(left: Tensor, top: Tensor, right: Tensor, bottom: Tensor) -> Tensor:
+    # one coordinate at a time: torch and the runtimes of exported files are slow along an axis of two numbers
+    return (right - left).clamp(min=0) * (bottom - top).clamp(min=0)
 
 
 def iou_and_giou(
@@ -48,9 +53,7 @@ def iou_and_giou(
     intersection, union = _intersection_and_union(a_xyxy, b_xyxy)
     ax, ay, ax2, ay2 = a_xyxy.unbind(-1)
     bx, by, bx2, by2 = b_xyxy.unbind(-1)
-    width = (torch.maximum(ax2, bx2) - torch.minimum(ax, bx)).clamp(min=0)
-    height = (torch.maximum(ay2, by2) - torch.minimum(ay, by)).clamp(min=0)
-    hull = width * height
+    hull = _area(torch.minimum(ax, bx), torch.minimum(ay, by), torch.maximum(ax2, bx2), torch.maximum(ay2, by2))
     tiny = torch.finfo(union.dtype).tiny
     iou = intersection / union.clamp(min=tiny)
     return iou, iou - (hull - union) / hull.clamp(min=tiny)
@@ -59,12 +62,9 @@ def iou_and_giou(
 def _intersection_and_union(
     a_xyxy: Float[Tensor, "*#n 4"], b_xyxy: Float[Tensor, "*#n 4"]
 ) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*n"]]:
-    # one coordinate at a time: torch and the runtimes of exported files are slow along an axis of two numbers
     ax, ay, ax2, ay2 = a_xyxy.unbind(-1)
     bx, by, bx2, by2 = b_xyxy.unbind(-1)
-    width = (torch.minimum(ax2, bx2) - torch.maximum(ax, bx)).clamp(min=0)
-    height = (torch.minimum(ay2, by2) - torch.maximum(ay, by)).clamp(min=0)
-    intersection = width * height
+    intersection = _area(torch.maximum(ax, bx), torch.maximum(ay, by), torch.minimum(ax2, bx2), torch.minimum(ay2, by2))
     return intersection, area(a_xyxy) + area(b_xyxy) - intersection
 
 

@@ -20,11 +20,10 @@ from detr_mini.deploy.packages import package
 from detr_mini.deploy.quantise import FLOAT_FIRST, quantise
 from detr_mini.deploy.runtimes import Runtime, open_onnx, open_openvino, openvino_has_bfloat16
 from detr_mini.errors import UserError
-from detr_mini.inference.batches import evaluating
+from detr_mini.inference.batches import detect_batches
 from detr_mini.inference.detector import Detector
 from detr_mini.inference.pixels import as_tensor
 from detr_mini.inference.requests import USUAL_LIMIT
-from detr_mini.inference.unpadded import fastest
 from detr_mini.progress import track
 
 FORMS = ("torch", "torch bf16", "onnx", "onnx int8", "openvino", "openvino bf16", "openvino int8")
@@ -82,13 +81,12 @@ def form_of_file(detector: ExportedDetector, picture: Picture) -> Form:
 def _torch_form(detector: Detector, picture: Picture, *, bfloat16: bool) -> Form:
     def network(count: int) -> Call:
         batch = next(detector.batches([picture] * count, count)).to(detector.device)
-        compute = fastest(detector.model, detector.device)
 
-        def call() -> None:
-            with evaluating(detector.model), autocast():
-                for rows, output in compute(batch):
-                    sizes = [batch.targets[row].original_size for row in rows]
-                    detector.model.postprocess(output, sizes, detector.categories, USUAL_LIMIT)
+        def call() -> object:
+            with autocast():
+                return detect_batches(
+                    detector.model, [batch], detector.categories, detector.device, USUAL_LIMIT, progress=False
+                )
 
         return call
 

@@ -18,7 +18,7 @@ from detr_mini.attention.kinds import Windowed
 from detr_mini.boxes import cxcywh_to_xyxy
 from detr_mini.deploy.peer_network import PeerNetwork, best_of_peer
 from detr_mini.errors import UserError
-from detr_mini.inference.unpadded import without_padding
+from detr_mini.inference.unpadded import replace_parts, without_padding
 from detr_mini.models.detr import DETR
 from detr_mini.models.grounded import GroundedDETR
 from detr_mini.models.heads import Best, best_classes, best_pairs
@@ -74,10 +74,7 @@ class Network(nn.Module):
 def traceable(model: DetectionModel) -> nn.Module:
     """`without_padding`, for a trace that holds for maps of any size."""
     bare = without_padding(model)
-    for module in list(bare.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, Windowed):
-                setattr(module, name, MaskedWindows(child))
+    replace_parts(bare, lambda part: isinstance(part, Windowed), MaskedWindows)
     return bare
 
 

@@ -93,13 +93,17 @@ def without_padding(model: DetectionModel) -> nn.Module:
     `FixedConv` keeps that place on odd sides. Kernels that are computed from weights in every call are computed once.
     """
     changed: nn.Module = copy.deepcopy(model).eval()
-    for module in list(changed.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, ConvNet):
-                setattr(module, name, EvenSides(child))
-            elif isinstance(child, nn.Conv2d) and (_is_same(child) or isinstance(child, FoldedConv | StandardisedConv)):
-                setattr(module, name, FixedConv(child))
+    replace_parts(changed, lambda part: isinstance(part, ConvNet), EvenSides)
+    replace_parts(changed, _is_fixed, FixedConv)
     return changed.requires_grad_(False)
+
+
+def replace_parts(model: nn.Module, chosen: Callable[[nn.Module], bool], form: Callable[[Any], nn.Module]) -> None:
+    """Put `form(part)` in the place of each part of `model` that is `chosen`."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if chosen(child):
+                setattr(module, name, form(child))
 
 
 class FixedConv(nn.Module):
@@ -161,6 +165,11 @@ def _zeros_around(conv: nn.Conv2d) -> tuple[tuple[int, int], tuple[int, int]]:
         for kernel, step in zip(conv.kernel_size, conv.stride, strict=True)
     )
     return rows, columns
+
+
+def _is_fixed(part: nn.Module) -> bool:
+    """Whether it is a convolution whose kernel or place has to be fixed."""
+    return isinstance(part, nn.Conv2d) and (_is_same(part) or isinstance(part, FoldedConv | StandardisedConv))
 
 
 def _is_same(conv: nn.Conv2d) -> bool:

@@ -32,7 +32,8 @@ def batch_of(sizes: tuple[tuple[int, int], ...], stride: int) -> Batch:
 def by_itself(model: Any, batch: Batch) -> list[Detections]:
     with evaluating(model):
         output = model(batch.images, batch.mask())
-        return model.postprocess(output, [t.original_size for t in batch.targets], CATEGORIES, 5)  # type: ignore[no-any-return]
+        found: list[Detections] = model.postprocess(output, [t.original_size for t in batch.targets], CATEGORIES, 5)
+    return found
 
 
 def assert_alike(found: dict[int, Detections], batch: Batch, wanted: list[Detections]) -> None:
