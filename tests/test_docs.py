@@ -93,3 +93,14 @@ def test_the_settings_of_every_command_on_a_page_exist_and_have_their_type(page:
         runs = sweep([word for word in settings if word != "-m" and not re.match(searched, word)])
     for run in runs[:2]:
         compose(VERBS[name].config, run)
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in (DOCS / "log").glob("*.md")))
+def test_every_test_that_a_page_of_the_log_names_exists(page: str) -> None:
+    tests = Path(__file__).parent
+    known = {path.name: path.read_text(encoding="utf-8") for path in tests.rglob("test_*.py")}
+    text = (DOCS / "log" / page).read_text(encoding="utf-8")
+    for file in re.findall(r"tests/[\w/]+\.py", text):
+        assert (tests.parent / file).is_file(), file
+    for file, name in re.findall(r"(test_\w+\.py)`?::(test_\w+)", text):
+        assert f"def {name}(" in known[file], f"{file}::{name}"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 _SPLITS = r"data\.(train|val|test)\.(images|annotations|list|labels|names)"
 PATHS = re.compile(
-    r"checkpoint|source|output|run_folder|folder|init|resume|root|runs?|report|nouns|captions"
+    r"checkpoint|source|pictures?|output|run_folder|folder|init|resume|root|runs?|report|nouns|captions"
     r"|backgrounds|pseudo|pseudo_checkpoint|prelabels|labelled"
     rf"|data\.(root|shard_cache|refer\.folder|annotation_cache)|data\.captions\.(train|val|test)|{_SPLITS}|boxes\.\w+"
     r"|sweep\.folder|backbone\.weights|model\.name|model\.pretrained_text\.weights|data\.tokenizer\.weights"
@@ -21,8 +21,10 @@ FUNCTION = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|extend_list
 """Hydra's functions, which a sweep may use."""
 
 
-def is_text(key: str) -> bool:
+def is_text(key: str, value: str = "") -> bool:
     """Whether the value of `key` is a path or free text."""
+    if key == "pictures" and value.isdecimal():  # a path of `export`, a number of `data refer` and `data ground`
+        return False
     return bool(PATHS.fullmatch(key) or TEXTS.fullmatch(key))
 
 
@@ -32,7 +34,7 @@ def literal(word: str, *, sweep: bool = False) -> str:
     `sweep`: commas outside quotes separate values, and Hydra's functions keep their meaning.
     """
     mark, key, value = _parts(word)
-    if not is_text(key) or (sweep and FUNCTION.fullmatch(value)):
+    if not is_text(key, value) or (sweep and FUNCTION.fullmatch(value)):
         return word
     values = split(value) if sweep and not os.path.lexists(_home(key, value)) else [value]
     return f"{mark}{key}={','.join(_one(key, each) for each in values)}"
@@ -42,7 +44,7 @@ def references(words: Sequence[str]) -> dict[str, str | list[str]]:
     """Paths and texts that contain `${`, by key: OmegaConf would read it as a reference to another setting."""
     found: dict[str, str | list[str]] = {}
     for mark, key, value in map(_parts, words):
-        if "${" in value and is_text(key) and not value.startswith("{"):
+        if "${" in value and is_text(key, value) and not value.startswith("{"):
             found[key] = (
                 [_plain(key, each.strip()) for each in _elements(value)]
                 if _is_list(key, value)

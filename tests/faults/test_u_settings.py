@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from omegaconf import OmegaConf
 from detr_mini.config.compose import compose, sweep
 from detr_mini.config.files import config_folder
 from detr_mini.errors import ConfigError
+from detr_mini.training.run import train
 
 NAMES = [
     "~/photos", "IMG (1).jpg", "/data/müller", "a=b.jpg", "${x}", "pay$ {1}", "a,b.jpg", "two  blanks ", "[draft]",
@@ -69,6 +71,13 @@ def test_u02_lists_quotes_and_null_still_mean_what_they_did() -> None:
     assert compose("evaluate", ["report=true"]).report is True
     assert compose("data_refer", ["boxes={images: a b}"]).boxes.images == "a b"
     assert compose("compare", ["runs=[outputs/a=1,outputs/b]"]).runs == ["outputs/a=1", "outputs/b"]
+
+
+@pytest.mark.parametrize(("verb", "key"), [("export", "pictures"), ("benchmark_latency", "picture")])
+def test_u02_pictures_of_an_export_and_of_a_measurement_are_paths(verb: str, key: str) -> None:
+    for name in ("/data/müller/IMG (1)", "a=b.jpg", "x, y.jpg", "*.jpg"):
+        assert compose(verb, [f"{key}={name}"])[key] == name
+    assert compose("data_refer", ["pictures=3"]).pictures == 3
 
 
 def test_u02_a_sweep_takes_paths_and_separates_them_at_commas() -> None:
@@ -142,3 +151,18 @@ def test_u10_every_backbone_goes_with_every_experiment(experiment: str, tmp_path
     for backbone in sorted(path.stem for path in (config_folder() / "backbone").glob("*.yaml")):
         words = [f"experiment={experiment}", f"backbone={backbone}", f"data.root={tmp_path}"]
         assert compose("train", words).backbone._target_.startswith(("detr_mini.vision.", "detr_mini.peers."))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["convnet", "efficientnet_lite0", "resnet18"])
+def test_u10_another_backbone_trains_with_the_recipe_for_photographs(
+    backbone: str, scenes_root: Path, tmp_path: Path
+) -> None:
+    words = [
+        "experiment=finetune", f"backbone={backbone}", "data=shapes", f"data.root={scenes_root}", "data.size=64",
+        "data.make={train: 16, val: 8, test: 6, size: 64, seed: 0}", "data.batch_size=4", "trainer.max_steps=2",
+        "trainer.max_minutes=null", "trainer.precision=32-true", "model.queries=8", f"run_folder={tmp_path / 'run'}",
+    ]  # fmt: skip
+    words += ["backbone.weights=none"] if backbone == "resnet18" else []
+    train(compose("train", words))
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["images"] == 6

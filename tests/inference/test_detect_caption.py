@@ -15,7 +15,7 @@ from detector_parts import BACKBONE, CATEGORIES, GROUNDED, IMAGE, untrained
 from detr_mini.config.compose import compose
 from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.inference.detector import Detector, load
-from detr_mini.text.tokenizers import SubwordTokenizer, WordTokenizer
+from detr_mini.text.tokenizers import SubwordTokenizer, WordTokenizer, lowered
 from detr_mini.verbs.predict import predict
 
 TOKENIZER = SubwordTokenizer.train(["the small bolt left of the lampshade holder"] * 3, size=300)
@@ -27,13 +27,17 @@ def picture() -> Image.Image:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = untrained(GROUNDED, 0.1, vocabulary=len(TOKENIZER))
-    path = tmp_path_factory.mktemp("run") / "best.ckpt"
+    return written(tmp_path_factory.mktemp("run") / "best.ckpt", TOKENIZER)
+
+
+def written(path: Path, tokenizer: SubwordTokenizer | WordTokenizer) -> Path:
+    """A checkpoint of an untrained detector that reads with `tokenizer`."""
+    model = untrained(GROUNDED, 0.1, vocabulary=len(tokenizer))
     weights = {f"model.{name}": value for name, value in model.state_dict().items()}
     config = {"model": GROUNDED, "backbone": BACKBONE}
     torch.save(
         {"state_dict": weights, "categories": CATEGORIES.to_dict(), "image": IMAGE, "config": config,
-         "tokeniser": TOKENIZER.state(), "threshold": 0.2}, path,
+         "tokeniser": tokenizer.state(), "threshold": 0.2}, path,
     )  # fmt: skip
     return path
 
@@ -52,6 +56,14 @@ def test_G_03_labels_are_whole_phrases_as_typed(detector: Detector) -> None:
         assert all(part in words or caption.count(part) for part in phrase.split())
     assert (found.scores[:-1] >= found.scores[1:]).all()
     assert (found.boxes[:, 2:] <= torch.tensor([60.0, 40])).all()
+
+
+def test_u08_phrases_are_words_as_typed_where_small_letters_are_longer(tmp_path: Path) -> None:
+    caption = "İki kırmızı İstanbul Bardağı left of the cup"  # a small İ has two characters
+    detector = load(written(tmp_path / "best.ckpt", WordTokenizer.train([lowered(caption)])))
+    found = detector.detect(picture(), caption, threshold=0.0)
+    assert found.phrases and any(found.phrases)
+    assert {word for phrase in found.phrases for word in phrase.split()} <= {*caption.split()}
 
 
 def test_a_list_of_images_gives_each_its_own_answer_whatever_the_batch(detector: Detector) -> None:
