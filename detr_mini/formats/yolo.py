@@ -9,6 +9,7 @@ import unicodedata
 from array import array
 from collections.abc import Iterable, Sequence
 from decimal import Decimal, InvalidOperation
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from jaxtyping import Float
 from detr_mini.errors import DataError, some_of
 from detr_mini.formats.box_rules import CORNERS, look_like_corners
 from detr_mini.formats.faults import Fault, Fix, Kind
-from detr_mini.formats.listing import Listing, Stems, image_files, is_image_name, read_lines
+from detr_mini.formats.listing import Listing, Pairs, Stems, image_files, is_image_name, read_lines
 from detr_mini.formats.tree import EXACT, Tree, first_of, image_ids
 from detr_mini.formats.yolo_names import (
     NAME_LISTS,
@@ -61,15 +62,15 @@ def read_yolo(
     """The images below `root`/`images` (a folder, a list file, or several) and their labels, boxes as xywh in pixels.
 
     A label file lies in `root`/`labels`, or where the last folder called images is called labels, or beside its image;
-    the first that is there is used, else the one of that name below `root`/`labels` in the folders most like the
-    image's. `names`: the data file below `root`; where None it is found, or classes are called by their numbers.
+    the first that is there is used, else the one below `root`/`labels` that belongs to it (`listing.Pairs`). `names`:
+    the data file below `root`; where None it is found, or classes are called by their numbers.
     `box_corners`: the four numbers of a row are left, top, right, bottom.
     """
     file = root / names if names else find_data_file(root)
     data = _numbered(root) if file is None else read_data_file(file) if names else read_agreed_names(root, file)
     files = _listed(root, [images] if isinstance(images, str) else list(images))
-    labels_in = _Labels()
-    elsewhere = None if labels is None else Stems(Listing(root / labels).ending(".txt"))
+    found, places = _found_labels(root, files, images, labels)
+    poses = _Poses([there[0] for there in found if there], data.keypoints)
     written = array("d")
     tree = Tree({"images": [], "annotations": [], "categories": []}, root, data.path)
     category_ids = data.category_ids or {index: index for index in data.names}
@@ -78,34 +79,26 @@ def read_yolo(
                         "leave category_ids out")  # fmt: skip
     tree.content["categories"] += [{"id": category_ids[i], "name": n} for i, n in sorted(data.names.items())]
     file_names = [Path(os.path.relpath(path, root)).as_posix() for path in files]
-    used, places = set[Path](), set[Path]()
-    for path, name, image_id in zip(files, file_names, image_ids(file_names), strict=True):
+    used = {label for there in found for label in there}
+    for path, name, image_id, there in zip(files, file_names, image_ids(file_names), found, strict=True):
         record: dict[str, Any] = {"id": image_id, "file_name": name}
         tree.content["images"].append(record)
-        base = _base_of(path, root, images)
-        candidates = label_files(path, root, labels, base)
-        there = [found for candidate in candidates if (found := labels_in.find(candidate))]
-        if not there and elsewhere is not None:
-            own = os.path.relpath(path, base)
-            there = [root / str(labels) / file for file in elsewhere.find(Path(own).with_suffix("").as_posix())[:1]]
-        label = there[0] if there else None
-        places.update(candidate.parent for candidate in candidates)
-        used.update(there)
+        if not there:
+            tree.faults.append(Fault(Kind.NO_LABEL_FILE, f"{name} has none", name))
+            continue
+        label = there[0]
         if len(there) > 1:
             other = there[1]
             text = f"{Path(os.path.relpath(other, root)).as_posix()} is not used"
-            certain = label is None or label.read_bytes() == other.read_bytes() or not _looks_like_labels(other)
+            certain = label.read_bytes() == other.read_bytes() or not _looks_like_labels(other)
             tree.faults.append(Fault(Kind.TWO_LABEL_FILES, text, name, Fix.FIRST_FILE if certain else Fix.LEFT_OUT))
-        if label is None:
-            tree.faults.append(Fault(Kind.NO_LABEL_FILE, f"{name} has none", name))
-            continue
         try:
             tree.sizes[image_id] = image_size(path)
         except DataError:
             continue  # the check of the images says so
         record["height"], record["width"] = tree.sizes[image_id][0]
         where = Path(os.path.relpath(label, root)).as_posix()
-        for numbers, index, place in _rows(label, where, name, data, tree.faults):
+        for numbers, index, place in _rows(label, where, name, data, poses, tree.faults):
             written.extend(map(float, numbers))
             x, y, w, h = numbers
             box = ((x + w) / 2, (y + h) / 2, w - x, h - y) if box_corners else numbers
@@ -128,6 +121,39 @@ def read_yolo(
 def _look_like_corners(written: Float[np.ndarray, "n 4"]) -> bool:
     boxes = np.concatenate([written[:, :2] - written[:, 2:] / 2, written[:, 2:]], 1)
     return look_like_corners(written, boxes, np.ones((len(written), 2)), float(SLACK))
+
+
+def _found_labels(
+    root: Path, files: Sequence[Path], images: str | Sequence[str], labels: str | None
+) -> tuple[list[list[Path]], set[Path]]:
+    """The label files of each image, the one that counts first, and the folders in which labels were looked for."""
+    entries = [images] if isinstance(images, str) else list(images)
+    labels_in, places, found = _Labels(), set[Path](), list[list[Path]]()
+    for path in files:
+        candidates = label_files(path, root, labels, _base_of(path, root, entries))
+        places.update(candidate.parent for candidate in candidates)
+        found.append([there for candidate in candidates if (there := labels_in.find(candidate))])
+    if labels is not None and not all(found):
+        one_folder = root / entries[0] if len(entries) == 1 and (root / entries[0]).is_dir() else root
+        names = [Path(os.path.relpath(path, one_folder)).as_posix() for path in files]
+        pairs = Pairs(Stems(names), Stems(Listing(root / labels).ending(".txt")))
+        for path, name, own in zip(files, names, found, strict=True):
+            if not own:
+                own += [root / labels / file for file in _elsewhere(path, name, pairs, root, root / labels)]
+    return found, places
+
+
+def _elsewhere(path: Path, name: str, pairs: Pairs, root: Path, labels: Path) -> list[str]:
+    """The label files of an image that lie in folders of other names; DataError for one of several images."""
+    found = pairs.labels_of(name)
+    if len(found) > 1:
+        whole = Path(os.path.relpath(path.with_suffix(""), root)).as_posix()
+        found = [file for file in pairs.labels.find(whole) if file in found] or found
+    owners = pairs.images_of(found[0]) if found else []
+    if len({posixpath.dirname(owner) for owner in owners}) > 1:
+        raise DataError(f"{found[0]} in {labels} may belong to {owners[0]} or to {owners[1]}; give each file its own "
+                        "name, or put the label files in folders like those of their images")  # fmt: skip
+    return found
 
 
 class _Labels:
@@ -207,9 +233,9 @@ def _files_in_list(path: Path, root: Path) -> list[Path]:
     return files
 
 
-def _base_of(path: Path, root: Path, images: str | Sequence[str]) -> Path:
+def _base_of(path: Path, root: Path, entries: Sequence[str]) -> Path:
     """The folder of the split that an image lies in."""
-    folders = [root / entry for entry in ([images] if isinstance(images, str) else images)]
+    folders = [root / entry for entry in entries]
     return next((folder for folder in folders if folder.is_dir() and path.is_relative_to(folder)), path.parent)
 
 
@@ -224,7 +250,7 @@ def label_files(image: Path, root: Path, labels: str | None, base: Path) -> list
 
 
 def _rows(
-    label: Path, where: str, image: str, data: DataFile, faults: list[Fault]
+    label: Path, where: str, image: str, data: DataFile, poses: _Poses, faults: list[Fault]
 ) -> Iterable[tuple[tuple[Decimal, ...], int, str]]:
     """(centre x, centre y, width, height), class index and place of each usable row."""
     try:
@@ -241,12 +267,9 @@ def _rows(
         words, place = line.split(), f"row {number} of {where}"
         if not words:
             continue
-        try:
-            values = [Decimal(word[:_LONGEST_NUMBER]) for word in words]
-        except InvalidOperation:
-            values = []
-        if _is_pose(values, data.keypoints):
-            values = values[:5]
+        values = _numbers(words)
+        points = len(values) - 5 if poses.has(values) else 0
+        values = values[:5] if points else values
         if not all(v.is_finite() for v in values) or not (len(values) == 5 or (len(values) >= 7 and len(values) % 2)):
             short = line.strip() if len(line) < 80 else f"{line.strip()[:77]}..."
             comma = "; numbers have a decimal point, not a comma" if "," in line else ""
@@ -263,6 +286,8 @@ def _rows(
             text = f"{place}: '{line.strip()[:80]}'"
             faults.append(Fault(Kind.VALUE_OUT_OF_RANGE, text, image, Fix.LEFT_OUT, boxes=1))
             continue
+        if points:
+            faults.append(Fault(Kind.KEYPOINTS, f"{place}: {points} numbers behind the box", image, Fix.BOX_ALONE))
         if len(values) > 5:
             faults.append(Fault(Kind.OUTLINE, f"{place}: {len(values) // 2} corners", image, Fix.UPRIGHT_BOX))
             xs, ys = values[1::2], values[2::2]
@@ -271,14 +296,54 @@ def _rows(
         yield tuple(values[1:]), int(values[0]), place
 
 
-def _is_pose(values: Sequence[Decimal], keypoints: int) -> bool:
-    """Whether a row is a box and its keypoints: as `kpt_shape` says, or points of which each third number is 0, 1 or 2.
+def _numbers(words: Sequence[str]) -> list[Decimal]:
+    """The numbers of a row; none where a word is no number."""
+    try:
+        return [Decimal(word[:_LONGEST_NUMBER]) for word in words]
+    except InvalidOperation:
+        return []
 
-    Outlines have shares of the image there; a visibility is a whole number.
-    """
-    if keypoints:
-        return len(values) == 5 + keypoints
-    return len(values) >= 11 and (len(values) - 5) % 3 == 0 and all(v in (0, 1, 2) for v in values[7::3])
+
+class _Poses:
+    """Which rows are a box and its keypoints. `files`: the label files of the split; `keypoints`: see `DataFile`."""
+
+    def __init__(self, files: Sequence[Path], keypoints: int) -> None:
+        self.files, self.keypoints = files, keypoints
+
+    def has(self, values: Sequence[Decimal]) -> bool:
+        """Whether a row of the split is one: as `kpt_shape` says, else by a visibility of 2 or by all long rows."""
+        if self.keypoints:
+            return len(values) == 5 + self.keypoints
+        return _may_be_pose(values) and (2 in values[7::3] or self.are_there)
+
+    @cached_property
+    def are_there(self) -> bool:
+        """Whether each row longer than a box may be a pose, and all have the same number of keypoints.
+
+        An outline along the edge of its image may look like a pose, too, but not all outlines of a split do.
+        """
+        lengths = set()
+        for file in self.files:
+            for line in _lines(file):
+                values = _numbers(line.split())
+                if len(values) > 5 and not _may_be_pose(values):
+                    return False
+                lengths.add(len(values) if len(values) > 5 else 0)
+        return len(lengths - {0}) == 1
+
+
+def _may_be_pose(values: Sequence[Decimal]) -> bool:
+    """Whether a visibility, 0, 1 or 2, stands behind the place of each keypoint; an outline has shares there."""
+    visible = values[7::3]
+    return len(values) >= 11 and (len(values) - 5) % 3 == 0 and all(v.is_finite() and v in (0, 1, 2) for v in visible)
+
+
+def _lines(label: Path) -> list[str]:
+    """The lines of a label file, none where it cannot be read."""
+    try:
+        return read_text(label, MOST_LABELS).splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
 
 
 def pixels(box: Sequence[Decimal], width: int, height: int) -> list[float]:
