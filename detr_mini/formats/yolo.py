@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-import unicodedata
 from array import array
 from collections.abc import Iterable, Sequence
 from decimal import Decimal, InvalidOperation
@@ -19,10 +18,10 @@ from jaxtyping import Float
 from detr_mini.errors import DataError, some_of
 from detr_mini.formats.box_rules import CORNERS, look_like_corners
 from detr_mini.formats.faults import Fault, Fix, Kind
-from detr_mini.formats.listing import Listing, Pairs, Stems, image_files, is_image_name, read_lines
+from detr_mini.formats.listing import Listing, image_files, read_lines
 from detr_mini.formats.tree import EXACT, Tree, first_of, image_ids
+from detr_mini.formats.yolo_files import found_labels, is_number_text, looks_like_labels, unused_labels
 from detr_mini.formats.yolo_names import (
-    NAME_LISTS,
     DataFile,
     find_data_file,
     is_index,
@@ -33,9 +32,7 @@ from detr_mini.formats.yolo_names import (
 from detr_mini.images.header import image_size
 from detr_mini.safe_files import (
     MOST_LABELS,
-    files_in,
     name_fault,
-    names_in,
     read_text,
     reason,
     shown,
@@ -69,7 +66,7 @@ def read_yolo(
     file = root / names if names else find_data_file(root)
     data = _numbered(root) if file is None else read_data_file(file) if names else read_agreed_names(root, file)
     files = _listed(root, [images] if isinstance(images, str) else list(images))
-    found, places = _found_labels(root, files, images, labels)
+    found, places = found_labels(root, files, images, labels)
     poses = _Poses([there[0] for there in found if there], data.keypoints)
     written = array("d")
     tree = Tree({"images": [], "annotations": [], "categories": []}, root, data.path)
@@ -90,7 +87,7 @@ def read_yolo(
         if len(there) > 1:
             other = there[1]
             text = f"{Path(os.path.relpath(other, root)).as_posix()} is not used"
-            certain = label.read_bytes() == other.read_bytes() or not _looks_like_labels(other)
+            certain = label.read_bytes() == other.read_bytes() or not looks_like_labels(other)
             tree.faults.append(Fault(Kind.TWO_LABEL_FILES, text, name, Fix.FIRST_FILE if certain else Fix.LEFT_OUT))
         try:
             tree.sizes[image_id] = image_size(path)
@@ -114,7 +111,7 @@ def read_yolo(
             )
     if not box_corners and _look_like_corners(np.asarray(written).reshape(-1, 4)):
         tree.faults.append(Fault(Kind.CORNERS, CORNERS.format(path=data.path.name, read="centre, width and height")))
-    tree.faults.extend(_unused_labels(root, {path.parent for path in files}, places, used))
+    tree.faults.extend(unused_labels(root, {path.parent for path in files}, places, used))
     return tree
 
 
@@ -123,67 +120,12 @@ def _look_like_corners(written: Float[np.ndarray, "n 4"]) -> bool:
     return look_like_corners(written, boxes, np.ones((len(written), 2)), float(SLACK))
 
 
-def _found_labels(
-    root: Path, files: Sequence[Path], images: str | Sequence[str], labels: str | None
-) -> tuple[list[list[Path]], set[Path]]:
-    """The label files of each image, the one that counts first, and the folders in which labels were looked for."""
-    entries = [images] if isinstance(images, str) else list(images)
-    labels_in, places, found = _Labels(), set[Path](), list[list[Path]]()
-    for path in files:
-        candidates = label_files(path, root, labels, _base_of(path, root, entries))
-        places.update(candidate.parent for candidate in candidates)
-        found.append([there for candidate in candidates if (there := labels_in.find(candidate))])
-    if labels is not None and not all(found):
-        one_folder = root / entries[0] if len(entries) == 1 and (root / entries[0]).is_dir() else root
-        names = [Path(os.path.relpath(path, one_folder)).as_posix() for path in files]
-        pairs = Pairs(Stems(names), Stems(Listing(root / labels).ending(".txt")))
-        for path, name, own in zip(files, names, found, strict=True):
-            if not own:
-                own += [root / labels / file for file in _elsewhere(path, name, pairs, root, root / labels)]
-    return found, places
-
-
-def _elsewhere(path: Path, name: str, pairs: Pairs, root: Path, labels: Path) -> list[str]:
-    """The label files of an image that lie in folders of other names; DataError for one of several images."""
-    found = pairs.labels_of(name)
-    if len(found) > 1:
-        whole = Path(os.path.relpath(path.with_suffix(""), root)).as_posix()
-        found = [file for file in pairs.labels.find(whole) if file in found] or found
-    owners = pairs.images_of(found[0]) if found else []
-    if len({posixpath.dirname(owner) for owner in owners}) > 1:
-        raise DataError(f"{found[0]} in {labels} may belong to {owners[0]} or to {owners[1]}; give each file its own "
-                        "name, or put the label files in folders like those of their images")  # fmt: skip
-    return found
-
-
-class _Labels:
-    """Label files by their names, whatever the capitals of their endings and the form of their accents."""
-
-    def __init__(self) -> None:
-        self.folders: dict[Path, set[str]] = {}
-
-    def find(self, path: Path) -> Path | None:
-        folder = path.parent
-        if folder not in self.folders:
-            try:
-                self.folders[folder] = set(names_in(folder))
-            except (DataError, ValueError):
-                self.folders[folder] = set()
-        known = self.folders[folder]
-        if path.name in known:
-            return path
-        stem = path.name[: -len(".txt")]
-        forms = (stem, unicodedata.normalize("NFC", stem), unicodedata.normalize("NFD", stem))
-        names = (f"{form}{ending}" for form in forms for ending in (".txt", ".TXT", ".Txt"))
-        return next((folder / name for name in names if name in known), None)
-
-
 def _numbered(root: Path) -> DataFile:
     """Where no list of class names is: class_0, class_1 and so on, as many as the label files below `root` use."""
     found = Listing(root)
     labels = [file for file in found.ending(".txt") if found.stems.find(posixpath.splitext(file)[0])]
     rows = (line.split() for file in labels for line in read_lines(root / file))
-    used = {words[0] for words in rows if len(words) >= 5 and all(map(_is_number, words))}
+    used = {words[0] for words in rows if len(words) >= 5 and all(map(is_number_text, words))}
     highest = max((int(word) for word in used if is_index(word) and len(word) < 5), default=0)
     return DataFile(root, {index: f"class_{index}" for index in range(highest + 1)}, {}, root)
 
@@ -231,22 +173,6 @@ def _files_in_list(path: Path, root: Path) -> list[Path]:
             found = root / other if (other := listing.find_file(line)) else None
         files.append(found or root / usable[0][1])
     return files
-
-
-def _base_of(path: Path, root: Path, entries: Sequence[str]) -> Path:
-    """The folder of the split that an image lies in."""
-    folders = [root / entry for entry in entries]
-    return next((folder for folder in folders if folder.is_dir() and path.is_relative_to(folder)), path.parent)
-
-
-def label_files(image: Path, root: Path, labels: str | None, base: Path) -> list[Path]:
-    """Where the labels of an image may lie, most likely first."""
-    candidates = []
-    if labels is not None:
-        below = image.relative_to(base) if image.is_relative_to(base) else Path(image.name)
-        candidates.append((root / labels / below).with_suffix(".txt"))
-    candidates += [_swapped(image.parent, "images", "labels") / f"{image.stem}.txt", image.with_suffix(".txt")]
-    return list(dict.fromkeys(candidates))
 
 
 def _rows(
@@ -391,48 +317,3 @@ def _rounded(low: Decimal, extent: Decimal, digits: int, edge_first: bool) -> tu
 
 def _short(text: str) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _unused_labels(root: Path, images: set[Path], places: set[Path], used: set[Path]) -> list[Fault]:
-    """The label files in `places` that belong to no image, of this split or another one."""
-    faults = []
-    for folder in sorted(place for place in places if place.is_dir()):
-        stems: set[str] | None = None
-        for path in files_in(folder, ".txt"):
-            if path in used or path.name in NAME_LISTS or not _looks_like_labels(path):
-                continue
-            if stems is None:
-                around = {folder, _swapped(folder, "labels", "images"), *images}
-                images_there = (
-                    f for place in around if place.is_dir() for f in place.iterdir() if is_image_name(f.name)
-                )
-                stems = {unicodedata.normalize("NFC", f.stem) for f in images_there}
-            if unicodedata.normalize("NFC", path.stem) not in stems:
-                name = Path(os.path.relpath(path, root)).as_posix()
-                faults.append(Fault(Kind.NO_IMAGE_FOR_LABELS, f"{name} belongs to no image", name, Fix.LEFT_OUT))
-    return faults
-
-
-def _swapped(path: Path, old: str, new: str) -> Path:
-    """`path` with the last folder called `old` called `new`."""
-    parts = list(path.parts)
-    places = [i for i, part in enumerate(parts) if part == old]
-    if places:
-        parts[places[-1]] = new
-    return Path(*parts)
-
-
-def _looks_like_labels(path: Path) -> bool:
-    try:
-        lines = [line.split() for line in lines_of(path)[:5] if line.strip()]
-    except DataError:
-        return False
-    return all(len(words) >= 4 and all(_is_number(word) for word in words) for words in lines)
-
-
-def _is_number(word: str) -> bool:
-    try:
-        Decimal(word)
-    except InvalidOperation:
-        return False
-    return True

@@ -27,7 +27,8 @@ from detr_mini.formats.path_words import (
 )
 from detr_mini.formats.tree import Tree, with_one_list
 from detr_mini.formats.writing import free_name, left_out, owned_by, place_images, plain_names, unlabelled
-from detr_mini.formats.yolo import fractions, label_files, read_yolo
+from detr_mini.formats.yolo import fractions, read_yolo
+from detr_mini.formats.yolo_files import label_files
 from detr_mini.formats.yolo_names import (
     NAME_LISTS,
     NOTES,
