@@ -12,6 +12,7 @@ from pathlib import Path
 from detr_mini.errors import DataError
 from detr_mini.formats.faults import Fault, Fix, Kind
 from detr_mini.formats.listing import Listing, Pairs, Stems, is_image_name
+from detr_mini.formats.path_words import spelling
 from detr_mini.formats.yolo_names import NAME_LISTS, lines_of
 from detr_mini.safe_files import files_in, names_in
 
@@ -105,7 +106,8 @@ def unused_labels(root: Path, images: set[Path], places: set[Path], used: set[Pa
             if path in used or path.name in NAME_LISTS or not looks_like_labels(path):
                 continue
             if stems is None:
-                around = {folder, _swapped(folder, "labels", "images"), *images}
+                same = {place for place in images if spelling(place.name) == spelling(folder.name)}
+                around = {folder, _swapped(folder, "labels", "images"), *(same or images)}
                 images_there = (
                     f for place in around if place.is_dir() for f in place.iterdir() if is_image_name(f.name)
                 )

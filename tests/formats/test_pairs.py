@@ -133,6 +133,16 @@ def test_a_label_file_of_two_images_is_refused_and_two_of_one_image_are_reported
     assert [(f.kind, f.text) for f in tree.faults] == [(Kind.TWO_LABEL_FILES, "ann/second/1.txt is not used")]
 
 
+def test_a_label_file_whose_image_is_missing_is_reported_though_another_folder_has_its_name(tmp_path: Path) -> None:
+    write(tmp_path, ["cam1/5", "cam1/6", "cam2/6"], CAMERAS[1:], "yolo")
+    unused = [f.text for f in read_yolo(tmp_path, "img", "ann").faults if f.kind is Kind.NO_IMAGE_FOR_LABELS]
+    assert unused == ["ann/cam2/5.txt belongs to no image"]
+    write(tmp_path / "voc", ["cam1/5", "cam1/6", "cam2/6"], CAMERAS[1:], "voc")
+    (tmp_path / "voc" / "list.txt").write_text("cam1/6\ncam2/6\n")
+    tree = read_voc(tmp_path / "voc", "img", "ann", "list.txt")
+    assert [f.text for f in tree.faults if f.kind is Kind.NO_IMAGE_FOR_LABELS] == ["ann/cam2/5.xml belongs to no image"]
+
+
 def test_images_of_a_list_have_the_labels_of_their_own_folder(tmp_path: Path) -> None:
     write(tmp_path, CAMERAS, CAMERAS[1:], "yolo")
     wanted = {f"img/{name}.png": [f"class_{k}"] for k, name in enumerate(CAMERAS[1:])}
