@@ -230,6 +230,11 @@ class Pairs:
         """The images of one of the label files."""
         return self._partners(label, self.labels, self.images)
 
+    def named(self, stem: str) -> tuple[list[str], list[str]]:
+        """The images and the label files that a path without ending in a list may mean."""
+        images = [path for path in self.images.find(stem) if not lies_apart(stem, path, self._image_folders)]
+        return images, [path for path in self.labels.find(stem) if not lies_apart(stem, path, self._label_folders)]
+
     def are_apart(self, image: str, label: str) -> bool:
         """Whether one of the two folders is on both sides, so that the files cannot belong together."""
         return lies_apart(image, label, self._label_folders) or lies_apart(label, image, self._image_folders)

@@ -151,7 +151,7 @@ def _belonging(stem: str, pairs: Pairs) -> tuple[list[str], list[str]]:
 
     Where no two of them belong together, one side is missing: the images, if an XML file has this very path.
     """
-    images, xmls = pairs.images.find(stem), pairs.labels.find(stem)
+    images, xmls = pairs.named(stem)
     if not images or not xmls or [_stem(path) for path in images] == [_stem(path) for path in xmls]:
         return images, xmls
     partners = {xml: set(pairs.images_of(xml)) & set(images) for xml in xmls}

@@ -112,6 +112,14 @@ def test_a_list_of_plain_names_in_voc_finds_an_image_and_its_own_xml_file(
     assert len(tree.content["images"]) == 1
 
 
+def test_an_image_that_a_list_of_voc_names_is_not_found_in_another_folder(tmp_path: Path) -> None:
+    write(tmp_path, CAMERAS[1:], CAMERAS[1:], "voc")
+    (tmp_path / "list.txt").write_text("cam1/5\ncam1/6\n")
+    tree = read_voc(tmp_path, "img", "ann", "list.txt")
+    assert classes(tree) == {"cam1/6.png": ["cam1/6"]}
+    assert [image["file_name"] for image in tree.content["images"]] == ["cam1/5.jpg", "cam1/6.png"]
+
+
 def test_an_xml_file_that_names_another_image_in_the_folder_is_that_ones(tmp_path: Path) -> None:
     write_images(tmp_path / "img", ["cam1/photo.png", "cam2/photo7.png"])
     for stem, said in (("cam1/a", "photo.png"), ("cam1/b", "photo7.png")):
