@@ -97,7 +97,7 @@ def _files_of(names: Sequence[str], folder: Path) -> dict[str, str]:
     listing = Listing(folder)
     there = set(listing.files)
     missing = [name for name, own in plain.items() if own not in there]
-    moved = names_below(listing, missing) if missing else {}
+    moved = names_below(listing, missing, names) if missing else {}
     for name in missing:
         same = listing.stems.find(name) if not is_image_name(name) else []
         if name not in moved and len(same) == 1:

@@ -87,7 +87,7 @@ def read_coco(
     rules, path, folder = Reading(**reading), Path(annotations), Path(images)
     columns = read_columns(path, corners=rules.box_corners)
     outside = [name for name in columns.file_names if name_fault(name, folder, Path(root or folder))]
-    if outside and (moved := names_below(Listing(folder), outside)):
+    if outside and (moved := names_below(Listing(folder), outside, columns.file_names)):
         names = [moved.get(name, name) for name in columns.file_names]
         columns = replace(columns, file_names=names, notices=[*columns.notices, moved_notice(moved)])
     for image_id, name in zip(columns.image_ids, columns.file_names, strict=True) if outside else ():
@@ -168,7 +168,7 @@ def _records(
         missing = [name for name in missing if name not in respelled]
         report.notices.append(f"{len(respelled)} image files are spelled differently on disk and used: "
                               f"{some_of([f'{a!a} is {b!a}' for a, b in respelled.items()], 3)}")  # fmt: skip
-    if missing and (moved := names_below(Listing(folder), missing)):
+    if missing and (moved := names_below(Listing(folder), missing, columns.file_names)):
         names = {i: moved.get(name, name) for i, name in names.items()}
         missing = [name for name in missing if name not in moved]
         report.notices.append(moved_notice(moved))

@@ -56,6 +56,10 @@ class Kind(Enum):
         "file name spelled differently",
         "the file on disk differs in capitals or in how accents are stored; it is used",
     )
+    MOVED = (
+        "image in another folder",
+        "the list has the path of another place or machine; the one file below the folder that ends like it is used",
+    )
     IMAGE_ID_TWICE = "image id twice", "boxes cannot be told apart: give each image its own id"
     INCOMPLETE_ANNOTATION = "annotation incomplete", "an annotation needs image_id, category_id and bbox"
     ANNOTATION_ID_TWICE = "annotation id twice", "tools that go by id lose one: give each annotation its own"
@@ -77,6 +81,7 @@ class Kind(Enum):
     )
     TURNED_BOX = "turned box", "the upright box around it is used, which is larger than the object"
     OUTLINE = "box given as an outline", "the upright box around it is used"
+    KEYPOINTS = "keypoints beside the box", "only the box is used"
     UNMOVABLE_OUTLINE = (
         "outline that cannot be moved",
         "a mask in run lengths is not turned, scaled or cut with its box",
@@ -89,14 +94,14 @@ class Kind(Enum):
     )
     CORNER_AT_ZERO = "corner at 0", "this VOC file counts from 0; VOC counts pixels from 1 (data.first_pixel)"
     # rows and label files
-    BAD_ROW = "row that is no box", "a YOLO row is a class and four numbers (or a class and the corners of an outline)"
+    BAD_ROW = "row that is no box", "a box is a class and four numbers, or an outline: correct it, or remove it"
     VALUE_OUT_OF_RANGE = "value outside 0 to 1", "YOLO's numbers are shares of the image, not pixels"
     CLASS_OUT_OF_RANGE = "class index out of range", "the data file has no such name: correct the row, or add the name"
     NO_LABEL_FILE = "image without label file", "it counts as background; add an empty label file to confirm that"
     NO_IMAGE_FOR_LABELS = "label file without image", "no image has its name: it is not used"
     TWO_LABEL_FILES = (
         "two label files for one image",
-        "the one in the folder 'labels' is used, the one beside the image is not",
+        "one is used: that in the folder of labels before that beside the image, else the first by name",
     )
     OTHER_NAME_IN_XML = "file name in the XML differs", "the image of the XML's own name is used"
     # names
@@ -202,8 +207,8 @@ class Fault:
 FATAL = (Kind.BROKEN_FILE, Kind.CLASS_OUT_OF_RANGE, Kind.UNUSABLE_NAME, Kind.CORNERS)
 """Kinds that stop a training whatever the config says: the intended meaning cannot be guessed."""
 NOTICES = (
-    Kind.NO_LABEL_FILE, Kind.NO_IMAGE_FOR_LABELS, Kind.TWO_LABEL_FILES, Kind.OUTLINE, Kind.NUMBER_AS_TEXT,
-    Kind.MARKED_IGNORED, Kind.DECOMPOSED_NAME, Kind.SPELLED_DIFFERENTLY,
+    Kind.NO_LABEL_FILE, Kind.NO_IMAGE_FOR_LABELS, Kind.TWO_LABEL_FILES, Kind.OUTLINE, Kind.KEYPOINTS,
+    Kind.NUMBER_AS_TEXT, Kind.MARKED_IGNORED, Kind.DECOMPOSED_NAME, Kind.SPELLED_DIFFERENTLY, Kind.MOVED,
 )  # fmt: skip
 """Kinds that a training only mentions."""
 LOSSLESS = (*NOTICES, Kind.CORNER_AT_ZERO, Kind.OTHER_NAME_IN_XML, Kind.LISTED_TWICE)

@@ -7,7 +7,7 @@ import os
 import posixpath
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
 from itertools import chain, islice
 from mmap import mmap
@@ -15,7 +15,9 @@ from pathlib import Path
 
 from detr_mini.formats.path_words import (
     by_tail,
+    folder_names,
     folders_above,
+    lies_apart,
     parts_of,
     shared_folder,
     spelling,
@@ -54,6 +56,11 @@ class Listing:
     def stems(self) -> Stems:
         """The image files by their names without ending."""
         return Stems(self.images)
+
+    @cached_property
+    def folders(self) -> Set[str]:
+        """What the folders of images are called; see `path_words.folder_names`."""
+        return folder_names(self.images)
 
     @cached_property
     def _files_by_tail(self) -> Mapping[str, list[str]]:
@@ -184,7 +191,7 @@ class Stems:
         return {name for path in self.paths for name in (posixpath.splitext(path)[0], stem_of(path))}
 
     def find(self, stem: str) -> list[str]:
-        """The files of this name: in folders of the same names, else in a folder nearby, else anywhere.
+        """The files of this name: at this very path, else in folders of the same names, in a folder nearby, anywhere.
 
         `stem`: a path without ending. Capitals and the form of accents count only where both ways of writing are there.
         """
@@ -195,8 +202,49 @@ class Stems:
         tails = (self._by_tail.get(key) for key in keys)
         heads = (self._by_head.get(f"{place}/{name}") for place in (folder, *folders_above(folder)))
         found = next((paths for paths in chain(tails, heads) if paths), [])
-        exact = [path for path in found if stem_of(path) == posixpath.basename(own)] if len(found) > 1 else []
-        return exact or list(found)
+        if len(found) > 1:
+            found = [path for path in found if spelling(posixpath.splitext(path)[0]) == spelling(own)] or found
+            found = [path for path in found if stem_of(path) == posixpath.basename(own)] or found
+        return list(found)
+
+
+class Pairs:
+    """Images and label files, each below a folder of their own: which of them belong together.
+
+    An image and a label file have one name, and each is the nearest to the other. A file in another folder does not
+    count where one of the two folders is on both sides: then the file that belongs there is missing.
+    """
+
+    def __init__(self, images: Stems, labels: Stems) -> None:
+        self.images, self.labels = images, labels
+        names = set.intersection(*({spelling(stem_of(path)) for path in stems.paths} for stems in (images, labels)))
+        self._image_folders, self._label_folders = (
+            folder_names(path for path in stems.paths if spelling(stem_of(path)) in names) for stems in (images, labels)
+        )
+
+    def labels_of(self, image: str) -> list[str]:
+        """The label files of one of the images."""
+        return self._partners(image, self.images, self.labels)
+
+    def images_of(self, label: str) -> list[str]:
+        """The images of one of the label files."""
+        return self._partners(label, self.labels, self.images)
+
+    def named(self, stem: str) -> tuple[list[str], list[str]]:
+        """The images and the label files that a path without ending in a list may mean."""
+        images = [path for path in self.images.find(stem) if not lies_apart(stem, path, self._image_folders)]
+        return images, [path for path in self.labels.find(stem) if not lies_apart(stem, path, self._label_folders)]
+
+    def are_apart(self, image: str, label: str) -> bool:
+        """Whether one of the two folders is on both sides, so that the files cannot belong together."""
+        return lies_apart(image, label, self._label_folders) or lies_apart(label, image, self._image_folders)
+
+    def _partners(self, path: str, own: Stems, among: Stems) -> list[str]:
+        def belongs(other: str) -> bool:
+            image, label = (path, other) if own is self.images else (other, path)
+            return not self.are_apart(image, label) and path in own.find(posixpath.splitext(other)[0])
+
+        return [other for other in among.find(posixpath.splitext(path)[0]) if belongs(other)]
 
 
 def _is_mask(folder: str) -> bool:
@@ -234,12 +282,24 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def names_below(found: Listing, names: Sequence[str]) -> dict[str, str]:
+def names_below(found: Listing, names: Sequence[str], listed: Iterable[str]) -> dict[str, str]:
     """Where images with paths of another machine lie: of each name the one file that shares most of its tail.
 
-    Names of which no file, or more than one, has the longest tail are left out.
+    `listed`: all names of the annotation file. Left out are names of which no file, or more than one, has the longest
+    tail, and those whose file is listed itself, belongs to two of them, or is not in the folder that the name says
+    while a folder is called so: such an image is missing, and the file is another one.
     """
-    return {name: files[0] for name in names if len(files := found.find_files(name)) == 1}
+    wanted = set(names)
+    taken = {spelling("/".join(parts_of(name))) for name in listed if name not in wanted}
+    moved = {
+        name: files[0]
+        for name in wanted
+        if len(files := found.find_files(name)) == 1
+        and spelling(files[0]) not in taken
+        and not lies_apart("/".join(parts_of(name)), files[0], found.folders)
+    }
+    claims = Counter(moved.values())
+    return {name: moved[name] for name in names if name in moved and claims[moved[name]] == 1}
 
 
 def moved_notice(moved: Mapping[str, str]) -> str:

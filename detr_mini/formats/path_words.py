@@ -6,7 +6,7 @@ import posixpath
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 SPLIT_WORDS = {
     "train": ("train", "training"),
@@ -49,6 +49,24 @@ def folders_above(folder: str) -> Iterator[str]:
     while folder:
         folder = posixpath.dirname(folder)
         yield folder
+
+
+def folder_names(paths: Iterable[str]) -> set[str]:
+    """What the folders of these files are called, and the folders above them."""
+    return {part for folder in {posixpath.dirname(path) for path in paths} for part in _folders(f"{folder}/")}
+
+
+def lies_apart(path: str, other: str, known: Set[str]) -> bool:
+    """Whether a path leads through a folder that is called like one of the `known`, and `other` through none such.
+
+    The file that belongs to cam1/5.jpg is in a folder cam1 where there is one. If it is not there, it is missing:
+    cam2/5.txt is another image's.
+    """
+    return bool((_folders(path) & known) - _folders(other))
+
+
+def _folders(path: str) -> set[str]:
+    return set(spelling(posixpath.dirname(path)).split("/")) - {""}
 
 
 def stem_of(path: str) -> str:

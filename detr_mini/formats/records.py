@@ -140,11 +140,12 @@ def respell(content: Mapping[str, Any], path: Path, folder: Path, root: Path) ->
     absent = {name for name in names if name in outside or not is_file(folder / name)}
     found = spelled_on_disk(folder, [name for name in names if name in absent and name not in outside])
     missing = [name for name in names if name in absent and name not in found]
-    found |= names_below(Listing(folder), missing) if missing else {}
-    for image in content["images"] if found else ():
-        image["file_name"] = found.get(_name(image), image.get("file_name"))
-    return [Fault(Kind.SPELLED_DIFFERENTLY, f"{path} has {a!a}, the disk {b!a}", b, Fix.NAME_ON_DISK, f"{b!a}")
-            for a, b in found.items()]  # fmt: skip
+    moved = names_below(Listing(folder), missing, names) if missing else {}
+    for image in content["images"] if found or moved else ():
+        image["file_name"] = (found | moved).get(_name(image), image.get("file_name"))
+    kinds = ((Kind.SPELLED_DIFFERENTLY, found), (Kind.MOVED, moved))
+    return [Fault(kind, f"{path} has {a!a}, the disk {b!a}", b, Fix.NAME_ON_DISK, f"{b!a}")
+            for kind, renamed in kinds for a, b in renamed.items()]  # fmt: skip
 
 
 def in_one_line(faults: Sequence[Fault], kinds: Iterable[Kind]) -> list[str]:

@@ -84,7 +84,9 @@ def _write_split(folder: Path, name: str, tree: Tree, most: int) -> SplitIndex:
             raise DataError(f"image {image['id']} of {tree.path} has the file_name {shown(image['file_name'])}, which "
                             f"{fault}; 'detr-mini data convert' gives it another name")  # fmt: skip
         if not is_whole_file(path):
-            raise DataError(f"{path} may be cut off: it has no end; replace it, or remove it from the dataset")
+            from detr_mini.images.load import load_image
+
+            load_image(path)  # says what is wrong, if anything is
         try:
             content = read_bytes(path)
         except OSError as error:

@@ -18,7 +18,7 @@ from detr_mini.categories import Categories
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.formats.box_rules import MOST_PIXELS
 from detr_mini.formats.faults import Fault, Fix, Kind
-from detr_mini.formats.listing import Listing, Stems, is_image_name
+from detr_mini.formats.listing import Listing, Pairs, Stems, is_image_name
 from detr_mini.formats.path_words import parts_of, spelling, stem_of
 from detr_mini.formats.tree import EXACT, Tree, image_ids
 from detr_mini.formats.values import as_flag, as_number, is_number, is_text
@@ -75,8 +75,9 @@ def read_voc(
         raise DataError(f"the list {root / list} is empty; give a split with images" if list else
                         f"there is no XML file in {xmls}; check data.root and data.train.annotations")  # fmt: skip
     tree = Tree({"images": [], "annotations": [], "categories": []}, files, root / list if list else xmls)
-    images_of = {stem: image_of.find(stem) for stem in stems}
-    xmls_of = {stem: xml_of.find(stem) for stem in stems}
+    pairs = Pairs(image_of, xml_of)
+    found = {stem: _belonging(stem, pairs) for stem in stems}
+    images_of, xmls_of = ({stem: own[side] for stem, own in found.items()} for side in (0, 1))
     for stem in stems:
         if images_of[stem] or xmls_of[stem]:
             continue
@@ -90,7 +91,7 @@ def read_voc(
     for stem in track(stems, "Reading the XML files", at_least=BAR_FROM):
         place = f"{annotations}/{files_of[stem]}"
         element = _parse(xmls / files_of[stem], [*images_of[stem], f"{stem}.jpg"][0], tree.faults)
-        name = _image_name(stem, images_of[stem], element, files, root, image_of, tree.faults)
+        name = _image_name(stem, images_of[stem], element, files, root, pairs, tree.faults)
         read.append(_read_file(element, name, place, first_pixel, tree.faults))
     ids = _category_ids(frozenset().union(*(file.names for file in read)), categories, root / CATEGORIES)
     claims = Counter(file.said for stem, file in zip(stems, read, strict=True)
@@ -127,7 +128,7 @@ def read_voc(
         others = (path for path in sorted((root / list).parent.glob("*.txt")) if not path.name.startswith("."))
         used |= {file for path in others for stem in _listed(path, xml_of.known) for file in xml_of.find(stem)}
     for name in sorted(set(xml_of.paths) - used):
-        if not image_of.find(_stem(name)):
+        if not pairs.images_of(name):
             place = f"{annotations}/{name}"
             tree.faults.append(Fault(Kind.NO_IMAGE_FOR_LABELS, f"{place} belongs to no image", place, Fix.LEFT_OUT))
     if from_zero and str(first_pixel) == "auto":
@@ -145,6 +146,20 @@ def _stem(path: str) -> str:
     return posixpath.splitext(path)[0]
 
 
+def _belonging(stem: str, pairs: Pairs) -> tuple[list[str], list[str]]:
+    """The images and the XML files of a stem, without those of another one in another folder.
+
+    Where no two of them belong together, one side is missing: the images, if an XML file has this very path.
+    """
+    images, xmls = pairs.named(stem)
+    if not images or not xmls or [_stem(path) for path in images] == [_stem(path) for path in xmls]:
+        return images, xmls
+    partners = {xml: set(pairs.images_of(xml)) & set(images) for xml in xmls}
+    if paired := set[str]().union(*partners.values()):
+        return [image for image in images if image in paired], [xml for xml in xmls if partners[xml]]
+    return ([], xmls) if spelling(stem) in {spelling(_stem(xml)) for xml in xmls} else (images, [])
+
+
 def _only(found: Sequence[str], stem: str, folder: Path) -> str | None:
     """The first of some files of one name in one folder; DataError where they lie in several."""
     if len({posixpath.dirname(path) for path in found}) > 1:
@@ -154,7 +169,7 @@ def _only(found: Sequence[str], stem: str, folder: Path) -> str | None:
 
 
 def _image_name(
-    stem: str, found: Sequence[str], root: ET.Element | None, images: Path, folder: Path, image_of: Stems,
+    stem: str, found: Sequence[str], root: ET.Element | None, images: Path, folder: Path, pairs: Pairs,
     faults: list[Fault],
 ) -> str:  # fmt: skip
     """The image of an XML file: the one of its name, of several the one that the XML names; else the one it names."""
@@ -162,10 +177,12 @@ def _image_name(
     exact = [name for name in found if said and posixpath.basename(name) == said[-1]]
     if name := _only(exact or found, stem, images):
         return name
-    other = image_of.find(_stem("/".join(said))) if said else []
-    if len(other) == 1:
+    # where it says its own name, the image of that name has been looked for: one in another folder is another image
+    named = bool(said) and spelling(stem_of(said[-1])) != spelling(posixpath.basename(stem))
+    other = pairs.images.find(_stem("/".join(said))) if named else []
+    if len(other) == 1 and not pairs.are_apart(other[0], f"{stem}.xml"):
         return other[0]
-    return _name_in_xml(root, Path(f"{stem}.xml"), folder, images, faults)
+    return _name_in_xml(root, stem, folder, images, faults)
 
 
 def _listed(listing: Path, known: Container[str]) -> list[str]:
@@ -214,15 +231,19 @@ def _plain_stem(name: str) -> str:
     return _without_ending(base) if is_image_name(base) else Path(base).stem
 
 
-def _name_in_xml(root: ET.Element | None, path: Path, folder: Path, images: Path, faults: list[Fault]) -> str:
-    """The image's name where no image has the XML's: as the XML says, if that is a name below the folder."""
-    name, default = _said_name(root), f"{path.stem}.jpg"
+def _name_in_xml(root: ET.Element | None, stem: str, folder: Path, images: Path, faults: list[Fault]) -> str:
+    """The image's name where no image has the XML's: as the XML says, if that is a name below the folder.
+
+    A name without a folder is one in the folder that is called like the XML's.
+    """
+    own = "/".join(parts_of(stem))
+    name, default = _said_name(root), f"{own}.jpg"
     if name is None:
         return default
     if fault := name_fault(name, images, folder):
-        faults.append(Fault(Kind.OTHER_NAME_IN_XML, f"{path} says {shown(name)}, which {fault}", default))
+        faults.append(Fault(Kind.OTHER_NAME_IN_XML, f"{stem}.xml says {shown(name)}, which {fault}", default))
         return default
-    return name
+    return name if "/" in name or "\\" in name else posixpath.join(posixpath.dirname(own), name)
 
 
 def _size(root: ET.Element | None) -> tuple[int, int]:

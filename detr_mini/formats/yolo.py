@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-import unicodedata
 from array import array
 from collections.abc import Iterable, Sequence
 from decimal import Decimal, InvalidOperation
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ from jaxtyping import Float
 from detr_mini.errors import DataError, some_of
 from detr_mini.formats.box_rules import CORNERS, look_like_corners
 from detr_mini.formats.faults import Fault, Fix, Kind
-from detr_mini.formats.listing import Listing, Stems, image_files, is_image_name, read_lines
+from detr_mini.formats.listing import Listing, image_files, read_lines
 from detr_mini.formats.tree import EXACT, Tree, first_of, image_ids
+from detr_mini.formats.yolo_files import found_labels, is_number_text, looks_like_labels, unused_labels
 from detr_mini.formats.yolo_names import (
-    NAME_LISTS,
     DataFile,
     find_data_file,
     is_index,
@@ -32,9 +32,7 @@ from detr_mini.formats.yolo_names import (
 from detr_mini.images.header import image_size
 from detr_mini.safe_files import (
     MOST_LABELS,
-    files_in,
     name_fault,
-    names_in,
     read_text,
     reason,
     shown,
@@ -61,15 +59,15 @@ def read_yolo(
     """The images below `root`/`images` (a folder, a list file, or several) and their labels, boxes as xywh in pixels.
 
     A label file lies in `root`/`labels`, or where the last folder called images is called labels, or beside its image;
-    the first that is there is used, else the one of that name below `root`/`labels` in the folders most like the
-    image's. `names`: the data file below `root`; where None it is found, or classes are called by their numbers.
+    the first that is there is used, else the one below `root`/`labels` that belongs to it (`listing.Pairs`). `names`:
+    the data file below `root`; where None it is found, or classes are called by their numbers.
     `box_corners`: the four numbers of a row are left, top, right, bottom.
     """
     file = root / names if names else find_data_file(root)
     data = _numbered(root) if file is None else read_data_file(file) if names else read_agreed_names(root, file)
     files = _listed(root, [images] if isinstance(images, str) else list(images))
-    labels_in = _Labels()
-    elsewhere = None if labels is None else Stems(Listing(root / labels).ending(".txt"))
+    found, places = found_labels(root, files, images, labels)
+    poses = _Poses([there[0] for there in found if there], data.keypoints)
     written = array("d")
     tree = Tree({"images": [], "annotations": [], "categories": []}, root, data.path)
     category_ids = data.category_ids or {index: index for index in data.names}
@@ -78,34 +76,26 @@ def read_yolo(
                         "leave category_ids out")  # fmt: skip
     tree.content["categories"] += [{"id": category_ids[i], "name": n} for i, n in sorted(data.names.items())]
     file_names = [Path(os.path.relpath(path, root)).as_posix() for path in files]
-    used, places = set[Path](), set[Path]()
-    for path, name, image_id in zip(files, file_names, image_ids(file_names), strict=True):
+    used = {label for there in found for label in there}
+    for path, name, image_id, there in zip(files, file_names, image_ids(file_names), found, strict=True):
         record: dict[str, Any] = {"id": image_id, "file_name": name}
         tree.content["images"].append(record)
-        base = _base_of(path, root, images)
-        candidates = label_files(path, root, labels, base)
-        there = [found for candidate in candidates if (found := labels_in.find(candidate))]
-        if not there and elsewhere is not None:
-            own = os.path.relpath(path, base)
-            there = [root / str(labels) / file for file in elsewhere.find(Path(own).with_suffix("").as_posix())[:1]]
-        label = there[0] if there else None
-        places.update(candidate.parent for candidate in candidates)
-        used.update(there)
+        if not there:
+            tree.faults.append(Fault(Kind.NO_LABEL_FILE, f"{name} has none", name))
+            continue
+        label = there[0]
         if len(there) > 1:
             other = there[1]
             text = f"{Path(os.path.relpath(other, root)).as_posix()} is not used"
-            certain = label is None or label.read_bytes() == other.read_bytes() or not _looks_like_labels(other)
+            certain = label.read_bytes() == other.read_bytes() or not looks_like_labels(other)
             tree.faults.append(Fault(Kind.TWO_LABEL_FILES, text, name, Fix.FIRST_FILE if certain else Fix.LEFT_OUT))
-        if label is None:
-            tree.faults.append(Fault(Kind.NO_LABEL_FILE, f"{name} has none", name))
-            continue
         try:
             tree.sizes[image_id] = image_size(path)
         except DataError:
             continue  # the check of the images says so
         record["height"], record["width"] = tree.sizes[image_id][0]
         where = Path(os.path.relpath(label, root)).as_posix()
-        for numbers, index, place in _rows(label, where, name, data, tree.faults):
+        for numbers, index, place in _rows(label, where, name, data, poses, tree.faults):
             written.extend(map(float, numbers))
             x, y, w, h = numbers
             box = ((x + w) / 2, (y + h) / 2, w - x, h - y) if box_corners else numbers
@@ -121,7 +111,7 @@ def read_yolo(
             )
     if not box_corners and _look_like_corners(np.asarray(written).reshape(-1, 4)):
         tree.faults.append(Fault(Kind.CORNERS, CORNERS.format(path=data.path.name, read="centre, width and height")))
-    tree.faults.extend(_unused_labels(root, {path.parent for path in files}, places, used))
+    tree.faults.extend(unused_labels(root, {path.parent for path in files}, places, used))
     return tree
 
 
@@ -130,34 +120,12 @@ def _look_like_corners(written: Float[np.ndarray, "n 4"]) -> bool:
     return look_like_corners(written, boxes, np.ones((len(written), 2)), float(SLACK))
 
 
-class _Labels:
-    """Label files by their names, whatever the capitals of their endings and the form of their accents."""
-
-    def __init__(self) -> None:
-        self.folders: dict[Path, set[str]] = {}
-
-    def find(self, path: Path) -> Path | None:
-        folder = path.parent
-        if folder not in self.folders:
-            try:
-                self.folders[folder] = set(names_in(folder))
-            except (DataError, ValueError):
-                self.folders[folder] = set()
-        known = self.folders[folder]
-        if path.name in known:
-            return path
-        stem = path.name[: -len(".txt")]
-        forms = (stem, unicodedata.normalize("NFC", stem), unicodedata.normalize("NFD", stem))
-        names = (f"{form}{ending}" for form in forms for ending in (".txt", ".TXT", ".Txt"))
-        return next((folder / name for name in names if name in known), None)
-
-
 def _numbered(root: Path) -> DataFile:
     """Where no list of class names is: class_0, class_1 and so on, as many as the label files below `root` use."""
     found = Listing(root)
     labels = [file for file in found.ending(".txt") if found.stems.find(posixpath.splitext(file)[0])]
     rows = (line.split() for file in labels for line in read_lines(root / file))
-    used = {words[0] for words in rows if len(words) >= 5 and all(map(_is_number, words))}
+    used = {words[0] for words in rows if len(words) >= 5 and all(map(is_number_text, words))}
     highest = max((int(word) for word in used if is_index(word) and len(word) < 5), default=0)
     return DataFile(root, {index: f"class_{index}" for index in range(highest + 1)}, {}, root)
 
@@ -207,24 +175,8 @@ def _files_in_list(path: Path, root: Path) -> list[Path]:
     return files
 
 
-def _base_of(path: Path, root: Path, images: str | Sequence[str]) -> Path:
-    """The folder of the split that an image lies in."""
-    folders = [root / entry for entry in ([images] if isinstance(images, str) else images)]
-    return next((folder for folder in folders if folder.is_dir() and path.is_relative_to(folder)), path.parent)
-
-
-def label_files(image: Path, root: Path, labels: str | None, base: Path) -> list[Path]:
-    """Where the labels of an image may lie, most likely first."""
-    candidates = []
-    if labels is not None:
-        below = image.relative_to(base) if image.is_relative_to(base) else Path(image.name)
-        candidates.append((root / labels / below).with_suffix(".txt"))
-    candidates += [_swapped(image.parent, "images", "labels") / f"{image.stem}.txt", image.with_suffix(".txt")]
-    return list(dict.fromkeys(candidates))
-
-
 def _rows(
-    label: Path, where: str, image: str, data: DataFile, faults: list[Fault]
+    label: Path, where: str, image: str, data: DataFile, poses: _Poses, faults: list[Fault]
 ) -> Iterable[tuple[tuple[Decimal, ...], int, str]]:
     """(centre x, centre y, width, height), class index and place of each usable row."""
     try:
@@ -241,12 +193,9 @@ def _rows(
         words, place = line.split(), f"row {number} of {where}"
         if not words:
             continue
-        try:
-            values = [Decimal(word[:_LONGEST_NUMBER]) for word in words]
-        except InvalidOperation:
-            values = []
-        if _is_pose(values, data.keypoints):
-            values = values[:5]
+        values = _numbers(words)
+        points = len(values) - 5 if poses.has(values) else 0
+        values = values[:5] if points else values
         if not all(v.is_finite() for v in values) or not (len(values) == 5 or (len(values) >= 7 and len(values) % 2)):
             short = line.strip() if len(line) < 80 else f"{line.strip()[:77]}..."
             comma = "; numbers have a decimal point, not a comma" if "," in line else ""
@@ -263,6 +212,8 @@ def _rows(
             text = f"{place}: '{line.strip()[:80]}'"
             faults.append(Fault(Kind.VALUE_OUT_OF_RANGE, text, image, Fix.LEFT_OUT, boxes=1))
             continue
+        if points:
+            faults.append(Fault(Kind.KEYPOINTS, f"{place}: {points} numbers behind the box", image, Fix.BOX_ALONE))
         if len(values) > 5:
             faults.append(Fault(Kind.OUTLINE, f"{place}: {len(values) // 2} corners", image, Fix.UPRIGHT_BOX))
             xs, ys = values[1::2], values[2::2]
@@ -271,14 +222,54 @@ def _rows(
         yield tuple(values[1:]), int(values[0]), place
 
 
-def _is_pose(values: Sequence[Decimal], keypoints: int) -> bool:
-    """Whether a row is a box and its keypoints: as `kpt_shape` says, or points of which each third number is 0, 1 or 2.
+def _numbers(words: Sequence[str]) -> list[Decimal]:
+    """The numbers of a row; none where a word is no number."""
+    try:
+        return [Decimal(word[:_LONGEST_NUMBER]) for word in words]
+    except InvalidOperation:
+        return []
 
-    Outlines have shares of the image there; a visibility is a whole number.
-    """
-    if keypoints:
-        return len(values) == 5 + keypoints
-    return len(values) >= 11 and (len(values) - 5) % 3 == 0 and all(v in (0, 1, 2) for v in values[7::3])
+
+class _Poses:
+    """Which rows are a box and its keypoints. `files`: the label files of the split; `keypoints`: see `DataFile`."""
+
+    def __init__(self, files: Sequence[Path], keypoints: int) -> None:
+        self.files, self.keypoints = files, keypoints
+
+    def has(self, values: Sequence[Decimal]) -> bool:
+        """Whether a row of the split is one: as `kpt_shape` says, else by a visibility of 2 or by all long rows."""
+        if self.keypoints:
+            return len(values) == 5 + self.keypoints
+        return _may_be_pose(values) and (2 in values[7::3] or self.are_there)
+
+    @cached_property
+    def are_there(self) -> bool:
+        """Whether each row longer than a box may be a pose, and all have the same number of keypoints.
+
+        An outline along the edge of its image may look like a pose, too, but not all outlines of a split do.
+        """
+        lengths = set()
+        for file in self.files:
+            for line in _lines(file):
+                values = _numbers(line.split())
+                if len(values) > 5 and not _may_be_pose(values):
+                    return False
+                lengths.add(len(values) if len(values) > 5 else 0)
+        return len(lengths - {0}) == 1
+
+
+def _may_be_pose(values: Sequence[Decimal]) -> bool:
+    """Whether a visibility, 0, 1 or 2, stands behind the place of each keypoint; an outline has shares there."""
+    visible = values[7::3]
+    return len(values) >= 11 and (len(values) - 5) % 3 == 0 and all(v.is_finite() and v in (0, 1, 2) for v in visible)
+
+
+def _lines(label: Path) -> list[str]:
+    """The lines of a label file, none where it cannot be read."""
+    try:
+        return read_text(label, MOST_LABELS).splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
 
 
 def pixels(box: Sequence[Decimal], width: int, height: int) -> list[float]:
@@ -326,48 +317,3 @@ def _rounded(low: Decimal, extent: Decimal, digits: int, edge_first: bool) -> tu
 
 def _short(text: str) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _unused_labels(root: Path, images: set[Path], places: set[Path], used: set[Path]) -> list[Fault]:
-    """The label files in `places` that belong to no image, of this split or another one."""
-    faults = []
-    for folder in sorted(place for place in places if place.is_dir()):
-        stems: set[str] | None = None
-        for path in files_in(folder, ".txt"):
-            if path in used or path.name in NAME_LISTS or not _looks_like_labels(path):
-                continue
-            if stems is None:
-                around = {folder, _swapped(folder, "labels", "images"), *images}
-                images_there = (
-                    f for place in around if place.is_dir() for f in place.iterdir() if is_image_name(f.name)
-                )
-                stems = {unicodedata.normalize("NFC", f.stem) for f in images_there}
-            if unicodedata.normalize("NFC", path.stem) not in stems:
-                name = Path(os.path.relpath(path, root)).as_posix()
-                faults.append(Fault(Kind.NO_IMAGE_FOR_LABELS, f"{name} belongs to no image", name, Fix.LEFT_OUT))
-    return faults
-
-
-def _swapped(path: Path, old: str, new: str) -> Path:
-    """`path` with the last folder called `old` called `new`."""
-    parts = list(path.parts)
-    places = [i for i, part in enumerate(parts) if part == old]
-    if places:
-        parts[places[-1]] = new
-    return Path(*parts)
-
-
-def _looks_like_labels(path: Path) -> bool:
-    try:
-        lines = [line.split() for line in lines_of(path)[:5] if line.strip()]
-    except DataError:
-        return False
-    return all(len(words) >= 4 and all(_is_number(word) for word in words) for words in lines)
-
-
-def _is_number(word: str) -> bool:
-    try:
-        Decimal(word)
-    except InvalidOperation:
-        return False
-    return True

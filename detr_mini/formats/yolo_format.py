@@ -27,19 +27,38 @@ from detr_mini.formats.path_words import (
 )
 from detr_mini.formats.tree import Tree, with_one_list
 from detr_mini.formats.writing import free_name, left_out, owned_by, place_images, plain_names, unlabelled
-from detr_mini.formats.yolo import fractions, label_files, read_yolo
-from detr_mini.formats.yolo_names import NAME_LISTS, NOTES, USUAL, DataFile, check_names_agree, is_yaml, read_data_file
+from detr_mini.formats.yolo import fractions, read_yolo
+from detr_mini.formats.yolo_files import label_files
+from detr_mini.formats.yolo_names import (
+    NAME_LISTS,
+    NOTES,
+    USUAL,
+    DataFile,
+    check_names_agree,
+    has_names,
+    lines_of,
+    read_data_file,
+)
 
 PEEKED = 20
 """Label files of a folder that are opened to learn what the folder holds, and images whose labels are looked for."""
+_KEYS = "|".join(["nc", *(word for known in SPLIT_WORDS.values() for word in known)])
+_SPLIT_KEY = re.compile(rf"""(['"]?)(?:{_KEYS})\1\s*:""")
+_NUMBER = re.compile(r"[-+]?[\d.,]+(?:[eE][-+]?\d+)?")
 
 
 def look_yolo(found: Listing) -> Layout | None:
     """Text files of rows of numbers, named like images; splits by the data file, by lists of images, or by folder."""
     labels = label_paths(found)
-    data, others = name_files(found, labels)
-    if not labels and not (data and is_yaml(data.path)):
+    yamls = [file for file in found.ending(".yaml", ".yml") if _is_data_file(found.root / file, bool(labels))]
+    if not labels and not yamls:
         return None
+    try:
+        data, others = name_files(found, labels, yamls)
+    except DataError:
+        if labels:
+            raise
+        return None  # nothing else says that it is meant for YOLO, and the folder may have another format
     if data and labels:
         check_names_agree(data, others)
     entries = {**darknet_splits(found), **(data.splits if data else {})} or listed_splits(found)
@@ -88,14 +107,19 @@ def _holds_labels(found: Listing, folder: str, files: Sequence[str]) -> bool:
 
 
 def _is_row(line: str) -> bool:
-    """Whether a line looks like a class and numbers; commas for points are the reader's to judge."""
+    """Whether a line looks like a class and numbers; commas for points are the reader's to judge.
+
+    A name in place of the class is, too, but not in KITTI's rows: "Car 0.00 0 ..." of 15 or 16 words, "P0: 721.5 ...".
+    """
     words = line.split()
-    return len(words) >= 5 and all(re.fullmatch(r"[-+]?[\d.,]+(?:[eE][-+]?\d+)?", word) for word in words[1:])
+    if len(words) < 5:
+        return False
+    is_kitti = len(words) in (15, 16) or words[0].endswith(":")
+    return all(_NUMBER.fullmatch(word) for word in (words if is_kitti else words[1:]))
 
 
-def name_files(found: Listing, labels: Sequence[str]) -> tuple[DataFile | None, list[DataFile]]:
+def name_files(found: Listing, labels: Sequence[str], yamls: Sequence[str]) -> tuple[DataFile | None, list[DataFile]]:
     """The data file or list of class names that counts, and all others that speak of the same labels."""
-    yamls = [file for file in found.ending(".yaml", ".yml") if _has_names(found.root / file)]
     yamls = [file for file in yamls if file.count("/") == min(f.count("/") for f in yamls)]
     if len({posixpath.dirname(file) for file in yamls}) > 1:
         raise DataError(f"{found.root} holds several datasets ({', '.join(yamls[:5])}); set data.root to the folder of "
@@ -119,8 +143,14 @@ def _is_name_list(file: str) -> bool:
     return name in (*NAME_LISTS, NOTES) or name.endswith(".names")
 
 
-def _has_names(path: Path) -> bool:
-    return any(line.startswith("names") for line in read_lines(path))
+def _is_data_file(path: Path, labelled: bool) -> bool:
+    """Whether a YAML file has names of classes. Where there are no labels it says splits or the number of classes, too:
+    other programs have keys called names."""
+    try:
+        lines = lines_of(path)
+    except DataError:
+        return False
+    return has_names(lines) and (labelled or any(_SPLIT_KEY.match(line) for line in lines))
 
 
 def darknet_splits(found: Listing) -> dict[str, list[str]]:

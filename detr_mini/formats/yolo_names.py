@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -63,21 +65,39 @@ def find_data_file(root: Path) -> Path | None:
     rank = {name: place for place, name in enumerate(USUAL)}
     for path in sorted(found, key=lambda path: (path.name not in rank, rank.get(path.name.lower(), 0), path.name)):
         try:
-            if any(line.startswith("names") for line in lines_of(path)):
+            if has_names(lines_of(path)):
                 return path
         except DataError:
             if path.name.lower() in rank:  # it is meant, and cannot be read
                 raise
-    return next((path for name in NAME_LISTS if is_file(path := root / name)), None)
+    lists = (path for name in NAME_LISTS if is_file(path := root / name))
+    return next((path for path in lists if not _is_blank(path)), None)
+
+
+def _is_blank(path: Path) -> bool:
+    try:
+        return not any(map(str.strip, lines_of(path)))
+    except DataError:
+        return False  # its reader says why
+
+
+def has_names(lines: Iterable[str]) -> bool:
+    """Whether a YAML file with these lines has the key `names`."""
+    return any(re.match(r"""(['"]?)names\1\s*:""", line) for line in lines)
 
 
 def read_data_file(path: Path) -> DataFile:
-    """Names and splits. All text stays text: the names yes, no, on and 012 are no booleans and no numbers."""
-    if path.suffix.lower() == ".json":
-        return DataFile(path, _noted_names(path), {}, path.parent)
+    """Names and splits. All text stays text: the names yes, no, on and 012 are no booleans and no numbers.
+
+    A blank line between two names of a list is a class without a name, as for the tools that write such lists.
+    """
     if not is_yaml(path):
-        lines = (_name(line) for line in lines_of(path))
-        return DataFile(path, dict(enumerate(filter(None, lines))), {}, path.parent)
+        is_json = path.suffix.lower() == ".json"
+        names = _noted_names(path) if is_json else _listed_names(lines_of(path))
+        if not names:
+            raise DataError(f"{path} has no names; write the names of the classes, one a line, to classes.txt"
+                            if is_json else f"{path} has no names; write one a line")  # fmt: skip
+        return DataFile(path, names, {}, path.parent)
     content = read_yaml(path)
     given = content.get("names") if isinstance(content, dict) else None
     pairs = (
@@ -182,6 +202,11 @@ def check_names_agree(chosen: DataFile, others: Iterable[DataFile]) -> None:
             first, second = (os.path.relpath(data.path, chosen.path.parent) for data in (chosen, other))
             raise DataError(f"{first} and {second} in {chosen.path.parent} disagree about the classes: {lists[0]} "
                             f"({first}), or {lists[1]} ({second}); remove the wrong file")  # fmt: skip
+
+
+def _listed_names(lines: Iterable[str]) -> dict[int, str]:
+    names = list(dropwhile(lambda name: not name, map(_name, lines)))
+    return {index: name for index, name in enumerate(names) if name}
 
 
 def _noted_names(path: Path) -> dict[int, str]:

@@ -32,7 +32,7 @@ def image_size(path: ImageFile) -> tuple[tuple[int, int], bool]:
         width, height = image.size
         # PNG may store EXIF after the pixels; reading it there would decode the whole image
         known = image.format != "PNG" or "exif" in image.info
-        turned = known and image.getexif().get(ExifTags.Base.Orientation) in TURNED
+        turned = known and exif_orientation(image) in TURNED
         return ((width, height) if turned else (height, width)), turned
 
 

@@ -16,6 +16,7 @@ from detr_mini.safe_files import name_fault, read_bytes, reason, shown
 INDEX = "shards.json"
 KIND = "shards of detr_mini"
 VERSION = 1
+SPLITS = ("train", "val", "test")
 _PIECE = 1 << 20
 _MOST = 2**28
 """Bytes of an index, at most."""
@@ -117,7 +118,9 @@ def parsed(text: bytes, path: str) -> Index:
             raise DataError(f"{path} has version {shown(content.get('version'))} of the shards' index, and "
                             f"version {VERSION} can be read; write the shards again with 'detr-mini data shard', or "
                             "use the version of detr-mini that wrote them")  # fmt: skip
-        splits = {str(name): _split(split) for name, split in content["splits"].items()}
+        splits = {name: _split(split) for name, split in content["splits"].items()}
+        if others := sorted(set(splits) - set(SPLITS)):
+            raise ValueError(f"it has the split {shown(others[0])}; splits are {', '.join(SPLITS)}")
         return Index(str(content["source"]), str(content["format"]), _file(content["sources"]), splits)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         why = f"it has no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]

@@ -14,11 +14,12 @@ import re
 import time
 import urllib.parse
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from detr_mini.errors import ConfigError, DataError, install
-from detr_mini.safe_files import reason, user_cache
+from detr_mini.safe_files import read_text, reason, user_cache
 from detr_mini.shards.index import INDEX, StoredFile, fault_of, parsed
 
 ADDRESS = "address"
@@ -30,6 +31,8 @@ SECONDS = 60.0
 PIECE = 8 << 20
 """Bytes of a large file that are read by one request."""
 Result = TypeVar("Result")
+_addresses: dict[str, str] = {}
+"""Of each copy that this process has made or brought up to date, the address."""
 
 
 def is_address(root: str | Path) -> bool:
@@ -60,10 +63,24 @@ def local_folder(root: str | Path, cache: str | Path | None) -> Path:
                 _copy(remote, file, folder / file.name)
         _write(folder / ADDRESS, remote.address.encode())
         _write(folder / INDEX, text)
+        _addresses[os.path.realpath(folder)] = remote.address
     except OSError as error:
         raise DataError(f"shards cannot be copied to {folder} ({reason(error)}); set data.shard_cache to a folder "
                         "with enough space") from None  # fmt: skip
     return folder
+
+
+def remote_of(folder: Path) -> Remote | None:
+    """Where the shards lie that a folder is a copy of, if `local_folder` has made it; None for any other folder.
+
+    A file called like `ADDRESS` in somebody else's folder leads nowhere: it could name any address.
+    """
+    real, own = os.path.realpath(folder), user_cache("shards")
+    address = _addresses.get(real)
+    if address is None and own is not None and os.path.dirname(real) == os.path.realpath(own):
+        with suppress(OSError, UnicodeDecodeError):
+            address = read_text(folder / ADDRESS)
+    return None if address is None else Remote(address)
 
 
 def _caches(cache: str | Path | None) -> Path:

@@ -22,7 +22,7 @@ from detr_mini.errors import DataError
 from detr_mini.progress import BAR_FROM, track
 from detr_mini.safe_files import reason
 from detr_mini.shards.index import SplitIndex, StoredFile, fault_of, read_index
-from detr_mini.shards.remote import ADDRESS, Remote
+from detr_mini.shards.remote import Remote, remote_of
 
 COLUMNS = ("image_id", "shard", "offset", "bytes", "crc32", "height", "width", "turned")
 """Of a table: a row for each image, ids ascending. Height and width are of the upright image; `turned`: it is stored
@@ -40,8 +40,7 @@ class ShardStore:
         self.index = read_index(root)
         if name not in self.index.splits:
             raise DataError(f"{root} has no split {name} (there are: {', '.join(self.index.splits)}); check data.root")
-        address = root / ADDRESS
-        self.remote = Remote(address.read_text(encoding="utf-8")) if address.is_file() else None
+        self.remote = remote_of(root)
         for file in self.split.files:
             small = file in (self.split.annotations, self.split.table)
             if (small or self.remote is None) and (fault := fault_of(root, file, content=small)):
@@ -184,7 +183,7 @@ def compare_checksums(root: Path) -> int:
     """Read everything in a folder of shards, or at its address; the number of files. DataError for what has changed."""
     index = read_index(root)
     files = index.files
-    if (root / ADDRESS).is_file():
+    if remote_of(root) is not None:
         stores = [ShardStore(root, name) for name in index.splits]
         images = [(store, place) for store in stores for place in range(store.split.images)]
         for store, place in track(images, "Comparing checksums", at_least=BAR_FROM):

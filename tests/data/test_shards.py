@@ -24,7 +24,7 @@ from detr_mini.formats.split import CocoSet
 from detr_mini.shards import remote
 from detr_mini.shards.index import INDEX
 from detr_mini.shards.remote import Remote, local_folder
-from detr_mini.shards.store import ShardStore
+from detr_mini.shards.store import ShardStore, compare_checksums
 from shards_parts import AUTO, KINDS, served, write_kinds, write_shards
 
 HOW: dict[str, Any] = {"size": 64, "mean": [0.5] * 3, "std": [0.25] * 3, "stride": 16, "seed": 0, "batch_size": 2}
@@ -160,12 +160,19 @@ def test_a_folder_that_is_there_is_refused_and_what_is_broken_leaves_nothing(fol
         write_shards(folder, tmp_path / "there")
     photo = folder / "train" / KINDS[1]
     photo.write_bytes(photo.read_bytes()[:-40])
-    with pytest.raises(DataError, match=r"photo.jpg may be cut off"):
+    with pytest.raises(DataError, match=r"photo.jpg cannot be decoded .*; the file may be cut off"):
         write_shards(folder, tmp_path / "out")
     photo.unlink()
     with pytest.raises(DataError, match=r"there is no image file .*photo.jpg"):
         write_shards(folder, tmp_path / "out")
     assert sorted(os.listdir(tmp_path)) == ["photos", "there"]
+
+
+def test_a_photo_with_data_behind_its_end_is_written(folder: Path, tmp_path: Path) -> None:
+    photo = folder / "train" / KINDS[1]
+    photo.write_bytes(photo.read_bytes() + b"ftypmp42" * 1000)  # telephones put a film there
+    write_shards(folder, tmp_path / "out")
+    assert ShardStore(tmp_path / "out", "train").content(1) == photo.read_bytes()
 
 
 def test_some_splits_only(folder: Path, tmp_path: Path) -> None:
@@ -255,6 +262,17 @@ def test_an_index_of_another_version_is_refused(shards: Path) -> None:
         data(shards)
 
 
+@pytest.mark.parametrize("name", ["../../x", "validation", ""])
+def test_an_index_names_no_split_but_train_val_and_test(shards: Path, name: str) -> None:
+    content = json.loads((shards / INDEX).read_text())
+    content["splits"][name] = content["splits"].pop("val")
+    (shards / INDEX).write_text(json.dumps(content))
+    with pytest.raises(
+        DataError, match=r"shards.json cannot be read \(it has the split .*; splits are train, val, test"
+    ):
+        data(shards)
+
+
 @pytest.mark.parametrize("name", ["../secret.bin", "/etc/passwd", "a\0b", 3])
 def test_an_index_names_no_file_outside_its_folder(shards: Path, name: Any) -> None:
     content = json.loads((shards / INDEX).read_text())
@@ -305,6 +323,32 @@ def test_shards_at_an_address_give_the_same_and_each_image_is_asked_for_once(
         assert sum(count for path, count in asked.items() if path.startswith("/train/chunk")) == 5
     store = found.train_set.records.in_shards
     assert store is not None and store.store.content(3) == (folder / "train" / KINDS[3]).read_bytes()  # no server now
+
+
+def test_an_address_in_somebody_elses_folder_leads_nowhere(shards: Path) -> None:
+    with served(shards) as (address, asked):
+        (shards / "address").write_text(address)
+        store = ShardStore(shards, "train")
+        assert store.content(0) and not (shards / "train" / "here").exists()
+        _first(shards).unlink()
+        with pytest.raises(DataError, match=r"there is no .*chunk-0-0.bin"):
+            ShardStore(shards, "train")
+        with pytest.raises(DataError, match=r"there is no .*chunk-0-0.bin"):
+            compare_checksums(shards)
+        assert not asked
+
+
+def test_a_copy_in_the_users_cache_is_known_in_every_process(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    with served(shards) as (address, asked):
+        root = local_folder(address, None)
+        monkeypatch.setattr(remote, "_addresses", {})  # as in a process that has not made it
+        assert ShardStore(root, "train").content(0) == ShardStore(shards, "train").content(0)
+        assert compare_checksums(root) == len(ShardStore(shards, "train").index.files)
+        other = local_folder(address, tmp_path / "other")
+        assert compare_checksums(other) and asked["/train/chunk-0-0.bin"] > 1
 
 
 def test_workers_read_from_an_address(shards: Path, tmp_path: Path) -> None:

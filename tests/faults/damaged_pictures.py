@@ -73,6 +73,8 @@ def sound() -> dict[str, bytes]:
     keep("grey.jpg", rgb.convert("L"), "JPEG")
     keep("cmyk.jpg", rgb.convert("CMYK"), "JPEG")
     keep("lossy.webp", rgb, "WEBP")
+    keep("turned.webp", rgb, "WEBP", exif=exif)
+    keep("turned.png", rgb, "PNG", exif=exif)
     keep("lossless.webp", rgb.convert("RGBA"), "WEBP", lossless=True)
     keep("moving.webp", rgb, "WEBP", save_all=True, append_images=[rgb.rotate(90)])
     keep("rgb.bmp", rgb, "BMP")

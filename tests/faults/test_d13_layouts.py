@@ -208,6 +208,13 @@ def test_d13_splits_of_one_file_formats_are_found(tmp_path: Path, images: list[s
     assert all(counts == {"cat": 1} for counts in found.values())
 
 
+KITTI = (
+    "Car 0.00 0 -1.58 587.01 173.33 614.12 200.12 1.65 1.67 3.64 -0.65 1.71 46.70 -1.59\n"
+    "DontCare -1 -1 -10 503.89 169.71 590.61 190.13 -1 -1 -1 -1000 -1000 -1000 -10\n"
+)
+KITTI_CALIBRATION = "P0: 7.2e+02 0.0 6.1e+02 0.0 0.0 7.2e+02 1.8e+02 0.0 0.0 0.0 1.0 0.0\nR0_rect: 1 0 0 0 1 0 0 0 1\n"
+
+
 @pytest.mark.parametrize("tool", ["cvat_xml", "via_json", "csv_of_retinanet"])
 def test_d13_what_has_no_writer_of_its_own_is_converted(tmp_path: Path, tool: str) -> None:
     _, images, files = TOOLS[tool]
@@ -226,6 +233,7 @@ def test_d13_what_has_no_writer_of_its_own_is_converted(tmp_path: Path, tool: st
         ({"a.png": ""}, ["1 images and no annotations", "detr-mini data check data.root="]),
         ({"a.png": "", "a.json": '{"version": "5", "shapes": [], "imagePath": "a.png"}'}, ["labelme", "Export it", "detr-mini data check"]),
         ({"a.png": "", "x.json": '[{"image": "a.png", "annotations": [{"label": "cat", "coordinates": {"x": 1}}]}]'}, ["CreateML", "detr-mini data check"]),
+        ({"training/image_2/0.png": "", "training/calib/0.txt": KITTI_CALIBRATION, "training/label_2/0.txt": KITTI}, ["the format KITTI", "Export it as COCO"]),
         ({"train/cats.tfrecord": "x"}, ["TensorFlow records", "detr-mini data check"]),
         ({"labels/a.txt": ROW}, ["no images", "put the images"]),
     ],

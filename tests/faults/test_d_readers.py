@@ -159,6 +159,19 @@ def test_d20_rows_with_keypoints_are_boxes(tmp_path: Path, shape: str | None, po
     assert read(root).boxes_xywh[1].tolist() == pytest.approx([6, 4, 48, 16])
 
 
+def test_d20_an_outline_that_looks_like_keypoints_is_an_outline_where_not_all_do(tmp_path: Path) -> None:
+    like_pose = "0 0.2 0.2 0.3 0.2 0.9 0.5 0 0.8 0.5 1"  # five corners, two of them on an edge of the image
+    outline = "0 0.1 0.1 0.9 0.1 0.9 0.5 0.5 0.9 0.2 0.7"
+    root = write_yolo(tmp_path, {"train": {"a": [like_pose], "b": [outline, ROW]}})
+    coco = read(root)
+    assert coco.boxes_xywh[0].tolist() == pytest.approx([0, 8, 54, 32])
+    assert any(notice.startswith("box given as an outline: 2") for notice in coco.report.notices)
+    (root / "labels" / "train" / "b.txt").write_text(f"{like_pose}\n{ROW}\n")
+    coco = read(root)
+    assert coco.boxes_xywh[0].tolist() == coco.boxes_xywh[1].tolist() == pytest.approx([3, 4, 18, 8])
+    assert any(notice.startswith("keypoints beside the box: 2") for notice in coco.report.notices)
+
+
 UNUSABLE = ["0 0,5 0,5 0,2 0,2", "0 30 20 12 8", "0 0.5 0.5 0 0.2", "0 0.5 0.5", "bolt 0.5 0.5 0.2 0.2"]
 
 

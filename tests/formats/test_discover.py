@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_parts import AUTO, voc_text, write_images, write_voc, write_yolo
+from detr_mini.checking.check import check
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.formats.discover import Source, find_layout, located, names_used
+from detr_mini.formats.faults import Kind
 from detr_mini.formats.load import read_split
 from detr_mini.formats.voc import _corner_texts, _xywh
 from detr_mini.formats.yolo import fractions, pixels
@@ -48,10 +50,64 @@ def test_labels_lie_where_they_are_said_to(tmp_path: Path) -> None:
     write_images(tmp_path / "photos", ["deep/a.png"])
     (tmp_path / "boxes" / "deep").mkdir(parents=True)
     (tmp_path / "boxes" / "deep" / "a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
-    (tmp_path / "classes.txt").write_text("bolt\n\nnut\n")
+    (tmp_path / "classes.txt").write_text("bolt\nnut\n")
     coco = read_split(tmp_path, {"images": "photos", "labels": "boxes"}, format="yolo")
     assert coco.report.boxes == 1
     assert coco.categories.names == ("bolt", "nut")
+
+
+def test_a_blank_line_in_a_list_of_names_is_a_class_without_a_name(tmp_path: Path) -> None:
+    write_yolo(tmp_path, {"train": {"a": ["0 0.5 0.5 0.5 0.5", "2 0.5 0.5 0.2 0.2"]}})
+    (tmp_path / "data.yaml").unlink()
+    (tmp_path / "classes.txt").write_text("\n  \nbolt\n\nnut\n\n\n")  # blank lines around the names do not count
+    coco = read_split(tmp_path, YOLO, format="yolo")
+    assert coco.report.per_category == {"bolt": 1, "nut": 1}
+    assert coco.categories.ids == (0, 2)
+    (tmp_path / "labels" / "train" / "a.txt").write_text("1 0.5 0.5 0.5 0.5\n")
+    with pytest.raises(DataError, match=r"class index out of range: .*: 1, but classes.txt has 2 names, 0 to 2"):
+        read_split(tmp_path, YOLO, format="yolo")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("classes.txt", ""), ("labels.txt", "\n \n"), ("obj.names", "\n"), ("notes.json", '{"categories": []}')],
+)
+def test_a_list_without_a_name_is_no_list_of_names(tmp_path: Path, name: str, text: str) -> None:
+    write_yolo(tmp_path, {"train": {"a": ["1 0.5 0.5 0.5 0.5"]}})
+    (tmp_path / "data.yaml").unlink()
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=rf"{name} has no names; write "):
+        read_data_file(tmp_path / name)
+    with pytest.raises(DataError, match=rf"{name} has no names; write "):
+        read_split(tmp_path, {**YOLO, "names": name}, format="yolo")
+    layout = find_layout(tmp_path)
+    assert layout.notes[1].startswith("no list of class names")
+    assert read_split(tmp_path, layout.splits["train"], format="yolo").categories.names == ("class_0", "class_1")
+    done = check(Source.of({"root": tmp_path, **AUTO, "format": "yolo", "train": {**YOLO, "names": name}}))
+    assert Kind.BROKEN_FILE in [fault.kind for fault in done.faults]
+
+
+OF_ANOTHER_PROGRAM = "apiVersion: v1\nkind: Pod\nnamespace: cats\nmetadata:\n  names: [a]\n"
+
+
+@pytest.mark.parametrize(
+    "text", [OF_ANOTHER_PROGRAM, "names: pods\nkind: List\n", "names: {a: [b\n", "names: [x\ntrain: y\n"]
+)
+def test_a_yaml_file_of_another_program_does_not_hide_a_dataset(tmp_path: Path, text: str) -> None:
+    coco_files(tmp_path / "coco", ["instances_train.json"])
+    write_images(tmp_path / "coco", ["train/a.png"])
+    write_voc(tmp_path / "voc", {"train": {"a": [("nut", (1, 1, 9, 9))]}})
+    write_yolo(tmp_path / "yolo", {"train": {"a": ["0 0.5 0.5 0.5 0.5"]}})
+    for form in ("coco", "voc"):
+        for folder in ("deploy", "more"):
+            (tmp_path / form / folder).mkdir()
+            (tmp_path / form / folder / "pod.yaml").write_text(text)
+        assert find_layout(tmp_path / form).format == form
+    (tmp_path / "yolo" / "namespace.yaml").write_text(OF_ANOTHER_PROGRAM)
+    assert find_layout(tmp_path / "yolo").splits["train"]["names"] == "data.yaml"
+    assert read_split(tmp_path / "yolo", YOLO, format="yolo").report.boxes == 1
+    (tmp_path / "yolo" / "data.yaml").write_text("'names' : [bolt]\ntrain: images/train\n")
+    assert find_layout(tmp_path / "yolo").splits["train"]["names"] == "data.yaml"
 
 
 def test_outlines_and_turned_boxes_of_four_corners_are_enclosed(tmp_path: Path) -> None:
@@ -61,7 +117,16 @@ def test_outlines_and_turned_boxes_of_four_corners_are_enclosed(tmp_path: Path) 
     assert any("outline: 2" in notice for notice in coco.report.notices)
 
 
-@pytest.mark.parametrize("row", ["0 0.5 0.5 0.5", "0 0.5 0.5 0.5 0.5 0.9", "bolt 0.5 0.5 0.5 0.5", "0 nan 0.5 0.5 0.5"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        "0 0.5 0.5 0.5",
+        "0 0.5 0.5 0.5 0.5 0.9",
+        "bolt 0.5 0.5 0.5 0.5",
+        "0 nan 0.5 0.5 0.5",
+        "0 0.5 0.5 0.2 0.2 0.1 0.1 snan 0.1 0.1 1",
+    ],
+)
 def test_a_row_that_is_no_box_is_dropped_and_counted_or_refused(tmp_path: Path, row: str) -> None:
     write_yolo(tmp_path, {"train": {"a": ["0 0.5 0.5 0.5 0.5", row]}})
     coco = read_split(tmp_path, YOLO, format="yolo")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,16 @@ def test_exif_orientation_is_applied_once(tmp_path: Path, orientation: int) -> N
     upright = np.asarray(ImageOps.exif_transpose(Image.open(path)))
     np.testing.assert_array_equal(pixels(path), upright)
     assert image_size(path) == (upright.shape[:2], orientation >= 5)
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.png", "a.jpg"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0"])
+def test_broken_exif_is_ignored(tmp_path: Path, name: str, exif: bytes) -> None:
+    path = saved(tmp_path / name, Image.new("RGB", (6, 4), "red"), exif=exif, dpi=(72, 72))
+    with Image.open(path) as image, pytest.raises((SyntaxError, struct.error)):
+        image.getexif().get(ExifTags.Base.Orientation)
+    assert image_size(path) == ((4, 6), False)
+    assert load_image(path).shape == (3, 4, 6)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
