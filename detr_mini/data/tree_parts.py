@@ -10,7 +10,7 @@ from pathlib import Path
 from detr_mini.data.choice import Choice
 from detr_mini.errors import ConfigError, nearest
 from detr_mini.formats.columns import columns_of
-from detr_mini.formats.convert import check_sizes, write_set
+from detr_mini.formats.convert import check_sizes, write_set, written_as
 from detr_mini.formats.discover import Source
 from detr_mini.formats.tree import Tree
 from detr_mini.formats.writing import new_folder
@@ -57,16 +57,15 @@ def subset_of_splits(source: Source, choice: Choice, splits: Sequence[str] | Non
     return parts
 
 
-def write_splits(output: str | Path, format: str, parts: Mapping[str, Tree], images: str = "copy") -> str:
-    """Write `parts` in `format` into the new folder `output`; a sentence with the counts of each split.
+def write_splits(output: str | Path, format: str, parts: Mapping[str, Tree], images: str = "copy") -> list[str]:
+    """Write `parts` in `format` into the new folder `output`: what is lost or changed, and the counts of each split.
 
     `images`: "copy", "link" (hard links where the disk can) or "none".
     """
-    for name, tree in parts.items():
-        check_sizes(name, tree)
+    notes = [note for name, tree in parts.items() for note in check_sizes(name, tree)]
     with new_folder(output) as folder:
-        write_set(folder, format, parts, images)
+        notes += write_set(folder, format, parts, images)
     counts = (
         f"{name} {len(t.content['images'])} images, {len(t.content['annotations'])} boxes" for name, t in parts.items()
     )
-    return f"{output} ({format}): {'; '.join(counts)}"
+    return [*notes, f"{output} ({written_as(format)}): {'; '.join(counts)}"]

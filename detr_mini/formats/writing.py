@@ -80,8 +80,11 @@ def without_crowds(annotations: Sequence[dict[str, Any]]) -> list[dict[str, Any]
 
 
 def left_out(trees: Mapping[str, Tree], keys: Mapping[str, str]) -> list[str]:
-    """A notice for each of `keys` (key of an annotation: its name in words) that a form has no place for."""
-    notes = []
+    """A notice for each of `keys` (key of an annotation: its name in words) that a form has no place for.
+
+    Keypoints are among them everywhere: only COCO, which leaves out nothing, has a place for them.
+    """
+    keys, notes = {**keys, "keypoints": "lists of keypoints"}, list[str]()
     for name, tree in trees.items():
         counts = Counter(
             what
@@ -118,12 +121,25 @@ def place_file(source: Path, target: Path, *, link: bool = False) -> None:
     shutil.copyfile(source, target)
 
 
-@contextmanager
-def new_folder(output: str | Path) -> Iterator[Path]:
-    """A folder that appears under its name only when it is whole; UserError where it is there already."""
+def free_place(output: str | Path) -> Path:
+    """The path of a new folder or file, to be asked for before long work.
+
+    UserError where it is there already, or where nothing can be written.
+    """
     output = Path(output).expanduser()
     if output.exists():
         raise UserError(f"the output {output} exists already; choose a new folder")
+    above = next(folder for folder in output.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"the output {output} cannot be written: {above} is no folder that you may write to; choose "
+                        "another place")  # fmt: skip
+    return output
+
+
+@contextmanager
+def new_folder(output: str | Path) -> Iterator[Path]:
+    """A folder that appears under its name only when it is whole; UserError where it is there already."""
+    output = free_place(output)
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
