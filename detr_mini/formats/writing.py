@@ -14,6 +14,7 @@ from typing import Any
 from detr_mini.errors import DataError, UserError
 from detr_mini.formats.box_rules import area_of
 from detr_mini.formats.faults import Kind
+from detr_mini.formats.path_words import split_of_name
 from detr_mini.formats.tree import Tree
 from detr_mini.progress import BAR_FROM, track
 from detr_mini.safe_files import safe_name
@@ -22,7 +23,7 @@ from detr_mini.safe_files import safe_name
 def plain_names(tree: Tree) -> dict[str, str]:
     """Of each file name its path in the copy: without the folders that all images share, and below the copy's folder.
 
-    No two are the same, whatever the names are.
+    Folders whose names speak of a split are left out, since the copy has its own. No two names are the same.
     """
     names = dict.fromkeys(image["file_name"] for image in tree.content["images"])
     paths = {name: _relative(name, tree.folder) for name in names}
@@ -31,7 +32,9 @@ def plain_names(tree: Tree) -> dict[str, str]:
     taken: set[str] = set()
     found = {}
     for name, path in paths.items():
-        safe = PurePosixPath(safe_name(str(path.relative_to(shared) if path.is_relative_to(shared) else path)))
+        own = path.relative_to(shared) if path.is_relative_to(shared) else path
+        folders_kept = [part for part in own.parent.parts if split_of_name(part) is None]
+        safe = PurePosixPath(safe_name("/".join([*folders_kept, own.name])))
         numbered = (str(safe.with_name(f"{safe.stem}_{k}{safe.suffix}")) for k in count(2))
         found[name] = str(safe) if str(safe) not in taken else next(n for n in numbered if n not in taken)
         taken.add(found[name])
