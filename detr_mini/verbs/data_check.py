@@ -30,8 +30,9 @@ def data_check(config: Mapping[str, Any]) -> Checked | None:
         free_place(copy)
     elif config["output"]:
         raise UserError("output is the folder of the fixed copy; add fix=true")
-    if config["report"] and not Path(config["report"]).expanduser().absolute().parent.is_dir():
-        raise UserError(f"there is no folder for the report {config['report']}; make it, or choose another place")
+    report = Path(config["report"] or "report.json").expanduser()
+    if config["report"] and (report.is_dir() or not report.absolute().parent.is_dir()):
+        raise UserError(f"the report {report} needs a folder that exists and a file's name; choose another place")
     source.print_notes()
     if source.format == "litdata":
         _check_shards(source, config)
@@ -40,7 +41,7 @@ def data_check(config: Mapping[str, Any]) -> Checked | None:
     done.add(_of_captions(done, config["data"]))
     done.print()
     if config["report"]:
-        Path(config["report"]).expanduser().write_text(
+        report.write_text(
             json.dumps(done.to_dict(), indent=1, ensure_ascii=False), encoding="utf-8", errors="backslashreplace"
         )
     if config["fix"]:
