@@ -61,7 +61,7 @@ class Reading:
     on_crowd: str = "ignore"
     """Crowd regions are neither trained on nor scored, or each counts as an object."""
     box_corners: bool = False
-    """The four numbers of a box are left, top, right, bottom (COCO: in pixels, YOLO: in shares of the image)."""
+    """The four numbers of a box are left, top, right, bottom (COCO: pixels, YOLO: shares of the image, CSV: both)."""
 
     def __post_init__(self) -> None:
         for name, known in (

@@ -239,9 +239,9 @@ def test_d22_difficult_of_voc_is_read_as_what_it_stands_for(
     xml.write_text(xml.read_text().replace("<difficult>0<", f"<difficult>{text}<"))
     coco = read(root, difficult="ignore")
     assert coco.is_crowd.tolist() == [difficult, False]
-    said = [notice for notice in coco.report.notices if "is neither 0 nor 1" in notice]
-    assert len(said) == reported
-    assert check(source(root), pixels=False).counts["number written as text"] == reported
+    assert ("number written as text: 1, for example a.png" in coco.report.notices) == reported
+    said = [f.text for f in check(source(root), pixels=False).faults if f.kind is Kind.NUMBER_AS_TEXT]
+    assert said == [f"object 1 of Annotations/a.xml: difficult {text!r} is neither 0 nor 1"] * reported
 
 
 def test_d22_an_iscrowd_of_voc_that_is_no_flag_is_refused(tmp_path: Path) -> None:
