@@ -124,8 +124,16 @@ def place_file(source: Path, target: Path, *, link: bool = False) -> None:
     shutil.copyfile(source, target)
 
 
+def file_place(report: str | Path) -> Path:
+    """The path of a file to write, to be asked for before long work; UserError where it is a folder, or has none."""
+    report = Path(report).expanduser()
+    if report.is_dir() or not report.absolute().parent.is_dir():
+        raise UserError(f"the report {report} needs a folder that exists and a file's name; choose another place")
+    return report
+
+
 def free_place(output: str | Path) -> Path:
-    """The path of a new folder or file, to be asked for before long work.
+    """The path of a new folder, to be asked for before long work.
 
     UserError where it is there already, or where nothing can be written.
     """

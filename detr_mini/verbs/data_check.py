@@ -14,7 +14,7 @@ from detr_mini.checking.report import Checked, write_fixed_copy
 from detr_mini.errors import UserError
 from detr_mini.formats.discover import Source
 from detr_mini.formats.faults import Fault, Kind
-from detr_mini.formats.writing import free_place
+from detr_mini.formats.writing import file_place, free_place
 from detr_mini.shards.index import read_index
 from detr_mini.shards.store import compare_checksums
 
@@ -30,9 +30,7 @@ def data_check(config: Mapping[str, Any]) -> Checked | None:
         free_place(copy)
     elif config["output"]:
         raise UserError("output is the folder of the fixed copy; add fix=true")
-    report = Path(config["report"] or "report.json").expanduser()
-    if config["report"] and (report.is_dir() or not report.absolute().parent.is_dir()):
-        raise UserError(f"the report {report} needs a folder that exists and a file's name; choose another place")
+    report = file_place(config["report"]) if config["report"] else None
     source.print_notes()
     if source.format == "litdata":
         _check_shards(source, config)
@@ -40,7 +38,7 @@ def data_check(config: Mapping[str, Any]) -> Checked | None:
     done = check(source, pixels=config["pixels"])
     done.add(_of_captions(done, config["data"]))
     done.print()
-    if config["report"]:
+    if report:
         report.write_text(
             json.dumps(done.to_dict(), indent=1, ensure_ascii=False), encoding="utf-8", errors="backslashreplace"
         )

@@ -95,6 +95,7 @@ def test_check_lists_the_faults_of_a_dataset_that_cannot_be_read(voc: Path, caps
         (["convert", "to=coco", "output=there"], "the output there exists already"),
         (["subset", "count=1", "output=there"], "the output there exists already"),
         (["split", "all=true", "output=there"], "the output there exists already"),
+        (["shard", "output=there"], "the output there exists already"),
     ],
 )
 def test_an_output_that_cannot_be_written_is_refused_before_anything_is_read(
