@@ -240,6 +240,8 @@ def _about_files(error: OSError) -> str | None:
         return f"the disk is full: cannot write{where}; free some space and run again (checkpoints are kept)"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"permission denied:{where} ({error.strerror}); change its permissions or choose another place"
+    if error.errno == errno.ENOENT:
+        return f"there is no file or folder{where}; check the path" if where else None
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         return f"cannot write{where} ({error.strerror}): expected a folder, found a file; choose another place"
     if error.errno == errno.EISDIR:

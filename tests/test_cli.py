@@ -114,6 +114,7 @@ def _raising(error: BaseException) -> object:
     ("error", "status", "said"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "x.ckpt"), 2, "the disk is full: cannot write x.ckpt"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "a/b"), 2, "there is no file or folder a/b"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, "permission denied: /x"),
         (NotADirectoryError(errno.ENOTDIR, "Not a directory", "a/b"), 2, "expected a folder, found a file"),
         (IsADirectoryError(errno.EISDIR, "Is a directory", "a"), 2, "expected a file, found a folder"),

@@ -21,7 +21,15 @@ from detr_mini.checking.names import check_data_file, check_names, checked_categ
 from detr_mini.checking.pictures import Picture
 from detr_mini.checking.report import Checked
 from detr_mini.errors import DataError
-from detr_mini.formats.box_rules import CORNERS, ROUNDING, from_corners, is_box, look_like_corners
+from detr_mini.formats.box_rules import (
+    CORNERS,
+    ROUNDING,
+    SHARES,
+    from_corners,
+    is_box,
+    look_like_corners,
+    look_like_shares,
+)
 from detr_mini.formats.columns import any_json
 from detr_mini.formats.discover import Source
 from detr_mini.formats.faults import Fault, Fix, Kind
@@ -126,8 +134,7 @@ def _check_split(
         if is_whole(annotation.get("category_id")):
             annotation["category_id"] = merged.get(annotation["category_id"], annotation["category_id"])
     tree.content["categories"] = categories
-    if done.source.format == "coco" and not done.source.box_corners:
-        _check_corners(tree, images.pictures, done.faults)
+    _check_numbers(tree, images.pictures, done.source.format == "coco" and not done.source.box_corners, done.faults)
     annotations = checked_boxes(tree, images, done.faults)
     kept = [
         {**images.records[i], "height": picture.size[0], "width": picture.size[1]}
@@ -141,13 +148,18 @@ def _check_split(
     return {i: picture for i, picture in images.pictures.items() if i not in images.out and i not in images.same}
 
 
-def _check_corners(tree: Tree, pictures: Mapping[int, Picture], faults: list[Fault]) -> None:
-    """One fault where the boxes of a split fit as corners only; they are then looked at as corners."""
+def _check_numbers(tree: Tree, pictures: Mapping[int, Picture], may_be_corners: bool, faults: list[Fault]) -> None:
+    """One fault where the boxes of a split are no pixels, or fit as corners only; these are then looked at as corners.
+
+    `may_be_corners`: whether that is asked; the readers of other formats look for corners themselves.
+    """
     own = [a for a in tree.content["annotations"]
            if is_box(a.get("bbox")) and is_whole(a.get("image_id")) and a["image_id"] in pictures]  # fmt: skip
     boxes = np.array([a["bbox"] for a in own], np.float64).reshape(-1, 4)
     edges = np.array([pictures[a["image_id"]].size[::-1] for a in own], np.float64).reshape(-1, 2)
-    if look_like_corners(boxes, boxes, edges, ROUNDING):
+    if look_like_shares(boxes, edges):
+        faults.append(Fault(Kind.TINY_BOX, SHARES.format(path=tree.path.name), refused=True))
+    elif may_be_corners and look_like_corners(boxes, boxes, edges, ROUNDING):
         text = CORNERS.format(path=tree.path.name, read="left, top, width, height")
         faults.append(Fault(Kind.CORNERS, text))
         for annotation in own:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from detr_mini.errors import nearest
+from detr_mini.formats.category_records import distinct
 from detr_mini.formats.faults import Fault, Fix, Kind
 from detr_mini.formats.tree import Tree
 from detr_mini.formats.values import is_text, is_whole
@@ -107,7 +108,7 @@ def _written_alike(names: list[str], total: Counter[str], faults: list[Fault]) -
         plain.setdefault(re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", name).casefold()), []).append(name)
     groups = [group for group in plain.values() if len(group) > 1]
     for group in groups:
-        counts = [f"{name!r} ({total[name]} boxes)" for name in group]
+        counts = [f"{distinct(name, *group)} ({total[name]} boxes)" for name in group]
         faults.append(Fault(Kind.SIMILAR_NAMES, ", ".join(counts)))
     return {name for group in groups for name in group}
 

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from detr_mini.checking.pixels import alike
@@ -95,12 +96,10 @@ def _merged(trees: Mapping[str, Tree]) -> Tree:
 
     What their readers say of each (faults, notices) stays.
     """
-    first = next(iter(trees.values()))
     if len(trees) == 1:
-        return first
+        return next(iter(trees.values()))
     if len({tree.folder for tree in trees.values()}) > 1:
-        raise DataError("the splits lie in different folders; bring them into one form first: 'detr-mini data convert "
-                        "to=voc' puts all images in one folder")  # fmt: skip
+        trees = _in_one_folder(trees)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     categories: dict[int, dict[str, Any]] = {}
@@ -116,6 +115,7 @@ def _merged(trees: Mapping[str, Tree]) -> Tree:
         ]
         categories |= {c["id"]: c for c in tree.content["categories"]}
     own = {"images": images, "annotations": annotations, "categories": list(categories.values())}
+    first = next(iter(trees.values()))
     return replace(
         first,
         content={**first.content, **own},
@@ -123,3 +123,16 @@ def _merged(trees: Mapping[str, Tree]) -> Tree:
         faults=[fault for tree in trees.values() for fault in tree.faults],
         notices=[notice for tree in trees.values() for notice in tree.notices],
     )
+
+
+def _in_one_folder(trees: Mapping[str, Tree]) -> dict[str, Tree]:
+    """The splits with file names below the folder that holds all of their image folders."""
+    folder = Path(os.path.commonpath([os.path.abspath(tree.folder) for tree in trees.values()]))
+    found = {}
+    for name, tree in trees.items():
+        listed = (*(image["file_name"] for image in tree.content["images"]), *(fault.image for fault in tree.faults))
+        paths = {file: os.path.relpath(tree.folder / file, folder).replace(os.sep, "/") for file in {*listed} - {""}}
+        images = [{**image, "file_name": paths[image["file_name"]]} for image in tree.content["images"]]
+        faults = [replace(fault, image=paths.get(fault.image, "")) for fault in tree.faults]
+        found[name] = replace(tree, content={**tree.content, "images": images}, folder=folder, faults=faults)
+    return found

@@ -10,15 +10,21 @@ from pathlib import Path
 from detr_mini.data.choice import Choice
 from detr_mini.errors import ConfigError, nearest
 from detr_mini.formats.columns import columns_of
-from detr_mini.formats.convert import check_sizes, write_set
+from detr_mini.formats.convert import check_sizes, write_set, written_as
 from detr_mini.formats.discover import Source
+from detr_mini.formats.faults import NOTICES
 from detr_mini.formats.tree import Tree
 from detr_mini.formats.writing import new_folder
 
 
 def part(tree: Tree, ids: Collection[int], categories: Collection[str] | None = None) -> Tree:
-    """The content of a split without other images, and without boxes of other categories where some are named."""
+    """The content of a split without other images, and without boxes of other categories where some are named.
+
+    What a training only mentions of the images that go, goes with them.
+    """
     kept = set(ids)
+    gone = {image["file_name"] for image in tree.content["images"] if image["id"] not in kept}
+    faults = [fault for fault in tree.faults if fault.kind not in NOTICES or fault.image not in gone]
     named = {c["id"] for c in tree.content["categories"] if categories is None or c["name"] in categories}
     content = {
         **tree.content,
@@ -26,7 +32,7 @@ def part(tree: Tree, ids: Collection[int], categories: Collection[str] | None = 
         "annotations": [a for a in tree.content["annotations"] if a["image_id"] in kept and a["category_id"] in named],
         "categories": [c for c in tree.content["categories"] if c["id"] in named],
     }
-    return replace(tree, content=content)
+    return replace(tree, content=content, faults=faults)
 
 
 def owned_names(tree: Tree) -> tuple[dict[int, Counter[str]], dict[int, str], list[str]]:
@@ -57,16 +63,15 @@ def subset_of_splits(source: Source, choice: Choice, splits: Sequence[str] | Non
     return parts
 
 
-def write_splits(output: str | Path, format: str, parts: Mapping[str, Tree], images: str = "copy") -> str:
-    """Write `parts` in `format` into the new folder `output`; a sentence with the counts of each split.
+def write_splits(output: str | Path, format: str, parts: Mapping[str, Tree], images: str = "copy") -> list[str]:
+    """Write `parts` in `format` into the new folder `output`: what is lost or changed, and the counts of each split.
 
     `images`: "copy", "link" (hard links where the disk can) or "none".
     """
-    for name, tree in parts.items():
-        check_sizes(name, tree)
+    notes = [note for name, tree in parts.items() for note in check_sizes(name, tree)]
     with new_folder(output) as folder:
-        write_set(folder, format, parts, images)
+        notes += write_set(folder, format, parts, images)
     counts = (
         f"{name} {len(t.content['images'])} images, {len(t.content['annotations'])} boxes" for name, t in parts.items()
     )
-    return f"{output} ({format}): {'; '.join(counts)}"
+    return [*notes, f"{output} ({written_as(format)}): {'; '.join(counts)}"]

@@ -41,7 +41,7 @@ except ImportError:  # Windows
 AUTO = "auto"
 SMALLEST = 1_000_000
 """Bytes of an annotation file up to which it is simply read at each start."""
-VERSION = 1
+VERSION = 2
 """Of these files; to be raised whenever a reader gives other arrays or another report for the same annotations."""
 YOUNG = 2.0
 """Seconds after a change in which another one might leave the same time: what is so new is not kept yet."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 
 from detr_mini.categories import Categories
 from detr_mini.errors import DataError
+from detr_mini.formats.box_rules import MOST_PIXELS, is_box
 from detr_mini.formats.faults import Fault, Fix, Kind
 from detr_mini.formats.listing import Listing, is_image_name, moved_notice, names_below
 from detr_mini.formats.path_words import parts_of
 from detr_mini.formats.tree import Tree, image_ids
 from detr_mini.images.header import image_size
+from detr_mini.safe_files import shown
 
 UNNAMED = "object"
 """The class of boxes in a file that names no classes."""
@@ -37,15 +40,25 @@ class BoxList:
         said = self.sizes.get(name) or (0, 0)
         self.sizes[name] = said if all(said) else (_whole(height), _whole(width))
 
-    def box(self, image: str, label: str, xywh: Sequence[float], where: str, **extra: Any) -> None:
-        """A box [left, top, width, height] in pixels; `where` names its place in the file."""
-        self.image(image)
-        self.boxes.append({"image": image, "label": label, "bbox": list(xywh), "where": where, **extra})
+    def box(self, image: str, label: str, xywh: Sequence[float], where: str, **extra: Any) -> bool:
+        """A box [left, top, width, height] in pixels; `where` names its place in the file. False where it is none.
 
-    def outline(self, image: str, label: str, xs: Sequence[float], ys: Sequence[float], where: str) -> None:
+        A row with numbers that cannot be pixels, or without a class, is a fault.
+        """
+        self.image(image)
+        name = unicodedata.normalize("NFC", label.strip())
+        if not name or not is_box([*xywh]):
+            self.no_box(image, f"{where}: {shown([*xywh])} and class {shown(label)}")
+            return False
+        self.boxes.append({"image": image, "label": name, "bbox": list(xywh), "where": where, **extra})
+        return True
+
+    def outline(
+        self, image: str, label: str, xs: Sequence[float], ys: Sequence[float], where: str, **extra: Any
+    ) -> None:
         """The upright box around an outline."""
-        self.faults.append(Fault(Kind.OUTLINE, where, image, Fix.UPRIGHT_BOX))
-        self.box(image, label, [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)], where)
+        if self.box(image, label, [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)], where, **extra):
+            self.faults.append(Fault(Kind.OUTLINE, where, image, Fix.UPRIGHT_BOX))
 
     def no_box(self, image: str, text: str) -> None:
         """A row that is not a usable box."""
@@ -67,7 +80,8 @@ class BoxList:
             height, width = said[file]
             tree.content["images"].append({"id": image_id, "file_name": file, "height": height, "width": width})
         known = {} if categories is None else dict(zip(categories.names, categories.ids, strict=True))
-        for name in [*self.names, *sorted({box["label"] for box in self.boxes})]:
+        listed_names = [unicodedata.normalize("NFC", name) for name in self.names]
+        for name in [*listed_names, *sorted({box["label"] for box in self.boxes})]:
             known.setdefault(name, max(known.values(), default=0) + 1)
         tree.content["categories"] += [{"id": i, "name": name} for name, i in known.items()]
         for number, box in enumerate(self.boxes, start=1):
@@ -86,9 +100,10 @@ class BoxList:
 
 def _whole(value: Any) -> int:
     try:
-        return max(0, int(float(value)))
+        number = float(value)
     except (TypeError, ValueError, OverflowError):
         return 0
+    return int(number) if 0 <= number <= MOST_PIXELS else 0
 
 
 def _files_of(names: Sequence[str], folder: Path) -> dict[str, str]:

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from detr_mini.formats.faults import Kind
 from detr_mini.formats.values import as_number, is_number
@@ -17,11 +17,20 @@ MOST_PIXELS = 1e9
 """Larger coordinates are no pixels."""
 ROUNDING = 0.5
 """Pixels by which a box may stick out of its image before that is worth a line in the report."""
+SLACK = 0.01
+"""A share of an image outside 0 to 1 by at most this is a rounding error."""
 CORNERS = (
     "the boxes of {path} look like left, top, right, bottom: most stick out of their images as {read}, "
     "and all fit as corners; set data.box_corners=true to read them so"
 )
 """The error where `look_like_corners`; `read`: what the four numbers are taken for."""
+SHARES = (
+    "the boxes of {path} look like shares of the image: no number in them is above 1, and pixels are expected; "
+    "multiply x and width by the image's width, y and height by its height (YOLO's files hold shares, and are read so)"
+)
+"""The error where `look_like_shares`."""
+_SMALLEST = 8
+"""Pixels of the shorter side from which an image is no test pattern whose boxes may be of one pixel."""
 _FEW = 3
 """Fewer boxes than this say nothing about what their numbers mean."""
 
@@ -101,6 +110,28 @@ def enclosing(boxes_xywh: Float[np.ndarray, "n 4"], degrees: Float[np.ndarray, "
     x, y, w, h = boxes_xywh.T
     wide, high = w * cos + h * sin, w * sin + h * cos
     return np.stack([x + w / 2 - wide / 2, y + h / 2 - high / 2, wide, high], 1)
+
+
+def area_of_objects(
+    stated: Float[np.ndarray, " n"],
+    drawn_xywh: Float[np.ndarray, "n 4"],
+    boxes_xywh: Float[np.ndarray, "n 4"],
+    is_cut: Bool[np.ndarray, " n"],
+) -> Float[np.ndarray, " n"]:
+    """The area of each object: as stated, where NaN that of its box as drawn; of a box that is cut, at most its own.
+
+    `drawn_xywh`: a turned box as it is before it is turned, since the upright box around it is larger than the object.
+    """
+    area = np.where(np.isnan(stated), drawn_xywh[:, 2] * drawn_xywh[:, 3], stated)
+    return np.where(is_cut, np.minimum(area, boxes_xywh[:, 2] * boxes_xywh[:, 3]), area)
+
+
+def look_like_shares(boxes_xywh: Float[np.ndarray, "n 4"], edges: Float[np.ndarray, "n 2"]) -> bool:
+    """Whether nearly all boxes are at most about one pixel from the top left of their images (width, height)."""
+    if not len(boxes_xywh) or edges.min() < _SMALLEST:
+        return False
+    inside = ((boxes_xywh >= -SLACK) & (boxes_xywh <= 1 + SLACK)).all(1)
+    return bool(inside.mean() > 0.98 and (boxes_xywh % 1).any())
 
 
 def look_like_corners(

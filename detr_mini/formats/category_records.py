@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,7 +44,8 @@ def align(
     A name with another id than in training is remapped, with a notice. A name that training does not know is left
     out where it has no box, else DataError: its boxes could never be found.
     """
-    labels = categories.labels_of_names()
+    labels = {unicodedata.normalize("NFC", name): label for name, label in categories.labels_of_names().items()}
+    labels |= categories.labels_of_names()  # a checkpoint may have names in decomposed characters
     label_of: dict[int, int] = {}
     notices: list[str] = []
     for category_id, name in listed(content, path):
@@ -54,14 +56,21 @@ def align(
                 notices.append(f"category {name!r} has id {category_id} here and {trained} in training: mapped by name")
         elif used.get(category_id):
             other = dict(zip(categories.ids, categories.names, strict=True)).get(category_id)
-            there = f"there {category_id} is {other!r}" if other else "its categories lack it"
+            there = f"there {category_id} is {distinct(other, name)}" if other else "its categories lack it"
             raise DataError(
-                f"category {category_id} {name!r} of {path} has {used[category_id]} annotations but is unknown to the "
-                f"training set ({there}{nearest(name, labels)}); give both files the same categories"
+                f"category {category_id} {distinct(name, *labels)} of {path} has {used[category_id]} annotations but "
+                f"is unknown to the training set ({there}{nearest(name, labels)}); give both files the same categories"
             )
         else:
             notices.append(f"category {category_id} {name!r} is unknown to training and has no boxes: left out")
     return label_of, notices
+
+
+def distinct(name: str, *others: str) -> str:
+    """A name in quotes; with escapes where one of `others` differs from it and looks the same."""
+    plain = unicodedata.normalize("NFKC", name)
+    alike = any(unicodedata.normalize("NFKC", other) == plain for other in others if other != name)
+    return f"{name!a}" if alike else f"{name!r}"
 
 
 def listed(content: Mapping[str, Any], path: Path) -> list[tuple[int, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +16,17 @@ from jaxtyping import Float, Int
 from detr_mini.categories import Categories
 from detr_mini.environment import on_this_host
 from detr_mini.errors import ConfigError, DataError, some_of
-from detr_mini.formats.box_rules import CORNERS, ROUNDING, BoxFault, clip_boxes, enclosing, look_like_corners
+from detr_mini.formats.box_rules import (
+    CORNERS,
+    ROUNDING,
+    SHARES,
+    BoxFault,
+    area_of_objects,
+    clip_boxes,
+    enclosing,
+    look_like_corners,
+    look_like_shares,
+)
 from detr_mini.formats.category_records import align, categories_of
 from detr_mini.formats.coco_fast import read_columns
 from detr_mini.formats.columns import Columns
@@ -50,7 +61,7 @@ class Reading:
     on_crowd: str = "ignore"
     """Crowd regions are neither trained on nor scored, or each counts as an object."""
     box_corners: bool = False
-    """The four numbers of a box are left, top, right, bottom (COCO: in pixels, YOLO: in shares of the image)."""
+    """The four numbers of a box are left, top, right, bottom (COCO: pixels, YOLO: shares of the image, CSV: both)."""
 
     def __post_init__(self) -> None:
         for name, known in (
@@ -158,10 +169,6 @@ def _records(
         )
     path, order = columns.path, np.argsort(columns.image_ids, kind="stable")[:limit].tolist()
     names = {i: columns.file_names[i] for i in order}
-    listed = Counter(names.values())
-    if twice := [name for name, count in listed.items() if count > 1]:
-        report.notices.append(f"{len(twice)} image files are listed more than once: {some_of(twice, 3)}; each record "
-                              "counts as an image of its own")  # fmt: skip
     missing = [name for name in names.values() if not is_file(folder / name)]
     if respelled := spelled_on_disk(folder, missing):
         names = {i: respelled.get(name, name) for i, name in names.items()}
@@ -172,6 +179,10 @@ def _records(
         names = {i: moved.get(name, name) for i, name in names.items()}
         missing = [name for name in missing if name not in moved]
         report.notices.append(moved_notice(moved))
+    listed = Counter(map(os.path.normpath, names.values()))  # one file may be spelled in several ways
+    if twice := [name for name, count in listed.items() if count > 1]:
+        report.notices.append(f"{len(twice)} image files are listed more than once: {some_of(twice, 3)}; each record "
+                              "counts as an image of its own")  # fmt: skip
     report.missing += missing
     if missing and reading.on_missing == "refuse":
         raise DataError(f"{len(missing)} of {len(names)} images that {path} lists are not in {folder}: "
@@ -256,6 +267,8 @@ def _with_boxes(
     upright = np.where(turned[:, None], enclosing(raw, rotation), raw)
     boxes, faults = clip_boxes(upright, sizes[image])
     edges = sizes[image][:, ::-1].astype(np.float64)
+    if look_like_shares(raw, edges):
+        raise DataError(SHARES.format(path=columns.path))
     if may_be_corners and not turned.any() and look_like_corners(raw, raw, edges, ROUNDING):
         raise DataError(CORNERS.format(path=columns.path, read="left, top, width, height"))
     keep = np.ones(len(own), bool)
@@ -282,10 +295,11 @@ def _with_boxes(
                 keep[row] = False
     if bad and reading.on_bad_box == "refuse":
         raise DataError(f"{bad[0]} ({len(bad)} boxes like this); fix them, or set data.on_bad_box=drop")
-    own, image, boxes, turned = own[keep], image[keep], boxes[keep], turned[keep]
+    is_cut = np.array([fault is BoxFault.PAST_EDGE for fault in faults], bool)
+    area = area_of_objects(columns.area[own], np.where(turned[:, None], raw, boxes), boxes, is_cut)[keep]
+    own, image, boxes = own[keep], image[keep], boxes[keep]
     labels = np.array([label_of[c] for c in columns.category_ids[own].tolist()], np.int64)
     crowd = columns.is_crowd[own] & (reading.on_crowd == "ignore")
-    area = np.where(np.isnan(columns.area[own]) | turned, boxes[:, 2] * boxes[:, 3], columns.area[own])
     per_image = np.bincount(image, minlength=len(ids))
     report.crowd = int(crowd.sum())
     report.boxes = len(own) - report.crowd

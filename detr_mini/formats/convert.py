@@ -9,9 +9,10 @@ from pathlib import Path
 from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.formats.columns import columns_of
 from detr_mini.formats.discover import FORMATS, Source
-from detr_mini.formats.faults import LOSSLESS
+from detr_mini.formats.faults import LOSSLESS, NOTICES
+from detr_mini.formats.records import in_one_line
 from detr_mini.formats.tree import Tree
-from detr_mini.formats.writing import new_folder
+from detr_mini.formats.writing import free_place, new_folder
 from detr_mini.images.header import image_size
 from detr_mini.progress import BAR_FROM, track
 
@@ -33,6 +34,7 @@ def convert(source: Source, output: str | Path, to: str, *, images: str = "copy"
         raise ConfigError(f"images is {images!r}{nearest(str(images), PLACING)}; it must be {', '.join(PLACING)}")
     if to == source.format:
         raise ConfigError(f"{source.root} is in the form {to} already; nothing to convert")
+    free_place(output)
     trees = source.trees()
     notes: list[str] = []
     for name, tree in trees.items():
@@ -56,11 +58,16 @@ def check_sizes(name: str, tree: Tree) -> list[str]:
     if lost:
         raise DataError(f"{lost[0].kind}: {lost[0].text} ({len(lost)} faults that lose a box or an image); fix them "
                         "first: 'detr-mini data check fix=true' writes a fixed copy")  # fmt: skip
-    return [f"{name}: {notice}" for notice in tree.notices]
+    return [f"{name}: {notice}" for notice in (*tree.notices, *in_one_line(tree.faults, NOTICES))]
+
+
+def written_as(format: str) -> str:
+    """The format that a dataset of this one is written in: its own, or COCO where there is no writer."""
+    return format if format in WRITTEN else "coco"
 
 
 def write_set(folder: Path, to: str, trees: Mapping[str, Tree], images: str = "copy") -> list[str]:
     """Write the splits in the format `to` into `folder`; returns what it cannot hold. Images must have sizes."""
-    write = FORMATS[to].write or FORMATS["coco"].write
+    write = FORMATS[written_as(to)].write
     assert write is not None
     return write(folder, trees, images)

@@ -9,14 +9,22 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float
+
 from detr_mini.categories import Categories
 from detr_mini.errors import DataError, some_of
 from detr_mini.formats.box_list import UNNAMED, BoxList
+from detr_mini.formats.box_rules import CORNERS as CORNERS_MEANT
+from detr_mini.formats.box_rules import ROUNDING, SLACK, look_like_corners
+from detr_mini.formats.faults import Fault, Kind
 from detr_mini.formats.format import Format
 from detr_mini.formats.layout import Layout, layout_of_files
 from detr_mini.formats.listing import Listing, is_image_name, read_start
 from detr_mini.formats.path_words import split_of_name
 from detr_mini.formats.tree import Tree
+from detr_mini.images.header import image_size
+from detr_mini.safe_files import shown
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "image": ("filename", "imagename", "imagepath", "filepath", "imagefile", "imagefilename", "imgpath", "imgname",
@@ -174,12 +182,18 @@ def _rows(path: Path, table: Table) -> Iterator[list[str]]:
 
 
 def read_csv(
-    root: Path, images: str, annotations: str, subset: str | None = None, *, categories: Categories | None = None
+    root: Path,
+    images: str,
+    annotations: str,
+    subset: str | None = None,
+    *,
+    categories: Categories | None = None,
+    box_corners: bool = False,
 ) -> Tree:
     """The boxes of `root`/`annotations`, of one `subset` where said: edges in pixels counted from 0, or shares.
 
     A row with a file and no numbers is an image without boxes. Columns of corners in which right lies left of left are
-    read as width and height where there is no header to say so.
+    read as width and height where there is no header to say so. `box_corners`: four numbers of any column are corners.
     """
     path = root / annotations
     if not path.is_file():
@@ -190,6 +204,9 @@ def read_csv(
             f"{path} has no columns of an image and a box; give it a header: filename,class,xmin,ymin,xmax,ymax"
         )
     columns = table.columns
+    if subset is not None and "subset" not in columns:
+        raise DataError(f"{path} has no column of splits for subset={subset}; give the file a column called split, or "
+                        "remove 'subset' from the split's settings to read all rows")  # fmt: skip
     found = BoxList(path)
     boxes: list[tuple[str, str, list[float], str]] = []
     for number, row in enumerate(_rows(path, table), start=1 + table.has_header):
@@ -206,25 +223,47 @@ def read_csv(
         if not any(texts):
             continue  # an image without boxes
         if len(texts) != 4 or not all(map(_is_number, texts)) or not label:
-            found.no_box(name, f"row {number} of {path.name}: {some_of(texts, 6)} and class {label!r}")
+            found.no_box(name, f"row {number} of {path.name}: {shown(some_of(texts, 6))} and class {shown(label)}")
             continue
         boxes.append((name, label, [float(text) for text in texts], f"row {number} of {path.name}"))
-    corners = _add(found, boxes, table)
+    corners = _add(found, boxes, table, box_corners)
     values = [v for _, _, box, _ in boxes for v in box]
-    relative = all(0 <= v <= 1 for v in values) and any(v % 1 for v in values)
+    relative = all(-SLACK <= v <= 1 + SLACK for v in values) and any(v % 1 for v in values)
     what = "edges" if corners else "left, top, width and height"
     unit = "shares of the image" if relative else "pixels counted from 0"
     found.notices.append(f"the boxes of {path.name} are read as {what}, in {unit}")
     if "label" not in columns:
         found.notices.append(f"{path.name} has no column of classes; all boxes are '{UNNAMED}'")
-    return found.tree(root / images, categories, relative)
+    tree = found.tree(root / images, categories, relative)
+    if not corners:
+        written = np.array([box for _, _, box, _ in boxes], np.float64).reshape(-1, 4)
+        written, edges = (written, np.ones((len(written), 2))) if relative else _in_pixels(tree)
+        if look_like_corners(written, written, edges, SLACK if relative else ROUNDING):
+            tree.faults.append(Fault(Kind.CORNERS, CORNERS_MEANT.format(path=path.name, read=what)))
+    return tree
 
 
-def _add(found: BoxList, boxes: Sequence[tuple[str, str, list[float], str]], table: Table) -> bool:
+def _in_pixels(tree: Tree) -> tuple[Float[np.ndarray, "n 4"], Float[np.ndarray, "n 2"]]:
+    """The boxes and the (width, height) of the image of each, which is measured where the file does not state it."""
+    sizes: dict[int, tuple[int, int]] = {}
+    for image in tree.content["images"]:
+        size = image["height"], image["width"]
+        if not all(size):
+            try:
+                size, _ = tree.sizes[image["id"]] = image_size(tree.folder / image["file_name"])
+            except DataError:  # the check of the images says what is wrong with it
+                continue
+        sizes[image["id"]] = size[1], size[0]
+    own = [(a["bbox"], sizes[a["image_id"]]) for a in tree.content["annotations"] if a["image_id"] in sizes]
+    boxes, edges = ([row[k] for row in own] for k in range(2))
+    return np.array(boxes, np.float64).reshape(-1, 4), np.array(edges, np.float64).reshape(-1, 2)
+
+
+def _add(found: BoxList, boxes: Sequence[tuple[str, str, list[float], str]], table: Table, box_corners: bool) -> bool:
     """Add the boxes; whether they are corners."""
-    corners = "left" in table.columns
+    corners = box_corners or "left" in table.columns
     inverted = sum(box[2] < box[0] or box[3] < box[1] for _, _, box, _ in boxes)
-    if corners and not table.has_header and inverted > len(boxes) / 50:
+    if corners and not (table.has_header or box_corners) and inverted > len(boxes) / 50:
         corners = False
         found.notices.append(f"{inverted} of {len(boxes)} rows have a third number below the first: no corners")
     for name, label, (a, b, c, d), where in boxes:
@@ -232,4 +271,7 @@ def _add(found: BoxList, boxes: Sequence[tuple[str, str, list[float], str]], tab
     return corners
 
 
-CSV = Format("csv", look_csv, ("images", "annotations", "subset"), 2, read_csv, title="CSV files of corners")
+CSV = Format(
+    "csv", look_csv, ("images", "annotations", "subset"), 2, read_csv, ("categories", "box_corners"),
+    title="CSV files of boxes",
+)  # fmt: skip

@@ -9,7 +9,7 @@ import html
 import posixpath
 import re
 from collections.abc import Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -22,14 +22,19 @@ from detr_mini.formats.layout import Layout, layout_of_files
 from detr_mini.formats.listing import NAMES, Listing, read_start
 from detr_mini.formats.path_words import stem_of
 from detr_mini.formats.tree import EXACT, Tree, with_one_list
+from detr_mini.formats.values import is_number
 from detr_mini.formats.writing import left_out, owned_by, place_images, plain_names, without_crowds
+from detr_mini.safe_files import read_bytes, reason, shown
 
 NOT_BOXES = ("polyline", "points", "cuboid", "skeleton", "tag")
 EDGES = ("xtl", "ytl", "xbr", "ybr")
-FRAME = re.compile(r"frame_\d{1,12}")
+FRAME, NUMBER = re.compile(r"frame_[0-9]{1,12}"), re.compile("[0-9]{1,12}")
 OUTLINES = ("polygon", "ellipse", "mask")
+SHAPES = ("box", *OUTLINES, *NOT_BOXES)
 ATTRIBUTES = ("score", "doubt")
 """Of boxes that are written: a detector's score, and why a label is doubtful."""
+_LONGEST_NUMBER = 200
+"""Characters; our own writer needs about 60."""
 
 
 def look_cvat(found: Listing) -> Layout | None:
@@ -59,10 +64,10 @@ def read_cvat(
     """The boxes of `root`/`annotations`, of one `subset` where said; upright boxes around outlines are used."""
     path = root / annotations
     try:
-        content = ET.fromstring(path.read_bytes())
-    except (ET.ParseError, OSError, ValueError, LookupError) as error:
+        content = ET.fromstring(read_bytes(path))
+    except (ET.ParseError, OSError, ValueError, LookupError, RecursionError) as error:
         raise DataError(
-            f"broken annotation file: {path} is not whole XML ({error}); export it from CVAT again"
+            f"broken annotation file: {path} is not whole XML ({reason(error)}); export it from CVAT again"
         ) from None
     found = BoxList(path)
     names = (label.findtext("name") for label in content.iter("label"))
@@ -94,15 +99,18 @@ def _add_tracks(found: BoxList, content: ET.Element, folder: Path) -> None:
     for track in tracks:
         for shape in track:
             frame = shape.get("frame", "")
-            if shape.get("outside") == "1" or not frame.isdecimal():
+            if shape.get("outside") == "1" or shape.tag not in SHAPES:
+                continue
+            place = f"{shape.tag} of track {shown(track.get('id', '?'))}"
+            if not NUMBER.fullmatch(frame):
+                found.no_box("", f"{place}: frame {shown(frame)} is no number")
                 continue
             name = frames.get(int(frame), f"frame_{frame.zfill(6)}")
-            place = f"{shape.tag} of track {track.get('id', '?')} in frame {frame}"
-            _add(found, name, shape, track.get("label", ""), place)
+            _add(found, name, shape, track.get("label", ""), f"{place} in frame {frame}")
 
 
 def _add(found: BoxList, image: str, shape: ET.Element, label: str, where: str) -> None:
-    if shape.tag not in ("box", *OUTLINES, *NOT_BOXES):
+    if shape.tag not in SHAPES:
         return
     try:
         if not label.strip() or shape.tag in NOT_BOXES:
@@ -110,17 +118,19 @@ def _add(found: BoxList, image: str, shape: ET.Element, label: str, where: str) 
         if shape.tag == "box":
             edges = [shape.get(key, "") for key in EDGES]
             angle = float(shape.get("rotation") or 0)
+            if not is_number(angle):
+                raise ValueError
             extra = {"attributes": {"rotation": angle}} if angle else {}
-            found.box(image, label.strip(), _xywh(edges), where, **extra)
+            found.box(image, label, _xywh(edges), where, **extra)
         else:
-            found.outline(image, label.strip(), *_corners(shape), where)
-    except (ValueError, InvalidOperation):
+            found.outline(image, label, *_corners(shape), where)
+    except (ValueError, ArithmeticError):  # of Decimal
         found.no_box(image, f"{where}: a {shape.tag} without a box, or without a label")
 
 
 def _xywh(edges: Sequence[str]) -> list[float]:
     """[left, top, width, height] from left, top, right, bottom, in decimal arithmetic: 30.3 - 10.1 is 20.2."""
-    left, top, right, bottom = (Decimal(edge.strip()) for edge in edges)
+    left, top, right, bottom = (Decimal(edge.strip()[:_LONGEST_NUMBER]) for edge in edges)
     return [float(left), float(top), float(EXACT.subtract(right, left)), float(EXACT.subtract(bottom, top))]
 
 

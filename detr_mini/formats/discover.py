@@ -49,7 +49,7 @@ def read_tree(
     categories: Categories | None = None,
 ) -> Tree:
     """A split of any format as a COCO file would have it, with its faults."""
-    check_split(split, name, format)
+    check_split(split, name, format, box_corners)
     given = {key: value for key, value in split.items() if value is not None}
     options = {
         "categories": categories, "box_corners": box_corners, "first_pixel": first_pixel, "difficult": difficult,
@@ -58,13 +58,17 @@ def read_tree(
     return known.read(root, **given, **{option: options[option] for option in known.options})
 
 
-def check_split(split: Split, name: str, format: str) -> None:
-    """ConfigError for a key that the format does not know or misses."""
+def check_split(split: Split, name: str, format: str, box_corners: bool = False) -> None:
+    """ConfigError for a key that the format does not know or misses, and for `box_corners` where it has no use."""
     if format not in FORMATS:
         raise ConfigError(
             f"data.format is {format!r}{nearest(str(format), FORMATS)}; it must be {', '.join(FORMATS)} or auto"
         )
     known = FORMATS[format]
+    if box_corners and "box_corners" not in known.options:
+        which = ", ".join(name for name, other in FORMATS.items() if "box_corners" in other.options)
+        raise ConfigError(f"data.box_corners=true has no meaning in {format}, whose boxes say what their numbers are; "
+                          f"remove it (it is for {which})")  # fmt: skip
     keys = known.keys
     for key in split:
         if key not in keys:

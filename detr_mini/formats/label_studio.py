@@ -147,7 +147,10 @@ def _is_region(value: Any) -> bool:
 
 def _plain(address: str) -> str:
     """The path in an address: of a local file below the document root, of an upload, of a URL."""
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # any text of any JSON file may come here
+        return address
     local = parse_qs(parts.query).get("d")
     return local[0] if local else unquote(parts.path or address)
 
@@ -182,10 +185,11 @@ def _add(found: BoxList, image: str, result: Any, where: str, score: float | Non
     own = result.get("score")
     extra = {} if score is None else {"score": float(own if is_number(own) else score)}
     for label in value[kinds[0]]:
+        label = str(label) if isinstance(label, str | int | float) else ""
         if len(xs) == 2:
-            found.box(image, str(label), [xs[0], ys[0], xs[1], ys[1]], where, **extra)
+            found.box(image, label, [xs[0], ys[0], xs[1], ys[1]], where, **extra)
         else:
-            found.outline(image, str(label), xs, ys, where)
+            found.outline(image, label, xs, ys, where, **extra)
 
 
 def _corners(value: Mapping[str, Any], width: float, height: float) -> tuple[list[float], list[float]]:

@@ -52,7 +52,7 @@ def read_split(
 
         return kept(annotation_cache, *paths, settings, read)
     if format == "litdata":
-        check_split(split, name, format)
+        check_split(split, name, format, rules.box_corners)
         return read_sharded(ShardStore(root, split["images"]), name, rules, categories, limit)
     tree = read_tree(
         root, split, name, format, first_pixel=first_pixel, difficult=difficult, box_corners=rules.box_corners,

@@ -38,15 +38,16 @@ def annotation_fault(
     annotation: Mapping[str, Any], images: Container[int], categories: Container[int]
 ) -> tuple[Kind, str] | None:
     """Why nothing can be made of an annotation that is tidy: the kind, and the predicate of a sentence about it."""
-    image_id, category_id, box, crowd = (annotation.get(key) for key in ("image_id", "category_id", "bbox", "iscrowd"))
+    image_id, category_id, box = (annotation.get(key) for key in ("image_id", "category_id", "bbox"))
     if not is_whole(image_id) or image_id not in images:
         return Kind.UNKNOWN_IMAGE, f"belongs to image id {shown(image_id)}, which is not among the images"
     if not is_whole(category_id) or category_id not in categories:
         return Kind.UNKNOWN_CATEGORY, f"has category id {shown(category_id)}, which is not among the categories"
     if not is_box(box):
         return Kind.BOX_WITHOUT_NUMBERS, f"has the bbox {shown(box)}"
-    if as_flag(crowd) not in (0, 1):
-        return Kind.BAD_CROWD_FLAG, f"has iscrowd {shown(crowd)}"
+    for key in ("iscrowd", "ignore"):
+        if as_flag(annotation.get(key)) not in (0, 1):
+            return Kind.BAD_CROWD_FLAG, f"has {key} {shown(annotation[key])}"
     return None
 
 

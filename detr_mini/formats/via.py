@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from detr_mini.formats.format import Format
 from detr_mini.formats.layout import Layout, layout_of_files
 from detr_mini.formats.listing import NAMES, Listing, json_texts, read_start
 from detr_mini.formats.tree import Tree
+from detr_mini.safe_files import read_text, reason
 
 CLASS_KEYS = ("class", "label", "name", "category", "type", "object")
 """Region attributes that are the class where there are several; else the one that most regions have."""
@@ -70,14 +72,14 @@ def _records(path: Path) -> Iterator[Region]:
 def _rows(path: Path) -> Iterator[Region]:
     """Of a CSV file each row: the image, the shape (none where it has no region), its attributes."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for row in csv.DictReader(file):
-                cells = {str(key).lstrip("#").strip(): value for key, value in row.items()}
-                if cells.get("filename"):
-                    cell = [_json(cells.get(key)) for key in ("region_shape_attributes", "region_attributes")]
-                    yield str(cells["filename"]), cell[0], cell[1]
+        for row in csv.DictReader(io.StringIO(read_text(path), newline="")):
+            cells = {str(key).lstrip("#").strip(): value for key, value in row.items()}
+            if cells.get("filename"):
+                cell = [_json(cells.get(key)) for key in ("region_shape_attributes", "region_attributes")]
+                yield str(cells["filename"]), cell[0], cell[1]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"broken annotation file: {path} cannot be read ({error}); export it from VIA again") from None
+        raise DataError(f"broken annotation file: {path} cannot be read ({reason(error)}); export it from VIA again") \
+            from None  # fmt: skip
 
 
 def _json(text: Any) -> Mapping[str, Any]:
@@ -103,7 +105,7 @@ def _label(attributes: Mapping[str, Any], key: str | None) -> str:
     value = attributes.get(key) if key else UNNAMED
     if isinstance(value, dict):
         value = next((name for name, ticked in value.items() if ticked), "")
-    return str(value if value is not None else "").strip()
+    return str(value).strip() if isinstance(value, str | int | float) else ""
 
 
 def _add(found: BoxList, image: str, shape: Mapping[str, Any], label: str, where: str) -> None:
@@ -122,7 +124,7 @@ def _add(found: BoxList, image: str, shape: Mapping[str, Any], label: str, where
             found.outline(image, label, [x - rx, x + rx], [y - ry, y + ry], where)
         else:
             raise ValueError(kind or "no shape")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         found.no_box(image, f"{where}: {kind or 'a region'} of which no box can be made ({error})")
 
 

@@ -293,7 +293,7 @@ def _read_file(root: ET.Element | None, name: str, place: str, first_pixel: str 
     zero = _counts_from_zero(root, [corners for _, _, corners, _, _ in found], first_pixel)
     boxes = [
         {"category": category, "bbox": _xywh(corners, 0 if zero else 1, decimal), "iscrowd": 0,
-         **_extra(thing), "where": where}
+         **_extra(thing, where, name, faults), "where": where}
         for thing, category, corners, decimal, where in found
     ]  # fmt: skip
     return _File(name, _said_name(root), _size(root), zero, boxes, frozenset(names) - {""})
@@ -340,13 +340,19 @@ def _xywh(corners: Corners, first: int, decimal: bool) -> list[float]:
         return [float(left - first), float(top - first), float(extent[0]), float(extent[1])]
 
 
-def _extra(thing: ET.Element) -> dict[str, Any]:
+def _extra(thing: ET.Element, place: str, image: str, faults: list[Fault]) -> dict[str, Any]:
     """Flags, crowd and area (our own writer's), and CVAT's angle beside an unturned box."""
     extra: dict[str, Any] = {}
     for key in (*FLAGS, "iscrowd"):
         text = (thing.findtext(key) or "").strip()
-        if text in ("0", "1"):
-            extra[key] = int(text)
+        flag = int(text) if text in ("0", "1") else as_flag({"true": 1, "false": 0}.get(text.lower(), text))
+        if flag in (0, 1):
+            extra[key] = flag
+        elif key == "iscrowd" and text:
+            extra[key] = text  # refused, as in COCO
+        elif key == "difficult" and text.lower() not in ("", "unspecified"):
+            text = f"{place}: difficult {shown(text)} is neither 0 nor 1"
+            faults.append(Fault(Kind.NUMBER_AS_TEXT, text, image, Fix.NUMBER, "0"))
     pose = (thing.findtext("pose") or "").strip()
     if pose and pose != "Unspecified":
         extra["pose"] = pose

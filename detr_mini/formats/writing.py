@@ -14,6 +14,7 @@ from typing import Any
 from detr_mini.errors import DataError, UserError
 from detr_mini.formats.box_rules import area_of
 from detr_mini.formats.faults import Kind
+from detr_mini.formats.path_words import split_of_name
 from detr_mini.formats.tree import Tree
 from detr_mini.progress import BAR_FROM, track
 from detr_mini.safe_files import safe_name
@@ -22,7 +23,7 @@ from detr_mini.safe_files import safe_name
 def plain_names(tree: Tree) -> dict[str, str]:
     """Of each file name its path in the copy: without the folders that all images share, and below the copy's folder.
 
-    No two are the same, whatever the names are.
+    Folders whose names speak of a split are left out, since the copy has its own. No two names are the same.
     """
     names = dict.fromkeys(image["file_name"] for image in tree.content["images"])
     paths = {name: _relative(name, tree.folder) for name in names}
@@ -31,7 +32,9 @@ def plain_names(tree: Tree) -> dict[str, str]:
     taken: set[str] = set()
     found = {}
     for name, path in paths.items():
-        safe = PurePosixPath(safe_name(str(path.relative_to(shared) if path.is_relative_to(shared) else path)))
+        own = path.relative_to(shared) if path.is_relative_to(shared) else path
+        folders_kept = [part for part in own.parent.parts if split_of_name(part) is None]
+        safe = PurePosixPath(safe_name("/".join([*folders_kept, own.name])))
         numbered = (str(safe.with_name(f"{safe.stem}_{k}{safe.suffix}")) for k in count(2))
         found[name] = str(safe) if str(safe) not in taken else next(n for n in numbered if n not in taken)
         taken.add(found[name])
@@ -80,8 +83,11 @@ def without_crowds(annotations: Sequence[dict[str, Any]]) -> list[dict[str, Any]
 
 
 def left_out(trees: Mapping[str, Tree], keys: Mapping[str, str]) -> list[str]:
-    """A notice for each of `keys` (key of an annotation: its name in words) that a form has no place for."""
-    notes = []
+    """A notice for each of `keys` (key of an annotation: its name in words) that a form has no place for.
+
+    Keypoints are among them everywhere: only COCO, which leaves out nothing, has a place for them.
+    """
+    keys, notes = {**keys, "keypoints": "lists of keypoints"}, list[str]()
     for name, tree in trees.items():
         counts = Counter(
             what
@@ -118,12 +124,33 @@ def place_file(source: Path, target: Path, *, link: bool = False) -> None:
     shutil.copyfile(source, target)
 
 
-@contextmanager
-def new_folder(output: str | Path) -> Iterator[Path]:
-    """A folder that appears under its name only when it is whole; UserError where it is there already."""
+def file_place(report: str | Path) -> Path:
+    """The path of a file to write, to be asked for before long work; UserError where it is a folder, or has none."""
+    report = Path(report).expanduser()
+    if report.is_dir() or not report.absolute().parent.is_dir():
+        raise UserError(f"the report {report} needs a folder that exists and a file's name; choose another place")
+    return report
+
+
+def free_place(output: str | Path) -> Path:
+    """The path of a new folder, to be asked for before long work.
+
+    UserError where it is there already, or where nothing can be written.
+    """
     output = Path(output).expanduser()
     if output.exists():
         raise UserError(f"the output {output} exists already; choose a new folder")
+    above = next(folder for folder in output.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"the output {output} cannot be written: {above} is no folder that you may write to; choose "
+                        "another place")  # fmt: skip
+    return output
+
+
+@contextmanager
+def new_folder(output: str | Path) -> Iterator[Path]:
+    """A folder that appears under its name only when it is whole; UserError where it is there already."""
+    output = free_place(output)
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:

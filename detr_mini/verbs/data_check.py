@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from detr_mini.checking.report import Checked, write_fixed_copy
 from detr_mini.errors import UserError
 from detr_mini.formats.discover import Source
 from detr_mini.formats.faults import Fault, Kind
+from detr_mini.formats.writing import file_place, free_place
 from detr_mini.shards.index import read_index
 from detr_mini.shards.store import compare_checksums
 
@@ -23,6 +25,12 @@ def data_check(config: Mapping[str, Any]) -> Checked | None:
     Of shards only the checksums are compared: DataError where a file is not what was written.
     """
     source = Source.of(config["data"], shards=True)
+    copy = Path(config["output"] or f"{os.path.abspath(source.root)}-fixed")
+    if config["fix"]:
+        free_place(copy)
+    elif config["output"]:
+        raise UserError("output is the folder of the fixed copy; add fix=true")
+    report = file_place(config["report"]) if config["report"] else None
     source.print_notes()
     if source.format == "litdata":
         _check_shards(source, config)
@@ -30,14 +38,12 @@ def data_check(config: Mapping[str, Any]) -> Checked | None:
     done = check(source, pixels=config["pixels"])
     done.add(_of_captions(done, config["data"]))
     done.print()
-    if config["report"]:
-        Path(config["report"]).write_text(
+    if report:
+        report.write_text(
             json.dumps(done.to_dict(), indent=1, ensure_ascii=False), encoding="utf-8", errors="backslashreplace"
         )
     if config["fix"]:
-        _write_fixed(done, Path(config["output"] or f"{source.root}-mended"))
-    elif config["output"]:
-        raise UserError("output is the folder of the fixed copy; add fix=true")
+        _write_fixed(done, copy)
     return done
 
 

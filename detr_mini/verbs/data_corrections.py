@@ -9,11 +9,13 @@ from typing import Any
 
 from detr_mini.formats.columns import columns_of
 from detr_mini.formats.discover import Source
+from detr_mini.formats.writing import file_place
 from detr_mini.labelling.corrections import Corrections, count_corrections, read_prelabels
 
 
 def data_corrections(config: Mapping[str, Any]) -> Corrections:
     """Compare `config.prelabels` with the corrected dataset `config.data`, print the counts, write `config.report`."""
+    report = file_place(config["report"]) if config["report"] else None
     record = read_prelabels(Path(config["prelabels"]).expanduser())
     source = Source.of(config["data"])
     source.print_notes()
@@ -23,7 +25,7 @@ def data_corrections(config: Mapping[str, Any]) -> Corrections:
     done = count_corrections(record, list(trees.values()))
     for line in done.lines():
         print(line)
-    if config["report"]:
+    if report:
         text = json.dumps(done.to_dict(), indent=1, ensure_ascii=False)
-        Path(config["report"]).write_text(text, encoding="utf-8", errors="backslashreplace")
+        report.write_text(text, encoding="utf-8", errors="backslashreplace")
     return done

@@ -8,11 +8,13 @@ from typing import Any
 
 from detr_mini.formats.discover import Source
 from detr_mini.formats.sharding import shard
+from detr_mini.formats.writing import free_place
 
 
 def data_shard(config: Mapping[str, Any]) -> Path:
     """Write `config.data` as shards into the new folder `config.output`; the folder."""
-    source, output = Source.of(config["data"]), Path(config["output"]).expanduser()
+    output = free_place(config["output"])
+    source = Source.of(config["data"])
     source.print_notes()
     done = shard(source, output, megabytes=config["shard_megabytes"], splits=config["split"])
     for notice in done.notices:

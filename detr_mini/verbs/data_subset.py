@@ -9,13 +9,16 @@ from typing import Any
 from detr_mini.data.choice import Choice
 from detr_mini.data.tree_parts import subset_of_splits, write_splits
 from detr_mini.formats.discover import Source
+from detr_mini.formats.writing import free_place
 
 
 def data_subset(config: Mapping[str, Any]) -> Path:
     """Write the chosen part of `config.data` into the new folder `config.output`; the folder."""
+    free_place(config["output"])
     source = Source.of(config["data"])
     source.print_notes()
     choice = Choice.of({key: config[key] for key in ("categories", "ids", "count", "share", "seed")})
     parts = subset_of_splits(source, choice, config["splits"])
-    print(write_splits(config["output"], source.format, parts, config["images"]))
+    for line in write_splits(config["output"], source.format, parts, config["images"]):
+        print(line)
     return Path(config["output"])

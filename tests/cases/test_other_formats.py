@@ -63,7 +63,7 @@ def test_D_05_the_upright_box_around_a_turned_one_is_used_and_counted(make_coco:
     wide, high = 80 * 0.5 + 20 * 3**0.5 / 2, 80 * 3**0.5 / 2 + 20 * 0.5
     assert coco.boxes_xywh[0].tolist() == pytest.approx([90 - wide / 2, 60 - high / 2, wide, high])
     assert coco.boxes_xywh[1].tolist() == [1, 2, 3, 4]
-    assert coco.area.tolist() == pytest.approx([wide * high, 12])
+    assert coco.area.tolist() == pytest.approx([80 * 20, 12])  # of the object, not of the box around it
     assert coco.report.enclosed == 1
     assert "turned by 60 degrees" in coco.report.examples["turned box, enclosed"][0]
 

@@ -12,13 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_parts import AUTO, write_coco, write_voc, write_yolo
+from data_parts import AUTO, voc_text, write_coco, write_images, write_voc, write_yolo
 from detr_mini.data.choice import Choice, stratified_order
-from detr_mini.data.splits import split_ids
+from detr_mini.data.splits import _merged, split_ids
 from detr_mini.data.subset import subset_of
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.formats.coco import read_coco
+from detr_mini.formats.convert import convert
 from detr_mini.formats.discover import Source
+from detr_mini.formats.faults import Fault, Kind
 from detr_mini.formats.split import CocoSet
 from detr_mini.formats.tree import Tree, with_one_list
 from detr_mini.verbs.data_split import data_split
@@ -242,6 +244,71 @@ def test_an_id_that_two_names_claim_goes_to_the_first() -> None:
     assert joined["val"].content["categories"] == [{"id": 3, "name": "pin"}, {"id": 1, "name": "bolt"}]
     assert joined["val"].content["annotations"] == [{"category_id": 3}, {"category_id": 1}]
     assert joined["train"].content["annotations"] == [{"category_id": 1}]
+
+
+OUTLINE = "0 0.1 0.1 0.9 0.1 0.9 0.9"
+
+
+def test_what_a_subset_or_a_new_split_has_no_place_for_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_yolo(tmp_path / "set", {"train": {k: [OUTLINE, "1 0.5 0.5 0.5 0.5"] for k in "abcd"}})
+    data_subset(task(tmp_path / "set", tmp_path / "part", count=2))
+    assert "train: box given as an outline: 2, the first is row 1 of labels/train/" in capsys.readouterr().out
+    data_split({**task(tmp_path / "set", tmp_path / "new"), "val": 0.5, "test": 0.0, "all": False})
+    printed = capsys.readouterr().out
+    assert all(f"{name}: box given as an outline: 2, the first is row 1 of" in printed for name in ("train", "val"))
+
+
+def test_a_subset_of_a_format_without_a_writer_is_called_what_it_is_written_as(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(tmp_path / "set", ["a.png", "b.png"])
+    rows = "a.png,cat,15,10,45,30\nb.png,cat,15,10,45,30\n"
+    (tmp_path / "set" / "boxes.csv").write_text(f"filename,class,xmin,ymin,xmax,ymax\n{rows}")
+    data_subset(task(tmp_path / "set", tmp_path / "part", count=1))
+    assert f"{tmp_path / 'part'} (coco): train 1 images, 1 boxes" in capsys.readouterr().out
+    assert Source.of({"root": tmp_path / "part", **AUTO}).format == "coco"
+
+
+def roboflow_voc(root: Path) -> Path:
+    """XML files beside their images, a folder for each split; one name stands in both."""
+    files = ["train/a", "train/b", "train/c", "train/d", "valid/a", "valid/e", "valid/f"]
+    write_images(root, [f"{file}.png" for file in files])
+    for file in files:
+        (root / f"{file}.xml").write_text(voc_text(f"{Path(file).name}.png", [("cat", (16, 11, 45, 30))]))
+    return root
+
+
+@pytest.mark.parametrize("form", ["voc", "coco", "yolo"])
+def test_splits_in_different_folders_are_divided_again(tmp_path: Path, form: str) -> None:
+    root = roboflow_voc(tmp_path / "roboflow")
+    if form != "voc":
+        convert(Source.of({"root": root, **AUTO}), tmp_path / form, form)
+        root = tmp_path / form
+    data_split({**task(root, tmp_path / "new"), "val": 0.4, "test": 0.0, "all": True})
+    trees = Source.of({"root": tmp_path / "new", **AUTO}).trees()
+    assert {name: len(tree.content["images"]) for name, tree in trees.items()} == {"train": 4, "val": 3}
+    assert all(len(tree.content["annotations"]) == len(tree.content["images"]) for tree in trees.values())
+    there = Counter((tmp_path / "new").rglob("*.png"))
+    assert len({path.read_bytes() for path in there}) == len(there) == 7
+    for tree in trees.values():
+        for image in tree.content["images"]:
+            assert (tree.folder / image["file_name"]).is_file()
+
+
+def test_a_fault_names_its_image_as_the_joined_splits_do(tmp_path: Path) -> None:
+    trees = {
+        name: Tree(
+            {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [], "categories": []}, tmp_path / name, HERE,
+            faults=[Fault(Kind.NO_LABEL_FILE, "a.png has none", "a.png"), Fault(Kind.BAD_ROW, "row 1")],
+        )
+        for name in ("train", "val")
+    }  # fmt: skip
+    merged = _merged(trees)
+    assert merged.folder == tmp_path
+    assert [image["file_name"] for image in merged.content["images"]] == ["train/a.png", "val/a.png"]
+    assert [fault.image for fault in merged.faults] == ["train/a.png", "", "val/a.png", ""]
 
 
 def test_splitting_anew_refuses_what_no_box_can_be_made_of(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Mutated annotation files (COCO, captions, VOC, YOLO) through every reader, the check and the writers.
+"""Mutated annotation files of every format, and of captions, through every reader, the check and the writers.
 
 `python tests/faults/fuzz_annotations.py --seed 0 --count 20000` prints what came out, as JSON, and ends with 1 where an
 exception was not the readers' own, where one file took over five seconds, or where memory grew by more than a gigabyte.
@@ -27,7 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data_parts import AUTO, write_coco, write_voc, write_yolo
+from data_parts import AUTO, write_coco, write_images, write_voc, write_yolo
 from detr_mini.captions.captions_of_split import read_captions
 from detr_mini.captions.mdetr_format import caption_faults, caption_records, instances_of
 from detr_mini.checking.check import check
@@ -63,6 +63,58 @@ TOKENS = [
 ]  # fmt: skip
 
 
+SIZE = {"original_width": 60, "original_height": 40}
+REGIONS = [
+    {"x": 25, "y": 25, "width": 50, "height": 50, "rotation": 30, "rectanglelabels": ["bolt"]},
+    {"points": [[0, 0], [50, 0], [50, 50]], "polygonlabels": ["nut"]},
+    {"x": 50, "y": 50, "radiusX": 10, "radiusY": 20, "ellipselabels": ["nut"]},
+]
+TASKS = [
+    {"data": {"image": "/data/upload/1/a.png", "url": "http://example.org/x"}, "annotations": [
+        {"result": [{"type": "rectanglelabels", **SIZE, "value": value} for value in REGIONS]}]},
+    {"data": {"image": "b.png"}, "annotations": [{"result": []}], "predictions": [{"score": 0.5, "result": []}]},
+]  # fmt: skip
+SHAPES = [
+    ({"name": "rect", "x": 15, "y": 10, "width": 30, "height": 20}, {"class": "bolt"}),
+    ({"name": "polygon", "all_points_x": [15, 45, 30], "all_points_y": [10, 12, 30]}, {"class": {"nut": True}}),
+    ({"name": "circle", "cx": 30, "cy": 20, "r": 9}, {"class": "bolt"}),
+]
+VIA = [{"shape_attributes": shape, "region_attributes": attributes} for shape, attributes in SHAPES]
+TOOLS = {
+    "cvat": {
+        "annotations.xml": """<annotations><meta><labels><label><name>bolt</name></label></labels></meta>
+<image id="0" name="a.png" width="60" height="40">
+<box label="bolt" xtl="15.0" ytl="10" xbr="45" ybr="30" rotation="30"/>
+<polygon label="nut" points="15,10;45,12;30,30"/></image>
+<image id="1" name="b.png" width="60" height="40"><ellipse label="bolt" cx="30" cy="20" rx="15" ry="10"/>
+<mask label="nut" rle="1, 2" left="5" top="5" width="9" height="9"/></image></annotations>""",
+        "video.xml": """<annotations>
+<meta><original_size><width>60</width><height>40</height></original_size></meta><track id="0" label="bolt">
+<box frame="0" outside="0" xtl="15" ytl="10" xbr="45" ybr="30"/>
+<box frame="1" outside="0" xtl="5" ytl="10" xbr="45" ybr="30"/></track></annotations>""",
+    },
+    "via": {
+        "via.json": json.dumps({
+            "a.png1": {"filename": "a.png", "regions": VIA[:1]},
+            "b.png1": {"filename": "b.png", "regions": {"0": VIA[1], "1": VIA[2]}}}),
+        "via.csv": """filename,file_size,region_count,region_id,region_shape_attributes,region_attributes
+a.png,1,1,0,"{""name"":""rect"",""x"":15,""y"":10,""width"":30,""height"":20}","{""class"":""bolt""}"
+b.png,1,1,0,"{""name"":""ellipse"",""cx"":30,""cy"":20,""rx"":9,""ry"":5}","{""class"":""nut""}"
+""",
+    },
+    "label_studio": {"tasks.json": json.dumps(TASKS)},
+    "csv": {
+        "corners.csv": """filename,width,height,class,xmin,ymin,xmax,ymax
+a.png,60,40,bolt,15,10,45,30\nb.png,60,40,nut,5,5,20,20\nb.png,,,nut,6,6,30,20
+""",
+        "sized.csv": """image_id,bbox,label
+a,"[15.0, 10.0, 30.0, 20.0]",bolt\nb,"[1, 2, 30.5, 20]",nut\nb,"[3, 2, 30, 20]",nut
+""",
+        "shares.csv": """ImageID,LabelName,XMin,XMax,YMin,YMax\na,bolt,0.25,0.75,0.25,0.75\nb,nut,0.1,0.5,0.2,0.8
+""",
+    },
+}  # fmt: skip
+"""Files of labelling tools for the images a.png and b.png, or frames of a video."""
 KEYS = ("id", "bbox", "ignore", "iscrowd", "attributes", "segmentation", "where", "x")
 
 
@@ -139,7 +191,7 @@ def json_changed(content: Any, rng: random.Random) -> Any:
 def words_changed(content: bytes, rng: random.Random) -> bytes:
     """One word of a text file (a tag's text, a number of a row) replaced by junk, doubled, or dropped."""
     text = content.decode("utf-8", "surrogateescape")
-    marks = [0, *(k for k, letter in enumerate(text) if letter in " \n<>:,[]{}"), len(text)]
+    marks = [0, *(k for k, letter in enumerate(text) if letter in ' \n<>:,[]{}"'), len(text)]
     k = rng.randrange(len(marks) - 1)
     begin, end = marks[k] + (k > 0), marks[k + 1]
     junk = rng.choice([value for value in JUNK if isinstance(value, str | int | float)])
@@ -232,13 +284,18 @@ class Fuzz:
             "voc": ["Annotations/a.xml", "Annotations/a.xml", "ImageSets/Main/train.txt", "categories.txt"],
             "yolo": ["labels/train/a.txt", "labels/train/a.txt", "data.yaml", "data.yaml", "list.txt"],
         }
+        for kind, contents in TOOLS.items():
+            write_images(root / kind / "images", ["a.png", "b.png", "frame_000000.png", "frame_000001.png"])
+            for name, text in contents.items():
+                (root / kind / name).write_text(text, encoding="utf-8")
+        files |= {kind: list(contents) for kind, contents in TOOLS.items()}
         self.files = {kind: [root / kind / name for name in names] for kind, names in files.items()}
         self.clean = {path: path.read_bytes() for paths in self.files.values() for path in paths}
 
     def mutant(self, number: int) -> tuple[str, Path, bytes]:
         """The kind of set, the file, and what it holds instead."""
         rng = random.Random(f"{self.seed} {number}")
-        kind = rng.choice(("coco", "coco", "captions", "voc", "yolo"))
+        kind = rng.choice(("coco", "coco", "captions", "voc", "yolo", *TOOLS))
         path = rng.choice(self.files[kind])
         content = self.clean[path]
         if path.suffix == ".json" and rng.random() < 0.7:
@@ -257,7 +314,7 @@ class Fuzz:
             content = encoded_again(content, rng)
         return kind, path, content
 
-    def works(self, kind: str, number: int) -> list[Callable[[], object]]:
+    def works(self, kind: str, path: Path, number: int) -> list[Callable[[], object]]:
         """What is done with a mutant; the writers now and then."""
         root = self.root / kind
         if kind == "captions":
@@ -267,7 +324,8 @@ class Fuzz:
                 lambda: caption_faults(captions, copy.deepcopy(truth)),
                 lambda: instances_of(read_json(captions), captions),
             ]
-        splits = SPLITS if kind == "coco" else {"train": self.layouts[kind]}
+        layout = {"images": "images", "annotations": path.name} if kind in TOOLS else self.layouts.get(kind)
+        splits = SPLITS if layout is None else {"train": layout}
         source = Source(root, kind, splits)
         works: list[Callable[[], object]] = [
             lambda: read_split(root, splits["train"], format=kind, **LENIENT),
@@ -304,7 +362,7 @@ class Fuzz:
         kind, path, content = self.mutant(number)
         path.write_bytes(content)
         begin, memory, said = time.monotonic(), resident(), dict[int, object]()
-        for k, work in enumerate(self.works(kind, number)):
+        for k, work in enumerate(self.works(kind, path, number)):
             shutil.rmtree(self.root / "out", ignore_errors=True)
             try:
                 with alarm(SECONDS):

@@ -18,6 +18,7 @@ from detr_mini.checking.check import check
 from detr_mini.checking.report import Checked, write_fixed_copy
 from detr_mini.cli import main
 from detr_mini.errors import DataError
+from detr_mini.formats.coco import read_coco
 from detr_mini.formats.discover import Source
 from detr_mini.formats.faults import Fix, Kind
 
@@ -450,6 +451,33 @@ def test_d29_a_mask_that_cannot_follow_its_box_is_reported(tmp_path: Path) -> No
     assert "segmentation" not in fixed(root, tmp_path / "fixed")["annotations"][0]
     untouched = one_box(tmp_path / "sound", [31, 10, 20, 20], segmentation=mask, area=100)
     assert fixed(untouched, tmp_path / "sound-fixed")["annotations"][0]["segmentation"] == mask
+
+
+@pytest.mark.parametrize("share", [None, 0.5, 1.0])
+@pytest.mark.parametrize(
+    ("box", "angle"),
+    [
+        ([20, 10, 20, 10], 0),
+        ([20, 10, 20, 10], 45),
+        ([41, 10, 20, 20], 0),
+        ([48, 10, 20, 10], 90),
+        ([45, 9, 20, 9], 30),
+    ],
+)
+def test_d29_training_and_a_fixed_copy_have_the_same_area(
+    tmp_path: Path, box: list[float], angle: int, share: float | None
+) -> None:
+    drawn = box[2] * box[3]
+    parts = {} if share is None else {"area": drawn * share}
+    root = one_box(tmp_path / "set", box, attributes={"rotation": angle}, **parts)
+    coco = read_coco(root / "annotations" / "train.json", root / "train")
+    found = fixed(root, tmp_path / "fixed")["annotations"][0]
+    assert coco.boxes_xywh[0].tolist() == pytest.approx(found["bbox"])
+    assert coco.area[0].item() == pytest.approx(found["area"])
+    is_cut = coco.report.clipped == 1
+    assert is_cut == (box[0] > 40)
+    inside = coco.boxes_xywh[0, 2:].prod().item() if is_cut else drawn
+    assert found["area"] == pytest.approx(min(drawn * (share or 1), inside))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_parts import AUTO, edited, source, write_coco, write_voc, write_yolo
+from data_parts import AUTO, edited, source, write_coco, write_images, write_voc, write_yolo
 from detr_mini.captions.captions_of_split import read_captions
 from detr_mini.captions.mdetr_format import caption_records, write_json
 from detr_mini.checking.check import check
@@ -227,6 +227,44 @@ def test_d22_an_iscrowd_that_is_no_number_is_refused(tmp_path: Path, parser: str
         read_coco(path, folder)
 
 
+@pytest.mark.parametrize("value", ["yes", "true", 2, -1, 0.5, [], {"a": 1}])
+def test_d22_an_ignore_that_is_no_flag_is_refused_like_an_iscrowd(tmp_path: Path, parser: str, value: Any) -> None:
+    marked = [{**BOX, "ignore": value}, {**BOX, "image_id": 2, "ignore": 0}]
+    path, folder = write_coco(tmp_path, annotations=marked)
+    with pytest.raises(DataError, match=r"annotation 1 of .* has ignore .*; it must be 0 \(an object\) or 1"):
+        read_coco(path, folder)
+    assert check(source(tmp_path), pixels=False).counts["iscrowd is neither 0 nor 1"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "difficult", "reported"),
+    [
+        ("1", True, False), ("True", True, False), ("1.0", True, False), (" true ", True, False), ("0", False, False),
+        ("False", False, False), ("", False, False), ("Unspecified", False, False), ("yes", False, True),
+        ("2", False, True),
+    ],
+)  # fmt: skip
+def test_d22_difficult_of_voc_is_read_as_what_it_stands_for(
+    tmp_path: Path, text: str, difficult: bool, reported: bool
+) -> None:
+    root = write_voc(tmp_path, {"train": {"a": [("bolt", (2, 3, 30, 39))], "b": [("nut", (2, 3, 30, 39))]}})
+    xml = root / "Annotations" / "a.xml"
+    xml.write_text(xml.read_text().replace("<difficult>0<", f"<difficult>{text}<"))
+    coco = read(root, difficult="ignore")
+    assert coco.is_crowd.tolist() == [difficult, False]
+    assert ("number written as text: 1, for example a.png" in coco.report.notices) == reported
+    said = [f.text for f in check(source(root), pixels=False).faults if f.kind is Kind.NUMBER_AS_TEXT]
+    assert said == [f"object 1 of Annotations/a.xml: difficult {text!r} is neither 0 nor 1"] * reported
+
+
+def test_d22_an_iscrowd_of_voc_that_is_no_flag_is_refused(tmp_path: Path) -> None:
+    things = {"a": [("bolt", (2, 3, 30, 39))]}
+    root = write_voc(tmp_path, {"train": things}, extra="<iscrowd>yes</iscrowd>")
+    with pytest.raises(DataError, match=r"object 1 of .* has iscrowd 'yes'"):
+        read(root)
+    assert check(source(root), pixels=False).counts["iscrowd is neither 0 nor 1"] == 1
+
+
 @pytest.mark.parametrize("write", [str, float, lambda number: f" {number}.0 "])
 def test_d22_whole_numbers_in_other_writing_are_the_same_numbers(
     tmp_path: Path, parser: str, write: Callable[[int], Any]
@@ -404,6 +442,27 @@ def test_d31_one_name_in_two_forms_is_one_category(tmp_path: Path) -> None:
     assert read(voc).report.per_category == {COMPOSED: 2}
 
 
+def test_d31_names_in_files_of_tools_are_composed(tmp_path: Path) -> None:
+    box = "".join(f'<box label="{n}" xtl="2" ytl="3" xbr="22" ybr="15"/>' for n in (DECOMPOSED, COMPOSED))
+    labels = f"<meta><labels><label><name>{DECOMPOSED}</name></label></labels></meta>"
+    region = {"shape_attributes": {"name": "rect", "x": 2, "y": 3, "width": 20, "height": 12}}
+    value = {"x": 25, "y": 25, "width": 50, "height": 50}
+    size = {"original_width": 60, "original_height": 40}
+    files = {
+        "cvat": ("a.xml", f'<annotations>{labels}<image name="1.png">{box}</image></annotations>'),
+        "via": ("a.json", json.dumps({"a": {"filename": "1.png", "regions": [
+            {**region, "region_attributes": {"class": name}} for name in (COMPOSED, DECOMPOSED)]}})),
+        "label_studio": ("a.json", json.dumps([{"data": {"image": "1.png"}, "annotations": [{"result": [
+            {**size, "value": {**value, "rectanglelabels": [name]}} for name in (COMPOSED, DECOMPOSED)]}]}])),
+        "csv": ("a.csv", f"image,class,x1,y1,x2,y2\n1.png,{COMPOSED},2,3,22,15\n1.png,{DECOMPOSED},4,3,22,15\n"),
+    }  # fmt: skip
+    for form, (name, text) in files.items():
+        write_images(tmp_path / form, ["1.png"])
+        (tmp_path / form / name).write_text(text, encoding="utf-8")
+        coco = read_split(tmp_path / form, {"images": ".", "annotations": name}, format=form)
+        assert coco.report.per_category == {COMPOSED: 2}, form
+
+
 @pytest.mark.parametrize(("said", "stored"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
 def test_d31_file_names_in_two_forms_are_one_file(tmp_path: Path, said: str, stored: str) -> None:
     path, folder = write_coco(tmp_path / "coco", annotations=[BOX])
@@ -429,6 +488,10 @@ def test_d32_files_and_boxes_that_stand_twice_are_said_at_load(tmp_path: Path) -
     assert "listed more than once" not in notices
     edited(path, lambda c: c["images"][1].update(file_name="1.png"))
     assert "1 image files are listed more than once: 1.png" in " | ".join(read_coco(path, folder).report.notices)
+    (folder / "2.png").unlink()
+    for spelling in ("1.PNG", "./1.png"):  # both records are of the one file
+        edited(path, lambda c, name=spelling: c["images"][1].update(file_name=name))
+        assert "1 image files are listed more than once: 1.png" in " | ".join(read_coco(path, folder).report.notices)
     rows = np.random.default_rng(0).integers(0, 3, (400, 4)).astype(float)
     seen: set[tuple[float, ...]] = set()
     wanted = [k for k, row in enumerate(map(tuple, rows)) if row in seen or seen.add(row)]  # type: ignore[func-returns-value]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -255,6 +256,100 @@ def test_s08_pipes_and_devices_are_refused_at_once(tmp_path: Path, kind: str) ->
         check(source(yolo), pixels=False)
         replace(yolo / "data.yaml")
         assert "data.yaml" in complaint(lambda: read_split(yolo, places["yolo"], format="yolo"))
+
+
+class Waiting(BaseException):
+    """A reader waits for a file; no reader catches this."""
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+@pytest.mark.parametrize(("form", "name"), [("cvat", "a.xml"), ("via", "a.json"), ("via", "a.csv"), ("csv", "b.csv"),
+                                            ("label_studio", "a.json")])  # fmt: skip
+def test_s08_a_pipe_or_a_device_for_a_file_of_a_tool_is_refused_at_once(
+    tmp_path: Path, form: str, name: str, kind: str
+) -> None:
+    write_images(tmp_path, ["a.png"])
+    if kind == "pipe":
+        os.mkfifo(tmp_path / name)
+    else:
+        (tmp_path / name).symlink_to("/dev/zero")
+    split = {"images": ".", "annotations": name}
+
+    def ring(*_: object) -> None:
+        raise Waiting(name)
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(5)  # a pipe without a writer is waited for without end
+    try:
+        assert name in complaint(lambda: read_split(tmp_path, split, format=form))
+        assert check(Source(tmp_path, form, {"train": split}), pixels=False).counts["broken annotation file"] == 1
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def cvat(box: str) -> str:
+    return f'<annotations><image name="a.png" width="60" height="40">{box}{CVAT_BOX}</image></annotations>'
+
+
+def track(box: str) -> str:
+    """The file of a video; its track has a good box, too."""
+    good = '<box frame="0" xtl="2" ytl="3" xbr="22" ybr="15"/>'
+    return f'<annotations><track id="0" label="bolt">{box}{good}</track></annotations>'
+
+
+def via(number: str) -> str:
+    shapes = (f'"x": {x}, "y": 3, "width": 20, "height": 12' for x in (number, "2"))
+    regions = (f'{{"shape_attributes": {{"name": "rect", {s}}}, "region_attributes": {{"c": "bolt"}}}}' for s in shapes)
+    return f'{{"a": {{"filename": "a.png", "regions": [{", ".join(regions)}]}}}}'
+
+
+def task(image: str) -> str:
+    value = {"x": 25, "y": 25, "width": 50, "height": 50, "rectanglelabels": ["bolt"]}
+    good = {"original_width": 60, "original_height": 40, "value": value}
+    return json.dumps([{"data": {"image": name}, "annotations": [{"result": [good]}]} for name in (image, "a.png")])
+
+
+CVAT_BOX = '<box label="bolt" xtl="2" ytl="3" xbr="22" ybr="15"/>'
+OF_TOOLS = [
+    ("cvat", cvat('<box label="bolt" xtl="2" ytl="3" xbr="1e5000000" ybr="15"/>'), "row that is no box"),
+    ("cvat", cvat('<box label="bolt" xtl="2" ytl="3" xbr="1e12" ybr="15"/>'), "row that is no box"),
+    ("cvat", cvat(f'<box label="bolt" xtl="2" ytl="3" xbr="{"9" * 100_000}" ybr="15"/>'), "row that is no box"),
+    ("cvat", cvat('<box label="bolt" xtl="2" ytl="3" xbr="22" ybr="15" rotation="1e400"/>'), "row that is no box"),
+    ("cvat", cvat('<ellipse label="bolt" cx="2" cy="3" rx="1e400" ry="15"/>'), "row that is no box"),
+    ("cvat", track(f'<box frame="{"9" * 5000}" xtl="2" ytl="3" xbr="22" ybr="15"/>'), "row that is no box"),
+    ("cvat", track('<box frame="-1" xtl="2" ytl="3" xbr="22" ybr="15"/>'), "row that is no box"),
+    ("via", via("1" + "0" * 400), "row that is no box"),
+    ("via", via("1" + "0" * 5000), "row that is no box"),
+    ("via", via("1e400"), "row that is no box"),
+    ("label_studio", task("http://[x"), "image file missing"),
+    ("label_studio", task("http://exa\u2100mple.com/gone.png"), "image file missing"),
+]
+"""Files of one good box, and one that is none: the format, the text, and the kind of the fault."""
+
+
+@pytest.mark.parametrize(("form", "text", "fault"), OF_TOOLS, ids=[f"{k}-{row[0]}" for k, row in enumerate(OF_TOOLS)])
+def test_s09_numbers_and_addresses_in_files_of_tools_are_faults_and_no_crash(
+    tmp_path: Path, form: str, text: str, fault: str
+) -> None:
+    name = "annotations.xml" if form == "cvat" else "annotations.json"
+    write_images(tmp_path, ["frame_000000.png" if "<track" in text else "a.png"])
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with at_most(5):
+        found = find_layout(tmp_path)
+        assert found.format == form
+        coco = read_split(tmp_path, found.splits["train"], format=form, on_missing="skip")
+        assert coco.report.boxes == 1
+        assert coco.report.dropped == {fault: 1}
+        assert check(source(tmp_path), pixels=False).counts[fault] == 1
+
+
+def test_s09_any_json_in_a_folder_may_hold_any_address(tmp_path: Path) -> None:
+    root = write_yolo(tmp_path, {"train": {"a": ["0 0.5 0.5 0.2 0.2"]}})
+    for k, text in enumerate(("http://[x", "http://exa\u2100mple.com/a.png")):
+        (root / f"{k}.json").write_text(json.dumps([{"annotations": [], "link": text}]), encoding="utf-8")
+    assert find_layout(root).format == "yolo"
 
 
 STRANGE: list[tuple[str, bytes | Callable[[dict[str, Any]], object]]] = [

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detr_mini.errors import DataError
-from detr_mini.formats.category_records import align, categories_of
+from detr_mini.formats.category_records import align, categories_of, distinct
 from detr_mini.structures import Categories
 
 FILE = Path("val.json")
@@ -54,3 +54,15 @@ def test_unused_categories_stay_and_so_do_groups_that_are_used() -> None:
 def test_a_category_that_is_its_own_supercategory_stays() -> None:
     content = {"categories": [{"id": 1, "name": "person", "supercategory": "person"}]}
     assert categories_of(content, FILE, {})[0].names == ("person",)
+
+
+def test_a_name_that_training_has_in_decomposed_characters_is_the_same_name() -> None:
+    label_of, _ = align(listing((4, "caf\u00e9")), FILE, {4: 2}, Categories((7,), ("cafe\u0301",)))
+    assert label_of == {4: 0}
+
+
+def test_names_that_look_the_same_are_shown_by_their_characters() -> None:
+    with pytest.raises(DataError, match=r"category 1 '\\ufb01sh' of .*there 1 is 'fish'"):
+        align(listing((1, "\ufb01sh")), FILE, {1: 2}, Categories((1,), ("fish",)))
+    assert distinct("fish", "fowl") == "'fish'"
+    assert distinct("caf\u00e9", "cafe\u0301") == "'caf\\xe9'"

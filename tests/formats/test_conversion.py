@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from data_parts import AUTO, write_voc, write_yolo
+from data_parts import AUTO, write_coco, write_voc, write_yolo
 from detr_mini.errors import ConfigError, DataError, UserError
 from detr_mini.evaluation.metrics.coco import score
 from detr_mini.formats.convert import WRITTEN, convert
@@ -169,6 +169,17 @@ def test_what_a_form_has_no_place_for_is_said(shared_data: Callable[[str], Path]
     assert things(tmp_path / "voc") == things(root)
     trees = source(tmp_path / "voc").trees()
     assert sum(a["iscrowd"] for a in trees["train"].content["annotations"]) == 8
+
+
+def test_outlines_and_keypoints_that_go_are_reported(tmp_path: Path) -> None:
+    write_yolo(tmp_path / "yolo", {"train": {"a": ["0 0.1 0.1 0.9 0.1 0.9 0.9"]}})
+    notes = convert(Source.of({"root": tmp_path / "yolo", **AUTO}), tmp_path / "to", "coco")
+    assert notes[-1] == "train: box given as an outline: 1, the first is row 1 of labels/train/a.txt: 3 corners"
+    write_coco(tmp_path / "coco", annotations=[{"bbox": [2, 3, 20, 12], "keypoints": [4, 5, 2]}])
+    for to in WRITTEN:
+        if to != "coco":
+            notes = convert(Source.of({"root": tmp_path / "coco", **AUTO}), tmp_path / to, to)
+            assert "train: 1 lists of keypoints are left out" in notes
 
 
 def test_the_data_file_of_yolo_holds_wherever_a_reader_is_started(tmp_path: Path) -> None:

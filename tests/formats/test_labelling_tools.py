@@ -121,6 +121,22 @@ def test_a_prediction_never_becomes_a_label(tmp_path: Path) -> None:
     assert read.content["annotations"][0]["score"] == 0.5
 
 
+def test_a_predicted_outline_stays_a_prediction(tmp_path: Path) -> None:
+    outline = region("cat", 0, 0, 0, 0, score=0.25)
+    outline |= {"value": {"points": [[0, 0], [50, 0], [50, 50]], "polygonlabels": ["cat"]}}
+    root = label_studio(tmp_path, {"data": {"image": "a.png"}, "predictions": [{"score": 0.5, "result": [outline]}]})
+    how = {"images": "images", "annotations": "project-1-at-2026-01-01.json", "predictions": True}
+    tree = source(root, format="label_studio", train=how, val=None, test=None).trees()["train"]
+    assert tree.content["annotations"][0]["score"] == 0.5
+
+
+def test_a_region_without_a_class_is_a_fault_and_no_category_without_a_name(tmp_path: Path) -> None:
+    tree = source(label_studio(tmp_path, task("a.png", region(" ", 0, 0, 50, 50), region("cat", 0, 0, 50, 50))))
+    found = tree.trees()["train"]
+    assert [c["name"] for c in found.content["categories"]] == ["cat"]
+    assert [str(fault.kind) for fault in found.faults] == ["row that is no box"]
+
+
 def test_the_last_annotation_that_was_not_cancelled_counts(tmp_path: Path) -> None:
     several = task("a.png", region("cat", 0, 0, 50, 50))
     several["annotations"] += [{"result": [region("dog", 0, 0, 10, 10)]}, {"result": [], "was_cancelled": True}]

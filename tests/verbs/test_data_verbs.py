@@ -9,6 +9,7 @@ import pytest
 
 from data_parts import write_voc, write_yolo
 from detr_mini.cli import main
+from detr_mini.formats.discover import Source
 
 BOXES = [("bolt", (2, 3, 30, 39)), ("nut", (33, 5, 60, 36))]
 
@@ -31,7 +32,7 @@ def test_a_dataset_is_checked_fixed_converted_cut_and_split(
     shown = capsys.readouterr().out
     assert "box past the edge: cut at the edge" in shown
     assert json.loads((tmp_path / "report.json").read_text())["counts"] == {"box past the edge": 1}
-    fixed = f"data.root={tmp_path / 'set-mended'}"
+    fixed = f"data.root={tmp_path / 'set-fixed'}"
     assert main(["data", "check", fixed]) == 0
     assert "no fault found" in " ".join(capsys.readouterr().out.split())
     assert main(["data", "convert", fixed, "to=coco", f"output={tmp_path / 'coco'}"]) == 0
@@ -81,6 +82,45 @@ def test_check_lists_the_faults_of_a_dataset_that_cannot_be_read(voc: Path, caps
     assert "broken annotation file" in capsys.readouterr().out
     assert main(["data", "convert", f"data.root={voc}", "to=coco", "output=x"]) == 2
     assert "is not whole XML" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["check", "fix=true", "output=there"], "the output there exists already"),
+        (["check", "fix=true", "output=file/new"], "cannot be written: "),
+        (["check", "report=missing/dir/r.json"], "the report missing/dir/r.json needs a folder that exists"),
+        (["check", "report=there"], "the report there needs a folder that exists and a file's name"),
+        (["check", "output=x"], "add fix=true"),
+        (["convert", "to=coco", "output=there"], "the output there exists already"),
+        (["subset", "count=1", "output=there"], "the output there exists already"),
+        (["split", "all=true", "output=there"], "the output there exists already"),
+        (["shard", "output=there"], "the output there exists already"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_read(
+    voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str],
+    sentence: str,
+) -> None:  # fmt: skip
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("the dataset is read")
+
+    monkeypatch.setattr("detr_mini.verbs.data_check.check", read)
+    monkeypatch.setattr(Source, "trees", read)
+    monkeypatch.chdir(tmp_path)
+    Path("there").mkdir()
+    Path("file").write_text("")
+    assert main(["data", words[0], f"data.root={voc}", *words[1:]]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_the_fixed_copy_of_the_current_folder_lies_beside_it(
+    voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(voc)
+    assert main(["data", "check", "data.root=.", "fix=true"]) == 0
+    assert (tmp_path / "set-fixed" / "Annotations" / "v.xml").is_file()
+    assert not [path for path in voc.iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.parametrize("form", ["coco", "voc", "yolo", "folder"])
