@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -61,7 +61,7 @@ def open_exported(path: str | Path) -> ExportedDetector:
     """The detector in a file or folder of `detr-mini export`. CheckpointError where it is none."""
     path = Path(path).expanduser()
     file = path if path.suffix in (".onnx", ".pt2") or not path.is_dir() else path / MODEL
-    opened = OPENED.get(file.suffix, open_openvino)
+    opened: Callable[[Path], Runtime] = OPENED.get(file.suffix, open_openvino)
     if not file.is_file():
         raise CheckpointError(f"there is no exported file {file}; check the path")
     if is_caption_file(file):

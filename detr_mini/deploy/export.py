@@ -29,7 +29,7 @@ from detr_mini.deploy.onnx_file import write_caption_onnx, write_onnx
 from detr_mini.deploy.openvino_folder import MODEL, write_ir, write_openvino
 from detr_mini.deploy.packages import package
 from detr_mini.deploy.quantise import FLOAT_FIRST, quantise
-from detr_mini.deploy.runtimes import OPENED
+from detr_mini.deploy.runtimes import OPENED, open_onnx
 from detr_mini.deploy.torch_file import write_torch
 from detr_mini.errors import CheckpointError, UserError
 from detr_mini.inference.detector import Detector
@@ -215,7 +215,7 @@ def _check_place(output: Path, kind: str, captions: bool) -> None:
 def _is_export(file: Path) -> bool:
     """Whether a file says of itself that `export` wrote it."""
     try:
-        return KEY in OPENED[file.suffix](file).properties
+        return KEY in OPENED.get(file.suffix, open_onnx)(file).properties
     except CheckpointError:
         return False
 

@@ -181,7 +181,7 @@ def open_torch(file: Path) -> Runtime:
     return Runtime(properties if isinstance(properties, dict) else {}, run, "torch")
 
 
-OPENED = {".onnx": open_onnx, ".pt2": open_torch, ".xml": open_openvino}
+OPENED: dict[str, Callable[[Path], Runtime]] = {".onnx": open_onnx, ".pt2": open_torch, ".xml": open_openvino}
 """What opens a file, by its ending."""
 
 

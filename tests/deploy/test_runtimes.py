@@ -150,7 +150,7 @@ sys.exit(child.exitcode)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.parametrize("form", ["checkpoint", "onnx", "openvino", "torch"])
-def test_l07_a_detector_that_was_used_before_a_fork_is_used_in_the_child(
+def test_a_detector_that_was_used_before_a_fork_is_used_in_the_child(
     export: Export, checkpoint: Path, form: str
 ) -> None:
     path = {
