@@ -76,10 +76,10 @@ def _check(config: DictConfig) -> None:
         raise ConfigError("explain=true works for whole images only; leave it out with tiles=... and for videos")
     if config.video and isinstance(wanted, list):
         raise ConfigError("video=true takes one folder or pattern of frames, and source is a list; give one of them")
-    of_videos = [key for key, unset in OF_VIDEOS.items() if config[key] != unset]
+    of_videos = [f"{key}={config[key]}".lower() for key, unset in OF_VIDEOS.items() if config[key] != unset]
     if of_videos and not video:
-        raise ConfigError(f"{of_videos[0]}={config[of_videos[0]]} is for videos, and source is none; leave it out, or "
-                          "add video=true where source is a folder or pattern of frames")  # fmt: skip
+        raise ConfigError(f"{of_videos[0]} is for videos, and source is none; leave it out, or add video=true where "
+                          "source is a folder or pattern of frames")  # fmt: skip
 
 
 def _source(config: DictConfig) -> tuple[str | list[str], bool]:

@@ -268,7 +268,7 @@ def test_a_video_is_predicted_in(checkpoint: Path, tmp_path: Path, capsys: pytes
         writer.write(np.full((48, 64, 3), 20 * shade, np.uint8))
     writer.close()
     settings = {"every": 2, "track": True, "draw": True}
-    with pytest.raises(ConfigError, match="track=True is for videos, and source is none; leave it out, or add video"):
+    with pytest.raises(ConfigError, match="track=true is for videos, and source is none; leave it out, or add video"):
         predict(config(checkpoint, str(tmp_path), tmp_path / "out", track=True))
     output = predict(config(checkpoint, str(tmp_path / "clip.mp4"), tmp_path / "out", **settings))
     lines = [json.loads(line) for line in (output / "frames.jsonl").read_text().splitlines()]
