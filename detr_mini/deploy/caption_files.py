@@ -102,6 +102,8 @@ class CaptionReader:
         try:
             found = self.runtime.run(inputs, outputs)
             return [torch.from_numpy(np.array(values)) for values in found]  # a runtime may use its own memory again
+        except CheckpointError:  # in a forked child, which reads the file again
+            raise
         except Exception as error:  # each runtime has errors of its own
             count, tokens = inputs["token_ids"].shape
             raise UserError(

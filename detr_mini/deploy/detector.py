@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -17,7 +17,7 @@ from detr_mini.deploy.caption_files import CaptionReader, is_caption_file, open_
 from detr_mini.deploy.caption_network import OBJECTS
 from detr_mini.deploy.description import Description
 from detr_mini.deploy.openvino_folder import MODEL
-from detr_mini.deploy.runtimes import DETECTIONS, Runtime, open_onnx, open_openvino, open_torch
+from detr_mini.deploy.runtimes import DETECTIONS, OPENED, Runtime, open_openvino
 from detr_mini.errors import CheckpointError, ConfigError, UserError, first_line
 from detr_mini.images.model_input import to_model_input
 from detr_mini.inference.captions import answer, asked_categories, encoded, listed_names, warn_of_unknown
@@ -60,10 +60,8 @@ def inputs_of(images: Sequence[UInt8[Tensor, "3 h w"]], description: Description
 def open_exported(path: str | Path) -> ExportedDetector:
     """The detector in a file or folder of `detr-mini export`. CheckpointError where it is none."""
     path = Path(path).expanduser()
-    if path.suffix in (".onnx", ".pt2"):
-        file, opened = path, open_onnx if path.suffix == ".onnx" else open_torch
-    else:
-        file, opened = (path / MODEL if path.is_dir() else path), open_openvino
+    file = path if path.suffix in (".onnx", ".pt2") or not path.is_dir() else path / MODEL
+    opened: Callable[[Path], Runtime] = OPENED.get(file.suffix, open_openvino)
     if not file.is_file():
         raise CheckpointError(f"there is no exported file {file}; check the path")
     if is_caption_file(file):
@@ -120,7 +118,7 @@ class ExportedDetector:
         """What is in an image, or in each of a list: `Detections`, or a list of them, as `Detector.detect` gives.
 
         Arguments and errors are those of `Detector.detect`. Without a caption, ConfigError for a `limit` above that of
-        the file.
+        the file. In a forked process the file is read again, once; CheckpointError where it has gone or changed.
         """
         if caption is not None:
             self._checked_reader()
@@ -245,6 +243,8 @@ class ExportedDetector:
         try:
             found = self.runtime.run(inputs_of(images, self.description), outputs)
             return [np.array(values) for values in found]  # a runtime may use its own memory again
+        except CheckpointError:  # in a forked child, which reads the file again
+            raise
         except Exception as error:  # each runtime has errors of its own
             height, width = images[0].shape[1:]
             raise UserError(

@@ -23,14 +23,15 @@ from detr_mini.deploy.caption_files import (
     is_caption_file,
     weights_checksum,
 )
-from detr_mini.deploy.description import Description, TakesCaptions
+from detr_mini.deploy.description import KEY, Description, TakesCaptions
 from detr_mini.deploy.detector import ExportedDetector, inputs_of, open_exported
 from detr_mini.deploy.onnx_file import write_caption_onnx, write_onnx
 from detr_mini.deploy.openvino_folder import MODEL, write_ir, write_openvino
 from detr_mini.deploy.packages import package
 from detr_mini.deploy.quantise import FLOAT_FIRST, quantise
+from detr_mini.deploy.runtimes import OPENED, open_onnx
 from detr_mini.deploy.torch_file import write_torch
-from detr_mini.errors import UserError
+from detr_mini.errors import CheckpointError, UserError
 from detr_mini.inference.detector import Detector
 from detr_mini.inference.pixels import ImageLike, as_tensor
 from detr_mini.inference.requests import USUAL_LIMIT
@@ -69,7 +70,7 @@ def export_detector(
     """
     for name in NEEDED[choice.format]:
         package(name)
-    _check_place(output, choice.format)
+    _check_place(output, choice.format, takes_captions(detector))
     vocabulary = _vocabulary(detector, output, choice) if takes_captions(detector) else None
     description = described(detector, choice, recipe, sources)
     if vocabulary is not None:
@@ -107,7 +108,8 @@ def takes_captions(detector: Detector) -> bool:
 def placed(written: Path, output: Path, captions: bool) -> list[tuple[Path, Path]]:
     """Each file of the export `written`, and its place in the export `output`; the first file last."""
     if written.is_dir():
-        return [(path, output / path.name) for path in sorted(written.iterdir(), reverse=True)]
+        files = sorted(written.iterdir(), key=lambda path: (path.name == MODEL, path.name))
+        return [(path, output / path.name) for path in files]
     more = [(caption_file(written), caption_file(output)), (written.with_name(TOKENIZER), output.with_name(TOKENIZER))]
     return [*(more if captions else ()), (written, output)]
 
@@ -193,7 +195,7 @@ def _in_precision(
         yield quantised
 
 
-def _check_place(output: Path, kind: str) -> None:
+def _check_place(output: Path, kind: str, captions: bool) -> None:
     """UserError where `output` may not be replaced."""
     if kind != "openvino" and output.is_dir():
         ending = {"onnx": ".onnx", "torch": ".pt2"}[kind]
@@ -203,6 +205,19 @@ def _check_place(output: Path, kind: str) -> None:
         if files is None or files - {MODEL, "model.bin", TEXT_MODEL, "text.bin", TOKENIZER}:
             what = "is a file" if files is None else "holds other files than those of an export"
             raise UserError(f"the output {output} {what}; choose a new folder")
+    first = output / MODEL if kind == "openvino" else output
+    for file in (first, caption_file(first)) if captions else (first,):
+        if file.exists() and not _is_export(file):
+            raise UserError(f"{file} is there already, and 'detr-mini export' did not write it; choose another output, "
+                            "or remove it")  # fmt: skip
+
+
+def _is_export(file: Path) -> bool:
+    """Whether a file says of itself that `export` wrote it."""
+    try:
+        return KEY in OPENED.get(file.suffix, open_onnx)(file).properties
+    except CheckpointError:
+        return False
 
 
 @contextmanager

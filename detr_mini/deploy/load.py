@@ -24,6 +24,6 @@ def load(
     """
     if not is_exported(path):
         return detector.load(path, device, modules)
-    if torch.device(device).type != "cpu":
+    if str(device).partition(":")[0] != "cpu":
         raise UserError(f"{path} is an exported file, which runs on the CPU; leave out device={device}")
     return open_exported(path)

@@ -21,14 +21,18 @@ def openvino() -> Any:
     return package("openvino")
 
 
-@cache
 def core() -> Any:
-    """OpenVINO's one `Core` of this process, which is never let go.
+    """OpenVINO's one `Core` of this process, which is never let go; a forked child has one of its own.
 
     Each Core gives the thread a stack for its signal handlers, and on its end puts back the one that it found. Of two
     that end in the order in which they began, the second puts back memory that is gone, and the next signal (a worker
     or a subprocess that ends) kills the process.
     """
+    return _core_of(os.getpid())
+
+
+@cache
+def _core_of(process: int) -> Any:
     return openvino().Core()
 
 

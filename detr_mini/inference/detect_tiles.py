@@ -15,7 +15,7 @@ from detr_mini.images.tiling import BoxSizes, Window, check_tiles, windows_of
 from detr_mini.images.windows import InMemory, Windowed, open_windows, reduced
 from detr_mini.inference.detections import Detections
 from detr_mini.inference.pixels import as_tensor
-from detr_mini.inference.requests import DetectorLike, each_of, in_batches
+from detr_mini.inference.requests import DetectorLike, checked_counts, each_of, in_batches
 from detr_mini.inference.tiles import join_windows
 from detr_mini.models.heads import suppress
 from detr_mini.structures import Detections as PlainDetections
@@ -69,6 +69,7 @@ def detect_tiled(
     `watch` is called with "window" for each window that is done.
     """
     check_tiles(tiles, overlap)
+    checked_counts(limit, batch_size)
     if isinstance(caption, str) and detector.categories_of(caption) is detector.categories:
         raise UserError("a sentence speaks of the whole image, and tiles=... shows parts of it; leave tiles out, or "
                         "ask for names (caption=\"person. dog.\")")  # fmt: skip

@@ -119,6 +119,7 @@ class Detector:
         self.tokenizer, self.threshold = tokenizer, 0.5 if threshold is None else threshold
         self.operating_point = operating_point or OperatingPoint()
         self.box_sizes: BoxSizes | None = None  # None: not known
+        self._by_names: OpenVocabularyDetector | None = None
         self.image = {key: image[key] for key in IMAGE_KEYS if key in image}
 
     def __repr__(self) -> str:
@@ -175,6 +176,8 @@ class Detector:
         `tiles`: look at windows of this many pixels ("auto": see `BoxSizes.tile_side`) that share `overlap` of
         their side, for large images with small objects; `limit=None` is then no limit. A TIFF file is read by windows.
         In a forked process it computes with one thread; processes that are to have more are started by "spawn".
+        Threads that share a detector call it one after another (a lock around `detect`): its backbone keeps the padding
+        of the batch that it computes. Threads may share an exported file without a lock.
         Unknown words are a warning, with the word that may be meant.
         DataError where an image cannot be used; UserError for a caption that is empty or too long, or a detector that
         was trained without captions.
@@ -210,7 +213,10 @@ class Detector:
         """The model, asked for categories by their names. UserError where it was trained without captions."""
         if self.tokenizer is None:
             raise UserError("this detector was trained without captions, so no names can be asked for")
-        return OpenVocabularyDetector(self.model, self.tokenizer)
+        known = self._by_names
+        if known is None or known.model is not self.model or known.tokenizer is not self.tokenizer:
+            self._by_names = known = OpenVocabularyDetector(self.model, self.tokenizer)
+        return known
 
     def categories_of(self, caption: str | Sequence[str] | None) -> Categories:
         """What the labels of detections mean: the detector's own categories, or the names that a caption lists."""

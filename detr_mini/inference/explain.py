@@ -14,10 +14,11 @@ from detr_mini.errors import UserError
 from detr_mini.inference import detections
 from detr_mini.inference.batches import evaluating, evaluation_mode
 from detr_mini.inference.detector import Detector, ImageLike, as_tensor
+from detr_mini.inference.unpadded import fastest
 from detr_mini.models.grounded import one_caption
 from detr_mini.models.heads import suppress
 from detr_mini.models.protocol import EvaluatedModel
-from detr_mini.structures import Batch, Captions, Detections
+from detr_mini.structures import Batch, Captions, Detections, DetectorOutput
 
 NO_ATTENTION = "this model does not say where its queries look; train one with model=mini or model=detr"
 SMOOTH = 7
@@ -60,10 +61,14 @@ def trace_query(detector: Detector, image: ImageLike, query: int, caption: str |
         asked = {"captions": one_caption(detector.encoded(caption), 1).to(detector.device)}
     with evaluating(detector.model):
         output = detector.model(batch.images, batch.mask(), need_attention=True, **asked)
+        found = output
+        if caption is None:
+            ((_, found),) = fastest(detector.model, detector.device)(batch)
     if output.attention is None:
         raise UserError(NO_ATTENTION)
-    if not 0 <= query < output.boxes.shape[1]:
-        raise UserError(f"there is no query {query}; the model has {output.boxes.shape[1]}")
+    if not 0 <= query < found.boxes.shape[1]:
+        raise UserError(f"there is no query {query}; the model has {found.boxes.shape[1]}")
+    query = _same_query(output, found, query)
     maps = torch.stack([layer[0, query].float().cpu() for layer in output.attention.cross])
     rows, columns = output.attention.size
     maps = maps.unflatten(1, (rows, columns))
@@ -74,6 +79,13 @@ def trace_query(detector: Detector, image: ImageLike, query: int, caption: str |
     boxes = torch.stack([layer.boxes[0, query].float().cpu() for layer in (*output.auxiliary, output.final)])
     inside = cxcywh_to_xyxy(boxes).clamp(0, 1)  # as in detections
     return QueryTrace(maps[:, : kept[0], : kept[1]], scale_boxes(inside, width, height))
+
+
+def _same_query(output: DetectorOutput, found: DetectorOutput, query: int) -> int:
+    """The query of `output` that finds what `query` finds in `found`: `detect` may compute another form of the model,
+    and queries whose scores are equal to the last digits change places there."""
+    ours, theirs = (torch.cat([each.boxes, each.logits.sigmoid()], -1)[0].float() for each in (output, found))
+    return int((ours - theirs[query]).abs().sum(-1).argmin())
 
 
 def explain(

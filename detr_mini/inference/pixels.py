@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from detr_mini.errors import ConfigError, DataError
-from detr_mini.images.load import load_image, upright_rgb
+from detr_mini.images.load import load_image, on_white, upright_rgb
 
 ImageLike: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
 """A file, a PIL image, an array (H, W, channels) or (H, W), or a tensor (channels, H, W): see `as_tensor`."""
@@ -25,9 +25,10 @@ def as_tensor(image: ImageLike | None, channels: str = "rgb") -> UInt8[Tensor, "
     """Any kind of image as upright RGB. DataError where it is none.
 
     Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), tensors (1 or 3 or 4, H, W) or (H, W); the other order of axes
-    is recognised where only one is possible. Values are whole numbers from 0 to 255 (uint16: to 65535), floats from 0
-    to 1, or booleans. The fourth channel is opacity, over white. `channels`: "bgr" for arrays and tensors of OpenCV;
-    files and PIL images say themselves which channel is red.
+    is recognised where only one is possible. Values are whole numbers from 0 to 255, floats from 0 to 1, or booleans.
+    Those of uint16 are stretched as those of files with 16 bits are: the image's smallest becomes 0, its largest 255.
+    The fourth channel is opacity, over white. `channels`: "bgr" for arrays and tensors of OpenCV; files and PIL images
+    say themselves which channel is red.
     """
     if channels not in ORDERS:
         raise ConfigError(f"channels is {channels!r}; it must be 'rgb' or 'bgr' (OpenCV's order)")
@@ -50,11 +51,14 @@ def as_tensor(image: ImageLike | None, channels: str = "rgb") -> UInt8[Tensor, "
 
 
 def _from_array(image: np.ndarray, channels: str, tensor: bool = False) -> UInt8[Tensor, "3 h w"]:
-    pixels = _to_bytes(_channels_last(image, tensor))
+    values = _channels_last(image, tensor)
+    if channels == "bgr" and values.shape[2] > 1:
+        values = values[:, :, [2, 1, 0, *range(3, values.shape[2])]]
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
+        return on_white(values.transpose(2, 0, 1))
+    pixels = _to_bytes(values)
     if pixels.shape[2] == 1:
         pixels = np.repeat(pixels, 3, 2)
-    if channels == "bgr":
-        pixels = pixels[:, :, [2, 1, 0, *range(3, pixels.shape[2])]]
     if pixels.shape[2] == 4:
         return upright_rgb(Image.fromarray(np.ascontiguousarray(pixels), "RGBA"))
     # a copy: the array may be read-only, a view with steps backwards, or changed later
@@ -92,8 +96,6 @@ def _to_bytes(image: np.ndarray) -> np.ndarray[Any, np.dtype[np.uint8]]:
             return np.rint(image * 255).astype(np.uint8)
         hint = "divide it by 255" if low >= 0 and high <= 255 else "undo its normalisation"
         raise DataError(f"a float image has values from 0 to 1, this one from {low:g} to {high:g}; {hint}")
-    if dtype == np.uint16 and high > 255:
-        return np.rint(image / 257).astype(np.uint8)
     if low < 0 or high > 255:
         raise DataError(f"an image of {dtype} must have values from 0 to 255, but this one has {low:g} to {high:g}")
     return image.astype(np.uint8)

@@ -50,7 +50,9 @@ class Predictions:
     unreadable: list[dict[str, str]] = field(default_factory=list)
     """File name and reason of each image that could not be read."""
     best_score: float = 0.0
-    """Of all detections, including those below the threshold."""
+    """Of all detections, including those below the threshold; 0 where there is none."""
+    looked_from: float = 0.0
+    """The least score that a detection needs to be among those."""
     full: int = 0
     """Images with as many detections as are kept."""
     per_category: Counter[str] = field(default_factory=Counter)
@@ -66,9 +68,12 @@ class Predictions:
         total = sum(self.per_category.values())
         found = f"{len(self.images)} images, {total} detections with a score of at least {threshold:g}"
         yield f"{found}: {kinds}{more}" if total else found
-        if not total:
+        if not total and self.best_score > 0:
             lower = max(0.0, int(self.best_score * 90) / 100)
             yield f"the best score is {self.best_score:.3f}; threshold={lower:g} would show that detection"
+        elif not total and self.looked_from > 0:
+            yield (f"nothing has a score of at least {self.looked_from:g}, the least that is looked at in tiles; a "
+                   "lower threshold=... looks further")  # fmt: skip
         if self.full:
             yield f"{self.full} images have as many detections as are kept; limit=... keeps more"
 
@@ -200,11 +205,11 @@ def _detect_tiled(
     least: float,
 ) -> Predictions:
     """Image by image, each read and drawn without ever being in memory as a whole where its format allows that."""
-    found = Predictions()
+    found = Predictions(looked_from=min(least, FAINT))
     for source in track(images, "detecting"):
         try:
             everything = detector.detect(
-                source.path, caption=request.caption, threshold=min(least, FAINT), limit=None,
+                source.path, caption=request.caption, threshold=found.looked_from, limit=None,
                 batch_size=request.batch_size, tiles=request.tiles, overlap=request.overlap,
             )  # fmt: skip
         except DataError as error:

@@ -108,10 +108,11 @@ def checked_score(threshold: float | int) -> float:
     return float(threshold)
 
 
-def checked_counts(limit: int, batch_size: int) -> None:
-    """ConfigError where one of them is below 1."""
-    if limit < 1 or batch_size < 1:
-        raise ConfigError(f"limit is {limit} and batch_size is {batch_size}; both must be at least 1")
+def checked_counts(limit: int | None, batch_size: int) -> None:
+    """ConfigError where one of them is below 1. `limit`: None for no limit."""
+    for key, count in (("limit", limit), ("batch_size", batch_size)):
+        if count is not None and count < 1:
+            raise ConfigError(f"{key} is {count}; it must be at least 1")
 
 
 def described(

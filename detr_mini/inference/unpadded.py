@@ -2,13 +2,16 @@
 
 A map then has ceil(side / stride) cells, the same as the visible cells of a padded image, and "padding changes nothing"
 says that the results agree. Only what depends on an even side is replaced: see `without_padding`. Exported files hold
-this form, and `detect` and `evaluate` compute with it on a CPU (times in docs/log/exported-files.md).
+this form. `detect` and `evaluate` compute with it on a CPU where the model is a `MiniDETR`, or a `GroundedDETR` without
+captions (times in docs/log/exported-files.md).
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from types import FunctionType, NoneType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -29,20 +32,25 @@ from detr_mini.vision.padding import PaddingGuard
 
 Compute = Callable[[Batch], Iterator[tuple[Sequence[int], DetectorOutput]]]
 """From a batch to the outputs for some of its rows at a time."""
-_forms: WeakKeyDictionary[nn.Module, tuple[list[tuple[int, int]], nn.Module]] = WeakKeyDictionary()
-"""Of each model: what its tensors were when the form was made, and the form."""
+PLAIN = {bool, int, float, str, tuple, NoneType, FunctionType}
+"""Kinds of settings that a part may keep beside its tensors."""
+_forms: WeakKeyDictionary[nn.Module, tuple[list[object], nn.Module]] = WeakKeyDictionary()
+"""Of each model: what its parts and their tensors and settings were when the form was made, and the form."""
 
 
 def fastest(model: EvaluatedModel, device: torch.device | str) -> Compute:
     """How `model` computes on `device`: itself, or on a CPU its form without padding, images of one shape together.
 
-    Captions, models and backbones of one's own, and models with hooks are computed by the model itself. The form is
-    made once, and again after the weights have changed, but for a change through `.data`, which torch does not count.
+    `MiniDETR` has such a form, and `GroundedDETR` has one for batches without captions. Other models, and those with
+    hooks or a backbone of one's own, compute themselves. The form is made for the first batch that takes it, and again
+    after parts, their settings or their tensors have changed, but for changes that torch does not count: through
+    `.data`, and of tensors that were made in inference mode.
     """
-    form = _form_of(model) if torch.device(device).type == "cpu" else None
+    on_cpu, made = torch.device(device).type == "cpu", cache(partial(_form_of, model))
 
     def compute(batch: Batch) -> Iterator[tuple[Sequence[int], DetectorOutput]]:
-        if form is None or batch.captions is not None:
+        form = made() if on_cpu and batch.captions is None else None
+        if form is None:
             yield range(len(batch)), model(batch.images, batch.mask(), **batch.with_captions)
             return
         for (height, width), rows in _by_shape(batch).items():
@@ -55,23 +63,32 @@ def fastest(model: EvaluatedModel, device: torch.device | str) -> Compute:
 def _form_of(model: Any) -> nn.Module | None:
     if type(model) not in (MiniDETR, GroundedDETR) or not isinstance(model.backbone, ConvNet | Backbone):
         return None
-    state = list[tuple[int, int]]()
+    state, unused = list[object](), _of_captions(model)
     waiting: list[nn.Module] = [model]
     while waiting:  # `modules`, `parameters` and `buffers` take several milliseconds to walk through
         module = waiting.pop()
-        waiting += filter(None, module._modules.values())
+        waiting += [part for part in module._modules.values() if part is not None and id(part) not in unused]
         for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
             if not isinstance(getattr(hook, "__self__", None), PaddingGuard):
                 return None
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is not None:
                 state.append((0 if tensor.is_inference() else tensor._version, tensor.data_ptr()))
+        if module is not model:  # the parts are kept alive, so that no other takes the place of one; the model is not
+            state.append(module)
+        own = vars(module).items()
+        state += [value for name, value in own if type(value) in PLAIN and name[0] != "_" and name != "training"]
     known = _forms.get(model)
     if known is None or known[0] != state:
         with torch.inference_mode(False), torch.no_grad():
             known = state, without_padding(model).to(memory_format=torch.channels_last)
         _forms[model] = known
     return known[1]
+
+
+def _of_captions(model: Any) -> dict[int, Any]:
+    """The ids of the parts that only captions need, each with None: `copy.deepcopy` then leaves them out."""
+    return {id(getattr(model, name)): None for name in getattr(model, "caption_parts", ())}
 
 
 def _by_shape(batch: Batch) -> dict[tuple[int, int], list[int]]:
@@ -87,12 +104,12 @@ def _by_shape(batch: Batch) -> dict[tuple[int, int], list[int]]:
 
 
 def without_padding(model: DetectionModel) -> nn.Module:
-    """A copy of `model` in evaluation mode that takes images of any size, unpadded.
+    """A copy of `model` in evaluation mode that takes images of any size, unpadded, and no captions.
 
     A convolution with "same" padding places its kernel by whether a side is even, and sides of padded maps always are:
     `FixedConv` keeps that place on odd sides. Kernels that are computed from weights in every call are computed once.
     """
-    changed: nn.Module = copy.deepcopy(model).eval()
+    changed: nn.Module = copy.deepcopy(model, _of_captions(model)).eval()
     replace_parts(changed, lambda part: isinstance(part, ConvNet), EvenSides)
     replace_parts(changed, _is_fixed, FixedConv)
     return changed.requires_grad_(False)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,10 @@ def write_video(
 ) -> list[str]:
     """Detect in the frames of `source` and write `output`, in the place of an earlier run's results; what to print.
 
-    frames.jsonl has a line a frame (frame, seconds, detections), drawn.mp4 the boxes (`request.draw`), images.json the
-    categories. Frames are read, written and forgotten one after another. Where the source or the disk gives out, what
-    was written stays readable. `with_tracks`: every object keeps a number (`track`) from frame to frame.
+    frames.jsonl has a line a frame (frame, seconds, detections; file_name, where frames are files), drawn.mp4 the boxes
+    (`request.draw`), images.json the categories. Frames are read, written and forgotten one after another. Where the
+    source or the disk gives out, what was written stays readable. An earlier run's results go once the first frames
+    were detected in. `with_tracks`: every object keeps a number (`track`) from frame to frame.
     """
     least = detector.least_score(request.threshold, request.caption)
     if request.draw:
@@ -43,12 +45,14 @@ def write_video(
         rate = video.rate / cut.every
         tracker = Tracker(least, rate) if with_tracks else None
         run = _Run(detector, request, least, tracker)
+        batches = run.detected(video)
+        first = list(islice(batches, 1))  # a source or a request that cannot be used fails here
         try:
             _clear(output)
             _describe(output, detector, request, source, video)
             with open(output / LINES, "w", encoding="utf-8") as lines:
                 writer = VideoWriter(output / DRAWN, rate) if request.draw else None
-                run.write(video, lines, writer)
+                run.write(chain(first, batches), video.is_live, lines, writer)
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -66,13 +70,20 @@ class _Run:
         self.per_category: Counter[str] = Counter()
         self.tracks: set[int] = set()
 
-    def write(self, video: VideoSource, lines: Any, writer: VideoWriter | None) -> None:
+    def detected(self, video: VideoSource) -> Iterator[list[tuple[Frame, Detections]]]:
+        """The frames with what is found in them, some at a time."""
+        at_once = 1 if video.is_live else self.request.batch_size
+        shown = track(video.frames(), "detecting", total=video.count)
+        for batch in in_batches(shown, at_once):
+            yield list(zip(batch, self._found(batch), strict=True))
+
+    def write(
+        self, batches: Iterable[list[tuple[Frame, Detections]]], is_live: bool, lines: Any, writer: VideoWriter | None
+    ) -> None:
         """All frames, until the video ends or Ctrl-C stops a live one."""
         try:
-            at_once = 1 if video.is_live else self.request.batch_size
-            shown = track(video.frames(), "detecting", total=video.count)
-            for batch in in_batches(shown, at_once):
-                for frame, found in zip(batch, self._found(batch), strict=True):
+            for batch in batches:
+                for frame, found in batch:
                     kept: Detections = found
                     numbers: list[int | None] = [None] * len(found)
                     if self.tracker is not None:
@@ -81,7 +92,7 @@ class _Run:
             if writer is not None:
                 writer.close()
         except KeyboardInterrupt:
-            if not video.is_live:
+            if not is_live:
                 raise
         finally:
             if writer is not None:
@@ -105,7 +116,10 @@ class _Run:
             | ({} if self.tracker is None else {"track": number})
             for name, record, number in zip(found.names, to_coco_records(found, 0), numbers, strict=True)
         ]
-        line = {"frame": frame.number, "seconds": round(frame.seconds, 4), "detections": records}
+        line: dict[str, Any] = {"frame": frame.number, "seconds": round(frame.seconds, 4)}
+        if frame.file_name is not None:
+            line["file_name"] = frame.file_name
+        line["detections"] = records
         lines.write(json.dumps(line) + "\n")
         lines.flush()
         if writer is not None:
@@ -121,6 +135,8 @@ class _Run:
         kinds = ", ".join(f"{count} {name}" for name, count in self.per_category.most_common(8))
         total = sum(self.per_category.values())
         found = f"{self.frames} frames, {total} detections with a score of at least {self.least:g}"
+        if self.tracker is not None:
+            found += f", or {self.tracker.least:g} where they continue a track"
         yield f"{found}: {kinds}" if total else found
         if self.tracker is not None:
             yield f"{len(self.tracks)} objects were followed"

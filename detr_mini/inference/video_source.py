@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from detr_mini.errors import ConfigError, DataError, UserError, first_line, install
 from detr_mini.images.load import load_image
-from detr_mini.inference.sources import find_pictures
+from detr_mini.inference.sources import Source, find_pictures
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv",
             ".3gp", ".ogv")  # fmt: skip
@@ -36,6 +37,8 @@ class Frame:
     """From 0, every frame of the source counting."""
     seconds: float
     pixels: UInt8[Tensor, "3 h w"]
+    file_name: str | None = None
+    """Of a folder of images: the image's path below the folder."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +86,10 @@ class VideoSource:
         """Why the video ended before its end, once it was read."""
         self.is_live = source.isdigit() or "://" in source
         self.container: Any = None
-        self.images: Sequence[Path] = ()
+        self.images: Sequence[Source] = ()
         self.seconds: float | None = None
         if not self.is_live and not Path(source).expanduser().is_file():
-            self.images = [found.path for found in find_pictures(source)]
+            self.images = sorted(find_pictures(source), key=_natural)
             self.rate, self.seconds = USUAL_RATE, len(self.images) / USUAL_RATE
             return
         self.container = _opened(source)
@@ -96,9 +99,8 @@ class VideoSource:
             raise DataError(f"{source} has no picture in it; give a video")
         self.stream.thread_type = "AUTO"
         self.rate = float(self.stream.average_rate or self.stream.guessed_rate or USUAL_RATE)
-        duration = self.container.duration
-        if duration and not self.is_live:
-            self.seconds = float(duration) / 1e6
+        if not self.is_live:
+            self.seconds = _duration(self.container, self.stream)
 
     def close(self) -> None:
         """Let go of the file or the camera."""
@@ -118,12 +120,13 @@ class VideoSource:
             return
         import av
 
-        first, seconds, number = None, 0.0, -1
+        first, seconds, shown, number = None, 0.0, 0.0, -1
         try:
             for number, frame in enumerate(self.container.decode(self.stream)):
                 time = number / self.rate if frame.time is None else float(frame.time)
                 first = time if first is None else first
                 seconds = time - first
+                shown = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 1 / self.rate
                 if self.cut.is_over(seconds):
                     return
                 if self.cut.wants(number, seconds):
@@ -135,17 +138,31 @@ class VideoSource:
             return
         if number < 0:
             raise DataError(f"{self.name} has no frame; is it a whole video?")
-        if self.seconds is not None and seconds + max(1.0, 3 / self.rate) < self.seconds:
-            self.ended_early = (f"{self.name} ends after {seconds:.1f} s, and its header says {self.seconds:.1f} s: "
+        end = seconds + shown
+        if self.seconds is not None and end + max(1.0, 3 / self.rate) < self.seconds:
+            self.ended_early = (f"{self.name} ends after {end:.1f} s, and its header says {self.seconds:.1f} s: "
                                 "the file may be cut off")  # fmt: skip
 
     def _of_images(self) -> Iterator[Frame]:
-        for number, path in enumerate(self.images):
+        for number, image in enumerate(self.images):
             seconds = number / self.rate
             if self.cut.is_over(seconds):
                 return
             if self.cut.wants(number, seconds):
-                yield Frame(number, seconds, load_image(path))
+                yield Frame(number, seconds, load_image(image.path), image.name)
+
+
+def _natural(image: Source) -> list[str | int]:
+    """For sorting: numbers in names by their value, so that frame2.png comes before frame10.png."""
+    parts = re.split(r"(\d+)", image.name)
+    return [int(part) if at % 2 else part for at, part in enumerate(parts)]
+
+
+def _duration(container: Any, stream: Any) -> float | None:
+    """Seconds of the pictures as the header says; those of the longest stream where it does not say so of each."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return float(container.duration) / 1e6 if container.duration else None
 
 
 def video_library() -> Any:

@@ -86,6 +86,7 @@ class GroundedDETR(MiniDETR):
         data; a head predicts them, so that queries encode them. `kwargs`: see `MiniDETR`.
         """
         super().__init__(dim=dim, **kwargs)
+        detector = set(self._modules)
         if (text is None) == (pretrained_text is None):
             raise ConfigError("set either model.text or model.pretrained_text, and the other to null")
         layer = {"width": 32, "heads": 4, "pair_dim": 16, **joint}
@@ -111,6 +112,8 @@ class GroundedDETR(MiniDETR):
         self.norm, self.speaks = nn.LayerNorm(width), nn.Linear(width, 1)
         self.attributes = nn.Linear(dim, attributes) if attributes else None
         nn.init.constant_(self.speaks.bias, -3.0)
+        self.caption_parts = tuple(name for name in self._modules if name not in detector)
+        """Names of the parts that only captions need."""
 
     def forward(
         self,

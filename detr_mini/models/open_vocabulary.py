@@ -41,7 +41,8 @@ class OpenVocabularyDetector(nn.Module):
         super().__init__()
         self.model: Any = model
         self.tokenizer = tokenizer
-        self._captions: dict[tuple[str, ...], list[tuple[Encoding, list[list[int]]]]] = {}
+        self._last: tuple[tuple[str, ...], list[tuple[Encoding, list[list[int]]]]] | None = None
+        """The names that were asked for last, and their captions."""
 
     def forward(self, *images: Any, **more: Any) -> DetectorOutput:
         """See the model."""
@@ -80,12 +81,15 @@ class OpenVocabularyDetector(nn.Module):
         return torch.stack(columns, -1)
 
     def _asked(self, names: tuple[str, ...]) -> list[tuple[Encoding, list[list[int]]]]:
-        """Captions that ask for all names in order, each with the tokens of its names. Cached."""
-        if names not in self._captions:
-            asked = []
-            for own in passes(names, self.tokenizer, self.model.max_tokens):
-                text, spans = listed([lowered(names[index]) for index in own])
-                encoding = self.tokenizer.encode(text).framed()
-                asked.append((encoding, [tokens_of(encoding, [span]) for span in spans]))
-            self._captions[names] = asked
-        return self._captions[names]
+        """Captions that ask for all names in order, each with the tokens of its names. Those of the last names are
+        kept, since a dataset or a video asks for the same ones again and again."""
+        last = self._last
+        if last is not None and last[0] == names:
+            return last[1]
+        asked = []
+        for own in passes(names, self.tokenizer, self.model.max_tokens):
+            text, spans = listed([lowered(names[index]) for index in own])
+            encoding = self.tokenizer.encode(text).framed()
+            asked.append((encoding, [tokens_of(encoding, [span]) for span in spans]))
+        self._last = names, asked
+        return asked

@@ -19,6 +19,9 @@ from detr_mini.inference.video_folder import write_video
 from detr_mini.inference.video_source import Cut, is_video
 from detr_mini.structures import Detections
 
+OF_VIDEOS = {"every": 1, "start": None, "end": None, "track": False}
+"""Settings of videos, with the values that change nothing."""
+
 
 def predict(config: DictConfig) -> Path:
     """Detect in the images of `config.source`, write the results into `config.output`, print a summary; the folder.
@@ -27,8 +30,7 @@ def predict(config: DictConfig) -> Path:
     """
     _check(config)
     check_output(output := Path(config.output).expanduser())
-    wanted = list(config.source) if isinstance(config.source, ListConfig) else str(config.source)
-    video = is_video(wanted, config.video)
+    wanted, video = _source(config)
     images = [] if video else find_pictures(wanted, [output / name for name in IMAGES])
     detector = load(config.checkpoint, config.device)
     detector.operating_point = with_overlap(detector.operating_point, config.suppress_iou)
@@ -69,8 +71,22 @@ def _check(config: DictConfig) -> None:
         if config[key] is not None and config[key] < 1:
             raise ConfigError(f"{key} is {config[key]}; it must be at least 1")
     check_tiles(config.tiles, config.overlap)
-    if config.explain and (config.tiles is not None or is_video(config.source, config.video)):
+    wanted, video = _source(config)
+    if config.explain and (config.tiles is not None or video):
         raise ConfigError("explain=true works for whole images only; leave it out with tiles=... and for videos")
+    if config.video and isinstance(wanted, list):
+        raise ConfigError("video=true takes one folder or pattern of frames, and source is a list; give one of them")
+    of_videos = [f"{key}={config[key]}".lower() for key, unset in OF_VIDEOS.items() if config[key] != unset]
+    if of_videos and not video:
+        raise ConfigError(f"{of_videos[0]} is for videos, and source is none; leave it out, or add video=true where "
+                          "source is a folder or pattern of frames")  # fmt: skip
+
+
+def _source(config: DictConfig) -> tuple[str | list[str], bool]:
+    """What to detect in, and whether it is a video."""
+    given = config.source
+    wanted = [str(each) for each in given] if isinstance(given, ListConfig) else str(given)
+    return wanted, is_video(wanted, config.video)
 
 
 def _caption(config: DictConfig) -> str | list[str] | None:

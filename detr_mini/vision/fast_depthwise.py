@@ -201,26 +201,34 @@ class FoldedNorm(nn.Module):
             self.register_buffer(name, buffer)
         self.eps = float(norm.eps)
         self.act: Callable[[Tensor], Tensor] = getattr(norm, "act", None) or nn.Identity()
-        self._constants: tuple[Tensor, Tensor] | None = None
-        self._made_of: list[int] = []
-        """Versions of the buffers that `_constants` were computed from."""
+        self._known: tuple[tuple[Tensor, Tensor], list[tuple[Tensor, int]]] | None = None
+        """s and t, and the buffers that they were computed from with their versions."""
 
     def scale_and_shift(self) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
-        """s and t in y = s x + t, computed once: until weights are loaded or the module moves."""
-        if torch.compiler.is_compiling():
+        """s and t in y = s x + t, computed once: until weights are loaded or the module moves.
+
+        Of buffers that were made in inference mode, whose changes torch does not count, they are computed every time.
+        """
+        buffers = (self.weight, self.bias, self.running_mean, self.running_var)
+        if torch.compiler.is_compiling() or any(buffer.is_inference() for buffer in buffers):
             return self._computed()
-        versions = [buffer._version for buffer in (self.weight, self.bias, self.running_mean, self.running_var)]
-        if self._constants is None or versions != self._made_of:
+        known = self._known
+        if known is None or any(b is not own or b._version != v for b, (own, v) in zip(buffers, known[1], strict=True)):
+            made_of = [(buffer, buffer._version) for buffer in buffers]
             with torch.inference_mode(False), torch.no_grad():  # an evaluation may come first, and training use them
-                self._constants, self._made_of = self._computed(), versions
-        return self._constants
+                self._known = known = self._computed(), made_of
+        return known[0]
 
     def _computed(self) -> tuple[Tensor, Tensor]:
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is known: the tensors of a copy count their versions from 0 again."""
+        return {**vars(self), "_known": None}
+
     def _apply(self, *args: Any, **kwargs: Any) -> FoldedNorm:
-        self._constants = None
+        self._known = None
         super()._apply(*args, **kwargs)
         return self
 

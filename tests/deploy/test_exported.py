@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ from detr_mini.deploy import onnx_file, packages
 from detr_mini.deploy.agreement import TOLERANCES, compare, made_pictures
 from detr_mini.deploy.description import OLDEST, Description
 from detr_mini.deploy.detector import ExportedDetector
-from detr_mini.deploy.export import Choice, export_detector
+from detr_mini.deploy.export import Choice, export_detector, placed
 from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.images.tiling import BoxSizes
 from detr_mini.inference.detect_tiles import tile_side
@@ -152,8 +153,10 @@ def test_what_a_file_cannot_do_is_said(export: Export, tmp_path: Path) -> None:
         exported.detect(picture, threshold=30)
     with pytest.raises(UserError, match=r"itself suppresses overlaps above 0\.5"):
         exported.operating_point = type(exported.operating_point)(0.5, None)
-    with pytest.raises(UserError, match="runs on the CPU"):
-        load(path, "cuda")
+    for device in ("cuda", "gpu", "cuda:1"):
+        with pytest.raises(UserError, match="runs on the CPU"):
+            load(path, device)
+    assert load(path, torch.device("cpu", 0)).categories == exported.categories
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(CheckpointError, match="ONNX Runtime cannot read"):
@@ -247,6 +250,45 @@ def test_other_files_in_an_openvino_folder_are_not_touched(
     assert main(["export", f"checkpoint={checkpoint}", f"output={tmp_path}", "format=openvino"]) == 2
     assert "holds other files" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("place", "words"), [("a.onnx", []), ("a.pt2", []), ("a_openvino/model.xml", ["format=openvino"])]
+)
+def test_a_file_that_export_did_not_write_is_not_replaced(
+    checkpoint: Path, place: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime", "openvino"):
+        pytest.importorskip(package)
+    file = tmp_path / place
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"<net>mine</net>")
+    output = file.parent if words else file
+    assert main(["export", f"checkpoint={checkpoint}", f"output={output}", *words]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{file} is there already, and 'detr-mini export' did not write it" in said
+    assert file.read_bytes() == b"<net>mine</net>"
+
+
+@pytest.mark.parametrize("form", ["onnx", "openvino"])
+def test_an_earlier_export_is_replaced(
+    export: Export, checkpoint: Path, traced: Any, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = export(*FORMS[form])
+    (shutil.copytree if earlier.is_dir() else shutil.copy)(earlier, output := tmp_path / earlier.name)
+    monkeypatch.setattr(onnx_file, "_traced", lambda *_: copy.deepcopy(traced))
+    words = [*FORMS[form][1:], "suppress_iou=0.4"]
+    assert main(["export", f"checkpoint={checkpoint}", f"output={output}", *words]) == 0
+    assert load(output).operating_point.suppress_iou == 0.4
+
+
+def test_the_file_that_is_loaded_is_moved_last(tmp_path: Path) -> None:
+    names = {"model.xml", "model.bin", "text.xml", "text.bin", "tokenizer.json"}
+    for name in names:
+        (tmp_path / name).touch()
+    places = [place.relative_to(tmp_path / "out").as_posix() for _, place in placed(tmp_path, tmp_path / "out", True)]
+    assert set(places) == names
+    assert places[-1] == "model.xml"
 
 
 @pytest.mark.parametrize("form", ["onnx", "openvino", "torch"])

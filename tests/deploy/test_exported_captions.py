@@ -257,16 +257,20 @@ def test_files_that_disagree_are_not_left_behind(
 
 
 def test_a_tokenizer_of_something_else_is_not_written_over(
-    checkpoint: Path, traced: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    checkpoint: Path, traced: tuple[Any, Any], write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
+    earlier = write("a.onnx").with_name("a.text.onnx")
     without_tracing(monkeypatch, traced)
     (tmp_path / TOKENIZER).write_text("mine")
     words = ["export", f"checkpoint={checkpoint}", f"output={tmp_path / 'a.onnx'}"]
     assert main(words) == 2
     assert "belongs to something else; write a.onnx into a folder of its own" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == [TOKENIZER]
-    (tmp_path / "a.text.onnx").write_text("of an earlier export to the same place")
+    (tmp_path / "a.text.onnx").write_text("mine, too")
+    assert main(words) == 2
+    assert "a.text.onnx is there already, and 'detr-mini export' did not write it" in capsys.readouterr().err
+    shutil.copy(earlier, tmp_path / "a.text.onnx")  # of an earlier export to the same place
     monkeypatch.setattr(export_module, "_compared", lambda *_: [])
     assert main(words) == 0
     assert json.loads((tmp_path / TOKENIZER).read_text())["model"]["type"] == "WordLevel"

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +16,8 @@ import pytest
 
 from deploy_parts import Export
 from detr_mini.deploy.openvino_folder import MODEL
-from detr_mini.deploy.runtimes import Compiled, open_openvino
+from detr_mini.deploy.runtimes import Compiled, OfEachProcess, open_openvino
+from detr_mini.errors import CheckpointError
 
 
 class FakeModel:
@@ -72,6 +79,94 @@ def test_shapes_that_cannot_be_compiled_for_are_computed_by_the_model_for_any(mo
     call, made = compiled(2)
     assert [call(images(1, 3, 8, 8)) for _ in range(5)] == [None] * 5
     assert made == [None]
+
+
+def test_threads_compute_one_after_another() -> None:
+    inside, together = 0, 0
+
+    def compute(inputs: dict[str, np.ndarray]) -> str:
+        nonlocal inside, together
+        inside += 1
+        together = max(together, inside)
+        time.sleep(0.002)
+        inside -= 1
+        return f"{inputs['images'].shape}"
+
+    call = Compiled(FakeModel(), lambda model: compute, 3)
+    shapes = [(1, 3, 8, 4 + k % 2) for k in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda shape: call(images(*shape)), shapes))
+    assert together == 1
+    assert answers == [str(shape) for shape in shapes]
+
+
+def test_a_file_is_read_again_in_another_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[int] = []
+
+    def opened() -> tuple[dict[str, str], Any]:
+        reads.append(os.getpid())
+        return {"names": "a"}, lambda inputs, outputs: [np.array(reads[-1])]
+
+    program = OfEachProcess(Path("a.onnx"), opened)
+    for process in (reads[0], reads[0], 1, 1):
+        monkeypatch.setattr(os, "getpid", lambda process=process: process)
+        assert program({}, ())[0] == process
+    assert len(reads) == 2
+
+
+def test_a_file_that_has_changed_is_not_used_in_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = {"names": "a"}
+    program = OfEachProcess(Path("a.onnx"), lambda: (dict(properties), lambda inputs, outputs: []))
+    properties["names"] = "b"
+    assert program({}, ()) == []
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    with pytest.raises(CheckpointError, match=r"a\.onnx has changed since it was loaded"):
+        program({}, ())
+
+
+FORKED = """
+import multiprocessing, sys, torch
+from detr_mini import load
+
+torch.set_num_threads(2)
+detector, image = load(sys.argv[1]), torch.arange(3 * 90 * 120).remainder(251).byte().view(3, 90, 120)
+before = [detector.detect([image] * 2, threshold=0.0) for _ in range(2)]
+
+
+def again():
+    for _ in range(2):
+        for found, wanted in zip(detector.detect([image] * 2, threshold=0.0), before[0], strict=True):
+            assert len(found) > 0
+            torch.testing.assert_close(found.scores, wanted.scores, atol=1e-3, rtol=0)
+
+
+child = multiprocessing.get_context("fork").Process(target=again)
+child.start()
+child.join()
+detector.detect(image)
+sys.exit(child.exitcode)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("form", ["checkpoint", "onnx", "openvino", "torch"])
+def test_a_detector_that_was_used_before_a_fork_is_used_in_the_child(
+    export: Export, checkpoint: Path, form: str
+) -> None:
+    path = {
+        "checkpoint": lambda: checkpoint,
+        "onnx": lambda: export("a.onnx"),
+        "openvino": lambda: export("a_openvino", "format=openvino"),
+        "torch": lambda: export("a.pt2"),
+    }[form]()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+    process = subprocess.Popen([sys.executable, "-c", FORKED, str(path)], env=environment, start_new_session=True)
+    try:
+        assert process.wait(timeout=120) == 0
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def test_detections_are_the_same_before_and_after_compiling_for_a_size(export: Export) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from detr_mini.images.load import load_image, stretch
@@ -79,6 +80,21 @@ def test_d37_a_file_of_16_bits_is_stretched_however_it_is_handed_over(tmp_path: 
     assert np.array_equal(as_tensor(Image.open(io.BytesIO(content))).numpy(), wanted)
 
 
+@pytest.mark.parametrize("most", [65535, 3000, 200])
+def test_d37_arrays_and_tensors_of_16_bits_are_what_their_file_is(tmp_path: Path, most: int) -> None:
+    values = (VALUES.astype(np.int64) * most // 4000).astype(np.uint16)
+    (tmp_path / "colour.png").write_bytes(png(values))
+    wanted = load_image(tmp_path / "colour.png").numpy()
+    for own in (values, values.transpose(2, 0, 1), values.astype(">u2"), torch.from_numpy(values)):
+        assert np.array_equal(as_tensor(own).numpy(), wanted)
+    assert np.array_equal(as_tensor(values[:, :, ::-1], "bgr").numpy(), wanted)
+    Image.fromarray(grey := values[:, :, 0]).save(tmp_path / "grey.png")
+    wanted = load_image(tmp_path / "grey.png").numpy()
+    for of_grey in (grey, grey[:, :, None], torch.from_numpy(grey), Image.fromarray(grey)):
+        assert np.array_equal(as_tensor(of_grey).numpy(), wanted)
+    assert np.array_equal(as_tensor(grey[:, :, None], "bgr").numpy(), wanted)
+
+
 @pytest.mark.parametrize("make", [tiff, png])
 def test_d37_what_is_transparent_lies_on_white(tmp_path: Path, make: object) -> None:
     opacity = np.full((20, 30, 1), 65535, np.uint16)
@@ -86,6 +102,9 @@ def test_d37_what_is_transparent_lies_on_white(tmp_path: Path, make: object) -> 
     path = tmp_path / "deep"
     path.write_bytes(make(np.concatenate([VALUES, opacity], 2)))  # type: ignore[operator]
     found = load_image(path).numpy()
+    given = np.concatenate([VALUES, opacity], 2)
+    assert np.array_equal(as_tensor(given).numpy(), found)
+    assert np.array_equal(as_tensor(given[:, :, [2, 1, 0, 3]], "bgr").numpy(), found)
     assert (found[:, :10] == 255).all()
     assert np.array_equal(found[:, 10:], stretch(VALUES).transpose(2, 0, 1)[:, 10:])
 

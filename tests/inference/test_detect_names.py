@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,6 +55,21 @@ def test_a_list_of_names_and_the_same_as_a_caption_give_the_same(named: Detector
     assert set(one.names) == {"Nut", "bolt"}
     assert one.categories.names == ("Nut", "bolt")
     assert (one.scores[:-1] >= one.scores[1:]).all()
+
+
+def test_captions_are_made_once_for_names_that_are_asked_for_again_and_only_the_last_are_kept(
+    named: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[str, ...]] = []
+
+    def noted(names: tuple[str, ...], *given: Any) -> Any:
+        made.append(names)
+        return passes(names, *given)
+
+    monkeypatch.setattr(by_names, "passes", noted)
+    for names in (["nut", "bolt"], ["nut", "bolt"], ["washer", "bolt"], ["nut", "bolt"]):
+        named.detect(PICTURE, names)
+    assert made == [("nut", "bolt"), ("washer", "bolt"), ("nut", "bolt")]
 
 
 def test_a_batch_of_images_changes_nothing_and_the_limit_holds(named: Detector) -> None:

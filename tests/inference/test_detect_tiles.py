@@ -108,6 +108,10 @@ def test_wrong_requests_are_one_sentence(detector: Detector, tmp_path: Path) -> 
     image = np.zeros((100, 100, 3), np.uint8)
     with pytest.raises(ConfigError, match="tiles is 3"):
         detector.detect(image, tiles=3)
+    for key, count in (("limit", 0), ("limit", -1), ("batch_size", 0), ("batch_size", -2)):
+        for tiles in (64, None):
+            with pytest.raises(ConfigError, match=f"{key} is {count}; it must be at least 1"):
+                detector.detect(image, tiles=tiles, **{key: count})
     with pytest.raises(UserError, match="trained without captions"):
         detector.detect(image, caption="the nut left of the bolt", tiles=64)
     with pytest.raises(DataError, match="there is no image file"):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +14,12 @@ from torch import nn
 
 from detector_parts import CATEGORIES, IMAGE
 from detr_mini.errors import UserError
+from detr_mini.inference import explain as explaining
+from detr_mini.inference import unpadded
 from detr_mini.inference.detector import Detector
-from detr_mini.inference.explain import explain
+from detr_mini.inference.explain import explain, trace_query
 from detr_mini.models.protocol import ModelDefaults
-from detr_mini.structures import DetectorOutput
+from detr_mini.structures import Batch, DetectorOutput
 
 SIZES = [(64, 64), (90, 40), (40, 90), (17, 200)]
 
@@ -48,6 +54,29 @@ def test_a_map_is_the_attention_of_the_query_that_found_the_thing(detector: Dete
             others = torch.cat([attention[0, :query], attention[0, query + 1 :]])
             distance = (cells - own).abs().sum()
             assert (distance <= (others - cells.flatten()).abs().sum(1) + 1e-6).all()
+
+
+def test_a_trace_is_of_the_query_that_detect_means_where_its_queries_have_other_numbers(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def turned(*given: Any) -> Any:
+        compute = unpadded.fastest(*given)
+
+        def backwards(batch: Batch) -> Iterator[Any]:
+            for rows, output in compute(batch):
+                yield rows, replace(output, boxes=output.boxes.flip(1), logits=output.logits.flip(1))
+
+        return backwards
+
+    queries = detector.model.queries
+    usual = [trace_query(detector, picture(90, 40), query) for query in range(queries)]
+    monkeypatch.setattr(explaining, "fastest", turned)
+    for query, wanted in enumerate(reversed(usual)):
+        trace = trace_query(detector, picture(90, 40), query)
+        assert torch.equal(trace.boxes, wanted.boxes)
+        assert torch.equal(trace.maps, wanted.maps)
+    with pytest.raises(UserError, match=f"there is no query {queries}"):
+        trace_query(detector, picture(90, 40), queries)
 
 
 def test_where_nothing_is_found_there_are_no_maps(detector: Detector) -> None:

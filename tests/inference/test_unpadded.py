@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,13 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from detector_parts import GROUNDED, MODEL, PlainLinear, untrained
+from detr_mini.attention.core import dot, scaled_dot
+from detr_mini.attention.kinds import Windowed
 from detr_mini.data.collate import collate
 from detr_mini.inference import unpadded
 from detr_mini.inference.batches import detect_batches, evaluating
 from detr_mini.inference.detector import _no_truth
 from detr_mini.inference.unpadded import fastest
-from detr_mini.structures import Batch, Categories, Detections, DetectorOutput
+from detr_mini.models.build import build_model
+from detr_mini.structures import Batch, Captions, Categories, Detections, DetectorOutput
 
+RESNET = {"_target_": "detr_mini.vision.resnet", "depth": 18, "weights": "none"}
 CATEGORIES = Categories((1, 2, 3), ("a", "b", "c"))
 SIZES = ((40, 64), (64, 33), (40, 64), (21, 50), (64, 33), (64, 64))
 
@@ -97,14 +102,79 @@ def replaced(model: Any) -> None:
     model.propose.classify = nn.Linear(32, 3)
 
 
-@pytest.mark.parametrize("change", [grown, reloaded, replaced])
-def test_detections_follow_a_change_of_the_weights(model: Any, change: Callable[[Any], None]) -> None:
+def with_fewer_queries(model: Any) -> None:
+    model.queries = 5
+
+
+def with_distinct_queries(model: Any) -> None:
+    model.distinct_iou = 0.05
+
+
+def with_another_kernel(model: Any) -> None:
+    """A kind of attention that has no tensors."""
+    model.encoder[0].attention.attention = Windowed(scaled_dot, window=1)
+
+
+def with_another_similarity(model: Any) -> None:
+    model.encoder[0].attention.attention.similarity = dot
+
+
+CHANGES = [grown, reloaded, replaced, with_fewer_queries, with_distinct_queries, with_another_kernel,
+           with_another_similarity]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_detections_follow_a_change_of_the_model(model: Any, change: Callable[[Any], None]) -> None:
     batch = batch_of(SIZES, model.stride)
     before = detect_batches(model, [batch], CATEGORIES, limit=5, progress=False)
     change(model)
     after = detect_batches(model, [batch], CATEGORIES, limit=5, progress=False)
     assert_alike(after, batch, by_itself(model, batch))
     assert not torch.allclose(before[10].scores, after[10].scores, atol=1e-4)
+
+
+def test_a_model_that_has_not_changed_keeps_its_form(model: Any) -> None:
+    batch = batch_of(SIZES, model.stride)
+    forms = []
+    for _ in range(2):
+        detect_batches(model, [batch], CATEGORIES, progress=False)
+        by_itself(model, batch)
+        forms.append(unpadded._forms[model][1])
+    assert forms[0] is forms[1]
+
+
+def test_statistics_that_are_loaded_after_a_first_pass_are_those_of_the_form() -> None:
+    model: Any = build_model(MODEL, RESNET, len(CATEGORIES))
+    batch = batch_of(SIZES, model.stride)
+    before = by_itself(model, batch)
+    state = model.state_dict()
+    model.load_state_dict({name: 3 * value if "running_var" in name else value for name, value in state.items()})
+    found = detect_batches(model, [batch], CATEGORIES, limit=5, progress=False)
+    assert_alike(found, batch, by_itself(model, batch))
+    assert not torch.allclose(before[0].scores, found[10].scores, atol=1e-4)
+
+
+def test_a_detector_that_was_made_in_inference_mode_detects() -> None:
+    with torch.inference_mode():
+        model: Any = build_model(MODEL, RESNET, len(CATEGORIES)).eval()
+    batch = batch_of(SIZES, model.stride)
+    found = detect_batches(model, [batch], CATEGORIES, limit=5, progress=False)
+    assert_alike(found, batch, by_itself(model, batch))
+
+
+def test_the_form_of_a_detector_with_captions_holds_no_part_for_captions_and_is_made_when_it_is_used() -> None:
+    model: Any = untrained(GROUNDED, vocabulary=20, attributes=2)
+    batch, plain = batch_of(SIZES[:2], model.stride), untrained(MODEL)
+    spans = ((0, 1), (2, 3), (4, 5))
+    captions = Captions(torch.ones(2, 3).long(), torch.zeros(2, 3).bool(), torch.arange(2), (spans, spans))
+    detect_batches(model, [replace(batch, captions=captions)], CATEGORIES, progress=False)
+    assert model not in unpadded._forms
+    for each in (model, plain):
+        detect_batches(each, [batch], CATEGORIES, progress=False)
+    ours, others = (
+        {name: value.shape for name, value in unpadded._forms[each][1].state_dict().items()} for each in (model, plain)
+    )
+    assert ours == others, "the form of the same detector without captions"
 
 
 def test_a_model_with_a_hook_computes_itself(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

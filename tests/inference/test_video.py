@@ -110,6 +110,73 @@ def test_a_folder_of_frames_is_a_video_where_that_is_said(tmp_path: Path) -> Non
     assert [len(line["detections"]) for line in lines] == [3] * 7
 
 
+def test_frames_of_a_folder_follow_the_numbers_in_their_names(tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    for number in range(1, 12):
+        Image.fromarray(frame_of(number)[0]).save(tmp_path / "frames" / f"frame{number}.png")
+    _, lines = detect(tmp_path / "frames", tmp_path / "out")
+    assert [line["file_name"] for line in lines] == [f"frame{number}.png" for number in range(1, 12)]
+    _, lines = detect(f"{tmp_path}/frames/frame*.png", tmp_path / "out", Cut(every=5))
+    assert [line["file_name"] for line in lines] == ["frame1.png", "frame6.png", "frame11.png"]
+
+
+def test_a_run_that_fails_before_its_first_frame_leaves_the_earlier_results(
+    short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detect(short, tmp_path / "out", draw=True)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise UserError("no captions")
+
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames" / "1.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"1\.png"):
+        detect(tmp_path / "frames", tmp_path / "out")
+    monkeypatch.setattr(ByColour, "detect", refuse)
+    with pytest.raises(UserError, match="no captions"):
+        detect(short, tmp_path / "out")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_sound_that_goes_on_after_the_last_picture_is_no_sign_of_a_cut(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mov"), "w") as container:
+        stream, sound = container.add_stream("mpeg4", rate=25), container.add_stream("pcm_s16le", rate=8000)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for number in range(25):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_of(number)[0], format="rgb24")))
+        container.mux(stream.encode())
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 8000 * 6), np.int16), format="s16", layout="mono")
+        silence.sample_rate = 8000
+        container.mux(sound.encode(silence))
+        container.mux(sound.encode())
+    said, lines = detect(tmp_path / "a.mov", tmp_path / "out")
+    assert len(lines) == 25 and len(said) == 1, said
+    video = VideoSource(str(tmp_path / "a.mov"), Cut())
+    assert video.seconds == pytest.approx(1.0) and video.count == 25
+    assert float(video.container.duration) / 1e6 > 5
+    video.close()
+
+
+def test_the_last_picture_counts_for_as_long_as_it_is_shown(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mov"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        packets = [
+            packet
+            for number in range(25)
+            for packet in stream.encode(av.VideoFrame.from_ndarray(frame_of(number)[0], format="rgb24"))
+        ]
+        packets += stream.encode()
+        packets[-1].duration = 20 * packets[-1].duration * 25
+        container.mux(packets)
+    video = VideoSource(str(tmp_path / "a.mov"), Cut())
+    assert video.seconds is not None and video.seconds > 15
+    video.close()
+    said, lines = detect(tmp_path / "a.mov", tmp_path / "out")
+    assert len(lines) == 25 and len(said) == 1, said
+
+
 def test_of_a_truncated_video_what_was_read_is_kept(short: Path, tmp_path: Path) -> None:
     with av.open(str(tmp_path / "whole.mkv"), "w") as container:
         stream = container.add_stream("mpeg4", rate=25)
@@ -174,7 +241,8 @@ def test_a_video_that_was_not_closed_can_be_played(tmp_path: Path) -> None:
 
 def test_objects_keep_their_numbers(tmp_path: Path) -> None:
     motmetrics = pytest.importorskip("motmetrics")
-    _, lines = detect(clip(tmp_path / "long.mp4", 200), tmp_path / "out", tracks=True)
+    said, lines = detect(clip(tmp_path / "long.mp4", 200), tmp_path / "out", tracks=True)
+    assert "detections with a score of at least 0.3, or 0.15 where they continue a track" in said[0]
     accumulator = motmetrics.MOTAccumulator(auto_id=True)
     for line in lines:
         truth = torch.tensor(frame_of(line["frame"])[1], dtype=torch.float32)

@@ -182,6 +182,12 @@ def test_a_failed_run_leaves_the_earlier_results(
         ({"checkpoint": "no/such.ckpt"}, CheckpointError),
         ({"source": None}, ConfigError),
         ({"device": "toaster"}, UserError),
+        ({"track": True}, ConfigError),
+        ({"every": 2}, ConfigError),
+        ({"start": 1.0}, ConfigError),
+        ({"end": 2.0}, ConfigError),
+        ({"source": ["a", "b"], "video": True}, ConfigError),
+        ({"source": 0, "explain": True}, ConfigError),
     ],
 )
 def test_impossible_settings_are_refused(
@@ -204,6 +210,16 @@ def test_u11_where_nothing_is_found_the_best_score_and_a_threshold_to_try_are_pr
     assert 0 < lower < best < 1
     predict(config(checkpoint, str(photos), tmp_path / "some", threshold=lower))
     assert json.loads((tmp_path / "some" / "predictions.json").read_text())
+
+
+def test_where_tiles_hold_nothing_the_least_score_that_was_looked_at_is_printed(
+    checkpoint: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prediction_folder, "FAINT", 0.99)
+    predict(config(checkpoint, str(photos), tmp_path / "out", threshold=1.0, tiles=64))
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "nothing has a score of at least 0.99, the least that is looked at in tiles" in printed
+    assert "the best score is" not in printed
 
 
 def test_u11_the_checkpoints_own_threshold_and_suppression_hold_unless_others_are_given(
@@ -252,6 +268,8 @@ def test_a_video_is_predicted_in(checkpoint: Path, tmp_path: Path, capsys: pytes
         writer.write(np.full((48, 64, 3), 20 * shade, np.uint8))
     writer.close()
     settings = {"every": 2, "track": True, "draw": True}
+    with pytest.raises(ConfigError, match="track=true is for videos, and source is none; leave it out, or add video"):
+        predict(config(checkpoint, str(tmp_path), tmp_path / "out", track=True))
     output = predict(config(checkpoint, str(tmp_path / "clip.mp4"), tmp_path / "out", **settings))
     lines = [json.loads(line) for line in (output / "frames.jsonl").read_text().splitlines()]
     assert [line["frame"] for line in lines] == [0, 2, 4, 6, 8]

@@ -163,6 +163,44 @@ def test_folding_keeps_the_names_of_weights_and_copies_are_independent() -> None
         torch.testing.assert_close(other(x), plain(x), rtol=1e-3, atol=1e-4)
 
 
+def conv_and_norm() -> tuple[nn.Sequential, nn.Sequential]:
+    """A convolution and its frozen norm, and the same folded."""
+    from timm.layers import FrozenBatchNormAct2d
+
+    plain = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, bias=False), FrozenBatchNormAct2d(8))
+    folded = copy.deepcopy(plain)
+    fold_frozen_norms(folded)
+    return plain, folded
+
+
+def other_statistics(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() + (0.5 if "." in name else 0) for name, value in network.state_dict().items()}
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("copied", [False, True])
+def test_norms_are_those_that_were_loaded_last_in_copies_too(assign: bool, copied: bool) -> None:
+    plain, folded = conv_and_norm()
+    x = torch.randn(2, 8, 6, 7)
+    with torch.no_grad():
+        folded(x)
+        for network in (plain, folded):
+            network.load_state_dict(other_statistics(plain), assign=assign)
+        same = copy.deepcopy(folded) if copied else folded
+        torch.testing.assert_close(same(x), plain(x), rtol=1e-4, atol=1e-5)
+
+
+def test_norms_that_were_made_in_inference_mode_follow_their_buffers() -> None:
+    with torch.inference_mode():
+        plain, folded = conv_and_norm()
+        x = torch.randn(2, 8, 6, 7)
+        for _ in range(2):
+            torch.testing.assert_close(folded(x), plain(x), rtol=1e-4, atol=1e-5)
+            for network in (plain, folded):
+                for buffer in network.buffers():
+                    buffer.mul_(1.5)
+
+
 def test_fast_gradients_are_only_used_for_training_in_bfloat16_on_a_cpu() -> None:
     x, weight = torch.randn(1, 4, 8, 8), torch.randn(4, 1, 3, 3, requires_grad=True)
 
