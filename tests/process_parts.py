@@ -126,7 +126,7 @@ def prepare(faults: dict[str, Any]) -> None:
             torch.save(self.model.state_dict(), Path(faults["weights"]) / f"{self.global_rank}.pt")
 
         DetectionTask.on_train_end = keep  # type: ignore[method-assign]
-    if "sigterm" in faults:  # fails where Lightning asks the processes whether one was told to stop
+    if "sigterm" in faults:  # a mistake where Lightning asks all processes whether one got a signal
         from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 
         def asked(self: Any) -> None:

@@ -344,7 +344,7 @@ class DetectionTask(pl.LightningModule):
         self.best = dict(checkpoint["best"])
         torch.set_rng_state(checkpoint["random_state"]["torch"])
         progress = checkpoint["progress"]
-        self._before = self._before.or_of(checkpoint, self.point_settings)
+        self._before = self._before.restored(checkpoint, self.point_settings)
         self.budget.set_elapsed(progress["elapsed"])
         self.epoch_began = progress.get("epoch_began", 0.0)
         self.images_seen = own_images(progress, self.trainer.world_size)

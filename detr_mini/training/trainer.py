@@ -24,7 +24,7 @@ from detr_mini.training.strategy import chosen_strategy
 from detr_mini.training.task import NEVER
 from detr_mini.training.watch import how_to_continue, lost_peer
 
-SIGTERM = "_broadcast_sigterm_tensor"
+QUESTION = "_broadcast_sigterm_tensor"
 """Lightning's name for what its processes send each other before every batch; older versions have none."""
 
 
@@ -69,8 +69,8 @@ def make_trainer(
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     # nor do the processes ask each other before every batch whether a handler was called: that waits for the GPU
     loop = trainer.fit_loop.epoch_loop
-    if hasattr(loop, SIGTERM):
-        setattr(loop, SIGTERM, lambda: None)
+    if hasattr(loop, QUESTION):
+        setattr(loop, QUESTION, lambda: None)
     return trainer, checkpoints
 
 

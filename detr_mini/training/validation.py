@@ -97,7 +97,7 @@ class Measured:
         """Of this one."""
         return cls(validation.point, validation.threshold, dict(validation.scores.metrics))
 
-    def or_of(self, checkpoint: Mapping[str, Any], point_settings: Mapping[str, Any]) -> Measured:
+    def restored(self, checkpoint: Mapping[str, Any], point_settings: Mapping[str, Any]) -> Measured:
         """What `checkpoint` holds. Of the operating point, what `point_settings` fix stays as it is here."""
         fixed = {name: getattr(self.point, name) for name, value in point_settings.items() if value != AUTO}
         point = replace(operating_point(checkpoint), **fixed)

@@ -34,7 +34,7 @@ from detr_mini.training.run import train
 from detr_mini.training.skipping import SkippedSteps
 from detr_mini.training.strategy import with_gradients
 from detr_mini.training.task import DetectionTask
-from detr_mini.training.trainer import SIGTERM, make_trainer
+from detr_mini.training.trainer import QUESTION, make_trainer
 from training_parts import SMALL, overrides, small_config
 
 pytest.importorskip("torch", "2.12", "older versions of torch ask for a real device where tensors pretend to be on one")
@@ -181,16 +181,16 @@ def test_g13_waits_are_seen() -> None:
 def test_g26_lightnings_question_before_each_batch_is_not_asked(
     scenes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert hasattr(_TrainingEpochLoop, SIGTERM), "Lightning has another name for it now"
+    assert hasattr(_TrainingEpochLoop, QUESTION), "Lightning has another name for it now"
     config = small_config(scenes_root, "trainer.max_steps=1")
     trainer, _ = make_trainer(build(config), tmp_path, Console(), config, ALONE)
     sent: list[torch.Tensor] = []
     monkeypatch.setattr(torch.distributed, "broadcast", lambda tensor, src: sent.append(tensor))
-    getattr(trainer.fit_loop.epoch_loop, SIGTERM)()
+    getattr(trainer.fit_loop.epoch_loop, QUESTION)()
     assert not sent
-    monkeypatch.delattr(_TrainingEpochLoop, SIGTERM)
+    monkeypatch.delattr(_TrainingEpochLoop, QUESTION)
     trainer, _ = make_trainer(build(config), tmp_path, Console(), config, ALONE)  # as in older versions
-    assert not hasattr(trainer.fit_loop.epoch_loop, SIGTERM)
+    assert not hasattr(trainer.fit_loop.epoch_loop, QUESTION)
 
 
 def test_g24_parameters_that_a_batch_leaves_out_get_a_gradient_of_zero() -> None:
