@@ -133,7 +133,9 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         image, target = self.sample(index, scale)
         augment = self.augment_of(index)
         if augment is not None:
+            before = image.shape
             image, target, lost = augment(image, target, epoch, strong=strong, draw=partial(self._draw, scale))
+            target = _of_shape(target, before, image.shape)
             if lost:
                 worker = get_worker_info()
                 self._lost[0 if worker is None else 1 + worker.id % 128] += lost
@@ -240,6 +242,15 @@ def _scaled(side: int | Sequence[int] | None, scale: float) -> Any:
     if side is None:
         return None
     return max(1, round(side * scale)) if isinstance(side, int) else [max(1, round(each * scale)) for each in side]
+
+
+def _of_shape(target: Target, before: Sequence[int], after: Sequence[int]) -> Target:
+    """The target of an image (3, h, w) that augmentation has turned, cut or enlarged: `original_size` is so, too."""
+    if before == after:
+        return target
+    height, width = (max(1, round(a * new / old)) for a, old, new in
+                     zip(target.original_size, before[1:], after[1:], strict=True))  # fmt: skip
+    return replace(target, original_size=(height, width))
 
 
 def _without_boxes(target: Target) -> Target:

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from detr_mini.data.collate import AS_BYTES
 from detr_mini.errors import DataError, UserError
 
 SHARED = Path("/dev/shm")
@@ -44,7 +45,7 @@ def _mega(count: int) -> str:
 
 
 def into_shared_memory(value: Any) -> None:
-    """Move every tensor of a batch there now, in a worker. DataError where there is no room.
+    """Move every tensor of a batch there now, in a worker, but those that travel as bytes. DataError without room.
 
     Otherwise torch does it later, in a thread whose errors are lost, and the training waits for ever.
     """
@@ -55,6 +56,8 @@ def into_shared_memory(value: Any) -> None:
 
 
 def _share(value: Any) -> None:
+    if isinstance(value, AS_BYTES):
+        return
     if isinstance(value, Tensor):
         value.share_memory_()
     elif is_dataclass(value):

@@ -86,7 +86,7 @@ class GroundedDETR(MiniDETR):
         data; a head predicts them, so that queries encode them. `kwargs`: see `MiniDETR`.
         """
         super().__init__(dim=dim, **kwargs)
-        detector = set(self._modules)
+        of_images = set(self._modules)
         if (text is None) == (pretrained_text is None):
             raise ConfigError("set either model.text or model.pretrained_text, and the other to null")
         layer = {"width": 32, "heads": 4, "pair_dim": 16, **joint}
@@ -112,7 +112,7 @@ class GroundedDETR(MiniDETR):
         self.norm, self.speaks = nn.LayerNorm(width), nn.Linear(width, 1)
         self.attributes = nn.Linear(dim, attributes) if attributes else None
         nn.init.constant_(self.speaks.bias, -3.0)
-        self.caption_parts = tuple(name for name in self._modules if name not in detector)
+        self.caption_parts = tuple(name for name in self._modules if name not in of_images)
         """Names of the parts that only captions need."""
 
     def forward(
@@ -141,6 +141,12 @@ class GroundedDETR(MiniDETR):
         tables = {"text.embedding": self.text, "connectives.embedding": self.connectives}
         own = (name for name, part in tables.items() if isinstance(getattr(part, "embedding", None), nn.Embedding))
         return tuple(f"{name}.weight" for name in own)
+
+    def left_out(self, captions: Captions | None) -> Sequence[nn.Parameter]:
+        """Without captions all that read them; without the truths' attributes the head that predicts these."""
+        if captions is None or not len(captions.token_ids):
+            return [p for name in self.caption_parts for p in getattr(self, name).parameters()]
+        return [*self.attributes.parameters()] if self.attributes is not None and captions.attributes is None else []
 
     def ground(self, output: DetectorOutput, captions: Captions) -> GroundingOutput:
         """Which queries of its image each caption refers to. Captions may share an image."""
