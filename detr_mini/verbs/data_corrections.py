@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from detr_mini.config.run_folder import write_text
+from detr_mini.errors import UserError
 from detr_mini.formats.columns import columns_of
 from detr_mini.formats.discover import Source
 from detr_mini.labelling.corrections import Corrections, count_corrections, read_prelabels
@@ -15,6 +17,7 @@ from detr_mini.labelling.corrections import Corrections, count_corrections, read
 def data_corrections(config: Mapping[str, Any]) -> Corrections:
     """Compare `config.prelabels` with the corrected dataset `config.data`, print the counts, write `config.report`."""
     record = read_prelabels(Path(config["prelabels"]).expanduser())
+    report = _report(config["report"])
     source = Source.of(config["data"])
     source.print_notes()
     trees = source.trees()
@@ -23,7 +26,20 @@ def data_corrections(config: Mapping[str, Any]) -> Corrections:
     done = count_corrections(record, list(trees.values()))
     for line in done.lines():
         print(line)
-    if config["report"]:
-        text = json.dumps(done.to_dict(), indent=1, ensure_ascii=False)
-        Path(config["report"]).write_text(text, encoding="utf-8", errors="backslashreplace")
+    if report:
+        write_text(report, json.dumps(done.to_dict(), indent=1, ensure_ascii=False))
     return done
+
+
+def _report(wanted: str | None) -> Path | None:
+    """Where the report goes, in a folder that is there. UserError where it cannot be written."""
+    if not wanted:
+        return None
+    path = Path(wanted).expanduser()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"report={path} cannot be written ({error.strerror or error}); choose another file") from error
+    if path.is_dir():
+        raise UserError(f"report={path} is a folder; give the name of a JSON file")
+    return path
