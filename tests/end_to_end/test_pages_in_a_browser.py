@@ -168,13 +168,14 @@ def test_an_answer_is_shown_with_the_caption_that_it_answers(browser: Any, addre
     page.locator("#threshold").fill("0.1")  # draws everything again while the answer is on its way
     assert {line.text_content() for line in page.query_selector_all(".asked")} == {"the circles"}
     assert page.locator("[data-format=coco]:enabled").count() == 0
-    page.wait_for_function("() => true")
     urls: list[str] = []
     page.on("request", lambda request: urls.append(request.url))
     page.locator("rect.found").first.focus()
     page.keyboard.press("Enter")
     page.wait_for_selector(".trace canvas")
     assert [url for url in urls if "/api/explain" in url and "caption=the+circles" in url]
+    for route in held:
+        route.abort()
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (390, "dark")])
