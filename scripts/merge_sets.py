@@ -3,9 +3,10 @@
     python scripts/merge_sets.py FURTHER OUTPUT [--names] [--leave-out NAME ...]
 
 FURTHER holds one folder a dataset: `annotations.json` and `images/`. A twentieth of each becomes val. Images are
-linked, not copied, where the file system can. With `--names`, each box keeps the name of its category, in lower case;
-one name is one category, whichever datasets have it. OUTPUT/SOURCES.json lists each dataset with its counts and its
-licence, from FURTHER/LICENCES.tsv (columns `set` and `licence`): a checkpoint that learned from OUTPUT holds this list.
+linked, not copied, where the file system can; their names in OUTPUT begin with their dataset and its folders. With
+`--names`, each box keeps the name of its category, in lower case; one name is one category, whichever datasets have it.
+OUTPUT/SOURCES.json lists each dataset with its counts and its licence, from FURTHER/LICENCES.tsv (columns `set` and
+`licence`): a checkpoint that learned from OUTPUT holds this list.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import csv
 import json
 import random
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 VAL_SHARE = 0.05
@@ -30,33 +31,37 @@ def merge(further: Path, output: Path, leave_out: set[str], names: bool = False)
         split: {"images": [], "annotations": [], "categories": categories} for split in ("train", "val")
     }
     ids: dict[str, int] = {}
+    taken: dict[str, Path] = {}
     sources, licences = [], _licences(further / "LICENCES.tsv")
     for folder in sorted(p.parent for p in further.glob("*/annotations.json") if p.parent.name not in leave_out):
         content = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
         own = {category["id"]: category["name"].strip().lower() for category in content["categories"]}
-        boxes: dict[int, list[tuple[list[float], int]]] = {}
+        boxes: dict[int, list[tuple[list[float], int, int]]] = {}
         for record in content["annotations"]:
             if min(record["bbox"][2:]) >= LEAST_SIDE:
                 kind = ids.setdefault(own[record["category_id"]], len(ids) + 1) if names else 1
-                boxes.setdefault(record["image_id"], []).append((record["bbox"], kind))
+                found = (record["bbox"], kind, int(record.get("iscrowd") or 0))
+                boxes.setdefault(record["image_id"], []).append(found)
         images = sorted(content["images"], key=lambda record: str(record["file_name"]))
         random.Random(0).shuffle(images)
         held_out = max(1, round(VAL_SHARE * len(images)))
         for place, record in enumerate(images):
             split = merged["val" if place < held_out else "train"]
             source = folder / "images" / record["file_name"]
-            name = f"{folder.name}__{source.name}"
+            name = "__".join([folder.name, *PurePosixPath(record["file_name"]).parts])
+            if taken.setdefault(name, source) != source:
+                raise SystemExit(f"{taken[name]} and {source} would both become {name}; rename one of them")
             target = output / ("val" if place < held_out else "train") / name
             target.parent.mkdir(parents=True, exist_ok=True)
             _link(source, target)
             image_id = len(merged["train"]["images"]) + len(merged["val"]["images"]) + 1
             size = {side: record[side] for side in ("width", "height")}
             split["images"].append({"id": image_id, "file_name": name, **size})
-            for box, kind in boxes.get(record["id"], []):
+            for box, kind, crowd in boxes.get(record["id"], []):
                 number = len(split["annotations"]) + 1
                 split["annotations"].append(
                     {"id": number, "image_id": image_id, "category_id": kind, "bbox": box, "area": box[2] * box[3],
-                     "iscrowd": 0}
+                     "iscrowd": crowd}
                 )  # fmt: skip
         boxes_here = sum(map(len, boxes.values()))
         sources.append({"name": folder.name, "images": len(images), "boxes": boxes_here,
@@ -77,8 +82,7 @@ def _licences(path: Path) -> dict[str, str]:
 
 
 def _link(source: Path, target: Path) -> None:
-    if target.exists():
-        return
+    target.unlink(missing_ok=True)  # of an earlier call, whose datasets may have been others
     try:
         target.symlink_to(source.resolve())
     except OSError:

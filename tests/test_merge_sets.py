@@ -64,3 +64,45 @@ def test_with_names_equal_names_are_one_category_whatever_the_dataset(tmp_path: 
     assert sorted(names.values()) == ["cups", "saucer"]
     found = [names[a["category_id"]] for part in parts for a in part["annotations"]]
     assert sorted(found) == ["cups"] * 8 + ["saucer"]
+
+
+def test_images_of_one_name_in_two_folders_keep_their_own_boxes_and_crowds_stay_crowds(tmp_path: Path) -> None:
+    further, output = tmp_path / "further", tmp_path / "merged"
+    folder(further, "cups", [[5, 5, 20, 20]])
+    file = further / "cups" / "annotations.json"
+    content = json.loads(file.read_text())
+    names = ["a/0.png", "b/0.png", "0.png"]
+    write_images(further / "cups" / "images", names)
+    for k, (image, name) in enumerate(zip(content["images"], names, strict=True)):
+        image["file_name"] = name
+        content["annotations"][k] |= {"bbox": [5, 5, 20, 20 + k], "iscrowd": int(k == 2)}
+    file.write_text(json.dumps(content))
+    command = [sys.executable, str(SCRIPT), str(further), str(output)]
+    subprocess.run(command, check=True)
+    (left,) = output.glob("*/cups__a__0.png")  # as if an earlier call had found other images
+    left.unlink()
+    left.symlink_to(further / "cups" / "images" / "0.png")
+    subprocess.run(command, check=True)
+    found = {}
+    for split in ("train", "val"):
+        part = json.loads((output / split / "_annotations.coco.json").read_text())
+        files = {image["id"]: image["file_name"] for image in part["images"]}
+        found |= {files[a["image_id"]]: (a["bbox"][3], a["iscrowd"]) for a in part["annotations"]}
+    assert found == {"cups__a__0.png": (20, 0), "cups__b__0.png": (21, 0), "cups__0.png": (22, 1)}
+    for name in names:
+        (placed,) = output.glob(f"*/cups__{name.replace('/', '__')}")
+        assert placed.read_bytes() == (further / "cups" / "images" / name).read_bytes()
+
+
+def test_two_images_that_would_get_one_name_are_refused(tmp_path: Path) -> None:
+    further = tmp_path / "further"
+    folder(further, "a", [[5, 5, 20, 20]])
+    folder(further, "a__b", [[5, 5, 20, 20]])
+    file = further / "a" / "annotations.json"
+    write_images(further / "a" / "images", ["b__0.png"])
+    content = json.loads(file.read_text())
+    content["images"][0]["file_name"] = "b__0.png"
+    file.write_text(json.dumps(content))
+    command = [sys.executable, str(SCRIPT), str(further), str(tmp_path / "merged")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "would both become a__b__0.png; rename one of them" in done.stderr

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from detr_mini.data.stored_settings import data_settings
 from detr_mini.errors import ConfigError, UserError
 from detr_mini.formats.discover import Source
 from detr_mini.seeding import drawing_order
@@ -22,7 +23,7 @@ def calibration_pictures(data: Mapping[str, Any] | None) -> list[Path]:
         raise ConfigError("int8 is calibrated on pictures, and the checkpoint names no data; add pictures=FOLDER with "
                           f"some {COUNT} pictures like those that the detector is for")  # fmt: skip
     try:
-        tree = Source.of(data).trees()["train"]
+        tree = Source.of(data_settings(None, data)).trees()["train"]
     except (UserError, KeyError) as error:
         raise ConfigError(f"int8 is calibrated on the training pictures, which are not at {data.get('root')} any more; "
                           f"add pictures=FOLDER with some {COUNT} pictures like them") from error  # fmt: skip

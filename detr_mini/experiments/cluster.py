@@ -126,11 +126,12 @@ def _tasks(plan: Sequence[Sequence[str]]) -> dict[str, int]:
 
 
 def _outcome(job: Any) -> Outcome:
-    """The outcome of a job; for a lost one, the end of its log."""
+    """The outcome of a job: of several tasks the first that failed; for a lost one, the end of its log."""
     try:
-        return job.result()
+        outcomes = job.results()
     except Exception as error:  # submitit raises its own for anything that goes wrong on a cluster
         return 1, _last_line(error)
+    return next((outcome for outcome in outcomes if outcome[0]), outcomes[0])
 
 
 def _last_line(error: Exception) -> str:

@@ -25,7 +25,7 @@ from detr_mini.drawing.evaluation_plots import differences
 from detr_mini.errors import ConfigError, DataError, UserError
 from detr_mini.evaluation.comparison.intervals import AT_ONCE, draws
 from detr_mini.evaluation.comparison.paired_test import holm, paired_test
-from detr_mini.evaluation.comparison.runs import Run, common_truth, read_runs
+from detr_mini.evaluation.comparison.runs import Run, common_truth, read_runs, short_names
 from detr_mini.evaluation.metrics.average_precision import WeightedAP
 from detr_mini.evaluation.metrics.headline import headline_metrics
 from detr_mini.evaluation.metrics.matching import Matches, side_by_side
@@ -78,7 +78,7 @@ class Comparison:
         write_text(folder / "compare.json", json.dumps(content, indent=1))
         means_first = sorted(self.rows, key=lambda row: row.name not in (HERE, ELSEWHERE))
         drawn = [(f"{row.measure}, {row.name}", row.difference, row.half, row.real) for row in means_first]
-        first, second = (path.name for path in self.folders)
+        first, second = short_names(self.folders)
         differences(drawn, folder / "compare.png", f"B {second} minus A {first}")
         return Group(self._table(), *map(Text, self._notes()))
 

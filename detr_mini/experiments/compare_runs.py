@@ -15,7 +15,7 @@ from rich.text import Text
 from detr_mini.config.run_folder import write_text
 from detr_mini.drawing.evaluation_plots import differences, spreads
 from detr_mini.evaluation.comparison.paired_test import Difference, holm, paired_test
-from detr_mini.evaluation.comparison.runs import Run, Truth, labels
+from detr_mini.evaluation.comparison.runs import Run, Truth, labels, short_names
 from detr_mini.evaluation.report.table import number
 from detr_mini.experiments.aggregate import recipe, recipe_table
 from detr_mini.progress import track
@@ -39,7 +39,8 @@ def compare_two(runs: Sequence[Run], truth: Truth, folder: Path, *, rounds: int,
              "level": level, "comparisons": len(rows)}  # fmt: skip
     numbers = [{**row.__dict__, "difference": row.difference} for row in rows]
     write_text(folder / "compare.json", json.dumps({**about, "numbers": numbers}, indent=1))
-    title = f"B {runs[1].folder.name} minus A {runs[0].folder.name}"
+    a, b = short_names([run.folder for run in runs])
+    title = f"B {b} minus A {a}"
     differences([(row.name, row.difference, 1.96 * row.noise, row.real) for row in rows], folder / "compare.png", title)
     return Group(_difference_table(rows, runs), Text(_verdict(rows, level, len(truth.subset.image_ids))), Text(CAVEAT))
 
@@ -95,7 +96,7 @@ def compare_many(runs: Sequence[Run], truth: Truth, folder: Path, *, rounds: int
     if len(runs) > MOST:
         shown.append(Text(f"No pairs of more than {MOST} runs are tested; compare two of them."))
     else:
-        shown += [_pair_table(pairs, level), Text(CAVEAT)]
+        shown += [_pair_table(pairs, runs, level), Text(CAVEAT)]
     return Group(*shown)
 
 
@@ -115,13 +116,13 @@ def _pairs(runs: Sequence[Run], truth: Truth, rounds: int, seed: int, level: flo
     return tested
 
 
-def _pair_table(pairs: Sequence[dict[str, Any]], level: float) -> Table:
+def _pair_table(pairs: Sequence[dict[str, Any]], runs: Sequence[Run], level: float) -> Table:
     title = f"AP of every pair of runs; real where the corrected p is at most {level:g}"
     sides = (Column(side, overflow="fold") for side in "AB")
     table = Table(*sides, "B - A", "by chance", "corrected p", "", title=title, title_justify="left")
+    names = dict(zip((str(run.folder) for run in runs), short_names([run.folder for run in runs]), strict=True))
     for pair in sorted(pairs, key=lambda pair: pair["adjusted"]):
-        a, b = (Path(pair[side]) for side in ("first", "second"))
         numbers = (f"{pair['difference']:+.3f}", f"±{1.96 * pair['noise']:.3f}", f"{pair['adjusted']:.4f}")
-        names = ("/".join(path.parts[-2:]) for path in (a, b))
-        table.add_row(*names, *numbers, "real" if pair["real"] else "", style="bold" if pair["real"] else None)
+        cells = (names[pair["first"]], names[pair["second"]], *numbers, "real" if pair["real"] else "")
+        table.add_row(*cells, style="bold" if pair["real"] else None)
     return table

@@ -130,13 +130,15 @@ class Optuna(Serial):
         storage = f"sqlite:///{file}"
         direction: Literal["minimize", "maximize"] = "minimize" if record.less_is_better() else "maximize"
         study = optuna.create_study(storage=storage, study_name="sweep", direction=direction, load_if_exists=True)
-        known = study.user_attrs.get("words", list(words))
-        if known != list(words):
-            raise ConfigError(
-                f"the study in {record.folder} has other settings ({' '.join(known)}); "
-                "use the same ones to continue it, or choose another sweep.folder"
-            )
-        study.set_user_attr("words", list(words))
+        for key, value in (("words", list(words)), ("measure", record.goes_by())):
+            known = study.user_attrs.get(key, value)
+            if known != value:
+                what = f"other settings ({' '.join(known)})" if key == "words" else f"sweep.measure={known}"
+                raise ConfigError(
+                    f"the study in {record.folder} has {what}; "
+                    "use the same ones to continue it, or choose another sweep.folder"
+                )
+            study.set_user_attr(key, value)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about constant_liar, which keeps parallel trials apart
             study.sampler = optuna.samplers.TPESampler(

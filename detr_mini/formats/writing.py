@@ -125,10 +125,17 @@ def place_file(source: Path, target: Path, *, link: bool = False) -> None:
 
 
 def file_place(report: str | Path) -> Path:
-    """The path of a file to write, to be asked for before long work; UserError where it is a folder, or has none."""
+    """The path of a file to write, in a folder that is made where it is not there; to be asked for before long work.
+
+    UserError where it is a folder, or cannot be written.
+    """
     report = Path(report).expanduser()
-    if report.is_dir() or not report.absolute().parent.is_dir():
-        raise UserError(f"the report {report} needs a folder that exists and a file's name; choose another place")
+    if report.is_dir():
+        raise UserError(f"report={report} is a folder; give the name of a JSON file")
+    try:
+        report.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"report={report} cannot be written ({error.strerror or error}); choose another file") from error
     return report
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -105,16 +105,16 @@ def _is_bbox(value: Any) -> bool:
 
 
 def count_corrections(record: Mapping[str, Any], trees: Sequence[Tree]) -> Corrections:
-    """Compare pre-labels with the corrected splits. Pictures are matched by their names, whatever folders they are in.
+    """Compare pre-labels with the corrected splits. Pictures are matched by `_matched`, whatever folders they are in.
 
     DataError where none of the pictures came back.
     """
     after = dict(_pictures_of(trees))
     done = Corrections(known=tuple(map(str, record["names"])))
-    places = _by_name(after)
+    places = _matched([picture["file_name"] for picture in record["pictures"]], after)
     used = set()
     for picture in record["pictures"]:
-        place = _find(picture["file_name"], places)
+        place = places.get(picture["file_name"])
         if place is None:
             done.missing.append(picture["file_name"])
             continue
@@ -152,20 +152,29 @@ def _tails(name: str) -> list[tuple[str, ...]]:
     return [parts[k:] for k in range(len(parts))]
 
 
-def _by_name(pictures: Mapping[str, Any]) -> dict[tuple[str, ...], list[str]]:
-    places: dict[tuple[str, ...], list[str]] = {}
-    for name in pictures:
+def _by_tail(names: Iterable[str]) -> dict[tuple[str, ...], list[str]]:
+    found: dict[tuple[str, ...], list[str]] = {}
+    for name in names:
         for tail in _tails(name):
-            places.setdefault(tail, []).append(name)
-    return places
+            found.setdefault(tail, []).append(name)
+    return found
 
 
-def _find(name: str, places: Mapping[tuple[str, ...], list[str]]) -> str | None:
-    """The one picture that shares the longest end of a path; None where there is none, or more than one."""
-    for tail in _tails(name):
-        if found := places.get(tail):
-            return found[0] if len(found) == 1 else None
-    return None
+def _matched(before: Collection[str], after: Collection[str]) -> dict[str, str]:
+    """Of names before the same pictures' names after: the same path, else the longest end that both have in common.
+
+    Where a longest end belongs to several names, before or after, nobody can tell which is meant: none is given.
+    """
+    old, new = _by_tail(before), _by_tail(after)
+    found: dict[str, str] = {}
+    for name in before:
+        if name in after:
+            found[name] = name
+            continue
+        tail = next((tail for tail in _tails(name) if tail in new), None)
+        if tail is not None and len(old[tail]) == len(new[tail]) == 1:
+            found[name] = new[tail][0]
+    return found
 
 
 def compare(

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from detr_mini.boxes import xywh_to_xyxy, xyxy_to_xywh
+from detr_mini.config.run_folder import write_text
 from detr_mini.drawing.boxes import draw_boxes, to_picture
 from detr_mini.errors import DataError, UserError
 from detr_mini.formats.box_rules import is_box
@@ -122,8 +123,7 @@ def write_doubts(found: Doubted, output: Path, form: str, images: str, shown: in
     output.mkdir(parents=True, exist_ok=True)
     _clear(output)
     about = {"written_by": WRITER, "images": len(found.ids), "labels": found.boxes, "found": len(found.doubts)}
-    text = json.dumps({**about, "doubts": records}, indent=1, ensure_ascii=False)
-    (output / LIST).write_text(text, encoding="utf-8")
+    write_text(output / LIST, json.dumps({**about, "doubts": records}, indent=1, ensure_ascii=False))
     yield f"{len(found.ids)} images, {found.boxes} labels; the {len(first)} most certain of {len(found.doubts)} doubts:"
     counts = Counter(record["kind"] for record in records)
     yield "  " + ", ".join(f"{counts[kind.value]} {kind.value}" for kind in Kind)

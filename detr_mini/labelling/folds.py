@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ from omegaconf import OmegaConf
 from torchvision.ops import batched_nms
 
 from detr_mini.checking.pixels import alike
+from detr_mini.config.run_folder import write_text
 from detr_mini.data.splits import split_ids
 from detr_mini.data.tree_parts import owned_names
 from detr_mini.deploy.detector import is_exported
@@ -27,6 +30,8 @@ from detr_mini.pretrained.checkpoints import check_knows, read_checkpoint
 from detr_mini.progress import BAR_FROM, track
 from detr_mini.training.run import train
 
+FOLDS = "folds.sha256"
+"""A digest of the labels and the folds that the runs in a folder have learned."""
 LEAST_SCORE = 0.05
 SUPPRESS = 0.7
 """IoU of two detections of one name that are one object."""
@@ -51,10 +56,12 @@ def find_by_folds(settings: Mapping[str, Any], tree: Tree, count: int, output: P
     """Train `count` detectors, each without one fold, and let it look at that fold; by image id.
 
     `settings`: of `train`. The runs are `output`/fold-1 and so on; finished ones are kept, a broken one goes on.
+    DataError where they have learned other labels than `tree`.
     """
     if count < 2:
         raise ConfigError(f"folds is {count}; it must be at least 2")
     folds = folds_of(tree, count)
+    _claim(output, tree, folds)
     files = {image["id"]: image["file_name"] for image in tree.content["images"]}
     found: dict[int, Boxes] = {}
     for number, held_out in enumerate(folds, start=1):
@@ -64,6 +71,23 @@ def find_by_folds(settings: Mapping[str, Any], tree: Tree, count: int, output: P
         train(OmegaConf.create(_fold_settings(settings, [files[i] for i in others], run)))
         found |= find_boxes(load(run), tree, held_out)
     return found
+
+
+def _claim(output: Path, tree: Tree, folds: Sequence[Sequence[int]]) -> None:
+    """Keep in `output` which labels and folds its runs learn. DataError where its runs have learned others."""
+    content = tree.content
+    labels = [[a["image_id"], a["category_id"], a["bbox"], a.get("iscrowd")] for a in content["annotations"]]
+    names = [[[row["id"], row[key]] for row in content[part]]
+             for part, key in (("images", "file_name"), ("categories", "name"))]  # fmt: skip
+    digest = hashlib.sha256(json.dumps([names, labels, folds], default=str).encode()).hexdigest()
+    file = output / FOLDS
+    known = file.read_text(encoding="utf-8") if file.is_file() else None
+    if known is None and not (output / "fold-1").exists():
+        output.mkdir(parents=True, exist_ok=True)
+        write_text(file, digest)
+    elif known != digest:
+        raise DataError(f"{output} holds folds of other labels; choose another output, or remove it to train on the "
+                        "labels as they are now")  # fmt: skip
 
 
 def _fold_settings(settings: Mapping[str, Any], names: Sequence[str], run: Path) -> dict[str, Any]:

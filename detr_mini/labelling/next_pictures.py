@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from detr_mini.config.run_folder import write_text
+from detr_mini.data.stored_settings import data_settings
 from detr_mini.drawing.boxes import draw_detections
 from detr_mini.errors import DataError, UserError
-from detr_mini.evaluation.report.evaluate_checkpoint import data_settings
 from detr_mini.images.load import load_image
 from detr_mini.images.model_input import IMAGE_KEYS
 from detr_mini.inference.detector import Detector
@@ -101,7 +102,7 @@ def write_next(
         for rank, (source, choice) in enumerate(zip(found.sources, chosen.choices, strict=True), start=1)
     ]  # fmt: skip
     content = {**about, "notices": chosen.notices, "pictures": rows}
-    (output / LIST).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_text(output / LIST, json.dumps(content, indent=1, ensure_ascii=False))
     cards = []
     shown = list(zip(rows, found.sources, found.detections, strict=True))[:SHOWN]
     for row, source, detections in track(shown, "drawing"):

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from detr_mini.config.run_folder import write_text
 from detr_mini.errors import ConfigError, DataError, nearest, some_of
 from detr_mini.formats.convert import PLACING, WRITTEN, write_set
 from detr_mini.formats.tree import Tree
@@ -110,7 +111,7 @@ def write_prelabels(
     with new_folder(output) as folder:
         lost = write_set(folder, form, {"train": tree}, images)
         record = {"written_by": WRITER, "format": form, **about, **record_of(found)}
-        (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_text(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False))
     return lost
 
 

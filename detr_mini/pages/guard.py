@@ -62,15 +62,20 @@ class Door:
             return False
         if (80 if port is None else port) != self.port:
             return False
-        shown = f"[{name}]" if ":" in name else name
+        own = (*LOCAL, in_address(self.host).lower())
         if is_local(self.host):
-            return shown in LOCAL
-        return shown in (*LOCAL, self.host, socket.gethostname().lower()) or _is_address(name)
+            return in_address(name) in own
+        return in_address(name) in (*own, socket.gethostname().lower()) or _is_address(name)
+
+
+def in_address(host: str) -> str:
+    """A host as it stands in an address of the web: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def is_local(host: str) -> bool:
     """Whether an address reaches only this machine."""
-    return host in ("localhost", "::1") or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
+    return host.lower() in ("localhost", "::1") or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
 
 
 def _is_address(name: str) -> bool:

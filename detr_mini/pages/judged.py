@@ -10,15 +10,15 @@ import numpy as np
 from PIL import Image
 
 from detr_mini.data.module import STAGES
+from detr_mini.data.stored_settings import data_settings
 from detr_mini.drawing.boxes import draw_detections, draw_truth
 from detr_mini.errors import UserError
-from detr_mini.evaluation.comparison.runs import data_of
+from detr_mini.evaluation.comparison.runs import NO_SIZE, data_of
 from detr_mini.evaluation.metrics.confusion import best_threshold, confusion, precision_at_recalls
 from detr_mini.evaluation.metrics.errors_by_type import TYPES, Errors, errors_by_type
 from detr_mini.evaluation.metrics.matching import match
 from detr_mini.evaluation.metrics.subset import Subset, choose_subset
 from detr_mini.evaluation.report.error_report import worst_images
-from detr_mini.evaluation.report.evaluate_checkpoint import data_settings
 from detr_mini.formats.split import CocoSet
 from detr_mini.pages.charts import Chart, line_chart
 from detr_mini.pages.run_reader import RunFolder, detections_by_image
@@ -66,7 +66,7 @@ class Judged:
         if split not in STAGES:
             raise UserError("metrics.json does not say which split was measured; evaluate the run again")
         settings = data_settings(None, run.config["data"])  # of a stranger's config nothing is made elsewhere
-        data = data_of({**settings, "size": 64})  # for annotations; pictures are read at their own size
+        data = data_of({**settings, "size": NO_SIZE})  # for annotations; pictures are read at their own size
         if run.config.get("categories"):
             data.evaluate_as(Categories.from_dict(run.config["categories"]))
         data.setup(STAGES[split])

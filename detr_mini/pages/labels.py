@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import posixpath
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
@@ -25,11 +26,12 @@ def labels(kind: str, content: Any) -> tuple[bytes, str, str]:
     """(bytes, media type, file name) of a download: JSON for coco, else a zip of one file a picture.
 
     `content`: {"images": [{"name", "width", "height", "detections": [{"name", "score", "bbox"}]}]}, as the page holds
-    it; `bbox` is (left, top, width, height) in pixels. DataError for anything else.
+    it; `bbox` is (left, top, width, height) in pixels. Names keep their folders, without those that all images share:
+    the files fit the folder that holds these pictures. DataError for anything else.
     """
     if kind not in FORMATS:
         raise ConfigError(f"there is no format '{kind}'; choose one of {', '.join(FORMATS)}")
-    images = _checked(content)
+    images = _below_one_folder(_checked(content))
     names = sorted({found["name"] for image in images for found in image["detections"]})
     ids = {name: k + 1 for k, name in enumerate(names)}
     if kind == "coco":
@@ -38,13 +40,24 @@ def labels(kind: str, content: Any) -> tuple[bytes, str, str]:
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         taken: dict[str, int] = {}
         for image in images:
-            stem = PurePosixPath(free_name(safe_name(image["name"]).replace("/", "_"), taken)).stem
+            stem = PurePosixPath(free_name(image["name"], taken)).with_suffix("")
             ending, text = ("txt", _yolo(image, ids)) if kind == "yolo" else ("xml", _voc(image, ids))
-            archive.writestr(f"{'labels' if kind == 'yolo' else 'Annotations'}/{stem}.{ending}", text)
-        if kind == "yolo":
-            lines = [f"  {k}: {json.dumps(name)}\n" for k, name in enumerate(names)]
-            archive.writestr("data.yaml", "names:\n" + "".join(lines) if lines else "names: {}\n")
+            archive.writestr(f"{'labels' if kind == 'yolo' else 'Annotations'}/{stem}.{ending}", _bytes(text))
+        if kind == "yolo":  # YAML does not read JSON's escapes of characters beyond 16 bits
+            lines = [f"  {k}: {json.dumps(name, ensure_ascii=False)}\n" for k, name in enumerate(names)]
+            archive.writestr("data.yaml", _bytes("names:\n" + "".join(lines) if lines else "names: {}\n"))
     return packed.getvalue(), "application/zip", f"{kind}.zip"
+
+
+def _below_one_folder(images: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The images under names that are safe to write, without the folders that all of them share."""
+    paths = [PurePosixPath(safe_name(image["name"])) for image in images]
+    shared = posixpath.commonpath([str(path.parent) for path in paths]) if paths else ""
+    return [{**image, "name": str(path.relative_to(shared))} for image, path in zip(images, paths, strict=True)]
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")  # a request may hold half of a character
 
 
 def _coco(images: Sequence[Mapping[str, Any]], ids: Mapping[str, int]) -> dict[str, Any]:

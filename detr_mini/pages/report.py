@@ -31,6 +31,8 @@ ENCODINGS = ((84, 1.0), (60, 0.8), (40, 0.6), (25, 0.4))
 """(JPEG quality, scale) of the pictures; the first that makes a report small enough is taken."""
 MANY = 200
 """The most rows of a table."""
+LEFT_BY_RUNS = ("metrics.json", "history.csv", "best.ckpt", "last.ckpt")
+"""A training, or an evaluation, that has come to something has one of these files."""
 
 
 def find_runs(given: str | Sequence[str]) -> list[RunFolder]:
@@ -40,15 +42,20 @@ def find_runs(given: str | Sequence[str]) -> list[RunFolder]:
         folder = Path(text).expanduser()
         if not folder.is_dir():
             raise UserError(f"there is no folder {folder}; run=... takes the folder of a run")
-        if (folder / "config.yaml").is_file():
-            found.append(RunFolder.at(folder))
-            continue
         inside = sorted(file.parent for file in folder.rglob("config.yaml"))
         if not inside:
             raise UserError(f"{folder} is no run folder (no config.yaml in it or below it); give the folder of a "
                             "training, an evaluation or a sweep")  # fmt: skip
-        found += [RunFolder.at(each) for each in inside]
+        whole_run = folder in inside and not _holds_runs(folder)
+        found += [RunFolder.at(each) for each in ([folder] if whole_run else inside) if not _holds_runs(each)]
     return found
+
+
+def _holds_runs(folder: Path) -> bool:
+    """Whether a folder with a config.yaml is that of a benchmark, whose runs are below it."""
+    own = any((folder / name).is_file() for name in LEFT_BY_RUNS)
+    return not own and any((file.parent / name).is_file() for file in folder.glob("*/**/config.yaml")
+                           for name in LEFT_BY_RUNS)  # fmt: skip
 
 
 def write_report(runs: Sequence[RunFolder], output: Path) -> int:

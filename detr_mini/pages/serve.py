@@ -10,7 +10,7 @@ import uvicorn
 
 from detr_mini.errors import UserError
 from detr_mini.pages.demo import Demo, make_app
-from detr_mini.pages.guard import Door, is_local
+from detr_mini.pages.guard import Door, in_address, is_local
 
 
 def serve(demo: Demo, host: str, port: int) -> None:
@@ -47,7 +47,7 @@ def bound(host: str, port: int) -> socket.socket:
 
 def greeting(door: Door) -> list[str]:
     """What the terminal says: the address, and who can reach it."""
-    host = f"[{door.host}]" if ":" in door.host else door.host
+    host = in_address(door.host)
     if door.token is None:
         return [f"open http://{host}:{door.port}/ in your browser; Ctrl-C stops it. Only this machine can reach it."]
     shown = socket.gethostname() if door.host in ("0.0.0.0", "::") else host

@@ -11,7 +11,7 @@ from detr_mini.config.changed_settings import settings_of
 from detr_mini.drawing.curves import read_history
 from detr_mini.errors import UserError
 from detr_mini.evaluation.comparison.paired_test import holm, paired_test
-from detr_mini.evaluation.comparison.runs import NOT_A_CHOICE, common_truth, labels, read_runs
+from detr_mini.evaluation.comparison.runs import NOT_A_CHOICE, common_truth, labels, read_runs, short_names
 from detr_mini.pages.charts import Chart, line_chart
 from detr_mini.pages.run_reader import RunFolder, part
 from detr_mini.progress import track
@@ -23,18 +23,19 @@ ROUNDS, LEVEL = 1000, 0.05
 def several(runs: Sequence[RunFolder]) -> dict[str, Any]:
     """The sections of a report of several runs; each that cannot be made says why."""
     folders = [run.folder for run in runs]
+    names = short_names(folders)
     named = part(lambda: labels(read_runs(folders)))
-    titles = named.content or [run.name for run in runs]
     rows = [
-        {"label": label, "name": run.name, "metrics": run.measured} for label, run in zip(titles, runs, strict=True)
+        {"label": label, "name": name, "metrics": run.measured}
+        for label, name, run in zip(named.content or names, names, runs, strict=True)
     ]
     rows.sort(key=lambda row: -_ap(row))
     return {
         "rows": rows,
-        "names": [run.name for run in runs],
+        "names": names,
         "differing": part(lambda: _differing(runs)),
-        "curves": part(lambda: _curves(runs)),
-        "tests": part(lambda: _tests(folders)),
+        "curves": part(lambda: _curves(runs, names)),
+        "tests": part(lambda: _tests(folders, names)),
         "categories": part(lambda: _categories(runs)),
     }
 
@@ -51,20 +52,20 @@ def _differing(runs: Sequence[RunFolder]) -> list[tuple[str, list[str]]]:
     return [(key, each) for key, each in values if len(set(each)) > 1]
 
 
-def _curves(runs: Sequence[RunFolder]) -> list[Chart]:
+def _curves(runs: Sequence[RunFolder], names: Sequence[str]) -> list[Chart]:
     series: dict[str, Any] = {}
-    for run in runs[:MOST_LINES]:
+    for run, name in [*zip(runs, names, strict=True)][:MOST_LINES]:
         file = run.folder / "history.csv"
         if file.is_file():
             line = read_history(file).get("val/AP")
-            series |= {run.name: line} if line else {}
+            series |= {name: line} if line else {}
     chart = line_chart("AP on val", series, "step", top=1.0)
     if chart is None:
         raise UserError("none of the runs has a history.csv with AP on val")
     return [chart]
 
 
-def _tests(folders: Sequence[Path]) -> list[dict[str, Any]]:
+def _tests(folders: Sequence[Path], run_names: Sequence[str]) -> list[dict[str, Any]]:
     """The paired test of AP for every pair, corrected for their number (Holm 1979)."""
     if len(folders) > MOST_TESTED:
         raise UserError(f"pairs of more than {MOST_TESTED} runs are not tested; report on two of them")
@@ -77,7 +78,7 @@ def _tests(folders: Sequence[Path]) -> list[dict[str, Any]]:
         found = paired_test(matches[a], matches[b], names, ROUNDS, 0, LEVEL)
         whole = next((row for row in found if row.name == "AP"), None)
         if whole is not None:
-            rows.append({"a": runs[a].folder.name, "b": runs[b].folder.name, "difference": whole.difference,
+            rows.append({"a": run_names[a], "b": run_names[b], "difference": whole.difference,
                          "chance": 1.96 * whole.noise, "p": whole.p})  # fmt: skip
     for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row |= {"adjusted": adjusted, "real": adjusted <= LEVEL}

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from detr_mini.config.compose import compose
 from detr_mini.config.run_folder import new_run_folder
+from detr_mini.data.stored_settings import data_settings
 from detr_mini.deploy.detector import is_exported
 from detr_mini.errors import ConfigError
 from detr_mini.evaluation.comparison.runs import Run, common_truth, read_runs
@@ -69,8 +70,8 @@ def _folder(given: str, run: Run) -> str:
     config = compose("evaluate", [f"checkpoint={given}", "gallery=0", f"detection_limit={run.limit}"])
     with open_dict(config):
         config.split = run.metrics.get("split")
-        for key in ("data", "subset"):
-            OmegaConf.update(config, key, run.config.get(key), merge=False)
+        for key, value in (("data", data_settings(None, run.config["data"])), ("subset", run.config.get("subset"))):
+            OmegaConf.update(config, key, value, merge=False)
     return str(evaluate(config))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from detr_mini.config.run_folder import write_text
 from detr_mini.formats.columns import columns_of
 from detr_mini.formats.discover import Source
 from detr_mini.formats.writing import file_place
@@ -26,6 +27,5 @@ def data_corrections(config: Mapping[str, Any]) -> Corrections:
     for line in done.lines():
         print(line)
     if report:
-        text = json.dumps(done.to_dict(), indent=1, ensure_ascii=False)
-        report.write_text(text, encoding="utf-8", errors="backslashreplace")
+        write_text(report, json.dumps(done.to_dict(), indent=1, ensure_ascii=False))
     return done

@@ -21,6 +21,7 @@ from detr_mini.deploy.quantise import quantise
 from detr_mini.errors import ConfigError, UserError
 from detr_mini.inference.detector import load as load_checkpoint
 from detr_mini.scenes.shapes import draw_scene
+from detr_mini.shards import remote
 
 onnx = pytest.importorskip("onnx", reason="the package onnx of the extra 'export' is not installed")
 ort = pytest.importorskip("onnxruntime", reason="the package onnxruntime of the extra 'export' is not installed")
@@ -101,6 +102,15 @@ def test_calibration_takes_the_same_few_training_pictures_each_time(tmp_path: Pa
 def test_without_the_training_pictures_the_setting_that_names_others_is_said(data: dict[str, Any] | None) -> None:
     with pytest.raises(ConfigError, match="add pictures=FOLDER"):
         calibration_pictures(data)
+
+
+def test_the_training_pictures_of_a_strangers_checkpoint_are_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(address: str) -> None:
+        raise AssertionError(f"{address} is fetched")
+
+    monkeypatch.setattr(remote, "Remote", refuse)
+    with pytest.raises(ConfigError, match="add pictures=FOLDER"):
+        calibration_pictures({"root": "https://host/shards", "format": "litdata", "train": "auto"})
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import pytest
 
 from detr_mini import cli
 from detr_mini.experiments.cluster import Job
+from detr_mini.experiments.cluster import _outcome as outcome_of
 from sweep_parts import pretend, settings, sweep_json
 
 submitit = pytest.importorskip("submitit", reason="comes with the extra 'sweep'")
@@ -65,3 +66,33 @@ def test_what_a_job_runs_can_be_sent_as_a_file(tmp_path: Path) -> None:
 
     job = cloudpickle.loads(cloudpickle.dumps(Job(["seed=1"], tmp_path, 1, partial(cli._attempt, "train"))))
     assert job.words == ["seed=1"]
+
+
+@pytest.mark.parametrize(
+    ("ends", "state"),
+    [([(0, ""), (0, "")], (0, "")), ([(0, ""), (2, "a mistake"), (1, "another")], (2, "a mistake"))],
+)
+def test_a_job_of_several_tasks_ends_like_the_first_that_failed(
+    tmp_path: Path, ends: list[tuple[int, str]], state: tuple[int, str]
+) -> None:
+    def own_end() -> tuple[int, str]:
+        import submitit
+
+        return ends[submitit.JobEnvironment().local_rank]
+
+    executor = submitit.LocalExecutor(tmp_path)
+    executor.update_parameters(tasks_per_node=len(ends), timeout_min=5)
+    assert outcome_of(executor.submit(own_end)) == state
+
+
+def test_a_job_of_several_tasks_is_broken_where_one_of_them_is_lost(tmp_path: Path) -> None:
+    def lost() -> None:
+        import submitit
+
+        if submitit.JobEnvironment().local_rank == 1:
+            raise RuntimeError("the node is gone")
+
+    executor = submitit.LocalExecutor(tmp_path)
+    executor.update_parameters(tasks_per_node=2, timeout_min=5)
+    status, sentence = outcome_of(executor.submit(lost))
+    assert status == 1 and sentence

@@ -96,6 +96,16 @@ def test_a_search_continues_with_more_trials_but_only_with_the_same_words(
     assert len(trained) == 5
 
 
+def test_a_search_continues_only_with_the_same_measure(
+    trained: list[dict[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert search(tmp_path / "s", "sweep.trials=2", RATE) == 0
+    assert search(tmp_path / "s", "sweep.trials=4", RATE, "sweep.measure=val/loss") == 2
+    assert "has sweep.measure=val/AP; use the same ones to continue it" in capsys.readouterr().err
+    assert search(tmp_path / "s", "sweep.trials=4", RATE, "sweep.measure=val/AP") == 0
+    assert len(trained) == 4
+
+
 def test_values_that_were_tried_are_not_trained_again(trained: list[dict[str, str]], tmp_path: Path) -> None:
     assert search(tmp_path / "s", "sweep.trials=6", "sweep.jobs=2", "optim.optimizer.lr=0.01,0.02") == 0
     assert len(trained) <= 2

@@ -16,6 +16,7 @@ from data_parts import AUTO, edited, write_images
 from detr_mini.errors import DataError
 from detr_mini.formats.convert import WRITTEN
 from detr_mini.formats.discover import Source
+from detr_mini.formats.tree import Tree
 from detr_mini.inference.sources import find_pictures
 from detr_mini.labelling.corrections import compare, count_corrections, read_prelabels
 from detr_mini.labelling.prelabels import Found, write_prelabels
@@ -145,6 +146,32 @@ def test_the_export_of_another_task_and_a_strange_record_are_refused(tmp_path: P
             read_prelabels(folder)
     with pytest.raises(DataError, match="there is no"):
         read_prelabels(other)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "missing", "extra"),
+    [
+        (["cam1/0001.jpg", "cam2/0001.jpg"], ["cam1/0001.jpg"], ["cam2/0001.jpg"], []),
+        (["cam1/1.jpg", "cam2/1.jpg", "b.jpg"], ["1.jpg", "b.jpg"], ["cam1/1.jpg", "cam2/1.jpg"], ["1.jpg"]),
+        (["a.jpg", "x/a.jpg"], ["a.jpg", "y/a.jpg"], ["x/a.jpg"], ["y/a.jpg"]),
+        (["a.jpg", "a.png"], ["a.jpg", "a.png"], [], []),
+        (["a.jpg", "a.png", "b.jpg"], ["a.tif", "b.jpg"], ["a.jpg", "a.png"], ["a.tif"]),
+        (["x/a.jpg", "b.jpg"], ["images/5f00aa11-a.png", "b.jpg"], [], []),
+    ],
+)
+def test_a_picture_is_compared_with_itself_or_with_none(
+    before: list[str], after: list[str], missing: list[str], extra: list[str]
+) -> None:
+    box = {"name": "bolt", "bbox": BOX}
+    record = {"names": ["bolt"], "pictures": [{"file_name": name, "boxes": [box]} for name in before]}
+    content = {
+        "images": [{"id": k, "file_name": name} for k, name in enumerate(after)],
+        "annotations": [{"image_id": k, "category_id": 1, "bbox": BOX} for k in range(len(after))],
+        "categories": [{"id": 1, "name": "bolt"}],
+    }
+    done = count_corrections(record, [Tree(content, Path(), Path())])
+    assert (done.missing, done.extra) == (missing, extra)
+    assert sorted(done.pictures) == sorted(set(before) - set(missing))
 
 
 def test_pictures_stay_the_same_files(tmp_path: Path) -> None:

@@ -16,19 +16,22 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from data_parts import write_images
 from detr_mini.config.compose import compose
 from detr_mini.errors import ConfigError, UserError
+from detr_mini.formats.discover import Source
 from detr_mini.inference.detector import Detector
 from detr_mini.pages.labels import labels
 from detr_mini.verbs.demo import demo
 from pages_parts import References
 
 pytest.importorskip("starlette")
+from starlette.datastructures import Headers
 from starlette.testclient import TestClient
 
 from detr_mini.pages import demo as page
 from detr_mini.pages.demo import LARGEST_BYTES, Demo, make_app
-from detr_mini.pages.guard import Door
+from detr_mini.pages.guard import Door, is_local
 from detr_mini.pages.serve import bound, greeting
 
 OWN = "http://127.0.0.1:8321"
@@ -171,6 +174,20 @@ def test_this_machines_own_page_is_admitted(client: TestClient) -> None:
         assert [one["name"] for one in answer.json()["detectors"]] == ["a", "<b>"]
 
 
+@pytest.mark.parametrize(
+    ("host", "name", "admitted"),
+    [
+        ("127.0.0.2", "127.0.0.2", True), ("127.0.0.2", "127.0.0.3", False), ("127.0.0.1", "127.0.0.2", False),
+        ("LOCALHOST", "localhost", True), ("My-Box.Local", "my-box.local", True), ("FE80::1", "[fe80::1]", True),
+        ("my-box.local", "MY-BOX.LOCAL", True), ("my-box.local", "evil.example", False),
+    ],
+)  # fmt: skip
+def test_the_address_that_the_terminal_shows_is_admitted(host: str, name: str, admitted: bool) -> None:
+    door = Door(host, 8321)
+    assert (door.admits(Headers({"host": f"{name}:8321"}), "/") is None) == admitted
+    assert is_local("LocalHost") and is_local("127.0.0.2") and not is_local("my-box.local")
+
+
 def test_beyond_this_machine_requests_need_the_token(detector: Detector) -> None:
     door = Door("0.0.0.0", 8321, "secret")
     client = TestClient(make_app(Demo([("a", detector)]), door), base_url="http://192.0.2.7:8321")
@@ -228,6 +245,34 @@ def test_what_is_downloaded_reads_back_equal(client: TestClient, tmp_path: Path)
             assert [(cx - w / 2) * 100, (cy - h / 2) * 50, w * 100, h * 50] == pytest.approx([10.125, 5, 30.5, 20])
         else:
             assert any("&lt;img" in text for text in texts.values()) and not any("<img" in t for t in texts.values())
+
+
+PHOTOS = ["photos/a/1.jpg", "photos/b/1.jpg", "photos/b/2.x.png"]
+
+
+@pytest.mark.parametrize("kind", ["coco", "yolo", "voc"])
+def test_downloads_fit_the_folder_of_the_pictures(client: TestClient, tmp_path: Path, kind: str) -> None:
+    found = {"name": "K\u00e4se \U0001f9c0", "score": 0.5, "bbox": [1, 2, 10, 12]}
+    images = [{"name": n, "width": 60, "height": 40, "detections": [found]} for n in PHOTOS]
+    content = client.post(f"/api/labels?format={kind}", json={"images": images}).content
+    pictures = {"coco": "images", "yolo": "images", "voc": "JPEGImages"}[kind]
+    write_images(tmp_path / pictures, [name.removeprefix("photos/") for name in PHOTOS])
+    if kind == "coco":
+        (tmp_path / "annotations.json").write_bytes(content)
+    else:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            archive.extractall(tmp_path)
+    (tree,) = Source.found(tmp_path).trees().values()
+    assert sorted(image["file_name"] for image in tree.content["images"]) == ["a/1.jpg", "b/1.jpg", "b/2.x.png"]
+    assert [box["bbox"] for box in tree.content["annotations"]] == [pytest.approx([1, 2, 10, 12])] * 3
+    assert [category["name"] for category in tree.content["categories"]] == [found["name"]]
+
+
+def test_half_of_a_character_in_a_request_does_not_break_the_download(client: TestClient) -> None:
+    half = {"name": "\ud83e", "score": 0.5, "bbox": [1, 2, 10, 12]}
+    body = json.dumps({"images": [{"name": "\ud83e.jpg", "width": 60, "height": 40, "detections": [half]}]})
+    for kind in ("coco", "yolo", "voc"):
+        assert client.post(f"/api/labels?format={kind}", content=body).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,31 @@ def test_several_runs_or_a_folder_of_them_are_compared(scenes_root: Path, tmp_pa
     assert "b" not in References(text.partition("<body>")[2].partition("<h2>")[0]).tags
 
 
+@pytest.mark.parametrize("name", ["12-images", "apples/seed0"])
+def test_the_folder_of_a_benchmark_is_that_of_its_runs(scenes_root: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "benchmark"
+    run = write_run(folder / name, scenes_root, 0.1)
+    (folder / "config.yaml").write_text("shares: [0.1]\n")  # that of the benchmark itself
+    assert [found.folder for found in find_runs(str(folder))] == [run]
+    assert [found.folder for found in find_runs(str(tmp_path))] == [run]
+    (folder / "history.csv").touch()  # a training, with an evaluation in its folder
+    assert [found.folder for found in find_runs(str(folder))] == [folder]
+    shutil.rmtree(run)
+    (folder / "history.csv").unlink()
+    assert [found.folder for found in find_runs(str(folder))] == [folder], "a training that has just begun"
+
+
+def test_runs_of_one_name_in_different_folders_stay_apart(scenes_root: Path, tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / recipe / "seed0", scenes_root, noise, lr=noise)
+            for recipe, noise in (("exact", 0.02), ("rough", 0.4))]  # fmt: skip
+    for run, reached in zip(runs, (0.75, 0.25), strict=True):
+        (run / "history.csv").write_text(f"step,val/AP\n10,0.125\n20,{reached}\n")
+    text = written(runs, tmp_path / "report.html")
+    assert text.count("<polyline") == 2
+    for name in ("exact/seed0", "rough/seed0"):
+        assert text.count(name) >= 5, "in the table, the curves, the tests, the categories and the settings"
+
+
 def test_a_folder_that_is_no_run_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run folder"):
         find_runs(str(tmp_path))

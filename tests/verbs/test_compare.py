@@ -12,7 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from detr_mini.cli import main
 from detr_mini.errors import DataError, UserError
-from detr_mini.evaluation.comparison.runs import labels, read_runs
+from detr_mini.evaluation.comparison.runs import Run, labels, read_runs, short_names
+from detr_mini.formats import annotation_cache
+from detr_mini.shards import remote
+from detr_mini.verbs import compare as verb
 from detr_mini.verbs.compare import compare
 from run_parts import write_run
 
@@ -127,3 +130,100 @@ def test_runs_are_labelled_by_the_classes_they_build_differently(runs: Path) -> 
     second.config["model"] = {"_target_": "detr_mini.models.DETR", "layers": 3}
     first.config["optim"] = second.config["optim"] = {"lr": 1}
     assert labels([first, second]) == ["model=MiniDETR", "model=DETR"]
+
+
+def with_seeds(*configs: dict) -> list[Run]:
+    """Two runs of each config, with two seeds."""
+    return [Run(Path(f"{k}-{seed}"), {**c, "seed": seed}, {}) for k, c in enumerate(configs) for seed in (0, 1)]
+
+
+def test_only_runs_of_the_same_settings_share_a_label() -> None:
+    mini = {"_target_": "detr_mini.models.MiniDETR"}
+    models = [{**mini, "dim": 64}, {**mini, "dim": 128}, {"_target_": "detr_mini.models.DETR", "layers": 3}]
+    assert labels(with_seeds(*({"model": model} for model in models)))[::2] == [
+        "model=MiniDETR, model.dim=64", "model=MiniDETR, model.dim=128", "model=DETR"]  # fmt: skip
+    many = [{"optim": dict.fromkeys("abcde", value)} for value in (1, 2)]
+    last = {"optim": {**many[0]["optim"], "e": 3}}
+    found = labels(with_seeds(*many, last))
+    assert found[::2] == found[1::2], "seeds of one recipe"
+    assert found[::2] == [
+        "optim.a=1, optim.b=1, optim.c=1, optim.d=1, ... (1)", "optim.a=2, optim.b=2, optim.c=2, optim.d=2, ...",
+        "optim.a=1, optim.b=1, optim.c=1, optim.d=1, ... (2)"]  # fmt: skip
+
+
+def test_what_the_command_line_named_makes_no_recipe() -> None:
+    first, second = with_seeds({"name": "made", "optim": {"lr": 1}})
+    second.config["explicit"], second.config["logger"] = ["optim.lr"], {"csv": None}
+    assert labels([first, second]) == ["made", "made"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [(["x/a", "x/b"], ["a", "b"]), (["x/a/seed0", "x/b/seed0"], ["a/seed0", "b/seed0"]), (["x/a", "x/a"], ["a", "a"]),
+     (["x/a", "y/a", "y/b"], ["x/a", "y/a", "y/b"]), (["x/a/seed0", "y/a/seed0"], ["x/a/seed0", "y/a/seed0"])],
+)  # fmt: skip
+def test_names_have_as_many_folders_as_keep_runs_apart(paths: list[str], names: list[str], tmp_path: Path) -> None:
+    assert short_names([tmp_path / path for path in paths]) == names
+
+
+def test_runs_that_counted_other_numbers_of_detections_are_refused(runs: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(runs / "bad0", other)
+    metrics = json.loads((other / "metrics.json").read_text())
+    (other / "metrics.json").write_text(json.dumps({**metrics, "detection_limit": 300}))
+    with pytest.raises(DataError, match=r"with 100 and 300 detections of each image .*detection_limit=300"):
+        compare(config([runs / "good0", other], tmp_path / "out"))
+
+
+def changed(run: Path, **data: object) -> Path:
+    """The run with other data settings."""
+    content = OmegaConf.load(run / "config.yaml")
+    content.data.update(data)
+    OmegaConf.save(content, run / "config.yaml")
+    return run
+
+
+def test_a_strangers_run_writes_nowhere(
+    scenes_root: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(annotation_cache, "SMALLEST", 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
+    cache, made = tmp_path / "cache", tmp_path / "made"
+    first = changed(write_run(tmp_path / "first", scenes_root, 0.1), annotation_cache=str(cache))
+    assert compare(config([first, runs / "good0"], tmp_path / "out")).is_dir()
+    assert not cache.exists() and (tmp_path / "own").exists()
+    scenes = {"train": 2, "val": 2, "test": 2, "seed": 0, "size": 64, "processes": 1}
+    second = changed(write_run(tmp_path / "second", scenes_root, 0.1), root=str(made), make=scenes)
+    with pytest.raises(UserError):
+        compare(config([second, runs / "good0"], tmp_path / "out2"))
+    assert not made.exists()
+
+
+def test_a_strangers_run_fetches_nothing(
+    scenes_root: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(address: str) -> None:
+        raise AssertionError(f"{address} is fetched")
+
+    monkeypatch.setattr(remote, "Remote", refuse)
+    run = changed(write_run(tmp_path / "run", scenes_root, 0.1), root="https://host/shards", shard_cache=str(tmp_path))
+    with pytest.raises(DataError, match=r"data at https://host/shards, and nothing is fetched .*data\.root="):
+        compare(config([run, runs / "good0"], tmp_path / "out"))
+
+
+def test_a_detector_is_measured_on_a_runs_data_without_its_folders(
+    scenes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = changed(write_run(tmp_path / "run", scenes_root, 0.1), annotation_cache=str(tmp_path), make={"train": 2})
+    (tmp_path / "other.ckpt").touch()
+    seen: list[DictConfig] = []
+
+    def evaluate(settings: DictConfig) -> Path:
+        seen.append(settings)
+        return run
+
+    monkeypatch.setattr(verb, "evaluate", evaluate)
+    compare(config([run, tmp_path / "other.ckpt"], tmp_path / "out"))
+    (settings,) = seen
+    assert settings.data.root == str(scenes_root) and settings.data.make is None
+    assert "annotation_cache" not in settings.data

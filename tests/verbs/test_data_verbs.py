@@ -89,8 +89,8 @@ def test_check_lists_the_faults_of_a_dataset_that_cannot_be_read(voc: Path, caps
     [
         (["check", "fix=true", "output=there"], "the output there exists already"),
         (["check", "fix=true", "output=file/new"], "cannot be written: "),
-        (["check", "report=missing/dir/r.json"], "the report missing/dir/r.json needs a folder that exists"),
-        (["check", "report=there"], "the report there needs a folder that exists and a file's name"),
+        (["check", "report=file/r.json"], "report=file/r.json cannot be written (File exists)"),
+        (["check", "report=there"], "report=there is a folder; give the name of a JSON file"),
         (["check", "output=x"], "add fix=true"),
         (["convert", "to=coco", "output=there"], "the output there exists already"),
         (["subset", "count=1", "output=there"], "the output there exists already"),

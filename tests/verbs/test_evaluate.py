@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from detector_parts import BACKBONE, MODEL, checkpoint_of
-from detr_mini.errors import CheckpointError, ConfigError, UserError
+from detr_mini.data.stored_settings import data_settings
+from detr_mini.errors import CheckpointError, ConfigError, DataError, UserError
 from detr_mini.evaluation.metrics.coco import evaluate as coco_metric
-from detr_mini.evaluation.report.evaluate_checkpoint import data_settings
 from detr_mini.formats.coco import read_coco
 from detr_mini.inference.detector import load
 from detr_mini.models.build import build_model
@@ -210,6 +210,22 @@ def test_single_settings_replace_those_of_training_and_nothing_is_made_elsewhere
     assert data_settings(given, trained) == {
         "_target_": "x", "root": "b", "make": None, "val": {"images": "v", "annotations": "w.json"}, "workers": 2,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("root", ["/elsewhere", "../elsewhere", "~/elsewhere", "~someone/elsewhere"])
+def test_stored_settings_write_nowhere_else(root: str) -> None:
+    trained = {"_target_": "x", "root": root, "make": {"train": 1}, "annotation_cache": "/a", "shard_cache": "/b"}
+    assert data_settings(None, trained) == {"_target_": "x", "root": root, "make": None}
+    given = {"annotation_cache": "/mine"}
+    assert data_settings(given, trained)["annotation_cache"] == "/mine"
+    assert data_settings(None, {**trained, "annotation_cache": None})["annotation_cache"] is None
+
+
+def test_a_stored_address_counts_only_where_the_command_names_it() -> None:
+    trained = {"_target_": "x", "root": "s3://bucket/a", "make": None}
+    with pytest.raises(DataError, match=r"data at s3://bucket/a, and nothing is fetched"):
+        data_settings({"root": None}, trained)
+    assert data_settings({"root": "s3://bucket/a"}, trained)["root"] == "s3://bucket/a"
 
 
 def test_a_chosen_kind_of_data_ignores_the_settings_of_training() -> None:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import DictConfig
 from PIL import Image
 
-from data_parts import write_coco, write_images
+from data_parts import edited, write_coco, write_images
 from detector_parts import BACKBONE, MODEL, checkpoint_of, untrained
 from detr_mini.cli import main
 from detr_mini.formats.convert import WRITTEN
+from detr_mini.labelling import folds
 from detr_mini.structures import Categories
 from training_parts import SMALL
 
@@ -61,8 +63,8 @@ def test_label_writes_a_folder_for_the_tool_and_says_what_was_left_out(
         assert sum(len(task["predictions"][0]["result"]) for task in tasks) == len(boxes)
         return
     assert main(["data", "corrections", f"prelabels={output}", f"data.root={output}",
-                 f"report={tmp_path / 'report.json'}"]) == 0  # fmt: skip
-    counts = json.loads((tmp_path / "report.json").read_text())["counts"]
+                 f"report={tmp_path / 'reports' / 'a.json'}"]) == 0  # fmt: skip
+    counts = json.loads((tmp_path / "reports" / "a.json").read_text())["counts"]
     assert counts == {"kept": len(boxes), "moved": 0, "renamed": 0, "added": 0, "removed": 0}
 
 
@@ -167,6 +169,63 @@ def test_doubt_trains_a_detector_for_each_fold_and_goes_on_where_it_stopped(
     assert json.loads((tmp_path / "out" / "doubts.json").read_text()) == content
 
 
+def test_folds_of_other_labels_are_not_used_again(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs: list[str] = []
+
+    def train(settings: DictConfig) -> None:
+        runs.append(Path(settings.run_folder).name)
+        Path(settings.run_folder).mkdir(parents=True, exist_ok=True)
+
+    monkeypatch.setattr(folds, "train", train)
+    monkeypatch.setattr(folds, "load", lambda run: None)
+    monkeypatch.setattr(folds, "find_boxes", lambda detector, tree, ids: {})
+    root, output = found_by(checkpoint, tmp_path), tmp_path / "doubts"
+    words = ["doubt", f"data.root={root}"]
+    for _ in range(2):
+        assert main(["data", *words, f"output={output}", "folds=2"]) == 0
+    assert runs == ["fold-1", "fold-2"] * 2
+    capsys.readouterr()
+    said = refused(capsys, *words, f"output={output}", "folds=3")
+    assert "holds folds of other labels; choose another output" in said
+    edited(root / "annotations" / "train.json", lambda content: content["annotations"][0]["bbox"].__setitem__(0, 7))
+    said = refused(capsys, *words, f"output={output}", "folds=2")
+    assert "holds folds of other labels; choose another output" in said and len(runs) == 4
+    assert main(["data", *words, f"output={tmp_path / 'again'}", "folds=2"]) == 0
+
+
+ODD = "caf\udce9.png"
+"""A name whose bytes are not UTF-8."""
+
+
+@pytest.mark.parametrize("form", WRITTEN)
+def test_names_that_are_not_utf8_are_written(checkpoint: Path, tmp_path: Path, form: str) -> None:
+    try:
+        write_images(tmp_path / "new", [ODD, "a.png"])
+    except OSError:
+        pytest.skip("this disk takes no such names")
+    words = [f"checkpoint={checkpoint}", f"source={tmp_path / 'new'}", f"format={form}"]
+    assert main(["data", "label", *words, f"output={tmp_path / 'label'}"]) == 0
+    assert main(["data", "next", *words, f"output={tmp_path / 'next'}", "count=2", "labelled=null"]) == 0
+    for file in ("label/prelabels.json", "next/prelabels.json", "next/next.json"):
+        names = [picture["file_name"] for picture in json.loads((tmp_path / file).read_bytes())["pictures"]]
+        assert sorted(names) == ["a.png", ODD]
+
+
+def test_doubts_about_names_that_are_not_utf8_are_written(checkpoint: Path, tmp_path: Path) -> None:
+    try:
+        (tmp_path / ODD).touch()
+    except OSError:
+        pytest.skip("this disk takes no such names")
+    box = {"bbox": [5, 5, 20, 20], "image_id": 1}
+    write_coco(tmp_path / "set", images=[{"id": 1, "file_name": ODD}], annotations=[box])
+    words = [f"data.root={tmp_path / 'set'}", f"checkpoint={checkpoint}", f"output={tmp_path / 'doubts'}"]
+    assert main(["data", "doubt", *words]) == 0
+    found = json.loads((tmp_path / "doubts" / "doubts.json").read_bytes())["doubts"]
+    assert {doubt["file_name"] for doubt in found} == {ODD}
+
+
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     """What a command says that is refused with one sentence."""
     assert main(["data", *words]) == 2
@@ -193,6 +252,10 @@ def test_bad_input_is_one_sentence(
     assert "needs checkpoint=" in refused(capsys, *doubt, "split=val")
     assert "shown is 0" in refused(capsys, *doubt, "shown=0")
     assert "there is no" in refused(capsys, "corrections", f"prelabels={root}", f"data.root={root}")
+    (root / "prelabels.json").write_text('{"written_by": "detr-mini data label", "names": [], "pictures": []}')
+    counted = ["corrections", f"prelabels={root}", f"data.root={root}"]
+    assert "is a folder" in refused(capsys, *counted, f"report={tmp_path}")
+    assert "cannot be written" in refused(capsys, *counted, f"report={root / 'prelabels.json' / 'a.json'}")
     others = tmp_path / "others.ckpt"
     model = untrained({**MODEL}, 0.05)
     torch.save(checkpoint_of(model, Categories((1, 2, 3), ("cat", "dog", "cow")), backbone=BACKBONE), others)

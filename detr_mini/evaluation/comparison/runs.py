@@ -13,6 +13,7 @@ from detr_mini.config.changed_settings import settings_of
 from detr_mini.config.plain import plain_dict
 from detr_mini.config.run_config import read_config
 from detr_mini.data.module import OF_TRAINING, STAGES
+from detr_mini.data.stored_settings import data_settings
 from detr_mini.errors import ConfigError, DataError, UserError
 from detr_mini.evaluation.metrics.matching import Matches, match
 from detr_mini.evaluation.metrics.subset import Subset, choose_subset
@@ -20,10 +21,12 @@ from detr_mini.models.build import build_part
 from detr_mini.structures import Categories
 
 NEEDED = ("config.yaml", "metrics.json", "predictions.json")
-NOT_A_CHOICE = {"seed", "name", "run_folder", "resume", "output", "categories", "modules"}
+NOT_A_CHOICE = {"seed", "name", "run_folder", "resume", "output", "categories", "modules", "logger", "explicit"}
 """Settings in which runs of one recipe may differ."""
 SHOWN = 4
 """The most settings in a run's label."""
+NO_SIZE = 64
+"""The image size where none counts: only annotations are read."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,8 @@ class Run:
         split = self.metrics.get("split")
         if split not in STAGES:
             raise DataError(f"{self.folder / 'metrics.json'} has no valid split ({split!r}); evaluate the run again")
-        data = data_of(self.config["data"])
+        stored = self.config["data"]
+        data = data_of({**data_settings(None, stored), "size": stored.get("size", NO_SIZE)})
         if self.config.get("categories"):
             data.evaluate_as(Categories.from_dict(self.config["categories"]))
         data.setup(STAGES[split])
@@ -129,11 +133,18 @@ def _json(file: Path) -> Any:
 
 
 def common_truth(runs: Sequence[Run]) -> Truth:
-    """The ground truth that all runs share. DataError that names two runs whose ground truth differs."""
+    """The ground truth that all runs share. DataError that names two runs that were measured otherwise."""
 
     def source(run: Run) -> tuple[Any, ...]:
         return run.config["data"], run.config.get("subset"), run.metrics.get("split")
 
+    for run in runs[1:]:
+        if run.limit != runs[0].limit:
+            raise DataError(
+                f"{runs[0].folder} and {run.folder} were measured with {runs[0].limit} and {run.limit} detections of "
+                "each image and category; measure both with the same: detr-mini evaluate checkpoint=... "
+                f"detection_limit={max(run.limit, runs[0].limit)}"
+            )
     first = runs[0].truth()
     for run in runs[1:]:
         how = None if source(run) == source(runs[0]) else first.differs(run.truth())
@@ -145,10 +156,21 @@ def common_truth(runs: Sequence[Run]) -> Truth:
     return first
 
 
+def short_names(folders: Sequence[Path]) -> list[str]:
+    """The last parts of each path: as many as make different folders different names."""
+    parts = [folder.resolve().parts for folder in folders]
+    for count in range(1, max(map(len, parts), default=0) + 1):
+        names = [str(Path(*own[-count:])) for own in parts]
+        if len(set(names)) == len(set(parts)):
+            return names
+    return []
+
+
 def labels(runs: Sequence[Run]) -> list[str]:
     """A label for each run's recipe: the settings in which these runs differ, except the seed.
 
-    Runs of one sweep have the settings that the sweep varied.
+    Runs have the same label only where they have the same settings. Runs of one sweep have the settings that the sweep
+    varied.
     """
     swept = _as_swept(runs)
     if swept is not None:
@@ -156,12 +178,34 @@ def labels(runs: Sequence[Run]) -> list[str]:
     flat = [dict(settings_of(run.config)) for run in runs]
     keys = {key for settings in flat for key in settings if key.split(".")[0] not in NOT_A_CHOICE}
     differing = sorted(key for key in keys if len({json.dumps(settings.get(key)) for settings in flat}) > 1)
-    # where the runs build different classes from a section, its other settings only follow from that
-    sections = {key.removesuffix("_target_") for key in differing if key.endswith("_target_")}
-    kept = [key for key in differing if key.endswith("_target_") or not key.startswith(tuple(sections) or ("\0",))]
-    return [
+    kept = [key for key in differing if not _follows_from_class(key, flat)]
+    shown = [
         _label(settings, kept) or run.config.get("name", run.folder.name)
         for settings, run in zip(flat, runs, strict=True)
+    ]
+    return _numbered(shown, [json.dumps([settings.get(key) for key in differing]) for settings in flat])
+
+
+def _follows_from_class(key: str, flat: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether runs differ in a setting only where they build different classes from one of its sections."""
+    parts = key.split(".")[:-1]
+    for target in (".".join([*parts[:count], "_target_"]) for count in range(1, len(parts) + 1)):
+        values: dict[str, set[str]] = {}
+        for settings in flat:
+            values.setdefault(json.dumps(settings.get(target)), set()).add(json.dumps(settings.get(key)))
+        if key != target and len(values) > 1 and all(len(own) == 1 for own in values.values()):
+            return True
+    return False
+
+
+def _numbered(shown: Sequence[str], recipes: Sequence[str]) -> list[str]:
+    """Labels with a number behind them where other recipes have the same one."""
+    places: dict[str, dict[str, int]] = {}
+    for label, recipe in zip(shown, recipes, strict=True):
+        places.setdefault(label, {}).setdefault(recipe, len(places.get(label, ())) + 1)
+    return [
+        label if len(places[label]) == 1 else f"{label} ({places[label][recipe]})"
+        for label, recipe in zip(shown, recipes, strict=True)
     ]
 
 
@@ -177,8 +221,8 @@ def _as_swept(runs: Sequence[Run]) -> list[str] | None:
 
 def _label(settings: Mapping[str, Any], keys: Sequence[str]) -> str:
     parts = []
-    for key in keys:
-        value = settings.get(key)
+    for key in [key for key in keys if key in settings]:
+        value = settings[key]
         if key.endswith("._target_"):
             parts.append(f"{key.split('.')[-2]}={str(value).rpartition('.')[2]}")
         else:

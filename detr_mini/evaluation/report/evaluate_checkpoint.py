@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from detr_mini.captions.perturb import perturbed
 from detr_mini.data.auto_settings import AUTO
-from detr_mini.data.module import OF_TRAINING, STAGES
+from detr_mini.data.module import STAGES
+from detr_mini.data.stored_settings import data_settings
 from detr_mini.deploy.detector import ExportedDetector, is_exported
 from detr_mini.deploy.load import load
 from detr_mini.errors import CheckpointError, ConfigError, UserError, some_of
@@ -17,7 +18,6 @@ from detr_mini.evaluation.metrics.subset import Subset
 from detr_mini.evaluation.report.caption_file import measure_caption_file
 from detr_mini.evaluation.report.measure import Measured, measure, measure_detector
 from detr_mini.formats.discover import names_used, read_tree
-from detr_mini.images.model_input import IMAGE_KEYS
 from detr_mini.images.tiling import check_tiles
 from detr_mini.inference.detect_tiles import tile_side
 from detr_mini.inference.detector import Detector, from_checkpoint
@@ -29,8 +29,6 @@ from detr_mini.structures import Categories, OperatingPoint
 
 WORDS = ("as_typed", "shuffled", "foreign", "misspelt")
 """How the captions of a split may be changed (`alter_captions`)."""
-FROM_TRAINING = ("stride", "seed", *IMAGE_KEYS)
-"""Settings of the data module that the checkpoint decides, whatever the data's config says."""
 
 
 class Shared(NamedTuple):
@@ -79,39 +77,6 @@ def data_of_checkpoint(
     elif tokenizer is not None:
         data.limit_tokens(detector.model.max_tokens)
     return data, {**settings, "size": image["size"]}, shared
-
-
-def data_settings(given: Any, trained: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The data module's settings: those of training (`trained`), replaced where `given` has a value other than None.
-
-    Where `given` names a kind of data (`_target_`), the settings of training do not count. Images are made (`make`)
-    only where training made them. Augmentation and what the model decides are left out.
-    """
-    chosen = {key: _without_none(value) for key, value in (given or {}).items()}
-    chosen = {key: value for key, value in chosen.items() if value is not None}
-    if "_target_" in chosen:
-        settings = {"train": None, "val": None, **chosen}
-    elif trained is None and "root" in chosen:  # of a published detector: a folder in any layout
-        settings = {"_target_": "detr_mini.data.DetectionData", "format": "auto", "train": "auto", "val": "auto",
-                    "test": "auto", **chosen}  # fmt: skip
-    elif trained is None:
-        raise CheckpointError("the checkpoint holds no data config; choose the data with data=coco data.root=...")
-    else:
-        settings = {**trained}
-        for key, value in chosen.items():
-            old = settings.get(key)
-            settings[key] = {**old, **value} if isinstance(value, dict) and isinstance(old, dict) else value
-        root = Path(str(settings.get("root")))
-        if "root" in chosen or root.is_absolute() or ".." in root.parts:  # a stranger's file writes nothing elsewhere
-            settings["make"] = None
-    return {key: value for key, value in settings.items() if key not in (*FROM_TRAINING, *OF_TRAINING)}
-
-
-def _without_none(value: Any) -> Any:
-    """`value` without the Nones in it; None where nothing is left."""
-    if isinstance(value, dict):
-        return {k: v for k, v in value.items() if v is not None} or None
-    return value
 
 
 def _check_split(data: Any, split: str, names: Sequence[str]) -> None:

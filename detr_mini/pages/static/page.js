@@ -71,12 +71,13 @@ function colourOf(found, side) {
 const visible = (side) => side.detections.filter((found) =>
   found.score >= state.threshold && (found.phrase !== undefined || !state.off.has(found.name)));
 
+// `files`: each with its name, which has the folders below the one that was chosen or dropped.
 async function add(files) {
-  const pictures = files.filter((file) => /^image\//.test(file.type) || !file.type);
+  const pictures = files.filter(({ file }) => /^image\//.test(file.type) || !file.type);
   const room = MOST - state.pictures.length;
   if (!pictures.length) return say("There is no picture among these files.");
-  for (const file of pictures.slice(0, room)) {
-    const picture = { file, name: file.webkitRelativePath || file.name, url: URL.createObjectURL(file), sides: [] };
+  for (const { file, name } of pictures.slice(0, room)) {
+    const picture = { file, name, url: URL.createObjectURL(file), sides: [] };
     picture.card = element("article", { className: "picture" });
     state.pictures.push(picture);
     byId("pictures").append(picture.card);
@@ -86,31 +87,34 @@ async function add(files) {
   if (pictures.length > room) say(`The page holds ${MOST} pictures; ${pictures.length - room} were left out.`);
 }
 
+// Pictures that failed are tried again, once a call.
 async function detectAll() {
   const run = ++state.run;
-  const waiting = state.pictures.filter((picture) => picture.caption !== state.caption || !picture.done);
+  const caption = state.caption;
+  const waiting = state.pictures.filter((picture) => picture.caption !== caption || !picture.done);
+  enableDownloads();
   let count = 0;
   for (const picture of waiting) {
     say(`Looking at picture ${++count} of ${waiting.length} …`);
     const sides = [];
-    for (let number = 0; number < state.detectors.length; number++) sides.push(await detect(picture, number));
+    for (let number = 0; number < state.detectors.length; number++) sides.push(await detect(picture, number, caption));
     if (run !== state.run) return;
-    Object.assign(picture, { sides, done: true, caption: state.caption, trace: null });
+    Object.assign(picture, { sides, done: sides.every((side) => !side.error), caption, trace: null });
     draw(picture);
   }
   say(waiting.length ? `${state.pictures.length} picture${state.pictures.length === 1 ? "" : "s"}. Click a box to see where its query looked.` : "");
   enableDownloads();
 }
 
-function query(picture, number, more = {}) {
-  const caption = state.detectors[number].captions ? state.caption : "";
-  return new URLSearchParams({ detector: number, ...(caption && { caption }), ...more });
+function query(number, caption, more = {}) {
+  const asked = state.detectors[number].captions ? caption : "";
+  return new URLSearchParams({ detector: number, ...(asked && { caption: asked }), ...more });
 }
 
-async function detect(picture, number) {
+async function detect(picture, number, caption) {
   if (picture.file.size > LIMIT) return { error: "the picture has more than 25 MB; make it smaller", detections: [] };
   try {
-    const answer = await ask(`/api/detect?${query(picture, number)}`, { method: "POST", body: picture.file });
+    const answer = await ask(`/api/detect?${query(number, caption)}`, { method: "POST", body: picture.file });
     return await answer.json();
   } catch (error) {
     return { error: error.message, detections: [] };
@@ -141,7 +145,7 @@ function drawSide(picture, side, number) {
   const frame = element("div", { className: "frame" }, element("img", { src: picture.url, alt: picture.name }));
   frame.append(overlay(picture, side, number, found));
   box.append(frame);
-  if (state.caption && state.detectors[number].captions) box.append(coloured(side, found));
+  if (picture.caption && state.detectors[number].captions) box.append(coloured(picture.caption, side, found));
   const list = element("ul", { className: "list" });
   for (const one of found.slice(0, 30)) {
     list.append(element("li", {}, element("span", { className: `swatch c${colourOf(one, side)}` }),
@@ -175,10 +179,10 @@ function overlay(picture, side, number, found) {
 }
 
 // The caption, its phrases in the colours of their boxes. A phrase of several parts is coloured word by word.
-function coloured(side, found) {
+function coloured(caption, side, found) {
   const line = element("p", { className: "asked" });
   const phrases = [...new Set(found.map(nameOf))];
-  const words = state.caption.split(/(\s+)/);
+  const words = caption.split(/(\s+)/);
   const clean = (word) => word.toLowerCase().replace(/[^\p{L}\p{N}]/gu, "");
   for (const word of words) {
     const own = phrases.find((phrase) => clean(word) && phrase.split(/\s+/).map(clean).includes(clean(word)));
@@ -192,21 +196,23 @@ function coloured(side, found) {
 async function explain(picture, number, one, rect) {
   document.querySelectorAll(".chosen").forEach((each) => each.classList.remove("chosen"));
   rect.classList.add("chosen");
+  const side = picture.sides[number];
   const title = `Where the query of ${nameOf(one)} ${one.score.toFixed(2)} looked, layer by layer`;
   const trace = element("section", { className: "trace" }, element("h3", { textContent: title }));
   try {
     if (one.query === null || !state.detectors[number].explains) throw new Error("this detector does not say where its queries look");
-    const answer = await ask(`/api/explain?${query(picture, number, { query: one.query })}`, { method: "POST", body: picture.file });
+    const answer = await ask(`/api/explain?${query(number, picture.caption, { query: one.query })}`, { method: "POST", body: picture.file });
     const told = await answer.json();
     const layers = element("div", { className: "layers" });
     const image = picture.card.querySelector("img");
     await image.decode();
-    told.maps.forEach((map, layer) => layers.append(layerFigure(image, picture.sides[number], told, map, layer)));
+    told.maps.forEach((map, layer) => layers.append(layerFigure(image, side, told, map, layer)));
     trace.append(layers, element("p", { className: "faint", textContent:
       "Orange: where the query looked in this layer, up to its own largest weight. White: the box after the layer; dashed: before it." }));
   } catch (error) {
     trace.append(element("p", { className: "error", textContent: error.message }));
   }
+  if (picture.sides[number] !== side) return; // another caption has been asked since
   picture.trace?.remove();
   picture.trace = trace;
   picture.card.append(trace);
@@ -246,8 +252,12 @@ function moved(before, after) {
   return `: the box moved ${Math.hypot(b[0] - a[0], b[1] - a[1]).toFixed(1)} pixels`;
 }
 
+// What can be downloaded: the first detector's answers to the present caption.
+const answered = () => state.pictures.filter((picture) =>
+  picture.sides.length && picture.caption === state.caption && !picture.sides[0].error);
+
 function enableDownloads() {
-  const ready = state.pictures.some((picture) => picture.done && picture.sides.some((side) => !side.error));
+  const ready = answered().length > 0;
   document.querySelectorAll("[data-format]").forEach((button) => { button.disabled = !ready; });
 }
 
@@ -259,7 +269,7 @@ function save(blob, name) {
 
 // What is shown of the first detector; with two, the page says so.
 async function download(format) {
-  const shown = state.pictures.filter((picture) => picture.done && !picture.sides[0].error);
+  const shown = answered();
   try {
     if (format === "png") {
       for (const picture of shown) save(await drawn(picture), `${picture.name.replace(/[\\/]/g, "_").replace(/\.\w+$/, "")}.png`);
@@ -303,11 +313,11 @@ async function drawn(picture) {
   return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 }
 
-// All files below a dropped folder.
+// All files below a dropped folder, each with its path.
 async function below(entry, path = "") {
   if (entry.isFile) {
     const file = await new Promise((resolve, reject) => entry.file(resolve, reject)).catch(() => null);
-    return file ? [file] : [];
+    return file ? [{ file, name: path + file.name }] : [];
   }
   const reader = entry.createReader();
   const found = [];
@@ -328,13 +338,13 @@ for (const kind of ["dragleave", "drop"]) {
 }
 drop.addEventListener("drop", async (event) => {
   const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-  const plain = [...event.dataTransfer.files];
+  const plain = [...event.dataTransfer.files].map((file) => ({ file, name: file.name }));
   const files = entries.length ? (await Promise.all(entries.map((entry) => below(entry)))).flat() : plain;
   await add(files);
 });
 for (const id of ["files", "folder"]) {
   byId(id).addEventListener("change", async (event) => {
-    const files = [...event.target.files];
+    const files = [...event.target.files].map((file) => ({ file, name: file.webkitRelativePath || file.name }));
     event.target.value = "";
     await add(files);
   });
