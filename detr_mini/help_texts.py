@@ -19,7 +19,7 @@ class Verb:
     """The verb's file in configs/."""
     examples: tuple[str, ...]
     keys: str = ""
-    """The settings that most people use, one a line. Where empty, help shows every setting of the file."""
+    """The settings that most people use, one a line. If it is empty, help shows every setting of the file."""
 
 
 TRAIN_KEYS = """\
@@ -28,27 +28,27 @@ TRAIN_KEYS = """\
   trainer.max_minutes=30    how long to train; or trainer.max_epochs, trainer.max_steps
   trainer=cpu|gpu|ddp       where to train
   init=CHECKPOINT           start from the weights of another detector, whatever its categories
-  keep_categories=true      keep those of init that these data do not label
-  backgrounds=FOLDER        images that show none of the objects, trained on as well
-  pseudo=FOLDER             pictures without labels: what the detector of init= is sure of counts as labels
-  augment=NAME              how images may be flipped and turned
+  keep_categories=true      also keep the categories of init= that these data do not label
+  backgrounds=FOLDER        images that contain none of the objects, added to the training images
+  pseudo=FOLDER             images without labels: detections of init= with a high score are used as labels
+  augment=NAME              how images may be flipped and rotated
   backbone=NAME model=NAME optim=NAME
   seed=0  name=NAME         runs are written to outputs/NAME/<date and time>, or to run_folder=FOLDER
-  resume=RUN                continue a run that was interrupted; resume=auto: the run_folder, if it has begun
-  debug=fast|overfit        a complete run in seconds; training on eight images only"""
+  resume=RUN                continue an interrupted run; resume=auto: continue run_folder if it has begun
+  debug=fast|overfit        a complete run in seconds; training on eight images"""
 
 SWEEP_KEYS = """
 
-many runs, compared in one table and one picture:
+many runs, compared in one table and one chart:
   -m seed=0,1,2 optim=muon,adamw        every combination
-  sweep=joblib sweep.jobs=2             two runs at a time, which share the cores
-  sweep=optuna sweep.trials=20          search: 'optim.optimizer.lr=tag(log, interval(0.002, 0.05))'
+  sweep=joblib sweep.jobs=2             two runs at a time; they share the cores
+  sweep=optuna sweep.trials=20          a search: 'optim.optimizer.lr=tag(log, interval(0.002, 0.05))'
   sweep=submitit                        one SLURM job for each run
-  sweep.folder=FOLDER                   where to write; a sweep that exists there is continued"""
+  sweep.folder=FOLDER                   where to write; an existing sweep there is continued"""
 
 DATA_KEYS = """\
   data.root=FOLDER          the dataset; its format and splits are detected automatically
-  data=coco|voc|yolo        the format, where detection fails; add data.train.images=... and so on
+  data=coco|voc|yolo        the format, if detection fails; add data.train.images=... and so on
   data.first_pixel=auto     VOC only: whether pixels count from 1 or from 0"""
 
 PLACING = "  images=copy               or link (hard links), or none (annotations only)\n"
@@ -57,7 +57,7 @@ HEADINGS = {
     "train": "Train and use a detector",
     "data check": "Prepare data",
     "data label": "Label with a detector's help",
-    "data shapes": "Make data",
+    "data shapes": "Generate data",
     "benchmark datasets": "Measure a recipe and its speed",
 }
 """Lines of the overview, each above a verb."""
@@ -94,12 +94,12 @@ VERBS: Mapping[str, Verb] = {
          "detr-mini report run=[outputs/a,outputs/b]", "detr-mini report run=outputs/my_sweep"),
     ),
     "demo": Verb(
-        "try a detector on your pictures, in the browser", "demo",
+        "try a detector on your images, in the browser", "demo",
         ("detr-mini demo", "detr-mini demo checkpoint=outputs/quickstart",
          "detr-mini demo checkpoint=[outputs/a,outputs/b] port=9000"),
     ),
     "export": Verb(
-        "write a checkpoint as one file: ONNX, OpenVINO or safetensors", "export",
+        "write a checkpoint for other programs: ONNX, OpenVINO, torch or safetensors", "export",
         ("detr-mini export checkpoint=outputs/quickstart output=quickstart.onnx",
          "detr-mini export checkpoint=outputs/quickstart output=quickstart_openvino format=openvino precision=fp16",
          "detr-mini export checkpoint=outputs/quickstart output=quickstart.safetensors"),
@@ -112,7 +112,7 @@ VERBS: Mapping[str, Verb] = {
         "  pixels=false              do not decode the images; check only the start and end of each file\n" + DATA_KEYS,
     ),
     "data stats": Verb(
-        "describe a dataset: counts, sizes and shapes, as tables and a picture", "data_stats",
+        "describe a dataset: counts, sizes and shapes, as tables and a chart", "data_stats",
         ("detr-mini data stats data.root=my_photos",),
         "  output=FOLDER             where to write stats.json and stats.png\n" + DATA_KEYS,
     ),
@@ -122,7 +122,7 @@ VERBS: Mapping[str, Verb] = {
         "  output=FOLDER             a new folder\n"
         "  val=0.2 test=0            shares of the images; the rest is train. Every category is divided in\n"
         "                            proportion, and copies of one image stay together\n"
-        "  all=true                  divide a dataset that has splits already\n" + PLACING + DATA_KEYS,
+        "  all=true                  also divide a dataset that already has splits\n" + PLACING + DATA_KEYS,
     ),
     "data subset": Verb(
         "take a part of a dataset, by categories, ids, count or share", "data_subset",
@@ -132,7 +132,7 @@ VERBS: Mapping[str, Verb] = {
         "  categories=[cat,dog]      only these boxes, and only images that have one\n"
         "  ids=[139,000285.jpg]      image ids or file names\n"
         "  count=100 or share=0.1    a random part with every category in proportion; same seed, same part\n"
-        "  splits=[train]            which splits to cut; the others stay complete (null: cut all)\n"
+        "  splits=[train]            the splits to cut; the others stay complete (null: cut all)\n"
         + PLACING + DATA_KEYS,
     ),
     "data convert": Verb(
@@ -150,18 +150,18 @@ VERBS: Mapping[str, Verb] = {
         "  split=[train,val]         the splits to write (null: all)\n" + DATA_KEYS,
     ),
     "data label": Verb(
-        "pre-label new pictures with a detector, for correction in a labelling tool", "data_label",
+        "pre-label new images with a detector, for correction in a labelling tool", "data_label",
         ("detr-mini data label checkpoint=outputs/first source=new_photos output=to_correct format=label_studio",
          "detr-mini data label checkpoint=outputs/first source=new_photos output=to_correct format=cvat threshold=0.4"),
     ),
     "data corrections": Verb(
-        "count what was corrected of pre-labels", "data_corrections",
-        ("detr-mini data corrections prelabels=to_correct data.root=corrected",),
-        "  prelabels=FOLDER          what 'data label' or 'data next' wrote\n"
-        "  report=FILE               write the counts of each picture as JSON\n" + DATA_KEYS,
+        "count the corrections that people made to pre-labels", "data_corrections",
+        ("detr-mini data corrections prelabels=to_label data.root=corrected",),
+        "  prelabels=FOLDER          the folder that 'data label' or 'data next' wrote\n"
+        "  report=FILE               write the counts of each image as JSON\n" + DATA_KEYS,
     ),
     "data next": Verb(
-        "choose which pictures to label next", "data_next",
+        "choose which images to label next", "data_next",
         ("detr-mini data next checkpoint=outputs/first source=new_photos count=50 output=to_label",
          "detr-mini data next checkpoint=outputs/first source=new_photos output=to_label labelled=old_photos "
          "format=cvat"),
@@ -171,27 +171,27 @@ VERBS: Mapping[str, Verb] = {
         ("detr-mini data doubt data.root=my_photos output=outputs/doubts",
          "detr-mini data doubt data.root=my_photos folds=5 trainer.max_minutes=20 format=cvat",
          "detr-mini data doubt data.root=my_photos checkpoint=outputs/first split=val"),
-        "  output=FOLDER             doubts.json, doubts.jpg, a task for your tool, and the folds' runs\n"
-        "  folds=3                   detectors to train, each without one part of train (trainer.max_minutes each)\n"
-        "  checkpoint=CHECKPOINT     use this detector instead (or a list), which was trained without the split\n"
-        "  split=train               the labels to look at; another split needs checkpoint=...\n"
-        "  format=label_studio       of the task: label_studio, cvat, coco, yolo or voc\n"
-        "  shown=200                 doubts that are written, the most certain first\n" + TRAIN_KEYS,
+        "  output=FOLDER             for doubts.json, doubts.jpg, a task for your tool, and the folds' runs\n"
+        "  folds=3                   detectors to train, each without one part of train, for trainer.max_minutes each\n"
+        "  checkpoint=CHECKPOINT     a detector (or a list) to use instead; it was trained without the split\n"
+        "  split=train               the labels to check; another split needs checkpoint=...\n"
+        "  format=label_studio       format of the task: label_studio, cvat, coco, yolo or voc\n"
+        "  shown=200                 number of doubts that are written, most certain first\n" + TRAIN_KEYS,
     ),
     "data shapes": Verb(
-        "draw scenes of coloured shapes, with COCO annotations", "data_shapes",
+        "draw synthetic scenes of coloured shapes, with COCO annotations", "data_shapes",
         ("detr-mini data shapes root=data/shapes train=4000 val=400 test=400",),
     ),
     "data scene": Verb(
-        "draw one scene, with captions to try a detector on", "data_scene",
+        "draw one synthetic scene, with captions to try a detector on", "data_scene",
         ("detr-mini data scene seed=3 output=scene.png",),
     ),
     "data refer": Verb(
-        "make captions from the boxes of a dataset", "data_refer",
+        "generate captions from the boxes of a dataset", "data_refer",
         ("detr-mini data refer root=cells split=val 'names={RBC: red cell, WBC: white cell}' complete=[WBC]",),
     ),
     "data ground": Verb(
-        "link the nouns of COCO captions to boxes (MDETR's format)", "data_ground",
+        "link the nouns of captions to boxes (written in MDETR's format)", "data_ground",
         ("detr-mini data ground root=data/coco output=data/coco_grounded",
          "detr-mini data ground root=flickr30k captions=mdetr.json 'boxes={images: images}'"),
     ),
@@ -203,14 +203,14 @@ VERBS: Mapping[str, Verb] = {
     ),
     "benchmark learning_curve": Verb(
         "train on growing shares of the data: would more images help?", "learning_curve",
-        ("detr-mini benchmark learning_curve experiment=coco_mini data.root=my_photos shares=[0.1,0.3,1]",),
+        ("detr-mini benchmark learning_curve experiment=finetune data.root=my_photos shares=[0.1,0.3,1]",),
         "  shares=[0.1,0.2,0.5,1.0]  shares of the training images\n"
-        "  output=FOLDER             where to write the picture and the runs; an unfinished curve is continued\n"
+        "  output=FOLDER             where to write the chart and the runs; an unfinished curve is continued\n"
         "                            (run_folder and resume are not used)\n" + TRAIN_KEYS,
     ),
     "benchmark step": Verb(
         "time each part of a training step", "benchmark_step",
-        ("detr-mini benchmark step", "detr-mini benchmark step experiment=coco_mini data.root=my_photos steps=10"),
+        ("detr-mini benchmark step", "detr-mini benchmark step experiment=finetune data.root=my_photos steps=10"),
         "  steps=30 warmup=5         steps that are timed, and steps before them that are not\n"
         "  matrix=2048               side of the matrix product that the step's speed is compared with\n" + TRAIN_KEYS,
     ),
@@ -220,7 +220,7 @@ VERBS: Mapping[str, Verb] = {
          "detr-mini benchmark latency checkpoint=outputs/first picture=photo.jpg batch=[1] 'forms=[torch,onnx]'"),
     ),
     "benchmark detr": Verb(
-        "time our DETR beside transformers', with the same weights", "benchmark_detr",
+        "time our DETR against transformers', with the same weights", "benchmark_detr",
         ("detr-mini benchmark detr", "detr-mini benchmark detr device=gpu compile=true precisions=[bfloat16]"),
     ),
     "benchmark attention": Verb(
@@ -235,7 +235,7 @@ def overview() -> str:
     width = max(map(len, VERBS))
     lines = [
         "detr-mini: an object detector that trains in minutes", "",
-        "  detr-mini train experiment=quickstart                          train on made scenes, in five minutes",
+        "  detr-mini train experiment=quickstart                          train on synthetic scenes, in five minutes",
         "  detr-mini train experiment=finetune data.root=my_photos        train on your own images",
         "  detr-mini predict checkpoint=outputs/quickstart source=photos  find objects in images", "",
         "usage: detr-mini VERB key=value ...",
@@ -249,7 +249,7 @@ def overview() -> str:
             *lines,
             "",
             "detr-mini VERB --help lists a verb's settings; detr-mini --version prints the version;",
-            "detr-mini completion bash|zsh|fish prints a script with which the shell completes both.",
+            "detr-mini completion bash|zsh|fish prints a script that lets your shell complete verbs and settings.",
         ]
     )
 

@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig, OmegaConf
 
 from detr_mini.config.compose import compose, sweep
+from detr_mini.formats.discover import FORMATS
 from detr_mini.help_texts import VERBS
+from detr_mini.training.options import TrainerOptions
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -71,16 +74,18 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
 
 
 def _commands() -> Iterator[tuple[str, str]]:
-    """Every command line of detr-mini on a page, with the page's name."""
+    """Every command line of detr-mini on a page or in the help, with its place."""
     for page in (*sorted(DOCS.rglob("*.md")), DOCS.parent / "README.md"):
         for block in COMMANDS.findall(page.read_text(encoding="utf-8")):
             for line in map(str.strip, block.replace("\\\n", " ").splitlines()):
                 if line.startswith("detr-mini "):
                     yield page.relative_to(DOCS.parent).as_posix(), " ".join(line.split())
+    for name, verb in VERBS.items():
+        yield from ((f"help of {name}", example) for example in verb.examples)
 
 
-@pytest.mark.parametrize(("page", "line"), sorted(set(_commands())), ids=lambda text: text.replace("/", " "))
-def test_the_settings_of_every_command_on_a_page_exist_and_have_their_type(page: str, line: str) -> None:
+def _configs(line: str) -> Iterator[tuple[str, list[str], DictConfig]]:
+    """The verb, the settings and the config of a command line; of a sweep, of its first two runs."""
     words = shlex.split(line, comments=True)[1:]
     elsewhere = r"-|completion$|resume=|modules=\[my_parts\]"  # no settings, a run that is not here, test_extending.py
     if any(re.match(elsewhere, word) for word in words if word != "-m"):
@@ -92,7 +97,49 @@ def test_the_settings_of_every_command_on_a_page_exist_and_have_their_type(page:
         searched = r"sweep[.=]|.*=(tag|int|interval|choice)\("
         runs = sweep([word for word in settings if word != "-m" and not re.match(searched, word)])
     for run in runs[:2]:
-        compose(VERBS[name].config, run)
+        yield name, run, compose(VERBS[name].config, run)
+
+
+EVERY_COMMAND = pytest.mark.parametrize(
+    ("place", "line"), sorted(set(_commands())), ids=lambda text: text.replace("/", " ")
+)
+
+
+@EVERY_COMMAND
+def test_the_settings_of_every_command_on_a_page_exist_and_have_their_type(place: str, line: str) -> None:
+    for _ in _configs(line):
+        pass
+
+
+@EVERY_COMMAND
+def test_every_command_that_trains_has_a_length(place: str, line: str) -> None:
+    for _, _, config in _configs(line):
+        if "trainer" in config:
+            TrainerOptions.of(OmegaConf.to_container(config.trainer, resolve=True))  # type: ignore[arg-type]
+
+
+@EVERY_COMMAND
+def test_a_command_for_the_readers_own_images_detects_their_format(place: str, line: str) -> None:
+    for _, settings, config in _configs(line):
+        if "data.root=my_photos" in settings:
+            assert config.data.format == "auto"
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("configs/data/folder.yaml", r"\A(# .*\n)+"),
+        ("configs/experiment/finetune.yaml", r"^# The format .*"),
+        ("configs/data_ground.yaml", r"^format: .*"),
+        ("configs/data_refer.yaml", r"^format: .*"),
+    ],
+)
+def test_a_comment_that_lists_the_formats_names_them_all(file: str, line: str) -> None:
+    found = re.search(line, (DOCS.parent / file).read_text(encoding="utf-8"), re.MULTILINE)
+    assert found is not None
+    listed = found[0].lower().replace("label studio", "label_studio").replace("shards", "litdata")
+    missing = set(FORMATS) - set(re.findall(r"\w+", listed))
+    assert not missing, f"{file}: add {', '.join(sorted(missing))}"
 
 
 @pytest.mark.parametrize("page", sorted(path.name for path in (DOCS / "log").glob("*.md")))
