@@ -135,7 +135,8 @@ def file_place(report: str | Path) -> Path:
     try:
         report.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"report={report} cannot be written ({error.strerror or error}); choose another file") from error
+        why = error.strerror or error
+        raise UserError(f"report={report} cannot be written ({why}); choose another file") from error
     return report
 
 
