@@ -37,7 +37,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 def verbs() -> str:
     """Every verb of the command line: what it does, examples, and its settings with their defaults."""
-    lines = ["# Verbs", "", "Made from `configs/` and the texts of `--help`.", ""]
+    lines = ["# Verbs", "", "This page is generated from `configs/` and the texts of `--help`.", ""]
     for name, verb in VERBS.items():
         examples = "\n".join(verb.examples)
         does = verb.summary[0].upper() + verb.summary[1:]
@@ -52,9 +52,9 @@ def _of_a_verb(name: str, verb: Verb) -> Iterator[str]:
         yield f"```text\n{verb.keys}\n```\n"
     text = (config_folder() / f"{verb.config}.yaml").read_text(encoding="utf-8")
     if name == "train":
-        yield "All are on the page of the [settings of a training](settings.md).\n"
+        yield "All of them are on the page of the [training settings](settings.md).\n"
     elif re.search(r"^  - train$", text, re.MULTILINE):
-        yield "It takes the [settings of a training](settings.md), too.\n"
+        yield "It also accepts the [training settings](settings.md).\n"
     found = filter(None, map(SETTING.match, text.splitlines()))
     rows = [row for row in found if row["key"] not in ("defaults", "hydra")]
     if name != "train" and rows:
@@ -71,9 +71,9 @@ def _cell(text: str) -> str:
 
 def settings() -> str:
     """Every file of `configs/` that `group=option` chooses, as it stands."""
-    lines = ["# Settings of a training", "",
-             "The files of `configs/` as they stand. `group=option` chooses a file (`model=detr`), `group.key=value` "
-             "changes a value (`model.queries=50`); an experiment changes several at once.", "",
+    lines = ["# Training settings", "",
+             "These are the files of `configs/`. `group=option` chooses a file (`model=detr`), and `group.key=value` "
+             "changes a value (`model.queries=50`). An experiment changes several values at once.", "",
              "## train.yaml", "", _yaml(config_folder() / "train.yaml")]  # fmt: skip
     for group in groups():
         lines += [f"## {group}", ""]

@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -84,20 +85,20 @@ def _commands() -> Iterator[tuple[str, str]]:
         yield from ((f"help of {name}", example) for example in verb.examples)
 
 
-def _configs(line: str) -> Iterator[tuple[str, list[str], DictConfig]]:
-    """The verb, the settings and the config of a command line; of a sweep, of its first two runs."""
+@cache
+def _configs(line: str) -> list[tuple[list[str], DictConfig]]:
+    """The settings and the config of a command line; of a sweep, those of its first two runs."""
     words = shlex.split(line, comments=True)[1:]
     elsewhere = r"-|completion$|resume=|modules=\[my_parts\]"  # no settings, a run that is not here, test_extending.py
     if any(re.match(elsewhere, word) for word in words if word != "-m"):
-        return
+        return []
     name = next(verb for verb in (" ".join(words[:2]), words[0]) if verb in VERBS)
     settings = words[len(name.split()) :]
     runs = [settings]
     if "-m" in words:
         searched = r"sweep[.=]|.*=(tag|int|interval|choice)\("
         runs = sweep([word for word in settings if word != "-m" and not re.match(searched, word)])
-    for run in runs[:2]:
-        yield name, run, compose(VERBS[name].config, run)
+    return [(run, compose(VERBS[name].config, run)) for run in runs[:2]]
 
 
 EVERY_COMMAND = pytest.mark.parametrize(
@@ -107,20 +108,19 @@ EVERY_COMMAND = pytest.mark.parametrize(
 
 @EVERY_COMMAND
 def test_the_settings_of_every_command_on_a_page_exist_and_have_their_type(place: str, line: str) -> None:
-    for _ in _configs(line):
-        pass
+    _configs(line)
 
 
 @EVERY_COMMAND
 def test_every_command_that_trains_has_a_length(place: str, line: str) -> None:
-    for _, _, config in _configs(line):
+    for _, config in _configs(line):
         if "trainer" in config:
             TrainerOptions.of(OmegaConf.to_container(config.trainer, resolve=True))  # type: ignore[arg-type]
 
 
 @EVERY_COMMAND
 def test_a_command_for_the_readers_own_images_detects_their_format(place: str, line: str) -> None:
-    for _, settings, config in _configs(line):
+    for settings, config in _configs(line):
         if "data.root=my_photos" in settings:
             assert config.data.format == "auto"
 
