@@ -168,7 +168,7 @@ def test_the_last_picture_counts_for_as_long_as_it_is_shown(tmp_path: Path) -> N
             for packet in stream.encode(av.VideoFrame.from_ndarray(frame_of(number)[0], format="rgb24"))
         ]
         packets += stream.encode()
-        packets[-1].duration = 20 * packets[-1].duration * 25
+        packets[-1].duration = 20 * 25  # of 1 / 25 s
         container.mux(packets)
     video = VideoSource(str(tmp_path / "a.mov"), Cut())
     assert video.seconds is not None and video.seconds > 15
