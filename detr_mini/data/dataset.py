@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torchvision.transforms.v2 import functional as F
 
 from detr_mini.data.augment import Augment
-from detr_mini.data.collate import collate
+from detr_mini.data.collate import AS_BYTES, collate
 from detr_mini.data.samplers import Key
 from detr_mini.data.workers import check_shared_memory, into_shared_memory, lost_worker
 from detr_mini.errors import DataError
@@ -279,7 +279,7 @@ def _unless_broken(samples: Any, collate_samples: Callable[[Any], Batch]) -> Bat
     if get_worker_info() is None:
         return batch
     try:
-        into_shared_memory(batch)
+        into_shared_memory(batch, AS_BYTES)
     except DataError as error:
         return error
     return batch

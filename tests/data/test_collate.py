@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detr_mini.data import dataset
 from detr_mini.data.collate import collate
-from detr_mini.data.workers import into_shared_memory
 from detr_mini.structures import Captions, Target
 
 
@@ -65,9 +65,11 @@ def test_targets_travel_between_processes_as_bytes() -> None:
 def test_a_worker_moves_only_what_travels_in_shared_memory_there(monkeypatch: pytest.MonkeyPatch) -> None:
     moved: list[int] = []
     monkeypatch.setattr(torch.Tensor, "share_memory_", lambda tensor: moved.append(tensor.ndim))
+    monkeypatch.setattr(dataset, "get_worker_info", lambda: "a worker")
     batch = collate([torch.rand(3, 8, 8)] * 4, [target(k) for k in range(4)])
-    into_shared_memory(batch)
+    assert dataset._unless_broken([0], lambda samples: batch) is batch
     assert moved == [4, 3], "the images and their padding mask"
     ids = torch.zeros(2, 3, dtype=torch.long)
-    into_shared_memory(replace(batch, captions=Captions(ids, ids == 1, torch.arange(2), ((), ()))))
+    captions = Captions(ids, ids == 1, torch.arange(2), ((), ()))
+    dataset._unless_broken([0], lambda samples: replace(batch, captions=captions))
     assert moved[2:] == [4, 3, 2, 2, 1], "and of captions their tokens, padding and images"

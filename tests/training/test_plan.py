@@ -169,5 +169,5 @@ def test_usual_values_have_the_reason_why_the_speed_does_not_decide(
     chosen = dict(notice.split(" is chosen: ") for notice in notices if " is chosen: " in notice)
     reasons = {setting.partition("=")[0]: because for setting, because in chosen.items()}
     assert reasons["data.batch_size"] == f"the usual value, because {why}"
-    paced = "for 50 steps of training" if len(words) < 4 else f"for 60 steps of training, 30 passes over train: {why}"
+    paced = "for 50 steps of training" if len(words) < 4 else f"for 30 steps of training, 30 passes over train: {why}"
     assert reasons["optim.warmup_steps"] == paced
