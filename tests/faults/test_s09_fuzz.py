@@ -30,15 +30,14 @@ def check(found: dict[str, object], count: int) -> None:
     assert found["mutants"] == count
     outcomes = found["outcomes"]
     assert isinstance(outcomes, dict)
-    for kind in ("coco", "captions", "voc", "yolo"):  # a fuzz that always or never is refused tries nothing
+    kinds = ("coco", "captions", "voc", "yolo", "cvat", "via", "label_studio", "csv")
+    for kind in kinds:  # a fuzz that always or never is refused tries nothing
         read, refused = outcomes[f"{kind}: read"], outcomes[f"{kind}: refused"]
         assert min(read, refused) > 0.15 * (read + refused)
-    for kind in ("cvat", "via", "label_studio", "csv"):  # most of their faults are counted, and the rest is read
-        assert outcomes[f"{kind}: read"] > outcomes[f"{kind}: refused"] > 0
 
 
 def test_s09_mutated_annotation_files_raise_only_the_readers_own_errors() -> None:
-    check(run(seed=0, count=150), 150)
+    check(run(seed=0, count=300), 300)
 
 
 @pytest.mark.slow

@@ -178,7 +178,7 @@ def test_outlines_and_keypoints_that_go_are_reported(tmp_path: Path) -> None:
     write_coco(tmp_path / "coco", annotations=[{"bbox": [2, 3, 20, 12], "keypoints": [4, 5, 2]}])
     for to in WRITTEN:
         if to != "coco":
-            notes = convert(Source.of({"root": tmp_path / "coco", **AUTO}), tmp_path / to, to)
+            notes = convert(Source.of({"root": tmp_path / "coco", **AUTO}), tmp_path / f"to-{to}", to)
             assert "train: 1 lists of keypoints are left out" in notes
 
 
