@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
+from itertools import islice
 from types import FunctionType, NoneType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -34,6 +35,8 @@ Compute = Callable[[Batch], Iterator[tuple[Sequence[int], DetectorOutput]]]
 """From a batch to the outputs for some of its rows at a time."""
 PLAIN = {bool, int, float, str, tuple, NoneType, FunctionType}
 """Kinds of settings that a part may keep beside its tensors."""
+FIRST = len(vars(nn.Module()))
+"""Where a part's own settings begin, after those that every module has, such as its mode."""
 _forms: WeakKeyDictionary[nn.Module, tuple[list[object], nn.Module]] = WeakKeyDictionary()
 """Of each model: what its parts and their tensors and settings were when the form was made, and the form."""
 
@@ -76,8 +79,8 @@ def _form_of(model: Any) -> nn.Module | None:
                 state.append((0 if tensor.is_inference() else tensor._version, tensor.data_ptr()))
         if module is not model:  # the parts are kept alive, so that no other takes the place of one; the model is not
             state.append(module)
-        own = vars(module).items()
-        state += [value for name, value in own if type(value) in PLAIN and name[0] != "_" and name != "training"]
+        own = islice(vars(module).items(), FIRST, None)
+        state += [value for name, value in own if type(value) in PLAIN and name[0] != "_"]
     known = _forms.get(model)
     if known is None or known[0] != state:
         with torch.inference_mode(False), torch.no_grad():

@@ -209,11 +209,12 @@ class FoldedNorm(nn.Module):
 
         Of buffers that were made in inference mode, whose changes torch does not count, they are computed every time.
         """
-        buffers = (self.weight, self.bias, self.running_mean, self.running_var)
-        if torch.compiler.is_compiling() or any(buffer.is_inference() for buffer in buffers):
+        if torch.compiler.is_compiling():
             return self._computed()
-        known = self._known
+        buffers, known = (self.weight, self.bias, self.running_mean, self.running_var), self._known
         if known is None or any(b is not own or b._version != v for b, (own, v) in zip(buffers, known[1], strict=True)):
+            if any(buffer.is_inference() for buffer in buffers):
+                return self._computed()
             made_of = [(buffer, buffer._version) for buffer in buffers]
             with torch.inference_mode(False), torch.no_grad():  # an evaluation may come first, and training use them
                 self._known = known = self._computed(), made_of
