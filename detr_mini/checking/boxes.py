@@ -154,8 +154,8 @@ def _placed(
     elif min(box[2:]) < 1 and not annotation.get("iscrowd"):
         faults.append(Fault(Kind.TINY_BOX, f"{place}: {written}", name))
     if "area" in annotation or drawn:
-        stated, own, clipped = (np.array([v], np.float64) for v in (area, drawn or box, box))
-        (area,) = area_of_objects(stated, own, clipped, np.array([fault is not None])).tolist()
+        stated, own, upright = (np.array([v], np.float64) for v in (area, drawn or box, box))
+        (area,) = area_of_objects(stated, own, upright, np.array([fault is not None])).tolist()
         annotation["area"] = area if area != annotation.get("area") else annotation["area"]
     annotation["bbox"] = box if box != annotation["bbox"] else annotation["bbox"]
     if outline is None and annotation.get("segmentation"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -27,6 +27,8 @@ TIMEOUT = 10.0
 """Seconds to wait for a stream."""
 USUAL_RATE = 25.0
 """Frames a second of a folder of images, and of a source that does not state its own."""
+OF_VIDEOS = {"every": 1, "start": None, "end": None, "track": False}
+"""Settings of `predict` for videos, with the values that change nothing."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,16 @@ def is_video(source: object, video: bool) -> bool:
     if not isinstance(source, str):
         return False
     return video or source.isdigit() or "://" in source or Path(source).suffix.lower() in SUFFIXES
+
+
+def refuse_misplaced(settings: Mapping[str, Any], source: object, is_a_video: bool) -> None:
+    """ConfigError where `settings` of `predict` are for videos, and `source` is none."""
+    if settings["video"] and isinstance(source, list):
+        raise ConfigError("video=true takes one folder or pattern of frames, and source is a list; give one of them")
+    given = [f"{key}={settings[key]}".lower() for key, unset in OF_VIDEOS.items() if settings[key] != unset]
+    if given and not is_a_video:
+        raise ConfigError(f"{given[0]} is for videos, and source is none; leave it out, or add video=true where "
+                          "source is a folder or pattern of frames")  # fmt: skip
 
 
 class VideoSource:

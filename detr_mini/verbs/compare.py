@@ -60,8 +60,6 @@ def _measured(given: list[str]) -> list[str]:
     if not folders:
         raise ConfigError(f"runs=[{','.join(given)}] names detectors only, and no data to measure them on; "
                           f"detr-mini evaluate checkpoint={given[0]} makes a folder to give in its place")  # fmt: skip
-    if len(folders) == len(given):
-        return given
     run = read_runs(folders[:1])[0]
     return [_folder(each, run) if _is_detector(each) else each for each in given]
 
