@@ -23,10 +23,7 @@ from detr_mini.structures import Detections
 
 
 def predict(config: DictConfig) -> Path:
-    """Detect in the images of `config.source`, write the results into `config.output`, print a summary; the folder.
-
-    `write_predictions` describes the files. Results of an earlier run in the same folder are replaced.
-    """
+    """Detect in `config.source`, print a summary; the folder `config.output`, with new results (`write_predictions`)."""
     wanted, video = _check(config)
     check_output(output := Path(config.output).expanduser())
     images = [] if video else find_pictures(wanted, [output / name for name in IMAGES])
