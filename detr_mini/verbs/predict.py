@@ -23,7 +23,7 @@ from detr_mini.structures import Detections
 
 
 def predict(config: DictConfig) -> Path:
-    """Detect in `config.source`, print a summary; the folder `config.output`, with new results (`write_predictions`)."""
+    """Detect in `config.source` and print a summary; the folder `config.output`, as `write_predictions` fills it."""
     wanted, video = _check(config)
     check_output(output := Path(config.output).expanduser())
     images = [] if video else find_pictures(wanted, [output / name for name in IMAGES])
