@@ -22,7 +22,7 @@ class Target:
     labels: Int[Tensor, " n"]
     image_id: int
     original_size: tuple[int, int]
-    """(height, width) in pixels of the upright file."""
+    """(height, width) in pixels of the upright file; in training as augmentation has turned or cut the image."""
     is_crowd: Bool[Tensor, " n"]
     area: Float[Tensor, " n"]
     """In pixels of the original image, as the annotations have it."""

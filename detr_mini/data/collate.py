@@ -52,7 +52,8 @@ def _reduce(record: Any) -> tuple[Any, ...]:
     return _rebuild, (type(record), tuple(v.numpy() if t else v for v, t in zip(values, tensors, strict=True)), tensors)
 
 
-# Between processes these small tensors travel as bytes: in shared memory each would cost a file descriptor,
-# some 70 a batch, and the limit on open files would end long runs.
-ForkingPickler.register(Target, _reduce)
-ForkingPickler.register(PackedTargets, _reduce)
+AS_BYTES = (Target, PackedTargets)
+"""Records whose small tensors travel between processes as bytes: in shared memory each would cost a file descriptor,
+some 70 a batch, and the limit on open files would end long runs."""
+for _kind in AS_BYTES:
+    ForkingPickler.register(_kind, _reduce)

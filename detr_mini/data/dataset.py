@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torchvision.transforms.v2 import functional as F
 
 from detr_mini.data.augment import Augment
-from detr_mini.data.collate import collate
+from detr_mini.data.collate import AS_BYTES, collate
 from detr_mini.data.samplers import Key
 from detr_mini.data.workers import check_shared_memory, into_shared_memory, lost_worker
 from detr_mini.errors import DataError
@@ -133,7 +133,9 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         image, target = self.sample(index, scale)
         augment = self.augment_of(index)
         if augment is not None:
+            before = image.shape
             image, target, lost = augment(image, target, epoch, strong=strong, draw=partial(self._draw, scale))
+            target = _of_shape(target, before, image.shape)
             if lost:
                 worker = get_worker_info()
                 self._lost[0 if worker is None else 1 + worker.id % 128] += lost
@@ -242,6 +244,15 @@ def _scaled(side: int | Sequence[int] | None, scale: float) -> Any:
     return max(1, round(side * scale)) if isinstance(side, int) else [max(1, round(each * scale)) for each in side]
 
 
+def _of_shape(target: Target, before: Sequence[int], after: Sequence[int]) -> Target:
+    """The target of an image (3, h, w) that augmentation has turned, cut or enlarged: `original_size` is so, too."""
+    if before == after:
+        return target
+    height, width = (max(1, round(a * new / old)) for a, old, new in
+                     zip(target.original_size, before[1:], after[1:], strict=True))  # fmt: skip
+    return replace(target, original_size=(height, width))
+
+
 def _without_boxes(target: Target) -> Target:
     none = slice(0, 0)
     return replace(
@@ -268,7 +279,7 @@ def _unless_broken(samples: Any, collate_samples: Callable[[Any], Batch]) -> Bat
     if get_worker_info() is None:
         return batch
     try:
-        into_shared_memory(batch)
+        into_shared_memory(batch, AS_BYTES)
     except DataError as error:
         return error
     return batch

@@ -43,29 +43,32 @@ def _mega(count: int) -> str:
     return f"{count / 1e6:,.0f}" if count >= 1e7 else f"{count / 1e6:.1f}"
 
 
-def into_shared_memory(value: Any) -> None:
-    """Move every tensor of a batch there now, in a worker. DataError where there is no room.
+def into_shared_memory(value: Any, as_bytes: tuple[type, ...] = ()) -> None:
+    """Move every tensor of a batch there now, in a worker, but those of records that travel `as_bytes`.
 
-    Otherwise torch does it later, in a thread whose errors are lost, and the training waits for ever.
+    DataError where there is no room. Otherwise torch does it later, in a thread whose errors are lost, and the training
+    waits for ever.
     """
     try:
-        _share(value)
+        _share(value, as_bytes)
     except RuntimeError as error:
         raise DataError(f"{SHARED} is full: a worker could not hand its batch over ({_first(error)}); {FIX}") from error
 
 
-def _share(value: Any) -> None:
+def _share(value: Any, as_bytes: tuple[type, ...]) -> None:
+    if isinstance(value, as_bytes):
+        return
     if isinstance(value, Tensor):
         value.share_memory_()
     elif is_dataclass(value):
         for entry in fields(value):
-            _share(getattr(value, entry.name))
+            _share(getattr(value, entry.name), as_bytes)
     elif isinstance(value, Mapping):
         for item in value.values():
-            _share(item)
+            _share(item, as_bytes)
     elif isinstance(value, list | tuple):
         for item in value:
-            _share(item)
+            _share(item, as_bytes)
 
 
 def lost_worker(error: BaseException) -> str | None:

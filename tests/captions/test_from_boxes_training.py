@@ -10,10 +10,13 @@ import pytest
 from omegaconf import OmegaConf
 
 from detr_mini.captions.datamodule import CaptionData
+from detr_mini.captions.training_sources import _pixels
 from detr_mini.config.compose import compose
-from detr_mini.data.augment import RandomHorizontalFlip
+from detr_mini.data.augment import RandomHorizontalFlip, RandomQuarterTurn, RandomTranspose
+from detr_mini.data.samplers import Key
 from detr_mini.errors import ConfigError
-from detr_mini.structures import Batch
+from detr_mini.phrases import Caption
+from detr_mini.structures import Batch, Target
 
 PETS = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}, {"id": 3, "name": "ant"}]
 BOXES = [
@@ -119,3 +122,26 @@ def test_blood_cells_train_on_captions_of_their_boxes(shared_data: Callable[[str
     assert batch.captions is not None and len(batch.captions.records) == 16
     assert batch.images.shape[2:] == (256, 320)
     assert {"red", "white", "platelet"} & set(" ".join(c.text.lower() for c in batch.captions.records).split())
+
+
+@pytest.mark.parametrize("turn", [RandomTranspose(p=1.0), RandomQuarterTurn()])
+def test_captions_of_a_turned_photograph_go_by_its_turned_pixels(made: Callable[..., CaptionData], turn: Any) -> None:
+    data = made(augment=[turn])
+    dataset: Any = data.dataset("train", training=True)
+    seen: list[Target] = []
+
+    def kept(index: int, epoch: int, target: Target) -> list[Caption]:
+        seen.append(target)
+        return []
+
+    dataset.captions = kept
+    shapes = set()
+    for epoch in range(6):
+        dataset[Key(0, epoch)]
+        shapes.add(seen[-1].original_size)
+        sides = _pixels(seen[-1])[:, 2:]
+        for (_, _, width, height), found in zip((box["bbox"] for box in BOXES[:4]), sides.tolist(), strict=True):
+            # a photograph that is upright now has boxes that are
+            wanted = (width, height) if seen[-1].original_size == (80, 128) else (height, width)
+            assert found == pytest.approx(wanted, abs=1e-3)
+    assert (128, 80) in shapes and shapes <= {(80, 128), (128, 80)}

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detr_mini.data import dataset
 from detr_mini.data.collate import collate
-from detr_mini.structures import Target
+from detr_mini.structures import Captions, Target
 
 
 def target(image_id: int, count: int = 2) -> Target:
@@ -57,3 +60,16 @@ def test_targets_travel_between_processes_as_bytes() -> None:
     for name in ("boxes", "labels", "is_crowd", "area"):
         torch.testing.assert_close(getattr(after, name), getattr(before, name), rtol=0, atol=0)
     assert not after.boxes.is_shared()
+
+
+def test_a_worker_moves_only_what_travels_in_shared_memory_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[int] = []
+    monkeypatch.setattr(torch.Tensor, "share_memory_", lambda tensor: moved.append(tensor.ndim))
+    monkeypatch.setattr(dataset, "get_worker_info", lambda: "a worker")
+    batch = collate([torch.rand(3, 8, 8)] * 4, [target(k) for k in range(4)])
+    assert dataset._unless_broken([0], lambda samples: batch) is batch
+    assert moved == [4, 3], "the images and their padding mask"
+    ids = torch.zeros(2, 3, dtype=torch.long)
+    captions = Captions(ids, ids == 1, torch.arange(2), ((), ()))
+    dataset._unless_broken([0], lambda samples: replace(batch, captions=captions))
+    assert moved[2:] == [4, 3, 2, 2, 1], "and of captions their tokens, padding and images"
