@@ -20,6 +20,8 @@ from detr_mini.seeding import drawing_order
 
 _BOXES = 0.05
 """How much the boxes of a category count beside its images in a split."""
+NONE = 1e-9
+"""A share below this is rounding."""
 
 
 def split_ids(
@@ -29,7 +31,7 @@ def split_ids(
     seed: int,
     together: Mapping[int, int] | None = None,
 ) -> dict[str, list[int]]:
-    """The images of each part (val and test by their shares, train the rest), ids ascending, none in two.
+    """The images of each part (train, if it is one, has what the other shares leave), ids ascending, none in two.
 
     `together`: of an image the one that it must stay with (the same picture, saved again).
     """
@@ -39,11 +41,11 @@ def split_ids(
         groups.setdefault(together.get(i, i), []).append(i)
     rows = [_row(owned[i] for i in group) for group in groups.values()]
     boxes: dict[Hashable, float] = {key: _BOXES for row in rows for key in row if isinstance(key, tuple)}
-    others = [name for name in shares if name != "train"]
-    parts = ["train", *others]
-    rest = 1 - sum(shares[name] for name in others)
+    others = {name: share for name, share in shares.items() if name != "train"}
+    wanted = ({"train": 1 - sum(others.values())} if "train" in shares else {}) | others
+    parts = [*wanted]
     sizes = [len(group) for group in groups.values()]
-    placed = stratify(rows, sizes, [rest, *(shares[name] for name in others)], boxes)
+    placed = stratify(rows, sizes, [*wanted.values()], boxes)
     found: dict[str, list[int]] = {name: [] for name in parts}
     for group, place in zip(groups.values(), placed, strict=True):
         found[parts[place]] += group
@@ -69,6 +71,7 @@ def new_splits(
     divided only with `whole`. ConfigError for impossible shares, DataError where a split would be empty.
     """
     shares = {"train": 1 - val - test, "val": val, "test": test}
+    shares = {name: 0.0 if abs(share) < NONE else share for name, share in shares.items()}  # 1 - 0.7 - 0.3 is not 0
     for name, share in shares.items():
         if not 0 <= share < 1:
             raise ConfigError(f"val={val} and test={test} leave {shares['train']:g} for train; "

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from data_parts import AUTO, write_coco, write_voc, write_yolo
 from detr_mini.data.choice import Choice, stratified_order
-from detr_mini.data.splits import split_ids
+from detr_mini.data.splits import new_splits, split_ids
 from detr_mini.data.subset import subset_of
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.formats.coco import read_coco
@@ -71,6 +71,21 @@ def test_a_split_gives_every_image_to_one_part(categories: list[set[str]], seed:
     parts = split_ids(owned, names, {"train": 0.6, "val": 0.2, "test": 0.2}, seed)
     assert sorted(i for own in parts.values() for i in own) == sorted(owned)
     assert len(parts["val"]) == round(0.2 * len(owned))
+
+
+@pytest.mark.parametrize("shares", [{"val": 0.7, "test": 0.3}, {"val": 0.5, "test": 0.5}])
+def test_without_train_the_other_parts_have_every_image(shares: dict[str, float]) -> None:
+    owned, names = numbered([{"bolt"}, {"nut"}, set()] * 10)
+    parts = split_ids(owned, names, shares, 0)
+    assert {name: len(own) for name, own in parts.items()} == {name: 30 * share for name, share in shares.items()}
+    assert sorted(i for own in parts.values() for i in own) == sorted(owned)
+
+
+@pytest.mark.parametrize(("val", "test"), [(0.7, 0.3), (0.9, 0.1), (0.5, 0.5)])
+def test_shares_that_are_all_of_it_leave_no_train(tmp_path: Path, val: float, test: float) -> None:
+    write_yolo(tmp_path / "set", {"train": {f"{k:02d}": ["0 0.5 0.5 0.5 0.5"] for k in range(20)}})
+    parts, _ = new_splits(Source.of({"root": tmp_path / "set", **AUTO}), val=val, test=test)
+    assert {name: len(tree.content["images"]) for name, tree in parts.items()} == {"val": 20 * val, "test": 20 * test}
 
 
 def test_a_category_of_two_images_stays_in_train() -> None:
