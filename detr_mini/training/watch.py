@@ -27,6 +27,8 @@ GRACE = 1.5
 """Seconds in which the first process may report the same failure as another one by itself."""
 VERDICT = 10.0
 """Seconds to wait for the reason why a collective failed."""
+LONGEST = 1 << 16
+"""Bytes of a message, at most."""
 LOST = "another process of this training has ended or cannot be reached; its message is above"
 KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 
@@ -200,17 +202,21 @@ class Watch:
 
 
 def _receive(connection: socket.socket, seconds: float | None) -> dict[str, Any] | None:
-    """The next line, at most one message at a time; None at the end of the connection."""
-    connection.settimeout(seconds)
-    text = b""
+    """The next line, at most one message at a time; None at the end of the connection.
+
+    None, too, where the whole line has not come within `seconds` (None: no limit), or is longer than a message.
+    """
+    deadline = None if seconds is None else time.monotonic() + seconds
+    text = bytearray()
     try:
         while not text.endswith(b"\n"):
+            connection.settimeout(None if deadline is None else max(deadline - time.monotonic(), 1e-3))
             part = connection.recv(1)
-            if not part:
+            if not part or len(text) == LONGEST or (deadline is not None and time.monotonic() > deadline):
                 return None
             text += part
         message = json.loads(text)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return message if isinstance(message, dict) else None
 
