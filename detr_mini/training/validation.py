@@ -14,9 +14,10 @@ import torch
 from detr_mini.evaluation.metrics.coco import Scores, has_fast_library, score
 from detr_mini.evaluation.metrics.duplicate_detections import without_overlaps
 from detr_mini.evaluation.metrics.grounding import Answer, best_threshold, grounding_metrics
-from detr_mini.evaluation.metrics.operating_point import choose
+from detr_mini.evaluation.metrics.operating_point import AUTO, choose
 from detr_mini.formats.split import CocoSet
 from detr_mini.inference.detections import to_coco_records
+from detr_mini.pretrained.checkpoints import operating_point
 from detr_mini.structures import Categories, Detections, OperatingPoint
 
 
@@ -81,6 +82,26 @@ class Validation:
             found = found or sent[0]
         assert found is not None
         return found
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a checkpoint holds of the latest validation."""
+
+    point: OperatingPoint
+    threshold: float | None = None
+    scores: dict[str, Any] | None = None
+
+    @classmethod
+    def by(cls, validation: Validation) -> Measured:
+        """Of this one."""
+        return cls(validation.point, validation.threshold, dict(validation.scores.metrics))
+
+    def restored(self, checkpoint: Mapping[str, Any], point_settings: Mapping[str, Any]) -> Measured:
+        """What `checkpoint` holds. Of the operating point, what `point_settings` fix stays as it is here."""
+        fixed = {name: getattr(self.point, name) for name, value in point_settings.items() if value != AUTO}
+        point = replace(operating_point(checkpoint), **fixed)
+        return Measured(point, checkpoint.get("threshold"), checkpoint["progress"].get("scores"))
 
 
 def scored(

@@ -33,12 +33,14 @@ from detr_mini.data.dataset import DetectionDataset
 from detr_mini.errors import ConfigError, UserError
 from detr_mini.pretrained.checkpoints import read_checkpoint
 from detr_mini.scenes.shapes import ensure_scenes
+from detr_mini.structures import OperatingPoint
+from detr_mini.training.build import build
 from detr_mini.training.callbacks import Checkpoints
 from detr_mini.training.history import History
 from detr_mini.training.run import train
 from detr_mini.training.task import DetectionTask
 from detr_mini.training.watch import Watch, lost_peer
-from training_parts import overrides
+from training_parts import overrides, small_config
 
 HERE = Path(__file__).parents[2]
 WORDS = ("data.make=null", "data.test=null", "data.batch_size=8", "trainer.max_steps=4", "trainer.log_every_steps=1")
@@ -313,6 +315,25 @@ def test_l04_a_resumed_run_chooses_its_operating_point_again(run: Path) -> None:
     last = read_checkpoint(run / "last.ckpt")
     assert last["config"]["operating_point"] == {"threshold": 0.25, "suppress_iou": "auto"}
     assert last["operating_point"]["threshold"] == 0.25
+
+
+def test_l04_a_resumed_run_keeps_what_its_last_validation_chose_until_the_next(run: Path, scenes_root: Path) -> None:
+    last = {**read_checkpoint(run / "last.ckpt"), "operating_point": {"threshold": 0.31, "suppress_iou": 0.6}}
+    last |= {"threshold": 0.7, "progress": {**last["progress"], "scores": {"AP": 0.125}}}
+    for setting, iou in (("auto", 0.6), ("null", None), ("0.9", 0.9)):
+        words = ("trainer.max_steps=9", f"operating_point.suppress_iou={setting}")
+        task = build(small_config(scenes_root, *words)).task
+        task.trainer = SimpleNamespace(world_size=1, is_global_zero=True)  # type: ignore[assignment]
+        task.on_load_checkpoint(last)
+        written: dict[str, Any] = {}
+        task.on_save_checkpoint(written)
+        assert written["operating_point"] == {"threshold": 0.31, "suppress_iou": iou}
+        assert written["threshold"] == 0.7 and written["progress"]["scores"] == {"AP": 0.125}
+    scores = SimpleNamespace(metrics={"AP": 0.5})
+    task.validation = SimpleNamespace(point=OperatingPoint(0.4), threshold=None, scores=scores)  # type: ignore[assignment]
+    task.on_save_checkpoint(written)
+    assert written["operating_point"]["threshold"] == 0.4 and written["threshold"] is None
+    assert written["progress"]["scores"] == {"AP": 0.5}
 
 
 @pytest.mark.parametrize("setting", ["optim.optimizer.lr=0.0005", "trainer.max_steps=3", "criterion.weight_giou=3.5"])
