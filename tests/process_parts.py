@@ -126,6 +126,13 @@ def prepare(faults: dict[str, Any]) -> None:
             torch.save(self.model.state_dict(), Path(faults["weights"]) / f"{self.global_rank}.pt")
 
         DetectionTask.on_train_end = keep  # type: ignore[method-assign]
+    if "sigterm" in faults:  # a mistake where Lightning asks all processes whether one got a signal
+        from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
+
+        def asked(self: Any) -> None:
+            raise AssertionError("the processes waited for each other before a batch")
+
+        _TrainingEpochLoop._broadcast_sigterm_tensor = asked  # type: ignore[method-assign]
     if "sent" in faults:  # a folder for what DDP sends beside gradients
         from torch.nn.parallel import DistributedDataParallel
 

@@ -55,7 +55,7 @@ class TrainBatches(Sampler[list[Key]]):
         scale: Callable[[int], float] = lambda batches: 1.0,
         sizes: Float[Tensor, "n 2"] | None = None,
     ) -> None:
-        _check_shares(images, world, "training")
+        check_enough(images, world, "training")
         self._classes = None if sizes is None else shape_classes(sizes)
         self.images, self.batch_size, self.seed, self.rank, self.world = images, batch_size, seed, rank, world
         self.strong, self.scale, self.epoch = strong, scale, 0
@@ -117,7 +117,7 @@ class EvaluationBatches(Sampler[list[Key]]):
     """
 
     def __init__(self, indices: Sequence[int], batch_size: int, *, rank: int = 0, world: int = 1) -> None:
-        _check_shares(len(indices), world, "evaluation")
+        check_enough(len(indices), world, "evaluation")
         self.own = list(indices[rank::world])
         self.batch_size = batch_size
 
@@ -129,6 +129,7 @@ class EvaluationBatches(Sampler[list[Key]]):
             yield [Key(index, 0) for index in self.own[start : start + self.batch_size]]
 
 
-def _check_shares(images: int, world: int, what: str) -> None:
+def check_enough(images: int, world: int, what: str) -> None:
+    """DataError where some of `world` processes would have no image."""
     if images < world:
         raise DataError(f"{images} {what} images cannot be shared by {world} processes; use fewer processes")

@@ -86,6 +86,7 @@ class GroundedDETR(MiniDETR):
         data; a head predicts them, so that queries encode them. `kwargs`: see `MiniDETR`.
         """
         super().__init__(dim=dim, **kwargs)
+        self._of_images = frozenset(name for name, _ in self.named_children())
         if (text is None) == (pretrained_text is None):
             raise ConfigError("set either model.text or model.pretrained_text, and the other to null")
         layer = {"width": 32, "heads": 4, "pair_dim": 16, **joint}
@@ -138,6 +139,12 @@ class GroundedDETR(MiniDETR):
         tables = {"text.embedding": self.text, "connectives.embedding": self.connectives}
         own = (name for name, part in tables.items() if isinstance(getattr(part, "embedding", None), nn.Embedding))
         return tuple(f"{name}.weight" for name in own)
+
+    def left_out(self, captions: Captions | None) -> Sequence[nn.Parameter]:
+        """Without captions all that read them; without the truths' attributes the head that predicts these."""
+        if captions is None or not len(captions.token_ids):
+            return [p for name, p in self.named_parameters() if name.partition(".")[0] not in self._of_images]
+        return [*self.attributes.parameters()] if self.attributes is not None and captions.attributes is None else []
 
     def ground(self, output: DetectorOutput, captions: Captions) -> GroundingOutput:
         """Which queries of its image each caption refers to. Captions may share an image."""

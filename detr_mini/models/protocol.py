@@ -88,6 +88,9 @@ class DetectionModel(EvaluatedModel, Protocol):
     def token_rows(self) -> Sequence[str]:
         """Names of the parameters with a row for each token of the tokeniser."""
 
+    def left_out(self, captions: Captions | None) -> Sequence[nn.Parameter]:
+        """The parameters that a training step with these captions does not use."""
+
     def ground(self, output: DetectorOutput, captions: Captions) -> GroundingOutput:
         """For each word of the captions and each query of their image: does the word describe the query's object?"""
 
@@ -127,6 +130,10 @@ class ModelDefaults:
     @property
     def token_rows(self) -> Sequence[str]:
         """None: no tokeniser."""
+        return ()
+
+    def left_out(self, captions: Captions | None) -> Sequence[nn.Parameter]:
+        """None: every step uses all."""
         return ()
 
     def noised_truths(self, targets: PackedTargets, image_ids: Sequence[int], *, seed: int, step: int) -> Any:

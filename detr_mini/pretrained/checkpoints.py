@@ -133,6 +133,7 @@ _RIGHT: Mapping[str, Callable[[Any], bool]] = {
     "box_sizes": lambda value: value is None or are_box_sizes(value),
     "tiles": lambda value: value is None or (isinstance(value, int) and value >= SMALLEST),
     "kept": lambda value: value is None or isinstance(value, Mapping),
+    "pseudo": lambda value: value is None or isinstance(value, Mapping),
     "threshold": lambda value: value is None or (isinstance(value, int | float) and isfinite(value)),
 }
 """What each part of a checkpoint must be; one that is not there is None."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,6 +17,7 @@ from detr_mini.data.auto_settings import AUTO, choose_queries, sizes_of
 from detr_mini.data.protocol import Data
 from detr_mini.errors import ConfigError
 from detr_mini.formats.licences import sources_of
+from detr_mini.formats.split import CocoSet
 from detr_mini.models.build import build_part, takes
 from detr_mini.models.protocol import DetectionModel
 from detr_mini.optim.schedule import SCALINGS, scaled
@@ -23,6 +25,7 @@ from detr_mini.pretrained.checkpoints import read_checkpoint
 from detr_mini.pretrained.torchvision_detectors import body_of
 from detr_mini.pretrained.transfer import PACKAGED, Start, begin_with_packaged, carry
 from detr_mini.shared_cores import share_cores
+from detr_mini.text.tokenizers import tokenizer_of
 from detr_mini.training.backgrounds import add_backgrounds
 from detr_mini.training.begin_published import set_backbone, set_by_weights
 from detr_mini.training.budget import Budget
@@ -32,6 +35,7 @@ from detr_mini.training.image_growth import ImageGrowth
 from detr_mini.training.keep_categories import add_kept, find_kept
 from detr_mini.training.options import TrainerOptions
 from detr_mini.training.plan import Trainable, fit_to_time
+from detr_mini.training.processes import ALONE, Ranks
 from detr_mini.training.pseudo import add_pseudo
 from detr_mini.training.remarks import objects_notice
 from detr_mini.training.task import DetectionTask
@@ -49,14 +53,15 @@ class Parts:
     """Of the device."""
 
 
-def build(config: DictConfig, processes: int | None = None, kept: Mapping[str, Any] | None = None) -> Parts:
+def build(config: DictConfig, last: Mapping[str, Any] | None = None, ranks: Ranks = ALONE) -> Parts:
     """Seed everything, then build backbone, data, model, criterion, optimizer and task from `config`.
 
     The number of classes comes from the annotations, normalisation from the backbone, the stride from the model.
     Settings that are "auto" get their numbers; the checkpoint's metadata holds the config with these.
-    `processes` is the number with which the run was begun, if it is another: learning rate and warm-up stay as then.
-    `kept`: what the run's checkpoint holds of `keep_categories`; the old detector is then not asked again.
+    `last`: the checkpoint of a run that goes on. Learning rate and warm-up stay those of the number of processes with
+    which it was begun, and so do its tokeniser and what detectors found for `keep_categories` and `pseudo`.
     """
+    last = last or {}
     settings = plain_dict(config, resolve=True)
     named = settings.get("init") not in (None, AUTO) and settings["resume"] is None
     body = body_of(settings["init"]) if named else None
@@ -70,11 +75,12 @@ def build(config: DictConfig, processes: int | None = None, kept: Mapping[str, A
     begun += [] if body is None else [body.put_in(backbone)]
     device = find_device(options)
     used = choices(options, settings["data"], device)
-    data = _data(settings, used, backbone, config.seed)
+    data = _data(settings, used, backbone, config.seed, last.get("tokeniser"))
+    labelled = sources_of(data.root, image_files(data.train_set))
     data.report.notices += [*begun, *notices]
     backgrounds = add_backgrounds(data, settings)
-    pseudo = add_pseudo(data, settings, options.device_type)
-    kept = _keep(settings, options, data, start, kept)
+    pseudo, looked_at = add_pseudo(data, settings, options.device_type, last.get("pseudo"), ranks)
+    kept = _keep(settings, options, data, start, last.get("kept"), ranks)
     _choose_queries(settings, data)
     model, start = _model(settings, options, used, backbone, data, start)
     criterion = build_part("criterion", settings["criterion"])
@@ -85,7 +91,7 @@ def build(config: DictConfig, processes: int | None = None, kept: Mapping[str, A
 
     growth = ImageGrowth(options.coarse_scale, options.coarse_until, options.coarse_grow)
     fit_to_time(settings, options, data, growth, Trainable(model, criterion, make_optimizer))
-    processes = processes or options.devices * options.num_nodes
+    processes = last.get("processes") or options.devices * options.num_nodes
     rate, warmup_steps = _scaled(optim, processes)
     seconds = None if options.max_minutes is None else options.max_minutes * 60
     canvases = None
@@ -109,7 +115,7 @@ def build(config: DictConfig, processes: int | None = None, kept: Mapping[str, A
         validations=options.validations,
         operating_point=settings.get("operating_point"),
         metadata={
-            **_metadata(settings, data, start, backgrounds),
+            **_metadata(settings, data, start, [*labelled, *backgrounds, *looked_at]),
             "processes": processes,
             "kept": kept,
             "pseudo": pseudo,
@@ -117,7 +123,9 @@ def build(config: DictConfig, processes: int | None = None, kept: Mapping[str, A
     )
     data.follow(
         lambda: task.epoch_began,
-        lambda batches: growth.scale_at(task.budget.agreed_progress(batches // options.accumulate)),
+        lambda batches: growth.scale_at(
+            task.budget.agreed_progress(options.step_of(batches, len(data.train_set), data.batch_size))
+        ),
     )
     return Parts(task, data, options, device, used)
 
@@ -163,26 +171,43 @@ def _backbone(settings: Mapping[str, Any], start: Mapping[str, Any] | None) -> A
     return build_part("backbone", {**section, **({"weights": "none"} if replaced else {})})
 
 
-def _data(settings: dict[str, Any], used: Choices, backbone: Any, seed: int) -> Data:
-    """The data, read and checked."""
+def _data(
+    settings: dict[str, Any], used: Choices, backbone: Any, seed: int, tokeniser: Mapping[str, Any] | None
+) -> Data:
+    """The data, read and checked. `tokeniser`: of a run that goes on; its words keep their rows in the weights."""
     said = settings["data"]  # of published weights: their own normalisation
     said = {**said, **{name: getattr(used, name) for name in ("pin_memory", "uint8") if name in said}}
     data: Data = build_part(
         "data", said, mean=said.get("mean") or backbone.mean, std=said.get("std") or backbone.std,
         stride=backbone.strides[-1], seed=seed,
     )  # fmt: skip
+    if tokeniser is not None:
+        data.tokenizer = tokenizer_of(tokeniser, "last.ckpt")
     data.setup("fit")
     return data
 
 
+def image_files(train: CocoSet) -> int:
+    """The image files of a set; several tiles come from one."""
+    if train.records.corners is None:
+        return len(train)
+    names, ends = train.records.names.numpy().tobytes(), train.records.ends.tolist()
+    return len({names[begin:end] for begin, end in pairwise(ends)})
+
+
 def _keep(
-    settings: Mapping[str, Any], options: TrainerOptions, data: Data, start: dict[str, Any] | None, kept: Any
+    settings: Mapping[str, Any],
+    options: TrainerOptions,
+    data: Data,
+    start: dict[str, Any] | None,
+    kept: Any,
+    ranks: Ranks,
 ) -> Mapping[str, Any] | None:
     """With `keep_categories`, add to the data what the detector of `init` finds (or has found, `kept`); that."""
     if not settings.get("keep_categories"):
         return None
     if start is not None and settings["init"] != AUTO:
-        kept = find_kept(data, start, str(settings["init"]), options.device_type)
+        kept = find_kept(data, start, str(settings["init"]), options.device_type, ranks)
     if kept is None:
         raise ConfigError("keep_categories=true keeps the categories of another detector; add init=CHECKPOINT")
     add_kept(data, kept)
@@ -237,13 +262,12 @@ def _model(
 
 
 def _metadata(
-    settings: dict[str, Any], data: Data, start: Mapping[str, Any] | None, backgrounds: Sequence[Mapping[str, Any]]
+    settings: dict[str, Any], data: Data, start: Mapping[str, Any] | None, sources: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """What a checkpoint holds beside weights and the training's state. `start`: the checkpoint of `init`;
-    `backgrounds`: the sources of images without objects."""
+    """What a checkpoint holds beside weights and the training's state. `start`: the checkpoint of `init`; `sources`:
+    of all training images."""
     earlier = (start or {}).get("sources") or []
-    labelled = len(data.train_set) - sum(source["images"] for source in backgrounds)
-    own = [source for source in (*sources_of(data.root, labelled), *backgrounds) if source not in earlier]
+    own = [source for source in sources if source not in earlier]
     seen = sizes_of(data.train_set)
     return {
         "sources": [*earlier, *own],

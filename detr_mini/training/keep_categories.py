@@ -9,7 +9,7 @@ training: what it finds counts as truth beside the labels (pseudo-labels: Li and
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from detr_mini.progress import track
 from detr_mini.structures import Categories, Detections
 from detr_mini.text.names import rows_by_name
 from detr_mini.torch_seeding import seeded
+from detr_mini.training.processes import ALONE, Ranks
 
 SAME_OBJECT = 0.5
 """IoU with a label from which a found box is of the labelled object: the label counts."""
@@ -40,22 +41,23 @@ MOST = 300
 """Boxes that are looked at in a picture."""
 
 
-def find_kept(data: Data, start: Mapping[str, Any], name: str, device: str) -> dict[str, Any]:
+def find_kept(data: Data, start: Mapping[str, Any], name: str, device: str, ranks: Ranks = ALONE) -> dict[str, Any]:
     """What the detector in the checkpoint `start` (of the file `name`) finds of its own categories in the training set.
 
     Plain values and tensors, for the checkpoint: names and ids of the kept categories, and the boxes. `add_kept` adds
-    them to the data. ConfigError where there is no category to keep.
+    them to the data. ConfigError where there is no category to keep. The processes share the pictures.
     """
     train, theirs = data.train_set, Categories.from_dict(start["categories"])
     kept = _kept_categories(train, theirs, data, name)
     with seeded(0):
         detector = from_checkpoint(start, name, device)
-    seen = list(_looked_at(detector, train))
-    judged = [_judged(found, record, train, detector, kept) for record, found in seen]
-    ids = torch.tensor([record.image_id for record, _ in seen]).long()
-    image_ids = ids.repeat_interleave(torch.tensor([len(each[0]) for each in judged]).long())
+    own = [(record.image_id, _judged(found, record, train, detector, kept))
+           for record, found in _looked_at(detector, ranks.share(train.records))]  # fmt: skip
+    seen = sorted((one for each in ranks.of_all(own) for one in each), key=lambda one: one[0])
+    ids = torch.tensor([image_id for image_id, _ in seen]).long()
+    image_ids = ids.repeat_interleave(torch.tensor([len(each[0]) for _, each in seen]).long())
     none = torch.zeros(0, 4, dtype=torch.float64), torch.zeros(0).long(), torch.zeros(0).bool()
-    boxes, labels, sure = map(torch.cat, zip(none, *judged, strict=True))
+    boxes, labels, sure = map(torch.cat, zip(none, *(each for _, each in seen), strict=True))
     names = [theirs.names[row] for row, label in kept.items() if label >= len(data.categories)]
     return {
         # behind the data's own, since labels follow the order of ids
@@ -104,10 +106,10 @@ def _kept_categories(train: CocoSet, theirs: Categories, data: Data, name: str) 
     return kept
 
 
-def _looked_at(detector: Detector, train: CocoSet) -> Iterator[tuple[ImageRecord, Detections]]:
+def _looked_at(detector: Detector, pictures: Sequence[ImageRecord]) -> Iterator[tuple[ImageRecord, Detections]]:
     """Each picture that can be read, with what the old detector finds (the training reports the others)."""
     least = UNSURE_SHARE * detector.operating_point.threshold
-    records = track(train.records, "looking for the categories to keep")
+    records = track(pictures, "looking for the categories to keep")
     return found_in_each(detector, records, ImageRecord.pixels, ignored, least, MOST)
 
 

@@ -56,8 +56,18 @@ class TrainerOptions:
 
     def epoch_steps(self, images: int, batch_size: int) -> int:
         """Optimizer steps in one pass over `images`, with `batch_size` images per process."""
-        batches = max(1, images // (self.devices * self.num_nodes) // batch_size)
-        return -(-batches // self.accumulate)
+        return -(-self._epoch_batches(images, batch_size) // self.accumulate)
+
+    def _epoch_batches(self, images: int, batch_size: int) -> int:
+        return max(1, images // (self.devices * self.num_nodes) // batch_size)
+
+    def step_of(self, batches: int, images: int, batch_size: int) -> int:
+        """The optimizer step that a batch belongs to, given how many `batches` come before it in all epochs.
+
+        A step ends with the epoch, however few batches it has by then.
+        """
+        epoch, batch = divmod(batches, self._epoch_batches(images, batch_size))
+        return epoch * self.epoch_steps(images, batch_size) + batch // self.accumulate
 
     def steps(self, images: int, batch_size: int) -> int | None:
         """Optimizer steps after which the training ends; None if only time ends it."""

@@ -242,8 +242,11 @@ def fit_to_time(
         steps = USUAL_EPOCHS * options.epoch_steps(images, data.batch_size) if length is None else length
         seen = float(steps * data.batch_size * options.devices * options.num_nodes)
         chosen = Plan(wanted, data.batch_size, *rhythm(steps), strong_share(seen / images), seen, 0.0)
-        because = dict.fromkeys(("size", "batch_size"), "the usual value, because time does not end the training")
-        because |= dict.fromkeys(("strong_until", "warmup_steps", "average"), f"for {steps:,.0f} steps of training")
+        because = dict.fromkeys(("size", "batch_size"), f"the usual value, because {_unmeasured(options)}")
+        paced_for = f"for {steps:,.0f} steps of training"
+        if length is None:
+            paced_for += f", {USUAL_EPOCHS} passes over train: {_unmeasured(options)}"
+        because |= dict.fromkeys(("strong_until", "warmup_steps", "average"), paced_for)
     if "size" in asked and chosen.size == wanted:
         asked.remove("size")  # chosen by the boxes; the report already has the reason
     if chosen.images < images:
@@ -261,6 +264,15 @@ def fit_to_time(
         if name == "warmup_steps" and optim.get("scaling", "none") != "none":
             optim[name] *= options.devices * options.num_nodes  # settings are those of one process
         data.report.choose(f"optim.{name}", Chosen(optim[name], because[name]))
+
+
+def _unmeasured(options: TrainerOptions) -> str:
+    """Why the speed of this machine does not decide."""
+    if options.max_minutes is None:
+        return "time does not end the training"
+    if options.max_steps is not None or options.max_epochs is not None:
+        return "steps or epochs may end the training before its minutes do"
+    return "the speed of several processes is not measured"
 
 
 def _because(chosen: Plan, wanted: int, train_images: int, minutes: float | int) -> dict[str, str]:

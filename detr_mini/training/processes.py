@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -51,6 +51,10 @@ class Ranks:
     def world(self) -> int:
         return self.launch.world
 
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """Every `world`-th of the items, from this process's rank on."""
+        return items if self.world == 1 else items[self.launch.rank :: self.world]
+
     def of_first(self, decide: Callable[[], T]) -> T:
         """What `decide()` returns in the first process. All processes call this at the same place."""
         if self.world == 1:
@@ -66,6 +70,10 @@ class Ranks:
         found: list[Any] = [None] * self.world
         torch.distributed.all_gather_object(found, value)
         return found
+
+
+ALONE = Ranks(Launch(), Watch())
+"""A training of one process."""
 
 
 @contextmanager

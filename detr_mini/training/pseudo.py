@@ -6,7 +6,8 @@ for object detection"). What the teacher is unsure of is neither an object nor b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +17,62 @@ from detr_mini.boxes import xyxy_to_xywh
 from detr_mini.data.auto_settings import AUTO
 from detr_mini.data.protocol import Data
 from detr_mini.errors import CheckpointError, ConfigError, DataError, some_of
+from detr_mini.formats.licences import sources_of
 from detr_mini.formats.split import CocoSet
+from detr_mini.images.header import image_size
 from detr_mini.images.load import load_image
 from detr_mini.inference.detector import Detector, load
-from detr_mini.inference.requests import found_in_each, ignored
+from detr_mini.inference.requests import found_in_each, ignored, readable
 from detr_mini.inference.sources import find_pictures, without_copies
 from detr_mini.progress import track
 from detr_mini.structures import Detections
 from detr_mini.torch_seeding import seeded
+from detr_mini.training.processes import ALONE, Ranks
 
 UNSURE_SHARE = 0.5
 """Of the detector's own threshold: below it, what is found is background."""
 
 
-def add_pseudo(data: Data, settings: Mapping[str, Any], device: str) -> dict[str, Any] | None:
-    """With `pseudo`, join its pictures to the training set of `data`; what was joined, for the checkpoint.
+def add_pseudo(
+    data: Data,
+    settings: Mapping[str, Any],
+    device: str,
+    before: Mapping[str, Any] | None = None,
+    ranks: Ranks = ALONE,
+) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """With `pseudo`, join its pictures to the training set of `data`.
 
+    Returns what was joined, as plain values and tensors for the checkpoint, and its sources (`sources_of`). A run that
+    is resumed joins what its checkpoint holds (`before`), and does not look again.
     Pictures that are in train, val or test already, or in which the detector is sure of nothing, stay out. ConfigError
     where no detector is named, CheckpointError for one that knows none of the data's categories, DataError where no
     picture is left.
     """
     if settings.get("pseudo") is None:
-        return None
+        return None, []
+    if data.tokenizer is not None:
+        raise ConfigError("pseudo=FOLDER works with boxes, not with captions; leave it out")
+    folder = str(settings["pseudo"])
+    pseudo = dict(before) if before is not None and "names" in before else find_pseudo(data, settings, device, ranks)
+    paths = [_path(folder, name) for name in pseudo["names"]]
+    gone = [path for path in paths if not path.is_file()]
+    if gone:
+        raise DataError(f"pseudo={folder}: {len(gone)} of {len(paths)} pictures of this run are not there (the first: "
+                        f"{gone[0]}); put them back, or start a new run from its weights")  # fmt: skip
+    data.sets["train"] = joined(data.train_set, paths, pseudo)
+    data.report.notices.append(str(pseudo["said"]))
+    return pseudo, sources_of(Path(folder).expanduser(), len(paths))
+
+
+def find_pseudo(data: Data, settings: Mapping[str, Any], device: str, ranks: Ranks) -> dict[str, Any]:
+    """The new pictures in which the detector is sure of something, and what it finds there.
+
+    The processes share the pictures, those that the first one sees.
+    """
     name = settings.get("pseudo_checkpoint") or settings.get("init")
     if name in (None, AUTO):
         raise ConfigError("pseudo=FOLDER needs a detector that looks at the pictures; add init=... or "
                           "pseudo_checkpoint=...")  # fmt: skip
-    if data.tokenizer is not None:
-        raise ConfigError("pseudo=FOLDER works with boxes, not with captions; leave it out")
     with seeded(0):
         detector = load(name, device)
     own = detector.operating_point.threshold
@@ -55,20 +84,24 @@ def add_pseudo(data: Data, settings: Mapping[str, Any], device: str) -> dict[str
     if not labels:
         raise CheckpointError(f"{name} knows none of the data's categories ({some_of(data.categories.names, 8)}); name "
                               "another pseudo_checkpoint, or leave pseudo out")  # fmt: skip
-    found = _look(
-        detector, new_pictures(data, str(settings["pseudo"]), "pseudo"), UNSURE_SHARE * min(own, sure), labels
-    )
-    kept = {path: one for path, one in found.items() if bool((one.scores >= sure).any())}
+    folder = str(settings["pseudo"])
+    paths = ranks.of_first(lambda: new_pictures(data, folder, "pseudo"))
+    refuse_larger_than_tiles(data, paths, folder, "pseudo")
+    looked = ranks.of_all(_look(detector, ranks.share(paths), UNSURE_SHARE * min(own, sure), labels))
+    seen = {path: one for each in looked for path, one in each.items()}
+    kept = {path: seen[path] for path in paths if path in seen and bool((seen[path].scores >= sure).any())}
     if not kept:
-        raise DataError(f"{name} finds nothing with a score of at least {sure:g} in the {len(found)} new pictures of "
-                        f"{settings['pseudo']}; set a lower pseudo_threshold, or leave pseudo out")  # fmt: skip
-    data.sets["train"], boxes, unsure = joined(data.train_set, kept, sure, labels)
-    data.report.notices.append(
-        f"pseudo: {len(kept)} of {len(found)} new pictures in {settings['pseudo']} are trained on, with {boxes} boxes "
+        raise DataError(f"{name} finds nothing with a score of at least {sure:g} in the {len(seen)} new pictures of "
+                        f"{folder}; set a lower pseudo_threshold, or leave pseudo out")  # fmt: skip
+    found = as_labels(kept, folder, sure, labels)
+    boxes, unsure = int(found["sure"].sum()), int((~found["sure"]).sum())
+    said = (
+        f"pseudo: {len(kept)} of {len(seen)} new pictures in {folder} are trained on, with {boxes} boxes "
         f"that {name} finds with a score of at least {sure:.2f}; {unsure} less certain ones count neither as objects "
         "nor as background"
     )
-    return {"pictures": len(kept), "boxes": boxes, "unsure": unsure, "threshold": sure, "checkpoint": str(name)}
+    return {"pictures": len(kept), "boxes": boxes, "unsure": unsure, "threshold": sure, "checkpoint": str(name),
+            "said": said, **found}  # fmt: skip
 
 
 def new_pictures(data: Data, folder: str, setting: str) -> list[Path]:
@@ -83,7 +116,21 @@ def new_pictures(data: Data, folder: str, setting: str) -> list[Path]:
     return [source.path for source in new]
 
 
-def _look(detector: Detector, paths: list[Path], least: float, labels: Mapping[int, int]) -> dict[Path, Detections]:
+def refuse_larger_than_tiles(data: Data, paths: Sequence[Path], folder: str, setting: str) -> None:
+    """ConfigError where pictures would have to be cut as those of the dataset are. It names `setting`."""
+    if data.tiles is None:
+        return
+    sizes = readable(paths, lambda path: image_size(path)[0], ignored)
+    larger = sum(max(size) > int(data.tiles) for _, size in sizes)
+    if larger:
+        raise ConfigError(
+            f"{setting}={folder}: {larger} of {len(paths)} pictures are larger than data.tiles={data.tiles}, and only "
+            f"those of the dataset are cut into windows; give pictures of at most {data.tiles} pixels, or leave "
+            f"{setting} or data.tiles out"
+        )
+
+
+def _look(detector: Detector, paths: Sequence[Path], least: float, labels: Mapping[int, int]) -> dict[Path, Detections]:
     """What is found of the data's categories in each readable picture."""
     known = torch.tensor([row in labels for row in range(len(detector.categories))])
     looked_at = track(paths, "looking at pictures without labels")
@@ -95,15 +142,26 @@ def _large(found: Detections) -> Any:
     return ((found.boxes[:, 2:] - found.boxes[:, :2]) >= 1).all(1)
 
 
-def joined(
-    train: CocoSet, found: Mapping[Path, Detections], sure: float, labels: Mapping[int, int]
-) -> tuple[CocoSet, int, int]:
-    """The training set with these pictures behind its own; the boxes that count, and those that count as nothing."""
-    wider = train.with_images([str(path.resolve()) for path in found], [one.image_size for one in found.values()])
-    boxes = xyxy_to_xywh(torch.cat([one.boxes for one in found.values()]).double())
+def as_labels(found: Mapping[Path, Detections], folder: str, sure: float, labels: Mapping[int, int]) -> dict[str, Any]:
+    """The pictures, by their paths from `folder`, and their boxes: labels where the score is at least `sure`."""
     rows = torch.cat([one.labels for one in found.values()]).tolist()
-    unsure = torch.cat([one.scores for one in found.values()]) < sure
-    counts = torch.tensor([len(one) for one in found.values()])
-    owner = torch.arange(len(train), len(wider)).repeat_interleave(counts)
-    both = wider.plus(owner, boxes, torch.tensor([labels[row] for row in rows], dtype=train.labels.dtype), unsure)
-    return both, int((~unsure).sum()), int(unsure.sum())
+    return {
+        "names": [os.path.relpath(path, os.path.expanduser(folder)) for path in found],
+        "sizes": [tuple(one.image_size) for one in found.values()],
+        "counts": torch.tensor([len(one) for one in found.values()]),
+        "boxes_xywh": xyxy_to_xywh(torch.cat([one.boxes for one in found.values()]).double()),
+        "labels": torch.tensor([labels[row] for row in rows], dtype=torch.long),
+        "sure": torch.cat([one.scores for one in found.values()]) >= sure,
+    }
+
+
+def _path(folder: str, name: str) -> Path:
+    """Where a picture lies; `folder` may be a pattern, from which names lead out again."""
+    return Path(os.path.normpath(os.path.join(os.path.abspath(os.path.expanduser(folder)), name)))
+
+
+def joined(train: CocoSet, paths: Sequence[Path], pseudo: Mapping[str, Any]) -> CocoSet:
+    """The training set with these pictures behind its own. Boxes that are unsure go in like crowd regions."""
+    wider = train.with_images([str(path.resolve()) for path in paths], pseudo["sizes"])
+    owner = torch.arange(len(train), len(wider)).repeat_interleave(pseudo["counts"])
+    return wider.plus(owner, pseudo["boxes_xywh"], pseudo["labels"].to(train.labels.dtype), ~pseudo["sure"])

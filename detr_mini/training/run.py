@@ -33,6 +33,7 @@ from detr_mini.training.resume import (
     same_last,
 )  # fmt: skip
 from detr_mini.training.run_files import logging_to, write_data_report, write_given_settings, write_settings, writing
+from detr_mini.training.same_data import check_same_data
 from detr_mini.training.signals import stopping_at_once
 from detr_mini.training.trainer import fit, make_trainer
 
@@ -68,8 +69,8 @@ def train(config: DictConfig) -> Path:
             config = cast(DictConfig, OmegaConf.merge(config, {"resume": None}))
 
         # Build and plan; an error in the config leaves no folder behind
-        last = checkpoint or {}
-        parts = build(config, last.get("processes"), last.get("kept"))
+        parts = build(config, checkpoint, ranks)
+        check_same_data(ranks, parts.data)
         parts.task.metadata["given"] = given
         if begun is not None and checkpoint is not None:
             changed = check_fits(begun.folder, checkpoint, parts.task, parts.data)

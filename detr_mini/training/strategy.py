@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
+from jaxtyping import Float
 from pytorch_lightning.strategies import DDPStrategy
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from detr_mini.training.options import TrainerOptions
@@ -39,6 +41,17 @@ def changes_buffers(model: nn.Module) -> bool:
     A module of another package that has buffers counts as one that does.
     """
     return any(_tracks(module) for module in model.modules())
+
+
+def with_gradients(total: Float[Tensor, ""], left_out: Iterable[nn.Parameter]) -> Float[Tensor, ""]:
+    """The loss, with gradients of zero for the parameters that its batch does not use.
+
+    DDP waits in every process for a gradient of each parameter, and fails in the next step where one has none. To
+    search for them (`find_unused_parameters`) costs time in every step; few batches leave any out.
+    """
+    for parameter in left_out:
+        total = total + 0.0 * parameter.flatten()[0]
+    return total
 
 
 def _tracks(module: nn.Module) -> bool:

@@ -21,7 +21,7 @@ from detr_mini.losses.matcher import NonFiniteCostError
 from detr_mini.losses.unjudged import without_unjudged
 from detr_mini.models.protocol import DetectionModel
 from detr_mini.optim.schedule import warmup_cosine
-from detr_mini.structures import Batch, Categories, OperatingPoint
+from detr_mini.structures import Batch, Categories
 from detr_mini.torch_seeding import mix_numbers
 from detr_mini.training.averaging import AveragedModel
 from detr_mini.training.budget import Budget
@@ -30,7 +30,8 @@ from detr_mini.training.diagnosis import explain
 from detr_mini.training.history import LOGGED
 from detr_mini.training.requests import Requests
 from detr_mini.training.skipping import HALVINGS, MOST, SkippedSteps
-from detr_mini.training.validation import Collected, Validation
+from detr_mini.training.strategy import with_gradients
+from detr_mini.training.validation import Collected, Measured, Validation
 
 log = logging.getLogger("detr_mini")
 
@@ -79,7 +80,8 @@ class DetectionTask(pl.LightningModule):
         self.warmup_steps, self.rate, self.clip, self.accumulate = warmup_steps, rate, clip, accumulate
         self.canvases = canvases
         self.validations, self.point_settings = validations, dict(operating_point or {})
-        self._default_point: OperatingPoint = settled(operating_point)
+        self._before = Measured(settled(operating_point))
+        """Before the first validation of this process: the settings, or what the checkpoint holds."""
         self.metadata = dict(metadata or {})
         self.averaged = AveragedModel(model, average)
         self.epoch_began = 0.0
@@ -97,6 +99,8 @@ class DetectionTask(pl.LightningModule):
         """Of a training on a GPU."""
         self._boxes = 0
         """Boxes since the last step of the optimizer."""
+        self._captions = 0
+        """Captions since then."""
         self._collected = Collected()
         self._warned = False
 
@@ -109,7 +113,10 @@ class DetectionTask(pl.LightningModule):
         with self._explaining("a matching cost", self.model, batch):
             losses = self.losses(batch, self.global_step)
         self._count(batch, losses)
-        return losses.total * self.accumulate  # Lightning divides by it, but `_boxes` counts all batches of the step
+        total = losses.total
+        if self.trainer.world_size > 1:
+            total = with_gradients(total, self.model.left_out(batch.captions))
+        return total * self.accumulate  # Lightning divides by it, but `_boxes` counts all batches of the step
 
     def losses(self, batch: Batch, step: int) -> Losses:
         """The losses of one batch, as sums over its boxes."""
@@ -146,6 +153,7 @@ class DetectionTask(pl.LightningModule):
         parts = [losses.terms.get(name, total.new_zeros(())) for name in LOGGED]
         self.sums += torch.stack([total, *parts, total.new_full((), losses.boxes)])
         self._boxes += losses.boxes
+        self._captions += 0 if batch.captions is None else len(batch.captions.token_ids)
         self.images_seen += len(batch)
         self._batch = batch
 
@@ -154,14 +162,18 @@ class DetectionTask(pl.LightningModule):
 
         The numbers go from host to host (gloo), so that no process waits for its GPU.
         """
-        boxes, self._boxes = float(self._boxes), 0
+        boxes, captions = float(self._boxes), float(self._captions)
+        self._boxes = self._captions = 0
         if self.trainer.world_size > 1:
-            own = [boxes, self.budget.elapsed, *self.requests.as_numbers()]
+            own = [boxes, captions, self.budget.elapsed, *self.requests.as_numbers()]
             shared = torch.tensor(own, dtype=torch.float64)
             torch.distributed.all_reduce(shared)
-            boxes, elapsed, *asked = shared.tolist()
+            boxes, captions, elapsed, *asked = shared.tolist()
             self.budget.agree(elapsed / self.trainer.world_size)
             self.requests.agree(asked)
+            if not captions:  # the optimizer then leaves them as they are, as in a training of one process
+                for parameter in self.model.left_out(None):
+                    parameter.grad = None
         return boxes
 
     def _scale_and_clip_gradient(self, boxes: float) -> None:
@@ -306,14 +318,13 @@ class DetectionTask(pl.LightningModule):
         return self.sums
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        latest = self.validation
-        point = self._default_point if latest is None else latest.point
+        measured = self._before if self.validation is None else Measured.by(self.validation)
         checkpoint |= {
             "averaged": self.averaged.state(),
             "best": dict(self.best),
             "categories": self.categories.to_dict(),
-            "threshold": None if latest is None else latest.threshold,
-            "operating_point": asdict(point),
+            "threshold": measured.threshold,
+            "operating_point": asdict(measured.point),
             "random_state": {"torch": torch.get_rng_state()},
             "progress": {
                 "elapsed": self.budget.elapsed,
@@ -321,7 +332,7 @@ class DetectionTask(pl.LightningModule):
                 "images_seen": self.images_seen,
                 "processes": self.trainer.world_size,
                 "sums": self.share_sums().tolist(),
-                "scores": None if latest is None else dict(latest.scores.metrics),
+                "scores": measured.scores,
             },
             **self.metadata,
         }
@@ -333,6 +344,7 @@ class DetectionTask(pl.LightningModule):
         self.best = dict(checkpoint["best"])
         torch.set_rng_state(checkpoint["random_state"]["torch"])
         progress = checkpoint["progress"]
+        self._before = self._before.restored(checkpoint, self.point_settings)
         self.budget.set_elapsed(progress["elapsed"])
         self.epoch_began = progress.get("epoch_began", 0.0)
         self.images_seen = own_images(progress, self.trainer.world_size)

@@ -24,6 +24,9 @@ from detr_mini.training.strategy import chosen_strategy
 from detr_mini.training.task import NEVER
 from detr_mini.training.watch import how_to_continue, lost_peer
 
+QUESTION = "_broadcast_sigterm_tensor"
+"""Lightning's name for what its processes send each other before every batch; older versions have none."""
+
 
 def make_trainer(
     parts: Parts, folder: Path, console: Console, config: DictConfig, ranks: Ranks
@@ -64,6 +67,10 @@ def make_trainer(
         raise ConfigError(f"the trainer section cannot be used on this machine: {reason}") from error
     # Lightning's handlers enter collectives between any two instructions; `Checkpoints` has its own
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    # nor do the processes ask each other before every batch whether a handler was called: that waits for the GPU
+    loop = trainer.fit_loop.epoch_loop
+    if hasattr(loop, QUESTION):
+        setattr(loop, QUESTION, lambda: None)
     return trainer, checkpoints
 
 

@@ -13,10 +13,13 @@ import torch
 from detr_mini.boxes import cxcywh_to_xyxy
 from detr_mini.captions.datamodule import CaptionData
 from detr_mini.captions.made_dataset import ensure_captioned
+from detr_mini.config.compose import compose
 from detr_mini.data.augment import RandomHorizontalFlip, RandomScaleCrop
 from detr_mini.data.mosaic import Mixup, Mosaic, RandomWindow
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.structures import Batch
+from detr_mini.training.build import build
+from training_parts import SMALL
 
 SPLIT = {name: {"images": name, "annotations": f"annotations/{name}.json"} for name in ("train", "val", "test")}
 CAPTIONS = {"train": "made", "val": "annotations/val_captions.json", "test": "annotations/test_captions.json"}
@@ -186,3 +189,19 @@ def test_what_is_measured_needs_no_captions_to_learn_words_from(root: Path) -> N
     measured.setup("test")
     assert set(measured.sets) == {"test"}
     assert measured.tokenizer is None
+
+
+def test_a_run_that_goes_on_keeps_its_tokeniser(root: Path) -> None:
+    words = ["experiment=shapes_captions", "data.make=null", f"data.root={root}", "data.size=64", "trainer.max_steps=1",
+             "trainer.max_minutes=null", "data.batch_size=4", *SMALL]  # fmt: skip
+    config = compose("train", words)
+    first = build(config)
+    state = first.task.metadata["tokeniser"]
+    permuted = {**state, "words": state["words"][::-1]}  # as other captions would have trained it
+    again = build(config, {"tokeniser": permuted})
+    assert again.data.tokenizer is not None and again.data.tokenizer.state() == permuted
+    assert again.task.metadata["tokeniser"] == permuted
+    one, other = (next(iter(parts.data.train_dataloader())).captions for parts in (first, again))
+    assert one is not None and other is not None
+    assert [c.text for c in one.records] == [c.text for c in other.records]
+    assert not one.token_ids.equal(other.token_ids)

@@ -256,7 +256,7 @@ def test_g22_rules_act_on_several_processes_only(scenes_root: Path) -> None:
     assert (task.rate, task.warmup_steps) == (2.0, 25)
     rates = {group["lr"]: group["initial_lr"] for group in task.configure_optimizers().param_groups}
     assert rates == {lr: 2 * lr for lr in rates} and rates
-    begun_with_one = build(small_config(scenes_root, *more, "optim.scaling=sqrt"), processes=1).task
+    begun_with_one = build(small_config(scenes_root, *more, "optim.scaling=sqrt"), {"processes": 1}).task
     assert (begun_with_one.rate, begun_with_one.warmup_steps) == (1.0, 100)
     with pytest.raises(ConfigError, match=r"optim.scaling is 'cubic'; choose one of none, warmup, sqrt, linear"):
         build(small_config(scenes_root, *more, "optim.scaling=cubic"))

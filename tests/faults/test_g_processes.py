@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -187,3 +189,59 @@ def test_g08_a_run_of_two_processes_goes_on_with_one_where_it_stood(scenes_root:
     last = read_checkpoint(tmp_path / "run" / "last.ckpt")
     assert (last["global_step"], last["progress"]["images_seen"]) == (8, 32), "two epochs of 16 images, none twice"
     assert "resumed with data.batch_size=4 (it was 2)" in (tmp_path / "run" / "run.log").read_text()
+
+
+def test_g24_images_without_captions_stop_no_process(scenes_root: Path, tmp_path: Path) -> None:
+    # the processes have batches of two images, and half of the images have no caption: some batches of one have none
+    content = json.loads((scenes_root / "annotations" / "train.json").read_text())
+    images = [{**image, "original_id": image["id"], "id": number, "caption": "a circle"}
+              for number, image in enumerate(content["images"][::4], start=1)]  # fmt: skip
+    boxes = {box["image_id"]: box for box in content["annotations"]}  # each image has one at least
+    annotations = [
+        {**boxes[image["original_id"]], "id": image["id"], "image_id": image["id"], "tokens_positive": [[2, 8]]}
+        for image in images
+    ]
+    file = tmp_path / "captions.json"
+    file.write_text(json.dumps({**content, "images": images, "annotations": annotations}))
+    words = [
+        *overrides(scenes_root, "experiment=shapes_captions", *TWO), "data.make=null", "trainer.max_minutes=null",
+        f"data.captions={{train: {file}, val: null}}", "data.val=null", "trainer.max_epochs=3", "data.batch_size=2",
+        "data.augment=[]", "model.joint={layers: 1, width: 8, heads: 2, pair_dim: 4}", "model.text.layers=1",
+        f"run_folder={tmp_path / 'run'}",
+    ]  # fmt: skip
+    ((status, output),) = results([start(words, {"all": {"weights": str(tmp_path)}})])
+    assert status == 0, output
+    assert read_checkpoint(tmp_path / "run" / "last.ckpt")["global_step"] == 12
+    one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_g25_processes_that_have_read_other_images_are_refused_with_their_host(
+    scenes_root: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "copy"
+    shutil.copytree(scenes_root, other)
+    min((other / "train").iterdir()).unlink()
+    words = overrides(scenes_root, *TWO, *LONG, "data.make=null", "data.on_missing=skip", "data.val=null",
+                      f"run_folder={tmp_path / 'run'}")  # fmt: skip
+    roots = (words, [*words, f"data.root={other}"])
+    envs = launcher("torchrun", 2, free_port())
+    found = results([start(own, None, **env) for own, env in zip(roots, envs, strict=True)])
+    assert [status for status, _ in found] == [2, 2], found
+    said = " ".join(found[0][1].split())
+    assert f"(on {socket.gethostname()}) has read another train split (15 images, not 16) from {other}" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_g25_val_that_processes_cannot_share_is_refused_before_the_training(scenes_root: Path, tmp_path: Path) -> None:
+    words = overrides(scenes_root, *TWO, *LONG, "data.limit_val=1", f"run_folder={tmp_path / 'run'}")
+    ((status, output),) = results([start(words)])
+    assert status == 2, output
+    assert "1 evaluation images cannot be shared by 2 processes" in output
+    assert not (tmp_path / "run").exists()
+
+
+def test_g26_processes_ask_each_other_for_no_signal_before_a_batch(scenes_root: Path, tmp_path: Path) -> None:
+    words = overrides(scenes_root, *TWO, "trainer.max_steps=2", "data.val=null", f"run_folder={tmp_path / 'run'}")
+    ((status, output),) = results([start(words, {"all": {"sigterm": True}})])
+    assert status == 0, output

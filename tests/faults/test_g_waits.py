@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
+from rich.console import Console
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -27,9 +29,12 @@ from detr_mini.losses import criterion, set_criterion
 from detr_mini.losses.matcher import Match
 from detr_mini.structures import Batch, _each
 from detr_mini.training.build import Parts, build
+from detr_mini.training.processes import ALONE
 from detr_mini.training.run import train
 from detr_mini.training.skipping import SkippedSteps
+from detr_mini.training.strategy import with_gradients
 from detr_mini.training.task import DetectionTask
+from detr_mini.training.trainer import QUESTION, make_trainer
 from training_parts import SMALL, overrides, small_config
 
 pytest.importorskip("torch", "2.12", "older versions of torch ask for a real device where tensors pretend to be on one")
@@ -171,3 +176,42 @@ def test_g13_waits_are_seen() -> None:
         there.new_tensor(1.0)
         there.new_full((2,), 1.0)
     assert waits.found == {"cpu to cuda at a test": 3, "cuda to cpu at a test": 1}
+
+
+def test_g26_lightnings_question_before_each_batch_is_not_asked(
+    scenes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert hasattr(_TrainingEpochLoop, QUESTION), "Lightning has another name for it now"
+    config = small_config(scenes_root, "trainer.max_steps=1")
+    trainer, _ = make_trainer(build(config), tmp_path, Console(), config, ALONE)
+    sent: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda tensor, src: sent.append(tensor))
+    getattr(trainer.fit_loop.epoch_loop, QUESTION)()
+    assert not sent
+    monkeypatch.delattr(_TrainingEpochLoop, QUESTION)
+    trainer, _ = make_trainer(build(config), tmp_path, Console(), config, ALONE)  # as in older versions
+    assert not hasattr(trainer.fit_loop.epoch_loop, QUESTION)
+
+
+def test_g24_parameters_that_a_batch_leaves_out_get_a_gradient_of_zero() -> None:
+    used, unused = (nn.Parameter(torch.tensor([2.0, 3.0])) for _ in range(2))
+    loss = used.square().sum()
+    total = with_gradients(loss, [unused])
+    assert total.equal(loss)
+    total.backward()
+    assert used.grad is not None and used.grad.tolist() == [4.0, 6.0]
+    assert unused.grad is not None and unused.grad.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("captions", [0.0, 3.0])
+def test_g24_a_step_in_which_no_process_has_captions_leaves_their_parameters_alone(
+    scenes_root: Path, monkeypatch: pytest.MonkeyPatch, captions: float
+) -> None:
+    task = build(small_config(scenes_root, "trainer.max_steps=2")).task
+    (name, parameter), *_ = task.model.named_parameters()
+    parameter.grad = torch.zeros_like(parameter)
+    monkeypatch.setattr(type(task.model), "left_out", lambda self, given: [parameter])
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda shared: shared[1].add_(captions))
+    task.trainer = SimpleNamespace(world_size=2)  # type: ignore[assignment]
+    task._boxes_of_all_processes()
+    assert (parameter.grad is None) == (captions == 0), name

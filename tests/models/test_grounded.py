@@ -164,3 +164,31 @@ def test_a_phrases_score_is_the_mean_of_its_words_on_the_images_own_pixels(model
     assert (phrase.boxes >= 0).all()
     assert (phrase.boxes[:, 2] <= 200).all()
     assert (phrase.boxes[:, 3] <= 100).all()
+
+
+def test_what_a_step_without_captions_or_attributes_leaves_out_is_known() -> None:
+    torch.manual_seed(0)
+    model = GroundedDETR(
+        backbone=backbone(), vocabulary=30, attributes=5, text={"heads": 2, "feedforward": 32, "layers": 1},
+        joint={"layers": 1, "width": 8, "heads": 2, "pair_dim": 4, "likenesses": 2}, **SIZES,
+    ).train()  # fmt: skip
+    used = captions([3, 4], [0, 1])
+
+    def silent(said: Captions | None) -> set[str]:
+        """The parameters of the part that reads captions that a step leaves without a gradient."""
+        model.zero_grad()
+        output = model(images(2), captions=said)
+        parts = [output.logits, output.boxes]
+        if output.grounding is not None:
+            parts += [*output.grounding.logits, output.grounding.tags]
+            parts += [] if said is None or said.attributes is None else [output.grounding.attributes]
+        sum(part.square().sum() for part in parts).backward()
+        of_images = {name for name, _ in MiniDETR(backbone=backbone(), **SIZES).named_parameters()}
+        return {name for name, p in model.named_parameters() if p.grad is None} - of_images
+
+    names = {id(p): name for name, p in model.named_parameters()}
+    known = torch.zeros(2, 1, 5, dtype=torch.bool)
+    for said in (None, used, replace(used, attributes=known)):
+        assert {names[id(p)] for p in model.left_out(said)} == silent(said)
+    assert len(model.left_out(None)) > len(model.left_out(used)) == 2
+    assert not model.left_out(replace(used, attributes=known))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_parts import write_images
-from detr_mini.errors import DataError
+from detr_mini.errors import ConfigError, DataError
 from detr_mini.pretrained.checkpoints import read_checkpoint
 from detr_mini.training.build import build
 from detr_mini.training.run import train
@@ -60,3 +60,16 @@ def test_a_file_that_is_no_image_is_named(scenes_root: Path, photos: Path) -> No
     (photos / "broken.png").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"broken\.png"):
         build(small_config(scenes_root, "trainer.max_steps=1", f"backgrounds={photos}"))
+
+
+def test_images_that_tiles_would_cut_are_refused(scenes_root: Path, photos: Path) -> None:
+    words = ("trainer.max_steps=1", f"backgrounds={photos}")
+    with pytest.raises(ConfigError, match=r"backgrounds=.*: 3 of 3 pictures are larger than data.tiles=48.*leave"):
+        build(small_config(scenes_root, *words, "data.tiles=48"))
+    assert len(build(small_config(scenes_root, *words, "data.tiles=64")).data.train_set) == 19
+
+
+def test_sources_count_files_and_not_their_tiles(scenes_root: Path) -> None:
+    parts = build(small_config(scenes_root, "trainer.max_steps=1", "data.tiles=48"))
+    assert len(parts.data.train_set) > 16
+    assert parts.task.metadata["sources"][0]["images"] == 16

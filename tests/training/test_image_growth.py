@@ -14,6 +14,7 @@ from detr_mini.data.samplers import Key
 from detr_mini.formats.coco import read_coco
 from detr_mini.structures import Batch
 from detr_mini.training.build import build
+from detr_mini.training.options import TrainerOptions
 from detr_mini.training.run import train
 from tests.training_parts import small_config
 
@@ -52,6 +53,21 @@ def test_accumulated_batches_of_one_step_have_one_size(
     words = ("trainer.max_steps=4", "trainer.accumulate=2", "data.test=null", f"run_folder={tmp_path / 'run'}")
     train(small_config(scenes_root, *GROWING, *words))
     assert sides == [32] * 4 + [64] * 4
+
+
+def test_images_grow_by_the_step_where_accumulation_does_not_fill_the_epoch(scenes_root: Path) -> None:
+    # 4 batches an epoch, so 2 steps with accumulate=3; the training has 8 steps, of which 4 have small images
+    words = ("trainer.max_steps=8", "trainer.accumulate=3")
+    parts = build(small_config(scenes_root, *GROWING, *words))
+    batches = parts.data.train_dataloader().batch_sampler
+    assert [parts.options.step_of(k, 16, 4) for k in range(9)] == [0, 0, 0, 1, 2, 2, 2, 3, 4]
+    assert [batches.scale(k) for k in range(16)] == [0.5] * 8 + [1.0] * 8
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+def test_a_step_of_whole_windows_is_the_number_of_batches_divided(accumulate: int) -> None:
+    options = TrainerOptions(max_steps=1, accumulate=accumulate)
+    assert [options.step_of(k, 19, 4) for k in range(40)] == [k // accumulate for k in range(40)]
 
 
 def test_sides_are_multiples_of_the_stride_and_nothing_is_padded(scenes_root: Path) -> None:

@@ -28,6 +28,7 @@ from detr_mini.training.plan import (
     rhythm,
     strong_share,
 )  # fmt: skip
+from training_parts import small_config
 
 # two cores: 16 images of 256 x 256 pixels a second
 SPEED = Speed(step=0.09, image=0.01, pixel=0.04 / 256**2)
@@ -149,3 +150,24 @@ def test_too_little_time_and_objects_too_far_apart_in_size_are_reported_at_the_s
     assert any("less than one pass over the 2 of train" in notice for notice in report.notices)
     assert any("times as large as the smallest" in notice for notice in report.notices)
     assert report.chosen["data.size"] == 224
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ((), "time does not end the training"),
+        (("trainer.max_minutes=9",), "steps or epochs may end the training before its minutes do"),
+        (("trainer=ddp", "trainer.devices=2", "trainer.max_minutes=9", "trainer.max_steps=null"),
+         "the speed of several processes is not measured"),
+    ],
+)  # fmt: skip
+def test_usual_values_have_the_reason_why_the_speed_does_not_decide(
+    scenes_root: Path, words: tuple[str, ...], why: str
+) -> None:
+    auto = ("trainer.max_steps=50", "data.batch_size=auto", "optim.warmup_steps=auto")
+    notices = build(small_config(scenes_root, *auto, *words)).data.report.notices
+    chosen = dict(notice.split(" is chosen: ") for notice in notices if " is chosen: " in notice)
+    reasons = {setting.partition("=")[0]: because for setting, because in chosen.items()}
+    assert reasons["data.batch_size"] == f"the usual value, because {why}"
+    paced = "for 50 steps of training" if len(words) < 4 else f"for 30 steps of training, 30 passes over train: {why}"
+    assert reasons["optim.warmup_steps"] == paced

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +16,15 @@ import torch
 from data_parts import write_images
 from detector_parts import checkpoint_of, untrained
 from detr_mini.errors import CheckpointError, ConfigError, DataError
+from detr_mini.pretrained.checkpoints import read_checkpoint
 from detr_mini.structures import Categories, Detections
+from detr_mini.training import pseudo
 from detr_mini.training.build import build
-from detr_mini.training.pseudo import joined
+from detr_mini.training.launch import Launch
+from detr_mini.training.processes import ALONE, Ranks
+from detr_mini.training.pseudo import _path, as_labels, find_pseudo, joined
 from detr_mini.training.run import train
+from detr_mini.training.watch import Watch
 from training_parts import small_config
 
 SHAPES = ("square", "circle", "triangle")
@@ -45,8 +54,11 @@ def test_pictures_stand_behind_the_labelled_ones_which_stay_as_they_are(scenes_r
     old = build(small_config(scenes_root, "trainer.max_steps=1")).data.train_set
     boxes = torch.tensor([[1.0, 2, 11, 22], [30, 30, 40, 60]])
     found = Detections(boxes, torch.tensor([0.9, 0.4]), torch.tensor([1, 0]), old.categories, image_size=(64, 64))
-    both, sure, unsure = joined(old, {photos / "0.png": found, photos / "1.png": found[:0]}, 0.7, {0: 0, 1: 2})
-    assert (sure, unsure, len(both)) == (1, 1, len(old) + 2)
+    both_found = {photos / "0.png": found, photos / "1.png": found[:0]}
+    labels = as_labels(both_found, str(photos), 0.7, {0: 0, 1: 2})
+    assert labels["names"] == ["0.png", "1.png"] and labels["sure"].tolist() == [True, False]
+    both = joined(old, [*both_found], labels)
+    assert len(both) == len(old) + 2
     for image_id in old.image_ids:
         assert torch.equal(both.target(image_id).boxes, old.target(image_id).boxes)
     new = both.target(both.image_ids[-2])
@@ -69,8 +81,79 @@ def test_a_training_joins_them_says_so_and_goes_on_with_the_same(
     assert train(resumed) == run
     parts = build(small_config(scenes_root, *more, "trainer.max_steps=2"))
     assert len(parts.data.train_set) > 16
+    sources = read_checkpoint(run / "last.ckpt")["sources"]
+    assert [source["images"] for source in sources] == [16, len(parts.data.train_set) - 16]
+    assert sources[1]["name"] == "photos"
     batch = next(iter(parts.data.train_dataloader()))
     assert len(batch) == 4
+
+
+def test_a_resumed_run_trains_on_what_was_found_before_it_began(
+    scenes_root: Path, teacher: Path, photos: Path, tmp_path: Path
+) -> None:
+    more = (f"pseudo={photos}", f"pseudo_checkpoint={teacher}", "pseudo_threshold=0.4")
+    words = (*more, f"run_folder={tmp_path / 'run'}", "resume=auto", "data.val=null", "data.test=null")
+    run = train(small_config(scenes_root, *words, "trainer.max_steps=1"))
+    first = read_checkpoint(run / "last.ckpt")["pseudo"]
+    teacher.unlink()  # another detector may lie there by now
+    write_images(photos, ["later.png"], (64, 64))
+    train(small_config(scenes_root, *words, "trainer.max_steps=2"))
+    again = read_checkpoint(run / "last.ckpt")
+    assert again["global_step"] == 2 and again["pseudo"]["names"] == first["names"]
+    assert again["pseudo"]["boxes_xywh"].equal(first["boxes_xywh"])
+    (photos / first["names"][0]).unlink()
+    with pytest.raises(DataError, match=rf"1 of {len(first['names'])} pictures of this run are not there.*put them"):
+        train(small_config(scenes_root, *words, "trainer.max_steps=3"))
+
+
+class Pair(Ranks):
+    """One of two processes, which are threads here."""
+
+    def __init__(self, rank: int, given: dict[int, Any], barrier: Barrier) -> None:
+        super().__init__(Launch(rank=rank, world=2), Watch())
+        self.given, self.barrier = given, barrier
+
+    def of_all(self, value: Any) -> list[Any]:
+        self.given[self.launch.rank] = value
+        self.barrier.wait(60)
+        found = [self.given[0], self.given[1]]
+        self.barrier.wait(60)
+        return found
+
+    def of_first(self, decide: Callable[[], Any]) -> Any:
+        return self.of_all(decide() if self.first else None)[0]
+
+
+def test_processes_share_the_pictures_and_keep_the_same(
+    scenes_root: Path, teacher: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+    look = pseudo._look
+    monkeypatch.setattr(pseudo, "track", lambda items, title: items)
+    monkeypatch.setattr(
+        pseudo, "_look", lambda detector, paths, *more: (looked.append(len(paths)), look(detector, paths, *more))[1]
+    )
+    settings = {"pseudo": str(photos), "pseudo_checkpoint": str(teacher), "pseudo_threshold": 0.4}
+    data = build(small_config(scenes_root, "trainer.max_steps=1")).data
+    alone = find_pseudo(data, settings, "cpu", ALONE)
+    given: dict[int, Any] = {}
+    barrier = Barrier(2)
+    with ThreadPoolExecutor(2) as pool:
+        pair = [Pair(rank, given, barrier) for rank in range(2)]
+        one, other = pool.map(lambda ranks: find_pseudo(data, settings, "cpu", ranks), pair)
+    assert looked[0] == 5 and sorted(looked[1:]) == [2, 3], "each looks at its share, the broken file included"
+    assert alone["names"] == one["names"] == other["names"] and alone["pictures"] == 4
+    for name in ("boxes_xywh", "labels", "sure", "counts"):
+        assert one[name].equal(other[name])
+    torch.testing.assert_close(one["boxes_xywh"], alone["boxes_xywh"], atol=1e-3, rtol=0)  # batched otherwise
+
+
+def test_names_lead_back_to_the_pictures_from_a_folder_and_from_a_pattern(photos: Path) -> None:
+    found = {photos / "0.png": Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long(),
+                                          Categories((1,), ("a",)), image_size=(64, 64))}  # fmt: skip
+    for folder in (str(photos), f"{photos}/*.png", f"{photos.parent}/**/*.png"):
+        (name,) = as_labels(found, folder, 0.5, {})["names"]
+        assert _path(folder, name) == photos / "0.png"
 
 
 def test_what_cannot_be_is_one_sentence(scenes_root: Path, teacher: Path, photos: Path, tmp_path: Path) -> None:
@@ -91,3 +174,7 @@ def test_what_cannot_be_is_one_sentence(scenes_root: Path, teacher: Path, photos
         of(f"pseudo_checkpoint={teacher}", f"pseudo={scenes_root / 'train'}")
     with pytest.raises(DataError, match="there is no"):
         of(f"pseudo_checkpoint={teacher}", f"pseudo={tmp_path / 'gone'}")
+    tiles = (f"pseudo_checkpoint={teacher}", "data.tiles=48", "pseudo_threshold=0.4")
+    with pytest.raises(ConfigError, match=r"pseudo=.*: 4 of 5 pictures are larger than data.tiles=48"):
+        of(*tiles)
+    of(*(tiles[0], "data.tiles=64", tiles[2]))
