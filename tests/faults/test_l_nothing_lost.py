@@ -31,6 +31,7 @@ from detr_mini.config.run_folder import in_use, locked, new_run_folder, to_go_on
 from detr_mini.data import workers
 from detr_mini.data.dataset import DetectionDataset
 from detr_mini.errors import ConfigError, UserError
+from detr_mini.evaluation.metrics.coco import Scores
 from detr_mini.pretrained.checkpoints import read_checkpoint
 from detr_mini.scenes.shapes import ensure_scenes
 from detr_mini.structures import OperatingPoint
@@ -39,6 +40,7 @@ from detr_mini.training.callbacks import Checkpoints
 from detr_mini.training.history import History
 from detr_mini.training.run import train
 from detr_mini.training.task import DetectionTask
+from detr_mini.training.validation import Validation
 from detr_mini.training.watch import Watch, lost_peer
 from training_parts import overrides, small_config
 
@@ -329,8 +331,7 @@ def test_l04_a_resumed_run_keeps_what_its_last_validation_chose_until_the_next(r
         task.on_save_checkpoint(written)
         assert written["operating_point"] == {"threshold": 0.31, "suppress_iou": iou}
         assert written["threshold"] == 0.7 and written["progress"]["scores"] == {"AP": 0.125}
-    scores = SimpleNamespace(metrics={"AP": 0.5})
-    task.validation = SimpleNamespace(point=OperatingPoint(0.4), threshold=None, scores=scores)  # type: ignore[assignment]
+    task.validation = Validation(Scores({"AP": 0.5}, ()), 1.0, OperatingPoint(0.4), None)
     task.on_save_checkpoint(written)
     assert written["operating_point"]["threshold"] == 0.4 and written["threshold"] is None
     assert written["progress"]["scores"] == {"AP": 0.5}
