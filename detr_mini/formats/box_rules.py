@@ -18,7 +18,7 @@ MOST_PIXELS = 1e9
 ROUNDING = 0.5
 """Pixels by which a box may stick out of its image before that is worth a line in the report."""
 SLACK = 0.01
-"""A share of an image outside 0 to 1 by at most this is a rounding error."""
+"""A share of an image outside 0 to 1 by at most this is a rounding error; more is another unit."""
 CORNERS = (
     "the boxes of {path} look like left, top, right, bottom: most stick out of their images as {read}, "
     "and all fit as corners; set data.box_corners=true to read them so"

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from detr_mini.errors import DataError, some_of
-from detr_mini.formats.box_rules import CORNERS, look_like_corners
+from detr_mini.formats.box_rules import CORNERS, SLACK, look_like_corners
 from detr_mini.formats.faults import Fault, Fix, Kind
 from detr_mini.formats.listing import Listing, image_files, read_lines
 from detr_mini.formats.tree import EXACT, Tree, first_of, image_ids
@@ -38,8 +38,7 @@ from detr_mini.safe_files import (
     shown,
 )
 
-SLACK = Decimal("0.01")
-"""A value outside 0 to 1 by at most this is a rounding error; more is another unit."""
+_SLACK = Decimal(str(SLACK))
 _ULP = Decimal(2) ** -52
 MOST_ROWS = 50_000
 """Boxes of one image."""
@@ -117,7 +116,7 @@ def read_yolo(
 
 def _look_like_corners(written: Float[np.ndarray, "n 4"]) -> bool:
     boxes = np.concatenate([written[:, :2] - written[:, 2:] / 2, written[:, 2:]], 1)
-    return look_like_corners(written, boxes, np.ones((len(written), 2)), float(SLACK))
+    return look_like_corners(written, boxes, np.ones((len(written), 2)), SLACK)
 
 
 def _numbered(root: Path) -> DataFile:
@@ -208,7 +207,7 @@ def _rows(
             text = f"{place}: {words[0][:80]}, but {data.path.name} has {known}"
             faults.append(Fault(Kind.CLASS_OUT_OF_RANGE, text, image, Fix.LEFT_OUT, boxes=1))
             continue
-        if any(not -SLACK <= v <= 1 + SLACK for v in values[1:]):
+        if any(not -_SLACK <= v <= 1 + _SLACK for v in values[1:]):
             text = f"{place}: '{line.strip()[:80]}'"
             faults.append(Fault(Kind.VALUE_OUT_OF_RANGE, text, image, Fix.LEFT_OUT, boxes=1))
             continue
