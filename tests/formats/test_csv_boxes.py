@@ -11,7 +11,6 @@ from data_parts import source, write_coco, write_images
 from detr_mini.checking.check import check
 from detr_mini.checking.report import write_fixed_copy
 from detr_mini.errors import ConfigError, DataError
-from detr_mini.formats.box_rules import SLACK
 from detr_mini.formats.coco import read_coco
 from detr_mini.formats.discover import find_layout
 from detr_mini.formats.load import read_split
