@@ -154,6 +154,12 @@ def at(content: Any, path: tuple[Any, ...]) -> Any:
     return content
 
 
+def near(value: float) -> tuple[float, ...]:
+    """Other numbers. A whole number may be too large for a floating-point one."""
+    whole = (-value, value + 1, value * 10)
+    return whole if abs(value) > 1e300 else (*whole, value / 3, value * 1e300, value + 0.0)
+
+
 def json_changed(content: Any, rng: random.Random) -> Any:
     """One change of structure: a value replaced, dropped, written in another type, doubled, moved, nested."""
     ways = places(content)
@@ -178,7 +184,7 @@ def json_changed(content: Any, rng: random.Random) -> Any:
     elif how == "other":
         holder[key] = copy.deepcopy(at(content, rng.choice(ways)))
     elif how == "grow" and isinstance(value, int | float) and not isinstance(value, bool):
-        holder[key] = rng.choice((-value, value + 1, value * 10, value / 3, value * 1e300, value + 0.0))
+        holder[key] = rng.choice(near(value))
     elif how == "nest":
         holder[key] = f"@nest{rng.choice((3, 100, 5000))}{rng.choice('[{')}"
     elif how == "rename" and isinstance(holder, dict):
