@@ -29,7 +29,8 @@ from detr_mini.errors import DataError
 from detr_mini.formats.faults import Fault, Fix, Kind
 from detr_mini.formats.tree import Tree
 from detr_mini.formats.values import is_number, is_whole
-from detr_mini.images.header import image_size, is_whole_file, orientation_of
+from detr_mini.images.header import image_size, orientation_of
+from detr_mini.images.whole import refuse_cut
 from detr_mini.progress import track
 from detr_mini.safe_files import is_file, shown
 
@@ -44,10 +45,7 @@ def look_at(path: Path, pixels: bool, keep: bool = True) -> Picture:
 
         return decoded(path, keep)
     size, _ = image_size(path)
-    if not is_whole_file(path):
-        from detr_mini.images.load import load_image
-
-        load_image(path)  # says what is wrong, if anything is
+    refuse_cut(path)
     return Picture(size, orientation_of(path), hashlib.blake2b(path.read_bytes(), digest_size=16).digest(), path)
 
 

@@ -34,8 +34,8 @@ from detr_mini.formats.faults import OF_IMAGES, Kind
 from detr_mini.formats.listing import Listing, moved_notice, names_below
 from detr_mini.formats.load_report import SplitReport
 from detr_mini.formats.split import CocoSet, ImageRecords, InShards
-from detr_mini.images.header import image_size, is_whole_file
-from detr_mini.images.load import load_image
+from detr_mini.images.header import image_size
+from detr_mini.images.whole import refuse_cut
 from detr_mini.progress import track
 from detr_mini.safe_files import is_file, name_fault, shown, spelled_on_disk
 from detr_mini.shards.store import ShardStore
@@ -199,8 +199,7 @@ def _records(
         image_id, name = int(columns.image_ids[i]), names[i]
         try:
             size, turned = known[image_id] if image_id in known else image_size(folder / name)
-            if not is_whole_file(folder / name):
-                load_image(folder / name)
+            refuse_cut(folder / name)
         except DataError as error:
             broken.append((name, str(error)))
             continue

@@ -19,7 +19,8 @@ from detr_mini.formats.discover import Source
 from detr_mini.formats.licences import MERGED, sources_of
 from detr_mini.formats.tree import Tree
 from detr_mini.formats.writing import new_folder, owned_by
-from detr_mini.images.header import image_size, is_whole_file
+from detr_mini.images.header import image_size
+from detr_mini.images.whole import refuse_cut
 from detr_mini.progress import track
 from detr_mini.safe_files import name_fault, read_bytes, reason, shown
 from detr_mini.shards.index import INDEX, Index, SplitIndex, stored
@@ -83,10 +84,7 @@ def _write_split(folder: Path, name: str, tree: Tree, most: int) -> SplitIndex:
         if fault := name_fault(image["file_name"], folder, folder):
             raise DataError(f"image {image['id']} of {tree.path} has the file_name {shown(image['file_name'])}, which "
                             f"{fault}; 'detr-mini data convert' gives it another name")  # fmt: skip
-        if not is_whole_file(path):
-            from detr_mini.images.load import load_image
-
-            load_image(path)  # says what is wrong, if anything is
+        refuse_cut(path)
         try:
             content = read_bytes(path)
         except OSError as error:

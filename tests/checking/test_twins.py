@@ -1,4 +1,4 @@
-"""Boxes that stand twice in one image: found without comparing all with all at once."""
+"""Boxes that occur twice in one image: found without comparing all with all at once."""
 
 from __future__ import annotations
 
