@@ -36,6 +36,11 @@ def drawable(anywhere: bool = False) -> None:
         os.environ["MPLBACKEND"] = "agg"
 
 
+def usable_cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def on_this_host() -> str:
     """Where this process runs, for an error about a file: " on the host NAME" if a launcher has started it, else ""."""
     launched = any(name in os.environ for name in ("WORLD_SIZE", "SLURM_JOB_ID"))

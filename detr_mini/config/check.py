@@ -14,11 +14,12 @@ from detr_mini.errors import ConfigError, nearest
 WORDS = {
     "data.size": ("auto",), "data.batch_size": ("auto",), "data.strong_until": ("auto",),
     "optim.warmup_steps": ("auto",), "optim.average": ("auto",), "model.queries": ("auto",), "suppress_iou": ("auto",),
-    "data.tiles": ("auto",),
+    "data.tiles": ("auto",), "data.workers": ("auto",),
     "operating_point.threshold": ("auto",), "operating_point.suppress_iou": ("auto",),
     "data.train": ("auto",), "data.val": ("auto", "train"), "data.test": ("auto",),
 }  # fmt: skip
 """Words that may replace a number or a section; the value is then chosen from the data."""
+NUMBERS = frozenset(WORDS) - {"data.train", "data.val", "data.test"}
 SWITCHES = ("trainer.tf32", "trainer.channels_last", "data.pin_memory", "data.uint8")
 """true, false, or auto: by the device that trains."""
 WHEN_SET: Mapping[str, Any] = {"threshold": 0.5, "pseudo_threshold": 0.5, "size": 320, "shorter_side": 320, "boxes": {}}
@@ -78,6 +79,8 @@ def _check_type(given: Any, known: Any, path: str) -> None:
         return  # no value to compare, or a reference to another setting
     if given in WORDS.get(path, ()):
         return
+    if path in NUMBERS and isinstance(given, str):
+        raise ConfigError(f"{path} is {given!r}; it must be a number or auto")
     if path in SWITCHES:
         if given not in (True, False, "auto") or type(given) in (int, float):
             raise ConfigError(f"{path} is {given!r}; it must be true, false or auto")

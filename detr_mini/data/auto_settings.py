@@ -107,7 +107,7 @@ def check_counts(**counts: int | float | str | None) -> None:
     """ConfigError for a count of the data config that is too small; None, and AUTO where it is possible, are right."""
     for name, value in counts.items():
         least = 0 if name in ("workers", "cache_megabytes") else 1
-        if value is None or (value == AUTO and name in ("size", "batch_size")):
+        if value is None or (value == AUTO and name in ("size", "batch_size", "workers")):
             continue
         if isinstance(value, str) or value < least:
             raise ConfigError(f"data.{name} is {value}; it must be at least {least}")

@@ -17,6 +17,7 @@ from detr_mini.data.dataset import BatchLoader, DetectionDataset, collate_pairs
 from detr_mini.data.samplers import EvaluationBatches, TrainBatches
 from detr_mini.data.split_reader import SplitReader
 from detr_mini.data.tiles import OVERLAP, refuse_undecodable
+from detr_mini.data.workers import bytes_of, choose_workers
 from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.formats.discover import Split
 from detr_mini.formats.load_report import Chosen, LoadReport
@@ -54,7 +55,8 @@ class DetectionData(pl.LightningDataModule):
     `choose_size`. `augment`: see `augment.Augment`; `augment_strong`: before those, in epochs that begin in the first
     `strong_until` of the training. `cache_megabytes`: memory for decoded images, see `divide`. `limit_train`: the first
     images only. `exact`, `multiple`, `antialias`: see `to_model_input`. `pin_memory`, `uint8`: see `DetectionDataset`;
-    what the training has not decided ("auto") is off.
+    what the training has not decided ("auto") is off. `workers`: processes that load images; "auto": see
+    `choose_workers`.
     `tiles`: the side of the windows that images are cut into, or "auto" (`choose_tiles`), with `tile_overlap` of it in
     common; see `cut_into_tiles`.
     `annotation_cache`: folder that keeps what was read of COCO files, "auto" or None, see `annotation_cache.kept`.
@@ -90,7 +92,7 @@ class DetectionData(pl.LightningDataModule):
         shorter_side: int | None = None,
         batch_size: int | str = 16,
         eval_batch_size: int | None = None,
-        workers: int = 0,
+        workers: int | str = 0,
         augment: Sequence[Any] = (),
         augment_strong: Sequence[Any] = (),
         strong_until: float | int | str = 1.0,
@@ -384,13 +386,17 @@ class DetectionData(pl.LightningDataModule):
 
     def _loader(self, dataset: DetectionDataset, batches: Any) -> BatchLoader:
         side = self.image["size"]
+        largest = min(batches.batch_size, len(dataset)), side * (self.image["shorter_side"] or side)
+        workers, value_bytes = self.workers, 4 if dataset.normalise is None else 1
+        if isinstance(workers, str):
+            workers = choose_workers(self._place[1], bytes_of(*largest, value_bytes))
         return BatchLoader(
             dataset,
             batches,
             collate_samples=self.collate(dataset),
-            workers=self.workers,
+            workers=workers,
             pin_memory=self.pin_memory,
-            largest=(min(batches.batch_size, len(dataset)), side * (self.image["shorter_side"] or side)),
+            largest=largest,
         )
 
     def collate(self, dataset: DetectionDataset) -> Callable[[Sequence[Any]], Batch]:

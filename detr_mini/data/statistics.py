@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from detr_mini.formats.box_rules import area_of
+from detr_mini.formats.box_rules import BoxFault, area_of, area_of_objects, clip_boxes, enclosing, rotation_of
 from detr_mini.formats.tree import Tree
 
 SMALL, LARGE = 32.0**2, 96.0**2
@@ -20,7 +20,10 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 @dataclass(frozen=True)
 class SplitStats:
-    """The raw material of one split. Crowd regions and boxes without size are counted and nowhere else."""
+    """The raw material of one split, with the boxes that a training reads.
+
+    Crowd regions, boxes without size and boxes outside their images are counted and nowhere else.
+    """
 
     categories: tuple[str, ...]
     images_of: dict[str, int]
@@ -28,14 +31,15 @@ class SplitStats:
     boxes_of: dict[str, int]
     crowd: int
     without_size: int
+    outside: int
     sizes: Int[np.ndarray, "i 2"]
     """(height, width) of each image."""
     per_image: Int[np.ndarray, " i"]
     """Boxes of each image."""
     boxes: Float[np.ndarray, "n 4"]
-    """Left, top, width, height in pixels."""
+    """Left, top, width, height in pixels, upright, of the part inside the image."""
     area: Float[np.ndarray, " n"]
-    """Square pixels: as the annotations have it, else the box's."""
+    """Square pixels, see `area_of_objects`."""
     owner: Int[np.ndarray, " n"]
     """Each box's row in `sizes`."""
     labels: Int[np.ndarray, " n"]
@@ -76,6 +80,7 @@ class SplitStats:
             "boxes": len(self.boxes),
             "crowd_regions": self.crowd,
             "boxes_without_size": self.without_size,
+            "boxes_outside": self.outside,
             "categories": {n: {"images": self.images_of[n], "boxes": self.boxes_of[n]} for n in self.categories},
             "boxes_an_image": _quantiles(self.per_image),
             "box_side_pixels": _quantiles(self.side),
@@ -104,24 +109,31 @@ def split_stats(tree: Tree) -> SplitStats:
     place = {name: k for k, name in enumerate(order)}
     row = {image["id"]: k for k, image in enumerate(tree.content["images"])}
     real = [a for a in tree.content["annotations"] if not a.get("iscrowd")]
-    whole = [a for a in real if min(a["bbox"][2:]) > 0]
-    owner = np.array([row[a["image_id"]] for a in whole], np.int64)
-    pairs = {(a["image_id"], names[a["category_id"]]) for a in whole}
-    images_of, boxes_of = Counter(name for _, name in pairs), Counter(names[a["category_id"]] for a in whole)
-    boxes = np.array([a["bbox"] for a in whole], np.float64).reshape(-1, 4)
-    given = np.array([area_of(a.get("area")) for a in whole], np.float64)
+    sizes = np.array([(i["height"], i["width"]) for i in tree.content["images"]], np.int64).reshape(-1, 2)
+    owner = np.array([row[a["image_id"]] for a in real], np.int64)
+    drawn = np.array([a["bbox"] for a in real], np.float64).reshape(-1, 4)
+    turned = np.array([rotation_of(a) for a in real], np.float64)
+    upright = np.where((turned % 180 != 0)[:, None], enclosing(drawn, turned), drawn)
+    boxes, faults = clip_boxes(upright, sizes[owner])
+    given = np.array([area_of(a.get("area")) for a in real], np.float64)
+    area = area_of_objects(given, drawn, boxes, (boxes != upright).any(1))
+    keep = [k for k, fault in enumerate(faults) if fault in (None, BoxFault.PAST_EDGE)]
+    pairs = [(real[k]["image_id"], names[real[k]["category_id"]]) for k in keep]
+    images_of, boxes_of = Counter(name for _, name in set(pairs)), Counter(name for _, name in pairs)
+    outside = faults.count(BoxFault.OUTSIDE)
     return SplitStats(
         categories=order,
         images_of={name: images_of[name] for name in order},
         boxes_of={name: boxes_of[name] for name in order},
         crowd=len(tree.content["annotations"]) - len(real),
-        without_size=len(real) - len(whole),
-        sizes=np.array([(i["height"], i["width"]) for i in tree.content["images"]], np.int64).reshape(-1, 2),
-        per_image=np.bincount(owner, minlength=len(row)).astype(np.int64),
-        boxes=boxes,
-        area=np.where(np.isnan(given), boxes[:, 2] * boxes[:, 3], given),
-        owner=owner,
-        labels=np.array([place[names[a["category_id"]]] for a in whole], np.int64),
+        without_size=len(real) - len(keep) - outside,
+        outside=outside,
+        sizes=sizes,
+        per_image=np.bincount(owner[keep], minlength=len(row)).astype(np.int64),
+        boxes=boxes[keep],
+        area=area[keep],
+        owner=owner[keep],
+        labels=np.array([place[name] for _, name in pairs], np.int64),
     )
 
 
@@ -163,6 +175,7 @@ def _row(stats: SplitStats) -> dict[str, str]:
         "boxes": f"{len(stats.boxes):,}",
         "  crowd regions": f"{stats.crowd:,}",
         "  without size": f"{stats.without_size:,}",
+        "  outside the image": f"{stats.outside:,}",
         "  small, medium, large": f"{small:,}, {medium:,}, {large:,}",
         "boxes an image, median (5 to 95 %)": spread(stats.per_image),
         "side of a box, pixels": spread(stats.side),

@@ -1,4 +1,4 @@
-"""What goes wrong with the processes that load images, in sentences: shared memory that is full, a lost worker."""
+"""The processes that load images: how many, and what goes wrong with them, in sentences (no shared memory, lost)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
+from detr_mini.environment import usable_cores
 from detr_mini.errors import DataError, UserError
 
+MOST = 8
+"""Workers of a process at most, where their number is chosen."""
 SHARED = Path("/dev/shm")
 """Where Linux keeps the memory through which a worker hands a batch over."""
 FIX = (
@@ -21,18 +24,35 @@ FIX = (
 )
 
 
+def bytes_of(images: int, pixels: int, value_bytes: int) -> int:
+    """Of a batch of images of this many pixels, with three values for each."""
+    return images * pixels * 3 * value_bytes
+
+
+def choose_workers(processes: int, batch_bytes: int) -> int:
+    """As many as each of this machine's `processes` has cores, and as have room for two batches in shared memory."""
+    free = _free_memory()
+    room = MOST if free is None else free // (2 * batch_bytes * processes)
+    return min(MOST, max(1, usable_cores() // processes), room)
+
+
+def _free_memory() -> int | None:
+    """Bytes of shared memory; None where it is not a file system."""
+    try:
+        found = os.statvfs(SHARED)
+    except (OSError, AttributeError):  # no such file system, or no Linux
+        return None
+    return int(found.f_bavail * found.f_frsize)
+
+
 def check_shared_memory(workers: int, images: int, pixels: int, value_bytes: int = 4) -> None:
     """UserError where a batch of each worker does not fit into shared memory: torch would wait for it for ever.
 
     A batch is this many `images` of at most `pixels`, with three values of `value_bytes`. It is the least that is
     needed: each worker makes a second batch while the first one waits.
     """
-    try:
-        found = os.statvfs(SHARED)
-    except (OSError, AttributeError):  # no such file system, or no Linux
-        return
-    free, each = found.f_bavail * found.f_frsize, images * pixels * 3 * value_bytes
-    if free < workers * each:
+    free, each = _free_memory(), bytes_of(images, pixels, value_bytes)
+    if free is not None and free < workers * each:
         raise UserError(
             f"{SHARED} has {_mega(free)} MB of shared memory free, and data.workers={workers} needs at least "
             f"{_mega(workers * each)} MB there, {_mega(each)} MB for a batch of each worker; {FIX}"

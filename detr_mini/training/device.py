@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ import torch
 
 from detr_mini.cpu_runtime import fast_bfloat16
 from detr_mini.data.auto_settings import AUTO
+from detr_mini.environment import usable_cores
 from detr_mini.training.options import TrainerOptions
 
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -77,8 +77,7 @@ def chosen_for(device: Device) -> Choices:
 
 def find_device(options: TrainerOptions) -> Device:
     """The device that `options.accelerator` names, as one process of a training has it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = max(1, cores // options.devices)
+    cores = max(1, usable_cores() // options.devices)
     if options.accelerator in ("gpu", "cuda", AUTO) and torch.cuda.is_available():
         capability = torch.cuda.get_device_capability()
         bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)

@@ -20,6 +20,7 @@ from torch.distributed import PrefixStore, Store, TCPStore
 from detr_mini import __version__
 from detr_mini.config.changed_settings import HARMLESS, changes, is_among
 from detr_mini.cpu_runtime import threads
+from detr_mini.environment import usable_cores
 from detr_mini.errors import ConfigError, UserError, first_line, some_of
 from detr_mini.training.launch import Launch, find_launch, meeting_point, start_others
 from detr_mini.training.options import TrainerOptions
@@ -213,7 +214,7 @@ def _divided_cores(launch: Launch) -> Iterator[None]:
     if os.environ.get("OMP_NUM_THREADS"):
         yield
         return
-    count = max(1, len(os.sched_getaffinity(0)) // launch.local_world) if hasattr(os, "sched_getaffinity") else 1
+    count = max(1, usable_cores() // launch.local_world)
     os.environ["OMP_NUM_THREADS"] = str(count)
     try:
         with threads(count):

@@ -11,7 +11,9 @@ from torchvision.transforms.v2 import functional as F
 
 from detr_mini.config.compose import compose
 from detr_mini.data.colour import CHANGES, RandomColourJitter, colour_matrix
+from detr_mini.data.workers import choose_workers
 from detr_mini.errors import ConfigError
+from detr_mini.training.build import build
 from detr_mini.training.callbacks import pace
 from detr_mini.training.run import train
 from training_parts import small_config
@@ -45,6 +47,30 @@ def test_g02_factors_come_from_the_ranges_and_p_is_the_share_of_images_that_chan
     assert grey.tolist() == image.tolist(), "grey has no saturation"
     with pytest.raises(ConfigError, match="contrast from 0 to 1, not 2"):
         RandomColourJitter(contrast=2)
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "free", "workers"),
+    [(2, 1, None, 2), (64, 8, None, 8), (192, 8, None, 8), (2, 4, None, 1), (16, 1, 50_000, 2), (16, 1, 9_000, 0)],
+)
+def test_g02_workers_are_chosen_by_the_cores_of_each_process_and_the_shared_memory(
+    monkeypatch: pytest.MonkeyPatch, cores: int, processes: int, free: int | None, workers: int
+) -> None:
+    monkeypatch.setattr("detr_mini.data.workers.usable_cores", lambda: cores)
+    monkeypatch.setattr("detr_mini.data.workers._free_memory", lambda: free)
+    assert choose_workers(processes, batch_bytes=10_000) == workers
+
+
+def test_g02_a_training_has_as_many_workers_as_its_process_has_cores(
+    scenes_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert compose("train", ["experiment=coco"]).data.workers == "auto"
+    assert compose("train", ["experiment=finetune", "data.root=x"]).data.workers == "auto"
+    monkeypatch.setattr("detr_mini.data.workers.usable_cores", lambda: 6)
+    data = build(small_config(scenes_root, "data.workers=auto", "trainer.max_steps=1")).data
+    data.setup("fit")
+    data.divide(1, 2)
+    assert (data.train_dataloader().num_workers, data.evaluation_loader("val").num_workers) == (3, 3)
 
 
 def test_g02_cocos_recipe_changes_colours_before_images_may_grow_and_leaves_hue_alone() -> None:

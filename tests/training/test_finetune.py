@@ -124,8 +124,10 @@ def test_numbers_that_the_data_choose_stand_in_the_run_folder(scenes_root: Path,
 
 def test_only_some_numbers_may_be_left_to_the_data() -> None:
     assert compose("train", ["data.size=auto", "model.queries=auto"]).data.size == "auto"
-    with pytest.raises(ConfigError, match=r"data\.workers is 'auto'; it must be a number"):
-        compose("train", ["data.workers=auto"])
+    with pytest.raises(ConfigError, match=r"data\.eval_batch_size is 'auto'; it must be a number$"):
+        compose("train", ["data.eval_batch_size=auto"])
+    with pytest.raises(ConfigError, match=r"data\.workers is 'many'; it must be a number or auto"):
+        compose("train", ["data.workers=many"])
 
 
 def test_a_training_begins_with_another_ones_weights_and_says_which(scenes_root: Path, tmp_path: Path) -> None:

@@ -151,6 +151,13 @@ def test_only_runs_of_the_same_settings_share_a_label() -> None:
         "optim.a=1, optim.b=1, optim.c=1, optim.d=1, ... (2)"]  # fmt: skip
 
 
+@pytest.mark.parametrize("content", ["[]", "{}", '{"runs": [{}]}', '{"runs": 3}', "{"])
+def test_a_file_that_no_sweep_wrote_is_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text(content)
+    with pytest.raises(UserError, match=r"sweep\.json (was not written by a sweep; move it|is not valid JSON)"):
+        labels([Run(tmp_path / name, {}, {}) for name in "ab"])
+
+
 def test_what_the_command_line_named_makes_no_recipe() -> None:
     first, second = with_seeds({"name": "made", "optim": {"lr": 1}})
     second.config["explicit"], second.config["logger"] = ["optim.lr"], {"csv": None}

@@ -214,7 +214,10 @@ def _as_swept(runs: Sequence[Run]) -> list[str] | None:
     file = runs[0].folder.parent / "sweep.json"
     if {run.folder.parent for run in runs} != {file.parent} or not file.is_file():
         return None
-    choices = {row["folder"]: row["choice"] for row in _json(file)["runs"]}
+    try:
+        choices = {row["folder"]: row["choice"] for row in _json(file)["runs"]}
+    except (KeyError, TypeError):
+        raise UserError(f"{file} was not written by a sweep; move it out of {file.parent}") from None
     found = [choices.get(run.folder.name) for run in runs]
     return None if None in found else [str(choice) for choice in found]
 
