@@ -195,9 +195,7 @@ class CaptionData(DetectionData):
 
     def _items(self, name: str) -> tuple[tuple[Item, ...], ...]:
         """The items of each made scene of a split, with their attributes."""
-        split, image_ids = self.splits[name], self.sets[name].image_ids
-        assert split is not None
-        path = self.root / split["annotations"]
+        path, image_ids = self._annotations(name), self.sets[name].image_ids
         grouped: dict[int, list[Mapping[str, Any]]] = {image_id: [] for image_id in image_ids}
         for annotation in read_json(path)["annotations"]:
             if "attributes" not in annotation:
@@ -206,6 +204,17 @@ class CaptionData(DetectionData):
             if annotation["image_id"] in grouped:
                 grouped[annotation["image_id"]].append(annotation)
         return tuple(tuple(items_of(grouped[image_id])) for image_id in image_ids)
+
+    def _annotations(self, name: str) -> Path:
+        """The COCO file of a split. ConfigError where its format has none."""
+        in_shards, split = self.sets[name].records.in_shards, self.splits[name]
+        if in_shards is not None:
+            return in_shards.store.annotations
+        if split is None or self.format != "coco":
+            raise ConfigError(f"data.captions.{name}=made needs objects with attributes, which the format "
+                              f"{self.format} does not have; set it to a file with captions, as "
+                              "'detr-mini data refer' makes from boxes, or to categories")  # fmt: skip
+        return self.root / split["annotations"]
 
     def _trained_tokenizer(self) -> AnyTokenizer:
         if "train" not in self.sentences:

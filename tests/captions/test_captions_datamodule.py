@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from data_parts import write_yolo
 from detr_mini.boxes import cxcywh_to_xyxy
 from detr_mini.captions.datamodule import CaptionData
 from detr_mini.captions.made_dataset import ensure_captioned
@@ -19,6 +20,7 @@ from detr_mini.data.mosaic import Mixup, Mosaic, RandomWindow
 from detr_mini.errors import ConfigError, DataError
 from detr_mini.structures import Batch
 from detr_mini.training.build import build
+from shards_parts import write_shards
 from training_parts import SMALL
 
 SPLIT = {name: {"images": name, "annotations": f"annotations/{name}.json"} for name in ("train", "val", "test")}
@@ -61,6 +63,24 @@ def test_captions_are_a_function_of_seed_and_epoch(root: Path, workers: int) -> 
     assert texts(one) != texts(batches(data(root), epoch=1))
     assert texts(one) != texts(batches(data(root, seed=1)))
     assert len(texts(one)) == 12 * 5
+
+
+def test_shards_have_the_captions_of_the_folder(root: Path, tmp_path: Path) -> None:
+    write_shards(root, tmp_path / "shards")
+    auto = {"format": "litdata", "train": "auto", "val": "auto", "test": None}
+    files = {name: file if file == "made" else str(root / file) for name, file in CAPTIONS.items()}
+    packed, plain = data(tmp_path / "shards", **auto, captions=files), data(root)
+    (one,), (other,) = packed.val_dataloader(), plain.val_dataloader()
+    for mine, theirs in ((batches(packed), batches(plain)), ([one], [other])):
+        assert texts(mine) == texts(theirs) and texts(mine)
+        assert all(torch.equal(a.images, b.images) for a, b in zip(mine, theirs, strict=True))
+
+
+def test_captions_of_attributes_need_a_format_that_has_them(tmp_path: Path) -> None:
+    write_yolo(tmp_path / "yolo", {"train": {"a": ["0 0.5 0.5 0.5 0.5"]}, "val": {"b": ["0 0.5 0.5 0.5 0.5"]}})
+    auto = {"format": "auto", "train": "auto", "val": "auto", "test": None, "captions": {"train": "made"}}
+    with pytest.raises(ConfigError, match=r"captions\.train=made needs objects with attributes.* yolo .*data refer"):
+        data(tmp_path / "yolo", **auto)
 
 
 def test_left_stays_left_in_an_image_that_was_flipped(root: Path) -> None:
