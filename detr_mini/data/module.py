@@ -16,13 +16,13 @@ from detr_mini.data.auto_settings import AUTO, check_counts, check_shares, choos
 from detr_mini.data.dataset import BatchLoader, DetectionDataset, collate_pairs
 from detr_mini.data.samplers import EvaluationBatches, TrainBatches
 from detr_mini.data.split_reader import SplitReader
-from detr_mini.data.tiles import OVERLAP, refuse_undecodable
+from detr_mini.data.tiles import OVERLAP, files_in_windows, refuse_undecodable
 from detr_mini.data.workers import bytes_of, choose_workers
 from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.formats.discover import Split
 from detr_mini.formats.load_report import Chosen, LoadReport
 from detr_mini.formats.path_words import SPLIT_WORDS
-from detr_mini.formats.split import CocoSet
+from detr_mini.formats.split import CocoSet, ImageRecords
 from detr_mini.scenes.shapes import ensure_scenes
 from detr_mini.shards.remote import local_folder
 from detr_mini.structures import Batch, Categories
@@ -269,6 +269,16 @@ class DetectionData(pl.LightningDataModule):
         for sets in (self.sets, self._ready):
             sets.update({name: replace(coco, categories=categories) for name, coco in sets.items()})
         self.sets["train"] = replace(train, categories=categories)
+
+    def records_of(
+        self, paths: Sequence[Path], sizes: Sequence[tuple[int, int]], most: int | None = None
+    ) -> ImageRecords:
+        """After `setup`: more image files of these sizes (height, width), cut into windows as those of train are.
+
+        Of more windows than `most`, as many stay.
+        """
+        side = None if self.tiles is None else int(self.tiles)
+        return files_in_windows(paths, sizes, side, self._reader.tile_overlap, most)
 
     def limit_tokens(self, most: int) -> None:
         """Nothing to do: these data have no captions."""

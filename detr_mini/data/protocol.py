@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from detr_mini.data.dataset import BatchLoader
 from detr_mini.data.samplers import TrainBatches
 from detr_mini.formats.load_report import Chosen, LoadReport
-from detr_mini.formats.split import CocoSet
+from detr_mini.formats.split import CocoSet, ImageRecords
 from detr_mini.structures import Categories
 from detr_mini.text.tokenizers import AnyTokenizer
 
@@ -63,6 +63,14 @@ class Data(Protocol):
 
     def take(self, categories: Categories, train: CocoSet) -> None:
         """After `setup`: more categories, behind those of the data, and a training set with boxes of them."""
+
+    def records_of(
+        self, paths: Sequence[Path], sizes: Sequence[tuple[int, int]], most: int | None = None
+    ) -> ImageRecords:
+        """After `setup`: more image files of these sizes (height, width), cut into windows as those of train are.
+
+        Of more windows than `most`, as many stay.
+        """
 
     def settle(self, chosen: Mapping[str, Chosen]) -> None:
         """Set what was "auto" (`size`, `batch_size`, `strong_until`)."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from detr_mini.boxes import xywh_to_xyxy, xyxy_to_xywh
@@ -55,8 +56,7 @@ def cut_into_tiles(coco: CocoSet, side: int, overlap: float | int = OVERLAP, *, 
     empty = (~full).nonzero()[:, 0]
     most = math.ceil(EMPTY * int(full.sum())) if training else len(empty)
     if most < len(empty):
-        order = torch.randperm(len(empty), generator=torch.Generator().manual_seed(0))
-        full[empty[order[:most]]] = True
+        full[empty[_drawn(len(empty), most)]] = True
         tiles = [tile for tile, stays in zip(tiles, full.tolist(), strict=True) if stays]
     return _as_split(coco, tiles, side, training, max(0, len(empty) - most))
 
@@ -144,6 +144,29 @@ def _notice(
     if left_out:
         said += f"; {left_out} tiles without objects are left out"
     return said
+
+
+def files_in_windows(
+    paths: Sequence[Path], sizes: Sequence[tuple[int, int]], side: int | None, overlap: float | int, most: int | None
+) -> ImageRecords:
+    """Image files of these sizes (height, width) in the windows that `cut_into_tiles` makes; `side` None: whole.
+
+    Of more windows than `most`, as many stay, the same ones every time.
+    """
+    found = []
+    for path, size in zip(paths, sizes, strict=True):
+        for window in windows_of(size, side or max(size), overlap):
+            part = window.height, window.width
+            found.append((str(path.absolute()), part, (-1, -1) if part == size else (window.top, window.left)))
+    if most is not None and most < len(found):
+        found = [found[place] for place in _drawn(len(found), most).tolist()]
+    names, parts, corners = (list(column) for column in zip(*found, strict=True))
+    return ImageRecords.of(Path("/"), range(1, len(names) + 1), names, parts, None if side is None else corners)
+
+
+def _drawn(count: int, most: int) -> Int[Tensor, " most"]:
+    """As many places out of `count`, ascending; the same ones every time."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:most].sort().values
 
 
 def refuse_undecodable(coco: CocoSet) -> None:

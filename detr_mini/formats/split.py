@@ -135,19 +135,20 @@ class ImageRecords(Sequence[ImageRecord]):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def plus(self, names: Sequence[str], sizes: Sequence[tuple[int, int]]) -> ImageRecords:
-        """These, and whole images behind them, whose ids follow the largest. `names`: below `folder`, or absolute."""
+    def plus(self, more: ImageRecords) -> ImageRecords:
+        """These, and others behind them, whose ids follow the largest. The others are files with absolute names."""
         start = int(self.ids.max()) + 1 if len(self) else 1
-        corners = None if self.corners is None else [(-1, -1)] * len(names)
-        more = ImageRecords.of(self.folder, range(start, start + len(names)), names, sizes, corners)
+        corners = None
+        if self.corners is not None or more.corners is not None:
+            corners = torch.cat([each.sizes * 0 - 1 if each.corners is None else each.corners for each in (self, more)])
         return ImageRecords(
             self.folder,
-            torch.cat([self.ids, more.ids]),
+            torch.cat([self.ids, torch.arange(start, start + len(more))]),
             torch.cat([self.sizes, more.sizes]),
             torch.cat([self.names, more.names]),
             torch.cat([self.ends, self.ends[-1] + more.ends[1:]]),
-            None if self.corners is None or more.corners is None else torch.cat([self.corners, more.corners]),
-            None if self.in_shards is None else self.in_shards.and_files(len(names)),
+            corners,
+            None if self.in_shards is None else self.in_shards.and_files(len(more)),
         )
 
     @property
@@ -224,10 +225,10 @@ class CocoSet:
         """How many boxes each image has, crowd regions aside."""
         return torch.bincount(self.owner[~self.is_crowd], minlength=len(self))
 
-    def with_images(self, names: Sequence[str], sizes: Sequence[tuple[int, int]]) -> CocoSet:
+    def with_images(self, more: ImageRecords) -> CocoSet:
         """With more images behind these (see `ImageRecords.plus`), which have no boxes yet."""
-        first = torch.cat([self.first, self.first[-1:].expand(len(names))])
-        return replace(self, records=self.records.plus(names, sizes), first=first)
+        first = torch.cat([self.first, self.first[-1:].expand(len(more))])
+        return replace(self, records=self.records.plus(more), first=first)
 
     def plus(
         self,

@@ -18,9 +18,8 @@ from detr_mini.data.auto_settings import AUTO
 from detr_mini.data.protocol import Data
 from detr_mini.errors import CheckpointError, ConfigError, DataError, some_of
 from detr_mini.formats.licences import sources_of
-from detr_mini.formats.split import CocoSet
+from detr_mini.formats.split import CocoSet, ImageRecord, ImageRecords
 from detr_mini.images.header import image_size
-from detr_mini.images.load import load_image
 from detr_mini.inference.detector import Detector, load
 from detr_mini.inference.requests import found_in_each, ignored, readable
 from detr_mini.inference.sources import find_pictures, without_copies
@@ -55,13 +54,14 @@ def add_pseudo(
     folder = str(settings["pseudo"])
     pseudo = dict(before) if before is not None and "names" in before else find_pseudo(data, settings, device, ranks)
     paths = [_path(folder, name) for name in pseudo["names"]]
-    gone = [path for path in paths if not path.is_file()]
+    files = dict.fromkeys(paths)
+    gone = [path for path in files if not path.is_file()]
     if gone:
-        raise DataError(f"pseudo={folder}: {len(gone)} of {len(paths)} pictures of this run are not there (the first: "
+        raise DataError(f"pseudo={folder}: {len(gone)} of {len(files)} pictures of this run are not there (the first: "
                         f"{gone[0]}); put them back, or start a new run from its weights")  # fmt: skip
     data.sets["train"] = joined(data.train_set, paths, pseudo)
     data.report.notices.append(str(pseudo["said"]))
-    return pseudo, sources_of(Path(folder).expanduser(), len(paths))
+    return pseudo, sources_of(Path(folder).expanduser(), len(files))
 
 
 def find_pseudo(data: Data, settings: Mapping[str, Any], device: str, ranks: Ranks) -> dict[str, Any]:
@@ -86,17 +86,19 @@ def find_pseudo(data: Data, settings: Mapping[str, Any], device: str, ranks: Ran
                               "another pseudo_checkpoint, or leave pseudo out")  # fmt: skip
     folder = str(settings["pseudo"])
     paths = ranks.of_first(lambda: new_pictures(data, folder, "pseudo"))
-    refuse_larger_than_tiles(data, paths, folder, "pseudo")
-    looked = ranks.of_all(_look(detector, ranks.share(paths), UNSURE_SHARE * min(own, sure), labels))
-    seen = {path: one for each in looked for path, one in each.items()}
-    kept = {path: seen[path] for path in paths if path in seen and bool((seen[path].scores >= sure).any())}
+    read = list(readable(paths, lambda path: image_size(path)[0], ignored))
+    records = list(data.records_of([path for path, _ in read], [size for _, size in read])) if read else []
+    looked = ranks.of_all(_look(detector, ranks.share(records), UNSURE_SHARE * min(own, sure), labels))
+    seen = {record: one for each in looked for record, one in each.items()}
+    kept = {record: seen[record] for record in records if record in seen and bool((seen[record].scores >= sure).any())}
     if not kept:
-        raise DataError(f"{name} finds nothing with a score of at least {sure:g} in the {len(seen)} new pictures of "
+        raise DataError(f"{name} finds nothing with a score of at least {sure:g} in the {len(read)} new pictures of "
                         f"{folder}; set a lower pseudo_threshold, or leave pseudo out")  # fmt: skip
     found = as_labels(kept, folder, sure, labels)
     boxes, unsure = int(found["sure"].sum()), int((~found["sure"]).sum())
+    what = "new pictures" if data.tiles is None else f"tiles of {len(read)} new pictures"
     said = (
-        f"pseudo: {len(kept)} of {len(seen)} new pictures in {folder} are trained on, with {boxes} boxes "
+        f"pseudo: {len(kept)} of {len(seen)} {what} in {folder} are trained on, with {boxes} boxes "
         f"that {name} finds with a score of at least {sure:.2f}; {unsure} less certain ones count neither as objects "
         "nor as background"
     )
@@ -116,38 +118,30 @@ def new_pictures(data: Data, folder: str, setting: str) -> list[Path]:
     return [source.path for source in new]
 
 
-def refuse_larger_than_tiles(data: Data, paths: Sequence[Path], folder: str, setting: str) -> None:
-    """ConfigError where pictures would have to be cut as those of the dataset are. It names `setting`."""
-    if data.tiles is None:
-        return
-    sizes = readable(paths, lambda path: image_size(path)[0], ignored)
-    larger = sum(max(size) > int(data.tiles) for _, size in sizes)
-    if larger:
-        raise ConfigError(
-            f"{setting}={folder}: {larger} of {len(paths)} pictures are larger than data.tiles={data.tiles}, and only "
-            f"those of the dataset are cut into windows; give pictures of at most {data.tiles} pixels, or leave "
-            f"{setting} or data.tiles out"
-        )
-
-
-def _look(detector: Detector, paths: Sequence[Path], least: float, labels: Mapping[int, int]) -> dict[Path, Detections]:
-    """What is found of the data's categories in each readable picture."""
+def _look(
+    detector: Detector, records: Sequence[ImageRecord], least: float, labels: Mapping[int, int]
+) -> dict[ImageRecord, Detections]:
+    """What is found of the data's categories in each readable picture, or in each window of one."""
     known = torch.tensor([row in labels for row in range(len(detector.categories))])
-    looked_at = track(paths, "looking at pictures without labels")
-    each = ((path, one.to("cpu")) for path, one in found_in_each(detector, looked_at, load_image, ignored, least))
-    return {path: one[known[one.labels] & _large(one)] for path, one in each}
+    looked_at = track(records, "looking at pictures without labels")
+    each = found_in_each(detector, looked_at, ImageRecord.pixels, ignored, least)
+    found = ((record, one.to("cpu")) for record, one in each)
+    return {record: one[known[one.labels] & _large(one)] for record, one in found}
 
 
 def _large(found: Detections) -> Any:
     return ((found.boxes[:, 2:] - found.boxes[:, :2]) >= 1).all(1)
 
 
-def as_labels(found: Mapping[Path, Detections], folder: str, sure: float, labels: Mapping[int, int]) -> dict[str, Any]:
+def as_labels(
+    found: Mapping[ImageRecord, Detections], folder: str, sure: float, labels: Mapping[int, int]
+) -> dict[str, Any]:
     """The pictures, by their paths from `folder`, and their boxes: labels where the score is at least `sure`."""
     rows = torch.cat([one.labels for one in found.values()]).tolist()
     return {
-        "names": [os.path.relpath(path, os.path.expanduser(folder)) for path in found],
-        "sizes": [tuple(one.image_size) for one in found.values()],
+        "names": [os.path.relpath(record.path, os.path.expanduser(folder)) for record in found],
+        "sizes": [record.size for record in found],
+        "corners": [(-1, -1) if record.window is None else record.window[:2] for record in found],
         "counts": torch.tensor([len(one) for one in found.values()]),
         "boxes_xywh": xyxy_to_xywh(torch.cat([one.boxes for one in found.values()]).double()),
         "labels": torch.tensor([labels[row] for row in rows], dtype=torch.long),
@@ -161,7 +155,11 @@ def _path(folder: str, name: str) -> Path:
 
 
 def joined(train: CocoSet, paths: Sequence[Path], pseudo: Mapping[str, Any]) -> CocoSet:
-    """The training set with these pictures behind its own. Boxes that are unsure go in like crowd regions."""
-    wider = train.with_images([str(path.resolve()) for path in paths], pseudo["sizes"])
+    """The training set with these pictures, or windows of them, behind its own.
+
+    Boxes that are unsure go in like crowd regions.
+    """
+    names, corners = [str(path.absolute()) for path in paths], pseudo.get("corners")  # none in an older version
+    wider = train.with_images(ImageRecords.of(Path("/"), range(len(names)), names, pseudo["sizes"], corners))
     owner = torch.arange(len(train), len(wider)).repeat_interleave(pseudo["counts"])
     return wider.plus(owner, pseudo["boxes_xywh"], pseudo["labels"].to(train.labels.dtype), ~pseudo["sure"])

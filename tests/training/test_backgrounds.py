@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from data_parts import write_images
-from detr_mini.errors import ConfigError, DataError
+from detr_mini.errors import DataError
+from detr_mini.formats.split import ImageRecord
 from detr_mini.pretrained.checkpoints import read_checkpoint
 from detr_mini.training.build import build
 from detr_mini.training.run import train
@@ -62,11 +63,23 @@ def test_a_file_that_is_no_image_is_named(scenes_root: Path, photos: Path) -> No
         build(small_config(scenes_root, "trainer.max_steps=1", f"backgrounds={photos}"))
 
 
-def test_images_that_tiles_would_cut_are_refused(scenes_root: Path, photos: Path) -> None:
-    words = ("trainer.max_steps=1", f"backgrounds={photos}")
-    with pytest.raises(ConfigError, match=r"backgrounds=.*: 3 of 3 pictures are larger than data.tiles=48.*leave"):
-        build(small_config(scenes_root, *words, "data.tiles=48"))
-    assert len(build(small_config(scenes_root, *words, "data.tiles=64")).data.train_set) == 19
+def test_tiles_cut_them_and_keep_no_more_than_there_are_tiles_with_objects(scenes_root: Path, photos: Path) -> None:
+    write_images(photos, ["large.png"], (400, 400))
+
+    def windows(*more: str) -> list[ImageRecord]:
+        parts = build(small_config(scenes_root, "trainer.max_steps=1", f"backgrounds={photos}", *more))
+        said.append(next(notice for notice in parts.data.report.notices if notice.startswith("backgrounds")))
+        full.append(int((parts.data.train_set.objects > 0).sum()))
+        return [record for record in parts.data.train_set.records if record.path.parent == photos]
+
+    said, full = list[str](), list[int]()
+    cut = windows("data.tiles=48")
+    assert len(cut) == full[0] < 100, "as many as there are tiles with objects"
+    assert f"{len(cut)} tiles of 4 images" in said[0]
+    assert all(record.size == (48, 48) or record.size == (40, 48) for record in cut)
+    assert cut == windows("data.tiles=48")
+    assert cut[-1].pixels().shape == (3, 48, 48) and cut[-1].window is not None
+    assert [record.window for record in windows("data.tiles=400")] == [None] * 4
 
 
 def test_sources_count_files_and_not_their_tiles(scenes_root: Path) -> None:
