@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from detr_mini.drawing.boxes import Colour, colour_of, draw_boxes, to_picture
-from detr_mini.drawing.contact_sheet import CARD, FAINT, GAP, INK, sheet_of
+from detr_mini.drawing.contact_sheet import CARD, FAINT, GAP, INK, PNG_LEVEL, sheet_of
 from detr_mini.drawing.text import font, shortened
 from detr_mini.phrases import Caption
 
@@ -63,7 +63,7 @@ def draw_captions(cards: Sequence[CaptionCard], path: str | Path, title: str, co
     sheet = sheet_of([draw_caption(card) for card in cards], min(columns, len(cards)), HEADER)
     pen = ImageDraw.Draw(sheet)
     pen.text((GAP + 2, HEADER // 2), shortened(title, font(20), sheet.width - 2 * GAP), INK, font(20), "lm")
-    sheet.save(path, format="PNG")
+    sheet.save(path, format="PNG", compress_level=PNG_LEVEL)
 
 
 Piece = tuple[str, Colour | None]

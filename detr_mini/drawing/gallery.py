@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from detr_mini.drawing.boxes import draw_detections, draw_truth
-from detr_mini.drawing.contact_sheet import CARD, FAINT, GAP, INK, sheet_of
+from detr_mini.drawing.contact_sheet import CARD, FAINT, GAP, INK, PNG_LEVEL, sheet_of
 from detr_mini.drawing.text import font, shortened
 from detr_mini.structures import Detections, Target
 
@@ -46,7 +46,7 @@ def gallery(pairs: Sequence[Pair], path: str | Path, threshold: float = 0.5, tit
     legend = f"left: ground truth · right: predictions with a score of at least {lowest:.2g}"
     legend += f" (none reaches {threshold:g})" if lowest < threshold else ""
     pen.text((GAP + 2, 52), shortened(legend, font(14), room), FAINT, font(14), "lm")
-    sheet.save(path, format="PNG")
+    sheet.save(path, format="PNG", compress_level=PNG_LEVEL)
 
 
 def _lowest_shown(pairs: Sequence[Pair], threshold: float) -> float:

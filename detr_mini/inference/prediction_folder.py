@@ -16,6 +16,7 @@ from PIL import Image
 
 from detr_mini.drawing.attention import draw_attention
 from detr_mini.drawing.boxes import draw_detections
+from detr_mini.drawing.contact_sheet import PNG_LEVEL
 from detr_mini.errors import DataError, UserError
 from detr_mini.images.load import load_image
 from detr_mini.images.windows import open_windows, reduced
@@ -253,7 +254,7 @@ def _write_one(source: Source, detections: Detections, work: Path, found: Predic
 
 def _save(image: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, quality=92)
+    image.save(path, quality=92, compress_level=PNG_LEVEL)  # of a JPEG, of a PNG
 
 
 def _drawn_name(name: str) -> str:
