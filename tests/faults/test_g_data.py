@@ -58,7 +58,7 @@ def test_g07_a_second_start_reads_neither_the_annotations_nor_the_headers_of_ima
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("it was read again")
 
-    for name in ("read_columns", "image_size", "is_whole_file"):
+    for name in ("read_columns", "image_size", "refuse_cut"):
         monkeypatch.setattr(coco, name, never)
     second = start(str(tmp_path / "cache"))
     for report, images in (first, second):
