@@ -8,9 +8,9 @@ from PIL import Image
 
 PAPER, INK, FAINT, CARD = (246, 247, 249), (28, 32, 38), (108, 116, 128), (255, 255, 255)
 GAP = 14
-PNG_LEVEL = 3
-"""Of PNG files' compression: photographs are about as small as at 6, the usual one, in half the time."""
 """Pixels around each card."""
+PNG_LEVEL = 3
+"""Compression of PNG files: photographs are about as small as at 6, the usual level, in half the time."""
 
 
 def sheet_of(cards: Sequence[Image.Image], columns: int, top: int) -> Image.Image:
