@@ -140,7 +140,7 @@ def as_labels(
     rows = torch.cat([one.labels for one in found.values()]).tolist()
     return {
         "names": [os.path.relpath(record.path, os.path.expanduser(folder)) for record in found],
-        "sizes": [record.size for record in found],
+        "sizes": [tuple(one.image_size) for one in found.values()],
         "corners": [(-1, -1) if record.window is None else record.window[:2] for record in found],
         "counts": torch.tensor([len(one) for one in found.values()]),
         "boxes_xywh": xyxy_to_xywh(torch.cat([one.boxes for one in found.values()]).double()),
