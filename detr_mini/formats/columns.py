@@ -166,7 +166,7 @@ def _listed_images(images: Sequence[Mapping[str, Any]], path: Path) -> dict[int,
             other = listed[image_id]
             raise DataError(f"two images of {path} have the id {image_id} ({other} and {name}); "
                             "give each image its own id")  # fmt: skip
-        listed[image_id] = name  # type: ignore[index]  # checked above
+        listed[image_id] = name
     if not listed:
         raise DataError(f"{path} lists no images; choose a file that lists them")
     return listed

@@ -7,9 +7,9 @@ command line names (`explicit`, see `config.compose`) stays as it was said.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from detr_mini.config.files import config_folder
 from detr_mini.config.plain import plain_dict
@@ -46,7 +46,7 @@ def set_by_weights(settings: dict[str, Any], start: Mapping[str, Any]) -> list[s
     for section in (name for name in _SECTIONS if name in stated):
         before, new = settings.get(section), stated[section]
         kept += _keep_explicit(section, new, before, explicit)
-        settings[section] = {**before, **new} if section in ("data", "trainer") else new  # type: ignore[dict-item]
+        settings[section] = {**(before or {}), **new} if section in ("data", "trainer") else new
     return _said(source, settings, start, kept)
 
 
@@ -106,7 +106,7 @@ def _optim(kind: str) -> dict[str, Any]:
 
 def _file(group: str, name: str) -> dict[str, Any]:
     """A file of configs/, without its defaults list."""
-    found = plain_dict(OmegaConf.load(config_folder() / group / f"{name}.yaml"))  # type: ignore[arg-type]
+    found = plain_dict(cast(DictConfig, OmegaConf.load(config_folder() / group / f"{name}.yaml")))
     return {key: value for key, value in found.items() if key != "defaults"}
 
 

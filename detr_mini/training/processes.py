@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch.distributed import PrefixStore, Store, TCPStore
@@ -60,9 +60,9 @@ class Ranks:
         """What `decide()` returns in the first process. All processes call this at the same place."""
         if self.world == 1:
             return decide()
-        found = [decide() if self.first else None]
+        found: list[Any] = [decide() if self.first else None]
         torch.distributed.broadcast_object_list(found, src=0)
-        return found[0]  # type: ignore[return-value]
+        return cast("T", found[0])
 
     def of_all(self, value: T) -> list[T]:
         """The value of each process, in order of rank."""

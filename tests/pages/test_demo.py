@@ -5,10 +5,8 @@ from __future__ import annotations
 import io
 import json
 import socket
-import struct
 import time
 import zipfile
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +21,7 @@ from detr_mini.formats.discover import Source
 from detr_mini.inference.detector import Detector
 from detr_mini.pages.labels import labels
 from detr_mini.verbs.demo import demo
+from hostile_uploads import HOSTILE, picture
 from pages_parts import References
 
 pytest.importorskip("starlette")
@@ -50,41 +49,6 @@ def client(detector: Detector) -> Iterator[TestClient]:
     app = make_app(Demo([("a", detector), ("<b>", detector)]), Door("127.0.0.1", 8321))
     with TestClient(app, base_url=OWN) as opened:
         yield opened
-
-
-def picture(width: int = 60, height: int = 40, kind: str = "PNG") -> bytes:
-    content = io.BytesIO()
-    Image.radial_gradient("L").resize((width, height)).convert("RGB").save(content, kind)
-    return content.getvalue()
-
-
-def png_claiming(width: int, height: int) -> bytes:
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    pixels = zlib.compress(bytes(10_000_000), 9)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-
-
-def zipped() -> bytes:
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("../../evil.png", bytes(1_000_000))
-    return content.getvalue()
-
-
-SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
-HOSTILE = {
-    "empty": b"", "text": b"hello", "svg with script": SVG, "html": b"<html><script>alert(1)</script>",
-    "zip with a path": zipped(), "pdf": b"%PDF-1.7\n", "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
-    "bomb": png_claiming(60000, 60000), "large": png_claiming(8000, 8000), "nothing": png_claiming(0, 0),
-    "cut off": picture(300, 300)[:400], "cut off jpeg": picture(300, 300, "JPEG")[:900],
-    "noise": bytes(range(256)) * 99,
-    "png head": b"\x89PNG\r\n\x1a\n", "gif head": b"GIF89a" + b"\xff" * 20, "tiff": b"II*\0" + b"\xff" * 64,
-    "jpeg head": b"\xff\xd8\xff\xe0" + b"\0" * 40, "bmp": b"BM" + b"\xff" * 60, "webp": b"RIFF\xff\xff\xff\xffWEBPVP8 ",
-    "elf": b"\x7fELF" + b"\0" * 99, "icns": b"icns" + b"\xff" * 50, "xbm": b"#define a_width 9\n#define a_height 9\n",
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("path", ["/api/detect", "/api/explain"])
