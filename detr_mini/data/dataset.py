@@ -141,6 +141,11 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
                 self._lost[0 if worker is None else 1 + worker.id % 128] += lost
         return self._to_input(image, scale), target
 
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of each value of an image in a batch."""
+        return 4 if self.normalise is None else 1
+
     def augment_of(self, index: int) -> Augment | None:
         """What is done to an image in training."""
         return self.augment
@@ -302,7 +307,7 @@ class BatchLoader(DataLoader[Any]):
         largest: tuple[int, int] = (0, 0),
     ) -> None:
         """`largest`: the most images in a batch, and the most pixels in an image."""
-        self.largest, self.value_bytes = largest, 4 if dataset.normalise is None else 1
+        self.largest, self.value_bytes = largest, dataset.value_bytes
         super().__init__(
             dataset,
             batch_sampler=batches,

@@ -397,9 +397,9 @@ class DetectionData(pl.LightningDataModule):
     def _loader(self, dataset: DetectionDataset, batches: Any) -> BatchLoader:
         side = self.image["size"]
         largest = min(batches.batch_size, len(dataset)), side * (self.image["shorter_side"] or side)
-        workers, value_bytes = self.workers, 4 if dataset.normalise is None else 1
+        workers = self.workers
         if isinstance(workers, str):
-            workers = choose_workers(self._place[1], bytes_of(*largest, value_bytes))
+            workers = choose_workers(self._place[1], bytes_of(*largest, dataset.value_bytes))
         return BatchLoader(
             dataset,
             batches,

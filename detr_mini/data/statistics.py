@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from detr_mini.formats.box_rules import BoxFault, area_of, area_of_objects, clip_boxes, enclosing, rotation_of
+from detr_mini.formats.box_rules import BoxFault, area_of, as_read, rotation_of
 from detr_mini.formats.tree import Tree
 
 SMALL, LARGE = 32.0**2, 96.0**2
@@ -112,11 +112,9 @@ def split_stats(tree: Tree) -> SplitStats:
     sizes = np.array([(i["height"], i["width"]) for i in tree.content["images"]], np.int64).reshape(-1, 2)
     owner = np.array([row[a["image_id"]] for a in real], np.int64)
     drawn = np.array([a["bbox"] for a in real], np.float64).reshape(-1, 4)
-    turned = np.array([rotation_of(a) for a in real], np.float64)
-    upright = np.where((turned % 180 != 0)[:, None], enclosing(drawn, turned), drawn)
-    boxes, faults = clip_boxes(upright, sizes[owner])
-    given = np.array([area_of(a.get("area")) for a in real], np.float64)
-    area = area_of_objects(given, drawn, boxes, (boxes != upright).any(1))
+    degrees = np.array([rotation_of(a) for a in real], np.float64)
+    stated = np.array([area_of(a.get("area")) for a in real], np.float64)
+    boxes, area, _, faults = as_read(drawn, degrees, sizes[owner], stated)
     keep = [k for k, fault in enumerate(faults) if fault in (None, BoxFault.PAST_EDGE)]
     pairs = [(real[k]["image_id"], names[real[k]["category_id"]]) for k in keep]
     images_of, boxes_of = Counter(name for _, name in set(pairs)), Counter(name for _, name in pairs)

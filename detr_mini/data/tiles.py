@@ -160,8 +160,9 @@ def files_in_windows(
             found.append((str(path.absolute()), part, (-1, -1) if part == size else (window.top, window.left)))
     if most is not None and most < len(found):
         found = [found[place] for place in _drawn(len(found), most).tolist()]
-    names, parts, corners = (list(column) for column in zip(*found, strict=True))
-    return ImageRecords.of(Path("/"), range(1, len(names) + 1), names, parts, None if side is None else corners)
+    names, parts = [name for name, _, _ in found], [part for _, part, _ in found]
+    corners = None if side is None else [corner for *_, corner in found]
+    return ImageRecords.of(Path("/"), range(1, len(names) + 1), names, parts, corners)
 
 
 def _drawn(count: int, most: int) -> Int[Tensor, " most"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -110,6 +110,34 @@ def enclosing(boxes_xywh: Float[np.ndarray, "n 4"], degrees: Float[np.ndarray, "
     x, y, w, h = boxes_xywh.T
     wide, high = w * cos + h * sin, w * sin + h * cos
     return np.stack([x + w / 2 - wide / 2, y + h / 2 - high / 2, wide, high], 1)
+
+
+class ReadBoxes(NamedTuple):
+    """Boxes as a training reads them."""
+
+    boxes_xywh: Float[np.ndarray, "n 4"]
+    """Upright, the part inside the image."""
+    area: Float[np.ndarray, " n"]
+    """See `area_of_objects`."""
+    turned: Bool[np.ndarray, " n"]
+    faults: list[BoxFault | None]
+
+
+def as_read(
+    written: Float[np.ndarray, "n 4"],
+    degrees: Float[np.ndarray, " n"],
+    sizes: Int[np.ndarray, "n 2"],
+    stated: Float[np.ndarray, " n"],
+) -> ReadBoxes:
+    """Boxes (xywh) turned by `degrees`, in images of `sizes` (height, width), with the areas that are `stated`.
+
+    A box without size is not turned, so that it stays one.
+    """
+    turned = (degrees % 180 != 0) & (written[:, 2:] > 0).all(1)
+    boxes, faults = clip_boxes(np.where(turned[:, None], enclosing(written, degrees), written), sizes)
+    is_cut = np.array([fault is BoxFault.PAST_EDGE for fault in faults], bool)
+    area = area_of_objects(stated, np.where(turned[:, None], written, boxes), boxes, is_cut)
+    return ReadBoxes(boxes, area, turned, faults)
 
 
 def area_of_objects(

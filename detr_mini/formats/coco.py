@@ -21,9 +21,7 @@ from detr_mini.formats.box_rules import (
     ROUNDING,
     SHARES,
     BoxFault,
-    area_of_objects,
-    clip_boxes,
-    enclosing,
+    as_read,
     look_like_corners,
     look_like_shares,
 )
@@ -261,10 +259,7 @@ def _with_boxes(
     image, sizes = image[own], records.sizes.numpy()
     raw = columns.boxes_xywh[own]
     rotation = columns.rotation[own]
-    whole = raw[:, 2:].min(1, initial=1.0) > 0 if len(raw) else np.zeros(0, bool)
-    turned = (rotation % 180 != 0) & whole
-    upright = np.where(turned[:, None], enclosing(raw, rotation), raw)
-    boxes, faults = clip_boxes(upright, sizes[image])
+    boxes, area, turned, faults = as_read(raw, rotation, sizes[image], columns.area[own])
     edges = sizes[image][:, ::-1].astype(np.float64)
     if look_like_shares(raw, edges):
         raise DataError(SHARES.format(path=columns.path))
@@ -294,9 +289,7 @@ def _with_boxes(
                 keep[row] = False
     if bad and reading.on_bad_box == "refuse":
         raise DataError(f"{bad[0]} ({len(bad)} boxes like this); fix them, or set data.on_bad_box=drop")
-    is_cut = np.array([fault is BoxFault.PAST_EDGE for fault in faults], bool)
-    area = area_of_objects(columns.area[own], np.where(turned[:, None], raw, boxes), boxes, is_cut)[keep]
-    own, image, boxes = own[keep], image[keep], boxes[keep]
+    own, image, boxes, area = own[keep], image[keep], boxes[keep], area[keep]
     labels = np.array([label_of[c] for c in columns.category_ids[own].tolist()], np.int64)
     crowd = columns.is_crowd[own] & (reading.on_crowd == "ignore")
     per_image = np.bincount(image, minlength=len(ids))

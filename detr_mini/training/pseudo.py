@@ -87,7 +87,7 @@ def find_pseudo(data: Data, settings: Mapping[str, Any], device: str, ranks: Ran
     folder = str(settings["pseudo"])
     paths = ranks.of_first(lambda: new_pictures(data, folder, "pseudo"))
     read = list(readable(paths, lambda path: image_size(path)[0], ignored))
-    records = list(data.records_of([path for path, _ in read], [size for _, size in read])) if read else []
+    records = list(data.records_of([path for path, _ in read], [size for _, size in read]))
     looked = ranks.of_all(_look(detector, ranks.share(records), UNSURE_SHARE * min(own, sure), labels))
     seen = {record: one for each in looked for record, one in each.items()}
     kept = {record: seen[record] for record in records if record in seen and bool((seen[record].scores >= sure).any())}

@@ -49,9 +49,10 @@ def test_boxes_are_measured_as_a_training_reads_them() -> None:
         {"image_id": 9, "category_id": 3, "bbox": [250, 0, 100, 100], "area": 10_000},
         {"image_id": 9, "category_id": 3, "bbox": [310, 0, 20, 20]},
         {"image_id": 9, "category_id": 1, "bbox": [100, 100, 60, 20], "attributes": {"rotation": 90}},
+        {"image_id": 9, "category_id": 1, "bbox": [100, 100, 60, 0], "attributes": {"rotation": 45}},
     ]
     stats = split_stats(tree(boxes))
-    assert (len(stats.boxes), stats.outside, stats.without_size) == (2, 1, 0)
+    assert (len(stats.boxes), stats.outside, stats.without_size) == (2, 1, 1)
     np.testing.assert_allclose(stats.boxes, [[250, 0, 50, 100], [120, 80, 20, 60]])
     np.testing.assert_allclose(stats.area, [5000, 1200])
     assert stats.boxes_of == {"bolt": 1, "nut": 1, "washer": 0}

@@ -27,12 +27,12 @@ ENDS = 60.0
 """Seconds within which all processes end after one has failed."""
 
 
-@pytest.mark.parametrize("devices", [2, 3])
+@pytest.mark.parametrize(("devices", "minutes"), [(2, 0.4), (3, 1.0)])
 def test_g01_g21_clocks_that_differ_neither_hang_a_training_nor_part_its_weights(
-    scenes_root: Path, tmp_path: Path, devices: int
+    scenes_root: Path, tmp_path: Path, devices: int, minutes: float
 ) -> None:
     # one process is slow and its clock runs a thousand times too fast; time decides on rate, saving and the end
-    words = overrides(scenes_root, *TWO, f"trainer.devices={devices}", "trainer.max_minutes=0.4",
+    words = overrides(scenes_root, *TWO, f"trainer.devices={devices}", f"trainer.max_minutes={minutes}",
                       "trainer.save_every_minutes=0.02", "optim.warmup_steps=2", "data.batch_size=2",
                       f"run_folder={tmp_path / 'run'}", "data.val=null")  # fmt: skip
     odd = {"all": {"weights": str(tmp_path)}, "1": {"clock": 1000, "sleep": 0.05}}
@@ -41,7 +41,7 @@ def test_g01_g21_clocks_that_differ_neither_hang_a_training_nor_part_its_weights
     first, *others = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(devices))
     assert all(torch.equal(value, other[name]) for other in others for name, value in first.items())
     rates = [row["lr"] for row in History(tmp_path / "run" / "history.csv").rows()]
-    assert len(rates) >= 20
+    assert len(rates) >= 50
     assert len(set(rates)) > 2, "the rate went by the time"
 
 
