@@ -13,8 +13,9 @@ from torch import Tensor
 
 def cxcywh_to_xyxy(boxes_cxcywh: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
     """(cx, cy, w, h) to (x1, y1, x2, y2)."""
-    centre, size = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:]
-    return torch.cat([centre - size / 2, centre + size / 2], -1)
+    centre, size = boxes_cxcywh.chunk(2, -1)
+    half = size / 2
+    return torch.cat([centre - half, centre + half], -1)
 
 
 def xyxy_to_cxcywh(boxes_xyxy: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
@@ -35,12 +36,12 @@ def xyxy_to_xywh(boxes_xyxy: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
 
 def area(boxes_xyxy: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
     """Width times height; a box turned inside out has area 0."""
-    return _area(*boxes_xyxy.unbind(-1))
+    left, top, right, bottom = boxes_xyxy.unbind(-1)
+    return _area(right - left, bottom - top)
 
 
-def _area(left: Tensor, top: Tensor, right: Tensor, bottom: Tensor) -> Tensor:
-    # one coordinate at a time: torch and the runtimes of exported files are slow along an axis of two numbers
-    return (right - left).clamp(min=0) * (bottom - top).clamp(min=0)
+def _area(width: Tensor, height: Tensor) -> Tensor:
+    return width.relu() * height.relu()
 
 
 def iou_and_giou(
@@ -50,27 +51,31 @@ def iou_and_giou(
 
     Two boxes without area have IoU 0. All pairs of two sets: `iou_and_giou(a[:, None], b[None])`.
     """
-    intersection, union = _intersection_and_union(a_xyxy, b_xyxy)
-    ax, ay, ax2, ay2 = a_xyxy.unbind(-1)
-    bx, by, bx2, by2 = b_xyxy.unbind(-1)
-    hull = _area(torch.minimum(ax, bx), torch.minimum(ay, by), torch.maximum(ax2, bx2), torch.maximum(ay2, by2))
+    intersection, union, (width, height) = _overlap(a_xyxy, b_xyxy)
+    hull = _area(width, height)
     tiny = torch.finfo(union.dtype).tiny
     iou = intersection / union.clamp(min=tiny)
     return iou, iou - (hull - union) / hull.clamp(min=tiny)
 
 
-def _intersection_and_union(
+def _overlap(
     a_xyxy: Float[Tensor, "*#n 4"], b_xyxy: Float[Tensor, "*#n 4"]
-) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*n"]]:
-    ax, ay, ax2, ay2 = a_xyxy.unbind(-1)
-    bx, by, bx2, by2 = b_xyxy.unbind(-1)
-    intersection = _area(torch.maximum(ax, bx), torch.maximum(ay, by), torch.minimum(ax2, bx2), torch.minimum(ay2, by2))
-    return intersection, area(a_xyxy) + area(b_xyxy) - intersection
+) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*n"], tuple[Tensor, Tensor]]:
+    """The areas of intersection and union, and the sides of the hull.
+
+    A side of the hull is that of both boxes less what they share (below 0 if they do not meet). One coordinate at a
+    time: torch and the runtimes of exported files are slow along an axis of two numbers.
+    """
+    (ax, ay, ax2, ay2), (bx, by, bx2, by2) = a_xyxy.unbind(-1), b_xyxy.unbind(-1)
+    (aw, ah), (bw, bh) = (ax2 - ax, ay2 - ay), (bx2 - bx, by2 - by)
+    w, h = torch.minimum(ax2, bx2) - torch.maximum(ax, bx), torch.minimum(ay2, by2) - torch.maximum(ay, by)
+    intersection = _area(w, h)
+    return intersection, _area(aw, ah) + _area(bw, bh) - intersection, (aw + bw - w, ah + bh - h)
 
 
 def box_iou(a_xyxy: Float[Tensor, "*batch n 4"], b_xyxy: Float[Tensor, "*batch m 4"]) -> Float[Tensor, "*batch n m"]:
     """IoU of every box of `a` with every box of `b`."""
-    intersection, union = _intersection_and_union(a_xyxy[..., :, None, :], b_xyxy[..., None, :, :])
+    intersection, union, _ = _overlap(a_xyxy[..., :, None, :], b_xyxy[..., None, :, :])
     return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
 
 

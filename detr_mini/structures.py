@@ -172,6 +172,14 @@ class Prediction:
     visible: Bool[Tensor, "b q"] | None = None
     """False for guesses that stand for nothing (a memory token on padding); None: all count."""
 
+    def split(self, queries: int) -> tuple[Prediction, Prediction]:
+        """The first `queries` guesses, and the others."""
+        widths = [queries, self.boxes.shape[1] - queries]
+        visible = (None, None) if self.visible is None else self.visible.split(widths, 1)
+        parts = zip(self.logits.split(widths, 1), self.boxes.split(widths, 1), visible, strict=True)
+        first, others = (Prediction(*part) for part in parts)
+        return first, others
+
 
 @dataclass(frozen=True)
 class DenoisingOutput:

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Word = TypeVar("Word", int, Tensor)
+Word = TypeVar("Word", int, np.ndarray)
 
 
 @contextmanager
@@ -35,15 +36,18 @@ def mix_numbers(*numbers: int) -> int:
 def counter_noise(
     seed: int, step: int, image_ids: Sequence[int], count: int, device: torch.device
 ) -> Float[Tensor, "b n"]:
-    """Uniform noise in [0, 1) that is a function of (seed, step, image id, index): no generator, no state."""
-    ids = torch.tensor([i & 0x7FFFFFFF for i in image_ids], dtype=torch.int64)[:, None].to(device, non_blocking=True)
-    index = torch.arange(count, dtype=torch.int64, device=device)[None]
-    value = _scramble(ids ^ mix_numbers(seed, step))
-    return _scramble(value + index * 0x9E3779B1 & 0xFFFFFFFF).double().mul(2.0**-32).float().clamp(max=1 - 2**-24)
+    """Uniform noise in [0, 1) that is a function of (seed, step, image id, index): no generator, no state.
+
+    Computed on the host: a GPU would take longer to be told of thirty small operations.
+    """
+    ids = np.array([i & 0x7FFFFFFF for i in image_ids], np.int64)[:, None]
+    value = _scramble(ids ^ mix_numbers(seed, step)) + np.arange(count) * 0x9E3779B1 & 0xFFFFFFFF
+    noise = (_scramble(value) * 2.0**-32).astype(np.float32).clip(max=1 - 2**-24)
+    return torch.from_numpy(noise).to(device, non_blocking=True)
 
 
 def _scramble(value: Word) -> Word:
-    """The finaliser of MurmurHash3 (Appleby 2011): 32 bits, in 64-bit integers where `value` is a tensor."""
+    """The finaliser of MurmurHash3 (Appleby 2011): 32 bits, in 64-bit integers where `value` is an array."""
     value = (value ^ (value >> 16)) * 0x85EBCA6B & 0xFFFFFFFF
     value = (value ^ (value >> 13)) * 0xC2B2AE35 & 0xFFFFFFFF
     return value ^ (value >> 16)

@@ -119,8 +119,12 @@ def attend(
         return attend_plain(query, key, value)
     if _small_is_faster(query, key) and not dropout:
         return attend_small(query, key, value, blocked, similarity)
-    query, key = similarity(query, key)
-    fused = partial(functional.scaled_dot_product_attention, dropout_p=dropout, scale=1.0)
+    scale = 1.0
+    if similarity is scaled_dot:
+        scale = max(query.shape[-1], 1) ** -0.5  # the kernel multiplies by it at no cost
+    else:
+        query, key = similarity(query, key)
+    fused = partial(functional.scaled_dot_product_attention, dropout_p=dropout, scale=scale)
     if blocked is None:
         return fused(query, key, value)
     blocked = blocked.expand(*query.shape[:-1], key.shape[-2])

@@ -18,6 +18,7 @@ from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from detr_mini.benchmarks.operations import OperationCounter
 from detr_mini.cpu_runtime import tiny_numbers_as_zero
 from detr_mini.losses import criterion as criterion_module
 from detr_mini.models.protocol import DetectionModel
@@ -77,7 +78,7 @@ def benchmark_step(config: DictConfig) -> dict[str, Any]:
     Images have their full size from the first step on, also where they grow during the training.
     Milliseconds are means over the middle half of the steps. `gflops` is the rate of the step's floating-point
     operations (matrix products and convolutions, counted by torch); `matrix_gflops` is the rate of one large matrix
-    product on the same threads, in the training's precision.
+    product on the same threads, in the training's precision. `operations`: see `OperationCounter`.
     """
     parts = build(config)
     parts.data.follow(lambda: 0.0, lambda batches: 1.0)
@@ -93,8 +94,9 @@ def benchmark_step(config: DictConfig) -> dict[str, Any]:
         watch.steps.clear()
         for _ in range(config.steps):
             run(nullcontext())
-    counter = operations_counter()
+    counter, operations = operations_counter(), OperationCounter()
     run(counter)
+    run(operations)
     typical = watch.typical()
     whole = typical.pop("step")
     table = _table(typical, whole)
@@ -102,6 +104,7 @@ def benchmark_step(config: DictConfig) -> dict[str, Any]:
     result = {
         "milliseconds": table, "step": whole, "images_per_second": parts.data.batch_size / whole * 1e3,
         "gflops": rate, "matrix_gflops": matrix_rate, "threads": torch.get_num_threads(), "precision": kind,
+        "operations": operations.total,
     }  # fmt: skip
     _print(result)
     return result
@@ -128,26 +131,30 @@ def _stepper(
     count = iter(range(1_000_000))
 
     def run(around: AbstractContextManager[Any]) -> None:
-        with watch.measuring("step"), around:
+        with watch.measuring("step"):
             with watch.measuring("data"):
                 batch = next(batches).to(device)
-            with watch.measuring("denoising queries"):
-                step = next(count)
-                noise = task.model.noised_truths(batch.packed, batch.image_ids, seed=0, step=step)
-            with watch.measuring("forward"), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                output = task.model(batch.images, batch.mask(), denoising=noise, **batch.with_captions)
-            with watch.measuring("loss"):
-                losses = task.criterion(output, batch.packed, 0.0, **batch.with_captions)
-                loss = losses.total / max(losses.boxes, 1)
-            with watch.measuring("backward"):
-                loss.backward()
-            with watch.measuring("optimizer"):
-                torch.nn.utils.clip_grad_norm_(task.model.parameters(), task.clip, foreach=True)
-                optimizer.step()
-                optimizer.zero_grad()
-            with watch.measuring("averaging"):
-                task.averaged.update()
+            with around:
+                compute(batch)
         watch.next_step()
+
+    def compute(batch: Batch) -> None:
+        with watch.measuring("denoising queries"):
+            step = next(count)
+            noise = task.model.noised_truths(batch.packed, batch.image_ids, seed=0, step=step)
+        with watch.measuring("forward"), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            output = task.model(batch.images, batch.mask(), denoising=noise, **batch.with_captions)
+        with watch.measuring("loss"):
+            losses = task.criterion(output, batch.packed, 0.0, **batch.with_captions)
+            loss = losses.total / max(losses.boxes, 1)
+        with watch.measuring("backward"):
+            loss.backward()
+        with watch.measuring("optimizer"):
+            torch.nn.utils.clip_grad_norm_(task.model.parameters(), task.clip, foreach=True)
+            optimizer.step()
+            optimizer.zero_grad()
+        with watch.measuring("averaging"):
+            task.averaged.update()
 
     task.averaged.to(device)
     return run
@@ -222,6 +229,6 @@ def _print(result: dict[str, Any]) -> None:
     console.print(
         f"{result['images_per_second']:.0f} images a second; {result['gflops']:.0f} GFLOP/s in the step, "
         f"{result['matrix_gflops']:.0f} GFLOP/s in a large matrix product ({result['precision']}, "
-        f"{result['threads']} threads)"
+        f"{result['threads']} threads); {result['operations']:,} operations in the step"
     )
     console.print(json.dumps({k: v for k, v in result.items() if k != "milliseconds"}), soft_wrap=True)

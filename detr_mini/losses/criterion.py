@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from detr_mini.boxes import cxcywh_to_xyxy, iou_and_giou
-from detr_mini.losses.matcher import BoxCost, ClassCost, Match, NonFiniteCostError, assign, giou_cost, matching_cost
+from detr_mini.losses.matcher import BoxCost, ClassCost, Match, assign, giou_cost, matching_cost
 from detr_mini.structures import DenoisingOutput, DetectorOutput, PackedTargets, Prediction
 
 ClassLoss = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -34,10 +34,9 @@ def matchability_loss(
 
     `labels` is -1 where a query is matched to nothing; `quality` is the matched box's IoU; only the `counted` count.
     """
-    matched = labels >= 0
-    target = functional.one_hot(labels.clamp(min=0), logits.shape[-1]) * matched[..., None]
+    target = labels[..., None] == torch.arange(logits.shape[-1], device=labels.device)
     wanted = target * quality[..., None].clamp(0, 1) ** gamma
-    weight = torch.where(target.bool(), 1.0, logits.detach().sigmoid() ** gamma)
+    weight = torch.where(target, 1.0, logits.detach().sigmoid() ** gamma)
     loss = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none") * weight
     return (loss if counted is None else loss * counted[..., None]).sum((1, 2))
 
@@ -70,25 +69,19 @@ class Losses:
     """Of the final layer."""
 
 
-def stack(predictions: Sequence[Prediction]) -> Prediction:
-    """Several predictions of one shape as one, along the batch: losses then run once and not once a layer."""
-    visible = [p.visible for p in predictions if p.visible is not None]
-    return Prediction(
-        torch.cat([p.logits for p in predictions]),
-        torch.cat([p.boxes for p in predictions]),
-        torch.cat(visible) if visible else None,
-    )
+def join(predictions: Sequence[Prediction]) -> Prediction:
+    """Several sets of guesses as one, along the queries: costs and losses are then computed once, not once a set."""
+    logits, boxes = torch.cat([p.logits for p in predictions], 1), torch.cat([p.boxes for p in predictions], 1)
+    return Prediction(logits, boxes, visible_of(predictions))
 
 
-def repeat(targets: PackedTargets, times: int) -> PackedTargets:
-    """The truths again for each of `times` stacked predictions."""
-    return replace(
-        targets,
-        boxes=targets.boxes.repeat(times, 1, 1),
-        labels=targets.labels.repeat(times, 1),
-        valid=targets.valid.repeat(times, 1),
-        counts=targets.counts * times,
-    )
+def visible_of(predictions: Sequence[Prediction]) -> Bool[Tensor, "b q"] | None:
+    """Which guesses of several sets count, along the queries; None if all of them do."""
+    if all(p.visible is None for p in predictions):
+        return None
+    of_each = [p.boxes.new_ones(p.boxes.shape[:2], dtype=torch.bool) if p.visible is None else p.visible
+               for p in predictions]  # fmt: skip
+    return torch.cat(of_each, 1)
 
 
 class DetectionCriterion:
@@ -125,61 +118,72 @@ class DetectionCriterion:
 
     def __call__(self, output: DetectorOutput, targets: PackedTargets, progress: float = 0.0) -> Losses:
         """`progress` of the training in [0, 1]. Raises NonFiniteCostError where a guess is not finite."""
-        layers = [output.final, *output.auxiliary]
-        dense = [(output.proposals, 1), (output.one_to_many, self.copies)]
-        groups = [(stack(layers), repeat(targets, len(layers)), 1)]
-        groups += [(prediction, targets, copies) for prediction, copies in dense if prediction is not None]
-        costs = [matching_cost(p, t, self.class_cost, self.box_cost, **self.cost_weights) for p, t, _ in groups]
-        try:
-            matches = assign(costs, [t.counts for _, t, _ in groups], [copies for *_, copies in groups])
-        except NonFiniteCostError as error:
-            raise NonFiniteCostError(sorted({row % len(targets.counts) for row in error.rows}), error.sets) from None
-        box_weight = 1 + (self.final_box_weight - 1) * max(0.0, 2 * progress - 1)
-        total = output.logits.new_zeros(())
-        terms: dict[str, Tensor] = {}
-        for (prediction, truths, copies), match in zip(groups, matches, strict=True):
-            parts = self._set_losses(prediction, truths, match, prediction.visible)
-            total = total + self._weigh(parts, box_weight) / copies
-            if not terms:  # of the final layer alone: it stands first in the stack
-                b = len(targets.counts)
-                terms = {name: parts[name][:b].detach().sum() for name in ("class", "l1", "giou")}
+        one_to_one = [p for p in (*output.auxiliary, output.proposals) if p is not None]
+        one_to_many = [] if output.one_to_many is None else [output.one_to_many]
+        # one class loss for each group; that of the first is logged
+        groups = [group for group in (([output.final], 1), (one_to_one, 1), (one_to_many, self.copies)) if group[0]]
+        sets = [(prediction, copies) for predictions, copies in groups for prediction in predictions]
+        guesses = join([prediction for prediction, _ in sets])
+        cost = matching_cost(guesses, targets, self.class_cost, self.box_cost, **self.cost_weights)
+        match = matched = assign(cost, targets.counts, [(p.boxes.shape[1], copies) for p, copies in sets])
         if output.denoising is not None:
-            total = total + self._denoising(output.denoising, targets, box_weight)
-        b = len(targets.counts)
-        final = Match(matches[0].query[:b], matches[0].truth[:b], matches[0].valid[:b])
-        return Losses(total, terms, targets.total, final)
+            noised = [replace(layer, visible=output.denoising.valid) for layer in output.denoising.layers]
+            groups.append((noised, 1))
+            match = with_denoising(matched, output.denoising, first=guesses.boxes.shape[1])
+            guesses = join([guesses, *noised])
+        of_boxes, quality, terms = self._box_losses(guesses.boxes.float(), targets, match)
+        of_classes = self._class_losses(guesses.logits.float(), targets, match, quality, groups)
+        box_weight = 1 + (self.final_box_weight - 1) * max(0.0, 2 * progress - 1)
+        total = self.weight_class * torch.stack(of_classes).sum() + box_weight * of_boxes
+        terms = {"class": of_classes[0].detach(), **terms}
+        return Losses(total, terms, targets.total, matched.first(targets.boxes.shape[1]))
 
-    def _denoising(self, output: DenoisingOutput, targets: PackedTargets, box_weight: float) -> Tensor:
-        layers = len(output.layers)
-        truth, valid = output.truth.repeat(layers, 1), output.valid.repeat(layers, 1)
-        query = torch.arange(truth.shape[1], device=truth.device).expand_as(truth)
-        match = Match(query, truth, output.positive.repeat(layers, 1) & valid)
-        return self._weigh(self._set_losses(stack(output.layers), repeat(targets, layers), match, valid), box_weight)
-
-    def _weigh(self, parts: dict[str, Tensor], box_weight: float) -> Tensor:
-        boxes = self.weight_l1 * parts["l1"] + self.weight_giou * parts["giou"]
-        boxes = boxes + self.weight_relative_l1 * parts["relative_l1"]
-        return (self.weight_class * parts["class"] + box_weight * boxes).sum()
-
-    def _set_losses(
-        self, prediction: Prediction, targets: PackedTargets, match: Match, counted: Bool[Tensor, "b q"] | None
-    ) -> dict[str, Tensor]:
-        """Sums over matched pairs (boxes) and over all guesses (class), for each row of the batch."""
-        guess = prediction.boxes.float().gather(1, match.query[..., None].expand(-1, -1, 4))
+    def _box_losses(
+        self, boxes: Float[Tensor, "b q 4"], targets: PackedTargets, match: Match
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "b m"], dict[str, Float[Tensor, ""]]]:
+        """The weighted sum over all pairs, the IoU of each, and the unweighted sums over those of the final layer."""
+        guess = boxes.gather(1, match.query[..., None].expand(-1, -1, 4))
         truth = targets.boxes.gather(1, match.truth[..., None].expand(-1, -1, 4))
-        pair = match.valid.float()
         iou, giou = iou_and_giou(cxcywh_to_xyxy(guess), cxcywh_to_xyxy(truth))
-        distance = (guess - truth).abs()
-        relative = distance / truth[..., 2:].repeat(1, 1, 2).clamp(min=1e-3)
-        b, q = prediction.logits.shape[:2]
-        # Unmatched truths write to a place past the last query, which is cut off.
-        place = torch.where(match.valid, match.query, q)
-        labels = targets.labels.new_full((b, q + 1), -1)
-        labels = labels.scatter(1, place, targets.labels.gather(1, match.truth))[:, :q]
-        quality = iou.new_zeros(b, q + 1).scatter(1, place, iou.detach())[:, :q]
-        return {
-            "class": self.class_loss(prediction.logits.float(), labels, quality, counted),
-            "l1": (distance.sum(-1) * pair).sum(-1),
-            "giou": ((1 - giou) * pair).sum(-1),
-            "relative_l1": (relative.sum(-1) * pair).sum(-1),
+        distance = (guess - truth).abs().unflatten(-1, (2, 2))
+        pull = self.weight_l1 + self.weight_relative_l1 / truth[..., 2:].clamp(min=1e-3)
+        each = (distance * pull[..., None, :]).sum((-2, -1)) + self.weight_giou * (1 - giou)
+        n = targets.boxes.shape[1]
+        final = match.valid[:, :n]
+        terms = {
+            "l1": (distance.detach()[:, :n].sum((-2, -1)) * final).sum(),
+            "giou": ((1 - giou.detach()[:, :n]) * final).sum(),
         }
+        return (each * (match.valid / match.copies)).sum(), iou.detach(), terms
+
+    def _class_losses(
+        self,
+        logits: Float[Tensor, "b q k"],
+        targets: PackedTargets,
+        match: Match,
+        quality: Float[Tensor, "b m"],
+        groups: Sequence[tuple[Sequence[Prediction], int]],
+    ) -> list[Float[Tensor, ""]]:
+        """The sum over all guesses of each group."""
+        q = logits.shape[1]
+        labels = match.at_queries(targets.labels.gather(1, match.truth), q, fill=-1)
+        qualities = match.at_queries(quality, q, fill=0)
+        widths = [sum(p.boxes.shape[1] for p in predictions) for predictions, _ in groups]
+        parts = zip(groups, *(x.split(widths, 1) for x in (logits, labels, qualities)), strict=True)
+        sums = ((self.class_loss(*of_group, visible_of(predictions)).sum(), copies)
+                for (predictions, copies), *of_group in parts)  # fmt: skip
+        return [total if copies == 1 else total / copies for total, copies in sums]
+
+
+def with_denoising(match: Match, output: DenoisingOutput, first: int) -> Match:
+    """`match`, and the truths that the queries of the denoising layers were made from. They begin at query `first`."""
+    layers = len(output.layers)
+    truth = output.truth.repeat(1, layers)
+    query = torch.arange(first, first + truth.shape[1], device=truth.device).expand_as(truth)
+    valid = (output.positive & output.valid).repeat(1, layers)
+    return Match(
+        torch.cat([match.query, query], 1),
+        torch.cat([match.truth, truth], 1),
+        torch.cat([match.valid, valid], 1),
+        functional.pad(match.copies, (0, truth.shape[1]), value=1),
+    )

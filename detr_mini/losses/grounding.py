@@ -49,14 +49,6 @@ class GroundedCriterion(DetectionCriterion):
         return replace(losses, total=total, terms={**losses.terms, **terms})
 
 
-def truth_of_query(match: Match, queries: int) -> Int[Tensor, "b {queries}"]:
-    """Index of the ground truth that each query is matched to, -1 for none."""
-    b = len(match.query)
-    place = torch.where(match.valid, match.query, queries)  # invalid pairs go past the end
-    found = match.truth.new_full((b, queries + 1), -1)
-    return found.scatter(1, place, match.truth)[:, :queries]
-
-
 def of_truths(per_truth: Bool[Tensor, "r n a"], truth: Int[Tensor, "r q"]) -> Float[Tensor, "r q a"]:
     """Row of `per_truth` for each query's ground truth, zeros for a query without one (-1)."""
     values = per_truth.gather(1, truth.clamp(min=0)[..., None].expand(-1, -1, per_truth.shape[2]))
@@ -67,7 +59,7 @@ def attribute_loss(
     logits: Float[Tensor, "b q a"], attributes: Bool[Tensor, "b n a"], match: Match
 ) -> Float[Tensor, ""]:
     """Binary cross-entropy over the attributes of each matched query's ground truth, summed."""
-    truth = truth_of_query(match, logits.shape[1])
+    truth = match.at_queries(match.truth, logits.shape[1], fill=-1)
     loss = functional.binary_cross_entropy_with_logits(logits, of_truths(attributes, truth), reduction="none").sum(-1)
     return (loss * (truth >= 0)).sum()
 
@@ -84,7 +76,7 @@ def grounding_loss(
     assert captions.token_map is not None
     assert captions.tags is not None
     q = output.logits[0].shape[1]
-    truth = truth_of_query(match, q)[captions.caption_image]
+    truth = match.at_queries(match.truth, q, fill=-1)[captions.caption_image]
     wanted = of_truths(captions.token_map, truth)
     counted = (~captions.padding_mask[:, None]).float()
     logits = torch.stack(output.logits).float()

@@ -1,17 +1,19 @@
 """Which query answers for which truth: the assignment of least cost (Carion et al. 2020, sec. 3.1).
 
-Costs are computed in float32 for the whole padded batch on the device. All sets of a step (proposals, every decoder
-layer, ...) go to the host in one transfer and the answers come back in one.
+Costs are computed in float32 for the whole padded batch on the device, for all sets of guesses at once (proposals,
+every decoder layer, ...): one after the other, along the queries. They go to the host in one transfer, and the answers
+come back in one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -39,15 +41,24 @@ class NonFiniteCostError(ValueError):
 
 @dataclass(frozen=True)
 class Match:
-    """For each truth (packed, times `copies`) the query that answers for it."""
+    """For each truth (packed, as often as it is answered for) the query that answers for it."""
 
-    query: Int[Tensor, "b n"]
-    truth: Int[Tensor, "b n"]
+    query: Int[Tensor, "b m"]
+    truth: Int[Tensor, "b m"]
     """Index into the packed targets."""
-    valid: Bool[Tensor, "b n"]
+    valid: Bool[Tensor, "b m"]
     """False on padding, and for truths that found no query (more truths than queries)."""
-    pairs: Int[Tensor, "2 m"] | None = None
-    """Row and column of each valid one, as the host knows them: `valid.nonzero()` would wait for the device."""
+    copies: Int[Tensor, " m"]
+    """How many queries of the same set answer for each truth."""
+
+    def first(self, truths: int) -> Match:
+        """That of the first `truths` columns: of the first set, if it has one answer a truth."""
+        return Match(self.query[:, :truths], self.truth[:, :truths], self.valid[:, :truths], self.copies[:truths])
+
+    def at_queries(self, values: Shaped[Tensor, "b m"], queries: int, fill: int) -> Shaped[Tensor, "b {queries}"]:
+        """Each of `values` at the query that answers for its truth, and `fill` at all other queries."""
+        place = torch.where(self.valid, self.query, queries)  # past the end, which is cut off
+        return values.new_full((len(values), queries + 1), fill).scatter(1, place, values)[:, :queries]
 
 
 def focal_cost(logits: Float[Tensor, "b q k"], labels: Int[Tensor, "b n"]) -> Float[Tensor, "b q n"]:
@@ -96,47 +107,46 @@ def matching_cost(
     return cost
 
 
-def assign(
-    costs: Sequence[Float[Tensor, "_ _ n"]], counts: Sequence[Sequence[int]], copies: Sequence[int]
-) -> list[Match]:
-    """Solve every set's assignment. `counts[i]`: real truths of each of its rows, the rest is padding. `copies[i]`:
-    each truth of set i may be answered for by that many queries.
+def assign(cost: Float[Tensor, "b q n"], counts: Sequence[int], sets: Sequence[tuple[int, int]] | None = None) -> Match:
+    """Solve the assignment of every image and set. `counts`: real truths of each image, the rest of `n` is padding.
+
+    `sets`: the number of queries of each set, and how many of them may answer for one truth. None: a single set with
+    one answer for each truth. A query keeps its place among all `q`.
 
     Raises NonFiniteCostError before the solver sees a cost that is not finite.
     """
-    n, device = costs[0].shape[2], costs[0].device
-    flat = torch.cat([cost.reshape(-1) for cost in costs]).cpu().numpy()  # the step's one transfer to the host
-    bounds = np.cumsum([0] + [cost.numel() for cost in costs])
-    host = [flat[lo:hi].reshape(c.shape) for lo, hi, c in zip(bounds[:-1], bounds[1:], costs, strict=True)]
+    b, q, n = cost.shape
+    sets = [(q, 1)] if sets is None else sets
+    places = [0, *accumulate(queries for queries, _ in sets)]
+    whole = cost.cpu().numpy()  # the step's one transfer to the host
+    host = [whole[:, begin:end] for begin, end in pairwise(places)]
     _check_finite(host, counts)
-    answers = [_solve(cost, count, times) for cost, count, times in zip(host, counts, copies, strict=True)]
-    pairs = [np.stack(np.nonzero(answer >= 0)) for answer in answers]
-    blocks = [*answers, *pairs]
-    sent = torch.from_numpy(np.concatenate([block.reshape(-1) for block in blocks])).to(device, non_blocking=True)
-    there = [part.view(block.shape) for part, block in zip(sent.split([b.size for b in blocks]), blocks, strict=True)]
-    matches = []
-    for chosen, pair, times in zip(there[: len(answers)], there[len(answers) :], copies, strict=True):
-        truth = torch.arange(n, device=device).repeat(times).expand(len(chosen), -1)
-        matches.append(Match(chosen.clamp(min=0), truth, chosen >= 0, pair))
-    return matches
+    answers = [_solve(own, counts, copies, place) for own, (_, copies), place in zip(host, sets, places, strict=False)]
+    query = np.concatenate(answers, 1)
+    truth = np.concatenate([np.tile(np.arange(n), copies) for _, copies in sets])
+    copied = np.concatenate([np.full(copies * n, copies) for _, copies in sets])
+    sent = torch.from_numpy(np.concatenate([query.reshape(-1), truth, copied])).to(cost.device, non_blocking=True)
+    chosen, truths, copies_of = sent.split([query.size, truth.size, copied.size])
+    chosen = chosen.view(b, -1)
+    return Match(chosen.clamp(min=0), truths.expand(b, -1), chosen >= 0, copies_of)
 
 
-def _solve(cost: np.ndarray, counts: Sequence[int], copies: int) -> np.ndarray:
-    """The query of each truth, (b, copies * n), -1 where there is none."""
+def _solve(cost: np.ndarray, counts: Sequence[int], copies: int, place: int) -> np.ndarray:
+    """The query of each truth, (b, copies * n), -1 where there is none. `place`: of the first query."""
     b, _, n = cost.shape
     answer = np.full((b, copies, n), -1, dtype=np.int64)
     for row, count in enumerate(counts):  # the solver takes one image at a time
         if count:
             reachable = np.flatnonzero(cost[row, :, 0] != UNREACHABLE)
             query, column = linear_sum_assignment(np.tile(cost[row, reachable, :count], (1, copies)))
-            answer[row, column // count, column % count] = reachable[query]
+            answer[row, column // count, column % count] = place + reachable[query]
     return answer.reshape(b, copies * n)
 
 
-def _check_finite(costs: Sequence[np.ndarray], counts: Sequence[Sequence[int]]) -> None:
+def _check_finite(costs: Sequence[np.ndarray], counts: Sequence[int]) -> None:
     rows, sets = set(), []
-    for index, (cost, count) in enumerate(zip(costs, counts, strict=True)):
-        real = np.arange(cost.shape[2])[None] < np.asarray(count)[:, None]
+    for index, cost in enumerate(costs):
+        real = np.arange(cost.shape[2])[None] < np.asarray(counts)[:, None]
         bad = (~np.isfinite(cost) & real[:, None]).any((1, 2))
         rows |= set(np.flatnonzero(bad).tolist())
         sets += [index] * bool(bad.any())

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from detr_mini.boxes import cxcywh_to_xyxy, iou_and_giou
-from detr_mini.losses.criterion import Losses
+from detr_mini.losses.criterion import Losses, join
 from detr_mini.losses.matcher import Match, assign, giou_cost, matching_cost, softmax_cost
 from detr_mini.structures import DetectorOutput, PackedTargets, Prediction
 
@@ -39,31 +39,31 @@ class SetCriterion:
     def __call__(self, output: DetectorOutput, targets: PackedTargets, progress: float = 0.0) -> Losses:
         """`progress` changes nothing. Raises NonFiniteCostError where a guess is not finite."""
         layers = [output.final, *output.auxiliary]
-        costs = [matching_cost(layer, targets, softmax_cost, giou_cost, **self.cost_weights) for layer in layers]
-        matches = assign(costs, [targets.counts] * len(layers), [1] * len(layers))
+        guesses, n = join(layers), targets.boxes.shape[1]
+        cost = matching_cost(guesses, targets, softmax_cost, giou_cost, **self.cost_weights)
+        match = assign(cost, targets.counts, [(layer.boxes.shape[1], 1) for layer in layers])
         truths, processes = _over_processes(targets.total)
         scales = {"class": max(truths, 1) / processes, "l1": max(truths, 1) / max(truths, processes)}
         scales["giou"] = scales["l1"]
-        total, terms = output.logits.new_zeros(()), dict[str, Tensor]()
-        for layer, match in zip(layers, matches, strict=True):
-            parts = {name: part * scales[name] for name, part in self.parts(layer, targets, match).items()}
-            total = total + sum(self.weights[name] * part for name, part in parts.items())
-            terms = terms or {name: part.detach() for name, part in parts.items()}
-        return Losses(total, terms, targets.total, matches[0])
+        parts = {name: part * scales[name] for name, part in self.parts(guesses, targets, match, len(layers)).items()}
+        total = sum(self.weights[name] * part for name, part in parts.items()).sum()
+        return Losses(total, {name: part[0].detach() for name, part in parts.items()}, targets.total, match.first(n))
 
-    def parts(self, prediction: Prediction, targets: PackedTargets, match: Match) -> dict[str, Float[Tensor, ""]]:
-        """Of one layer: class (a weighted mean), l1 and giou (sums over the matched pairs)."""
-        image, slot = match.valid.nonzero(as_tuple=True) if match.pairs is None else match.pairs
-        query, truth = match.query[image, slot], match.truth[image, slot]
-        guess, wanted = prediction.boxes[image, query], targets.boxes[image, truth].to(prediction.boxes.dtype)
+    def parts(
+        self, guesses: Prediction, targets: PackedTargets, match: Match, layers: int
+    ) -> dict[str, Float[Tensor, " layers"]]:
+        """Of each layer: class (a weighted mean), l1 and giou (sums over the matched pairs)."""
+        guess = guesses.boxes.gather(1, match.query[..., None].expand(-1, -1, 4))
+        wanted = targets.boxes.gather(1, match.truth[..., None].expand(-1, -1, 4)).to(guess.dtype)
         _, giou = iou_and_giou(cxcywh_to_xyxy(guess), cxcywh_to_xyxy(wanted))
-        labels = targets.labels.new_full(prediction.logits.shape[:2], prediction.logits.shape[-1] - 1)
-        labels[image, query] = targets.labels[image, truth]
-        return {
-            "class": self._cross_entropy(prediction.logits, labels),
-            "l1": (guess - wanted).abs().sum(),
-            "giou": (1 - giou).sum(),
-        }
+        pair = match.valid.to(guess.dtype)
+        of_pairs = ((guess - wanted).abs().sum(-1) * pair, (1 - giou) * pair)
+        l1, giou_loss = (x.unflatten(1, (layers, -1)).sum((0, 2)) for x in of_pairs)
+        queries, nothing = guesses.boxes.shape[1], guesses.logits.shape[-1] - 1
+        labels = match.at_queries(targets.labels.gather(1, match.truth), queries, fill=nothing)
+        of_layers = (x.split(queries // layers, 1) for x in (guesses.logits, labels))
+        entropies = [self._cross_entropy(*layer) for layer in zip(*of_layers, strict=True)]
+        return {"class": torch.stack(entropies), "l1": l1, "giou": giou_loss}
 
     def _cross_entropy(self, logits: Float[Tensor, "b q k"], labels: Int[Tensor, "b q"]) -> Float[Tensor, ""]:
         weight = logits.new_ones(logits.shape[-1])

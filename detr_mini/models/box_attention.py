@@ -15,11 +15,9 @@ def grid_lines(
     boxes_cxcywh: Float[Tensor, "b q 4"], points: int, spread: float
 ) -> tuple[Float[Tensor, "b q p"], Float[Tensor, "b q p"]]:
     """x and y of `points` evenly spaced lines over `spread` times the box, in the box's unit."""
-    offset = (torch.arange(points, device=boxes_cxcywh.device) + 0.5) / points - 0.5
-    offset = offset * spread
-    x = boxes_cxcywh[..., 0:1] + boxes_cxcywh[..., 2:3] * offset
-    y = boxes_cxcywh[..., 1:2] + boxes_cxcywh[..., 3:4] * offset
-    return x, y
+    offset = (torch.arange(points, device=boxes_cxcywh.device) + (1 - points) / 2) * (spread / points)
+    x, y, width, height = boxes_cxcywh.split(1, -1)
+    return x + width * offset, y + height * offset
 
 
 def sample_plain(
@@ -36,7 +34,7 @@ def sample_plain(
 def hat_weights(coordinate: Float[Tensor, "b q p"], cells: int) -> Float[Tensor, "b q p {cells}"]:
     """Bilinear interpolation as a matrix: max(0, 1 - |distance to each cell's centre|)."""
     centres = torch.arange(cells, device=coordinate.device) + 0.5
-    return (1 - (coordinate[..., None] - centres).abs()).clamp(min=0)
+    return (1 - (coordinate[..., None] - centres).abs()).relu()
 
 
 def sample_products(

@@ -205,8 +205,10 @@ class MiniDETR(ModelDefaults, nn.Module):
         layers, maps, samples, final = self._decode(
             self.content(content), boxes, query_visible, memory, denoising, need_attention
         )
-        q = content.shape[1]
-        matching = [Prediction(p.logits[:, :q], p.boxes[:, :q], query_visible) for p in layers]
+        q, noised = content.shape[1], []
+        if denoising is not None:
+            layers, noised = map(list, zip(*(layer.split(q) for layer in layers), strict=True))
+        matching = [self._with_visible(layer, query_visible) for layer in layers]
         return DetectorOutput(
             logits=matching[-1].logits,
             boxes=matching[-1].boxes,
@@ -215,12 +217,7 @@ class MiniDETR(ModelDefaults, nn.Module):
             one_to_many=self._with_visible(self.one_to_many(tokens, anchors), token_visible) if self.training else None,
             denoising=None
             if denoising is None
-            else DenoisingOutput(
-                tuple(Prediction(p.logits[:, q:], p.boxes[:, q:]) for p in layers),
-                denoising.truth,
-                denoising.positive,
-                denoising.valid,
-            ),
+            else DenoisingOutput(tuple(noised), denoising.truth, denoising.positive, denoising.valid),
             attention=AttentionMaps(tuple(maps), size, tuple(samples)) if need_attention else None,
             query_visible=query_visible,
             queries=final[:, :q],

@@ -30,8 +30,8 @@ def cell_centres(size: tuple[int, int], stride: int, visible: Float[Tensor, "b 2
 
 def refine(boxes_cxcywh: Float[Tensor, "*n 4"], delta: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
     """The centre moves by `delta` sizes, the size is multiplied by exp(`delta`) (Ren et al. 2015, eq. 2)."""
-    centre, size = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:]
-    return torch.cat([centre + delta[..., :2] * size, size * delta[..., 2:].clamp(-6, 6).exp()], -1)
+    (centre, size), (move, growth) = boxes_cxcywh.chunk(2, -1), delta.chunk(2, -1)
+    return torch.cat([centre + move * size, size * growth.clamp(-6, 6).exp()], -1)
 
 
 class PredictionHead(nn.Module):

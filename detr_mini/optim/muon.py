@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.optim.adamw import adamw
 
 from detr_mini.cpu_runtime import fast_bfloat16
 from detr_mini.optim.groups import parameter_groups
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-
-
 GRAM_RATIO = 2
 """Matrices at least this many times as wide as high are orthogonalised through their Gram matrix."""
+PADDED = 4.0
+"""On a GPU, where a step costs a time for each operation: how many times as large padding may make a matrix."""
 
 
 def orthogonalise(matrices: Float[Tensor, "n rows columns"], steps: int = 4) -> Float[Tensor, "n rows columns"]:
@@ -36,12 +37,48 @@ def orthogonalise(matrices: Float[Tensor, "n rows columns"], steps: int = 4) -> 
     return (x if wide else x.mT).to(matrices.dtype)
 
 
+def orthogonalise_together(
+    stacks: Sequence[Float[Tensor, "_ _ _"]], steps: int = 4, padded: float = PADDED
+) -> list[Float[Tensor, "_ _ _"]]:
+    """`orthogonalise` of each stack, in fewer operations: stacks of matrices of similar size are padded to one size.
+
+    Zero rows and columns stay zero and leave the singular values as they are, so only the rounding changes.
+    """
+    lying = [stack if stack.shape[1] <= stack.shape[2] else stack.mT for stack in stacks]
+    found = list(lying)
+    for rows, columns, members in blocks([(x.shape[1], x.shape[2]) for x in lying], padded):
+        parts = [lying[i] for i in members]
+        grown = [x if x.shape[1:] == (rows, columns) else _grown(x, rows, columns) for x in parts]
+        block = orthogonalise(torch.cat(grown) if len(grown) > 1 else grown[0], steps)
+        for i, x in zip(members, block.split([len(part) for part in parts]), strict=True):
+            found[i] = x[:, : lying[i].shape[1], : lying[i].shape[2]]
+    return [x if x.shape == stack.shape else x.mT for x, stack in zip(found, stacks, strict=True)]
+
+
+def _grown(x: Tensor, rows: int, columns: int) -> Tensor:
+    return functional.pad(x, (0, columns - x.shape[2], 0, rows - x.shape[1]))
+
+
+def blocks(sizes: Sequence[tuple[int, int]], padded: float) -> list[tuple[int, int, list[int]]]:
+    """Rows and columns of each block, and which of the `sizes` are in it, each at least 1 / `padded` of its area."""
+    found: list[tuple[int, int, list[int]]] = []
+    for index in sorted(range(len(sizes)), key=sizes.__getitem__, reverse=True):
+        rows, columns = sizes[index]
+        fit = [block for block in found if columns <= block[1] and block[0] * block[1] <= padded * rows * columns]
+        if fit:
+            min(fit, key=lambda block: block[0] * block[1])[2].append(index)
+        else:
+            found.append((rows, columns, [index]))
+    return found
+
+
 def iterate(x: Float[Tensor, "n rows columns"], steps: int) -> Float[Tensor, "n rows columns"]:
     """X <- (a + b G + c G^2) X with G = X X^T, `steps` times."""
     a, b, c = NEWTON_SCHULZ
     for _ in range(steps):
         gram = x @ x.mT
-        x = a * x + torch.baddbmm(b * gram, gram, gram, alpha=c) @ x
+        p = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, p, x, beta=a)
     return x
 
 
@@ -54,12 +91,25 @@ def iterate_by_gram(x: Float[Tensor, "n rows columns"], steps: int) -> Float[Ten
     a, b, c = NEWTON_SCHULZ
     gram, product = x @ x.mT, None
     for step in range(steps):
-        p = torch.baddbmm(b * gram, gram, gram, alpha=c)
+        p = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         p.diagonal(dim1=-2, dim2=-1).add_(a)
         product = p if product is None else p @ product
         if step < steps - 1:
             gram = p @ gram @ p
     return x if product is None else product @ x
+
+
+def _as_matrix(update: Tensor, weight: Tensor) -> Float[Tensor, "rows columns"]:
+    """Output channels by the rest, in the order in which `weight` lies in memory: the order changes no result."""
+    return (update if weight.is_contiguous() else update.movedim(1, -1)).flatten(1)
+
+
+def _as_weight(matrix: Float[Tensor, "rows columns"], weight: Tensor) -> Tensor:
+    """The inverse of `_as_matrix`."""
+    if weight.is_contiguous():
+        return matrix.view_as(weight)
+    rows, inputs, *rest = weight.shape
+    return matrix.view(rows, *rest, inputs).movedim(-1, 1)
 
 
 class Muon(torch.optim.Optimizer):
@@ -97,13 +147,18 @@ class Muon(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        stacks: list[tuple[dict[str, Any], list[Tensor], Tensor]] = []
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
-            if params:
-                (self._matrix_step if group["rule"] == "matrix" else self._adamw_step)(group, params)
+            if params and group["rule"] == "matrix":
+                stacks += [(group, *stack) for stack in self._updates(group, params)]
+            elif params:
+                self._adamw_step(group, params)
+        self._matrix_step(stacks)
         return loss
 
-    def _matrix_step(self, group: dict[str, Any], params: list[Tensor]) -> None:
+    def _updates(self, group: dict[str, Any], params: list[Tensor]) -> Iterator[tuple[list[Tensor], Tensor]]:
+        """The parameters of each shape, and their updates as a stack of matrices. The weights are decayed."""
         grads = [p.grad for p in params if p.grad is not None]
         for p in params:
             if "momentum" not in self.state[p]:
@@ -111,16 +166,28 @@ class Muon(torch.optim.Optimizer):
         momenta = [self.state[p]["momentum"] for p in params]
         torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
         updates = torch._foreach_lerp(grads, momenta, group["momentum"])  # Nesterov
+        if group["weight_decay"]:
+            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         by_shape: dict[tuple[int, int], list[int]] = {}
         for index, p in enumerate(params):
             by_shape.setdefault((p.shape[0], p[0].numel()), []).append(index)
-        if group["weight_decay"]:
-            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-        for (rows, columns), members in by_shape.items():
-            stacked = torch.stack([updates[i].reshape(rows, columns) for i in members])
-            step = orthogonalise(stacked, group["steps"]) * max(1.0, rows / columns) ** 0.5
-            chosen = [params[i] for i in members]
-            torch._foreach_add_(chosen, [s.view_as(p) for s, p in zip(step, chosen, strict=True)], alpha=-group["lr"])
+        for members in by_shape.values():
+            yield [params[i] for i in members], torch.stack([_as_matrix(updates[i], params[i]) for i in members])
+
+    def _matrix_step(self, stacks: Sequence[tuple[dict[str, Any], list[Tensor], Tensor]]) -> None:
+        """Add the orthogonalised updates, those of all groups together where operations are what costs time."""
+        for steps, device in dict.fromkeys((group["steps"], stack.device) for group, _, stack in stacks):
+            of_these = [entry for entry in stacks if entry[0]["steps"] == steps and entry[2].device == device]
+            padded = 1.0 if device.type == "cpu" else PADDED
+            found = orthogonalise_together([stack for *_, stack in of_these], steps, padded)
+            of_length: dict[float, tuple[list[Tensor], list[Tensor]]] = {}
+            for (group, params, _), step in zip(of_these, found, strict=True):
+                length = -group["lr"] * max(1.0, step.shape[1] / step.shape[2]) ** 0.5
+                moved, steps_of = of_length.setdefault(length, ([], []))
+                moved += params
+                steps_of += [_as_weight(s, p) for s, p in zip(step, params, strict=True)]
+            for length, (moved, steps_of) in of_length.items():
+                torch._foreach_add_(moved, steps_of, alpha=length)
 
     def _adamw_step(self, group: dict[str, Any], params: list[Tensor]) -> None:
         for p in params:

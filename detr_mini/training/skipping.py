@@ -11,6 +11,8 @@ MOST = 10
 """Skipped steps in a row after which a training ends: it no longer learns."""
 HALVINGS = 16
 """More of them in precision 16-mixed, whose scale of the loss starts at 2^16 and halves at each such step."""
+_WHOLE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""A type of whole numbers for each number of bytes."""
 
 
 class SkippedSteps:
@@ -26,8 +28,12 @@ class SkippedSteps:
         Returns a norm that is finite.
         """
         bad = ~norm.isfinite()
+        # zero times NaN is NaN, so the bits are multiplied, as whole numbers: one operation for all gradients
+        by_size: dict[int, list[Tensor]] = {}
         for gradient in gradients:
-            gradient.masked_fill_(bad, 0.0)
+            by_size.setdefault(gradient.element_size(), []).append(gradient.view(_WHOLE[gradient.element_size()]))
+        for bits in by_size.values():
+            torch._foreach_mul_(bits, (~bad).to(bits[0].dtype))
         self._counts += bad
         self._counts[1] *= bad
         return norm.masked_fill(bad, 0.0)

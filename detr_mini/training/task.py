@@ -150,7 +150,8 @@ class DetectionTask(pl.LightningModule):
     def _count(self, batch: Batch, losses: Losses) -> None:
         """Add a batch to the running sums."""
         total = losses.total.detach()
-        parts = [losses.terms.get(name, total.new_zeros(())) for name in LOGGED]
+        none = total.new_zeros(())
+        parts = [losses.terms.get(name, none) for name in LOGGED]
         self.sums += torch.stack([total, *parts, total.new_full((), losses.boxes)])
         self._boxes += losses.boxes
         self._captions += 0 if batch.captions is None else len(batch.captions.token_ids)

@@ -21,13 +21,23 @@ RELU_GAIN = 1.7139588594436646  # sqrt(2 / (1 - 1 / pi)): a ReLU of unit-varianc
 
 
 class StandardisedConv(nn.Conv2d):
-    """A 3x3 or 1x1 convolution whose kernels have mean 0 and variance 1 / fan-in, times a learned gain."""
+    """A 3x3 or 1x1 convolution whose kernels have mean 0 and variance 1 / fan-in, times a learned gain.
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1) -> None:
+    `after_relu`: the input is what a ReLU left, to be multiplied by `RELU_GAIN`. The kernels, which are smaller, are
+    multiplied instead.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, after_relu: bool = False
+    ) -> None:
         super().__init__(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
+        fan_in = self.weight[0].numel()
+        factor = (RELU_GAIN if after_relu else 1.0) * fan_in**-0.5
+        self.factor: Tensor
+        self.register_buffer("factor", torch.full((fan_in,), factor), persistent=False)
         self.gain = nn.Parameter(torch.ones(outputs, 1, 1, 1))
         # the output does not depend on this scale, but the relative size of an optimizer step does
-        nn.init.normal_(self.weight, std=self.weight[0].numel() ** -0.5)
+        nn.init.normal_(self.weight, std=fan_in**-0.5)
         assert self.bias is not None
         nn.init.zeros_(self.bias)
 
@@ -35,12 +45,12 @@ class StandardisedConv(nn.Conv2d):
         return functional.conv2d(x, self.kernel(), self.bias, self.stride, self.padding)
 
     def kernel(self) -> Float[Tensor, "d c k k"]:
-        """The standardised kernels."""
+        """The kernels of the convolution."""
         outputs, inputs, height, width = self.weight.shape
         rows = self.weight.permute(0, 2, 3, 1).flatten(1)  # one kernel per row; no copy in channels_last
         fan_in = rows.shape[1]
         # layer norm gives each row mean 0 and variance 1, four times faster than separate operations
-        rows = functional.layer_norm(rows, (fan_in,), eps=1e-6 / fan_in) * (self.gain.flatten(1) * fan_in**-0.5)
+        rows = functional.layer_norm(rows, (fan_in,), self.factor, eps=1e-6 / fan_in) * self.gain.flatten(1)
         return rows.view(outputs, height, width, inputs).permute(0, 3, 1, 2)
 
 
@@ -49,14 +59,14 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1 = StandardisedConv(channels, channels)
+        self.conv1 = StandardisedConv(channels, channels, after_relu=True)
         self.conv2 = StandardisedConv(channels, channels)
         self.scale = nn.Parameter(torch.tensor(0.2 * RELU_GAIN))
 
     def forward(
         self, x: Float[Tensor, "b c h w"], padding_mask: Bool[Tensor, "b h w"] | None
     ) -> Float[Tensor, "b c h w"]:
-        branch = hide(self.conv1(functional.relu(x) * RELU_GAIN), padding_mask)
+        branch = hide(self.conv1(functional.relu(x)), padding_mask)
         branch = hide(self.conv2(functional.relu(branch)), padding_mask)
         return x + self.scale * branch
 
@@ -83,17 +93,19 @@ class ConvNet(nn.Module):
         self.downsample = nn.ModuleList()
         self.blocks = nn.ModuleList()
         for stride, width, depth in zip(self.strides, channels, blocks, strict=True):
-            self.downsample.append(StandardisedConv(inputs, width, stride=1 if stride == 2 else 2))
+            first = stride == 2
+            self.downsample.append(StandardisedConv(inputs, width, stride=1 if first else 2, after_relu=not first))
             self.blocks.append(nn.ModuleList(ResidualBlock(width) for _ in range(depth)))
             inputs = width
 
     def forward(self, images: Float[Tensor, "b 3 h w"], padding_mask: Bool[Tensor, "b h w"] | None) -> list[Features]:
         """Height and width are multiples of the largest stride; `images` is zero on padding."""
         x = functional.pixel_unshuffle(images, 2)
-        features = []
+        features: list[Features] = []
+        mask, finer = padding_mask, 1
         for stride, downsample, blocks in zip(self.strides, self.downsample, self.blocks, strict=True):
-            mask = None if padding_mask is None else cells_on_padding(padding_mask, stride)
-            x = downsample(x if stride == 2 else functional.relu(x) * RELU_GAIN)
+            mask, finer = None if mask is None else cells_on_padding(mask, stride // finer), stride
+            x = downsample(x if stride == 2 else functional.relu(x))
             x = hide(x, mask)
             for block in cast(nn.ModuleList, blocks):
                 x = block(x, mask)

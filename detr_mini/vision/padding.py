@@ -25,6 +25,8 @@ def cells_on_padding(padding_mask: Bool[Tensor, "b h w"], stride: int) -> Bool[T
         padding_mask = padding_mask[:, ::2] & padding_mask[:, 1::2]
         padding_mask = padding_mask[:, :, ::2] & padding_mask[:, :, 1::2]
         stride //= 2
+    if stride == 1:
+        return padding_mask
     b, h, w = padding_mask.shape
     return padding_mask.reshape(b, h // stride, stride, w // stride, stride).all(4).all(2)
 
@@ -134,7 +136,10 @@ class PaddingGuard:
                     f"a map of {height} x {width} cells does not divide an image of {mask.shape[1]} x {mask.shape[2]} "
                     "pixels; pad images to a multiple of the model's stride"
                 )
-            self._masks[height, width] = cells_on_padding(mask, stride)
+            # that of a finer map, if there is one, has less to look at
+            finer = [own for (h, _), own in self._masks.items() if h % height == 0]
+            mask = min((mask, *finer), key=lambda own: own.shape[1])
+            self._masks[height, width] = cells_on_padding(mask, mask.shape[1] // height)
         return self._masks[height, width]
 
     def hide(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:

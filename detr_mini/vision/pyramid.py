@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from detr_mini.vision.convnet import RELU_GAIN, StandardisedConv
+from detr_mini.vision.convnet import StandardisedConv
 from detr_mini.vision.features import Features
 from detr_mini.vision.padding import hide
 
@@ -23,7 +23,7 @@ class TopDown(nn.Module):
         """`channels` of the backbone's levels, fine to coarse, without the coarsest (`top` in `forward`)."""
         super().__init__()
         self.laterals = nn.ModuleList(nn.Conv2d(c, dim, 1) for c in channels)
-        self.mixers = nn.ModuleList(StandardisedConv(dim, dim) for _ in channels)
+        self.mixers = nn.ModuleList(StandardisedConv(dim, dim, after_relu=True) for _ in channels)
 
     def forward(self, top: Float[Tensor, "b c h w"], finer: Sequence[Features]) -> Float[Tensor, "b c hh ww"]:
         """The finest level. `top` must be zero on padding; `finer` runs from fine to coarse."""
@@ -31,5 +31,5 @@ class TopDown(nn.Module):
         for lateral, mixer, level in reversed(list(zip(self.laterals, self.mixers, finer, strict=True))):
             x = functional.interpolate(x, size=level.tensor.shape[-2:], mode="nearest") + lateral(level.tensor)
             x = hide(x, level.padding_mask)
-            x = x + hide(mixer(functional.relu(x) * RELU_GAIN), level.padding_mask)
+            x = x + hide(mixer(functional.relu(x)), level.padding_mask)
         return x

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from detr_mini.benchmarks.operations import OperationCounter
 from detr_mini.benchmarks.step import Stopwatch, benchmark_step, operations_counter
 from detr_mini.config.compose import compose
 from detr_mini.models.mini import MiniDETR
@@ -29,6 +30,18 @@ def test_each_part_of_a_step_is_named_and_none_is_counted_twice(scenes_root: Pat
     assert max(rows.values()) < result["step"]
     assert result["gflops"] > 0
     assert result["matrix_gflops"] > 0
+    assert 300 < result["operations"] < 3000
+
+
+def test_operations_are_counted_in_both_directions_and_views_are_not() -> None:
+    x, weight = torch.randn(4, 3), torch.randn(5, 3, requires_grad=True)
+    with OperationCounter() as operations:
+        (x @ weight.t()).view(20)[:5].sum().backward()
+        torch._foreach_add_([x, x.clone()], 1.0)
+    counts = operations.counts
+    assert counts["mm"] == 2 and counts["sum"] == 1 and counts["_foreach_add_"] == 1
+    assert not {"t", "transpose", "view", "slice", "expand", "detach"} & counts.keys()
+    assert operations.total == counts.total()
 
 
 def test_images_have_their_full_size_also_where_they_grow_during_the_training(

@@ -70,14 +70,12 @@ class HostWaits(TorchDispatchMode):
         self.found[f"{what} at {place}"] += 1
 
 
-def first_matches(costs: Sequence[Tensor], counts: Any, copies: Sequence[int]) -> list[Match]:
+def first_matches(cost: Tensor, counts: Any, sets: Sequence[tuple[int, int]]) -> Match:
     """In place of the matcher, whose solver needs numbers: query 0 for every truth."""
-    found = []
-    for cost, times in zip(costs, copies, strict=True):
-        query = torch.zeros(len(cost), cost.shape[2] * times, dtype=torch.long, device=cost.device)
-        pairs = torch.zeros(2, query.shape[1], dtype=torch.long, device=cost.device)
-        found.append(Match(query, torch.zeros_like(query), query >= 0, pairs))
-    return found
+    b, _, n = cost.shape
+    columns = sum(copies for _, copies in sets) * n
+    query = torch.zeros(b, columns, dtype=torch.long, device=cost.device)
+    return Match(query, torch.zeros_like(query), query >= 0, query[0] + 1)
 
 
 def padded_batch(parts: Parts) -> Batch:

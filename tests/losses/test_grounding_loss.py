@@ -7,13 +7,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from detr_mini.losses.grounding import attribute_loss, grounding_loss, truth_of_query
+from detr_mini.losses.grounding import attribute_loss, grounding_loss
 from detr_mini.losses.matcher import Match
 from detr_mini.structures import Captions, GroundingOutput
 
 QUERIES = 5
 MATCH = Match(
-    torch.tensor([[3, 1], [0, 0]]), torch.tensor([[0, 1], [0, 0]]), torch.tensor([[True, True], [True, False]])
+    torch.tensor([[3, 1], [0, 0]]),
+    torch.tensor([[0, 1], [0, 0]]),
+    torch.tensor([[True, True], [True, False]]),
+    torch.ones(2, dtype=torch.long),
 )
 """Query 3 of the first image is its first truth, query 1 its second; query 0 of the second image its only one."""
 
@@ -48,7 +51,7 @@ def loss(output: GroundingOutput, said: Captions | None = None) -> tuple[float, 
 
 
 def test_each_query_is_told_its_truth() -> None:
-    assert truth_of_query(MATCH, QUERIES).tolist() == [[-1, 1, -1, 0, -1], [0, -1, -1, -1, -1]]
+    assert MATCH.at_queries(MATCH.truth, QUERIES, fill=-1).tolist() == [[-1, 1, -1, 0, -1], [0, -1, -1, -1, -1]]
 
 
 def test_what_is_right_costs_nothing() -> None:

@@ -53,7 +53,7 @@ counts_strategy = st.lists(st.integers(0, 6), min_size=1, max_size=4)
 def test_each_image_gets_the_answer_of_the_solver_on_its_own_costs(counts: list[int], queries: int, seed: int) -> None:
     targets, prediction = truths(counts, seed=seed), guesses(len(counts), queries, seed=seed + 1)
     cost = cost_of(prediction, targets)
-    match = assign([cost], [targets.counts], [1])[0]
+    match = assign(cost, targets.counts)
     for row, count in enumerate(counts):
         query, truth = linear_sum_assignment(cost[row, :, :count].numpy())
         answer = {int(t): int(q) for q, t in zip(query, truth, strict=True)}
@@ -66,8 +66,8 @@ def test_each_image_gets_the_answer_of_the_solver_on_its_own_costs(counts: list[
 def test_the_order_of_queries_and_of_truths_means_nothing(queries: list[int], order: list[int]) -> None:
     targets, prediction = truths([4]), guesses(1, 7)
     cost = cost_of(prediction, targets)
-    plain = assign([cost], [(4,)], [1])[0].query[0]
-    shuffled = assign([cost[:, queries][:, :, order]], [(4,)], [1])[0].query[0]
+    plain = assign(cost, (4,)).query[0]
+    shuffled = assign(cost[:, queries][:, :, order], (4,)).query[0]
     assert [queries[int(q)] for q in shuffled] == [int(plain[t]) for t in order]
 
 
@@ -75,7 +75,7 @@ def test_the_order_of_queries_and_of_truths_means_nothing(queries: list[int], or
 @given(counts_strategy, st.integers(2, 5))
 def test_copies_give_each_truth_so_many_queries_none_of_them_twice(counts: list[int], copies: int) -> None:
     targets, prediction = truths(counts), guesses(len(counts), 40)
-    match = assign([cost_of(prediction, targets)], [targets.counts], [copies])[0]
+    match = assign(cost_of(prediction, targets), targets.counts, [(40, copies)])
     for row, count in enumerate(counts):
         chosen = match.query[row][match.valid[row]]
         assert len(chosen) == len(chosen.unique()) == copies * count
@@ -84,19 +84,19 @@ def test_copies_give_each_truth_so_many_queries_none_of_them_twice(counts: list[
 
 
 def test_more_truths_than_queries_leaves_some_truths_without_an_answer() -> None:
-    match = assign([cost_of(guesses(1, 3), truths([5]))], [(5,)], [1])[0]
+    match = assign(cost_of(guesses(1, 3), truths([5])), (5,))
     assert int(match.valid.sum()) == 3
 
 
 def test_more_copies_than_queries_leave_no_query_idle_and_none_answers_twice() -> None:
-    match = assign([cost_of(guesses(1, 7), truths([3]))], [(3,)], [4])[0]
+    match = assign(cost_of(guesses(1, 7), truths([3])), (3,), [(7, 4)])
     assert sorted(match.query[0][match.valid[0]].tolist()) == list(range(7))
 
 
 @pytest.mark.parametrize("copies", [1, 4])
 def test_a_batch_without_any_box_matches_nothing(copies: int) -> None:
     targets = truths([0, 0])
-    match = assign([cost_of(guesses(2, 5), targets)], [targets.counts], [copies])[0]
+    match = assign(cost_of(guesses(2, 5), targets), targets.counts, [(5, copies)])
     assert not match.valid.any()
     assert match.query.dtype == match.truth.dtype == torch.long
 
@@ -105,7 +105,7 @@ def test_a_batch_without_any_box_matches_nothing(copies: int) -> None:
 def test_each_truth_gets_an_answer_however_large_the_guessed_boxes(size: float) -> None:
     """A truth without an answer has no box loss: nothing would pull guesses back that have run away."""
     prediction = guesses(1, 6)
-    match = assign([cost_of(Prediction(prediction.logits, prediction.boxes * size), truths([3]))], [(3,)], [1])[0]
+    match = assign(cost_of(Prediction(prediction.logits, prediction.boxes * size), truths([3])), (3,))
     assert match.valid.all()
 
 
@@ -115,9 +115,7 @@ def test_a_guess_on_padding_is_never_chosen_and_may_be_no_number() -> None:
     visible[0, 2:] = False
     prediction.boxes[0, 3], prediction.logits[0, 4] = float("nan"), float("inf")
     targets = truths([4, 4])
-    match = assign([cost_of(Prediction(prediction.logits, prediction.boxes, visible), targets)], [targets.counts], [1])[
-        0
-    ]
+    match = assign(cost_of(Prediction(prediction.logits, prediction.boxes, visible), targets), targets.counts)
     assert set(match.query[0][match.valid[0]].tolist()) == {0, 1}
     assert int(match.valid[1].sum()) == 4
 
@@ -132,7 +130,7 @@ def test_a_cost_that_is_no_number_is_named_and_never_reaches_the_solver(
     costs[0][1, 0, 2] = bad  # a padded truth of image 1: nobody asks
     monkeypatch.setattr(matcher, "linear_sum_assignment", lambda _: pytest.fail("the solver saw it"))
     with pytest.raises(NonFiniteCostError) as caught:
-        assign(costs, [targets.counts] * 2, [1, 1])
+        assign(torch.cat(costs, 1), targets.counts, [(6, 1), (6, 1)])
     assert (caught.value.rows, caught.value.sets) == ((2,), (1,))
 
 
@@ -141,8 +139,29 @@ def test_one_transfer_brings_all_costs_to_the_host(monkeypatch: pytest.MonkeyPat
     original = Tensor.cpu
     monkeypatch.setattr(Tensor, "cpu", lambda self: (calls.append(1), original(self))[1])
     targets = truths([2, 1])
-    assign([cost_of(guesses(2, n), targets) for n in (5, 6, 7)], [targets.counts] * 3, [1, 1, 4])
+    assign(cost_of(guesses(2, 18), targets), targets.counts, [(5, 1), (6, 1), (7, 4)])
     assert len(calls) == 1
+
+
+@settings(max_examples=20, deadline=None)
+@given(counts_strategy, st.lists(st.tuples(st.integers(1, 9), st.integers(1, 3)), min_size=1, max_size=4))
+def test_sets_one_after_the_other_get_the_answers_that_each_gets_alone(
+    counts: list[int], sets: list[tuple[int, int]]
+) -> None:
+    targets = truths(counts)
+    cost = cost_of(guesses(len(counts), sum(queries for queries, _ in sets)), targets)
+    whole, n, place, column = assign(cost, targets.counts, sets), cost.shape[2], 0, 0
+    for queries, copies in sets:
+        alone = assign(cost[:, place : place + queries], targets.counts, [(queries, copies)])
+        own = slice(column, column + copies * n)
+        assert torch.equal(whole.valid[:, own], alone.valid)
+        assert torch.equal(whole.query[:, own][alone.valid], (alone.query + place)[alone.valid])
+        assert torch.equal(whole.truth[:, own], alone.truth)
+        assert (whole.copies[own] == copies).all()
+        place, column = place + queries, column + copies * n
+    assert column == whole.query.shape[1]
+    if sets[0][1] == 1:
+        assert torch.equal(whole.first(n).query, whole.query[:, :n])
 
 
 @settings(max_examples=10, deadline=None)

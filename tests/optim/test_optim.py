@@ -16,7 +16,7 @@ from torch import nn
 from detr_mini.models.detr import DETR
 from detr_mini.models.mini import MiniDETR
 from detr_mini.optim.groups import adamw, is_matrix, parameter_groups
-from detr_mini.optim.muon import Muon, iterate, iterate_by_gram, muon, orthogonalise
+from detr_mini.optim.muon import Muon, blocks, iterate, iterate_by_gram, muon, orthogonalise, orthogonalise_together
 from detr_mini.optim.schedule import warmup_cosine
 from detr_mini.vision.convnet import ConvNet
 
@@ -45,6 +45,34 @@ def test_matrices_are_orthogonalised_together_as_one_by_one() -> None:
         torch.testing.assert_close(
             orthogonalise(matrices)[i], orthogonalise(matrices[i : i + 1])[0], rtol=0.02, atol=0.02
         )
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.integers(12, 40), st.integers(12, 40)), min_size=1, max_size=6),
+    st.sampled_from([1.0, 2.0, 4.0]),
+)
+def test_stacks_of_any_sizes_are_orthogonalised_together_as_one_by_one(
+    sizes: list[tuple[int, int, int]], padded: float
+) -> None:
+    stacks = [torch.randn(size) for size in sizes]
+    for stack, found in zip(stacks, orthogonalise_together(stacks, 4, padded), strict=True):
+        assert found.shape == stack.shape
+        torch.testing.assert_close(found, orthogonalise(stack, 4), rtol=0.02, atol=0.02)
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.integers(50, 99)), min_size=1, max_size=20), st.floats(1, 5))
+def test_every_size_is_in_one_block_that_holds_it_and_is_not_much_larger(
+    sizes: list[tuple[int, int]], padded: float
+) -> None:
+    found = blocks(sizes, padded)
+    assert sorted(i for *_, members in found for i in members) == list(range(len(sizes)))
+    for rows, columns, members in found:
+        for high, wide in (sizes[i] for i in members):
+            assert high <= rows and wide <= columns
+            assert rows * columns <= padded * high * wide
+    if padded == 1:
+        assert len(found) == len(set(sizes))
 
 
 def test_the_adamw_rule_is_torchs_adamw() -> None:
@@ -84,6 +112,21 @@ def test_a_convolution_is_a_matrix_of_its_output_channels() -> None:
         Muon([{"params": [weight], "rule": "matrix", "weight_decay": 0.0}]).step()
         steps.append(weight.detach().reshape(16, 36))
     torch.testing.assert_close(*steps)
+
+
+def test_the_layout_of_a_kernel_or_of_its_gradient_does_not_change_its_step() -> None:
+    kernel, gradient = torch.randn(16, 4, 3, 3), torch.randn(16, 4, 3, 3)
+    layouts = (torch.contiguous_format, torch.channels_last)
+    steps = []
+    for layout, of_gradient in ((a, b) for a in layouts for b in layouts):
+        weight = nn.Parameter(kernel.clone(memory_format=layout))
+        weight.grad = gradient.clone(memory_format=of_gradient)
+        Muon([{"params": [weight], "rule": "matrix", "weight_decay": 0.0}]).step()
+        assert weight.is_contiguous(memory_format=layout)
+        steps.append(weight.detach() - kernel)
+    for step in steps[1:]:
+        torch.testing.assert_close(step, steps[0], rtol=0.02, atol=1e-4)
+    assert steps[0].abs().max() > 1e-3
 
 
 def test_a_restored_optimizer_makes_the_next_step_in_the_same_bits() -> None:
