@@ -170,9 +170,11 @@ class DetectionCriterion:
         qualities = match.at_queries(quality, q, fill=0)
         widths = [sum(p.boxes.shape[1] for p in predictions) for predictions, _ in groups]
         parts = zip(groups, *(x.split(widths, 1) for x in (logits, labels, qualities)), strict=True)
-        sums = ((self.class_loss(*of_group, visible_of(predictions)).sum(), copies)
-                for (predictions, copies), *of_group in parts)  # fmt: skip
-        return [total if copies == 1 else total / copies for total, copies in sums]
+        losses = []
+        for (predictions, copies), own_logits, own_labels, own_quality in parts:
+            loss = self.class_loss(own_logits, own_labels, own_quality, visible_of(predictions)).sum()
+            losses.append(loss if copies == 1 else loss / copies)
+        return losses
 
 
 def with_denoising(match: Match, output: DenoisingOutput, first: int) -> Match:

@@ -46,7 +46,7 @@ class SetCriterion:
         scales = {"class": max(truths, 1) / processes, "l1": max(truths, 1) / max(truths, processes)}
         scales["giou"] = scales["l1"]
         parts = {name: part * scales[name] for name, part in self.parts(guesses, targets, match, len(layers)).items()}
-        total = sum(self.weights[name] * part for name, part in parts.items()).sum()
+        total = torch.stack([self.weights[name] * part for name, part in parts.items()]).sum()
         return Losses(total, {name: part[0].detach() for name, part in parts.items()}, targets.total, match.first(n))
 
     def parts(

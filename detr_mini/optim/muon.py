@@ -116,8 +116,8 @@ class Muon(torch.optim.Optimizer):
     """Each parameter group has `rule="matrix"` or `rule="adamw"` (see `parameter_groups`).
 
     matrix: W -= lr * sqrt(max(1, rows / columns)) * orthogonalise(Nesterov momentum). A convolution's weight is a
-    matrix of its output channels by the rest. Matrices of one shape are orthogonalised together.
-    Weight decay is decoupled (W *= 1 - lr * decay) in both.
+    matrix of its output channels by the rest. Matrices of one shape are orthogonalised together, on a GPU also those of
+    similar shapes. Weight decay is decoupled (W *= 1 - lr * decay) in both.
     """
 
     def __init__(
@@ -175,19 +175,19 @@ class Muon(torch.optim.Optimizer):
             yield [params[i] for i in members], torch.stack([_as_matrix(updates[i], params[i]) for i in members])
 
     def _matrix_step(self, stacks: Sequence[tuple[dict[str, Any], list[Tensor], Tensor]]) -> None:
-        """Add the orthogonalised updates, those of all groups together where operations are what costs time."""
+        """Add the orthogonalised updates of all groups."""
         for steps, device in dict.fromkeys((group["steps"], stack.device) for group, _, stack in stacks):
             of_these = [entry for entry in stacks if entry[0]["steps"] == steps and entry[2].device == device]
             padded = 1.0 if device.type == "cpu" else PADDED
             found = orthogonalise_together([stack for *_, stack in of_these], steps, padded)
-            of_length: dict[float, tuple[list[Tensor], list[Tensor]]] = {}
-            for (group, params, _), step in zip(of_these, found, strict=True):
-                length = -group["lr"] * max(1.0, step.shape[1] / step.shape[2]) ** 0.5
-                moved, steps_of = of_length.setdefault(length, ([], []))
-                moved += params
-                steps_of += [_as_weight(s, p) for s, p in zip(step, params, strict=True)]
-            for length, (moved, steps_of) in of_length.items():
-                torch._foreach_add_(moved, steps_of, alpha=length)
+            by_rate: dict[float, tuple[list[Tensor], list[Tensor]]] = {}
+            for (group, params, _), matrices in zip(of_these, found, strict=True):
+                rate = group["lr"] * max(1.0, matrices.shape[1] / matrices.shape[2]) ** 0.5
+                weights, moves = by_rate.setdefault(rate, ([], []))
+                weights += params
+                moves += [_as_weight(matrix, p) for matrix, p in zip(matrices, params, strict=True)]
+            for rate, (weights, moves) in by_rate.items():
+                torch._foreach_add_(weights, moves, alpha=-rate)
 
     def _adamw_step(self, group: dict[str, Any], params: list[Tensor]) -> None:
         for p in params:

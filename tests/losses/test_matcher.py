@@ -143,6 +143,19 @@ def test_one_transfer_brings_all_costs_to_the_host(monkeypatch: pytest.MonkeyPat
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("worth", [0, 10**12])
+def test_images_that_are_solved_side_by_side_get_the_same_answers(worth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    targets, sets = truths([3, 0, 9, 40]), [(60, 1), (140, 3)]
+    cost = cost_of(guesses(4, 200), targets)
+    monkeypatch.setattr(matcher, "WORTH_THREADS", worth)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    match = assign(cost, targets.counts, sets)
+    for row, count in enumerate(targets.counts):
+        query, truth = linear_sum_assignment(cost[row, :60, :count].numpy())
+        assert match.query[row, truth].tolist() == query.tolist()
+    assert [int(row.sum()) for row in match.valid] == [4 * count for count in (3, 0, 9)] + [40 + 120]
+
+
 @settings(max_examples=20, deadline=None)
 @given(counts_strategy, st.lists(st.tuples(st.integers(1, 9), st.integers(1, 3)), min_size=1, max_size=4))
 def test_sets_one_after_the_other_get_the_answers_that_each_gets_alone(
