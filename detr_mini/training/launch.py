@@ -16,6 +16,9 @@ from lightning_fabric.plugins.environments import ClusterEnvironment, SLURMEnvir
 
 from detr_mini.errors import ConfigError
 
+STARTER = "DETR_MINI_STARTER"
+"""The variable that names the starting process to those that it starts."""
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -28,6 +31,8 @@ class Launch:
     local_rank: int = 0
     local_world: int = 1
     node: int = 0
+    starter: int | None = None
+    """The pid of the process of this training that started this one; None if a launcher or a person did."""
 
     @property
     def first_of_machine(self) -> bool:
@@ -68,7 +73,8 @@ def _environment(env: Mapping[str, str]) -> Launch | None:
     each = _number(env, "LOCAL_WORLD_SIZE", world)
     local = _number(env, "LOCAL_RANK", rank % each)
     by = "torchrun" if "TORCHELASTIC_RUN_ID" in env else "the launcher (variable WORLD_SIZE)"
-    return Launch(by, rank, world, local, each, _number(env, "GROUP_RANK", _number(env, "NODE_RANK", rank // each)))
+    node = _number(env, "GROUP_RANK", _number(env, "NODE_RANK", rank // each))
+    return Launch(by, rank, world, local, each, node, _number(env, STARTER) if STARTER in env else None)
 
 
 def _slurm(env: Mapping[str, str]) -> Launch | None:
@@ -130,6 +136,7 @@ def start_others(launch: Launch, address: str, port: int) -> list[subprocess.Pop
             "GROUP_RANK": launch.node,
             "MASTER_ADDR": address,
             "MASTER_PORT": port,
+            STARTER: os.getpid(),
         }
         environment = {**os.environ, **{name: str(value) for name, value in place.items()}}
         processes.append(subprocess.Popen(_command(), env=environment, stdin=subprocess.DEVNULL))

@@ -115,6 +115,8 @@ def joined(options: TrainerOptions, settings: Mapping[str, Any]) -> Iterator[Ran
 
 def _join(launch: Launch, watch: Watch, backend: str, minutes: float | int) -> None:
     """Start this machine's other processes if need be, wait for all, and make the process group."""
+    if launch.starter is not None:
+        watch.watch_starter(launch.starter)
     store, address, port = _meet(launch)
     if launch.rank == 0:
         token = secrets.token_hex(8)

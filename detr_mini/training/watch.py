@@ -103,6 +103,20 @@ class Watch:
 
     # In the others
 
+    def watch_starter(self, pid: int) -> None:
+        """Until `connect`: end this process when `pid`, which has started it, is gone. Nobody else would say so."""
+        threading.Thread(target=self._watch_starter, args=(pid,), name="starter watch", daemon=True).start()
+
+    def _watch_starter(self, pid: int) -> None:
+        child = os.getppid() == pid  # not where a wrapper stands between them
+        while self._to_first is None and not self._over.is_set():
+            if (child and os.getppid() != pid) or not _exists(pid):
+                if self.launch.local_rank == 1:
+                    self._say(f"process {self.launch.rank - 1} of this training ended before the others had joined it, "
+                              "usually because memory ran out")  # fmt: skip
+                self._leave(2)
+            time.sleep(0.5)
+
     def connect(self, address: str, port: int, token: str) -> None:
         """Hold a connection to the first process from now on."""
         self._to_first = socket.create_connection((address, port), timeout=60)
@@ -226,6 +240,20 @@ def _keep_alive(connection: socket.socket) -> None:
     for name, value in KEEPALIVE.items():
         if hasattr(socket, name):  # not on every system
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _exists(pid: int) -> bool:
+    """Whether a process runs. One that has ended, but whose end nobody has asked for yet, does not."""
+    if os.name == "nt":  # signal 0 is Ctrl-C there
+        return True
+    try:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]  # not on every system
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return state not in (b"Z", b"X")
 
 
 def failed_collective(error: BaseException) -> bool:

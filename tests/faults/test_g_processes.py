@@ -145,6 +145,21 @@ def test_g10_a_process_that_fails_ends_all_with_one_sentence_and_the_last_checkp
         assert f"the training was interrupted; continue with resume={run}" in output
 
 
+def test_g10_a_first_process_that_is_killed_while_the_others_start_leaves_none_of_them_behind(
+    scenes_root: Path, tmp_path: Path
+) -> None:
+    process = start(overrides(scenes_root, *TWO, *LONG, f"run_folder={tmp_path / 'run'}"))
+    found = ""
+    while not found:
+        found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    ((status, output),) = results([process], ENDS)  # the others write to the same pipe until they end
+    assert status == -signal.SIGKILL
+    assert "process 0 of this training ended before the others had joined it" in output
+
+
 def one_fault(words: list[str], run: Path, faults: dict) -> tuple[int, str]:
     """The end of a training with a fault, which comes within `ENDS` of its last step."""
     process = start(words, faults)

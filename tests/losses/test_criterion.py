@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from detr_mini.benchmarks.operations import OperationCounter
 from detr_mini.losses.criterion import DetectionCriterion, matchability_loss, no_object_cross_entropy
 from detr_mini.losses.matcher import NonFiniteCostError, focal_cost, softmax_cost
 from detr_mini.models.denoising import make_denoising
@@ -136,6 +137,19 @@ def test_guesses_on_padding_cost_nothing_and_get_no_gradient() -> None:
     assert boxes.grad is not None
     assert logits.grad[:, 30:].abs().max() == boxes.grad[:, 30:].abs().max() == 0
     assert logits.grad[:, :30].abs().min() > 0
+
+
+def test_more_layers_take_no_more_operations() -> None:
+    packed = pack_targets([target(3, 0), target(5, 1)])
+    given = output([0, 1], packed)
+    counts = []
+    for layers in (1, 5):
+        several = replace(given, auxiliary=given.auxiliary * layers)
+        criterion()(several, packed)  # what is made once
+        with OperationCounter() as operations:
+            criterion()(several, packed)
+        counts.append(operations.total)
+    assert counts[0] == counts[1]
 
 
 def test_denoising_is_for_boxes_from_positives_and_for_no_from_negatives() -> None:

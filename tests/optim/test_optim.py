@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from detr_mini.benchmarks.operations import OperationCounter
 from detr_mini.models.detr import DETR
 from detr_mini.models.mini import MiniDETR
 from detr_mini.optim.groups import adamw, is_matrix, parameter_groups
@@ -59,6 +60,20 @@ def test_stacks_of_any_sizes_are_orthogonalised_together_as_one_by_one(
     for stack, found in zip(stacks, orthogonalise_together(stacks, 4, padded), strict=True):
         assert found.shape == stack.shape
         torch.testing.assert_close(found, orthogonalise(stack, 4), rtol=0.02, atol=0.02)
+
+
+def test_more_matrices_of_one_shape_take_no_more_operations() -> None:
+    counts = []
+    for count in (2, 9):
+        weights = [nn.Parameter(torch.randn(16, 24)) for _ in range(count)]
+        optimizer = Muon([{"params": weights, "rule": "matrix", "weight_decay": 0.1}])
+        for _ in range(2):
+            for weight in weights:
+                weight.grad = torch.randn(16, 24)
+            with OperationCounter() as operations:
+                optimizer.step()
+        counts.append(operations.total)
+    assert counts[0] == counts[1] < 40
 
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(50, 99)), min_size=1, max_size=20), st.floats(1, 5))
