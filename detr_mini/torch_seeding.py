@@ -38,7 +38,7 @@ def counter_noise(
 ) -> Float[Tensor, "b n"]:
     """Uniform noise in [0, 1) that is a function of (seed, step, image id, index): no generator, no state.
 
-    Computed on the host: a GPU would take longer to be told of thirty small operations.
+    Computed on the host, in less time than it takes to launch thirty small operations on a GPU.
     """
     ids = np.array([i & 0x7FFFFFFF for i in image_ids], np.int64)[:, None]
     value = _scramble(ids ^ mix_numbers(seed, step)) + np.arange(count) * 0x9E3779B1 & 0xFFFFFFFF

@@ -123,14 +123,16 @@ class DetectionCriterion:
         # one class loss for each group; that of the first is logged
         groups = [group for group in (([output.final], 1), (one_to_one, 1), (one_to_many, self.copies)) if group[0]]
         sets = [(prediction, copies) for predictions, copies in groups for prediction in predictions]
-        guesses = join([prediction for prediction, _ in sets])
-        cost = matching_cost(guesses, targets, self.class_cost, self.box_cost, **self.cost_weights)
-        match = matched = assign(cost, targets.counts, [(p.boxes.shape[1], copies) for p, copies in sets])
+        noised = () if output.denoising is None else output.denoising.layers
+        guesses = join([*(prediction for prediction, _ in sets), *noised])
+        widths = [(prediction.boxes.shape[1], copies) for prediction, copies in sets]
+        queries = sum(width for width, _ in widths)
+        to_match, _ = guesses.split(queries)
+        cost = matching_cost(to_match, targets, self.class_cost, self.box_cost, **self.cost_weights)
+        match = matched = assign(cost, targets.counts, widths)
         if output.denoising is not None:
-            noised = [replace(layer, visible=output.denoising.valid) for layer in output.denoising.layers]
-            groups.append((noised, 1))
-            match = with_denoising(matched, output.denoising, first=guesses.boxes.shape[1])
-            guesses = join([guesses, *noised])
+            groups.append(([replace(layer, visible=output.denoising.valid) for layer in noised], 1))
+            match = with_denoising(matched, output.denoising, first=queries)
         of_boxes, quality, terms = self._box_losses(guesses.boxes.float(), targets, match)
         of_classes = self._class_losses(guesses.logits.float(), targets, match, quality, groups)
         box_weight = 1 + (self.final_box_weight - 1) * max(0.0, 2 * progress - 1)

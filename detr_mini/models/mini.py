@@ -205,9 +205,12 @@ class MiniDETR(ModelDefaults, nn.Module):
         layers, maps, samples, final = self._decode(
             self.content(content), boxes, query_visible, memory, denoising, need_attention
         )
-        q, noised = content.shape[1], []
+        q = content.shape[1]
+        noised: DenoisingOutput | None = None
         if denoising is not None:
-            layers, noised = map(list, zip(*(layer.split(q) for layer in layers), strict=True))
+            both = [layer.split(q) for layer in layers]
+            layers, of_noised = [own for own, _ in both], tuple(other for _, other in both)
+            noised = DenoisingOutput(of_noised, denoising.truth, denoising.positive, denoising.valid)
         matching = [self._with_visible(layer, query_visible) for layer in layers]
         return DetectorOutput(
             logits=matching[-1].logits,
@@ -215,9 +218,7 @@ class MiniDETR(ModelDefaults, nn.Module):
             auxiliary=tuple(matching[:-1]),
             proposals=proposals if self.training else None,
             one_to_many=self._with_visible(self.one_to_many(tokens, anchors), token_visible) if self.training else None,
-            denoising=None
-            if denoising is None
-            else DenoisingOutput(tuple(noised), denoising.truth, denoising.positive, denoising.valid),
+            denoising=noised,
             attention=AttentionMaps(tuple(maps), size, tuple(samples)) if need_attention else None,
             query_visible=query_visible,
             queries=final[:, :q],
