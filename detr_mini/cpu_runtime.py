@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
 import time
@@ -27,13 +28,19 @@ def keep_freed_memory() -> bool:
     By default glibc maps each large block separately and returns it to the system at once. Every step then asks for it
     again, and the system zeroes it page by page, which takes half of a step's time with large images
     (docs/log/photographs.md). Blocks above 32 MiB are mapped whatever M_MMAP_THRESHOLD is, so mapping is switched off.
+
+    What was kept so far is given back first. After an earlier training in this process that may be several gigabytes,
+    and the processes that load images would keep a copy of each page on which this process writes after the fork.
     """
     if not sys.platform.startswith("linux"):
         return False
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        library = ctypes.CDLL(None)
+        mallopt, trim = library.mallopt, library.malloc_trim
     except (OSError, AttributeError):
         return False
+    gc.collect()
+    trim(0)
     settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 64 << 20))
     taken = [mallopt(name, value) == 1 for name, value in settings]
     return all(taken)

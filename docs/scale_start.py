@@ -1,12 +1,12 @@
 """Seconds and memory of the start of a training on a dataset of COCO's size, by processes and workers.
 
-    python docs/scale_start.py FOLDER images=118000 boxes=860000 processes=1,4 workers=0,4
+    python docs/scale_start.py FOLDER images=118000 boxes=860000 outlines=true processes=1,4 workers=0,4
 
-FOLDER gets a made COCO, unless it is there already: annotations with outlines as COCO's, and images that are links to a
-few small files, so that it takes little room. Each of the processes imports the package, reads the data as `detr-mini
-train data=coco` does and loads the first batch (of small images: batches are not what is measured). This is done
-without `data.annotation_cache`, then with an empty one (the first start), then again (the second).
-`starts=first,second` leaves one out.
+FOLDER gets a made COCO, unless it is there already: annotations with outlines as COCO's (or without, as Objects365's),
+and images that are links to a few small files, so that it takes little room. Each of the processes imports the package,
+reads the data as `detr-mini train data=coco` does and loads the first batch (of small images: batches are not what is
+measured). This is done without `data.annotation_cache`, then with an empty one (the first start), then again (the
+second). `starts=first,second` leaves one out.
 
 "core s" is the time on a core, which other work on the machine changes little. Memory is the sum over all processes and
 their workers of PSS, in which a page that several share counts once.
@@ -37,13 +37,10 @@ STARTS = ("without", "first", "second")
 MEGA = 2**20
 
 
-def main(
-    folder: Path, images: int, boxes: int, processes: Sequence[int], workers: Sequence[int], starts: Sequence[str]
-) -> None:
+def main(folder: Path, processes: Sequence[int], workers: Sequence[int], starts: Sequence[str]) -> None:
     """Print a row for each number of processes and of workers, and each kind of start."""
-    make(folder, images, boxes)
     size = (folder / "annotations" / "train.json").stat().st_size / MEGA
-    print(f"{images:,} images, {boxes:,} boxes, {size:,.0f} MB of annotations, {os.cpu_count()} cores")
+    print(f"{size:,.0f} MB of annotations, {os.cpu_count()} cores")
     print(
         "| processes | workers | start | imports: s | MB | data and first batch: s | core s | MB at most | MB after |"
     )
@@ -58,13 +55,13 @@ def main(
                 print(f"| {each} | {few} | {kind} | {shown} |", flush=True)
 
 
-def make(folder: Path, images: int, boxes: int) -> None:
+def make(folder: Path, images: int, boxes: int, outlines: bool) -> None:
     """A COCO with a train and a val of a twentieth of its size."""
     if (folder / "annotations" / "val.json").exists():
         return
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     for name, share in (("train", 1.0), ("val", 0.05)):
-        _write_split(folder, name, int(images * share), int(boxes * share))
+        _write_split(folder, name, int(images * share), int(boxes * share), outlines)
     hour = time.time() - 3600  # what has changed just now is not kept
     for path in (
         folder / "annotations" / "train.json",
@@ -75,7 +72,7 @@ def make(folder: Path, images: int, boxes: int) -> None:
         os.utime(path, (hour, hour))
 
 
-def _write_split(folder: Path, name: str, images: int, boxes: int) -> None:
+def _write_split(folder: Path, name: str, images: int, boxes: int, outlined: bool) -> None:
     rng = np.random.default_rng(len(name))
     (folder / name).mkdir()
     sizes = [SIZES[i] for i in rng.integers(len(SIZES), size=images).tolist()]
@@ -92,7 +89,8 @@ def _write_split(folder: Path, name: str, images: int, boxes: int) -> None:
         records.append({"id": number, "file_name": file.name, "height": height, "width": width})
     owners = np.sort(rng.integers(images, size=boxes))
     corners, kinds = rng.random((boxes, 4)), rng.integers(1, CATEGORIES + 1, size=boxes).tolist()
-    outlines = [json.dumps([[round(v, 2) for v in (rng.random(46) * 400).tolist()]]) for _ in range(200)]
+    outlines = [f'"segmentation": {[[round(v, 2) for v in (rng.random(46) * 400).tolist()]]}, ' if outlined else ""
+                for _ in range(200)]  # fmt: skip
     with (folder / "annotations" / f"{name}.json").open("w") as file:
         file.write('{"info": {}, "licenses": [], "images": ' + json.dumps(records) + ', "annotations": [')
         for start in range(0, boxes, 10_000):
@@ -102,7 +100,7 @@ def _write_split(folder: Path, name: str, images: int, boxes: int) -> None:
                 x, y = corners[k, 0] * width * 0.8, corners[k, 1] * height * 0.8
                 w, h = 1 + corners[k, 2] * (width - x - 2), 1 + corners[k, 3] * (height - y - 2)
                 rows.append(
-                    f'{{"segmentation": {outlines[k % 200]}, "area": {w * h * 0.6:.4f}, "iscrowd": 0, "image_id": '
+                    f'{{{outlines[k % 200]}"area": {w * h * 0.6:.4f}, "iscrowd": 0, "image_id": '
                     f'{owners[k] + 1}, "bbox": [{x:.2f}, {y:.2f}, {w:.2f}, {h:.2f}], "category_id": {kinds[k]}, '
                     f'"id": {k + 1}}}'
                 )
@@ -249,5 +247,7 @@ if __name__ == "__main__":
         counts = {name: [int(n) for n in given.get(name, default).split(",")]
                   for name, default in (("processes", "1,4"), ("workers", "0,4"))}  # fmt: skip
         starts = given.get("starts", ",".join(STARTS)).split(",")
+        folder = Path(sys.argv[1]).resolve()
         images, boxes = int(given.get("images", 118_000)), int(given.get("boxes", 860_000))
-        main(Path(sys.argv[1]).resolve(), images, boxes, counts["processes"], counts["workers"], starts)
+        make(folder, images, boxes, given.get("outlines", "true") == "true")
+        main(folder, counts["processes"], counts["workers"], starts)

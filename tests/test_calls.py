@@ -25,6 +25,12 @@ def test_keyword_arguments_compose_the_config_of_the_command_line(tmp_path: Path
     assert made == compose("train", typed)
 
 
+def test_a_split_is_a_mapping_in_python_too() -> None:
+    train = {"images": "new photos", "annotations": "train.json"}
+    made = compose("train", words_of({"experiment": "finetune", "data": {"train": train, "val": None, "test": train}}))
+    assert (made.data.train, made.data.val, made.data.test) == (train, None, train)
+
+
 def test_a_wrong_key_or_value_is_an_exception(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.sizze does not exist; did you mean"):
         detr_mini.train(data={"sizze": 3})

@@ -78,7 +78,7 @@ def benchmark_step(config: DictConfig) -> dict[str, Any]:
     Images have their full size from the first step on, also where they grow during the training.
     Milliseconds are means over the middle half of the steps. `gflops` is the rate of the step's floating-point
     operations (matrix products and convolutions, counted by torch); `matrix_gflops` is the rate of one large matrix
-    product on the same threads, in the training's precision. `operations`: see `OperationCounter`.
+    product on the same threads, in the training's precision. `operations`, `bytes`: see `OperationCounter`.
     """
     parts = build(config)
     parts.data.follow(lambda: 0.0, lambda batches: 1.0)
@@ -100,11 +100,11 @@ def benchmark_step(config: DictConfig) -> dict[str, Any]:
     typical = watch.typical()
     whole = typical.pop("step")
     table = _table(typical, whole)
-    rate, matrix_rate = counter.get_total_flops() / whole * 1e-6, _matrix_rate(config.matrix, dtype, watch)
+    flops, matrix_rate = counter.get_total_flops(), _matrix_rate(config.matrix, dtype, watch)
     result = {
         "milliseconds": table, "step": whole, "images_per_second": parts.data.batch_size / whole * 1e3,
-        "gflops": rate, "matrix_gflops": matrix_rate, "threads": torch.get_num_threads(), "precision": kind,
-        "operations": operations.total,
+        "gflops": flops / whole * 1e-6, "matrix_gflops": matrix_rate, "threads": torch.get_num_threads(),
+        "precision": kind, "operations": operations.total, "flops": flops, "bytes": operations.bytes,
     }  # fmt: skip
     _print(result)
     return result
@@ -229,6 +229,7 @@ def _print(result: dict[str, Any]) -> None:
     console.print(
         f"{result['images_per_second']:.0f} images a second; {result['gflops']:.0f} GFLOP/s in the step, "
         f"{result['matrix_gflops']:.0f} GFLOP/s in a large matrix product ({result['precision']}, "
-        f"{result['threads']} threads); {result['operations']:,} operations in the step"
+        f"{result['threads']} threads); {result['operations']:,} operations in the step, which read and write "
+        f"{result['bytes'] / 1e9:.2f} GB"
     )
     console.print(json.dumps({k: v for k, v in result.items() if k != "milliseconds"}), soft_wrap=True)

@@ -43,7 +43,7 @@ def compose(primary: str, overrides: Sequence[str] = ()) -> DictConfig:
 
     file = plain_dict(cast(DictConfig, OmegaConf.load(files.config_folder() / f"{primary}.yaml")))
     verbatim = _verbatim(primary, overrides)
-    overrides = [_with_quotes(literal(word)) for word in _without_null_groups(file, overrides)]
+    overrides = _whole_splits([_with_quotes(literal(word)) for word in _without_null_groups(file, overrides)])
     values = _values_named_like_groups(file, overrides)
     overrides = [word for word in overrides if word.partition("=")[0] not in values]
     said = _explicit(overrides)
@@ -138,6 +138,23 @@ def _with_quotes(word: str) -> str:
         return word
     elements = [quoted(e) if re.match(r"[\w./@+~-]+=", e) else e for e in map(str.strip, split(value[1:-1]))]
     return f"{key}=[{','.join(elements)}]"
+
+
+def _whole_splits(overrides: Sequence[str]) -> list[str]:
+    """`data.train.images=a data.train.annotations=b` as `data.train={images:a,annotations:b}`, where the first stood.
+
+    Where a split is `auto` or null, it has no keys that Hydra could override one by one.
+    """
+    words, splits = [], dict[str, list[str]]()
+    for word in overrides:
+        match = re.match(r"(data\.(?:train|val|test))\.(\w+)=(.*)", word, re.DOTALL)
+        if match is None:
+            words.append(word)
+            continue
+        if match[1] not in splits:
+            words.append(match[1])
+        splits.setdefault(match[1], []).append(f"{match[2]}:{match[3]}")
+    return [f"{word}={{{','.join(splits[word])}}}" if word in splits else word for word in words]
 
 
 def _values_named_like_groups(file: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

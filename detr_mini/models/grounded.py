@@ -32,6 +32,11 @@ GROUPS, LEAST = 4, 16
 """Length buckets for captions, to limit padding: their number at most, and the captions in each at least."""
 
 
+def length_buckets(captions: int, device: torch.device) -> int:
+    """How many length buckets captions are divided into: one on a GPU, where more operations cost more than padding."""
+    return min(GROUPS, max(1, captions // LEAST)) if device.type == "cpu" else 1
+
+
 def phrases_of(tags: Sequence[int]) -> list[list[int]]:
     """The tokens of each phrase that asks for objects, from the tokens' tags. A phrase lasts until the next begins."""
     phrases: list[list[int]] = []
@@ -155,7 +160,7 @@ class GroundedDETR(MiniDETR):
         visible = output.query_visible
         hidden = queries.new_zeros(queries.shape[:2], dtype=torch.bool) if visible is None else ~visible
         lengths = torch.tensor([len(spans) for spans in captions.spans])
-        groups = lengths.argsort().tensor_split(min(GROUPS, max(1, len(lengths) // LEAST)))
+        groups = lengths.argsort().tensor_split(length_buckets(len(lengths), captions.token_ids.device))
         logits: list[list[Tensor]] = []
         tags, longest = [], captions.token_ids.shape[1]
         for group in groups:

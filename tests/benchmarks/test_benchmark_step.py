@@ -44,6 +44,16 @@ def test_operations_are_counted_in_both_directions_and_views_are_not() -> None:
     assert operations.total == counts.total()
 
 
+def test_the_bytes_of_an_operation_are_those_it_reads_and_those_it_writes() -> None:
+    x, weight = torch.randn(4, 3), torch.randn(3, 5, dtype=torch.bfloat16)
+    with OperationCounter() as product:
+        x.bfloat16() @ weight
+    assert product.bytes == (12 * 4 + 12 * 2) + 2 * (12 + 15 + 20), "a cast, then a product"
+    with OperationCounter() as sum_of_one_value:
+        torch.zeros(1).expand(1000).sum()
+    assert sum_of_one_value.bytes == (4 if "zeros" in sum_of_one_value.counts else 0) + 4 + 4, "a value is read once"
+
+
 def test_images_have_their_full_size_also_where_they_grow_during_the_training(
     scenes_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,6 +66,23 @@ def test_a_wrong_setting_is_named_with_the_nearest_that_exists(words: list[str],
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("chosen", ["experiment=finetune", "data=coco", "data=voc"])
+def test_the_keys_of_a_split_can_be_set_one_by_one_whether_it_is_a_section_auto_or_null(chosen: str) -> None:
+    words = ["data.train.images=my photos", "data.train.annotations=[a.json,b.json]",
+             "data.test.images=/elsewhere/{test}", "data.test.annotations=t.json"]  # fmt: skip
+    data = compose("train", [chosen, *words]).data
+    before = compose("train", [chosen]).data
+    others = {key: value for key, value in before.train.items() if key == "list"} if chosen == "data=voc" else {}
+    assert data.train == {"images": "my photos", "annotations": ["a.json", "b.json"], **others}
+    assert data.test == {"images": "/elsewhere/{test}", "annotations": "t.json"}
+    assert data.val == before.val
+
+
+def test_a_wrong_key_of_a_split_that_is_a_section_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"data\.train\.listt does not exist; did you mean 'data\.train\.list'"):
+        compose("train", ["data=voc", "data.train.images=photos", "data.train.listt=x"])
+
+
 @pytest.mark.parametrize(
     ("verb", "word", "said"),
     [

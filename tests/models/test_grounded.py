@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detr_mini.models import grounded
 from detr_mini.models.grounded import GroundedDETR, merged, phrase_numbers, phrases_of
 from detr_mini.models.mini import MiniDETR
 from detr_mini.structures import Captions, GroundingOutput
@@ -67,6 +68,28 @@ def test_a_caption_alone_and_beside_longer_ones_of_any_image_says_the_same(lengt
             alone = model(two[image : image + 1], captions=captions([length], [0])).grounding
             torch.testing.assert_close(together.logits[-1][row, :, :length], alone.logits[-1][0], atol=1e-4, rtol=1e-4)
             torch.testing.assert_close(together.tags[row, :length], alone.tags[0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "buckets"), [("cpu", 4), ("cuda", 1), ("mps", 1)])
+def test_sixty_four_captions_have_four_length_buckets_on_a_cpu_and_one_on_a_gpu(kind: str, buckets: int) -> None:
+    assert grounded.length_buckets(64, torch.device(kind)) == buckets
+    assert grounded.length_buckets(31, torch.device(kind)) == 1
+
+
+def test_one_length_bucket_and_four_give_the_same_logits_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, lengths = make().double(), [1 + i % 9 for i in range(64)]
+    given = captions(lengths, [i % 2 for i in range(64)])
+    valid = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+
+    def said(buckets: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        monkeypatch.setattr(grounded, "length_buckets", lambda captions, device: buckets)
+        model.zero_grad()
+        found = model(images(2).double(), captions=given).grounding
+        logits, tags = found.logits[-1].masked_fill(~valid[:, None], 0), found.tags.masked_fill(~valid[..., None], 0)
+        (logits.square().mean() + tags.square().mean()).backward()
+        return logits, tags, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    torch.testing.assert_close(said(1), said(4))
 
 
 def test_an_image_padded_in_a_batch_says_the_same_of_its_caption(model: GroundedDETR) -> None:

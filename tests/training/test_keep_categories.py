@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ from omegaconf import OmegaConf
 
 from detector_parts import CATEGORIES, IMAGE, checkpoint_of, untrained
 from detr_mini.config.compose import compose
+from detr_mini.config.plain import plain_dict
+from detr_mini.config.words import words_of
 from detr_mini.errors import ConfigError
+from detr_mini.formats.discover import Source
 from detr_mini.formats.load import read_split
 from detr_mini.inference.detector import Detector
 from detr_mini.losses.unjudged import UNLIKELY, without_unjudged
@@ -73,6 +77,22 @@ def test_old_categories_are_kept_better_with_the_switch_and_new_ones_are_learned
     assert scores["true"][0] > 0.8 * before
     assert scores["true"][0] > scores["false"][0] + 0.3
     assert scores["true"][1] > 0.5
+
+
+def test_the_script_that_measures_forgetting_makes_sets_of_some_labels_that_a_training_reads(
+    scenes_root: Path, tmp_path: Path
+) -> None:
+    script = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "measure_forgetting.py"))
+    trees = Source.found(scenes_root).trees()
+    assert script["categories"](trees) == sorted(SHAPES)
+    folder = script["annotated"](trees, tmp_path / "old", list(OLD))
+    config = compose("train", words_of({"experiment": "finetune", "data": script["splits"](folder)}))
+    for split, images in (("train", 16), ("val", 8), ("test", 6)):
+        coco = read_split(folder, plain_dict(config.data[split]), split, format="coco")
+        assert len(coco.records) == images
+        assert sorted(coco.categories.names) == sorted(SHAPES)
+        used = {coco.categories.names[label] for label in coco.labels.tolist()}
+        assert used == set(OLD)
 
 
 def detections(categories: Categories, *rows: tuple[list[float], float, int]) -> Detections:
