@@ -36,6 +36,13 @@ def drawable(anywhere: bool = False) -> None:
         os.environ["MPLBACKEND"] = "agg"
 
 
+def own_cores(processes: int) -> int:
+    """The cores for one of this machine's `processes`. SLURM may have pinned each to cores of its own already."""
+    cores = usable_cores()
+    pinned = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return cores if pinned.isdecimal() and cores <= int(pinned) else max(1, cores // processes)
+
+
 def usable_cores() -> int:
     """The processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -25,7 +25,8 @@ def sample_levels(
     weights = weights.permute(3, 0, 2, 1, 4).reshape(levels, b * heads, 1, q, points)
     total = values[0].new_zeros(b * heads, values[0].shape[2], q)
     for value, at, weight in zip(values, grid, weights, strict=True):
-        sampled = grid_sample(value.flatten(0, 1), at.to(value.dtype), mode="bilinear", align_corners=False)
+        values_there = value.flatten(0, 1).to(at.dtype)  # places keep their precision: bfloat16 knows a map by 1/256
+        sampled = grid_sample(values_there, at, mode="bilinear", align_corners=False)
         total = total + (sampled * weight).sum(-1)
     return total.view(b, heads, -1, q).permute(0, 3, 1, 2)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from detr_mini.environment import usable_cores
+from detr_mini.environment import own_cores
 from detr_mini.errors import DataError, UserError
 
 MOST = 8
@@ -33,7 +33,7 @@ def choose_workers(processes: int, batch_bytes: int) -> int:
     """As many as each of this machine's `processes` has cores, and as have room for two batches in shared memory."""
     free = _free_memory()
     room = MOST if free is None else free // (2 * batch_bytes * processes)
-    return min(MOST, max(1, usable_cores() // processes), room)
+    return min(MOST, own_cores(processes), room)
 
 
 def _free_memory() -> int | None:

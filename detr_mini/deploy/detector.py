@@ -81,7 +81,7 @@ class ExportedDetector:
         """`name` stands in errors. `reader`: of a detector with captions, its second file."""
         self.runtime, self.description, self.name = runtime, description, name
         self.categories, self.image = description.categories, dict(description.image)
-        self.box_sizes = description.box_sizes
+        self.box_sizes, self.most = description.box_sizes, description.limit
         self._point, self.reader = description.point, reader
         self._by_names = None if reader is None else OpenVocabularyDetector(reader, reader.tokenizer)
 

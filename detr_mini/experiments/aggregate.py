@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from detr_mini.evaluation.report.table import number
@@ -38,7 +39,7 @@ def recipe_table(
     for column in table.columns[1:]:
         column.justify, column.no_wrap = "right", True
     for row, count in zip(rows, counts, strict=True):
-        table.add_row(str(row["recipe"]), count, *(_cell(row, key) for key in measures))
+        table.add_row(escape(str(row["recipe"])), count, *(_cell(row, key) for key in measures))
     return table
 
 

@@ -16,6 +16,7 @@ from statistics import NormalDist, fmean, stdev
 
 import numpy as np
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 from scipy.special import stdtr, stdtrit
@@ -36,6 +37,8 @@ FILE = "datasets.json"
 MEASURES = ("AP", "AP50")
 RECIPE = ("experiment", "minutes", "split", "overrides")
 """Settings of a benchmark that its results depend on."""
+UPPER = 0.975
+"""Intervals are of 95 %, whatever the level of the test."""
 HERE, ELSEWHERE = "mean of these datasets", "mean of datasets like these"
 
 
@@ -50,7 +53,7 @@ class Row:
     spread: float
     """Standard deviation of the difference over images and seeds (for `ELSEWHERE` also over datasets)."""
     half: float
-    """Half of the interval's width."""
+    """Half of the 95 % interval's width."""
     p: float
     adjusted: float
     """`p` adjusted for the number of datasets."""
@@ -83,15 +86,16 @@ class Comparison:
         return Group(self._table(), *map(Text, self._notes()))
 
     def _table(self) -> Table:
-        title = f"A: {self.folders[0]}\nB: {self.folders[1]}"
+        title = escape(f"A: {self.folders[0]}\nB: {self.folders[1]}")
         table = Table("", "A", "B", "B - A", "95 %", "p", "p of all", "", title=title, title_justify="left",
                       title_style="bold")  # fmt: skip
         for column in table.columns[1:7]:
             column.justify = "right"
         for measure in MEASURES:
             for row in (row for row in self.rows if row.measure == measure):
-                cells = (f"{measure}, {row.name}", number(row.first), number(row.second), f"{row.difference:+.3f}",
-                         f"±{row.half:.3f}", f"{row.p:.4f}", f"{row.adjusted:.4f}")  # fmt: skip
+                cells = (f"{measure}, {escape(row.name)}", number(row.first), number(row.second),
+                         f"{row.difference:+.3f}", f"±{row.half:.3f}", f"{row.p:.4f}",
+                         f"{row.adjusted:.4f}")  # fmt: skip
                 table.add_row(*cells, "real" if row.real else "", style="bold" if row.real else None)
             table.add_section()
         return table
@@ -180,7 +184,7 @@ def _on_one(
     first, second = ([pair[side] for pair in pairs] for side in (0, 1))
     tested = {row.name: row for row in paired_test(first, second, names, rounds, seed, level)}
     spreads = _spreads(pairs, names, rounds, seed)
-    wide = NormalDist().inv_cdf(1 - level / 2)
+    wide = NormalDist().inv_cdf(UPPER)
     return [
         Row(name, measure, row.first, row.second, spreads[measure], wide * spreads[measure], row.p, row.p, False)
         for measure in MEASURES
@@ -234,9 +238,9 @@ def _together(rows: Sequence[Row], level: float) -> list[Row]:
     here = math.sqrt(sum(row.spread**2 for row in rows)) / count
     normal = NormalDist()
     p_here = 2 * normal.cdf(-abs(difference) / here) if here else float(difference == 0)
-    means = [mean(HERE, here, p_here, normal.inv_cdf(1 - level / 2))]
+    means = [mean(HERE, here, p_here, normal.inv_cdf(UPPER))]
     if count > 1:  # Student's t over the datasets; their differences include the noise of images and seeds
         wide = stdev(row.difference for row in rows) / math.sqrt(count)
         p_wide = float(2 * stdtr(count - 1, -abs(difference) / wide)) if wide else float(difference == 0)
-        means.append(mean(ELSEWHERE, wide, p_wide, float(stdtrit(count - 1, 1 - level / 2))))
+        means.append(mean(ELSEWHERE, wide, p_wide, float(stdtrit(count - 1, UPPER))))
     return means + counted

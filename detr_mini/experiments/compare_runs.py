@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -47,13 +48,14 @@ def compare_two(runs: Sequence[Run], truth: Truth, folder: Path, *, rounds: int,
 
 def _difference_table(rows: Sequence[Difference], runs: Sequence[Run]) -> Table:
     table = Table("", "A", "B", "B - A", "by chance", "p", "corrected p", "", title_justify="left", title_style="bold")
-    table.title = f"A: {runs[0].folder}\nB: {runs[1].folder}"
+    table.title = escape(f"A: {runs[0].folder}\nB: {runs[1].folder}")
     for column in table.columns[1:7]:
         column.justify = "right"
     for row in rows:
         table.add_row(
-            row.name, number(row.first), number(row.second), f"{row.difference:+.3f}", f"±{1.96 * row.noise:.3f}",
-            f"{row.p:.4f}", f"{row.adjusted:.4f}", "real" if row.real else "", style="bold" if row.real else None,
+            escape(row.name), number(row.first), number(row.second), f"{row.difference:+.3f}",
+            f"±{1.96 * row.noise:.3f}", f"{row.p:.4f}", f"{row.adjusted:.4f}",
+            "real" if row.real else "", style="bold" if row.real else None,
         )  # fmt: skip
     return table
 
@@ -123,6 +125,6 @@ def _pair_table(pairs: Sequence[dict[str, Any]], runs: Sequence[Run], level: flo
     names = dict(zip((str(run.folder) for run in runs), short_names([run.folder for run in runs]), strict=True))
     for pair in sorted(pairs, key=lambda pair: pair["adjusted"]):
         numbers = (f"{pair['difference']:+.3f}", f"±{1.96 * pair['noise']:.3f}", f"{pair['adjusted']:.4f}")
-        cells = (names[pair["first"]], names[pair["second"]], *numbers, "real" if pair["real"] else "")
+        cells = (escape(names[pair["first"]]), escape(names[pair["second"]]), *numbers, "real" if pair["real"] else "")
         table.add_row(*cells, style="bold" if pair["real"] else None)
     return table

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich import box
 from rich.console import Console, Group
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +18,7 @@ from detr_mini.config.compose import compose
 from detr_mini.config.path_settings import quoted
 from detr_mini.config.plain import plain_dict
 from detr_mini.config.run_folder import is_unused, locked, new_run_folder, write_text
+from detr_mini.data.choice import several
 from detr_mini.drawing.evaluation_plots import means_with_intervals
 from detr_mini.errors import ConfigError, DataError, UserError
 from detr_mini.evaluation.comparison.runs import STAGES, data_of, read_runs
@@ -52,7 +54,8 @@ def benchmark_datasets(config: DictConfig) -> Path:
     """
     _check(config)
     root = Path(config.root).expanduser().absolute()
-    names, left_out = data_sets(root, config.sets)
+    wanted = several(config.sets)
+    names, left_out = data_sets(root, None if wanted is None else [*map(str, wanted)])
     for name, reason in left_out.items():
         print(f"{name} is left out: {reason}")
     settings = {**plain_dict(config, resolve=True), "root": str(root)}
@@ -73,7 +76,8 @@ def benchmark_datasets(config: DictConfig) -> Path:
 
 def _all(folder: Path, words: Mapping[str, list[str]], config: DictConfig, left_out: Mapping[str, str]) -> list[Run]:
     """Train each dataset (with its `words`) with each seed unless that is finished; then, in any case, report."""
-    runs = [Run([*words[name], f"seed={seed}"], f"{name}/seed{seed}") for name in words for seed in config.seeds]
+    seeds = dict.fromkeys(config.seeds)
+    runs = [Run([*words[name], f"seed={seed}"], f"{name}/seed{seed}") for name in words for seed in seeds]
     finished = (file.parent.relative_to(folder).as_posix() for file in sorted(folder.rglob("seed*/metrics.json")))
     runs += [Run([], path) for path in finished if path not in {run.folder for run in runs}]  # of earlier calls
     try:
@@ -98,7 +102,7 @@ def data_sets(root: Path, wanted: Sequence[str] | None) -> tuple[list[str], dict
                 raise ConfigError(f"sets names '{name}', which is not a folder below {root}")
         if not wanted:
             raise ConfigError("sets is empty; name some folders below root, or leave it out to take them all")
-        return list(dict.fromkeys(map(str, wanted))), {}
+        return list(dict.fromkeys(wanted)), {}
     names, left_out = [], {}
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         try:
@@ -119,7 +123,7 @@ def _check(config: DictConfig) -> None:
         raise ConfigError(f"split is '{config.split}'; choose one of {', '.join(STAGES)}")
     if not config.seeds or not all(type(seed) is int for seed in config.seeds):
         raise ConfigError(f"seeds is {list(config.seeds)}; it must be one or more whole numbers")
-    for word in config.overrides:
+    for word in config.overrides or ():
         if key_of(str(word)) in OWN:
             raise ConfigError(f"overrides has {word}; {key_of(str(word))} is decided by root, sets, experiment, seeds, "
                               "split and folder")  # fmt: skip
@@ -131,7 +135,7 @@ def _words(root: Path, config: DictConfig) -> list[str]:
     words += [] if config.experiment is None else [f"experiment={config.experiment}"]
     words += ["data.test=null"] if config.split == "val" else []  # choosing must not look at test
     words += [] if config.minutes is None else [f"trainer.max_minutes={config.minutes}"]
-    return words + [str(word) for word in config.overrides]
+    return words + [str(word) for word in config.overrides or ()]
 
 
 def _folder(wanted: str | None, settings: Mapping[str, Any]) -> Path:
@@ -229,13 +233,13 @@ def report(folder: Path, runs: Sequence[Run], config: DictConfig, left_out: Mapp
     title = f"{settings['experiment'] or 'train'} on {len(sets)} datasets, measured on {settings['split']}"
     notes = [f"{run.folder}: {run.state}. {run.sentence}" for run in runs if run.state != "done"]
     table = Table(
-        *HEADS, title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        *HEADS, title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
     table.columns[0].overflow = "fold"
     for column in table.columns[1:]:
         column.justify = "right"
     for row in cells:
-        table.add_row(*(cell.replace(" (", "\n(") for cell in row))
+        table.add_row(*(escape(cell.replace(" (", "\n(")) for cell in row))
     console = Console()
     (console if console.is_terminal else Console(width=120)).print(Group(table, *map(Text, [LEGEND, *notes])))
     lines = "".join(f"- {note}\n" for note in [LEGEND, *notes])

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from detr_mini.evaluation.report.table import number
@@ -23,7 +24,7 @@ def board(record: Record, total: int, console: Console) -> Iterator[None]:
         running = [run for run in record.runs if run.state == "running"]
         shown.add_row(f"{_ended(record)} of {total} runs ended, {len(running)} running", "")
         for run in running:
-            shown.add_row(record.title(run), _stands(record, run))
+            shown.add_row(escape(record.title(run)), escape(_stands(record, run)))
         return shown
 
     with Live(get_renderable=render, console=console, refresh_per_second=1, transient=True):

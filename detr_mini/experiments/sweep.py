@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console, Group
+from rich.markup import escape
 from rich.text import Text
 
 from detr_mini.config.compose import compose, swept
@@ -69,7 +70,7 @@ def report(record: Record, launcher: Any) -> None:
     counts = [_count(choices[row["recipe"]]) for row in rows]
     twice = by == "val/AP" and all(row["AP"] == row[by] for row in rows)  # measured on val
     columns = [key for key in measures if not (twice and key == "AP")]
-    parts: list[Any] = [recipe_table(rows, counts, columns, title=f"{record.about()}; the best {by} first")]
+    parts: list[Any] = [recipe_table(rows, counts, columns, title=escape(f"{record.about()}; the best {by} first"))]
     parts += [Text(f"{record.title(run)}: {run.state}. {run.sentence}") for run in record.runs if run.state != "done"]
     shown = Group(*parts)
     record.write(choices=rows)

@@ -112,6 +112,22 @@ def enclosing(boxes_xywh: Float[np.ndarray, "n 4"], degrees: Float[np.ndarray, "
     return np.stack([x + w / 2 - wide / 2, y + h / 2 - high / 2, wide, high], 1)
 
 
+def upright(annotation: Mapping[str, Any]) -> list[float]:
+    """Left, top, width, height of the upright box around an annotation's, which may be turned."""
+    box, angle = [float(v) for v in annotation["bbox"]], rotation_of(annotation)
+    turned = angle % 180 and min(box[2:]) > 0  # a box without size is not turned, so that it stays one
+    return enclosing(np.array([box]), np.array([angle]))[0].tolist() if turned else box
+
+
+def ellipse_edges(
+    centre: tuple[float, float], radii: tuple[float, float], degrees: float
+) -> tuple[list[float], list[float]]:
+    """Left and right, top and bottom of an ellipse turned about its centre."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    wide, high = math.hypot(radii[0] * cos, radii[1] * sin), math.hypot(radii[0] * sin, radii[1] * cos)
+    return [centre[0] - wide, centre[0] + wide], [centre[1] - high, centre[1] + high]
+
+
 class ReadBoxes(NamedTuple):
     """Boxes as a training reads them."""
 

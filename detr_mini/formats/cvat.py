@@ -17,6 +17,7 @@ from xml.etree import ElementTree as ET
 from detr_mini.categories import Categories
 from detr_mini.errors import DataError
 from detr_mini.formats.box_list import BoxList
+from detr_mini.formats.box_rules import ellipse_edges
 from detr_mini.formats.format import Format
 from detr_mini.formats.layout import Layout, layout_of_files
 from detr_mini.formats.listing import NAMES, Listing, read_start
@@ -141,7 +142,9 @@ def _corners(shape: ET.Element) -> tuple[list[float], list[float]]:
         return [float(point[0]) for point in points], [float(point[-1]) for point in points]
     keys = ("cx", "cy", "rx", "ry") if shape.tag == "ellipse" else ("left", "top", "width", "height")
     x, y, w, h = (float(shape.get(key, "")) for key in keys)
-    return ([x - w, x + w], [y - h, y + h]) if shape.tag == "ellipse" else ([x, x + w], [y, y + h])
+    if shape.tag == "ellipse":
+        return ellipse_edges((x, y), (w, h), float(shape.get("rotation") or 0))
+    return [x, x + w], [y, y + h]
 
 
 def write_cvat(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str]:

@@ -20,6 +20,7 @@ from xml.etree import ElementTree as ET
 from detr_mini.categories import Categories
 from detr_mini.errors import DataError
 from detr_mini.formats.box_list import BoxList
+from detr_mini.formats.box_rules import ellipse_edges, rotation_of
 from detr_mini.formats.columns import any_json
 from detr_mini.formats.format import Format
 from detr_mini.formats.layout import Layout, layout_of_files
@@ -199,11 +200,12 @@ def _corners(value: Mapping[str, Any], width: float, height: float) -> tuple[lis
     if "points" in value:
         return [_pixels(p[0], width) for p in value["points"]], [_pixels(p[1], height) for p in value["points"]]
     x, y = _pixels(value["x"], width), _pixels(value["y"], height)
+    degrees = float(value.get("rotation") or 0)
     if "radiusX" in value:
-        rx, ry = _pixels(value["radiusX"], width), _pixels(value["radiusY"], height)
-        return [x - rx, x, x + rx], [y - ry, y, y + ry]
+        edges = ellipse_edges((x, y), (_pixels(value["radiusX"], width), _pixels(value["radiusY"], height)), degrees)
+        return [edges[0][0], x, edges[0][1]], [edges[1][0], y, edges[1][1]]
     w, h = _pixels(value["width"], width), _pixels(value["height"], height)
-    angle = math.radians(float(value.get("rotation") or 0))
+    angle = math.radians(degrees)
     if not angle:
         return [x, w], [y, h]
     sine, cosine = math.sin(angle), math.cos(angle)  # around the corner at the top left
@@ -267,11 +269,15 @@ def task_of(
 
 def _region(box: Mapping[str, Any], names: Mapping[int, str], width: int, height: int, number: int) -> dict[str, Any]:
     x, y, w, h = box["bbox"]
+    degrees = rotation_of(box)
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    if degrees:  # a box is turned about its centre, and here about its first corner, which the turn has moved
+        x, y = x + (w - w * cosine + h * sine) / 2, y + (h - w * sine - h * cosine) / 2
     return {
         "id": f"box{number + 1}", "type": "rectanglelabels", "from_name": "label", "to_name": "image",
         "original_width": width, "original_height": height, "image_rotation": 0,
         "value": {"x": x / width * 100, "y": y / height * 100, "width": w / width * 100, "height": h / height * 100,
-                  "rotation": 0, "rectanglelabels": [names[box["category_id"]]]},
+                  "rotation": degrees, "rectanglelabels": [names[box["category_id"]]]},
     }  # fmt: skip
 
 

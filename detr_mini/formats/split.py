@@ -43,6 +43,11 @@ class ImageRecord:
         """The image file."""
         return self.path if self.encoded is None else self.encoded
 
+    @property
+    def for_detectors(self) -> Path | UInt8[Tensor, "3 h w"]:
+        """What `detect` takes: the path, or the pixels of a window and of a file in a shard."""
+        return self.path if self.window is None and self.encoded is None else self.pixels()
+
     def pixels(self) -> UInt8[Tensor, "3 h w"]:
         """The image, decoded. DataError where the file is broken, or the window not inside it."""
         if self.window is None:

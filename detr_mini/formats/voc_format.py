@@ -15,7 +15,7 @@ from detr_mini.formats.listing import Listing, read_lines, read_start
 from detr_mini.formats.path_words import SPLIT_WORDS, parts_of, shared_folder, split_of_name, stem_of
 from detr_mini.formats.tree import Tree, with_one_list
 from detr_mini.formats.voc import CATEGORIES, read_voc, voc_xml
-from detr_mini.formats.writing import flat_name, left_out, owned_by, place_images, plain_names, unlabelled
+from detr_mini.formats.writing import left_out, owned_by, place_images, unlabelled, written_names
 
 PEEKED = 5
 """Files of a folder that are opened to learn what the folder holds."""
@@ -134,7 +134,7 @@ def write_voc(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str]
     for name, tree in trees.items():
         names = {c["id"]: c["name"] for c in tree.content["categories"]}
         owned = owned_by(tree)
-        files = {old: flat_name(plain, taken) for old, plain in plain_names(tree).items()}
+        files = written_names(tree, "voc", taken)
         bare = unlabelled(tree)
         for image in tree.content["images"]:
             file = files[image["file_name"]]

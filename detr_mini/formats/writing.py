@@ -47,6 +47,16 @@ def _relative(name: str, folder: Path) -> PurePosixPath:
     return PurePosixPath(Path(path).as_posix())
 
 
+def written_names(tree: Tree, form: str, taken: dict[str, int] | None = None) -> dict[str, str]:
+    """`plain_names` as a form writes them: VOC keeps all images in one folder, YOLO has one label file for each stem.
+
+    `taken`: see `free_name`.
+    """
+    taken = {} if taken is None else taken
+    place = {"voc": flat_name, "yolo": free_name}.get(form)
+    return {old: plain if place is None else place(plain, taken) for old, plain in plain_names(tree).items()}
+
+
 def flat_name(name: str, taken: dict[str, int]) -> str:
     """A file name with an unused stem: VOC keeps all images in one folder."""
     path = PurePosixPath(name)

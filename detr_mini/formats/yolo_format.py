@@ -10,10 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from detr_mini.errors import DataError
-from detr_mini.formats.box_rules import enclosing, rotation_of
+from detr_mini.formats.box_rules import rotation_of, upright
 from detr_mini.formats.format import Format
 from detr_mini.formats.layout import Layout, by_split
 from detr_mini.formats.listing import Listing, is_image_name, read_lines
@@ -26,7 +24,7 @@ from detr_mini.formats.path_words import (
     stem_of,
 )
 from detr_mini.formats.tree import Tree, with_one_list
-from detr_mini.formats.writing import free_name, left_out, owned_by, place_images, plain_names, unlabelled
+from detr_mini.formats.writing import left_out, owned_by, place_images, unlabelled, written_names
 from detr_mini.formats.yolo import fractions, read_yolo
 from detr_mini.formats.yolo_files import label_files
 from detr_mini.formats.yolo_names import (
@@ -291,8 +289,7 @@ def write_yolo(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str
     for name, tree in trees.items():
         owned = owned_by(tree)
         crowd = turned = 0
-        taken: dict[str, int] = {}
-        files = {old: free_name(plain, taken) for old, plain in plain_names(tree).items()}
+        files = written_names(tree, "yolo")
         bare = unlabelled(tree)
         for image in tree.content["images"]:
             rows = []
@@ -302,11 +299,8 @@ def write_yolo(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str
                 if annotation.get("iscrowd"):
                     crowd += 1
                     continue
-                angle = rotation_of(annotation)
-                turned += bool(angle % 180)
-                box = enclosing(np.array([annotation["bbox"]], float), np.array([angle]))[0].tolist() if angle % 180 \
-                    else [float(v) for v in annotation["bbox"]]  # fmt: skip
-                texts = fractions(box, image["width"], image["height"])
+                turned += bool(rotation_of(annotation) % 180)
+                texts = fractions(upright(annotation), image["width"], image["height"])
                 rows.append(f"{index[annotation['category_id']]} {' '.join(texts)}\n")
             label = (folder / "labels" / name / files[image["file_name"]]).with_suffix(".txt")
             label.parent.mkdir(parents=True, exist_ok=True)

@@ -53,6 +53,18 @@ def detect_batches(
 
 
 @contextmanager
+def tf32(on: bool) -> Iterator[None]:
+    """Inside, a GPU computes products in float32 with TF32, or exactly."""
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, convolutions.allow_tf32
+    products.allow_tf32 = convolutions.allow_tf32 = on
+    try:
+        yield
+    finally:
+        products.allow_tf32, convolutions.allow_tf32 = before
+
+
+@contextmanager
 def evaluating(model: EvaluatedModel) -> Iterator[None]:
     """Evaluation mode and inference mode inside, the former mode of every submodule afterwards."""
     with evaluation_mode(model), torch.inference_mode():

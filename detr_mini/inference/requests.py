@@ -18,6 +18,8 @@ from detr_mini.structures import Detections as PlainDetections
 Item = TypeVar("Item")
 USUAL_LIMIT = 100
 """Detections of an image, as many as COCO's metric counts."""
+MANY = 1000
+"""Detections of an image where they become labels: more than a person would draw."""
 
 
 def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -37,6 +39,10 @@ class DetectorLike(Protocol):
     def operating_point(self) -> OperatingPoint: ...
     @property
     def image(self) -> Mapping[str, Any]: ...
+    @property
+    def most(self) -> int | None:
+        """The most detections of an image that `limit` may ask for; None: as many as there are."""
+
     def detect(
         self,
         images: Any,
@@ -77,10 +83,10 @@ def found_in_each(
     load: Callable[[Item], Any],
     note: Callable[[Item, DataError], object],
     threshold: float | int,
-    limit: int = USUAL_LIMIT,
     batch_size: int = 8,
 ) -> Iterator[tuple[Item, Any]]:
-    """Each readable item (see `readable`) with what is found in its picture."""
+    """Each readable item (see `readable`) with all that is found in its picture, up to `MANY` detections."""
+    limit = MANY if detector.most is None else min(MANY, detector.most)
     for batch in in_batches(items, batch_size):
         read = list(readable(batch, load, note))
         pixels = [image for _, image in read]

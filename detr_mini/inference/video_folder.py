@@ -113,8 +113,11 @@ class _Run:
     ) -> None:
         records = [
             {"name": name, **{key: record[key] for key in ("score", "category_id", "bbox")}}
+            | ({} if phrase is None else {"phrase": phrase})
             | ({} if self.tracker is None else {"track": number})
-            for name, record, number in zip(found.names, to_coco_records(found, 0), numbers, strict=True)
+            for name, phrase, record, number in zip(
+                found.names, found.phrases or [None] * len(found), to_coco_records(found, 0), numbers, strict=True
+            )
         ]
         line: dict[str, Any] = {"frame": frame.number, "seconds": round(frame.seconds, 4)}
         if frame.file_name is not None:

@@ -22,6 +22,8 @@ from detr_mini.structures import Detections
 
 CANDIDATES = 3
 """Candidates for each picture that is wanted."""
+ROWS = 1024
+"""Pictures that are compared with all others at once."""
 FARTHEST = 2.0
 """1 - cosine of opposite directions."""
 LEAST_SHARE = 0.25
@@ -87,7 +89,9 @@ def choose(
 
 def _nearest(features: Float[Tensor, "n c"], centres: Float[Tensor, "m c"]) -> Float[Tensor, " n"] | None:
     """1 - cosine to the nearest centre; None without centres."""
-    return None if not len(centres) else (1 - features @ centres.T).min(1).values
+    if not len(centres):
+        return None
+    return torch.cat([(1 - rows @ centres.T).min(1).values for rows in features.split(ROWS)])
 
 
 def k_centres(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from detr_mini.boxes import box_iou, xywh_to_xyxy
 from detr_mini.errors import DataError, nearest, some_of
+from detr_mini.formats.box_rules import upright
 from detr_mini.formats.columns import any_json
 from detr_mini.formats.label_studio import UPLOADED
 from detr_mini.formats.tree import Tree
@@ -105,25 +106,28 @@ def _is_bbox(value: Any) -> bool:
 
 
 def count_corrections(record: Mapping[str, Any], trees: Sequence[Tree]) -> Corrections:
-    """Compare pre-labels with the corrected splits. Pictures are matched by `_matched`, whatever folders they are in.
+    """Compare pre-labels with the corrected splits.
+
+    Pictures are matched by their names in the task (`_matched`), whatever folders they are in.
 
     DataError where none of the pictures came back.
     """
     after = dict(_pictures_of(trees))
     done = Corrections(known=tuple(map(str, record["names"])))
-    places = _matched([picture["file_name"] for picture in record["pictures"]], after)
+    names = [str(picture.get("written", picture["file_name"])) for picture in record["pictures"]]
+    places = _matched(names, after)
     used = set()
-    for picture in record["pictures"]:
-        place = places.get(picture["file_name"])
+    for picture, name in zip(record["pictures"], names, strict=True):
+        place = places.get(name)
         if place is None:
             done.missing.append(picture["file_name"])
             continue
         used.add(place)
         before = [(box["name"], box["bbox"]) for box in picture["boxes"]]
         counts: Counter[str] = Counter()
-        for kind, name in compare(before, after[place]):
+        for kind, category in compare(before, after[place]):
             counts[kind] += 1
-            done.by_name.setdefault(name, Counter())[kind] += 1
+            done.by_name.setdefault(category, Counter())[kind] += 1
         done.counts += counts
         done.pictures[picture["file_name"]] = {kind: counts[kind] for kind in KINDS}
     if record["pictures"] and not done.pictures:
@@ -131,8 +135,7 @@ def count_corrections(record: Mapping[str, Any], trees: Sequence[Tree]) -> Corre
                         f"(the first is {record['pictures'][0]['file_name']}); data.root must be the export of this "
                         "task")  # fmt: skip
     done.extra = sorted(set(after) - used)
-    names = {name for place in used for name, _ in after[place]}
-    done.new_names = sorted(names - set(done.known))
+    done.new_names = sorted({category for place in used for category, _ in after[place]} - set(done.known))
     return done
 
 
@@ -141,7 +144,7 @@ def _pictures_of(trees: Sequence[Tree]) -> Iterator[tuple[str, list[Box]]]:
         names = {c["id"]: c["name"] for c in tree.content["categories"]}
         boxes: dict[int, list[Box]] = {image["id"]: [] for image in tree.content["images"]}
         for annotation in tree.content["annotations"]:
-            boxes[annotation["image_id"]].append((names[annotation["category_id"]], annotation["bbox"]))
+            boxes[annotation["image_id"]].append((names[annotation["category_id"]], upright(annotation)))
         yield from ((image["file_name"], boxes[image["id"]]) for image in tree.content["images"])
 
 

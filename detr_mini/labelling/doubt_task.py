@@ -19,7 +19,7 @@ from detr_mini.boxes import xywh_to_xyxy, xyxy_to_xywh
 from detr_mini.config.run_folder import write_text
 from detr_mini.drawing.boxes import draw_boxes, to_picture
 from detr_mini.errors import DataError, UserError
-from detr_mini.formats.box_rules import is_box
+from detr_mini.formats.box_rules import is_box, upright
 from detr_mini.formats.convert import write_set
 from detr_mini.formats.tree import Tree
 from detr_mini.formats.writing import new_folder, owned_by
@@ -69,7 +69,7 @@ def doubted(tree: Tree, detections: Mapping[int, Boxes]) -> Doubted:
     ids = [image["id"] for image in tree.content["images"] if image["id"] in detections]
     annotations = [[a for a in owned[i] if _counts(a)] for i in ids]
     labels = [
-        Boxes(_xyxy([a["bbox"] for a in own]), tuple(names[a["category_id"]] for a in own), torch.ones(len(own)))
+        Boxes(_xyxy([upright(a) for a in own]), tuple(names[a["category_id"]] for a in own), torch.ones(len(own)))
         for own in annotations
     ]
     found = [detections[i] for i in ids]
@@ -151,8 +151,9 @@ def _clear(output: Path) -> None:
 
 
 def task_tree(found: Doubted, first: Sequence[Doubt], records: Sequence[Mapping[str, Any]], form: str) -> Tree:
-    """The doubtful pictures, the worst first, with their labels and, with a score, what the detector found instead.
+    """The doubtful pictures, the worst first, with all their labels and, with a score, what the detector found instead.
 
+    A label that has a score, because a detector has proposed it once, goes without: it is a label now.
     A tool that cannot show proposals apart from labels (CVAT) gets the proposals for missing labels alone.
     """
     content = found.tree.content
@@ -160,21 +161,22 @@ def task_tree(found: Doubted, first: Sequence[Doubt], records: Sequence[Mapping[
     places = list(dict.fromkeys(doubt.image for doubt in first))
     files = {image["id"]: image for image in content["images"]}
     said: dict[int, list[str]] = {place: [] for place in places}
-    marks: dict[tuple[int, int], str] = {}
+    marks: dict[int, str] = {}
     proposals: list[dict[str, Any]] = []
     for doubt, record in zip(first, records, strict=True):
         text = f"{record['kind']} {record['score']:.2f}: {record['text']}"
         said[doubt.image].append(text)
         if doubt.label is not None:
-            marks[doubt.image, doubt.label] = text
+            marks[id(found.annotations[doubt.image][doubt.label])] = text
         seen = record.get("found")
         if seen and seen["name"] in ids and (doubt.kind is Kind.MISSING or form == "label_studio"):
             proposals.append({"image_id": found.ids[doubt.image], "category_id": ids[seen["name"]],
                               "bbox": seen["bbox"], "score": seen["score"], "doubt": text})  # fmt: skip
+    owned = owned_by(found.tree)
     boxes = [
-        {**a, "doubt": marks[place, k]} if (place, k) in marks else a
+        {key: value for key, value in {**a, "doubt": marks.get(id(a))}.items() if key != "score" and value is not None}
         for place in places
-        for k, a in enumerate(found.annotations[place])
+        for a in owned[found.ids[place]]
     ]
     images = [_sized({**files[found.ids[place]], "notes": "; ".join(said[place])}, found.tree) for place in places]
     annotations = [{**a, "id": number} for number, a in enumerate([*boxes, *proposals], start=1)]

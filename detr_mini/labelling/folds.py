@@ -6,6 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from detr_mini.data.tree_parts import owned_names
 from detr_mini.deploy.detector import is_exported
 from detr_mini.deploy.load import load
 from detr_mini.errors import ConfigError, DataError
+from detr_mini.formats.discover import Source as DataSource
 from detr_mini.formats.tree import Tree
 from detr_mini.inference.requests import DetectorLike
 from detr_mini.inference.sources import Source
 from detr_mini.labelling.doubts import Boxes
 from detr_mini.labelling.prelabels import find_in
+from detr_mini.models.build import build_part
 from detr_mini.models.heads import suppress
 from detr_mini.pretrained.checkpoints import check_knows, read_checkpoint
 from detr_mini.progress import BAR_FROM, track
@@ -50,6 +53,22 @@ def folds_of(tree: Tree, count: int) -> list[list[int]]:
     if not all(parts.values()):
         raise DataError(f"{len(owned)} images do not fill {count} folds with different pictures; use fewer folds")
     return [parts[name] for name in names]
+
+
+def read_as_trained_on(settings: Mapping[str, Any], source: DataSource, split: str, tree: Tree) -> Tree:
+    """`tree`, a split of `source`, with the images alone that a training with the data `settings` would take.
+
+    DataError where it would be refused: images that are not there, cannot be read or have another size.
+    """
+    given = {**settings, "train": dict(source.splits[split]), "format": source.format, "val": None, "test": None,
+             "hold_out": None}  # fmt: skip
+    data = build_part("data", given, mean=[0.5] * 3, std=[0.25] * 3, stride=1, seed=0)
+    data.setup("fit")
+    names = {record.file_name for record in data.train_set.records}
+    images = [image for image in tree.content["images"] if image["file_name"] in names]
+    ids = {image["id"] for image in images}
+    annotations = [a for a in tree.content["annotations"] if a["image_id"] in ids]
+    return replace(tree, content={**tree.content, "images": images, "annotations": annotations})
 
 
 def find_by_folds(settings: Mapping[str, Any], tree: Tree, count: int, output: Path) -> dict[int, Boxes]:

@@ -57,7 +57,7 @@ def training_pictures(checkpoint: Mapping[str, Any], labelled: str | Sequence[st
         image = {key: checkpoint["image"][key] for key in IMAGE_KEYS if key in checkpoint["image"]}
         data = build_part("data", data_settings({"make": None}, settings) | {"make": None}, **image, stride=1, seed=0)
         data.setup("fit")
-        paths = data.train_set.records.paths
+        paths = list(dict.fromkeys(data.train_set.records.paths))  # of tiles, the image once
     except UserError as error:
         return [], (f"the training set cannot be read ({error}); pictures are compared among themselves. "
                     "labelled=FOLDER says where the labelled pictures are")  # fmt: skip

@@ -15,7 +15,7 @@ from detr_mini.config.run_folder import write_text
 from detr_mini.errors import ConfigError, DataError, nearest, some_of
 from detr_mini.formats.convert import PLACING, WRITTEN, write_set
 from detr_mini.formats.tree import Tree
-from detr_mini.formats.writing import new_folder
+from detr_mini.formats.writing import new_folder, written_names
 from detr_mini.images.load import load_image
 from detr_mini.inference.detections import to_coco_records
 from detr_mini.inference.requests import DetectorLike, found_in_each
@@ -110,19 +110,23 @@ def write_prelabels(
         tree.content["images"] = [{k: v for k, v in i.items() if k != "proposed"} for i in tree.content["images"]]
     with new_folder(output) as folder:
         lost = write_set(folder, form, {"train": tree}, images)
-        record = {"written_by": WRITER, "format": form, **about, **record_of(found)}
+        record = {"written_by": WRITER, "format": form, **about, **record_of(found, written_names(tree, form))}
         write_text(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False))
     return lost
 
 
-def record_of(found: Found) -> dict[str, Any]:
-    """The names, and of each picture its size and boxes: name, bbox (left, top, width, height) and score."""
+def record_of(found: Found, written: Mapping[str, str]) -> dict[str, Any]:
+    """The names, and of each picture its size and boxes: name, bbox (left, top, width, height) and score.
+
+    `written`: of each picture's name the one in the task, by which it comes back.
+    """
     pictures = []
     for source, detections in zip(found.sources, found.detections, strict=True):
         height, width = detections.image_size
         rows = zip(detections.names, to_coco_records(detections, 0), strict=True)
         boxes = [{"name": name, "bbox": record["bbox"], "score": record["score"]} for name, record in rows]
-        pictures.append({"file_name": source.name, "width": width, "height": height, "boxes": boxes})
+        pictures.append({"file_name": source.name, "written": written[source.name], "width": width, "height": height,
+                         "boxes": boxes})  # fmt: skip
     names = list(found.detections[0].categories.names) if found.detections else []
     return {"names": names, "pictures": pictures, "unreadable": found.unreadable}
 

@@ -29,6 +29,9 @@ def check_doubt(config: DictConfig) -> None:
     if config.checkpoint is None and config.split != "train":
         raise ConfigError(f"split={config.split} needs checkpoint=..., a detector that was trained without it; folds "
                           "are made of train")  # fmt: skip
+    if config.data.get("tiles") is not None:
+        raise ConfigError("data.tiles cuts large images into windows, and data doubt looks at whole images; cut them "
+                          "into images of their own first, or leave it out")  # fmt: skip
     if config.resume is not None or config.run_folder is not None:
         raise ConfigError("resume and run_folder are for one training; run the same command again to go on with "
                           "unfinished folds in output")  # fmt: skip

@@ -39,7 +39,7 @@ class GroundedCriterion(DetectionCriterion):
         if captions is None or output.grounding is None or not len(captions.token_ids):
             return losses
         assert losses.match is not None
-        loss, terms = grounding_loss(output.grounding, captions, losses.match, **self.grounding)
+        loss, terms = grounding_loss(output.grounding, captions, losses.match, output.query_visible, **self.grounding)
         share = max(losses.boxes, 1) / len(captions.token_ids)
         terms = {name: term * share for name, term in terms.items()}
         total = losses.total + loss * share
@@ -68,17 +68,23 @@ def grounding_loss(
     output: GroundingOutput,
     captions: Captions,
     match: Match,
+    visible: Bool[Tensor, "b q"] | None = None,
     *,
     weight_tokens: float = 1.0,
     weight_tags: float = 1.0,
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-    """Loss summed over the captions, and its detached terms. Layers have equal weight."""
+    """Loss summed over the captions, and its detached terms. Layers have equal weight.
+
+    `visible`: False for queries that stand for padding; they cost nothing.
+    """
     assert captions.token_map is not None
     assert captions.tags is not None
     q = output.logits[0].shape[1]
     truth = match.at_queries(match.truth, q, fill=-1)[captions.caption_image]
     wanted = of_truths(captions.token_map, truth)
     counted = (~captions.padding_mask[:, None]).float()
+    if visible is not None:
+        counted = counted * visible[captions.caption_image][..., None]
     logits = torch.stack(output.logits).float()
     tokens = functional.binary_cross_entropy_with_logits(logits, wanted.expand_as(logits), reduction="none") * counted
     tokens = tokens.sum() / len(logits) / 4

@@ -18,7 +18,7 @@ SAME_PLACE = 0.5
 
 
 def without_unjudged(output: DetectorOutput, targets: Sequence[Target]) -> DetectorOutput:
-    """`output`, in which a guess inside a crowd region of the targets says nothing of that region's category.
+    """`output`, in which a guess at a crowd region of the targets (IoU over SAME_PLACE) says nothing of its category.
 
     Its logit there is a small constant without a gradient, so no loss counts it. The outputs of other libraries stay
     as they are.

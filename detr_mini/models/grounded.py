@@ -227,6 +227,9 @@ def read_phrases(
     boxes = cxcywh_to_xyxy(output.boxes.float().cpu()) * scale
     boxes = torch.minimum(boxes.clamp(min=0), scale)
     found = []
+    if output.query_visible is not None:  # a query that stands for padding answers nothing
+        hidden = ~output.query_visible.cpu()[captions.caption_image.cpu()]
+        logits = logits.masked_fill(hidden[:, :, None], -torch.inf)
     for row, (image, spans) in enumerate(zip(captions.caption_image.tolist(), captions.spans, strict=True)):
         phrases = []
         for tokens in phrases_of(tags[row, : len(spans)].tolist()):

@@ -74,7 +74,10 @@ def select(
         some = score.topk(torch.sym_min(CANDIDATES * count, score.shape[1]), 1).indices
         boxes = cxcywh_to_xyxy(proposals.boxes.detach().gather(1, some[..., None].expand(-1, -1, 4)))
         place = torch.arange(boxes.shape[1], device=boxes.device)
-        order = (suppressed(boxes, distinct_iou) * (CANDIDATES * queries) + place).topk(count, 1, largest=False).indices
+        later = suppressed(boxes, distinct_iou)
+        if proposals.visible is not None:  # padding stands last in `some`, and stays behind what the image has
+            later = later | ~proposals.visible.gather(1, some)
+        order = (later * (CANDIDATES * queries) + place).topk(count, 1, largest=False).indices
         best = some.gather(1, order)
     pick = best[..., None]
     boxes = proposals.boxes.detach().gather(1, pick.expand(-1, -1, 4))

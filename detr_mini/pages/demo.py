@@ -60,7 +60,7 @@ class Demo:
         with self._working, warnings.catch_warnings(record=True) as noticed:
             warnings.simplefilter("always")
             pixels = decode(content)
-            found = detector.detect(pixels, caption, threshold=LEAST_SCORE, limit=100)
+            found = detector.detect(pixels, caption, threshold=LEAST_SCORE)
         queries = [None] * len(found) if found.queries is None else found.queries.tolist()
         rows = [
             {**record, "label": label, "query": query}

@@ -11,7 +11,7 @@ from detr_mini.config.changed_settings import settings_of
 from detr_mini.drawing.curves import read_history
 from detr_mini.errors import UserError
 from detr_mini.evaluation.comparison.paired_test import holm, paired_test
-from detr_mini.evaluation.comparison.runs import NOT_A_CHOICE, common_truth, labels, read_runs, short_names
+from detr_mini.evaluation.comparison.runs import NOT_A_CHOICE, common_truth, labels, read_run, short_names
 from detr_mini.pages.charts import Chart, line_chart
 from detr_mini.pages.run_reader import RunFolder, part
 from detr_mini.progress import track
@@ -24,7 +24,7 @@ def several(runs: Sequence[RunFolder]) -> dict[str, Any]:
     """The sections of a report of several runs; each that cannot be made says why."""
     folders = [run.folder for run in runs]
     names = short_names(folders)
-    named = part(lambda: labels(read_runs(folders)))
+    named = part(lambda: labels([read_run(folder) for folder in folders]))
     rows = [
         {"label": label, "name": name, "metrics": run.measured}
         for label, name, run in zip(named.content or names, names, runs, strict=True)
@@ -69,7 +69,7 @@ def _tests(folders: Sequence[Path], run_names: Sequence[str]) -> list[dict[str, 
     """The paired test of AP for every pair, corrected for their number (Holm 1979)."""
     if len(folders) > MOST_TESTED:
         raise UserError(f"pairs of more than {MOST_TESTED} runs are not tested; report on two of them")
-    runs = read_runs(folders)
+    runs = [read_run(folder) for folder in folders]
     truth = common_truth(runs)
     names = truth.subset.categories.names
     matches = [run.matches(truth, areas=1) for run in runs]

@@ -54,11 +54,11 @@ def attention(detector: Any, judged: Judged) -> list[Attention]:
 
 def latency(detector: Any, judged: Judged) -> dict[str, Any]:
     """Seconds for one picture of the split, alone, from its file to its boxes, on this machine now."""
-    path = judged.truth.records.of_id(judged.subset.image_ids[0]).path
+    record = judged.truth.records.of_id(judged.subset.image_ids[0])
     seconds = []
     for _ in range(RUNS + 1):
         started = time.perf_counter()
-        detector.detect(path)
+        detector.detect(record.for_detectors)
         seconds.append(time.perf_counter() - started)
     return {
         "median": statistics.median(seconds[1:]), "least": min(seconds[1:]), "most": max(seconds[1:]), "runs": RUNS,

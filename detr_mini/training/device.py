@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +14,8 @@ import torch
 
 from detr_mini.cpu_runtime import fast_bfloat16
 from detr_mini.data.auto_settings import AUTO
-from detr_mini.environment import usable_cores
+from detr_mini.environment import own_cores
+from detr_mini.inference.batches import tf32
 from detr_mini.training.options import TrainerOptions
 
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -77,7 +77,7 @@ def chosen_for(device: Device) -> Choices:
 
 def find_device(options: TrainerOptions) -> Device:
     """The device that `options.accelerator` names, as one process of a training has it."""
-    cores = max(1, usable_cores() // options.devices)
+    cores = own_cores(options.devices)
     if options.accelerator in ("gpu", "cuda", AUTO) and torch.cuda.is_available():
         capability = torch.cuda.get_device_capability()
         bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -103,18 +103,6 @@ def usable_precision(precision: str, accelerator: str) -> tuple[str, str | None]
             "trainer.precision=16-mixed needs a GPU; this CPU uses bf16-mixed instead, and config.yaml says so"
         )
     return precision, None
-
-
-@contextmanager
-def tf32(on: bool) -> Iterator[None]:
-    """Inside, a GPU computes products in float32 with TF32, or exactly."""
-    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = products.allow_tf32, convolutions.allow_tf32
-    products.allow_tf32 = convolutions.allow_tf32 = on
-    try:
-        yield
-    finally:
-        products.allow_tf32, convolutions.allow_tf32 = before
 
 
 class ExactValidation(pl.Callback):

@@ -57,7 +57,7 @@ def measure_best(parts: Parts, folder: Path, console: Console, config: DictConfi
     if notice is not None:
         console.print(notice, markup=False)
         log.warning(notice)
-    console.print(f"written to {folder}")
+    console.print(f"written to {folder}", markup=False)
     log.info("augmentation cut %d boxes away", data.boxes_cropped_away)
     log.info("AP %s, AP50 %s on %s", measured.scores.metrics["AP"], measured.scores.metrics["AP50"], split)
 
@@ -74,7 +74,8 @@ def _measured(parts: Parts, best: dict[str, Any], split: str, point: OperatingPo
     model = task.averaged.model
     model.load_state_dict(averaged_weights(best))
     loader = data.evaluation_loader(split, shared=False)  # the other processes are done
-    device = next(model.parameters()).device  # Lightning has moved the task to the CPU, but not the averaged model
+    device = parts.device.kind
+    model.to(device)  # it is on the CPU where a finished run is resumed only to be measured
     return measure(model, loader, truth, task.categories, device, point=point, progress=parts.options.progress,
                    threshold=threshold, fast=fast)  # fmt: skip
 

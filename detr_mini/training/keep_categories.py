@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchvision.ops import batched_nms
 
@@ -37,8 +37,6 @@ SAME_FIND = 0.7
 """IoU of two found boxes of one category from which the weaker is the same object again."""
 UNSURE_SHARE = 0.5
 """Of the old detector's threshold: what it finds from there up to the threshold is neither truth nor background."""
-MOST = 300
-"""Boxes that are looked at in a picture."""
 
 
 def find_kept(data: Data, start: Mapping[str, Any], name: str, device: str, ranks: Ranks = ALONE) -> dict[str, Any]:
@@ -110,7 +108,7 @@ def _looked_at(detector: Detector, pictures: Sequence[ImageRecord]) -> Iterator[
     """Each picture that can be read, with what the old detector finds (the training reports the others)."""
     least = UNSURE_SHARE * detector.operating_point.threshold
     records = track(pictures, "looking for the categories to keep")
-    return found_in_each(detector, records, ImageRecord.pixels, ignored, least, MOST)
+    return found_in_each(detector, records, ImageRecord.pixels, ignored, least)
 
 
 def _judged(
@@ -126,12 +124,24 @@ def _judged(
     covered = box_iou(boxes, truth).amax(1) > SAME_OBJECT if end > begin else torch.zeros(len(boxes), dtype=torch.bool)
     large = (boxes[:, 2:] - boxes[:, :2]).amin(1) >= 1 if len(boxes) else covered
     right = ((labels >= 0) & ~covered & large).nonzero()[:, 0]
-    right = right[batched_nms(boxes[right].float(), scores[right].float(), labels[right], SAME_FIND)]
-    sure = scores[right] >= detector.operating_point.threshold
-    certain = boxes[right[sure]]
-    apart = sure | (box_iou(boxes[right], certain).amax(1) <= SAME_OBJECT if len(certain) else ~sure)
-    right, sure = right[apart], sure[apart]
+    rows, sure = once_each(boxes[right], labels[right], scores[right], detector.operating_point.threshold)
+    right = right[rows]
     return xyxy_to_xywh(boxes[right]), labels[right], sure
+
+
+def once_each(
+    boxes_xyxy: Float[Tensor, "n 4"], labels: Int[Tensor, " n"], scores: Float[Tensor, " n"], threshold: float
+) -> tuple[Int[Tensor, " k"], Bool[Tensor, " k"]]:
+    """The rows that say something of their own, and whether each is sure.
+
+    What was found twice counts once, and an unsure box on a sure one not at all: as a region of which nobody knows, it
+    would take the loss away from the guesses of that very object.
+    """
+    rows = batched_nms(boxes_xyxy.float(), scores.float(), labels, SAME_FIND)
+    sure = scores[rows] >= threshold
+    certain = boxes_xyxy[rows[sure]]
+    apart = sure | (box_iou(boxes_xyxy[rows], certain).amax(1) <= SAME_OBJECT if len(certain) else ~sure)
+    return rows[apart], sure[apart]
 
 
 def _said(

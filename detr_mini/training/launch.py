@@ -46,7 +46,7 @@ def find_launch(devices: int, num_nodes: int, given: Mapping[str, str] | None = 
     would train a detector of its own, or wait for others that never come.
     """
     env = os.environ if given is None else given
-    found = _environment(env) or _slurm(env)
+    found = _environment(env, devices, num_nodes) or _slurm(env)
     if found is None:
         return _own(devices, num_nodes, env)
     machines = -(-found.world // found.local_world)
@@ -65,12 +65,12 @@ def find_launch(devices: int, num_nodes: int, given: Mapping[str, str] | None = 
     return found
 
 
-def _environment(env: Mapping[str, str]) -> Launch | None:
-    """From RANK and WORLD_SIZE, which torchrun and most clusters set."""
+def _environment(env: Mapping[str, str], devices: int, num_nodes: int) -> Launch | None:
+    """From RANK and WORLD_SIZE, which torchrun and most clusters set. Not all set LOCAL_WORLD_SIZE."""
     if "RANK" not in env or "WORLD_SIZE" not in env:
         return None
     rank, world = _number(env, "RANK"), _number(env, "WORLD_SIZE")
-    each = _number(env, "LOCAL_WORLD_SIZE", world)
+    each = _number(env, "LOCAL_WORLD_SIZE", devices if world == devices * num_nodes else world)
     local = _number(env, "LOCAL_RANK", rank % each)
     by = "torchrun" if "TORCHELASTIC_RUN_ID" in env else "the launcher (variable WORLD_SIZE)"
     node = _number(env, "GROUP_RANK", _number(env, "NODE_RANK", rank // each))

@@ -52,7 +52,11 @@ class TrainerOptions:
     @property
     def device_type(self) -> str:
         """ "cuda" or "cpu"."""
-        return "cuda" if self.accelerator in ("gpu", "cuda") else "cpu"
+        if self.accelerator != "auto":
+            return "cuda" if self.accelerator in ("gpu", "cuda") else "cpu"
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
 
     def epoch_steps(self, images: int, batch_size: int) -> int:
         """Optimizer steps in one pass over `images`, with `batch_size` images per process."""

@@ -222,6 +222,8 @@ def fit_to_time(
     paced = {name for name in ("warmup_steps", "average") if optim.get(name) == AUTO}
     wanted = data.image["size"]
     settings["size"] = wanted
+    if settings.get("tiles") == AUTO:
+        settings["tiles"] = data.tiles  # else whoever reads the run folder would choose them by another size
     if not asked | paced:
         return
     images = len(data.train_set)

@@ -9,7 +9,7 @@ import time
 import traceback
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -20,7 +20,7 @@ from torch.distributed import PrefixStore, Store, TCPStore
 from detr_mini import __version__
 from detr_mini.config.changed_settings import HARMLESS, changes, is_among
 from detr_mini.cpu_runtime import threads
-from detr_mini.environment import usable_cores
+from detr_mini.environment import own_cores
 from detr_mini.errors import ConfigError, UserError, first_line, some_of
 from detr_mini.training.launch import Launch, find_launch, meeting_point, start_others
 from detr_mini.training.options import TrainerOptions
@@ -90,9 +90,12 @@ def joined(options: TrainerOptions, settings: Mapping[str, Any]) -> Iterator[Ran
     if launch.world == 1:
         yield ranks
         return
-    with _divided_cores(launch):
+    gpu, failed = options.device_type == "cuda", False
+    with _divided_machine(launch):
         try:
-            _join(launch, watch, BACKEND if options.device_type == "cuda" else "gloo", options.timeout_minutes)
+            if gpu and launch.local_rank < torch.cuda.device_count():  # else all would use the first one until `fit`
+                torch.cuda.set_device(launch.local_rank)
+            _join(launch, watch, BACKEND if gpu else "gloo", options.timeout_minutes)
             _check_same(ranks, settings)
             yield ranks
         except Stopped:
@@ -101,6 +104,7 @@ def joined(options: TrainerOptions, settings: Mapping[str, Any]) -> Iterator[Ran
                 raise
             raise SystemExit(130) from None  # the first process says so
         except BaseException as error:
+            failed = True
             _fail(ranks, error)
             if failed_collective(error):
                 raise UserError(LOST) from error
@@ -108,7 +112,7 @@ def joined(options: TrainerOptions, settings: Mapping[str, Any]) -> Iterator[Ran
         else:
             watch.done()
         finally:
-            if torch.distributed.is_initialized():
+            if torch.distributed.is_initialized() and not (gpu and failed):  # NCCL may wait for processes that are gone
                 torch.distributed.destroy_process_group()
             watch.wait_for_others()
 
@@ -211,15 +215,22 @@ def _fail(ranks: Ranks, error: BaseException) -> None:
 
 
 @contextmanager
-def _divided_cores(launch: Launch) -> Iterator[None]:
-    """Divide the cores of this machine among its processes, unless OMP_NUM_THREADS says how many threads each has."""
-    if os.environ.get("OMP_NUM_THREADS"):
-        yield
-        return
-    count = max(1, usable_cores() // launch.local_world)
-    os.environ["OMP_NUM_THREADS"] = str(count)
+def _divided_machine(launch: Launch) -> Iterator[None]:
+    """Divide this machine's cores and memory for decoding among its processes.
+
+    OMP_NUM_THREADS, where it is set, says how many threads each has; LOCAL_WORLD_SIZE, which not every launcher sets,
+    tells `images.decoding` of the others.
+    """
+    counts = {"LOCAL_WORLD_SIZE": launch.local_world}
+    given = os.environ.get("OMP_NUM_THREADS")
+    counts |= {} if given else {"OMP_NUM_THREADS": own_cores(launch.local_world)}
+    before = {name: os.environ.get(name) for name in counts}
+    os.environ.update({name: str(count) for name, count in counts.items()})
     try:
-        with threads(count):
+        with nullcontext() if given else threads(counts["OMP_NUM_THREADS"]):
             yield
     finally:
-        del os.environ["OMP_NUM_THREADS"]
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value

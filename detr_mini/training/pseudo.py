@@ -26,6 +26,7 @@ from detr_mini.inference.sources import find_pictures, without_copies
 from detr_mini.progress import track
 from detr_mini.structures import Detections
 from detr_mini.torch_seeding import seeded
+from detr_mini.training.keep_categories import once_each
 from detr_mini.training.processes import ALONE, Ranks
 
 UNSURE_SHARE = 0.5
@@ -88,7 +89,7 @@ def find_pseudo(data: Data, settings: Mapping[str, Any], device: str, ranks: Ran
     paths = ranks.of_first(lambda: new_pictures(data, folder, "pseudo"))
     read = list(readable(paths, lambda path: image_size(path)[0], ignored))
     records = list(data.records_of([path for path, _ in read], [size for _, size in read]))
-    looked = ranks.of_all(_look(detector, ranks.share(records), UNSURE_SHARE * min(own, sure), labels))
+    looked = ranks.of_all(_look(detector, ranks.share(records), UNSURE_SHARE * min(own, sure), sure, labels))
     seen = {record: one for each in looked for record, one in each.items()}
     kept = {record: seen[record] for record in records if record in seen and bool((seen[record].scores >= sure).any())}
     if not kept:
@@ -119,14 +120,14 @@ def new_pictures(data: Data, folder: str, setting: str) -> list[Path]:
 
 
 def _look(
-    detector: Detector, records: Sequence[ImageRecord], least: float, labels: Mapping[int, int]
+    detector: Detector, records: Sequence[ImageRecord], least: float, sure: float, labels: Mapping[int, int]
 ) -> dict[ImageRecord, Detections]:
-    """What is found of the data's categories in each readable picture, or in each window of one."""
+    """What is found of the data's categories in each readable picture, or in each window of one; see `once_each`."""
     known = torch.tensor([row in labels for row in range(len(detector.categories))])
     looked_at = track(records, "looking at pictures without labels")
     each = found_in_each(detector, looked_at, ImageRecord.pixels, ignored, least)
-    found = ((record, one.to("cpu")) for record, one in each)
-    return {record: one[known[one.labels] & _large(one)] for record, one in found}
+    right = ((record, one[known[one.labels] & _large(one)]) for record, one in ((r, o.to("cpu")) for r, o in each))
+    return {record: one[once_each(one.boxes, one.labels, one.scores, sure)[0]] for record, one in right}
 
 
 def _large(found: Detections) -> Any:

@@ -13,9 +13,10 @@ from rich.console import Console
 from detr_mini.cpu_runtime import tiny_numbers_as_zero
 from detr_mini.data.workers import lost_worker
 from detr_mini.errors import ConfigError, UserError
+from detr_mini.inference.batches import tf32
 from detr_mini.training.build import Parts
 from detr_mini.training.callbacks import Bar, CheckpointFiles, Checkpoints, Interrupted, Logging
-from detr_mini.training.device import ExactValidation, tf32
+from detr_mini.training.device import ExactValidation
 from detr_mini.training.history import History
 from detr_mini.training.launch import GivenPlace
 from detr_mini.training.loggers import loggers

@@ -55,8 +55,11 @@ class Watch:
     # In the first process
 
     def serve(self, token: str) -> int:
-        """Listen for the others, on a free port, which is returned. A connection without `token` is closed."""
-        alone = self.launch.local_world == self.launch.world
+        """Listen for the others, on a free port, which is returned. A connection without `token` is closed.
+
+        Processes that a launcher has started reach this one by the machine's name, even on the same machine.
+        """
+        alone = self.launch.by is None and self.launch.local_world == self.launch.world
         server = socket.create_server(("127.0.0.1" if alone else "", 0), backlog=max(16, self.launch.world))
         threading.Thread(target=self._watch_all, args=(server, token), name="peer watch", daemon=True).start()
         return int(server.getsockname()[1])

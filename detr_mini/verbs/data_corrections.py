@@ -23,6 +23,8 @@ def data_corrections(config: Mapping[str, Any]) -> Corrections:
     trees = source.trees()
     for tree in trees.values():
         columns_of(tree.content, tree.path)
+        for fault in tree.faults:  # a region that is no box would otherwise count as removed without a word
+            print(fault.sentence)
     done = count_corrections(record, list(trees.values()))
     for line in done.lines():
         print(line)

@@ -11,7 +11,7 @@ from detr_mini.errors import ConfigError
 from detr_mini.formats.columns import columns_of
 from detr_mini.formats.discover import Source
 from detr_mini.labelling.doubt_task import doubted, write_doubts
-from detr_mini.labelling.folds import find_by_checkpoints, find_by_folds
+from detr_mini.labelling.folds import find_by_checkpoints, find_by_folds, read_as_trained_on
 from detr_mini.labelling.settings import check_doubt
 
 OWN = ("folds", "checkpoint", "split", "output", "format", "images", "shown")
@@ -27,6 +27,7 @@ def data_doubt(config: DictConfig) -> Path:
         raise ConfigError(f"{source.root} has no split {config.split!r} (there are: {', '.join(source.splits)})")
     tree = source.trees()[config.split]
     columns_of(tree.content, tree.path)
+    tree = read_as_trained_on(settings["data"], source, config.split, tree)
     output = Path(config.output).expanduser()
     given = config.checkpoint
     if given is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from detr_mini.captions.made_dataset import captions_of_all_kinds
@@ -24,12 +25,13 @@ def data_scene(config: DictConfig) -> Path:
     output.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(output)
     captions = captions_of_all_kinds(items, int(config.size), random.Random(int(config.seed)), "test")
-    table = Table("kind", "caption", "boxes", title=f"{len(items)} objects in {output}")
+    table = Table("kind", "caption", "boxes", title=escape(f"{len(items)} objects in {output}"))
     for caption in captions:
         boxes = sum(len(phrase.things) for phrase in caption.phrases if phrase.asked)
         table.add_row(caption.kind, caption.text, str(boxes))
     console = Console()
     console.print(table)
     example = next((c.text for c in captions if c.kind == "relation"), captions[0].text if captions else "the star")
-    console.print(f'detr-mini predict checkpoint=shapes_captions source={output} caption="{example}"', soft_wrap=True)
+    command = f'detr-mini predict checkpoint=shapes_captions source={output} caption="{example}"'
+    console.print(command, soft_wrap=True, markup=False)
     return output

@@ -36,16 +36,15 @@ def evaluate(config: DictConfig) -> Path:
     whatever its score. `config.subset` limits the measurement to a part of the data, `config.report` explains it.
     """
     _check(config)
-    split = config.split
+    split, given = config.split, plain_dict(config.data, resolve=True)
     detector, checkpoint, file = opened(config)
     size = {key: config[key] for key in ("size", "shorter_side") if config[key] is not None}
-    given = plain_dict(config.data, resolve=True)
     data, settings, shared = data_of_checkpoint(detector, checkpoint, given, split, size, config.tiles is not None)
     alter_captions(data, split, config.words)
     subset = choose_subset(data.sets[split].image_ids, shared.categories, config.subset)
     point = with_overlap(detector.operating_point, config.suppress_iou)
-    path = file.resolve()  # best.ckpt is called by the name of its run, an exported file by its own
-    title = path.parent.name if path.suffix == ".ckpt" else path.stem
+    run = file.resolve()  # best.ckpt is called by the name of its run, an exported file by its own
+    title = run.parent.name if run.suffix == ".ckpt" else run.stem
     with evaluation_folder(config.output, f"{title}-{split}") as output:
         measured = measured_of(detector, data, config, subset, point)
         metrics = {"images_per_second": measured.images_per_second, **about(detector, checkpoint), "split": split,
@@ -53,8 +52,10 @@ def evaluate(config: DictConfig) -> Path:
         threshold = point.threshold if config.threshold is None else float(config.threshold)
         title = f"{title} · {split}"
         write_measured(output, measured, metrics, title, pictures=config.gallery, threshold=threshold)
-        kept = {"data": settings, "categories": detector.categories.to_dict()}
-        OmegaConf.save(OmegaConf.create({**plain_dict(config), **kept}), output / "config.yaml")
+        kept = {**plain_dict(config), "data": settings, "categories": detector.categories.to_dict()}
+        if shared.said:  # not all of the detector's categories are measured, and `compare` measures the same ones
+            kept["subset"] = {**(kept["subset"] or {}), "categories": list(subset.categories.ids)}
+        OmegaConf.save(OmegaConf.create(kept), output / "config.yaml")
         if config.report:
             write_error_report(output, measured, title, config.detection_limit)
     table(measured.scores, f"{config.checkpoint} on {split}")

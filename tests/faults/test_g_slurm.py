@@ -28,11 +28,11 @@ import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
 tasks = int(os.environ["SLURM_NTASKS"])
-started = []
+started, command = [], [word for word in sys.argv[1:] if not word.startswith("--cpus-per-task=")]
 for task in range(tasks):
     place = {{"SLURM_PROCID": task, "SLURM_NODEID": task, "SLURM_LOCALID": 0, "SLURM_STEP_ID": 0}}
     own = {{**os.environ, **{{name: str(value) for name, value in place.items()}}}}
-    started.append(subprocess.Popen(sys.argv[1:], env=own))
+    started.append(subprocess.Popen(command, env=own))
 event = json.loads(os.environ["EVENTS"])[int(os.environ["SLURM_RESTART_COUNT"])]
 history = Path(os.environ["RUN"]) / "history.csv"
 while event and (not history.is_file() or len(history.read_text().splitlines()) < 3):

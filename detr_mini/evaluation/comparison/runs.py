@@ -95,7 +95,7 @@ def data_of(settings: Mapping[str, Any]) -> Any:
 
 def read_runs(folders: Sequence[str | Path]) -> list[Run]:
     """The runs in `folders`. A folder is a run, or contains runs (a sweep). UserError where one contains none."""
-    return [_read(folder) for given in folders for folder in _found(Path(given).expanduser())]
+    return [read_run(folder) for given in folders for folder in _found(Path(given).expanduser())]
 
 
 def _found(folder: Path) -> Iterator[Path]:
@@ -112,7 +112,8 @@ def _found(folder: Path) -> Iterator[Path]:
     yield from inside
 
 
-def _read(folder: Path) -> Run:
+def read_run(folder: Path) -> Run:
+    """The run in this very folder. UserError where it holds no finished run."""
     for name in NEEDED:
         if not (folder / name).is_file():
             raise UserError(f"{folder} has no {name}, so it cannot be compared; give the folder of a finished run")
@@ -136,7 +137,7 @@ def common_truth(runs: Sequence[Run]) -> Truth:
     """The ground truth that all runs share. DataError that names two runs that were measured otherwise."""
 
     def source(run: Run) -> tuple[Any, ...]:
-        return run.config["data"], run.config.get("subset"), run.metrics.get("split")
+        return run.config["data"], run.config.get("categories"), run.config.get("subset"), run.metrics.get("split")
 
     for run in runs[1:]:
         if run.limit != runs[0].limit:

@@ -42,7 +42,7 @@ def measure_caption_file(
     places = {image_id: index for index, image_id in enumerate(truth.image_ids)}
     for image_id in track(subset.image_ids, "detecting"):
         target = truth.target(image_id)
-        output = detector.look([as_tensor(truth.records.of_id(image_id).path)])
+        output = detector.look([as_tensor(truth.records.of_id(image_id).for_detectors)])
         (all_of_it,) = postprocess(output, [target.original_size], categories, limit)
         found[image_id] = suppress(all_of_it, point.suppress_iou)
         own = [] if sentences is None else list(sentences(places[image_id], 0, target))

@@ -24,7 +24,7 @@ from detr_mini.evaluation.metrics.subset import Subset, evenly_spread
 from detr_mini.evaluation.report.answer_cards import card, spread
 from detr_mini.evaluation.report.table import number
 from detr_mini.formats.split import CocoSet, ImageRecord
-from detr_mini.inference.batches import detect_batches
+from detr_mini.inference.batches import detect_batches, tf32
 from detr_mini.inference.detections import to_coco_records
 from detr_mini.inference.requests import DetectorLike
 from detr_mini.models.protocol import EvaluatedModel
@@ -89,9 +89,10 @@ def measure(
 
     started = time.perf_counter()
     point = point or OperatingPoint()
-    found = detect_batches(
-        model, loader, categories, device, limit, progress, watch=answer, suppress_iou=point.suppress_iou
-    )
+    with tf32(False):  # as in a training's validation
+        found = detect_batches(
+            model, loader, categories, device, limit, progress, watch=answer, suppress_iou=point.suppress_iou
+        )
     seconds = time.perf_counter() - started
     return score_found(found, seconds, truth, categories, limit, threshold, point, subset, resamples, fast, given)
 
@@ -114,11 +115,11 @@ def measure_detector(
     subset = subset or Subset(truth.image_ids, detector.categories)
     found = {}
     for image_id in track(subset.image_ids, "detecting"):
-        path = truth.records.of_id(image_id).path
+        image = truth.records.of_id(image_id).for_detectors
         if tiles is None:
-            found[image_id] = detector.detect(path, threshold=0.0, limit=limit)
+            found[image_id] = detector.detect(image, threshold=0.0, limit=limit)
         else:  # the metric takes the best of each category; the file keeps all
-            found[image_id] = detector.detect(path, threshold=FAINT, tiles=tiles, overlap=overlap)
+            found[image_id] = detector.detect(image, threshold=FAINT, tiles=tiles, overlap=overlap)
     seconds = time.perf_counter() - started
     point, categories = detector.operating_point, detector.categories
     return score_found(found, seconds, truth, categories, limit, None, point, subset, resamples, fast)

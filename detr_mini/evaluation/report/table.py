@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -37,7 +38,7 @@ def render(scores: Scores, title: str = "") -> Group:
     metrics = scores.metrics
     limit = metrics["detection_limit"]
     heads = ("", "all", "small", "medium", "large")
-    numbers = Table(*heads, title=title or None, title_justify="left", title_style="bold")
+    numbers = Table(*heads, title=escape(title) or None, title_justify="left", title_style="bold")
     for column in numbers.columns[1:]:
         column.justify = "right"
     for kind, name in (("AP", "AP"), ("AR", f"AR, {limit} detections")):
@@ -58,7 +59,7 @@ def render(scores: Scores, title: str = "") -> Group:
         rows = tuple(scored[:10] + scored[-10:])
     for row in rows:
         classes.add_row(
-            row.name,
+            escape(row.name),
             str(row.images),
             str(row.truths),
             str(row.detections),

@@ -71,9 +71,11 @@ function colourOf(found, side) {
 const visible = (side) => side.detections.filter((found) =>
   found.score >= state.threshold && (found.phrase !== undefined || !state.off.has(found.name)));
 
+const isPicture = ({ file }) => /^image\//.test(file.type) || !file.type;
+
 // `files`: each with its name, which has the folders below the one that was chosen or dropped.
 async function add(files) {
-  const pictures = files.filter(({ file }) => /^image\//.test(file.type) || !file.type);
+  const pictures = files.filter(isPicture);
   const room = MOST - state.pictures.length;
   if (!pictures.length) return say("There is no picture among these files.");
   for (const { file, name } of pictures.slice(0, room)) {
@@ -90,6 +92,8 @@ async function add(files) {
 // Pictures that failed are tried again, once a call.
 async function detectAll() {
   const run = ++state.run;
+  await ready;
+  if (!state.detectors.length || run !== state.run) return; // `begin` has said why there is none
   const caption = state.caption;
   const waiting = state.pictures.filter((picture) => picture.caption !== caption || !picture.done);
   enableDownloads();
@@ -197,6 +201,7 @@ async function explain(picture, number, one, rect) {
   document.querySelectorAll(".chosen").forEach((each) => each.classList.remove("chosen"));
   rect.classList.add("chosen");
   const side = picture.sides[number];
+  picture.asked = rect;
   const title = `Where the query of ${nameOf(one)} ${one.score.toFixed(2)} looked, layer by layer`;
   const trace = element("section", { className: "trace" }, element("h3", { textContent: title }));
   try {
@@ -212,7 +217,7 @@ async function explain(picture, number, one, rect) {
   } catch (error) {
     trace.append(element("p", { className: "error", textContent: error.message }));
   }
-  if (picture.sides[number] !== side) return; // another caption has been asked since
+  if (picture.sides[number] !== side || picture.asked !== rect) return; // another caption or box has been asked for since
   picture.trace?.remove();
   picture.trace = trace;
   picture.card.append(trace);
@@ -313,17 +318,17 @@ async function drawn(picture) {
   return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 }
 
-// All files below a dropped folder, each with its path.
+// All pictures below a dropped folder, each with its path.
 async function below(entry, path = "") {
   if (entry.isFile) {
     const file = await new Promise((resolve, reject) => entry.file(resolve, reject)).catch(() => null);
-    return file ? [{ file, name: path + file.name }] : [];
+    return file ? [{ file, name: path + file.name }].filter(isPicture) : [];
   }
   const reader = entry.createReader();
   const found = [];
   for (;;) {
     const some = await new Promise((resolve) => reader.readEntries(resolve, () => resolve([])));
-    if (!some.length || found.length > MOST) break;
+    if (!some.length) break;
     for (const each of some) found.push(...await below(each, `${path}${entry.name}/`));
   }
   return found;
@@ -368,4 +373,4 @@ byId("ask").addEventListener("submit", (event) => {
   detectAll();
 });
 document.querySelectorAll("[data-format]").forEach((button) => button.addEventListener("click", () => download(button.dataset.format)));
-begin();
+const ready = begin();
