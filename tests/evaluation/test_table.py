@@ -6,6 +6,7 @@ import io
 import json
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from detr_mini.evaluation.metrics.coco import score
@@ -63,3 +64,12 @@ def test_metrics_are_shown_with_their_intervals(tmp_path: Path) -> None:
     assert text.count("0.612 (0.57-0.65)") == 2
     assert "0.500 (0.44-0.56)" in text
     assert "AP_low" not in text
+
+
+@pytest.mark.parametrize("name", ["car [rear]", "a[/b]", "[bold]"])
+def test_a_name_with_brackets_is_printed_as_it_is(name: str) -> None:
+    truth = {"images": [{"id": 1, "height": 9, "width": 9}], "annotations": [], "categories": [{"id": 1, "name": name}]}
+    console = Console(file=io.StringIO(), width=100)
+    table(score(truth, [], Categories((1,), (name,))), f"run{name} on val", console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert text.count(name) == 2

@@ -228,6 +228,16 @@ def test_a_bad_setting_is_refused_before_anything_is_trained(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "full"]
 
 
+def test_names_that_are_numbers_one_name_and_a_seed_given_twice_are_what_they_seem(
+    sets: Path, tmp_path: Path, trained: list[list[str]]
+) -> None:
+    (sets / "apples").rename(sets / "2024")
+    assert benchmark(sets, tmp_path / "a", "sets=[2024]", "seeds=[0,0]", "overrides=null", "split=val") == 0
+    assert json.loads((tmp_path / "a" / "datasets.json").read_text())["sets"][0]["seeds"] == 1
+    assert benchmark(sets, tmp_path / "b", "sets=pears", "split=val") == 0
+    assert len(trained) == 2
+
+
 def test_a_root_that_is_not_given_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["benchmark", "datasets"]) == 2
     assert "root is not set; root=FOLDER takes a folder of datasets" in capsys.readouterr().err

@@ -15,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detr_mini import environment
 from detr_mini.cli import main
 from detr_mini.config.changed_settings import refuse_changes
 from detr_mini.data.samplers import TrainBatches
@@ -24,6 +25,7 @@ from detr_mini.pretrained.checkpoints import read_checkpoint
 from detr_mini.training import processes, resume, watch
 from detr_mini.training.build import build
 from detr_mini.training.launch import Launch, find_launch
+from detr_mini.training.options import TrainerOptions
 from detr_mini.training.resume import same_last
 from detr_mini.training.run import train
 from detr_mini.training.task import DetectionTask
@@ -52,6 +54,48 @@ def test_g04_several_machines_count() -> None:
         find_launch(4, 2, {})
     node = {"NODE_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
     assert find_launch(4, 2, node) == Launch(None, 4, 8, 0, 4, 1)
+
+
+def test_g04_a_launcher_that_does_not_count_the_processes_of_a_machine_may_start_one_on_each() -> None:
+    env = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+    found = find_launch(1, 2, env)
+    assert (found.rank, found.world, found.local_rank, found.local_world, found.node) == (1, 2, 0, 1, 1)
+    assert find_launch(2, 1, env).local_world == 2
+
+
+@pytest.mark.parametrize(("by", "reached"), [("SLURM", True), ("torchrun", True), (None, False)])
+def test_g04_processes_of_a_launcher_reach_the_first_one_by_any_address_of_the_machine(
+    by: str | None, reached: bool
+) -> None:
+    first = Watch(Launch(by, 0, 2, 0, 2, 0))
+    port = first.serve("secret")
+    try:
+        with socket.create_connection(("127.0.0.2", port), timeout=5):
+            assert reached
+    except ConnectionRefusedError:
+        assert not reached, "the name of a machine is seldom that of 127.0.0.1"
+    finally:
+        first._over.set()
+
+
+@pytest.mark.parametrize(("pinned", "own"), [(None, 4), ("16", 16), ("8", 4), ("nonsense", 4)])
+def test_g04_cores_that_slurm_has_divided_are_not_divided_again(
+    pinned: str | None, own: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "usable_cores", lambda: 16)
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    if pinned is not None:
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", pinned)
+    assert environment.own_cores(4) == own
+    assert environment.own_cores(1) == 16
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_g04_an_accelerator_that_is_auto_is_the_gpu_everywhere_where_there_is_one(
+    there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert TrainerOptions(accelerator="auto").device_type == ("cuda" if there else "cpu")
 
 
 def test_g04_tasks_that_srun_has_not_started_are_refused() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from data_parts import AUTO, write_coco, write_images, write_voc
 from detr_mini.errors import DataError
+from detr_mini.formats.box_rules import upright
 from detr_mini.formats.convert import WRITTEN, convert
 from detr_mini.formats.cvat import _xywh
 from detr_mini.formats.discover import FORMATS, Source
@@ -157,6 +158,35 @@ def test_turned_boxes_polygons_and_ellipses_give_upright_boxes_and_other_regions
     found = [[round(v, 3) for v in a["bbox"]] for a in tree.content["annotations"]]
     assert found == [[26, 20, 4, 6], [0, 0, 30, 20], [24, 12, 12, 16]]
     assert sum("keypointlabels" in fault.text for fault in tree.faults) == 1
+
+
+def test_a_turned_ellipse_has_the_upright_box_around_it(tmp_path: Path) -> None:
+    oval = region("cat", 0, 0, 0, 0)  # 24 x 8 pixels about (30, 20), turned by a right angle
+    oval |= {"value": {"x": 50, "y": 50, "radiusX": 20, "radiusY": 10, "rotation": 90, "ellipselabels": ["cat"]}}
+    tree = source(label_studio(tmp_path / "a", task("a.png", oval))).trees()["train"]
+    assert tree.content["annotations"][0]["bbox"] == pytest.approx([26, 8, 8, 24])
+    shape = '<ellipse label="cat" cx="100" cy="100" rx="40" ry="10" rotation="90"/>'
+    write_images(tmp_path / "b" / "images", ["a.png"], (200, 200))
+    (tmp_path / "b" / "annotations.xml").write_text(
+        '<annotations><version>1.1</version><image id="0" name="a.png" width="200" height="200">'
+        f"{shape}</image></annotations>"
+    )
+    tree = source(tmp_path / "b").trees()["train"]
+    assert tree.content["annotations"][0]["bbox"] == pytest.approx([90, 60, 20, 80])
+
+
+@pytest.mark.parametrize("degrees", [30.0, 90.0, 217.5])
+def test_a_turned_box_stays_turned_in_label_studio_and_is_read_as_the_same_upright_box(
+    tmp_path: Path, degrees: float
+) -> None:
+    box: dict[str, Any] = {"bbox": [20, 14, 16, 6], "attributes": {"rotation": degrees}}
+    write_coco(tmp_path / "coco", annotations=[box])
+    convert(source(tmp_path / "coco"), tmp_path / "tasks", "label_studio", "copy")
+    tasks = json.loads((tmp_path / "tasks" / "train.json").read_text())
+    (value,) = [region["value"] for one in tasks for region in one["annotations"][0]["result"]]
+    assert value["rotation"] == degrees
+    (read,) = source(tmp_path / "tasks").trees()["train"].content["annotations"]
+    assert read["bbox"] == pytest.approx(upright(box))
 
 
 @pytest.mark.parametrize(

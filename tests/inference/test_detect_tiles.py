@@ -26,6 +26,7 @@ class Squares:
     """Finds bright squares on a dark ground, in windows of any size: a detector without errors."""
 
     categories = CATEGORIES
+    most = None
     operating_point = OperatingPoint(threshold=0.5)
     image: ClassVar[dict[str, Any]] = {"size": 128}
     most_pixels = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,6 +30,7 @@ class ByColour:
     """Finds the bright squares of the clips below by their colour: a detector that is always right."""
 
     categories = CATEGORIES
+    most = None
     operating_point = OperatingPoint(threshold=0.3)
     image: ClassVar[dict[str, Any]] = {"size": 64}
 
@@ -94,6 +96,17 @@ def test_every_frame_has_a_line_with_what_was_found(short: Path, tmp_path: Path)
     with av.open(str(tmp_path / "drawn.mp4")) as drawn:
         assert sum(1 for _ in drawn.decode(video=0)) == 60
     assert json.loads((tmp_path / "images.json").read_text())["categories"] == CATEGORIES.records()
+
+
+def test_a_line_says_which_phrase_a_box_answers(short: Path, tmp_path: Path) -> None:
+    class Asked(ByColour):
+        def _of(self, pixels: torch.Tensor) -> Detections:
+            found = super()._of(pixels)
+            return replace(found, phrases=tuple(f"the {name}" for name in found.names))
+
+    write_video(Asked(), str(short), tmp_path, Request(draw=False), Cut(every=30), False)
+    lines = [json.loads(line) for line in (tmp_path / "frames.jsonl").read_text().splitlines()]
+    assert all(d["phrase"] == f"the {d['name']}" for line in lines for d in line["detections"])
 
 
 def test_every_start_and_end_choose_frames(short: Path, tmp_path: Path) -> None:

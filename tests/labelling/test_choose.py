@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detr_mini.labelling.choose import choose, entropies, k_centres, uncertainty
+from detr_mini.labelling import choose as choose_module
+from detr_mini.labelling.choose import _nearest, choose, entropies, k_centres, uncertainty
 from detr_mini.labelling.features import directions
 from detr_mini.structures import Categories, Detections
 
@@ -61,6 +62,14 @@ def test_the_same_pictures_give_the_same_choice_and_no_picture_is_chosen_twice()
     assert one == two
     assert len({choice.place for choice in one}) == 12
     assert all(choice.reason for choice in one)
+
+
+def test_the_nearest_of_many_is_found_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, centres = (torch.nn.functional.normalize(torch.randn(n, 5), dim=1) for n in (23, 7))
+    whole = _nearest(features, centres)
+    monkeypatch.setattr(choose_module, "ROWS", 4)
+    torch.testing.assert_close(_nearest(features, centres), whole)
+    torch.testing.assert_close(whole, 1 - (features @ centres.T).amax(1))
 
 
 def test_fewer_pictures_than_wanted_are_all_chosen() -> None:

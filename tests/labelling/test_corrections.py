@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -61,8 +62,6 @@ def test_one_box_and_what_became_of_it(after: list[Any], kinds: list[str]) -> No
 
 def prelabelled(tmp_path: Path, form: str) -> Path:
     """Three pictures in two folders: two boxes, one box, none."""
-    import torch
-
     write_images(tmp_path / "new", ["a.png", "x/b.png", "x/c.png"])
     sources = find_pictures(str(tmp_path / "new"))
     rows = [([[1.0, 2, 21, 22], [30.5, 5.25, 40, 25]], [0, 1]), ([[5.0, 5, 15, 15]], [1]), ([], [])]
@@ -90,6 +89,30 @@ def test_prelabels_come_back_equal_from_every_form(tmp_path: Path, form: str) ->
     assert dict(done.counts) == {"kept": 3}
     assert len(done.pictures) == 3 and not done.missing and not done.extra
     assert done.touched == 0
+
+
+@pytest.mark.parametrize("form", WRITTEN)
+def test_pictures_of_one_name_in_two_folders_come_back_whatever_the_form_calls_them(tmp_path: Path, form: str) -> None:
+    write_images(tmp_path / "new", ["left/1.png", "right/1.png", "train/1.png", "test/1.png"])
+    sources = find_pictures(str(tmp_path / "new"))
+    found = [
+        Detections(torch.tensor([[1.0 + k, 2, 21, 22]]), torch.tensor([0.9]), torch.tensor([0]), CATEGORIES,
+                   image_size=(40, 60))
+        for k in range(len(sources))
+    ]  # fmt: skip
+    write_prelabels(Found(sources, found), tmp_path / "out", form, "copy", {"threshold": 0.5})
+    how = {"images": "train", "annotations": "train.json", "predictions": True}
+    more = {"format": form, "train": how, "val": None, "test": None} if form == "label_studio" else {}
+    done = count_corrections(read_prelabels(tmp_path / "out"), read(tmp_path / "out", **more))
+    assert dict(done.counts) == {"kept": 4} and not done.missing and not done.extra
+
+
+def test_a_box_that_was_turned_is_moved() -> None:
+    turned = {"bbox": [10.0, 10, 40, 10], "attributes": {"rotation": 90}, "image_id": 1, "category_id": 3}
+    content = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [turned], "categories": CATEGORIES.records()}
+    picture = {"file_name": "a.png", "boxes": [{"name": "bolt", "bbox": [10.0, 10, 40, 10]}]}
+    done = count_corrections({"names": ["bolt"], "pictures": [picture]}, [Tree(content, Path(), Path())])
+    assert "kept" not in done.counts
 
 
 def test_corrections_in_cvat_are_counted(tmp_path: Path) -> None:

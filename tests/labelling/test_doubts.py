@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detr_mini.formats.tree import Tree
+from detr_mini.labelling.doubt_task import doubted, record_of, task_tree
 from detr_mini.labelling.doubts import Boxes, Kind, doubts
 
 RIGHT = [[10.0, 10, 30, 30], [50.0, 10, 70, 30], [10.0, 50, 40, 80], [60.0, 60, 90, 90]]
@@ -30,6 +35,33 @@ def first(labels: Boxes) -> tuple[Kind, int | None]:
 
 def test_right_labels_are_not_doubted() -> None:
     assert all(doubt.score < 0.06 for doubt in doubts([boxes(RIGHT, NAMES)], [SEEN]))
+
+
+def test_a_turned_label_is_compared_as_the_upright_box_around_it() -> None:
+    turned = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [50, 50, 100, 20], "attributes": {"rotation": 90}}
+    found = doubted(tree_with(turned), {1: boxes([[90.0, 10, 110, 110]], ["bolt"], [0.9])})
+    assert found.doubts == []
+
+
+def test_the_task_holds_all_labels_crowd_regions_too_and_none_as_a_proposal() -> None:
+    rows = [
+        {"id": 7, "image_id": 1, "category_id": 3, "bbox": [10, 10, 20, 20], "score": 0.4},
+        {"id": 8, "image_id": 1, "category_id": 3, "bbox": [0, 0, 90, 90], "iscrowd": 1},
+    ]
+    found = doubted(tree_with(*rows), {1: boxes([[50.0, 50, 90, 90]], ["bolt"], [0.9])})
+    first = found.doubts[:2]
+    records = [record_of(found, doubt, rank) for rank, doubt in enumerate(first, 1)]
+    written = task_tree(found, first, records, "cvat").content["annotations"]
+    labels = [a for a in written if "score" not in a]
+    assert [a["bbox"] for a in labels] == [[10, 10, 20, 20], [0, 0, 90, 90]]
+    assert "doubt" in labels[0] and "doubt" not in labels[1]
+
+
+def tree_with(*annotations: dict[str, Any]) -> Tree:
+    images = [{"id": 1, "file_name": "a.png", "height": 200, "width": 200}]
+    categories = [{"id": 3, "name": "bolt"}, {"id": 4, "name": "nut"}]
+    content = {"images": images, "annotations": list(annotations), "categories": categories}
+    return Tree(content, Path(), Path())
 
 
 def test_a_missing_label() -> None:

@@ -84,3 +84,14 @@ def test_attributes_count_for_matched_queries_alone() -> None:
     assert attribute_loss(logits, attributes, MATCH) < 1e-5
     logits[0, 3, 1] = 20.0
     torch.testing.assert_close(attribute_loss(logits, attributes, MATCH), torch.tensor(20.0))
+
+
+def test_queries_that_stand_for_padding_cost_nothing() -> None:
+    right = perfect()
+    logits = right.logits[0].clone()
+    logits[0, 4] = 20.0
+    wrong = replace(right, logits=(logits,))
+    visible = torch.ones(2, QUERIES, dtype=torch.bool)
+    assert loss(wrong)[0] > 1
+    visible[0, 4] = False
+    assert float(grounding_loss(wrong, captions(), MATCH, visible)[0]) < 1e-5

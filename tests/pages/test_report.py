@@ -130,6 +130,15 @@ def test_several_runs_or_a_folder_of_them_are_compared(scenes_root: Path, tmp_pa
     assert "b" not in References(text.partition("<body>")[2].partition("<h2>")[0]).tags
 
 
+def test_a_run_without_metrics_stays_itself_though_runs_lie_below_it(scenes_root: Path, tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name, scenes_root, 0.1) for name in ("whole", "stopped")]
+    (runs[1] / "metrics.json").unlink()
+    for name in ("first", "second"):
+        write_run(runs[1] / name, scenes_root, 0.4)
+    text = written(runs, tmp_path / "report.html")
+    assert "2 runs compared" in text and "has no metrics.json" in text
+
+
 @pytest.mark.parametrize("name", ["12-images", "apples/seed0"])
 def test_the_folder_of_a_benchmark_is_that_of_its_runs(scenes_root: Path, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "benchmark"

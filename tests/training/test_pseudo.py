@@ -21,6 +21,7 @@ from detr_mini.pretrained.checkpoints import read_checkpoint
 from detr_mini.structures import Categories, Detections
 from detr_mini.training import pseudo
 from detr_mini.training.build import build
+from detr_mini.training.keep_categories import once_each
 from detr_mini.training.launch import Launch
 from detr_mini.training.processes import ALONE, Ranks
 from detr_mini.training.pseudo import _path, as_labels, find_pseudo, joined
@@ -201,3 +202,12 @@ def test_what_cannot_be_is_one_sentence(scenes_root: Path, teacher: Path, photos
         of(f"pseudo_checkpoint={teacher}", f"pseudo={scenes_root / 'train'}")
     with pytest.raises(DataError, match="there is no"):
         of(f"pseudo_checkpoint={teacher}", f"pseudo={tmp_path / 'gone'}")
+
+
+def test_what_is_found_twice_counts_once_and_an_unsure_double_does_not_hide_the_sure_one() -> None:
+    boxes = torch.tensor([[0.0, 0, 20, 20], [1, 0, 20, 20], [1, 1, 21, 21], [50, 50, 60, 60], [0, 0, 20, 20]])
+    labels, scores = torch.tensor([0, 0, 0, 0, 1]), torch.tensor([0.9, 0.8, 0.4, 0.4, 0.4])
+    rows, sure = once_each(boxes, labels, scores, 0.5)
+    assert sorted(zip(rows.tolist(), sure.tolist(), strict=True)) == [(0, True), (3, False)]
+    rows, sure = once_each(boxes[:0], labels[:0], scores[:0], 0.5)
+    assert not len(rows) and not len(sure)

@@ -82,6 +82,17 @@ def test_runs_of_different_data_are_refused_in_a_sentence(
     assert error.count("\n") == 1
 
 
+def test_runs_that_give_categories_other_ids_are_not_compared(runs: Path, scenes_root: Path, tmp_path: Path) -> None:
+    folders = []
+    for name, ids in (("here", (1, 2)), ("there", (2, 1))):
+        folders.append(write_run(tmp_path / name, scenes_root, 0.1))
+        said = OmegaConf.load(folders[-1] / "config.yaml")
+        said.categories = {"ids": list(ids), "names": ["circle", "square"]}
+        OmegaConf.save(said, folders[-1] / "config.yaml")
+    with pytest.raises(DataError, match="other categories"):
+        compare(config(folders, tmp_path / "out"))
+
+
 def test_the_same_images_with_other_boxes_are_different_data(runs: Path, scenes_root: Path, tmp_path: Path) -> None:
     moved = tmp_path / "scenes"
     shutil.copytree(scenes_root, moved)

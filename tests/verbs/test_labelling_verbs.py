@@ -123,6 +123,19 @@ def found_by(checkpoint: Path, tmp_path: Path) -> Path:
     return tmp_path / "set"
 
 
+def test_doubt_looks_at_the_images_that_a_training_would_take(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = found_by(checkpoint, tmp_path)
+    next(iter(sorted(root.rglob("*.png")))).unlink()
+    words = ["doubt", f"data.root={root}", f"checkpoint={checkpoint}", f"output={tmp_path / 'doubts'}"]
+    assert "on_missing" in refused(capsys, *words)
+    assert main(["data", *words, "data.on_missing=skip"]) == 0
+    assert "5 images, 5 labels" in capsys.readouterr().out
+    assert main(["data", *words, "data.on_missing=skip", "data.subset.count=3"]) == 0
+    assert "3 images, 3 labels" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("form", ["label_studio", "cvat"])
 def test_doubt_with_a_given_detector_writes_a_list_a_sheet_and_a_task(
     checkpoint: Path, tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]
@@ -251,6 +264,7 @@ def test_bad_input_is_one_sentence(
     assert "no split 'test'" in refused(capsys, *doubt, f"checkpoint={checkpoint}", "split=test")
     assert "needs checkpoint=" in refused(capsys, *doubt, "split=val")
     assert "shown is 0" in refused(capsys, *doubt, "shown=0")
+    assert "data doubt looks at whole images" in refused(capsys, *doubt, "data.tiles=64")
     assert "there is no" in refused(capsys, "corrections", f"prelabels={root}", f"data.root={root}")
     (root / "prelabels.json").write_text('{"written_by": "detr-mini data label", "names": [], "pictures": []}')
     counted = ["corrections", f"prelabels={root}", f"data.root={root}"]
