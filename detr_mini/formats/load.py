@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from detr_mini.categories import Categories
 from detr_mini.errors import DataError
@@ -16,7 +18,7 @@ from detr_mini.formats.columns import columns_of
 from detr_mini.formats.discover import Split, check_split, read_tree
 from detr_mini.formats.faults import FATAL, LOSSLESS, NOTICES
 from detr_mini.formats.load_report import SplitReport
-from detr_mini.formats.split import CocoSet
+from detr_mini.formats.split import CocoSet, InShards
 from detr_mini.formats.tree import Tree
 from detr_mini.shards.store import ShardStore
 
@@ -41,11 +43,11 @@ def read_split(
     sentence, for whatever cannot be trained on.
     """
     root, rules = Path(root), Reading(**reading)
+    settings = {"split": name, "limit": limit, "root": os.path.abspath(root), **asdict(rules)}
+    settings |= {"categories": None if categories is None else categories.to_dict()}
     if format == "coco":
         check_split(split, name, format)
         paths = root / split["annotations"], root / split["images"]
-        settings = {"split": name, "limit": limit, "root": os.path.abspath(root), **asdict(rules)}
-        settings |= {"categories": None if categories is None else categories.to_dict()}
 
         def read() -> CocoSet:
             return read_coco(*paths, split=name, categories=categories, limit=limit, root=root, **reading)
@@ -53,7 +55,13 @@ def read_split(
         return kept(annotation_cache, *paths, settings, read)
     if format == "litdata":
         check_split(split, name, format, rules.box_corners)
-        return read_sharded(ShardStore(root, split["images"]), name, rules, categories, limit)
+        store = ShardStore(root, split["images"])
+        settings |= {"content": store.split.annotations.sha256}
+        # what is kept depends on the annotations alone: the shards have checksums of their own
+        found = kept(annotation_cache, store.annotations, store.annotations, settings,
+                     lambda: read_sharded(store, name, rules, categories, limit))  # fmt: skip
+        places = InShards(store, torch.arange(len(found.records)))
+        return replace(found, records=replace(found.records, folder=store.root / store.name, in_shards=places))
     tree = read_tree(
         root, split, name, format, first_pixel=first_pixel, difficult=difficult, box_corners=rules.box_corners,
         categories=categories,

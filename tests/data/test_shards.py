@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import pickle
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from detr_mini.data.dataset import DetectionDataset
 from detr_mini.data.module import DetectionData
 from detr_mini.data.samplers import Key
 from detr_mini.errors import ConfigError, DataError, UserError
+from detr_mini.formats import annotation_cache, coco
 from detr_mini.formats.discover import Source
 from detr_mini.formats.licences import sources_of
 from detr_mini.formats.split import CocoSet
@@ -74,6 +76,37 @@ def test_shards_hold_the_images_targets_and_sizes_of_the_folder(folder: Path, sh
         same_sets(one.sets[name], other.sets[name])
     assert one.train_set.report.turned == other.train_set.report.turned == 1
     assert one.train_set.report.clipped == other.train_set.report.clipped == 1
+
+
+def test_annotations_in_shards_are_parsed_once_on_a_machine(
+    folder: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(annotation_cache, "SMALLEST", 0)
+    monkeypatch.setattr(annotation_cache, "YOUNG", -60.0)  # the shards have just been written
+    how = {"annotation_cache": tmp_path / "kept"}
+    first = data(shards, **how).train_set
+    monkeypatch.setattr(coco, "read_columns", lambda path: pytest.fail(f"{path} is read again"))
+    again = data(shards, **how).train_set
+    same_sets(first, again)
+    assert all(record.encoded is not None for record in again.records)
+    monkeypatch.undo()
+    same_sets(again, data(folder).train_set)
+
+
+def test_shards_of_other_annotations_are_not_taken_from_what_is_kept(
+    folder: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(annotation_cache, "SMALLEST", 0)
+    monkeypatch.setattr(annotation_cache, "YOUNG", -60.0)
+    how = {"annotation_cache": tmp_path / "kept"}
+    before = data(shards, **how).train_set
+    file = folder / "annotations" / "train.json"
+    content = json.loads(file.read_text())
+    content["annotations"].pop()
+    file.write_text(json.dumps(content))
+    shutil.rmtree(shards)
+    write_shards(folder, shards, megabytes=SMALL)
+    assert len(data(shards, **how).train_set.labels) == len(before.labels) - 1
 
 
 def test_image_files_stand_in_the_shards_byte_for_byte(folder: Path, shards: Path) -> None:
