@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import config
 
 from detr_mini.data.collate import collate
 from detr_mini.deploy.network import Network
@@ -20,16 +18,6 @@ BOXES = {"image": 640.0, "small": 20.0, "large": 150.0}
 """How large its training images and their boxes were."""
 Export = Callable[..., Path]
 """`export("a.onnx", "precision=fp16")`: what the command line wrote with these settings."""
-
-
-@contextmanager
-def unchecked() -> Iterator[None]:
-    """Without the checker of shapes: sizes are symbols while torch traces, and the checker asks for numbers."""
-    config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        config.update("jaxtyping_disable", False)
 
 
 def assert_needs_no_padding(model: Any, network: Network, sizes: Sequence[tuple[int, int]]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import jaxtyping
 from omegaconf import DictConfig
 
 from detr_mini.config.compose import compose
@@ -38,6 +40,20 @@ def overrides(root: Path, *more: str) -> list[str]:
 def small_config(root: Path, *more: str) -> DictConfig:
     """The composed config of `overrides`."""
     return compose("train", overrides(root, *more))
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Inside, shapes in signatures are not checked.
+
+    In hundreds of steps that takes longer than the steps themselves, and while torch traces, sizes are symbols, where
+    the checker asks for numbers.
+    """
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def weights(checkpoint: dict, names: Sequence[str] = ("state_dict", "averaged")) -> dict:

@@ -94,6 +94,14 @@ def found_in_each(
         yield from ((item, one) for (item, _), one in zip(read, found, strict=True))
 
 
+def limit_for(detector: DetectorLike, limit: int | None, unbounded: bool) -> int | None:
+    """`limit`; where none is set, that of an exported file which gives less than `USUAL_LIMIT`.
+
+    `unbounded`: tiles and captions have no such limit.
+    """
+    return limit if unbounded or limit is not None or detector.most is None else min(USUAL_LIMIT, detector.most)
+
+
 def each_of(images: Any) -> tuple[list[Any], bool]:
     """The images that are meant, and whether it is a single one: a folder or a pattern stands for its pictures."""
     if isinstance(images, str | Path) and is_many(images):

@@ -17,7 +17,7 @@ import numpy as np
 from detr_mini.drawing.boxes import draw_detections
 from detr_mini.errors import UserError
 from detr_mini.inference.detections import to_coco_records
-from detr_mini.inference.prediction_folder import OURS, WRITER, Request
+from detr_mini.inference.prediction_folder import IMAGES, OURS, WRITER, Request
 from detr_mini.inference.requests import DetectorLike, in_batches
 from detr_mini.inference.tracking import Tracker
 from detr_mini.inference.video_source import Cut, Frame, VideoSource, VideoWriter, video_library
@@ -40,7 +40,9 @@ def write_video(
     least = detector.least_score(request.threshold, request.caption)
     if request.draw:
         video_library()
-    video = VideoSource(source, cut)
+    if Path(source).expanduser().resolve() in {(output / name).resolve() for name in OURS}:
+        raise UserError(f"{source} lies in the output {output} and would be replaced; choose another output")
+    video = VideoSource(source, cut, [output / name for name in IMAGES])
     try:
         rate = video.rate / cut.every
         tracker = Tracker(least, rate) if with_tracks else None
@@ -67,6 +69,8 @@ class _Run:
     def __init__(self, detector: DetectorLike, request: Request, least: float | int, tracker: Tracker | None) -> None:
         self.detector, self.request, self.least, self.tracker = detector, request, least, tracker
         self.frames = 0
+        self.begun: float | None = None
+        """Seconds of the first frame that is drawn."""
         self.per_category: Counter[str] = Counter()
         self.tracks: set[int] = set()
 
@@ -128,7 +132,9 @@ class _Run:
         if writer is not None:
             titles = tuple(name if number is None else f"{number} {name}"
                            for name, number in zip(found.phrases or found.names, numbers, strict=True))  # fmt: skip
-            writer.write(np.asarray(draw_detections(frame.pixels, replace(found, phrases=titles))))
+            self.begun = frame.seconds if self.begun is None else self.begun
+            picture = np.asarray(draw_detections(frame.pixels, replace(found, phrases=titles)))
+            writer.write(picture, frame.seconds - self.begun)
         self.frames += 1
         self.per_category.update(found.names)
         self.tracks.update(number for number in numbers if number is not None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,6 +26,12 @@ SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".
 STREAMS = ("rtsp://", "rtsps://", "rtmp://", "udp://", "srt://")
 TIMEOUT = 10.0
 """Seconds to wait for a stream."""
+FASTEST = 1000.0
+"""Frames a second; what states more gives its unit of time in place of a rate."""
+SLOWEST = 0.01
+"""Frames a second of a video that is written."""
+TICKS = 90_000
+"""Units of time in a second of a video that is written."""
 USUAL_RATE = 25.0
 """Frames a second of a folder of images, and of a source that does not state its own."""
 OF_VIDEOS = {"every": 1, "start": None, "end": None, "track": False}
@@ -91,8 +98,10 @@ def refuse_misplaced(settings: Mapping[str, Any], source: object, is_a_video: bo
 class VideoSource:
     """A video that is read from its beginning to its end, once. Close it after use."""
 
-    def __init__(self, source: str, cut: Cut) -> None:
-        """UserError or DataError where there is no such video, camera or stream, or PyAV is missing."""
+    def __init__(self, source: str, cut: Cut, written: Sequence[Path] = ()) -> None:
+        """`written`: folders with results, whose pictures are no frames.
+
+        UserError or DataError where there is no such video, camera or stream, or PyAV is missing."""
         self.name, self.cut = source, cut
         self.ended_early: str | None = None
         """Why the video ended before its end, once it was read."""
@@ -101,7 +110,7 @@ class VideoSource:
         self.images: Sequence[Source] = ()
         self.seconds: float | None = None
         if not self.is_live and not Path(source).expanduser().is_file():
-            self.images = sorted(find_pictures(source), key=_natural)
+            self.images = sorted(find_pictures(source, written), key=_natural)
             self.rate, self.seconds = USUAL_RATE, len(self.images) / USUAL_RATE
             return
         self.container = _opened(source)
@@ -110,7 +119,8 @@ class VideoSource:
             self.container.close()
             raise DataError(f"{source} has no picture in it; give a video")
         self.stream.thread_type = "AUTO"
-        self.rate = float(self.stream.average_rate or self.stream.guessed_rate or USUAL_RATE)
+        stated = float(self.stream.average_rate or self.stream.guessed_rate or 0)
+        self.rate = stated if 0 < stated < FASTEST else USUAL_RATE
         if not self.is_live:
             self.seconds = _duration(self.container, self.stream)
 
@@ -134,10 +144,10 @@ class VideoSource:
 
         first, seconds, shown, number = None, 0.0, 0.0, -1
         try:
-            for number, frame in enumerate(self.container.decode(self.stream)):
-                time = number / self.rate if frame.time is None else float(frame.time)
-                first = time if first is None else first
-                seconds = time - first
+            for number, frame in enumerate(self._decoded(av.error.BlockingIOError)):
+                at = number / self.rate if frame.time is None else float(frame.time)
+                first = at if first is None else first
+                seconds = at - first
                 shown = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 1 / self.rate
                 if self.cut.is_over(seconds):
                     return
@@ -154,6 +164,20 @@ class VideoSource:
         if self.seconds is not None and end + max(1.0, 3 / self.rate) < self.seconds:
             self.ended_early = (f"{self.name} ends after {end:.1f} s, and its header says {self.seconds:.1f} s: "
                                 "the file may be cut off")  # fmt: skip
+
+    def _decoded(self, none_yet: type[Exception]) -> Iterator[Any]:
+        """The frames as PyAV has them. A camera that has `none_yet` is asked again, for TIMEOUT seconds."""
+        asked = time.monotonic()
+        while True:
+            try:
+                for frame in self.container.decode(self.stream):
+                    yield frame
+                    asked = time.monotonic()
+                return
+            except none_yet:
+                if not self.is_live or time.monotonic() - asked > TIMEOUT:
+                    raise
+                time.sleep(0.005)
 
     def _of_images(self) -> Iterator[Frame]:
         for number, image in enumerate(self.images):
@@ -229,17 +253,24 @@ class VideoWriter:
     """A video file (H.264 where PyAV has it) that can be played up to its last whole second at any time."""
 
     def __init__(self, path: Path, rate: float | int) -> None:
-        self.path, self.rate = path, rate
+        self.path, self.rate = path, max(float(rate), SLOWEST)
         self._container: Any = None
         self._stream: Any = None
+        self._last, self._count = -1, 0
 
-    def write(self, picture: np.ndarray) -> None:
-        """Append an RGB picture (h, w, 3). All of a video have the size of the first; others are resized."""
+    def write(self, picture: np.ndarray, seconds: float | int | None = None) -> None:
+        """Append an RGB picture (h, w, 3). All of a video have the size of the first; others are resized.
+
+        `seconds`: when it is shown; None: one after another, at the video's rate.
+        """
         av = video_library()
         if self._container is None:
             self._begin(av, picture.shape[1] // 2 * 2, picture.shape[0] // 2 * 2)
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
         frame = frame.reformat(self._stream.width, self._stream.height, "yuv420p")
+        at = self._count / self.rate if seconds is None else seconds
+        self._last, self._count = max(self._last + 1, round(at * TICKS)), self._count + 1
+        frame.pts, frame.time_base = self._last, Fraction(1, TICKS)
         self._container.mux(self._stream.encode(frame))
 
     def _begin(self, av: Any, width: int, height: int) -> None:
@@ -251,6 +282,7 @@ class VideoWriter:
         self._stream = self._container.add_stream(codec, rate=rate)
         self._stream.width, self._stream.height, self._stream.pix_fmt = max(2, width), max(2, height), "yuv420p"
         self._stream.gop_size = max(1, round(self.rate))
+        self._stream.codec_context.time_base = Fraction(1, TICKS)
 
     def close(self) -> None:
         """Write what is left. OSError where the disk is full."""

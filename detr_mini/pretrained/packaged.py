@@ -14,7 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from detr_mini.errors import CheckpointError
+from detr_mini.config.run_folder import whole
+from detr_mini.errors import CheckpointError, UserError
 
 SUFFIX = ".safetensors"
 FOLDER = Path(__file__).parent / "files"
@@ -39,11 +40,28 @@ def boxed(name: str | Path) -> Path | None:
 
 
 def pack(checkpoint: Mapping[str, Any], weights: Mapping[str, torch.Tensor], path: str | Path) -> int:
-    """Write `weights` in half precision, with what `checkpoint` says of them; the file's bytes."""
+    """Write `weights` in half precision, with what `checkpoint` says of them; the file's bytes.
+
+    UserError where another file is there, for example the published weights themselves.
+    """
+    path = Path(path)
+    if path.exists() and not _is_ours(path):
+        raise UserError(f"{path} is there already, and 'detr-mini export' did not write it; choose another output, or "
+                        "remove it")  # fmt: skip
     content = {key: checkpoint.get(key) for key in KEPT}
     content["config"] = {key: part for key, part in checkpoint["config"].items() if key not in FOR_TRAINING}
     halved = {name: (t.half() if t.is_floating_point() else t).contiguous() for name, t in weights.items()}
-    return Path(path).write_bytes(save(halved, {KEY: json.dumps(content)}))  # save_file would make it the owner's alone
+    with whole(path) as temporary:  # save_file would make it the owner's alone
+        return temporary.write_bytes(save(halved, {KEY: json.dumps(content)}))
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        check_header(path)
+        with safe_open(str(path), "pt") as file:
+            return KEY in (file.metadata() or {})
+    except (OSError, ValueError, SafetensorError):
+        return False
 
 
 def is_packed(path: str | Path) -> bool:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detr_mini.errors import CheckpointError, some_of
+from detr_mini.config.run_folder import whole
+from detr_mini.errors import CheckpointError, UserError, some_of
 from detr_mini.models.build import build_model
 from detr_mini.pretrained.coco_categories import UNNAMED, named
 from detr_mini.pretrained.detr_keys import PUBLISHED, from_library, from_published, source_of, to_published
@@ -118,8 +119,11 @@ def write_published(checkpoint: Mapping[str, Any], weights: Mapping[str, Tensor]
     if kinds != ("detr_mini.models.DETR", "detr_mini.vision.resnet"):
         raise CheckpointError(f"format=detr holds a DETR on a ResNet, and this checkpoint is a {kinds[0]} on "
                               f"{kinds[1]}; use format=safetensors")  # fmt: skip
+    if output.exists():  # such a file does not say who wrote it
+        raise UserError(f"{output} is there already; choose another output, or remove it")
     output.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"model": to_published(weights)}, output)
+    with whole(output) as temporary:
+        torch.save({"model": to_published(weights)}, temporary)
 
 
 def _check(

@@ -5,6 +5,7 @@ python ask_onnx.py captions.onnx photo.jpg "the red cup left of the plate"
 
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ def ask(model: str, picture: str, caption: str) -> list[tuple[str, float, list[f
     tokenizer = Tokenizer.from_file(str(files[0].with_name("tokenizer.json")))
     threshold = json.loads(first.get_modelmeta().custom_metadata_map["captions"])["threshold"]
 
-    image = ImageOps.exif_transpose(Image.open(picture)).convert("RGB")
+    image = ImageOps.exif_transpose(Image.open(picture)).convert("RGBA")
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")  # as predict does
     objects, boxes = first.run(["objects", "object_boxes"], {"pixels": np.asarray(image)[None]})
 
     tokens = tokenizer.encode(caption)
@@ -31,7 +33,9 @@ def ask(model: str, picture: str, caption: str) -> list[tuple[str, float, list[f
     found = []
     for phrase in range(phrases.max() + 1):
         own = np.flatnonzero(phrases[0] == phrase)
-        words = " ".join(caption[slice(*tokens.offsets[token])] for token in own).strip()
+        spans = [tokens.offsets[token] for token in own]  # of parts of words, those that touch are joined
+        gaps = [" " * (left[1] < right[0]) for left, right in pairwise(spans)] + [""]
+        words = "".join(caption[slice(*span)] + gap for span, gap in zip(spans, gaps, strict=True)).strip()
         scores = 1 / (1 + np.exp(-logits[0][:, own].mean(1)))
         for score, (x, y, width, height) in zip(scores, boxes[0], strict=True):
             corners = np.array([x - width / 2, y - height / 2, x + width / 2, y + height / 2]).clip(0, 1)

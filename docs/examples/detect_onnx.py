@@ -16,7 +16,8 @@ def detect(model: str, picture: str) -> list[tuple[str, float, list[float]]]:
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map
     names, threshold = json.loads(metadata["names"]), json.loads(metadata["threshold"])
-    image = ImageOps.exif_transpose(Image.open(picture)).convert("RGB")
+    image = ImageOps.exif_transpose(Image.open(picture)).convert("RGBA")
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")  # as predict does
     pixels = np.asarray(image)[None]  # (1, height, width, 3), uint8, of any size
     boxes, scores, labels = session.run(["boxes", "scores", "labels"], {"pixels": pixels})
     kept = scores[0] >= threshold

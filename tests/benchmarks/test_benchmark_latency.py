@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from deploy_parts import unchecked
 from detector_parts import BACKBONE, MODEL, checkpoint_of
 from detr_mini.benchmarks.forms import FORMS
 from detr_mini.benchmarks.latency import _remarks
 from detr_mini.cli import main
 from detr_mini.models.build import build_model
 from detr_mini.structures import Categories
+from training_parts import unchecked
 
 
 @pytest.fixture(scope="module")

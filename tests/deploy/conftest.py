@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from deploy_parts import BOXES, SOURCES, Export, unchecked
+from deploy_parts import BOXES, SOURCES, Export
 from detector_parts import BACKBONE, MODEL, checkpoint_of
 from detr_mini.cli import main
 from detr_mini.deploy import onnx_file
@@ -19,6 +19,7 @@ from detr_mini.inference.detector import Detector, load
 from detr_mini.models.build import build_model
 from detr_mini.scenes.rendering import SHAPES
 from detr_mini.structures import Categories
+from training_parts import unchecked
 
 TINY = {**MODEL, "decoder": {"layers": 1}, "distinct_iou": 0.7}
 POINT = {"threshold": 0.025, "suppress_iou": 0.5}

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import detr_mini
-from deploy_parts import BOXES, SOURCES, Export, unchecked
+from deploy_parts import BOXES, SOURCES, Export
 from detector_parts import CATEGORIES, IMAGE, MODEL, untrained
 from detr_mini import load
 from detr_mini.cli import main
@@ -29,6 +29,7 @@ from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.images.tiling import BoxSizes
 from detr_mini.inference.detect_tiles import tile_side
 from detr_mini.inference.detector import Detector
+from training_parts import unchecked
 
 FORMS = {
     "onnx": ("a.onnx",),

@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer
 
-from deploy_parts import unchecked
 from detector_parts import BACKBONE, GROUNDED, IMAGE
 from detr_mini import load
 from detr_mini.captions.made_dataset import ensure_captioned
@@ -35,6 +34,7 @@ from detr_mini.models.build import build_model
 from detr_mini.scenes.rendering import SHAPES
 from detr_mini.structures import Categories
 from detr_mini.text.tokenizers import WordTokenizer, lowered
+from training_parts import unchecked
 
 NAMES = Categories(tuple(range(1, len(SHAPES) + 1)), tuple(SHAPES))
 WORDS = "the a small large red green blue circle square triangle star diamond left of right above below . , café"

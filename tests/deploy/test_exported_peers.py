@@ -13,7 +13,7 @@ pytest.importorskip("transformers", "5.24", "transformers 5.24 is not installed:
 pytest.importorskip("onnxscript", reason="the package onnxscript of the extra 'export' is not installed")
 pytest.importorskip("openvino", reason="the package openvino of the extra 'export' is not installed")
 
-from deploy_parts import assert_needs_no_padding, unchecked
+from deploy_parts import assert_needs_no_padding
 from detector_parts import checkpoint_of
 from detr_mini import load
 from detr_mini.cli import main
@@ -24,6 +24,7 @@ from detr_mini.errors import UserError
 from detr_mini.peers.detector import HFDetector
 from peer_parts import BACKBONE, SMALL, config_of, peer
 from published_parts import library_peer, publish
+from training_parts import unchecked
 
 SQUARE = {"height": 128, "width": 128}
 PROCESSORS: dict[str, tuple[str, dict[str, int]]] = {

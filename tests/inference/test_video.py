@@ -98,6 +98,65 @@ def test_every_frame_has_a_line_with_what_was_found(short: Path, tmp_path: Path)
     assert json.loads((tmp_path / "images.json").read_text())["categories"] == CATEGORIES.records()
 
 
+def test_drawn_frames_are_shown_when_they_were_taken(tmp_path: Path) -> None:
+    times = [0.0, 0.2, 0.4, 0.43, 0.46, 1.5]
+    writer = VideoWriter(tmp_path / "uneven.mp4", 5.0)
+    for number, seconds in enumerate(times):
+        writer.write(frame_of(number)[0], seconds)
+    writer.close()
+    with av.open(str(tmp_path / "uneven.mp4")) as written:
+        found = [frame.time for frame in written.decode(video=0)]
+    assert np.allclose(np.array(found) - found[0], times, atol=0.01)
+    write_video(ByColour(), str(tmp_path / "uneven.mp4"), tmp_path / "out", Request(draw=True), Cut(), False)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "frames.jsonl").read_text().splitlines()]
+    with av.open(str(tmp_path / "out" / "drawn.mp4")) as drawn:
+        again = [frame.time for frame in drawn.decode(video=0)]
+    assert np.allclose(again, [line["seconds"] for line in lines], atol=0.01)
+
+
+@pytest.mark.parametrize("rate", [90_000.0, 0.0001])
+def test_a_rate_that_is_none_is_not_taken_for_one(rate: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = VideoWriter(tmp_path / "slow.mp4", min(rate, 25.0))
+    for number in range(3):
+        writer.write(frame_of(number)[0], number / 25)
+    writer.close()
+    source = VideoSource(str(tmp_path / "slow.mp4"), Cut())
+    assert 0 < source.rate < 1000 and len(list(source.frames())) == 3
+    source.close()
+
+
+def test_a_camera_that_has_no_picture_yet_is_asked_again(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = VideoSource(str(short), Cut())
+    container, calls = source.container, []
+
+    class Slow:
+        def decode(self, stream: Any) -> Any:
+            calls.append(1)
+            if len(calls) < 3:
+                raise av.error.BlockingIOError(35, "Resource temporarily unavailable")
+            return container.decode(stream)
+
+    source.container, source.is_live = Slow(), True
+    assert len(list(source.frames())) == 60 and len(calls) == 3
+    container.close()
+
+
+def test_results_among_the_frames_are_no_frames_and_a_result_is_no_source(tmp_path: Path) -> None:
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for number in range(3):
+        Image.fromarray(frame_of(number)[0]).save(frames / f"{number}.png")
+    (frames / "out" / "drawn").mkdir(parents=True)
+    Image.fromarray(frame_of(9)[0]).save(frames / "out" / "drawn" / "9.png")
+    write_video(ByColour(), str(frames), frames / "out", Request(draw=True), Cut(), False)
+    assert len((frames / "out" / "frames.jsonl").read_text().splitlines()) == 3
+    drawn = frames / "out" / "drawn.mp4"
+    before = drawn.read_bytes()
+    with pytest.raises(UserError, match="would be replaced"):
+        write_video(ByColour(), str(drawn), frames / "out", Request(draw=True), Cut(), False)
+    assert drawn.read_bytes() == before
+
+
 def test_a_line_says_which_phrase_a_box_answers(short: Path, tmp_path: Path) -> None:
     class Asked(ByColour):
         def _of(self, pixels: torch.Tensor) -> Detections:

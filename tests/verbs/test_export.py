@@ -40,6 +40,21 @@ def test_an_exported_file_is_half_the_size_and_detects_as_its_checkpoint(saved: 
     assert set(read_checkpoint(small)["config"]) == {"model", "backbone"}  # nothing of where it was trained
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pth"])
+def test_weights_of_others_are_not_replaced(
+    saved: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file({"weight": torch.ones(3)}, tmp_path / name)
+    before = (tmp_path / name).read_bytes()
+    assert main(["export", f"checkpoint={saved}", f"output={tmp_path / name}"]) == 2
+    assert "there already" in capsys.readouterr().err or name.endswith(".pth")  # no DETR of 2020
+    assert (tmp_path / name).read_bytes() == before
+    own = tmp_path / "own.safetensors"
+    for _ in range(2):  # an earlier export is replaced
+        assert main(["export", f"checkpoint={saved}", f"output={own}"]) == 0
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
 def test_packaged_weights_load_by_name_unless_a_file_has_that_name(
     saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

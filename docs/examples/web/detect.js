@@ -36,6 +36,8 @@ export async function load(address) {
   return async (file) => {
     const image = await createImageBitmap(file, { colorSpaceConversion: "none" }); // upright, whatever its EXIF says
     const { width, height } = image, context = new OffscreenCanvas(width, height).getContext("2d");
+    context.fillStyle = "white"; // under a transparent image, as predict has it
+    context.fillRect(0, 0, width, height);
     context.drawImage(image, 0, 0);
     const rgba = context.getImageData(0, 0, width, height).data;
     const pixels = new Uint8Array(3 * width * height).map((_, i) => rgba[4 * Math.floor(i / 3) + (i % 3)]);
