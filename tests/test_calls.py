@@ -31,6 +31,15 @@ def test_a_split_is_a_mapping_in_python_too() -> None:
     assert (made.data.train, made.data.val, made.data.test) == (train, None, train)
 
 
+def test_a_mapping_is_taken_where_the_configs_have_null() -> None:
+    made = compose("train", words_of({"experiment": "finetune", "data": {"subset": {"share": 0.1, "seed": 2}}}))
+    assert made.data.subset == {"share": 0.1, "seed": 2}
+    made = compose("train", words_of({"optim": {"optimizer": {"lr": 0.5}}}))
+    assert made.optim.optimizer.lr == 0.5 and made.optim.optimizer._target_
+    with pytest.raises(ConfigError, match="optim.optimizer.lrr does not exist"):
+        compose("train", words_of({"optim": {"optimizer": {"lrr": 0.5}}}))
+
+
 def test_a_wrong_key_or_value_is_an_exception(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.sizze does not exist; did you mean"):
         detr_mini.train(data={"sizze": 3})

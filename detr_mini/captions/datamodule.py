@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -229,8 +230,10 @@ class CaptionData(DetectionData):
             yield from [listed([name.lower() for name in coco.categories.names])[0]] * 2
         source = beside_names(sentences)
         rounds = ROUNDS if isinstance(source, BoxCaptions) else 1
+        order = random.Random(0).sample(range(len(coco)), len(coco))  # categories often come one after another
         for which in range(rounds * len(coco)):
-            before, index = divmod(which, len(coco))
+            before, place = divmod(which, len(coco))
+            index = order[place]
             own = sentences(index, -1 - before, coco.target(coco.image_ids[index]))
             yield from (lowered(caption.text) for caption in own)
             given += len(own)

@@ -19,7 +19,7 @@ SIDEWAYS = (
 )
 UPRIGHT = (
     r"above|below|top\w*|bottom\w*|upper\w*|lower\w*|under\w*|over|beneath|high(er|est)|lowest|upside|"
-    r"(counter|anti)?-?clockwise|oben|unten|über|unter|haut|bas|dessus|dessous|arriba|abajo|encima|debajo"
+    r"up|down|(up|down)ward\w*|(counter|anti)?-?clockwise|oben|unten|über|unter|haut|bas|dessus|dessous|arriba|abajo|encima|debajo"
 )
 WORDS = {"x": re.compile(rf"\b({SIDEWAYS})\b|[左右]", re.I), "y": re.compile(rf"\b({UPRIGHT})\b|[上下]", re.I)}
 """Words that mirroring makes false, by axis."""

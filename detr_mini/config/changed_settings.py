@@ -28,7 +28,7 @@ HARMLESS = (
     "trainer.progress", "trainer.log_every_steps", "trainer.save_every_minutes", "trainer.threads",
     "trainer.timeout_minutes",
     "data.root", "data.test", "data.workers", "data.cache_megabytes", "data.annotation_cache", "data.pin_memory",
-    "data.uint8", "data.eval_batch_size", "data.shard_cache", "data.make.processes",
+    "data.uint8", "data.eval_batch_size", "data.on_bad_image", "data.shard_cache", "data.make.processes",
 )  # fmt: skip
 """Those that may differ even for a run that has finished training."""
 

@@ -147,7 +147,7 @@ def _whole_splits(overrides: Sequence[str]) -> list[str]:
     """
     words, splits = [], dict[str, list[str]]()
     for word in overrides:
-        match = re.match(r"(data\.(?:train|val|test))\.(\w+)=(.*)", word, re.DOTALL)
+        match = re.match(r"\+*(data\.(?:train|val|test))\.(\w+)=(.*)", word, re.DOTALL)
         if match is None:
             words.append(word)
             continue
@@ -223,7 +223,7 @@ def _explain(error: Exception, primary: str, overrides: Sequence[str]) -> str:
         inner = re.search(r"full_key: (\S+)", str(error.__cause__))
         if inner and key in known:  # trainer={max_stepz: 3}: the section exists, the key inside does not
             key = inner[1]
-        return f"{key} does not exist{suggest(key, [*known, *files.groups()])}"
+        return f"{key} does not exist{suggest(key, _with_optional(known))}"
     return _unreadable(primary, overrides) or f"the settings cannot be read: {first_line(error)}"
 
 
@@ -237,13 +237,18 @@ def _unreadable(primary: str, overrides: Sequence[str]) -> str | None:
             OverridesParser.create().parse_override(word)
         except HydraException:
             key, _, value = word.partition("=")
-            known = [*dotted_keys(_compose(primary, ())), *files.groups()]
+            known = _with_optional(dotted_keys(_compose(primary, ())))
             if key.lstrip("+~") not in known and re.fullmatch(r"[\w.]+", key):
                 return f"{key} does not exist{suggest(key, known)}"
             line = f"{key}={quoted(value)}"
             shell = line.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$").replace("`", "\\`")
             return f'the value of {key} cannot be read: {value}; if it is text, put it in quotes: "{shell}"'
     return None
+
+
+def _with_optional(known: Sequence[str]) -> list[str]:
+    """Keys that a verb has, and where it trains those of groups that may be left out; the others are sections of it."""
+    return [*known, *(OPTIONAL if "trainer" in known else ())]
 
 
 def sweep(overrides: Sequence[str]) -> list[list[str]]:
@@ -253,7 +258,7 @@ def sweep(overrides: Sequence[str]) -> list[list[str]]:
     from hydra.errors import HydraException
 
     try:
-        parsed = OverridesParser.create().parse_overrides([literal(word, sweep=True) for word in overrides])
+        parsed = OverridesParser.create().parse_overrides([_with_quotes(literal(w, sweep=True)) for w in overrides])
         batches = BasicSweeper.split_arguments(parsed, None)
     except HydraException as error:
         if "INTERVAL_SWEEP" in str(error):
@@ -266,5 +271,5 @@ def swept(overrides: Sequence[str]) -> set[str]:
     """The keys for which a multirun's overrides give several values."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    parsed = OverridesParser.create().parse_overrides([literal(word, sweep=True) for word in overrides])
+    parsed = OverridesParser.create().parse_overrides([_with_quotes(literal(w, sweep=True)) for w in overrides])
     return {override.get_key_element().lstrip("+~") for override in parsed if override.is_sweep_override()}

@@ -32,17 +32,19 @@ def in_hydra(value: Any) -> str:
 
 def words_of(settings: Mapping[str, Any]) -> list[str]:
     """`{"seed": 1, "data": {"root": "photos"}}` as `seed=1`, `data.root='photos'`; files of configs/ come first."""
-    words = list(_words(settings, ""))
+    begun = settings.get("resume") not in (None, "auto")  # a run's own config has all its keys
+    words = list(_words(settings, "", "" if begun else "++"))
     chosen = [word for word in words if word.partition("=")[0] in groups()]
     return [*chosen, *(word for word in words if word not in chosen)]
 
 
-def _words(settings: Mapping[str, Any], prefix: str) -> Iterator[str]:
+def _words(settings: Mapping[str, Any], prefix: str, adding: str) -> Iterator[str]:
+    """`adding`: before keys inside a section, so that what is null in configs/, and has no keys yet, takes a mapping."""
     for key, value in settings.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and value:
-            yield from _words(value, f"{name}.")
+            yield from _words(value, f"{name}.", adding)
         elif name in groups() and isinstance(value, str) and re.fullmatch(r"[\w-]+", value):
             yield f"{name}={value}"
         else:
-            yield f"{name}={in_hydra(value)}"
+            yield f"{adding if name.count('.') > 1 else ''}{name}={in_hydra(value)}"

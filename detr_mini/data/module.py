@@ -318,6 +318,11 @@ class DetectionData(pl.LightningDataModule):
         return self.sets["train"]
 
     @property
+    def train_images(self) -> int:
+        """Images of the training split before tiles are cut and others join them, after `setup("fit")`."""
+        return self._reader.counted["train"]
+
+    @property
     def val_set(self) -> CocoSet:
         """The validation split, after `setup("fit")` or `setup("validate")`."""
         return self.sets["val"]

@@ -32,6 +32,7 @@ def within(
     inside = (boxes - boxes.new_tensor([left, top, left, top])).clamp(min=0)
     inside = inside.minimum(boxes.new_tensor([width, height, width, height]))
     visible, whole = ((b[:, 2:] - b[:, :2]).prod(1) for b in (inside, boxes))
+    whole = whole.clamp(max=width * height)  # what fills the window is all that can be seen there
     return inside * ((visible > 0) & (visible >= least_visible * whole))[:, None]
 
 

@@ -51,6 +51,10 @@ class Data(Protocol):
         """Where each of train, val and test lies, or None for a split that does not exist."""
 
     @property
+    def train_images(self) -> int:
+        """After `setup("fit")`: images of train before tiles are cut and others join them."""
+
+    @property
     def train_set(self) -> CocoSet:
         """The training split, after `setup("fit")`."""
 

@@ -64,6 +64,8 @@ class SplitReader:
         self.subset = None if subset is None else Choice.of(subset)
         self.tiles, self.tile_overlap = tiles, tile_overlap
         self.without_test = False
+        self.counted: dict[str, int] = {}
+        """Images of each split, before they are cut into tiles."""
         self._said = format, splits
         self._reading, self._voc, self._annotation_cache = reading, voc, annotation_cache
         self._fixed: dict[str, Tree] = {}
@@ -107,6 +109,7 @@ class SplitReader:
         )
         coco = coco if subset is None else subset_of(coco, subset)
         coco = first_images(coco, limit) if last and limit is not None and limit < len(coco) else coco
+        self.counted[name] = len(coco)
         return coco if self.tiles is None else self._in_tiles(name, coco, size)
 
     def _in_tiles(self, name: str, coco: CocoSet, size: int | str) -> CocoSet:

@@ -25,7 +25,7 @@ from detr_mini.training.run import train
 from detr_mini.training.run_files import write_given_settings
 
 DRAWN = ("AP", "AP50")
-HARMLESS = ("name", "output", "shares", "run_folder", "resume", "modules", "logger", "trainer.progress",
+HARMLESS = ("name", "output", "shares", "run_folder", "resume", "modules", "explicit", "logger", "trainer.progress",
             "trainer.log_every_steps", "trainer.save_every_minutes", "data.workers", "data.cache_megabytes",
             "data.annotation_cache", "data.pin_memory", "data.uint8")  # fmt: skip
 """Settings that no result depends on."""
@@ -48,7 +48,7 @@ def learning_curve(config: DictConfig) -> Path:
     settings = {key: value for key, value in whole.items() if key not in ("shares", "output")}
     check_same(folder / "config.yaml", settings)
     data = build(OmegaConf.create(settings)).data
-    total = len(data.train_set)
+    total = data.train_images
     if not (data.splits["val"] or data.splits["test"]):
         raise ConfigError("the data have neither val nor test, so nothing can be measured; data.hold_out=0.2 "
                           "holds out a share of train, and 'detr-mini data split' makes splits")  # fmt: skip
@@ -76,7 +76,8 @@ def _trained(folder: Path, settings: Mapping[str, Any], shares: Sequence[float],
                 own = compose("train", [f"resume={run}", f"modules=[{','.join(settings.get('modules') or ())}]"])
             else:
                 own = OmegaConf.create({**settings, "run_folder": str(run)})
-                own.data.limit_train = images
+                if images < total:
+                    own.data.limit_train = images
             if own.trainer.devices * own.trainer.num_nodes > 1:
                 _train_with_others(own, run)
             else:

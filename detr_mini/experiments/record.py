@@ -19,7 +19,7 @@ Outcome = tuple[int, str]
 """How a run ended: its exit status, and an error sentence unless that is 0."""
 STATES = {0: "done", 2: "failed", 130: "stopped"}
 """By exit status; any other is "broken": a bug, or a killed process."""
-LESS_IS_BETTER = ("seconds", "loss", "parameters")
+LESS_IS_BETTER = ("seconds", "loss", "parameters", "doubles")
 """Measures whose names end so are better when smaller."""
 KEPT = ("AP", "AP50", "AP75", "AP_low", "AP_high", "AP50_low", "AP50_high", "val/AP", "split", "seed", "train_seconds")
 
@@ -203,7 +203,7 @@ class Record:
 def start_or_go_on(words: Sequence[str], folder: Path) -> list[str]:
     """Words that train in `folder`, from the start or from its last.ckpt."""
     if to_go_on(folder):
-        return [f"resume={folder}"]
+        return [f"resume={folder}", *(word for word in words if key_of(word) == "modules")]  # no run keeps those
     return [*words, f"run_folder={quoted(str(folder))}"]
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from detr_mini.config.path_settings import literal
 from detr_mini.drawing.evaluation_plots import search_results
 from detr_mini.errors import ConfigError
 from detr_mini.experiments.launch import Attempt, Serial, check_jobs, side_by_side
@@ -45,7 +46,7 @@ def space(words: Sequence[str]) -> Space:
     fixed, searched, seeds = [], {}, [""]
     for word in words:
         try:
-            override = OverridesParser.create().parse_override(word)
+            override = OverridesParser.create().parse_override(literal(word, sweep=True))
         except HydraException as error:
             raise ConfigError(f"the sweep cannot be read: {str(error).splitlines()[0]}") from error
         if not override.is_sweep_override():

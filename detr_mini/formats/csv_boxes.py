@@ -104,6 +104,8 @@ def _named(header: Sequence[str]) -> dict[str, int]:
     """The columns by a header; none where it has no image and box."""
     plain = [re.sub(r"[^a-z0-9]", "", name.lower()) for name in header]
     columns = {key: plain.index(name) for key, names in COLUMNS.items() if (name := _first(names, plain))}
+    if {"x1", "y1", "x3", "y3"} <= set(plain):  # four corners, one after another: the third lies opposite the first
+        columns |= {"right": plain.index("x3"), "bottom": plain.index("y3")}
     if all(key in columns for key in CORNERS):
         kept: tuple[str, ...] = CORNERS
     elif all(key in columns for key in SIZED):

@@ -82,6 +82,8 @@ def shared_folder(paths: Sequence[str]) -> str:
 def split_of_name(name: str) -> str | None:
     """The split that a name speaks of: instances_train2017 is train, valid is val, TestImages is test."""
     words = {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
+    if words & set(SPLIT_WORDS["test"]):  # test-dev
+        words.discard("dev")
     return next((split for split, known in SPLIT_WORDS.items() if words & set(known)), None)
 
 

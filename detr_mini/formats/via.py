@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from detr_mini.categories import Categories
 from detr_mini.errors import DataError
 from detr_mini.formats.box_list import UNNAMED, BoxList
+from detr_mini.formats.box_rules import ellipse_edges
 from detr_mini.formats.columns import any_json
 from detr_mini.formats.format import Format
 from detr_mini.formats.layout import Layout, layout_of_files
@@ -121,7 +123,8 @@ def _add(found: BoxList, image: str, shape: Mapping[str, Any], label: str, where
         elif kind in ("circle", "ellipse"):
             x, y = float(shape["cx"]), float(shape["cy"])
             rx, ry = (float(shape.get(key, shape.get("r"))) for key in ("rx", "ry"))
-            found.outline(image, label, [x - rx, x + rx], [y - ry, y + ry], where)
+            turned = math.degrees(float(shape.get("theta") or 0))
+            found.outline(image, label, *ellipse_edges((x, y), (rx, ry), turned), where)
         else:
             raise ValueError(kind or "no shape")
     except (KeyError, TypeError, ValueError, OverflowError) as error:

@@ -15,7 +15,7 @@ from detr_mini.formats.listing import Listing, read_lines, read_start
 from detr_mini.formats.path_words import SPLIT_WORDS, parts_of, shared_folder, split_of_name, stem_of
 from detr_mini.formats.tree import Tree, with_one_list
 from detr_mini.formats.voc import CATEGORIES, read_voc, voc_xml
-from detr_mini.formats.writing import left_out, owned_by, place_images, unlabelled, written_names
+from detr_mini.formats.writing import left_out, owned_by_file, place_images, unlabelled, written_names
 
 PEEKED = 5
 """Files of a folder that are opened to learn what the folder holds."""
@@ -133,14 +133,14 @@ def write_voc(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str]
     (folder / CATEGORIES).write_text("".join(lines), encoding="utf-8")
     for name, tree in trees.items():
         names = {c["id"]: c["name"] for c in tree.content["categories"]}
-        owned = owned_by(tree)
+        owned = owned_by_file(tree)
         files = written_names(tree, "voc", taken)
         bare = unlabelled(tree)
         for image in tree.content["images"]:
             file = files[image["file_name"]]
-            if image["file_name"] in bare and not owned[image["id"]]:
+            if image["file_name"] in bare and not owned[image["file_name"]]:
                 continue
-            text = voc_xml({**image, "file_name": file}, owned[image["id"]], names)
+            text = voc_xml({**image, "file_name": file}, owned[image["file_name"]], names)
             (folder / "Annotations" / f"{Path(file).stem}.xml").write_text(text, encoding="utf-8")
         (lists / f"{name}.txt").write_text("".join(f"{Path(file).stem}\n" for file in files.values()), encoding="utf-8")
         place_images(tree, {old: folder / "JPEGImages" / new for old, new in files.items()}, images)

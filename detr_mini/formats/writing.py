@@ -87,6 +87,14 @@ def owned_by(tree: Tree) -> dict[int, list[dict[str, Any]]]:
     return owned
 
 
+def owned_by_file(tree: Tree) -> dict[str, list[dict[str, Any]]]:
+    """The annotations of each file, by its name: some COCO files list an image once for each of its boxes."""
+    owned, found = owned_by(tree), defaultdict[str, list[dict[str, Any]]](list)
+    for image in tree.content["images"]:
+        found[image["file_name"]] += owned[image["id"]]
+    return found
+
+
 def without_crowds(annotations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Those of single objects, for a form that has no place for crowd regions."""
     return [annotation for annotation in annotations if not annotation.get("iscrowd")]
@@ -127,7 +135,7 @@ def place_file(source: Path, target: Path, *, link: bool = False) -> None:
     """Copy a file, or make a hard link where the disk can."""
     if link:
         try:
-            os.link(source, target)
+            os.link(os.path.realpath(source), target)  # the file, where `source` is a link to it from its own folder
             return
         except OSError:
             pass

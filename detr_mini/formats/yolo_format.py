@@ -24,7 +24,7 @@ from detr_mini.formats.path_words import (
     stem_of,
 )
 from detr_mini.formats.tree import Tree, with_one_list
-from detr_mini.formats.writing import left_out, owned_by, place_images, unlabelled, written_names
+from detr_mini.formats.writing import left_out, owned_by_file, place_images, unlabelled, written_names
 from detr_mini.formats.yolo import fractions, read_yolo
 from detr_mini.formats.yolo_files import label_files
 from detr_mini.formats.yolo_names import (
@@ -70,7 +70,7 @@ def look_yolo(found: Listing) -> Layout | None:
                 notes.append(f"{name}: {source} does not lead to it; found by its name at {images or 'the root'}")
     if labels and "train" not in splits:
         by_folder = by_split(labels).items()
-        splits = {name: {"images": found.images_of(files, name)[0] or "."} for name, files in by_folder} | splits
+        splits = {name: {"images": _image_folders(found, files, name)} for name, files in by_folder} | splits
     if not splits and found.images:
         splits = {"train": {"images": shared_folder(found.images) or "."}}
     stems = {stem_of(label) for label in labels}
@@ -85,6 +85,18 @@ def look_yolo(found: Listing) -> Layout | None:
                         "a line, to classes.txt to change that")  # fmt: skip
     ordered = {name: splits[name] for name in SPLIT_WORDS if name in splits}
     return Layout("yolo", ordered, tuple(notes), len(labels)) if ordered else None
+
+
+def _image_folders(found: Listing, labels: Sequence[str], split: str) -> str | list[str]:
+    """The folder of a split's images; several where one that holds them all would hold those of other splits, too."""
+    folder, _ = found.images_of(labels, split)
+    inside = f"{folder}/" if folder else ""
+    places = {posixpath.dirname(image) for image in found.images}
+    if all(split_of(place) in (split, None) for place in places if f"{place}/".startswith(inside)):
+        return folder or "."
+    own = {posixpath.dirname(i) for label in labels for i in found.stems.find(posixpath.splitext(label)[0])}
+    own = {place for place in own if split_of(place) in (split, None)}
+    return folder or "." if "" in own or not own else sorted(own)  # the root holds all
 
 
 def label_paths(found: Listing) -> list[str]:
@@ -287,15 +299,15 @@ def write_yolo(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str
     index = {category_id: rank for rank, category_id in enumerate(sorted(categories))}
     notes = left_out(trees, {"segmentation": "outlines", "area": "areas of outlines"})
     for name, tree in trees.items():
-        owned = owned_by(tree)
+        owned = owned_by_file(tree)
         crowd = turned = 0
         files = written_names(tree, "yolo")
         bare = unlabelled(tree)
         for image in tree.content["images"]:
             rows = []
-            if image["file_name"] in bare and not owned[image["id"]]:
+            if image["file_name"] in bare and not owned[image["file_name"]]:
                 continue
-            for annotation in owned[image["id"]]:
+            for annotation in owned[image["file_name"]]:
                 if annotation.get("iscrowd"):
                     crowd += 1
                     continue

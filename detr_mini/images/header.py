@@ -33,7 +33,8 @@ def image_size(path: ImageFile) -> tuple[tuple[int, int], bool]:
         # PNG may store EXIF after the pixels; reading it there would decode the whole image
         known = image.format != "PNG" or "exif" in image.info
         turned = known and exif_orientation(image) in TURNED
-        return ((width, height) if turned else (height, width)), turned
+        swapped = turned and image.format != "TIFF"  # Pillow gives a TIFF's sides upright
+        return ((width, height) if swapped else (height, width)), turned
 
 
 def orientation_of(path: ImageFile) -> int:

@@ -58,7 +58,8 @@ def upright_rgb(image: Image.Image, close: bool = False) -> UInt8[Tensor, "3 h w
     """
     values = deep_values(image)
     if values is not None:
-        return turned_upright(on_white(values.transpose(2, 0, 1)), exif_orientation(image))
+        orientation = 1 if image.format == "TIFF" else exif_orientation(image)  # Pillow has turned a TIFF
+        return turned_upright(on_white(values.transpose(2, 0, 1)), orientation)
     rgb = _to_rgb_tensor(image)
     if close:
         image.close()

@@ -158,3 +158,17 @@ def test_sweeps_use_hydras_syntax() -> None:
 def test_a_share_of_the_training_must_be_from_0_to_1(key: str, value: str, least: str) -> None:
     with pytest.raises(ConfigError, match=rf"trainer\.{key} is .* must be a number from {least} to 1"):
         TrainerOptions.of(compose("train", ["trainer.max_steps=1", f"trainer.{key}={value}"]).trainer)
+
+
+@pytest.mark.parametrize(("verb", "word"), [("predict", "trainer=gpu"), ("export", "backbone=resnet50"),
+                                            ("predict", "augment=light")])  # fmt: skip
+def test_a_verb_is_not_offered_the_word_that_it_refuses(verb: str, word: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(verb, [word])
+    assert f"did you mean '{word.partition('=')[0]}'" not in str(caught.value)
+
+
+def test_a_sweep_takes_lists_of_settings_as_one_run_does() -> None:
+    runs = sweep(["minutes=5,10", "overrides=[data.size=256]"])
+    assert len(runs) == 2
+    assert all(compose("benchmark_datasets", ["root=sets", *run]).overrides == ["data.size=256"] for run in runs)

@@ -215,6 +215,13 @@ def test_strong_transforms_are_left_out_unless_they_are_asked_for() -> None:
     assert not torch.equal(augment(image, target, 0, strong=True, draw=draw)[0], image)
 
 
+def test_what_fills_the_window_keeps_its_box_however_small_its_part_is() -> None:
+    table, beside = [0.0, 0, 1000, 1000], [300.0, 300, 420, 420]
+    kept = within(torch.tensor([table, beside]), 400, 400, 400, 400, 0.3)
+    assert kept[0].tolist() == [0, 0, 400, 400]
+    assert kept[1].prod() == 0 or kept[1, 2:].min() == 0
+
+
 def test_within_cuts_at_the_edge_and_drops_what_is_mostly_outside() -> None:
     boxes = torch.tensor(
         [[0.0, 0.0, 10.0, 10.0], [8.0, 8.0, 18.0, 18.0], [30.0, 30.0, 40.0, 40.0], [5.0, 5.0, 5.0, 5.0]]

@@ -129,3 +129,10 @@ def test_d21_small_boxes_alone_are_not_taken_for_shares(
 ) -> None:
     coco = read_coco(*write_coco(tmp_path, annotations=[{"bbox": box} for box in boxes], size=size))
     assert coco.boxes_xywh.tolist() == boxes
+
+
+def test_of_four_corners_the_third_lies_opposite_the_first(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", ["a.png"], (60, 80))
+    (tmp_path / "boxes.csv").write_text("image,x1,y1,x2,y2,x3,y3,x4,y4,label\na.png,10,10,60,10,60,40,10,40,plate\n")
+    (box,) = source(tmp_path).trees()["train"].content["annotations"]
+    assert box["bbox"] == [10, 10, 50, 30]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_parts import AUTO, voc_text, write_images, write_voc, write_yolo
+from data_parts import AUTO, voc_text, write_coco, write_images, write_voc, write_yolo
 from detr_mini.checking.check import check
 from detr_mini.errors import ConfigError, DataError
+from detr_mini.formats.convert import convert
 from detr_mini.formats.discover import Source, find_layout, located, names_used
 from detr_mini.formats.faults import Kind
 from detr_mini.formats.load import read_split
+from detr_mini.formats.path_words import split_of_name
 from detr_mini.formats.voc import _corner_texts, _xywh
 from detr_mini.formats.yolo import fractions, pixels
 from detr_mini.formats.yolo_names import read_data_file
@@ -343,3 +346,45 @@ def test_the_three_real_sets_are_found_and_read(shared_data: Callable[[str], Pat
     for name, images in counts.items():
         source = Source.of({"root": shared_data(name), **AUTO})
         assert [len(tree.content["images"]) for tree in source.trees().values()] == images
+
+
+def test_splits_below_several_folders_stay_apart(tmp_path: Path) -> None:
+    for camera in ("cam1", "cam2"):
+        for split, stem in (("train", "a"), ("val", "b")):
+            write_images(tmp_path / camera / split / "images", [f"{camera}{stem}.png"])
+            label = tmp_path / camera / split / "labels" / f"{camera}{stem}.txt"
+            label.parent.mkdir(parents=True)
+            label.write_text("0 0.5 0.5 0.5 0.5\n")
+    trees = Source.found(tmp_path).trees()
+    names = {split: sorted(Path(i["file_name"]).name for i in tree.content["images"]) for split, tree in trees.items()}
+    assert names == {"train": ["cam1a.png", "cam2a.png"], "val": ["cam1b.png", "cam2b.png"]}
+    assert all(len(tree.content["annotations"]) == 2 for tree in trees.values())
+
+
+@pytest.mark.parametrize(("name", "split"), [("VisDrone2019-DET-test-dev", "test"), ("test_dev", "test"),
+                                             ("dev", "val"), ("val", "val")])  # fmt: skip
+def test_the_split_that_a_name_speaks_of(name: str, split: str) -> None:
+    assert split_of_name(name) == split
+
+
+@pytest.mark.parametrize("form", ["yolo", "voc"])
+def test_an_image_that_is_listed_once_for_each_box_keeps_all_of_them(tmp_path: Path, form: str) -> None:
+    write_coco(
+        tmp_path / "coco",
+        images=[{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "a.png"}],
+        annotations=[{"bbox": [1, 2, 10, 10], "image_id": 1}, {"bbox": [20, 2, 10, 10], "image_id": 2}],
+    )
+    convert(Source.of({"root": tmp_path / "coco", **AUTO}), tmp_path / form, form, "copy")
+    tree = Source.found(tmp_path / form).trees()["train"]
+    assert sorted(round(a["bbox"][0]) for a in tree.content["annotations"]) == [1, 20]
+
+
+def test_linked_images_are_the_files_themselves_where_the_source_has_links(tmp_path: Path) -> None:
+    write_coco(tmp_path / "coco", annotations=[{"bbox": [1, 2, 10, 10]}])
+    for image in [*(tmp_path / "coco").rglob("*.png")]:
+        (tmp_path / "coco" / "blobs").mkdir(exist_ok=True)
+        blob = image.rename(tmp_path / "coco" / "blobs" / f"{image.stem}.bin")
+        image.symlink_to(os.path.relpath(blob, image.parent))
+    convert(Source.of({"root": tmp_path / "coco", **AUTO}), tmp_path / "far" / "away" / "yolo", "yolo", "link")
+    made = [*(tmp_path / "far").rglob("*.png")]
+    assert made and all(path.is_file() for path in made)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from detr_mini.errors import DataError
 from detr_mini.images.header import image_size
-from detr_mini.images.load import load_image
+from detr_mini.images.load import load_image, stretch
 from detr_mini.images.model_input import target_size, to_model_input
 
 RED = np.zeros((4, 6, 3), np.uint8)
@@ -273,3 +274,18 @@ def test_all_image_names_of_a_set_are_those_that_pillow_opens() -> None:
     Image.init()
     opened = {suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.OPEN}
     assert set(IMAGE_SUFFIXES) - opened <= {".avif", ".mpo"}
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_tiff_is_turned_once_and_its_size_is_that_of_the_upright_image(
+    tmp_path: Path, orientation: int, deep: bool
+) -> None:
+    stored = np.random.default_rng(0).integers(0, 2**16 if deep else 256, (40, 60, 3), np.uint16 if deep else np.uint8)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, stored, photometric="rgb", extratags=[(274, "H", 1, orientation, True)])
+    upright = np.rot90(stored, {1: 0, 3: 2, 6: 3, 8: 1}[orientation])
+    found = load_image(path)
+    assert tuple(found.shape[1:]) == upright.shape[:2] == image_size(path)[0]
+    wanted = torch.from_numpy(np.ascontiguousarray(stretch(upright) if deep else upright)).permute(2, 0, 1)
+    assert (found.int() - wanted.int()).abs().max() <= 1
