@@ -36,7 +36,7 @@ def test_a_mapping_is_taken_where_the_configs_have_null() -> None:
     assert made.data.subset == {"share": 0.1, "seed": 2}
     made = compose("train", words_of({"optim": {"optimizer": {"lr": 0.5}}}))
     assert made.optim.optimizer.lr == 0.5 and made.optim.optimizer._target_
-    with pytest.raises(ConfigError, match="optim.optimizer.lrr does not exist"):
+    with pytest.raises(ConfigError, match=r"optim\.optimizer\.lrr does not exist"):
         compose("train", words_of({"optim": {"optimizer": {"lrr": 0.5}}}))
 
 
