@@ -39,7 +39,7 @@ def words_of(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _words(settings: Mapping[str, Any], prefix: str, adding: str) -> Iterator[str]:
-    """`adding`: before keys inside a section, so that what is null in configs/, and has no keys yet, takes a mapping."""
+    """`adding`: what comes before keys inside a section, so that settings that are null in configs/ take mappings."""
     for key, value in settings.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and value:

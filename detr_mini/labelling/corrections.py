@@ -18,6 +18,7 @@ from detr_mini.errors import DataError, nearest, some_of
 from detr_mini.formats.box_rules import upright
 from detr_mini.formats.columns import any_json
 from detr_mini.formats.label_studio import UPLOADED
+from detr_mini.formats.path_words import shared_folder
 from detr_mini.formats.tree import Tree
 from detr_mini.labelling.prelabels import RECORD, WRITER
 
@@ -164,15 +165,18 @@ def _by_tail(names: Iterable[str]) -> dict[tuple[str, ...], list[str]]:
 
 
 def _matched(before: Collection[str], after: Collection[str]) -> dict[str, str]:
-    """Of names before the same pictures' names after: the same path, else the longest end that both have in common.
+    """Of names before the same pictures' names after: the same path, from the folder that all of them share if need be,
+    else the longest end that both have in common.
 
     Where a longest end belongs to several names, before or after, nobody can tell which is meant: none is given.
     """
     old, new = _by_tail(before), _by_tail(after)
+    shared = len(PurePosixPath(shared_folder([*after])).parts)
+    inside = {"/".join(PurePosixPath(name).parts[shared:]): name for name in after}
     found: dict[str, str] = {}
     for name in before:
-        if name in after:
-            found[name] = name
+        if name in after or name in inside:
+            found[name] = name if name in after else inside[name]
             continue
         tail = next((tail for tail in _tails(name) if tail in new), None)
         if tail is not None and len(old[tail]) == len(new[tail]) == 1:

@@ -72,9 +72,9 @@ def test_the_keys_of_a_split_can_be_set_one_by_one_whether_it_is_a_section_auto_
              "data.test.images=/elsewhere/{test}", "data.test.annotations=t.json"]  # fmt: skip
     data = compose("train", [chosen, *words]).data
     before = compose("train", [chosen]).data
-    others = {key: value for key, value in before.train.items() if key == "list"} if chosen == "data=voc" else {}
-    assert data.train == {"images": "my photos", "annotations": ["a.json", "b.json"], **others}
-    assert data.test == {"images": "/elsewhere/{test}", "annotations": "t.json"}
+    kept = [{"list": before[split].list} if chosen == "data=voc" else {} for split in ("train", "test")]
+    assert data.train == {"images": "my photos", "annotations": ["a.json", "b.json"], **kept[0]}
+    assert data.test == {"images": "/elsewhere/{test}", "annotations": "t.json", **kept[1]}
     assert data.val == before.val
 
 

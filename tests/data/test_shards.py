@@ -83,7 +83,7 @@ def test_annotations_in_shards_are_parsed_once_on_a_machine(
 ) -> None:
     monkeypatch.setattr(annotation_cache, "SMALLEST", 0)
     monkeypatch.setattr(annotation_cache, "YOUNG", -60.0)  # the shards have just been written
-    how = {"annotation_cache": tmp_path / "kept"}
+    how = {"annotation_cache": str(tmp_path / "kept")}
     first = data(shards, **how).train_set
     monkeypatch.setattr(coco, "read_columns", lambda path: pytest.fail(f"{path} is read again"))
     again = data(shards, **how).train_set
@@ -98,7 +98,7 @@ def test_shards_of_other_annotations_are_not_taken_from_what_is_kept(
 ) -> None:
     monkeypatch.setattr(annotation_cache, "SMALLEST", 0)
     monkeypatch.setattr(annotation_cache, "YOUNG", -60.0)
-    how = {"annotation_cache": tmp_path / "kept"}
+    how = {"annotation_cache": str(tmp_path / "kept")}
     before = data(shards, **how).train_set
     file = folder / "annotations" / "train.json"
     content = json.loads(file.read_text())

@@ -32,6 +32,14 @@ def test_a_run_a_share_and_finished_ones_stay(scenes_root: Path, tmp_path: Path)
         assert min(picture.size) > 300
 
 
+def test_a_share_is_of_the_images_also_where_they_are_cut_into_tiles(scenes_root: Path, tmp_path: Path) -> None:
+    words = [word for word in overrides(scenes_root) if not word.startswith(("run_folder", "trainer.max"))]
+    words += ["trainer.max_steps=2", "trainer.max_epochs=null", f"output={tmp_path / 'curve'}", "data.tiles=48"]
+    folder = learning_curve(compose("learning_curve", [*words, "shares=[0.5]"]))
+    assert [row["images"] for row in json.loads((folder / "learning_curve.json").read_text())] == [8]
+    assert json.loads((folder / "8-images" / "data_report.json").read_text())["splits"]["train"]["images"] == 8
+
+
 @pytest.mark.parametrize("shares", ["[]", "[0.0,1.0]", "[2.0]"])
 def test_shares_that_make_no_sense_are_refused(scenes_root: Path, tmp_path: Path, shares: str) -> None:
     words = [*overrides(scenes_root), f"shares={shares}", f"output={tmp_path / 'curve'}"]

@@ -374,7 +374,7 @@ def test_an_image_that_is_listed_once_for_each_box_keeps_all_of_them(tmp_path: P
         images=[{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "a.png"}],
         annotations=[{"bbox": [1, 2, 10, 10], "image_id": 1}, {"bbox": [20, 2, 10, 10], "image_id": 2}],
     )
-    convert(Source.of({"root": tmp_path / "coco", **AUTO}), tmp_path / form, form, "copy")
+    convert(Source.of({"root": tmp_path / "coco", **AUTO}), tmp_path / form, form)
     tree = Source.found(tmp_path / form).trees()["train"]
     assert sorted(round(a["bbox"][0]) for a in tree.content["annotations"]) == [1, 20]
 
@@ -385,6 +385,6 @@ def test_linked_images_are_the_files_themselves_where_the_source_has_links(tmp_p
         (tmp_path / "coco" / "blobs").mkdir(exist_ok=True)
         blob = image.rename(tmp_path / "coco" / "blobs" / f"{image.stem}.bin")
         image.symlink_to(os.path.relpath(blob, image.parent))
-    convert(Source.of({"root": tmp_path / "coco", **AUTO}), tmp_path / "far" / "away" / "yolo", "yolo", "link")
+    convert(Source.of({"root": tmp_path / "coco", **AUTO}), tmp_path / "far" / "away" / "yolo", "yolo", images="link")
     made = [*(tmp_path / "far").rglob("*.png")]
     assert made and all(path.is_file() for path in made)

@@ -181,7 +181,7 @@ def test_a_turned_box_stays_turned_in_label_studio_and_is_read_as_the_same_uprig
 ) -> None:
     box: dict[str, Any] = {"bbox": [20, 14, 16, 6], "attributes": {"rotation": degrees}}
     write_coco(tmp_path / "coco", annotations=[box])
-    convert(source(tmp_path / "coco"), tmp_path / "tasks", "label_studio", "copy")
+    convert(source(tmp_path / "coco"), tmp_path / "tasks", "label_studio")
     tasks = json.loads((tmp_path / "tasks" / "train.json").read_text())
     (value,) = [region["value"] for one in tasks for region in one["annotations"][0]["result"]]
     assert value["rotation"] == degrees

@@ -132,7 +132,7 @@ def test_doubt_looks_at_the_images_that_a_training_would_take(
     assert "on_missing" in refused(capsys, *words)
     assert main(["data", *words, "data.on_missing=skip"]) == 0
     assert "5 images, 5 labels" in capsys.readouterr().out
-    assert main(["data", *words, "data.on_missing=skip", "data.subset.count=3"]) == 0
+    assert main(["data", *words, "data.on_missing=skip", "data.subset={count: 3}"]) == 0
     assert "3 images, 3 labels" in capsys.readouterr().out
 
 
