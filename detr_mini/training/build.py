@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from detr_mini.config.plain import plain_dict
 from detr_mini.cpu_runtime import keep_freed_memory
-from detr_mini.data.auto_settings import AUTO, choose_queries, sizes_of
+from detr_mini.data.auto_settings import AUTO, choose_queries, choose_size, sizes_of
 from detr_mini.data.protocol import Data
 from detr_mini.errors import ConfigError
 from detr_mini.formats.licences import sources_of
@@ -211,6 +211,8 @@ def _keep(
     if kept is None:
         raise ConfigError("keep_categories=true keeps the categories of another detector; add init=CHECKPOINT")
     add_kept(data, kept)
+    if settings["data"].get("size") == AUTO:  # kept objects may be smaller than labelled ones
+        data.settle({"size": choose_size(data.train_set)})
     return dict(kept)
 
 

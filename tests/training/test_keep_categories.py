@@ -19,6 +19,8 @@ from detr_mini.config.words import words_of
 from detr_mini.errors import ConfigError
 from detr_mini.formats.discover import Source
 from detr_mini.formats.load import read_split
+from detr_mini.formats.load_report import Chosen
+from detr_mini.formats.split import CocoSet
 from detr_mini.inference.detector import Detector
 from detr_mini.losses.unjudged import UNLIKELY, without_unjudged
 from detr_mini.models.build import build_model
@@ -26,6 +28,7 @@ from detr_mini.pretrained.checkpoints import read_checkpoint
 from detr_mini.scenes.rendering import SHAPES
 from detr_mini.scenes.shapes import ensure_scenes
 from detr_mini.structures import Categories, Detections, DetectorOutput, OperatingPoint, Prediction, Target
+from detr_mini.training import build as build_module
 from detr_mini.training.build import build
 from detr_mini.training.keep_categories import _judged
 from detr_mini.training.run import train
@@ -178,6 +181,24 @@ def test_rows_of_old_and_new_categories_are_in_one_detector_and_stay_after_resum
     assert again["global_step"] == 3
     assert torch.equal(again["kept"]["boxes_xywh"], first["kept"]["boxes_xywh"])
     assert again["categories"] == first["categories"]
+
+
+def test_the_image_size_is_chosen_with_the_boxes_that_are_kept(
+    old: Path, scenes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def choose(coco: CocoSet) -> Chosen:
+        seen.append(len(coco.categories))
+        return Chosen(96, "the kept objects are small")
+
+    monkeypatch.setattr(build_module, "choose_size", choose)
+    words = words_for(half(scenes_root, tmp_path / "new", NEW, NEW), *SMALL, f"init={old}", "keep_categories=true")
+    made = build(compose("train", [*words, "data.size=auto"]))
+    assert seen == [len(NEW) + 2] and made.data.image["size"] == 96
+    assert any("96 is chosen: the kept objects are small" in notice for notice in made.data.report.notices)
+    build(compose("train", words))
+    assert len(seen) == 1, "a size that is set stays"
 
 
 def test_nothing_to_keep_is_one_sentence(old: Path, scenes_root: Path, tmp_path: Path) -> None:
