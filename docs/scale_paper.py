@@ -41,7 +41,7 @@ def main(images: int, epochs: int, words: list[str]) -> None:
     for name in GPUS:
         rates = [batch / max(HOST * few["operations"], on_device(name, fixed, each, batch)) for batch in BATCHES]
         hours = images * epochs / 3600 / rates[-1]
-        rows.append([name, *(f"{rate:,.0f}" for rate in rates), f"{hours:,.0f}", f"{hours / 8:,.1f}"])
+        rows.append([name, *(f"{rate:,.0f}" for rate in rates), f"{hours:,.1f}", f"{hours / 8:,.1f}"])
     print(markdown(["GPU", *(f"images/s, {batch} in a step" for batch in BATCHES), "hours, one GPU", "eight"], rows))
 
 
