@@ -98,6 +98,9 @@ def from_checkpoint(
 class Detector:
     """A model with all that it needs to take images: categories, size, normalisation."""
 
+    most: int | None = None
+    """See `DetectorLike`."""
+
     def __init__(
         self,
         model: DetectionModel,
@@ -119,7 +122,6 @@ class Detector:
         self.tokenizer, self.threshold = tokenizer, 0.5 if threshold is None else threshold
         self.operating_point = operating_point or OperatingPoint()
         self.box_sizes: BoxSizes | None = None  # None: not known
-        self.most: int | None = None
         self._by_names: OpenVocabularyDetector | None = None
         self.image = {key: image[key] for key in IMAGE_KEYS if key in image}
 

@@ -283,6 +283,7 @@ class VideoWriter:
         self._stream.width, self._stream.height, self._stream.pix_fmt = max(2, width), max(2, height), "yuv420p"
         self._stream.gop_size = max(1, round(self.rate))
         self._stream.codec_context.time_base = Fraction(1, TICKS)
+        self._stream.codec_context.max_b_frames = 0  # with them, the first frame is not shown at 0
 
     def close(self) -> None:
         """Write what is left. OSError where the disk is full."""

@@ -59,9 +59,8 @@ def evaluate(config: DictConfig) -> Path:
         if config.report:
             write_error_report(output, measured, title, config.detection_limit)
     table(measured.scores, f"{config.checkpoint} on {split}")
+    taken, tiles = (checkpoint.get("published") or {}).get("about"), about_tiles(config, detector, data.tiles)
     warning = same_predictions_warning([*measured.found.values()])
-    taken = (checkpoint.get("published") or {}).get("about")
-    tiles = about_tiles(config, detector, data.tiles)
     print(*filter(None, (tiles, taken, shared.said, warning, f"written to {output}")), sep="\n")
     return output
 

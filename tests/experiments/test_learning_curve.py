@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
+from omegaconf import OmegaConf
 from PIL import Image
 
 from detr_mini.config.compose import compose
@@ -37,7 +38,7 @@ def test_a_share_is_of_the_images_also_where_they_are_cut_into_tiles(scenes_root
     words += ["trainer.max_steps=2", "trainer.max_epochs=null", f"output={tmp_path / 'curve'}", "data.tiles=48"]
     folder = learning_curve(compose("learning_curve", [*words, "shares=[0.5]"]))
     assert [row["images"] for row in json.loads((folder / "learning_curve.json").read_text())] == [8]
-    assert json.loads((folder / "8-images" / "data_report.json").read_text())["splits"]["train"]["images"] == 8
+    assert OmegaConf.load(folder / "8-images" / "config.yaml").data.limit_train == 8
 
 
 @pytest.mark.parametrize("shares", ["[]", "[0.0,1.0]", "[2.0]"])

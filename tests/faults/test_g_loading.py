@@ -56,7 +56,7 @@ def test_g02_factors_come_from_the_ranges_and_p_is_the_share_of_images_that_chan
 def test_g02_workers_are_chosen_by_the_cores_of_each_process_and_the_shared_memory(
     monkeypatch: pytest.MonkeyPatch, cores: int, processes: int, free: int | None, workers: int
 ) -> None:
-    monkeypatch.setattr("detr_mini.data.workers.usable_cores", lambda: cores)
+    monkeypatch.setattr("detr_mini.environment.usable_cores", lambda: cores)
     monkeypatch.setattr("detr_mini.data.workers._free_memory", lambda: free)
     assert choose_workers(processes, batch_bytes=10_000) == workers
 
@@ -66,7 +66,7 @@ def test_g02_a_training_has_as_many_workers_as_its_process_has_cores(
 ) -> None:
     assert compose("train", ["experiment=coco"]).data.workers == "auto"
     assert compose("train", ["experiment=finetune", "data.root=x"]).data.workers == "auto"
-    monkeypatch.setattr("detr_mini.data.workers.usable_cores", lambda: 6)
+    monkeypatch.setattr("detr_mini.environment.usable_cores", lambda: 6)
     data = build(small_config(scenes_root, "data.workers=auto", "trainer.max_steps=1")).data
     data.setup("fit")
     data.divide(1, 2)

@@ -133,6 +133,7 @@ def test_several_runs_or_a_folder_of_them_are_compared(scenes_root: Path, tmp_pa
 def test_a_run_without_metrics_stays_itself_though_runs_lie_below_it(scenes_root: Path, tmp_path: Path) -> None:
     runs = [write_run(tmp_path / name, scenes_root, 0.1) for name in ("whole", "stopped")]
     (runs[1] / "metrics.json").unlink()
+    (runs[1] / "history.csv").touch()  # a training that was stopped
     for name in ("first", "second"):
         write_run(runs[1] / name, scenes_root, 0.4)
     text = written(runs, tmp_path / "report.html")

@@ -14,6 +14,7 @@ from detr_mini.cli import main
 from detr_mini.errors import DataError, UserError
 from detr_mini.evaluation.comparison.runs import Run, labels, read_runs, short_names
 from detr_mini.formats import annotation_cache
+from detr_mini.scenes.rendering import SHAPES
 from detr_mini.shards import remote
 from detr_mini.verbs import compare as verb
 from detr_mini.verbs.compare import compare
@@ -84,10 +85,10 @@ def test_runs_of_different_data_are_refused_in_a_sentence(
 
 def test_runs_that_give_categories_other_ids_are_not_compared(runs: Path, scenes_root: Path, tmp_path: Path) -> None:
     folders = []
-    for name, ids in (("here", (1, 2)), ("there", (2, 1))):
+    for name, ids in (("here", range(1, 7)), ("there", range(6, 0, -1))):
         folders.append(write_run(tmp_path / name, scenes_root, 0.1))
         said = OmegaConf.load(folders[-1] / "config.yaml")
-        said.categories = {"ids": list(ids), "names": ["circle", "square"]}
+        said.categories = {"ids": list(ids), "names": list(SHAPES)}
         OmegaConf.save(said, folders[-1] / "config.yaml")
     with pytest.raises(DataError, match="other categories"):
         compare(config(folders, tmp_path / "out"))
