@@ -115,17 +115,18 @@ def write_prelabels(
     return lost
 
 
-def record_of(found: Found, written: Mapping[str, str]) -> dict[str, Any]:
+def record_of(found: Found, written: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The names, and of each picture its size and boxes: name, bbox (left, top, width, height) and score.
 
-    `written`: of each picture's name the one in the task, by which it comes back.
+    `written`: of each picture's name the one in the task, by which it comes back (None: the same).
     """
     pictures = []
     for source, detections in zip(found.sources, found.detections, strict=True):
         height, width = detections.image_size
         rows = zip(detections.names, to_coco_records(detections, 0), strict=True)
         boxes = [{"name": name, "bbox": record["bbox"], "score": record["score"]} for name, record in rows]
-        pictures.append({"file_name": source.name, "written": written[source.name], "width": width, "height": height,
+        name = source.name if written is None else written[source.name]
+        pictures.append({"file_name": source.name, "written": name, "width": width, "height": height,
                          "boxes": boxes})  # fmt: skip
     names = list(found.detections[0].categories.names) if found.detections else []
     return {"names": names, "pictures": pictures, "unreadable": found.unreadable}
