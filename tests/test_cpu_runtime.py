@@ -27,8 +27,10 @@ print(json.dumps([supported, before, kept, megabytes()]))
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems keep freed memory as they like")
 def test_freed_memory_is_kept_until_the_next_training_begins() -> None:
-    told = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, check=True, timeout=120).stdout
-    supported, before, kept, after = json.loads(told)
+    printed = subprocess.run(
+        [sys.executable, "-c", KEPT], capture_output=True, text=True, check=True, timeout=120
+    ).stdout
+    supported, before, kept, after = json.loads(printed)
     if not supported:
         pytest.skip("this C library has no mallopt or no malloc_trim")
     assert kept - before > 300, "20 blocks of 16 MB stay with the process for the next step"

@@ -213,9 +213,7 @@ class DetectionData(pl.LightningDataModule):
                 self.sets[name] = self._read(name)
                 self.report.splits[name] = self.sets[name].report
         if self.image["size"] == AUTO:
-            chosen = choose_size(self.train_set)
-            self.image["size"] = chosen.value
-            self.report.choose("data.size", chosen)
+            self.settle({"size": choose_size(self.train_set)})
         if stage == "fit" and not self.train_set.report.boxes:
             raise DataError(f"the training set in {self.root} has no box to learn from; check its annotations with "
                             "'detr-mini data check'")  # fmt: skip

@@ -271,8 +271,8 @@ def _region(box: Mapping[str, Any], names: Mapping[int, str], width: int, height
     x, y, w, h = box["bbox"]
     degrees = rotation_of(box)
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    if degrees:  # a box is turned about its centre, and here about its first corner, which the turn has moved
-        x, y = x + (w - w * cosine + h * sine) / 2, y + (h - w * sine - h * cosine) / 2
+    # a box is turned about its centre, and here about its first corner, which the turn has moved
+    x, y = x + (w - w * cosine + h * sine) / 2, y + (h - w * sine - h * cosine) / 2
     return {
         "id": f"box{number + 1}", "type": "rectanglelabels", "from_name": "label", "to_name": "image",
         "original_width": width, "original_height": height, "image_rotation": 0,

@@ -86,7 +86,7 @@ def found_in_each(
     batch_size: int = 8,
 ) -> Iterator[tuple[Item, Any]]:
     """Each readable item (see `readable`) with all that is found in its picture, up to `MANY` detections."""
-    limit = MANY if detector.most is None else min(MANY, detector.most)
+    limit = at_most(detector, MANY)
     for batch in in_batches(items, batch_size):
         read = list(readable(batch, load, note))
         pixels = [image for _, image in read]
@@ -94,12 +94,9 @@ def found_in_each(
         yield from ((item, one) for (item, _), one in zip(read, found, strict=True))
 
 
-def limit_for(detector: DetectorLike, limit: int | None, unbounded: bool) -> int | None:
-    """`limit`; where none is set, that of an exported file which gives less than `USUAL_LIMIT`.
-
-    `unbounded`: tiles and captions have no such limit.
-    """
-    return limit if unbounded or limit is not None or detector.most is None else min(USUAL_LIMIT, detector.most)
+def at_most(detector: DetectorLike, limit: int) -> int:
+    """`limit`, or what an exported file gives where that is less."""
+    return limit if detector.most is None else min(limit, detector.most)
 
 
 def each_of(images: Any) -> tuple[list[Any], bool]:

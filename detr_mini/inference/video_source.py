@@ -101,7 +101,8 @@ class VideoSource:
     def __init__(self, source: str, cut: Cut, written: Sequence[Path] = ()) -> None:
         """`written`: folders with results, whose pictures are no frames.
 
-        UserError or DataError where there is no such video, camera or stream, or PyAV is missing."""
+        UserError or DataError where there is no such video, camera or stream, or PyAV is missing.
+        """
         self.name, self.cut = source, cut
         self.ended_early: str | None = None
         """Why the video ended before its end, once it was read."""

@@ -161,7 +161,7 @@ def task_tree(found: Doubted, first: Sequence[Doubt], records: Sequence[Mapping[
     places = list(dict.fromkeys(doubt.image for doubt in first))
     files = {image["id"]: image for image in content["images"]}
     said: dict[int, list[str]] = {place: [] for place in places}
-    marks: dict[int, str] = {}
+    marks: dict[int, str] = {}  # by `id`: the labels that were looked at are the tree's own annotations
     proposals: list[dict[str, Any]] = []
     for doubt, record in zip(first, records, strict=True):
         text = f"{record['kind']} {record['score']:.2f}: {record['text']}"

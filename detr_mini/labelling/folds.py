@@ -6,7 +6,6 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torchvision.ops import batched_nms
 from detr_mini.checking.pixels import alike
 from detr_mini.config.run_folder import write_text
 from detr_mini.data.splits import split_ids
-from detr_mini.data.tree_parts import owned_names
+from detr_mini.data.tree_parts import owned_names, part
 from detr_mini.deploy.detector import is_exported
 from detr_mini.deploy.load import load
 from detr_mini.errors import ConfigError, DataError
@@ -65,10 +64,7 @@ def read_as_trained_on(settings: Mapping[str, Any], source: DataSource, split: s
     data = build_part("data", given, mean=[0.5] * 3, std=[0.25] * 3, stride=1, seed=0)
     data.setup("fit")
     names = {record.file_name for record in data.train_set.records}
-    images = [image for image in tree.content["images"] if image["file_name"] in names]
-    ids = {image["id"] for image in images}
-    annotations = [a for a in tree.content["annotations"] if a["image_id"] in ids]
-    return replace(tree, content={**tree.content, "images": images, "annotations": annotations})
+    return part(tree, [image["id"] for image in tree.content["images"] if image["file_name"] in names])
 
 
 def find_by_folds(settings: Mapping[str, Any], tree: Tree, count: int, output: Path) -> dict[int, Boxes]:

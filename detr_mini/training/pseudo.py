@@ -126,8 +126,12 @@ def _look(
     known = torch.tensor([row in labels for row in range(len(detector.categories))])
     looked_at = track(records, "looking at pictures without labels")
     each = found_in_each(detector, looked_at, ImageRecord.pixels, ignored, least)
-    right = ((record, one[known[one.labels] & _large(one)]) for record, one in ((r, o.to("cpu")) for r, o in each))
-    return {record: one[once_each(one.boxes, one.labels, one.scores, sure)[0]] for record, one in right}
+    found = {}
+    for record, whole in each:
+        one = whole.to("cpu")
+        one = one[known[one.labels] & _large(one)]
+        found[record] = one[once_each(one.boxes, one.labels, one.scores, sure)[0]]
+    return found
 
 
 def _large(found: Detections) -> Any:

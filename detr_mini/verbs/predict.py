@@ -15,7 +15,7 @@ from detr_mini.evaluation.metrics.operating_point import check_overlap, with_ove
 from detr_mini.evaluation.report.same_predictions import BEST, MOST, same_predictions_warning
 from detr_mini.images.tiling import check_tiles
 from detr_mini.inference.prediction_folder import IMAGES, Request, check_output, write_predictions
-from detr_mini.inference.requests import checked_counts, limit_for
+from detr_mini.inference.requests import USUAL_LIMIT, at_most, checked_counts
 from detr_mini.inference.sources import find_pictures
 from detr_mini.inference.video_folder import write_video
 from detr_mini.inference.video_source import Cut, is_video, refuse_misplaced
@@ -29,7 +29,8 @@ def predict(config: DictConfig) -> Path:
     images = [] if video else find_pictures(wanted, [output / name for name in IMAGES])
     detector = load(config.checkpoint, config.device)
     detector.operating_point = with_overlap(detector.operating_point, config.suppress_iou)
-    limit = limit_for(detector, config.limit, config.tiles is not None or config.caption is not None)
+    of_file = config.limit is None and config.tiles is None and config.caption is None
+    limit = at_most(detector, USUAL_LIMIT) if of_file else config.limit
     request = Request(
         _plain(config.caption), config.threshold, limit, config.batch_size, draw=config.draw,
         explain=config.explain, tiles=config.tiles, overlap=config.overlap,
