@@ -17,6 +17,7 @@ from detr_mini.boxes import box_iou, xywh_to_xyxy
 from detr_mini.errors import ConfigError, DataError, UserError
 from detr_mini.inference import video_folder
 from detr_mini.inference.prediction_folder import Request
+from detr_mini.inference.requests import USUAL_LIMIT, at_most, found_in_each, ignored
 from detr_mini.inference.tracking import Tracker
 from detr_mini.inference.video_folder import write_video
 from detr_mini.inference.video_source import Cut, VideoSource, VideoWriter, is_video
@@ -30,7 +31,7 @@ class ByColour:
     """Finds the bright squares of the clips below by their colour: a detector that is always right."""
 
     categories = CATEGORIES
-    most = None
+    most: int | None = None
     operating_point = OperatingPoint(threshold=0.3)
     image: ClassVar[dict[str, Any]] = {"size": 64}
 
@@ -155,6 +156,22 @@ def test_results_among_the_frames_are_no_frames_and_a_result_is_no_source(tmp_pa
     with pytest.raises(UserError, match="would be replaced"):
         write_video(ByColour(), str(drawn), frames / "out", Request(draw=True), Cut(), False)
     assert drawn.read_bytes() == before
+
+
+@pytest.mark.parametrize(("most", "usual", "labels"), [(None, 100, 1000), (50, 50, 50), (300, 100, 300)])
+def test_a_file_is_asked_for_no_more_than_it_gives(most: int | None, usual: int, labels: int) -> None:
+    asked: list[int] = []
+
+    class Limited(ByColour):
+        def detect(self, images: Any, limit: int | None = None, **_: Any) -> list[Detections]:
+            asked.append(limit or 0)
+            return super().detect(images)
+
+    detector = Limited()
+    detector.most = most
+    assert at_most(detector, USUAL_LIMIT) == usual
+    assert len(list(found_in_each(detector, [0], lambda _: torch.zeros(3, 8, 8), ignored, 0.5))) == 1
+    assert asked == [labels]
 
 
 def test_a_line_says_which_phrase_a_box_answers(short: Path, tmp_path: Path) -> None:
