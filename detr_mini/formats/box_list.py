@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import posixpath
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +15,7 @@ from detr_mini.errors import DataError
 from detr_mini.formats.box_rules import MOST_PIXELS, is_box
 from detr_mini.formats.faults import Fault, Fix, Kind
 from detr_mini.formats.listing import Listing, is_image_name, moved_notice, names_below
-from detr_mini.formats.path_words import parts_of
+from detr_mini.formats.path_words import lies_apart, parts_of, spelling
 from detr_mini.formats.tree import Tree, image_ids
 from detr_mini.images.header import image_size
 from detr_mini.safe_files import shown
@@ -107,17 +109,29 @@ def _whole(value: Any) -> int:
 
 
 def _files_of(names: Sequence[str], folder: Path) -> dict[str, str]:
-    """The file below `folder` that each name means: itself, by the end of its path, or by its name without ending."""
+    """The file below `folder` that each name means: itself, by the end of its path, or by its name without ending.
+
+    As in `names_below`, an image is missing where its file is another one's, or two images claim it.
+    """
     plain = {name: "/".join(parts_of(name)) for name in names}
     listing = Listing(folder)
     there = set(listing.files)
     missing = [name for name, own in plain.items() if own not in there]
     moved = names_below(listing, missing, names) if missing else {}
+    bare: dict[str, str] = {}
     for name in missing:
-        same = listing.stems.find(name) if not is_image_name(name) else []
-        if name not in moved and len(same) == 1:
-            moved[name] = same[0]
-    return {name: moved.get(name, own) for name, own in plain.items()}
+        same = listing.stems.find(name) if name not in moved and not is_image_name(name) else []
+        if len(same) == 1 and not lies_apart(plain[name], same[0], listing.folders):
+            bare[plain[name]] = same[0]
+    found: dict[str, str] = {}
+    taken = {*there.intersection(plain.values()), *moved.values()}
+    same_path = {own for own, file in bare.items() if spelling(own) == spelling(posixpath.splitext(file)[0])}
+    for exact in (True, False):  # cam2/5.png is the image cam2/5 whatever else is called 5
+        now = {own: file for own, file in bare.items() if file not in taken and (own in same_path) is exact}
+        claims = Counter(now.values())
+        found |= {own: file for own, file in now.items() if claims[file] == 1}
+        taken |= set(now.values())
+    return {name: moved.get(name) or found.get(own, own) for name, own in plain.items()}
 
 
 def _pixels(shares: Sequence[float], said: tuple[int, int], tree: Tree, image_id: int, path: Path) -> list[float]:

@@ -1,13 +1,13 @@
-"""CSV files of boxes: a row a box, columns known by their names or, without a header, by what stands in them."""
+"""CSV files of boxes: a row a box; `csv_columns` tells which column is what."""
 
 from __future__ import annotations
 
 import csv
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -17,54 +17,34 @@ from detr_mini.errors import DataError, some_of
 from detr_mini.formats.box_list import UNNAMED, BoxList
 from detr_mini.formats.box_rules import CORNERS as CORNERS_MEANT
 from detr_mini.formats.box_rules import ROUNDING, SLACK, look_like_corners
+from detr_mini.formats.csv_columns import CORNERS, NUMBER, SAMPLE, SIZED, Table, is_number, table_of
 from detr_mini.formats.faults import Fault, Kind
 from detr_mini.formats.format import Format
-from detr_mini.formats.layout import Layout, layout_of_files
-from detr_mini.formats.listing import Listing, is_image_name, read_start
-from detr_mini.formats.path_words import split_of_name
+from detr_mini.formats.layout import Layout, by_subset, layout_of_files
+from detr_mini.formats.listing import Listing, read_lines
 from detr_mini.formats.tree import Tree
 from detr_mini.images.header import image_size
-from detr_mini.safe_files import shown
+from detr_mini.safe_files import files_in, shown
 
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "image": ("filename", "imagename", "imagepath", "filepath", "imagefile", "imagefilename", "imgpath", "imgname",
-              "imageid", "imgid", "image", "img", "file", "path", "frame", "uri"),
-    "label": ("class", "classname", "label", "labelname", "category", "categoryname", "name", "object", "target",
-              "labels", "classid", "labelid", "categoryid"),
-    "left": ("xmin", "x1", "left", "xtl", "minx", "bboxxmin", "bboxx1", "roix1", "bboxleft", "xstart"),
-    "top": ("ymin", "y1", "top", "ytl", "miny", "bboxymin", "bboxy1", "roiy1", "bboxtop", "ystart"),
-    "right": ("xmax", "x2", "right", "xbr", "maxx", "bboxxmax", "bboxx2", "roix2", "bboxright", "xend"),
-    "bottom": ("ymax", "y2", "bottom", "ybr", "maxy", "bboxymax", "bboxy2", "roiy2", "bboxbottom", "yend"),
-    "x": ("bboxx", "x", "boxx", *("left", "xmin")),
-    "y": ("bboxy", "y", "boxy", *("top", "ymin")),
-    "w": ("bboxwidth", "bboxw", "boxwidth", "w", "width"),
-    "h": ("bboxheight", "bboxh", "boxheight", "h", "height"),
-    "box": ("bbox", "box", "boundingbox", "bboxes"),
-    "width": ("imagewidth", "imgwidth", "imagew", "imgw", "width"),
-    "height": ("imageheight", "imgheight", "imageh", "imgh", "height"),
-    "subset": ("split", "subset", "set", "usage", "partition"),
-}  # fmt: skip
-"""What a column is called, in small letters without anything between them, the surest first."""
-CORNERS, SIZED = ("left", "top", "right", "bottom"), ("x", "y", "w", "h")
-SAMPLE = 50
-"""Rows that are looked at to learn the columns."""
-NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+YES = ("1", "1.0", "true")
+CODES = ("/m/", "/g/")
+"""How Open Images' codes of its classes begin."""
 
 
-@dataclass(frozen=True)
-class Table:
-    """How the columns of a CSV file are read."""
+class _Row(NamedTuple):
+    """A box as it is written."""
 
-    delimiter: str
-    columns: Mapping[str, int]
-    """The place of each key of `COLUMNS` that is there."""
-    has_header: bool
+    image: str
+    label: str
+    box: list[float]
+    where: str
+    crowd: bool
 
 
 def look_csv(found: Listing) -> Layout | None:
     """CSV files whose columns are known and whose images are there; splits by column, file or folder."""
     files: dict[str, list[str]] = {}
-    subsets: dict[str, list[str]] = {}
+    subsets: dict[str, dict[str, list[str]]] = {}
     for file in found.ending(".csv"):
         path = found.root / file
         table = table_of(path)
@@ -76,99 +56,9 @@ def look_csv(found: Listing) -> Layout | None:
             continue
         files[file] = names
         if "subset" in table.columns:
-            values = dict.fromkeys(row[table.columns["subset"]] for row in _rows(path, table))
-            subsets[file] = [value for value in values if split_of_name(value)]
+            subset, image = table.columns["subset"], table.columns["image"]
+            subsets[file] = by_subset((row[subset], row[image]) for row in _rows(path, table))
     return layout_of_files(found, "csv", files, subsets)
-
-
-def table_of(path: Path) -> Table | None:
-    """The columns of a CSV file of boxes; None where it is none."""
-    start = read_start(path, 1 << 16)
-    first = start.split(b"\n", 1)[0].decode("utf-8-sig", errors="replace")
-    delimiter = max(",;\t", key=first.count)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [row for row in islice(csv.reader(file, delimiter=delimiter), SAMPLE) if row]
-    except (OSError, UnicodeDecodeError, csv.Error):
-        return None
-    if not rows:
-        return None
-    columns = _named(rows[0])
-    if columns:
-        return Table(delimiter, columns, True)
-    columns = _unnamed(rows)
-    return Table(delimiter, columns, False) if columns else None
-
-
-def _named(header: Sequence[str]) -> dict[str, int]:
-    """The columns by a header; none where it has no image and box."""
-    plain = [re.sub(r"[^a-z0-9]", "", name.lower()) for name in header]
-    columns = {key: plain.index(name) for key, names in COLUMNS.items() if (name := _first(names, plain))}
-    if {"x1", "y1", "x3", "y3"} <= set(plain):  # four corners, one after another: the third lies opposite the first
-        columns |= {"right": plain.index("x3"), "bottom": plain.index("y3")}
-    if all(key in columns for key in CORNERS):
-        kept: tuple[str, ...] = CORNERS
-    elif all(key in columns for key in SIZED):
-        kept = SIZED
-    else:
-        kept = ("box",)
-    taken = {columns[key] for key in kept if key in columns}
-    rest = ("image", "label", "width", "height", "subset")
-    used = {
-        key: columns[key] for key in (*kept, *rest) if key in columns and (key in kept or columns[key] not in taken)
-    }
-    return used if "image" in used and set(kept) <= set(used) else {}
-
-
-def _first(names: Sequence[str], plain: Sequence[str]) -> str | None:
-    return next((name for name in names if name in plain), None)
-
-
-def _unnamed(rows: Sequence[Sequence[str]]) -> dict[str, int]:
-    """The columns by what stands in them: a file, four numbers beside each other, perhaps a class and a size.
-
-    Numbers come as corners, but after the class and before the file (makesense) as left, top, width, height.
-    """
-    width = min(map(len, rows))
-    cells = [[row[k].strip() for row in rows] for k in range(width)]
-    image = next((k for k, own in enumerate(cells) if sum(map(_is_image, own)) > len(own) / 2), None)
-    numeric = [all(_is_number(cell) for cell in own if cell) and any(own) for own in cells]
-    if image is None:
-        return {}
-    subset = next((k for k, own in enumerate(cells) if all(c in ("TRAIN", "VALIDATION", "TEST") for c in own)), None)
-    words = [k for k in range(width) if k not in (image, subset) and not numeric[k] and any(cells[k])]
-    runs = _runs([k for k in range(width) if numeric[k]])
-    automl = [k for k in range(width) if numeric[k]] if subset is not None else []
-    four = automl if len(automl) == 4 else next((run for run in runs if len(run) >= 4), None)
-    if four is None or len(words) > 1:
-        return {}
-    label = words[0] if words else four[4] if len(four) == 5 and four[4] > image else None
-    box = four[:4] if len(four) < 6 else four[2:6]
-    sizes = next((run for run in runs if len(run) == 2), four[:2] if len(four) == 6 else None)
-    keys = SIZED if label is not None and label < box[0] < image else CORNERS
-    columns = {"image": image, **dict(zip(keys, box, strict=True))}
-    columns |= {"label": label} if label is not None else {}
-    columns |= {"subset": subset} if subset is not None else {}
-    return columns | (dict(zip(("width", "height"), sizes, strict=True)) if sizes else {})
-
-
-def _runs(places: Sequence[int]) -> list[list[int]]:
-    """Places that lie beside each other."""
-    runs: list[list[int]] = []
-    for place in places:
-        if runs and runs[-1][-1] == place - 1:
-            runs[-1].append(place)
-        else:
-            runs.append([place])
-    return runs
-
-
-def _is_image(text: str) -> bool:
-    return is_image_name(re.split(r"[\\/]", text)[-1])
-
-
-def _is_number(text: str) -> bool:
-    return NUMBER.fullmatch(text) is not None
 
 
 def _rows(path: Path, table: Table) -> Iterator[list[str]]:
@@ -210,9 +100,11 @@ def read_csv(
         raise DataError(f"{path} has no column of splits for subset={subset}; give the file a column called split, or "
                         "remove 'subset' from the split's settings to read all rows")  # fmt: skip
     found = BoxList(path)
-    boxes: list[tuple[str, str, list[float], str]] = []
+    boxes: list[_Row] = []
+    unassigned = 0
     for number, row in enumerate(_rows(path, table), start=1 + table.has_header):
         if subset is not None and row[columns["subset"]] != subset:
+            unassigned += not row[columns["subset"]]
             continue
         name, label = row[columns["image"]], row[columns["label"]] if "label" in columns else UNNAMED
         if not name:
@@ -224,12 +116,16 @@ def read_csv(
             texts = [row[columns[key]] for key in (CORNERS if "left" in columns else SIZED)]
         if not any(texts):
             continue  # an image without boxes
-        if len(texts) != 4 or not all(map(_is_number, texts)) or not label:
+        if len(texts) != 4 or not all(map(is_number, texts)) or not label:
             found.no_box(name, f"row {number} of {path.name}: {shown(some_of(texts, 6))} and class {shown(label)}")
             continue
-        boxes.append((name, label, [float(text) for text in texts], f"row {number} of {path.name}"))
+        crowd = "crowd" in columns and row[columns["crowd"]].lower() in YES
+        boxes.append(_Row(name, label, [float(text) for text in texts], f"row {number} of {path.name}", crowd))
+    if unassigned:
+        found.notices.append(f"{unassigned} rows of {path.name} name no split and are left out")
+    boxes = _with_names(found, boxes, {root, path.parent})
     corners = _add(found, boxes, table, box_corners)
-    values = [v for _, _, box, _ in boxes for v in box]
+    values = [v for row in boxes for v in row.box]
     relative = all(-SLACK <= v <= 1 + SLACK for v in values) and any(v % 1 for v in values)
     what = "edges" if corners else "left, top, width and height"
     unit = "shares of the image" if relative else "pixels counted from 0"
@@ -238,7 +134,7 @@ def read_csv(
         found.notices.append(f"{path.name} has no column of classes; all boxes are '{UNNAMED}'")
     tree = found.tree(root / images, categories, relative)
     if not corners:
-        written = np.array([box for _, _, box, _ in boxes], np.float64).reshape(-1, 4)
+        written = np.array([row.box for row in boxes], np.float64).reshape(-1, 4)
         written, edges = (written, np.ones((len(written), 2))) if relative else _in_pixels(tree)
         if look_like_corners(written, written, edges, SLACK if relative else ROUNDING):
             tree.faults.append(Fault(Kind.CORNERS, CORNERS_MEANT.format(path=path.name, read=what)))
@@ -261,15 +157,37 @@ def _in_pixels(tree: Tree) -> tuple[Float[np.ndarray, "n 4"], Float[np.ndarray, 
     return np.array(boxes, np.float64).reshape(-1, 4), np.array(edges, np.float64).reshape(-1, 2)
 
 
-def _add(found: BoxList, boxes: Sequence[tuple[str, str, list[float], str]], table: Table, box_corners: bool) -> bool:
+def _with_names(found: BoxList, boxes: list[_Row], folders: Iterable[Path]) -> list[_Row]:
+    """The boxes with the names of their classes in place of Open Images' codes, by the lists that come with it."""
+    codes = {row.label for row in boxes}
+    if not codes or not all(code.startswith(CODES) for code in codes):
+        return boxes
+    names: dict[str, str] = {}
+    for file in sorted({file for folder in folders for file in files_in(folder, ".csv")}):
+        if "class-descriptions" in file.name:
+            with suppress(csv.Error):
+                names |= {row[0]: row[1] for row in csv.reader(read_lines(file)) if len(row) > 1 and row[1].strip()}
+    if unnamed := codes - set(names):
+        found.notices.append(
+            f"{len(unnamed)} classes of {found.path.name} are codes of Open Images, for example {min(unnamed)}; put "
+            "its file class-descriptions-boxable.csv beside it to read their names"
+        )
+    return [row._replace(label=names.get(row.label, row.label)) for row in boxes]
+
+
+def _add(found: BoxList, boxes: Sequence[_Row], table: Table, box_corners: bool) -> bool:
     """Add the boxes; whether they are corners."""
     corners = box_corners or "left" in table.columns
-    inverted = sum(box[2] < box[0] or box[3] < box[1] for _, _, box, _ in boxes)
-    if corners and not (table.has_header or box_corners) and inverted > len(boxes) / 50:
+    inverted = sum(row.box[2] < row.box[0] or row.box[3] < row.box[1] for row in boxes)
+    if corners and not (table.has_header or table.has_vertices or box_corners) and inverted > len(boxes) / 50:
         corners = False
         found.notices.append(f"{inverted} of {len(boxes)} rows have a third number below the first: no corners")
-    for name, label, (a, b, c, d), where in boxes:
-        found.box(name, label, [a, b, c - a, d - b] if corners else [a, b, c, d], where)
+    for row in boxes:
+        a, b, c, d = row.box
+        if table.has_vertices:
+            a, b, c, d = min(a, c), min(b, d), max(a, c), max(b, d)
+        xywh = [a, b, c - a, d - b] if corners else [a, b, c, d]
+        found.box(row.image, row.label, xywh, row.where, iscrowd=int(row.crowd))
     return corners
 
 

@@ -19,7 +19,7 @@ from detr_mini.errors import DataError
 from detr_mini.formats.box_list import BoxList
 from detr_mini.formats.box_rules import ellipse_edges
 from detr_mini.formats.format import Format
-from detr_mini.formats.layout import Layout, layout_of_files
+from detr_mini.formats.layout import Layout, by_subset, layout_of_files
 from detr_mini.formats.listing import NAMES, Listing, read_start
 from detr_mini.formats.path_words import stem_of
 from detr_mini.formats.tree import EXACT, Tree, with_one_list
@@ -41,7 +41,7 @@ _LONGEST_NUMBER = 200
 def look_cvat(found: Listing) -> Layout | None:
     """XML files with the root <annotations> and images or tracks; splits by subset, file or folder."""
     files: dict[str, list[str]] = {}
-    subsets: dict[str, list[str]] = {}
+    subsets: dict[str, dict[str, list[str]]] = {}
     for file in found.ending(".xml"):
         if not re.search(rb"<annotations[\s>]", read_start(found.root / file)):
             continue
@@ -50,7 +50,7 @@ def look_cvat(found: Listing) -> Layout | None:
         if tags or "<track" in text:
             files[file] = [name for tag in tags[:NAMES] if (name := _said(tag, "name"))]
             files[file] = files[file] or [posixpath.basename(image) for image in found.images[:NAMES]]
-            subsets[file] = list(dict.fromkeys(subset for tag in tags if (subset := _said(tag, "subset"))))
+            subsets[file] = by_subset((subset, _said(tag, "name")) for tag in tags if (subset := _said(tag, "subset")))
     return layout_of_files(found, "cvat", files, subsets)
 
 

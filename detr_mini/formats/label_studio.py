@@ -26,7 +26,7 @@ from detr_mini.formats.format import Format
 from detr_mini.formats.layout import Layout, layout_of_files
 from detr_mini.formats.listing import NAMES, Listing, is_image_name, read_start
 from detr_mini.formats.tree import Tree, with_one_list
-from detr_mini.formats.values import is_number
+from detr_mini.formats.values import is_number, is_whole
 from detr_mini.formats.writing import left_out, owned_by, place_images, plain_names, without_crowds
 
 CONFIG = "label_config.xml"
@@ -39,7 +39,7 @@ UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")
 """What Label Studio puts before the name of a file that was uploaded."""
 DECIMALS = 6
 """Of a pixel: percentages in JSON have rounding errors far below a millionth of a pixel."""
-_HINT = (b'"annotations"', b'"predictions"', b'"completions"', b'"rectanglelabels"')
+_HINT = (b'"annotations"', b'"predictions"', b'"completions"', b'"rectanglelabels"', b'"original_width"')
 
 
 class Answer(NamedTuple):
@@ -112,19 +112,31 @@ def _nothing_confirmed(path: Path, images: str, annotations: str, predictions: b
 
 
 def _answers(path: Path, which: str) -> Iterator[Answer]:
-    """One answer for each task; `which` is "annotations" or "predictions"."""
+    """One answer for each task; `which` is "annotations" or "predictions".
+
+    The short export has a record for each annotation of a task, the newest first, with a list of regions for each tag
+    of the labelling interface.
+    """
     tasks = any_json(path)
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise DataError(f"broken annotation file: {path} is no list of tasks; export it from Label Studio as JSON")
+    answered = set[int]()
     for task in tasks:
         data = task.get("data") if isinstance(task.get("data"), dict) else task
         image = _image_of(data)
         if not image:
             continue
         if data is task:  # JSON-MIN: the labels stand beside the image
-            lists = [value for value in task.values() if isinstance(value, list) and value and _is_region(value[0])]
-            if which == "annotations" and (lists or "annotation_id" in task):  # else it is no export of Label Studio
-                yield Answer(image, lists[0] if lists else [])
+            lists = [value for value in task.values() if isinstance(value, list)]
+            regions = [value for values in lists for value in values if _is_region(value)]
+            if which != "annotations" or not (regions or "annotation_id" in task):  # it is no export of Label Studio
+                continue
+            number, annotation = task.get("id"), task.get("annotation_id")
+            if annotation is not None and is_whole(number):
+                if number in answered:
+                    continue
+                answered.add(number)
+            yield Answer(image, regions if regions or annotation is not None else None)
             continue
         given = task.get(which) or (task.get("completions") if which == "annotations" else None)
         given = given if isinstance(given, list) else []
@@ -143,7 +155,7 @@ def _image_of(data: Mapping[str, Any]) -> str:
 
 
 def _is_region(value: Any) -> bool:
-    return isinstance(value, dict) and "x" in value and "original_width" in value
+    return isinstance(value, dict) and "original_width" in value
 
 
 def _plain(address: str) -> str:

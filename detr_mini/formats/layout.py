@@ -5,11 +5,11 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from detr_mini.formats.listing import Listing
+from detr_mini.formats.listing import NAMES, Listing, is_mask
 from detr_mini.formats.path_words import (
     SPLIT_WORDS,
     parts_of,
@@ -44,13 +44,26 @@ def by_split(paths: Sequence[str]) -> dict[str, list[str]]:
     return {name: found[name] for name in SPLIT_WORDS if name in found}
 
 
+def by_subset(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """The first images of each subset, from pairs of a subset and an image; blank ones are left out."""
+    found: dict[str, dict[str, None]] = {}
+    for subset, image in pairs:
+        if subset and image and len(own := found.setdefault(subset, {})) < NAMES:
+            own[image] = None
+    return {subset: list(own) for subset, own in found.items()}
+
+
 def layout_of_files(
-    found: Listing, format: str, files: Mapping[str, Sequence[str]], subsets: Mapping[str, Sequence[str]] | None = None
+    found: Listing,
+    format: str,
+    files: Mapping[str, Sequence[str]],
+    subsets: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
 ) -> Layout | None:
     """The layout of a format in which one file holds the boxes of many images.
 
     `files`: of each annotation file the first images that it names; the first file of a split counts. `subsets`: of
-    each file the names of subsets that it assigns its images to.
+    each file the subsets that it assigns its images to, and the first images of each. One that speaks of no split is
+    train where no other subset is.
     """
     splits: dict[str, dict[str, Any]] = {}
     notes: list[str] = []
@@ -58,16 +71,22 @@ def layout_of_files(
     has_train = any(split_of_file(file) == "train" for file in files)
     for file, names in files.items():
         own = split_of_file(file) or ("train" if file == unnamed[0] and not has_train else None)
-        parts = {part: split_of_name(part) or "train" for part in (subsets or {}).get(file, ())}
+        images_in = (subsets or {}).get(file, {})
+        known_first = sorted(images_in, key=lambda part: split_of_name(part) is None)
+        parts = {part: split_of_name(part) or "train" for part in known_first}
         parts = parts if len(set(parts.values())) > 1 else {"": own} if own else {}
         if not parts:
             notes.append(f"{file} is not used: its name says no split")
         for part, name in parts.items():
             if name in splits:
                 used = splits[name].get("subset") or splits[name]["annotations"]
-                notes.append(f"{part or file} is not used: {used} is {name} already")
+                what = f"subset {part} of {file}" if part else file
+                notes.append(f"{what} is not used: {used} is {name} already")
                 continue
-            images = images_folder(found, file, names, None if part else name)
+            wanted = images_in[part] if part else names
+            # the folder of a subset may be called like another split if it holds the images of all
+            within = name if not part or any(_files_of(found, image, name) for image in wanted) else None
+            images = images_folder(found, file, wanted, within)
             splits[name] = {"images": images or ".", "annotations": file} | ({"subset": part} if part else {})
             subset = f", subset {part}" if part else ""
             notes.append(f"{name}: {file}{subset}, images in {images or 'the root'}")
@@ -87,20 +106,25 @@ def images_folder(found: Listing, file: str, names: Sequence[str], split: str | 
     for name in names:
         plain = "/".join(parts_of(name))
         file_name = posixpath.basename(plain)
-        same = found.find_files(name) or found.stems.find(plain)
-        same = [path for path in same if split is None or split_of(posixpath.dirname(path)) in (split, None)]
+        same = _files_of(found, name, split)
         whole = (path if path.endswith(file_name) else posixpath.splitext(path)[0] for path in same)
         bases.update(path[: -len(plain)].rstrip("/") for path in whole if f"/{path}".endswith(f"/{plain}"))
         files += same[:1]
     home = posixpath.dirname(file)
 
-    def worth(base: str) -> tuple[int, bool, bool, int, str]:
-        return -bases[base], split_of(base) != split, base != home, base.count("/"), base
+    def worth(base: str) -> tuple[int, bool, bool, bool, int, str]:
+        return -bases[base], split_of(base) != split, base != home, is_mask(base), base.count("/"), base
 
     best = min(bases, key=worth, default=None)
     if best is not None and bases[best] >= len(files):
         return best
     return shared_folder(files) if files else _usual_folder(found, file, split)
+
+
+def _files_of(found: Listing, name: str, split: str | None) -> list[str]:
+    """The files that an image of an annotation file may be, without those of another split than `split`."""
+    same = found.find_files(name) or found.stems.find("/".join(parts_of(name)))
+    return [path for path in same if split is None or split_of(posixpath.dirname(path)) in (split, None)]
 
 
 def _usual_folder(found: Listing, file: str, split: str | None) -> str:

@@ -120,7 +120,7 @@ class Listing:
         def worth(folder: str) -> tuple[bool, bool, bool, int, int, str]:
             agrees = split_of(folder) == split
             near = len(posixpath.commonpath([folder, home])) if folder and home else 0
-            return folder != home, _is_mask(folder), not agrees, -near, by_depth * len(parts_of(folder)), folder
+            return folder != home, is_mask(folder), not agrees, -near, by_depth * len(parts_of(folder)), folder
 
         return min(candidates, key=worth), most
 
@@ -247,7 +247,8 @@ class Pairs:
         return [other for other in among.find(posixpath.splitext(path)[0]) if belongs(other)]
 
 
-def _is_mask(folder: str) -> bool:
+def is_mask(folder: str) -> bool:
+    """Whether a path leads through one of `MASKS`."""
     return any(part.lower() in MASKS for part in folder.split("/"))
 
 

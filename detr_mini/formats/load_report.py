@@ -114,6 +114,7 @@ class LoadReport:
     def table(self) -> Any:
         """For rich: a row a count, a column a split; below it what was left out, by example, and the notices."""
         from rich.console import Group
+        from rich.markup import escape
         from rich.table import Table
 
         view = Table(title="What was loaded", title_justify="left")
@@ -121,14 +122,14 @@ class LoadReport:
         for name in self.splits:
             view.add_column(name, justify="right")
         for label, values in self._rows():
-            view.add_row(label, *(f"{value:,}" for value in values))
+            view.add_row(escape(label), *(f"{value:,}" for value in values))
         remarks = [
             f"{name}: {kind}, for example {'; '.join(examples[:2])}"
             for name, split in self.splits.items()
             for kind, examples in split.examples.items()
         ]
         remarks += [f"{name}: {notice}" for name, split in self.splits.items() for notice in split.notices]
-        return Group(view, *(remark.replace("[", "\\[") for remark in [*remarks, *self.notices]))
+        return Group(view, *(escape(remark) for remark in [*remarks, *self.notices]))
 
     def print(self) -> None:
         """The table, on the terminal."""

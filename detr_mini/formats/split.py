@@ -17,7 +17,7 @@ from detr_mini.errors import DataError
 from detr_mini.formats.load_report import SplitReport
 from detr_mini.images.encoded import Encoded, ImageFile
 from detr_mini.images.header import is_huge
-from detr_mini.images.load import load_image
+from detr_mini.images.load import load_image, load_reduced
 from detr_mini.images.windows import Windowed, open_windows, reduced
 from detr_mini.shards.store import ShardStore
 from detr_mini.structures import Target
@@ -54,6 +54,13 @@ class ImageRecord:
             return load_image(self.source)
         with open_windows(self.source) as whole:
             return self.cut_from(whole)
+
+    def reduced_pixels(self, most: int | None) -> tuple[UInt8[Tensor, "3 h w"], tuple[int, ...]]:
+        """The image, decoded by `load_reduced`, and its whole (height, width); a window stays whole. See `pixels`."""
+        if self.window is None:
+            return load_reduced(self.source, most)
+        pixels = self.pixels()
+        return pixels, pixels.shape[1:]
 
     def cut_from(self, whole: Windowed) -> UInt8[Tensor, "3 h w"]:
         """The window, of the file's image. DataError where it is not inside."""

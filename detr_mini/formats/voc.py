@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation, localcontext
 from pathlib import Path
@@ -126,7 +127,9 @@ def read_voc(
     used = set(files_of.values())
     if list:
         others = (path for path in sorted((root / list).parent.glob("*.txt")) if not path.name.startswith("."))
-        used |= {file for path in others for stem in _listed(path, xml_of.known) for file in xml_of.find(stem)}
+        for path in others:
+            with suppress(DataError):  # the text files beside the list may be anything
+                used |= {file for stem in _listed(path, xml_of.known) for file in xml_of.find(stem)}
     for name in sorted(set(xml_of.paths) - used):
         if not pairs.images_of(name):
             place = f"{annotations}/{name}"

@@ -11,14 +11,25 @@ from xml.etree import ElementTree as ET
 
 from detr_mini.formats.format import Format
 from detr_mini.formats.layout import Layout, by_split
-from detr_mini.formats.listing import Listing, read_lines, read_start
-from detr_mini.formats.path_words import SPLIT_WORDS, parts_of, shared_folder, split_of_name, stem_of
+from detr_mini.formats.listing import Listing, is_image_name, is_mask, read_lines, read_start
+from detr_mini.formats.path_words import (
+    SPLIT_WORDS,
+    parts_of,
+    shared_folder,
+    spelling,
+    split_of,
+    split_of_name,
+    stem_of,
+)
 from detr_mini.formats.tree import Tree, with_one_list
 from detr_mini.formats.voc import CATEGORIES, read_voc, voc_xml
 from detr_mini.formats.writing import left_out, owned_by_file, place_images, unlabelled, written_names
+from detr_mini.safe_files import MOST_LABELS, read_bytes
 
 PEEKED = 5
 """Files of a folder that are opened to learn what the folder holds."""
+OTHER_TASKS = {"Action", "Layout", "Segmentation"}
+"""Folders of VOC's lists for tasks that use some of the images only; those for detection are in Main."""
 
 
 def look_voc(found: Listing) -> Layout | None:
@@ -30,10 +41,13 @@ def look_voc(found: Listing) -> Layout | None:
     groups = dict.fromkeys(lists, xmls) or by_split(xmls)
     splits: dict[str, dict[str, Any]] = {}
     for name, own in groups.items():
-        folder = shared_folder(own)
-        images, count = found.images_of(own, None if lists else name)
-        if not count:
-            images = _said_folder(found, own) or _usual_folder(found, folder)
+        folder, split = shared_folder(own), None if lists else name
+        images, count = found.images_of(own, split)
+        stated = _stated_folder(found, own, images if count else None, split)
+        if stated is not None:
+            images = stated
+        elif not count:
+            images = _usual_folder(found, folder)
         splits[name] = {"images": images or ".", "annotations": folder or "."}
         if name in lists:
             splits[name]["list"] = lists[name]
@@ -41,6 +55,8 @@ def look_voc(found: Listing) -> Layout | None:
         which = "the" if named else f"{len(own):,}"
         notes.append(f"{name}: {which} XML files in {folder or 'the root'}{named}, images in {images or 'the root'}")
         same = {posixpath.dirname(image) for image in found.stems.find(posixpath.splitext(own[0])[0])}
+        if count and stated is not None:
+            same.add(images)
         if len(same) > 1 and not all(place == images or place.startswith(f"{images}/") for place in same):
             notes.append(f"{name}: images of the same names are in {', '.join(sorted(same - {images}))}, too; if those "
                          f"are meant, set data.{name}={{images: FOLDER, annotations: {folder or '.'}}}")  # fmt: skip
@@ -66,25 +82,24 @@ def _lists(found: Listing, xmls: Sequence[str]) -> tuple[dict[str, str], list[st
     train has no list."""
     stems = {stem_of(xml) for xml in xmls}
     notes: list[str] = []
-    ranked: dict[str, list[tuple[bool, bool, int, str]]] = {}
+    ranked: dict[str, list[tuple[bool, bool, bool, bool, str]]] = {}
     for file in found.ending(".txt"):
         name = stem_of(file).lower()
         split = "train" if name in ("trainval", "default") else split_of_name(stem_of(file))
         if split is None:
             continue
         lines = read_lines(found.root / file)[:200]
-        first = [stem_of(line.split()[0]) if is_path(line) else line for line in lines]
-        named = [line in stems or line.rpartition(" ")[0].strip() in stems or stem in stems
-                 for line, stem in zip(lines, first, strict=True)]  # fmt: skip
+        named = [_listed_stem(line, stems) in stems for line in lines]
+        is_other = not OTHER_TASKS.isdisjoint(file.split("/"))
         if not lines and "ImageSets" in file.split("/") and name in SPLIT_WORDS[split]:
             if split == "test":
                 notes.append(f"test: {file} is empty; the split is left out")
             else:
-                ranked.setdefault(split, []).append((False, False, False, file))  # its reader refuses it
+                ranked.setdefault(split, []).append((is_other, False, False, False, file))  # its reader refuses it
         if lines and sum(named) >= len(named) / 2:
-            of_one_class = any(re.search(r"\s-?[01]$", line) and line not in stems for line in lines)
+            of_one_class = any(re.search(r"\s-?[01]$", line) and not {line, stem_of(line)} & stems for line in lines)
             exact = name in SPLIT_WORDS[split]
-            ranked.setdefault(split, []).append((of_one_class, not exact, name == "default", file))
+            ranked.setdefault(split, []).append((is_other, of_one_class, not exact, name == "default", file))
     lists = {name: min(ranked[name])[-1] for name in SPLIT_WORDS if name in ranked}
     if lists and "train" not in lists and not _list_all(found, lists.values(), stems):
         return {}, [f"{', '.join(lists.values())}: without a list for train no list is used"]
@@ -94,7 +109,19 @@ def _lists(found: Listing, xmls: Sequence[str]) -> tuple[dict[str, str], list[st
 def _list_all(found: Listing, lists: Iterable[str], stems: set[str]) -> bool:
     """Whether these lists name every XML file: then nothing is left that could be train."""
     lines = {line for file in lists for line in read_lines(found.root / file)}
-    return stems <= {stem_of(line.split()[0]) if is_path(line) else line for line in lines}
+    return stems <= {_listed_stem(line, stems) for line in lines}
+
+
+def _listed_stem(line: str, stems: set[str]) -> str:
+    """The one of `stems` that a line of a list names, else the line.
+
+    A line is a name or a path, perhaps with an ending, and perhaps with a flag or another path behind it. All of these
+    may have blanks in them.
+    """
+    line = line.replace("\\", "/")
+    plain = line.rpartition(" ")[0].strip()
+    paths = [stem_of(line), stem_of(plain), stem_of(line.split()[0])] if is_path(line) or is_path(plain) else []
+    return next((stem for stem in (line, *paths[:1], plain, *paths[1:]) if stem in stems), line)
 
 
 def is_path(line: str) -> bool:
@@ -102,16 +129,43 @@ def is_path(line: str) -> bool:
     return "/" in line or "\\" in line or bool(re.search(r"\.\w{2,5}$", line))
 
 
-def _said_folder(found: Listing, xmls: Sequence[str]) -> str | None:
-    """The folder of the images that the XML files name, where these are called otherwise than the XML files."""
-    images = []
+def _said_names(found: Listing, xmls: Sequence[str]) -> dict[str, str]:
+    """The image that each of the first XML files names."""
+    said: dict[str, str] = {}
     for xml in xmls[:PEEKED]:
         try:
-            said = ET.fromstring((found.root / xml).read_bytes()).findtext("filename") or ""
-        except (ET.ParseError, OSError, ValueError, LookupError):
+            text = ET.fromstring(read_bytes(found.root / xml, MOST_LABELS)).findtext("filename") or ""
+        except (ET.ParseError, OSError, ValueError, LookupError, RecursionError):
             continue
-        image = found.find_file(said) if parts_of(said) else None
-        images += [image] if image else []
+        said[xml] = "/".join(parts_of(text))
+    return {xml: name for xml, name in said.items() if name}
+
+
+def _stated_folder(found: Listing, xmls: Sequence[str], matched: str | None, split: str | None) -> str | None:
+    """The folder of the images that the XML files name; None where `matched` is the better one.
+
+    `matched`: the folder of the images that are called like the XML files, if there is one. It holds masks, and no
+    images, where the XML files name images that have another ending there.
+    """
+    said = _said_names(found, xmls)
+    if matched is None:
+        stated = _folder_of(found, said.values(), split)
+        return _folder_of(found, said.values(), None) if stated is None else stated
+    own = [name for xml, name in said.items() if spelling(stem_of(name)) == spelling(stem_of(xml))]
+    inside = f"{matched}/" if matched else ""
+    there = {spelling(posixpath.basename(image)) for image in found.images if image.startswith(inside)}
+    if not there.isdisjoint(spelling(posixpath.basename(name)) for name in own):
+        return None
+    stated = _folder_of(found, own, split)
+    return None if stated is None or (is_mask(stated) and not is_mask(matched)) else stated
+
+
+def _folder_of(found: Listing, names: Iterable[str], split: str | None) -> str | None:
+    """The folder of the images that these paths mean, without those of another split than `split`."""
+    images: list[str] = []
+    for name in names:
+        same = [file for file in found.find_files(name) if is_image_name(posixpath.basename(file))]
+        images += [file for file in same if split is None or split_of(posixpath.dirname(file)) in (split, None)][:1]
     return shared_folder(images) if images else None
 
 

@@ -74,6 +74,8 @@ def look_yolo(found: Listing) -> Layout | None:
     if not splits and found.images:
         splits = {"train": {"images": shared_folder(found.images) or "."}}
     stems = {stem_of(label) for label in labels}
+    if left := _unused(found, labels, splits):
+        notes.append(f"{len(left):,} label files, for example {left[0]}, belong to images of no split and are not used")
     for name, split in splits.items():
         notes += _with_labels(found, name, split, labels, stems)
         if data:
@@ -263,6 +265,16 @@ def _is_taken(folder: str, splits: dict[str, dict[str, Any]], found: Listing) ->
     if any((found.root / place).is_file() for place in places):
         return True  # lists name images of any folder
     return any(place == folder or folder.startswith(f"{place}/") or place.startswith(f"{folder}/") for place in places)
+
+
+def _unused(found: Listing, labels: Sequence[str], splits: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The label files in folders of no split whose images are in none of the splits."""
+    places = [place for split in splits.values() for place in _entries(split["images"])]
+    if any(not (found.root / place).is_dir() for place in places):
+        return []  # lists name images of any folder
+    used = {image for image in found.images for place in places if place == "." or image.startswith(f"{place}/")}
+    rest = [label for label in labels if split_of(posixpath.dirname(label)) is None]
+    return [label for label in rest if used.isdisjoint(found.stems.find(posixpath.splitext(label)[0]))]
 
 
 def _entries(images: str | Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from detr_mini.errors import DataError
 from detr_mini.formats.convert import convert
 from detr_mini.formats.discover import FORMATS, Source, find_layout
 from detr_mini.formats.faults import Kind
+from detr_mini.formats.listing import NAMES
 from detr_mini.formats.load import read_split
 
 BOX = [15.0, 10.0, 30.0, 20.0]
@@ -129,7 +130,9 @@ TOOLS: dict[str, tuple[str, list[str], Mapping[str, str]]] = {
                       "cat,15,10,30,20,a.png,60,40\n"}),
     "csv_of_retinanet": ("csv", ["img/a.png", "img/b.png"], {"annotations.csv": "img/a.png,15,10,45,30,cat\nimg/b.png,,,,,\n"}),
     "csv_of_numbers": ("csv", ["a.png"], {"boxes.csv": "a.png,15,10,45,30,7\n"}),
+    "makesense_csv_of_numbers": ("csv", ["a.png"], {"labels.csv": "7,15,10,30,20,a.png,60,40\n"}),
     "csv_of_sku110k": ("csv", ["images/a.png"], {"annotations.csv": "a.png,15,10,45,30,cat,60,40\n"}),
+    "csv_of_sku110k_of_numbers": ("csv", ["images/a.png"], {"annotations.csv": "a.png,15,10,45,30,7,60,40\n"}),
     "csv_of_wheat": ("csv", ["train/a.png"], {"train.csv": 'image_id,width,height,bbox,source\na,60,40,"[15.0, 10.0, 30.0, 20.0]",x\n'}),
     "csv_without_classes": ("csv", ["images/a.png"], {"train.csv": "image,xmin,ymin,xmax,ymax\na.png,15,10,45,30\n"}),
     "csv_of_open_images": ("csv", ["images/a.png"], {
@@ -137,13 +140,18 @@ TOOLS: dict[str, tuple[str, list[str], Mapping[str, str]]] = {
     "csv_of_semicolons": ("csv", ["a.png"], {"gt.csv": "Path;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId\na.png;15;10;45;30;7\n"}),
     "csv_of_automl": ("csv", ["images/a.png"], {
         "set.csv": "TRAIN,gs://bucket/a.png,cat,0.25,0.25,,,0.75,0.75,,\n"}),
+    "csv_of_automl_without_a_set": ("csv", ["images/a.png"], {
+        "set.csv": "UNASSIGNED,gs://bucket/a.png,cat,0.25,0.25,,,0.75,0.75,,\n"}),
+    "csv_of_automl_with_four_vertices": ("csv", ["images/a.png"], {
+        "set.csv": "TRAINING,gs://bucket/a.png,cat,0.75,0.25,0.75,0.75,0.25,0.75,0.25,0.25\n"}),
+    "csv_of_vertex_ai": ("csv", ["images/a.png"], {"set.csv": "gs://bucket/a.png,cat,0.25,0.25,,,0.75,0.75,,\n"}),
     "csv_of_windows": ("csv", ["images/a.png"], {
         "labels.CSV": "\ufeffFile Name,Class,X Min,Y Min,X Max,Y Max\r\nC:\\me\\images\\a.png,cat,15,10,45,30\r\n"}),
 }  # fmt: skip
 """Form, images and files of each."""
 OTHER_NAMES = {
     "makesense_yolo": "class_0", "csv_of_numbers": "7", "csv_of_semicolons": "7", "csv_of_wheat": "object",
-    "csv_without_classes": "object",
+    "csv_without_classes": "object", "makesense_csv_of_numbers": "7", "csv_of_sku110k_of_numbers": "7",
 }  # fmt: skip
 """Of those in which the box is not called a cat."""
 
@@ -194,6 +202,7 @@ def write(root: Path, images: list[str], files: Mapping[str, str]) -> dict[str, 
             "train_labels.csv": "filename,class,xmin,ymin,xmax,ymax\na.png,cat,15,10,45,30\n",
             "test_labels.csv": "filename,class,xmin,ymin,xmax,ymax\nb.png,cat,15,10,45,30\n"}),
         (["a.png", "b.png"], {"all.csv": "image,split,label,x1,y1,x2,y2\na.png,train,cat,1,1,9,9\nb.png,valid,cat,1,1,9,9\n"}),
+        (["train/a.png", "train/b.png"], {"all.csv": "image,split,label,x1,y1,x2,y2\na.png,train,cat,1,1,9,9\nb.png,valid,cat,1,1,9,9\n"}),
         (["images/Train/a.png", "images/Validation/b.png"], {"annotations.xml": cvat(CVAT_BOX, more='subset="Train"').replace(
             "</annotations>", f'<image id="1" name="b.png" width="60" height="40" subset="Validation">{CVAT_BOX}</image></annotations>')}),
         (["obj_Train_data/a.png", "obj_Validation_data/b.png"], {
@@ -206,6 +215,43 @@ def test_d13_splits_of_one_file_formats_are_found(tmp_path: Path, images: list[s
     found = write(tmp_path, images, files)
     assert list(found) in (["train", "val"], ["train", "test"])
     assert all(counts == {"cat": 1} for counts in found.values())
+
+
+def subsets(kind: str, own: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """A file of CVAT, or of CSV, with a box in each image; of each image its name and its subset."""
+    if kind == "csv":
+        rows = "".join(f"{name},{subset},cat,15,10,45,30\n" for name, subset in own)
+        return {"all.csv": f"image,split,label,x1,y1,x2,y2\n{rows}"}
+    size = 'width="60" height="40"'
+    images = (f'<image id="0" name="{name}" subset="{subset}" {size}>{CVAT_BOX}</image>' for name, subset in own)
+    return {"annotations.xml": f"<annotations><version>1.1</version>{''.join(images)}</annotations>"}
+
+
+@pytest.mark.parametrize("kind", ["cvat", "csv"])
+def test_d13_a_subset_behind_many_images_of_another_is_found_in_its_own_folder(tmp_path: Path, kind: str) -> None:
+    many = [f"t{k}.png" for k in range(NAMES + 1)]
+    own = [*((name, "Train") for name in many), ("b.png", "Validation")]
+    found = write(tmp_path, [*(f"images/Train/{name}" for name in many), "images/Validation/b.png"], subsets(kind, own))
+    assert found == {"train": {"cat": len(many)}, "val": {"cat": 1}}
+
+
+@pytest.mark.parametrize("kind", ["cvat", "csv"])
+def test_d13_boxes_of_a_subset_are_not_put_on_images_of_the_same_names_in_another(tmp_path: Path, kind: str) -> None:
+    images = ["images/Train/frame_000000.png", "images/Validation/frame_000000.png"]
+    write(tmp_path, images, subsets(kind, [("frame_000000.png", "Train"), ("frame_000000.png", "Validation")]))
+    layout = find_layout(tmp_path)
+    sets = [read_split(tmp_path, split, name, format=kind) for name, split in layout.splits.items()]
+    assert [coco.records[0].path for coco in sets] == [tmp_path / image for image in images]
+
+
+def test_d13_lists_of_other_tasks_of_voc_are_not_the_splits(tmp_path: Path) -> None:
+    xmls = {f"Annotations/{stem}.xml": voc_text(f"{stem}.png", [("cat", (16, 11, 45, 30))]) for stem in "abc"}
+    few = {f"ImageSets/{task}/{split}.txt": f"{stem}\n" for task in ("Layout", "Segmentation", "Action")
+           for split, stem in (("train", "a"), ("val", "c"))}  # fmt: skip
+    main = {"ImageSets/Main/train.txt": "a\nb\n", "ImageSets/Main/val.txt": "c\n"}
+    found = write(tmp_path, [f"JPEGImages/{stem}.png" for stem in "abc"], {**xmls, **few, **main})
+    assert found == {"train": {"cat": 2}, "val": {"cat": 1}}
+    assert find_layout(tmp_path).splits["train"]["list"] == "ImageSets/Main/train.txt"
 
 
 KITTI = (

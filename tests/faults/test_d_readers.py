@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import unicodedata
 from collections.abc import Callable
@@ -133,6 +134,17 @@ def test_d18_endings_in_capitals_are_read(tmp_path: Path) -> None:
     coco = read_coco(path, folder)
     assert [record.path.is_file() for record in coco.records] == [True, True]
     assert any("spelled differently" in notice for notice in coco.report.notices)
+
+
+def test_text_files_beside_a_list_of_voc_may_be_anything(tmp_path: Path) -> None:
+    box = [("bolt", (2, 3, 30, 39))]
+    root = write_voc(tmp_path, {"train": {"a": box}, "val": {"b": box}})
+    lists = root / "ImageSets" / "Main"
+    (lists / "README.txt").write_bytes("Gr\u00f6\u00dfe der Bilder\n".encode("cp1252"))
+    (lists / "notes.txt").mkdir()
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(lists / "pipe.txt")
+    assert read(root).report.boxes == read(root, "val").report.boxes == 1
 
 
 @pytest.mark.parametrize("flags", [("", ""), (" 1", " -1"), ("  0", " 1")])

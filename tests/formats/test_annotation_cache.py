@@ -113,6 +113,7 @@ def test_any_set_comes_out_of_the_cache_as_it_was_read(tmp_path_factory: pytest.
     )
     number = st.floats(1.5, 39, allow_nan=False)  # boxes below 1 alone would be taken for shares
     boxes = data.draw(st.lists(st.tuples(number, number, number, number), min_size=1, max_size=6))
+    boxes.append((30.0, 20.0, 5.0, 5.0))  # which no corners are, so that the others are not taken for corners
     images = [{"id": i, "file_name": f"x{name.strip()}.png", "height": 40, "width": 60}
               for i, name in zip(ids, names, strict=True)]  # fmt: skip
     annotations = [{"bbox": list(box), "image_id": data.draw(st.sampled_from(ids))} for box in boxes]

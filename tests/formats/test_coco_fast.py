@@ -22,6 +22,7 @@ from detr_mini.formats.coco import read_coco
 from detr_mini.formats.coco_fast import OUTLINES, read_columns
 from detr_mini.formats.columns import Columns, columns_of, read_json
 from detr_mini.formats.split import CocoSet
+from training_parts import unchecked
 
 MakeCoco = Callable[..., tuple[Path, Path]]
 FIELDS = (
@@ -136,7 +137,7 @@ def test_a_large_file_takes_at_most_half_the_time_of_pycocotools(tmp_path: Path,
 def test_a_file_of_cocos_full_size_takes_at_most_half_the_time_of_pycocotools(tmp_path: Path, outlines: bool) -> None:
     pytest.importorskip("msgspec")
     path = write_large(tmp_path / "large.json", 118_000, 860_000, outlines=outlines)
-    assert compare_with_pycocotools(path, 3) <= 0.5
+    assert compare_with_pycocotools(path, 1) <= 0.5
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +173,9 @@ def test_a_worker_that_reads_every_target_copies_next_to_nothing(large: CocoSet)
         for i in range(30_000):
             large.target(large.records[i % images].image_id)
 
-    alone, copied = in_a_fork(lambda: read(1)), in_a_fork(lambda: read(30_000))  # the interpreter has some of its own
+    with unchecked():
+        alone = in_a_fork(lambda: read(1))  # the interpreter writes to some pages of its own
+        copied = in_a_fork(lambda: read(30_000))
     # lists of records would be copied whole, and are several times as large
     assert copied - alone < 0.35 * held, f"{alone / 2**20:.1f}, {copied / 2**20:.1f} of {held / 2**20:.1f} MiB"
 

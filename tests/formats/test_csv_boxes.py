@@ -131,6 +131,92 @@ def test_d21_small_boxes_alone_are_not_taken_for_shares(
     assert coco.boxes_xywh.tolist() == boxes
 
 
+SIZES_AND_CLASSES = {
+    "a.png,60,40,15,10,45,30": "object",
+    "a.png,15,10,45,30,60,40": "object",
+    "a.png,60,40,15,10,45,30,7": "7",
+    "a.png,15,10,45,30,7,60,40": "7",
+    "a.png,60,40,7,15,10,45,30": "7",
+    "a.png,7,15,10,45,30,60,40": "7",
+    "7,15,10,30,20,a.png": "7",
+    "a.png,cat,60,40,15,10,45,30": "cat",
+    "a.png,15,10,45,30,60,40,cat": "cat",
+    "a.png,15,10,45,30,train": "train",
+    "a.png,15,10,45,30,cat,train": "cat",
+}
+"""Rows without a header that have one box, in orders that its size and its class allow, and the class."""
+
+
+@pytest.mark.parametrize("row", SIZES_AND_CLASSES)
+def test_numbers_without_a_header_are_the_box_the_size_and_the_class_that_fit(tmp_path: Path, row: str) -> None:
+    coco = read(csv_set(tmp_path, row))
+    assert coco.boxes_xywh.tolist() == [[15, 10, 30, 20]]
+    assert coco.categories.names == (SIZES_AND_CLASSES[row],)
+
+
+def test_boxes_by_size_beside_the_size_of_their_image_are_found_too(tmp_path: Path) -> None:
+    assert read(csv_set(tmp_path, "a.png,60,40,30,20,15,10,30")).boxes_xywh.tolist() == [[30, 20, 15, 10]]
+
+
+@pytest.mark.parametrize("row", ["a.png,60,40,1,5,10,20,30", "a.png,1,2,3,4,5,6,7,8", "a.png,15,10,45,30,10,8"])
+def test_numbers_without_a_header_that_several_orders_or_none_explain_are_not_guessed(tmp_path: Path, row: str) -> None:
+    with pytest.raises(DataError):
+        read(csv_set(tmp_path, row))
+
+
+OPEN_IMAGES = (
+    "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside",
+    "a,xclick,/m/01yrx,1,0.25,0.75,0.25,0.75,0,0,0,0,0",
+    "a,xclick,/m/01yrx,1,0,1,0,1,0,0,1,0,0",
+)
+
+
+def test_groups_of_open_images_are_crowd_regions_and_its_codes_have_their_names(tmp_path: Path) -> None:
+    root = csv_set(tmp_path, *OPEN_IMAGES)
+    (root / "class-descriptions-boxable.csv").write_text('/m/0bt9lr,Dog\n/m/01yrx,"Cat, of a house"\n')
+    coco = read(root)
+    assert (coco.report.boxes, coco.report.crowd) == (1, 1)
+    assert coco.categories.names == ("Cat, of a house",)
+    assert not any("class-descriptions" in notice for notice in coco.report.notices)
+
+
+def test_codes_of_open_images_without_their_names_are_reported(tmp_path: Path) -> None:
+    coco = read(csv_set(tmp_path, *OPEN_IMAGES))
+    assert coco.categories.names == ("/m/01yrx",)
+    assert any("for example /m/01yrx; put its file class-descriptions-boxable.csv" in n for n in coco.report.notices)
+
+
+def split_rows(*subsets: str) -> list[str]:
+    return ["image,split,class,x1,y1,x2,y2", *(f"a.png,{subset},cat,{k},1,20,9" for k, subset in enumerate(subsets))]
+
+
+def test_rows_of_a_subset_that_is_no_split_are_reported(tmp_path: Path) -> None:
+    layout = find_layout(csv_set(tmp_path, *split_rows("extra", "train", "test")))
+    assert {name: split["subset"] for name, split in layout.splits.items()} == {"train": "train", "test": "test"}
+    assert "subset extra of boxes.csv is not used: train is train already" in layout.notes
+
+
+def test_rows_of_a_subset_that_is_no_split_are_train_where_no_other_rows_are(tmp_path: Path) -> None:
+    layout = find_layout(csv_set(tmp_path, *split_rows("mine", "test", "mine")))
+    assert {name: split["subset"] for name, split in layout.splits.items()} == {"train": "mine", "test": "test"}
+
+
+def test_rows_with_a_blank_in_the_column_of_splits_are_reported(tmp_path: Path) -> None:
+    coco = read(csv_set(tmp_path, *split_rows("train", "", "test", "")))
+    assert coco.report.boxes == 1
+    assert "2 rows of boxes.csv name no split and are left out" in coco.report.notices
+
+
+def test_the_sets_of_automl_are_the_splits(tmp_path: Path) -> None:
+    sets = ("TRAINING", "UNASSIGNED", "VALIDATION", "TEST")
+    rows = [f"{name},gs://bucket/a.png,cat,0.{k}5,0.25,,,0.75,0.75,," for k, name in enumerate(sets)]
+    layout = find_layout(csv_set(tmp_path, *rows))
+    assert {name: split["subset"] for name, split in layout.splits.items()} == {
+        "train": "TRAINING", "val": "VALIDATION", "test": "TEST",
+    }  # fmt: skip
+    assert any(note.startswith("subset UNASSIGNED of boxes.csv is not used") for note in layout.notes)
+
+
 def test_of_four_corners_the_third_lies_opposite_the_first(tmp_path: Path) -> None:
     write_images(tmp_path / "images", ["a.png"], (60, 80))
     (tmp_path / "boxes.csv").write_text("image,x1,y1,x2,y2,x3,y3,x4,y4,label\na.png,10,10,60,10,60,40,10,40,plate\n")

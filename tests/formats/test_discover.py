@@ -318,6 +318,75 @@ def test_xml_files_beside_their_images_are_found(tmp_path: Path) -> None:
     assert read_split(tmp_path, layout.splits["val"], format="voc").report.boxes == 1
 
 
+@pytest.mark.parametrize(
+    ("images", "other"),
+    [("images/{}.jpg", "annotations/trimaps/{}.png"), ("images/{}.png", "thumbs/{}.jpg")],
+)
+def test_images_that_xml_files_name_are_not_taken_for_others_of_their_names(
+    tmp_path: Path, images: str, other: str
+) -> None:
+    write_images(tmp_path, [place.format(stem) for place in (images, other) for stem in "XY"])
+    (tmp_path / "annotations" / "xmls").mkdir(parents=True)
+    for stem in "XY":
+        text = voc_text(f"{stem}.jpg", [("cat", (1, 1, 9, 9))])
+        (tmp_path / "annotations" / "xmls" / f"{stem}.xml").write_text(text)
+    layout = find_layout(tmp_path)
+    assert layout.format == "voc"
+    assert layout.splits["train"]["images"] == images.partition("/")[0]
+    assert any(f"images of the same names are in {other.rpartition('/')[0]}, too" in note for note in layout.notes)
+    train = read_split(tmp_path, layout.splits["train"], format="voc")
+    assert [record.file_name for record in train.records] == [Path(images.format(stem)).name for stem in "XY"]
+
+
+@pytest.mark.parametrize("form", ["coco", "csv", "via"])
+def test_depth_images_are_not_taken_for_the_images_of_the_same_names(tmp_path: Path, form: str) -> None:
+    write_images(tmp_path, ["depth/a.png", "rgb/a.png"])
+    shape = {"name": "rect", "x": 1, "y": 1, "width": 8, "height": 8}
+    region = {"shape_attributes": shape, "region_attributes": {"class": "cat"}}
+    if form == "coco":
+        coco_files(tmp_path, ["labels.json"], ".")
+    elif form == "csv":
+        (tmp_path / "labels.csv").write_text("filename,class,xmin,ymin,xmax,ymax\na.png,cat,1,1,9,9\n")
+    else:
+        (tmp_path / "labels.json").write_text(json.dumps({"k": {"filename": "a.png", "regions": [region]}}))
+    layout = find_layout(tmp_path)
+    assert layout.format == form
+    assert layout.splits["train"]["images"] == "rgb"
+
+
+@pytest.mark.parametrize("line", ["{}", "{}.png", "JPEGImages/{}.png", "JPEGImages\\{}.png"])
+@pytest.mark.parametrize("stems", [("day 1/a", "day 1/b"), ("my photo 1", "my photo 2"), ("day 1/no 1", "day 2/no 0")])
+def test_lists_of_voc_may_have_blanks_in_their_names_and_folders(
+    tmp_path: Path, stems: tuple[str, str], line: str
+) -> None:
+    write_images(tmp_path / "JPEGImages", [f"{stem}.png" for stem in stems])
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    for stem, split in zip(stems, ("Train", "Validation"), strict=True):
+        path = tmp_path / "Annotations" / f"{stem}.xml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(voc_text(f"{path.stem}.png", [("cat", (1, 1, 9, 9))]))
+        (tmp_path / "ImageSets" / "Main" / f"{split}.txt").write_text(f"{line.format(stem)}\n")
+    layout = find_layout(tmp_path)
+    assert {name: split["list"] for name, split in layout.splits.items()} == {
+        "train": "ImageSets/Main/Train.txt", "val": "ImageSets/Main/Validation.txt",
+    }  # fmt: skip
+    for stem, (name, split) in zip(stems, layout.splits.items(), strict=True):
+        coco = read_split(tmp_path, split, name, format="voc")
+        assert [record.path for record in coco.records] == [tmp_path / "JPEGImages" / f"{stem}.png"]
+        assert coco.report.boxes == 1
+
+
+@pytest.mark.parametrize("extra", [True, False])
+def test_label_files_of_yolo_in_a_folder_of_no_split_are_reported(tmp_path: Path, extra: bool) -> None:
+    write_yolo(tmp_path, {**TREE, **({"extra": {"d": ["0 0.5 0.5 0.5 0.5"]}} if extra else {})})
+    (tmp_path / "data.yaml").unlink()
+    layout = find_layout(tmp_path)
+    assert list(layout.splits) == ["train", "val"]
+    noted = "1 label files, for example labels/extra/d.txt, belong to images of no split and are not used"
+    assert (noted in layout.notes) == extra
+    assert any("of no split" in note for note in layout.notes) == extra
+
+
 def test_a_folder_that_is_no_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="looks like no dataset"):
         find_layout(tmp_path)

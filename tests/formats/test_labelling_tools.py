@@ -106,6 +106,58 @@ def test_the_short_export_has_the_same_boxes(tmp_path: Path) -> None:
     assert tree.content["annotations"][0]["bbox"] == [15, 10, 30, 20]
 
 
+def rectangle(label: str, x: float, y: float, w: float, h: float) -> dict[str, Any]:
+    """A region of the short export, of an image of 60 x 40 pixels."""
+    box = {"x": x, "y": y, "width": w, "height": h, "rotation": 0, "rectanglelabels": [label]}
+    return {**box, "original_width": 60, "original_height": 40}
+
+
+def record(image: str, number: int, annotation: int | None, **tags: Any) -> dict[str, Any]:
+    """An annotation of a task in the short export, with a list of regions for each tag of the labelling interface."""
+    return {"image": image, "id": number, **tags, "annotator": 1, "annotation_id": annotation}
+
+
+TRIANGLE = {
+    "points": [[0, 0], [50, 0], [50, 50]],
+    "polygonlabels": ["cat"],
+    "original_width": 60,
+    "original_height": 40,
+}
+
+
+def test_regions_of_all_tags_in_the_short_export_are_read(tmp_path: Path) -> None:
+    mask = {"format": "rle", "rle": [0, 1], "brushlabels": ["cat"], "original_width": 60, "original_height": 40}
+    tags = {"outline": [TRIANGLE], "box": [rectangle("dog", 25, 25, 50, 50)], "mask": [mask], "quality": "blurred",
+            "other": [rectangle("nut", 0, 0, 50, 50), rectangle("nut", 50, 50, 50, 50)]}  # fmt: skip
+    tree = source(label_studio(tmp_path / "a", record("a.png", 1, 1, **tags))).trees()["train"]
+    found = [a["bbox"] for a in tree.content["annotations"]]
+    assert found == [[0, 0, 30, 20], [15, 10, 30, 20], [0, 0, 30, 20], [30, 20, 30, 20]]
+    assert sum("brushlabels" in fault.text for fault in tree.faults) == 1
+
+
+def test_a_short_export_of_outlines_alone_is_recognised(tmp_path: Path) -> None:
+    found = source(label_studio(tmp_path / "a", record("a.png", 1, 1, outline=[TRIANGLE])))
+    assert found.format == "label_studio"
+    assert [a["bbox"] for a in found.trees()["train"].content["annotations"]] == [[0, 0, 30, 20]]
+
+
+def test_the_newest_annotation_of_a_task_counts_in_the_short_export(tmp_path: Path) -> None:
+    newest = record("a.png", 1, 7, box=[rectangle("dog", 25, 25, 50, 50)])
+    oldest = record("a.png", 1, 3, box=[rectangle("cat", 0, 0, 50, 50)])
+    emptied = [record("b.png", 2, 9), record("b.png", 2, 8, box=[rectangle("cat", 0, 0, 50, 50)])]
+    tree = source(label_studio(tmp_path / "a", newest, oldest, *emptied)).trees()["train"]
+    assert [a["bbox"] for a in tree.content["annotations"]] == [[15, 10, 30, 20]]
+    assert len(tree.content["images"]) == 2
+
+
+def test_a_task_that_nobody_has_annotated_is_left_out_of_the_short_export(tmp_path: Path) -> None:
+    confirmed, empty = record("a.png", 1, 1, box=[rectangle("cat", 0, 0, 50, 50)]), record("b.png", 2, 2)
+    root = label_studio(tmp_path / "a", confirmed, empty, record("c.png", 3, None), images=("a.png", "b.png", "c.png"))
+    tree = source(root).trees()["train"]
+    assert [image["file_name"] for image in tree.content["images"]] == ["a.png", "b.png"]
+    assert any("1 tasks" in notice for notice in tree.notices)
+
+
 def test_a_prediction_never_becomes_a_label(tmp_path: Path) -> None:
     guess = {"model_version": "m", "score": 0.5, "result": [region("cat", 0, 0, 100, 100)]}
     proposed = {"data": {"image": "b.png"}, "predictions": [guess]}

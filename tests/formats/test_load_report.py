@@ -34,6 +34,15 @@ def test_the_table_shows_every_count_and_notice() -> None:
         assert piece in text
 
 
+def test_names_and_notices_with_brackets_are_shown_as_they_are() -> None:
+    names = ["speed [km/h]", "[/b]", "\\[red]", "[0, 0]"]
+    train = SplitReport("train", images=1, per_category=dict.fromkeys(names, 3), notices=["see C:\\[/b]"])
+    console = Console(record=True, width=120, file=io.StringIO())
+    console.print(LoadReport({"train": train}, ["a [bold] dataset"]).table())
+    text = console.export_text()
+    assert all(piece in text for piece in (*names, "see C:\\[/b]", "a [bold] dataset")), text
+
+
 def test_the_report_is_plain_json() -> None:
     content = json.loads(json.dumps(report().to_dict()))
     assert content["splits"]["train"]["dropped"] == {"box without size": 7}

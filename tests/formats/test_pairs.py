@@ -217,3 +217,27 @@ def test_a_missing_image_of_a_table_is_not_replaced_by_a_listed_one(tmp_path: Pa
     )
     with pytest.raises(DataError, match=r"1 of 2 images that .* are not in .*: cam1/5\.png"):
         read_split(tmp_path, {"images": ".", "annotations": "boxes.csv"}, format="csv")
+
+
+@pytest.mark.parametrize(
+    ("names", "there", "missing"),
+    [
+        (["cam1/5", "cam2/5"], ["cam2/5.png"], 1),
+        (["cam1/5", "cam1/6"], ["cam2/5.png", "cam1/6.png"], 1),
+        (["one/5", "two/5", "6"], ["5.png", "6.png"], 2),
+        (["one/5", "5.png"], ["5.png"], 1),
+        (["one/5", "./one/5", "6"], ["5.png", "6.png"], 0),
+    ],
+)
+def test_a_missing_image_of_a_table_without_endings_is_not_replaced_by_another(
+    tmp_path: Path, names: list[str], there: list[str], missing: int
+) -> None:
+    write_images(tmp_path, there)
+    rows = "".join(f"{name},cat,1,1,9,{9 + k}\n" for k, name in enumerate(names))
+    (tmp_path / "boxes.csv").write_text(f"image_id,class,xmin,ymin,xmax,ymax\n{rows}")
+    where = {"images": ".", "annotations": "boxes.csv"}
+    if missing:
+        with pytest.raises(DataError, match=rf"{missing} of {len(names)} images that .* are not in"):
+            read_split(tmp_path, where, format="csv")
+    left = read_split(tmp_path, where, format="csv", on_missing="skip")
+    assert left.report.boxes == len(names) - missing
