@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,12 @@ def boxes_of_captions(captions: Path, images: Path, output: Path) -> CocoSet:
 def checked_captions(captions: Path, coco: CocoSet) -> dict[str, Any]:
     """A grounded file's captions of the images in `coco`, every span and box checked, in MDETR's format.
 
-    DataError for a fault, and where no image has a caption.
+    `info` counts what is `left_out`, see `read_captions`. DataError for a fault, and where no image has a caption.
     """
-    found = read_captions(captions, coco)
+    left_out = Counter[str]()
+    found = read_captions(captions, coco, left_out)
     images = [(own.record, own.annotations, found[own.record["id"]]) for own in objects_of(coco)]
-    if not any(own for *_, own in images):
-        raise DataError(f"{captions} has no caption of an image that is there; check root and boxes")
-    return {"info": {}, "categories": coco.categories.records(), **caption_records(images)}
+    return {"info": {"left_out": dict(left_out)}, "categories": coco.categories.records(), **caption_records(images)}
 
 
 def nouns_for(setting: Any, categories: Sequence[str]) -> Nouns:
@@ -99,17 +99,17 @@ def write_captions(output: Path, content: Mapping[str, Any], coco: CocoSet, titl
     write_json(output / "instances.json", coco.truth)
     write_json(output / "captions.json", content)
     found = read_captions(output / "captions.json", coco)
-    rng, cards, kinds = random.Random(seed), list[CaptionCard](), dict[str, int]()
+    rng, chosen, kinds = random.Random(seed), list[tuple[int, Caption]](), dict[str, int]()
     for index in rng.sample(range(len(coco)), len(coco)):
         own = found[coco.records[index].image_id]
-        if not own or len(cards) >= count:
+        if not own or len(chosen) >= count:
             continue
         caption = min(rng.sample(own, len(own)), key=lambda c: kinds.get(c.kind, 0))
         kinds[caption.kind] = kinds.get(caption.kind, 0) + 1
-        cards.append(_card(coco, index, caption))
-    if cards:
-        draw_captions(cards, output / "captions.png", title)
-    return f"{output / 'captions.json'}, instances.json" + (", captions.png" if cards else "")
+        chosen.append((index, caption))
+    if chosen:
+        draw_captions((_card(coco, *one) for one in chosen), output / "captions.png", title)
+    return f"{output / 'captions.json'}, instances.json" + (", captions.png" if chosen else "")
 
 
 def counts_table(title: str, rows: Mapping[str, int]) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,26 +12,34 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from detr_mini.captions.captions_of_split import read_captions
 from detr_mini.captions.category_lists import CategoryCaptions, Together, beside_names
-from detr_mini.captions.directions import SteadyAugment, axes_moved, axes_of, cuts
+from detr_mini.captions.directions import SteadyAugment, axes_moved, cuts
 from detr_mini.captions.from_boxes import Words, checked_kinds, words_for
 from detr_mini.captions.from_boxes_files import ensure_referred
 from detr_mini.captions.made_dataset import WEIGHTS, ensure_captioned, items_of
 from detr_mini.captions.mdetr_format import CATEGORIES, MADE
+from detr_mini.captions.templates.generator import weights_of
+from detr_mini.captions.templates.relations import ATTRIBUTES as LOOKS
 from detr_mini.captions.templates.scene import ATTRIBUTES, Item
-from detr_mini.captions.token_targets import collate_captions
-from detr_mini.captions.training_sources import BoxCaptions, CaptionsOf, FileCaptions, MadeCaptions
+from detr_mini.captions.token_targets import collate_samples
+from detr_mini.captions.training_sources import (
+    BoxCaptions,
+    CaptionsOf,
+    FileCaptions,
+    Fits,
+    MadeCaptions,
+    axes_named,
+    fitted,
+)
 from detr_mini.data.augment import Augment
-from detr_mini.data.collate import collate
 from detr_mini.data.dataset import DetectionDataset
 from detr_mini.data.module import DetectionData
 from detr_mini.data.samplers import Key
 from detr_mini.errors import ConfigError, DataError, nearest
 from detr_mini.formats.columns import read_json
 from detr_mini.formats.split import CocoSet
+from detr_mini.formats.values import is_text
 from detr_mini.phrases import Caption
 from detr_mini.structures import Batch, Target
 from detr_mini.text.names import listed
@@ -38,13 +47,13 @@ from detr_mini.text.tokenizers import KINDS as TOKENIZERS
 from detr_mini.text.tokenizers import AnyTokenizer, lowered
 
 TEXTS = 20_000
-"""Captions from which a tokeniser learns its vocabulary, at most."""
+"""Captions from which a tokeniser learns its vocabulary, at most; of a file all."""
 EACH = 2
 """Captions of each kind for an image of val or test, by default."""
 ROUNDS = 4
 """Rounds of made captions per image from which the tokeniser learns, so that it misses no rare word."""
 
-REFER = ("names", "complete", "folder", "each")
+REFER = ("names", "complete", "folder", "each", "read_only")
 
 
 class CaptionDataset(DetectionDataset):
@@ -56,12 +65,8 @@ class CaptionDataset(DetectionDataset):
         self._steady = None if self.augment is None else SteadyAugment(self.augment)
 
     def augment_of(self, index: int) -> Augment | None:
-        """The augmentation without the transforms that would make a caption of this image false (left, above)."""
-        own = beside_names(self.captions)
-        if self._steady is None or not isinstance(own, FileCaptions):
-            return self.augment
-        axes = frozenset[str]().union(*(axes_of(caption.text) for caption in own.captions[index]))
-        return self._steady.along(axes)
+        """The augmentation without the transforms that would make a caption of this image false (left, above, red)."""
+        return None if self._steady is None else self._steady.along(axes_named(self.captions, index))
 
     def __getitem__(self, key: Key | tuple[int, int]) -> tuple[Tensor, Target, list[Caption]]:  # type: ignore[override]  # and the captions
         image, target = super().__getitem__(key)
@@ -80,11 +85,11 @@ class CaptionData(DetectionData):
     `captions`: for each split a grounded file below `root` (see `mdetr_format`), "made", or "categories" (see
     `CategoryCaptions`). `captions_per_image`: in training. `categories_share`: the share of them that lists categories.
     `refer`: for captions made from boxes alone, the `names` and `complete` categories (see `words_for`), and a `folder`
-    of files; a missing file of val or test is made, with `each` captions of every kind per image. Without `refer`
-    captions are made from the attributes of made scenes, whose `make` are parameters of `ensure_captioned`. `kinds`:
-    how often training draws each kind, `longest_chain`: 2 or 3 relations. `tokenizer`: its `kind` and vocabulary
-    `size`, learned from the training captions. After `setup`: `tokenizer`, the captions of each split in `sentences`,
-    and the names of the `attributes` of training's objects.
+    of files; a missing file of val or test is made, with `each` captions of every kind per image, unless `read_only`
+    lists the split. Without `refer` captions are made from the attributes of made scenes, whose `make` are parameters
+    of `ensure_captioned`. `kinds`: how often training draws each kind, `longest_chain`: 2 or 3 relations. `tokenizer`:
+    its `kind` and vocabulary `size`, learned from the training captions. After `setup`: `tokenizer`, the captions of
+    each split in `sentences`, and the names of the `attributes` of training's objects.
     """
 
     ensure: Callable[..., str] = staticmethod(ensure_captioned)
@@ -96,7 +101,7 @@ class CaptionData(DetectionData):
         tokenizer: Mapping[str, Any],
         captions_per_image: int = 8,
         categories_share: float | int = 0.0,
-        kinds: Mapping[str, float | int] | None = None,
+        kinds: Mapping[str, Any] | None = None,
         longest_chain: int = 3,
         refer: Mapping[str, Any] | None = None,
         **kwargs: Any,
@@ -129,9 +134,9 @@ class CaptionData(DetectionData):
             if key not in taken and value is not None:
                 raise ConfigError(f"data.tokenizer.{key} is no setting of the kind {tokenizer['kind']}; set it to null")
         self.caption_files, self.wanted_tokenizer = dict(captions), dict(tokenizer)
-        self.from_categories = round(categories_share * captions_per_image)
-        self.captions_per_image, self.longest_chain = captions_per_image, longest_chain
-        self.kinds = {**WEIGHTS, **(kinds or {})} if refer is None else checked_kinds(kinds)
+        self.captions_per_image, self.categories_share = captions_per_image, categories_share
+        self.longest_chain = longest_chain
+        self.kinds = weights_of(kinds, WEIGHTS) if refer is None else checked_kinds(kinds)
         self.refer = None if refer is None else dict(refer)
         self.sentences: dict[str, CaptionsOf] = {}
 
@@ -144,48 +149,69 @@ class CaptionData(DetectionData):
         for name in self.sets:
             if name not in self.sentences and self.caption_files.get(name):
                 self.sentences[name] = self._sentences(name)
+                if name == "train":
+                    self._warn_of_moves(self.sentences[name])
         if "train" in self.sentences and isinstance(beside_names(self.sentences["train"]), MadeCaptions):
             self.attributes = ATTRIBUTES
         if self.tokenizer is None and stage in ("fit", None):  # for evaluation it comes from the checkpoint
             self.tokenizer = self._trained_tokenizer()
 
+    def _look_at_test(self) -> None:
+        """See `DetectionData`. The captions of test are read or made before the training, too."""
+        super()._look_at_test()
+        if "test" in self._ready and "test" not in self.sentences and self.caption_files.get("test"):
+            try:
+                self.sentences["test"] = self._sentences("test")
+            except DataError as error:
+                raise DataError(f"test: {error}; data.captions.test=null trains without these captions") from None
+
+    def _set(self, name: str) -> CocoSet:
+        """A split that was read; test is ready before the training, and in `sets` after it."""
+        return self.sets[name] if name in self.sets else self._ready[name]
+
     def _sentences(self, name: str) -> CaptionsOf:
-        names, count = self.sets[name].categories.names, self.captions_per_image if name == "train" else None
+        names, count = self._set(name).categories.names, self.captions_per_image if name == "train" else None
         if self.caption_files[name] == CATEGORIES:
             return CategoryCaptions(names, self.seed, count)
-        if count is None or not self.from_categories:
+        if count is None or not self.categories_share:
             return self._about(name, count)
-        own = self._about(name, count - self.from_categories)
-        return Together(own, CategoryCaptions(names, self.seed, self.from_categories))
+        lists = round(self.categories_share * count)
+        if not 0 < lists < count:
+            raise ConfigError(f"data.categories_share={self.categories_share:g} makes {lists} of "
+                              f"data.captions_per_image={count} captions lists of categories; change one of the two, "
+                              "so that there is a list and another caption")  # fmt: skip
+        return Together(self._about(name, count - lists), CategoryCaptions(names, self.seed, lists))
 
     def _about(self, name: str, count: int | None) -> CaptionsOf:
         """Captions of a file, or made ones, `count` per image."""
-        coco, file = self.sets[name], str(self.caption_files[name])
+        coco, file = self._set(name), str(self.caption_files[name])
         words = self._words(coco)
-        if file != MADE:
-            path = self.root / file
-            if self.refer is not None and words is not None:
-                path = Path(self.refer.get("folder") or self.root) / file
+        if file == MADE:
+            how = self.seed, self.captions_per_image if count is None else count, self.kinds, self.longest_chain
+            if words is not None:
+                return BoxCaptions(words, coco.categories.names, *how)
+            return MadeCaptions(self._items(name), coco.image_ids, *how)
+        path, notices = self.root / file, self.report.notices
+        if self.refer is not None and words is not None:
+            path = Path(self.refer.get("folder") or self.root) / file
+            if name not in (self.refer.get("read_only") or ()):
                 each = self.refer.get("each") or EACH
-                self.report.notices.append(ensure_referred(path, coco, words, each=each, weights=self.kinds))
-            found = read_captions(path, coco)
-            if name == "train":
-                self._warn_of_moves(path, [frozenset().union(*(axes_of(c.text) for c in found[i])) for i in found])
-            return FileCaptions(tuple(tuple(found[i]) for i in coco.image_ids), coco.image_ids, self.seed, count)
-        how = self.seed, count or self.captions_per_image, self.kinds, self.longest_chain
-        if words is not None:
-            return BoxCaptions(words, coco.categories.names, *how)
-        return MadeCaptions(self._items(name), coco.image_ids, *how)
+                notices.append(ensure_referred(path, coco, words, each=each, weights=self.kinds))
+            elif not path.is_file():
+                raise DataError(f"there is no captions file {path}, and stored settings make none outside the current "
+                                f"folder; data.captions.{name}={path.absolute()} makes it")  # fmt: skip
+        return FileCaptions.read(path, coco, self.seed, count, words is not None, notices)
 
-    def _warn_of_moves(self, path: Path, spoken: Sequence[frozenset[str]]) -> None:
-        """Report the transforms that are left out for images whose captions they would make false."""
+    def _warn_of_moves(self, sentences: CaptionsOf) -> None:
+        """Report the transforms that are left out for training images whose captions they would make false."""
+        spoken = [axes_named(sentences, index) for index in range(len(self.train_set))]
         for transform in self._all_transforms():
             moved = axes_moved(transform) if any(spoken) else frozenset[str]()
             still = sum(bool(axes & moved) for axes in spoken)
             if still:
                 self.report.notices.append(
                     f"data.augment holds {type(transform).__name__}: it is left out for {still} of {len(spoken)} "
-                    f"images, whose captions in {path} say left or above"
+                    "images, whose captions name a side or a colour"
                 )
 
     def _words(self, coco: CocoSet) -> Words | None:
@@ -196,19 +222,21 @@ class CaptionData(DetectionData):
 
     def _items(self, name: str) -> tuple[tuple[Item, ...], ...]:
         """The items of each made scene of a split, with their attributes."""
-        path, image_ids = self._annotations(name), self.sets[name].image_ids
+        path, image_ids = self._annotations(name), self._set(name).image_ids
         grouped: dict[int, list[Mapping[str, Any]]] = {image_id: [] for image_id in image_ids}
         for annotation in read_json(path)["annotations"]:
-            if "attributes" not in annotation:
-                raise DataError(f"{path} has annotations without attributes: no captions can be made of them; "
-                                f"set data.captions.{name} to a file with captions")  # fmt: skip
+            looks = annotation.get("attributes")
+            if not isinstance(looks, Mapping) or set(looks) != set(LOOKS) or not all(map(is_text, looks.values())):
+                raise DataError(f"{path} has annotations without attributes of made scenes ({', '.join(LOOKS)}): no "
+                                f"captions can be made of them; set data.captions.{name} to a file with "
+                                "captions")  # fmt: skip
             if annotation["image_id"] in grouped:
                 grouped[annotation["image_id"]].append(annotation)
         return tuple(tuple(items_of(grouped[image_id])) for image_id in image_ids)
 
     def _annotations(self, name: str) -> Path:
         """The COCO file of a split. ConfigError where its format has none."""
-        in_shards, split = self.sets[name].records.in_shards, self.splits[name]
+        in_shards, split = self._set(name).records.in_shards, self.splits[name]
         if in_shards is not None:
             return in_shards.store.annotations
         if split is None or self.format != "coco":
@@ -227,8 +255,11 @@ class CaptionData(DetectionData):
         """Captions to learn a vocabulary from. A pretrained tokeniser uses none."""
         coco, sentences, given = self.sets["train"], self.sentences["train"], 0
         if isinstance(sentences, CategoryCaptions | Together):  # the captions below may miss some
-            yield from [listed([name.lower() for name in coco.categories.names])[0]] * 2
-        source = beside_names(sentences)
+            yield from [listed([lowered(name) for name in coco.categories.names])[0]] * 2
+        source, most = beside_names(sentences), float(TEXTS)
+        if isinstance(source, FileCaptions):  # an epoch has some of an image's captions, another has others
+            source, most = replace(source, count=None), math.inf
+            sentences = replace(sentences, own=source) if isinstance(sentences, Together) else source
         rounds = ROUNDS if isinstance(source, BoxCaptions) else 1
         order = random.Random(0).sample(range(len(coco)), len(coco))  # categories often come one after another
         for which in range(rounds * len(coco)):
@@ -237,20 +268,15 @@ class CaptionData(DetectionData):
             own = sentences(index, -1 - before, coco.target(coco.image_ids[index]))
             yield from (lowered(caption.text) for caption in own)
             given += len(own)
-            if given >= TEXTS:
+            if given >= most:
                 break
 
     def limit_tokens(self, most: int) -> None:
-        """Limit captions to `most` tokens: fewer categories in each list, DataError for longer captions of a file."""
+        """Limit captions to `most` tokens, see `fitted`. DataError for longer captions of a user's file."""
         assert self.tokenizer is not None
+        fits = Fits(self.tokenizer, most)
         for name, sentences in self.sentences.items():
-            own = beside_names(sentences)
-            if isinstance(own, FileCaptions):
-                own.check(self.root / str(self.caption_files[name]), self.tokenizer, most)
-            if isinstance(own, CategoryCaptions):
-                self.sentences[name] = own.fitted(self.tokenizer, most)
-            if isinstance(sentences, Together):
-                self.sentences[name] = replace(sentences, names=sentences.names.fitted(self.tokenizer, most))
+            self.sentences[name] = fitted(sentences, fits, self._set(name), self.report.notices)
 
     def dataset(self, name: str, *, training: bool = False) -> DetectionDataset:
         """The split `name`, with captions if it has any."""
@@ -263,21 +289,4 @@ class CaptionData(DetectionData):
         if not isinstance(dataset, CaptionDataset):
             return super().collate(dataset)
         assert self.tokenizer is not None
-        return partial(_collate, stride=self.stride, tokenizer=self.tokenizer, normalise=dataset.normalise)
-
-
-def _collate(
-    samples: Sequence[tuple[Tensor, Target, list[Caption]]],
-    stride: int,
-    tokenizer: AnyTokenizer,
-    normalise: Callable[[Tensor], Tensor] | None,
-) -> Batch:
-    images, targets, captions = zip(*samples, strict=True)
-    batch = collate(images, targets, stride, normalise)
-    if not any(captions):  # only boxes
-        return batch
-    block = collate_captions(tokenizer, captions, batch.packed.counts)
-    known = [target.attributes for target in targets if target.attributes is not None]
-    if len(known) == len(targets):
-        block = replace(block, attributes=pad_sequence(known, batch_first=True))
-    return replace(batch, captions=block)
+        return partial(collate_samples, stride=self.stride, tokenizer=self.tokenizer, normalise=dataset.normalise)

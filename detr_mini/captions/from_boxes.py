@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from detr_mini.captions.nouns import check_categories
-from detr_mini.captions.templates.generator import Captioner
+from detr_mini.captions.templates.generator import Captioner, weights_of
 from detr_mini.captions.templates.lexicon import Lexicon
 from detr_mini.captions.templates.scene import Item
 from detr_mini.errors import ConfigError, nearest
@@ -23,8 +23,6 @@ WEIGHTS: dict[str, float] = {
     "absent": 1.5,
 }  # fmt: skip
 """The kinds that boxes decide, and how often training draws each."""
-Names = Mapping[str, str | Sequence[str]]
-"""Category to its noun or synonyms in the singular; "leaf/leaves" gives an irregular plural."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +33,18 @@ class Words:
     complete: frozenset[str]
 
 
-def words_for(categories: Sequence[str], names: Names | None, complete: Sequence[str] | str | None) -> Words:
-    """The words of a config. A category without a name is called as in the data. `complete`: categories, or "all".
+def words_for(categories: Sequence[str], names: Any, complete: Any) -> Words:
+    """The words of a config. `names`: category to its noun or synonyms in the singular, "leaf/leaves" with an irregular
+    plural; a category without a name is called as in the data. `complete`: categories, or "all".
 
-    ConfigError for an unknown category, a name that is no noun, and nouns that a reader cannot tell apart.
+    ConfigError for other values, an unknown category, a name that is no noun, nouns that a reader cannot tell apart.
     """
-    if complete is None or (isinstance(complete, str) and complete != "all"):
+    whole = categories if complete == "all" else complete
+    if isinstance(whole, str | Mapping) or not isinstance(whole, Collection):
         raise ConfigError(f"complete is {complete!r}; name the categories whose objects all have a box, as in "
                           f"complete=[{categories[0]}], or set complete=all")  # fmt: skip
-    whole = list(categories if isinstance(complete, str) else complete)
+    if not isinstance(names, Mapping | None):
+        raise ConfigError(f"names is {names!r}; give each category its noun, as in names={{{categories[0]}: red cell}}")
     check_categories("names", names or (), categories)
     check_categories("complete", whole, categories)
     synonyms: dict[str, tuple[str, ...]] = {}
@@ -51,8 +52,9 @@ def words_for(categories: Sequence[str], names: Names | None, complete: Sequence
     for category in categories:
         given = (names or {}).get(category, category.replace("_", " "))
         nouns = []
-        for entry in [given] if isinstance(given, str) else given:
-            noun, slash, several = (part.strip().lower() for part in str(entry).partition("/"))
+        for entry in given if isinstance(given, list | tuple) else [given]:
+            text = str(entry) if isinstance(entry, str | int) and not isinstance(entry, bool) else ""
+            noun, slash, several = (part.strip().lower() for part in text.partition("/"))
             if not re.fullmatch(r"\w[\w'-]*( \w[\w'-]*)*", noun) or (slash and not several):
                 raise ConfigError(f"names.{category} is {entry!r}; give a noun of letters and blanks, as in "
                                   "'red cell', or 'leaf/leaves' with its plural")  # fmt: skip
@@ -68,13 +70,13 @@ def words_for(categories: Sequence[str], names: Names | None, complete: Sequence
     return Words(lexicon, frozenset(whole))
 
 
-def checked_kinds(kinds: Mapping[str, float | int] | None) -> dict[str, float | int]:
-    """`WEIGHTS` updated from a config. ConfigError for a kind that boxes do not decide."""
+def checked_kinds(kinds: Mapping[str, Any] | None) -> dict[str, float | int]:
+    """`WEIGHTS` updated from a config. ConfigError for a kind that boxes do not decide, and see `weights_of`."""
     for kind in kinds or ():
         if kind not in WEIGHTS:
             raise ConfigError(f"kinds.{kind} is no kind that boxes decide{nearest(kind, WEIGHTS)} "
                               f"(they decide {', '.join(WEIGHTS)})")  # fmt: skip
-    return {**WEIGHTS, **(kinds or {})}
+    return weights_of(kinds, WEIGHTS)
 
 
 Box = Sequence[float | int]
@@ -102,13 +104,14 @@ def captions_about(
     crowded: frozenset[str] = frozenset(),
     weights: Mapping[str, float | int] = WEIGHTS,
     longest_chain: int = 3,
+    fits: Callable[[str], bool] | None = None,
 ) -> list[Caption]:
     """`count` captions of random kinds for training; fewer where the image allows no more.
 
     `side`: the shorter side of the image in pixels; clear distances are shares of it. `crowded`: categories with a
-    crowd region, which captions never name.
+    crowd region, which captions never name. `fits`: whether a text is short enough.
     """
-    builder = _builder(items, side, rng, words, crowded, longest_chain=longest_chain)
+    builder = _builder(items, side, rng, words, crowded, longest_chain=longest_chain, fits=fits)
     made: dict[str, Caption] = {}
     for _ in range(4 * count):
         kind = rng.choices(list(weights), list(weights.values()))[0]

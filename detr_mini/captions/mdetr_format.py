@@ -13,10 +13,13 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from dataclasses import replace
+from functools import cache
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
+from detr_mini.captions.record_matching import as_trained, composed, is_near, places_of, size_of
 from detr_mini.errors import DataError
 from detr_mini.formats.box_rules import is_box
 from detr_mini.formats.columns import read_json
@@ -31,8 +34,6 @@ CATEGORIES = "categories"
 """In place of a file: new lists of category names each epoch, "person. dog.", for any boxes."""
 LONGEST = 10_000
 """Characters in a caption at most."""
-CLOSE = 0.5
-"""Pixels by which a caption's box may differ from the same object's box among the instances."""
 
 
 def caption_records(
@@ -150,15 +151,23 @@ def caption_faults(path: Path, instances: Mapping[str, Any]) -> list[str]:
         content = read_json(path)
     except DataError as error:
         return [str(error)]
-    names = {image["id"]: composed(image["file_name"]) for image in instances["images"]}
-    boxes: dict[str, list[Sequence[float | int]]] = {name: [] for name in names.values()}
+    names = [composed(image["file_name"]) for image in instances["images"]]
+    number_of = {image["id"]: place for place, image in enumerate(instances["images"])}
+    boxes: list[list[Mapping[str, Any]]] = [[] for _ in names]
     for annotation in instances["annotations"]:
-        if not annotation.get("iscrowd"):
-            boxes[names[annotation["image_id"]]].append(annotation["bbox"])
+        if not annotation.get("iscrowd") and is_box(annotation.get("bbox")):
+            boxes[number_of[annotation["image_id"]]].append(annotation)
+
+    @cache
+    def forms(place: int) -> list[list[float | int]]:
+        """The boxes of an image as they are written, and as training reads them."""
+        size = size_of(instances["images"][place])
+        return [form for own in boxes[place] for form in (own["bbox"], as_trained(own, size))]
+
     records = {image["id"]: image for image in content["images"] if is_whole(image.get("id"))}
-    found: list[str] = []
-    if fault := id_fault(content["images"], path):
-        found.append(fault)
+    places = places_of((record.get("file_name") for record in content["images"]), names)
+    faults = id_fault(content["images"], path), None if places else image_fault(content["images"], names, path)
+    found = [fault for fault in faults if fault]
     phrases: dict[Any, set[Phrase]] = {number: set() for number in records}
     for number, annotation in enumerate(content["annotations"], start=1):
         record = record_of(annotation, records)
@@ -171,8 +180,13 @@ def caption_faults(path: Path, instances: Mapping[str, Any]) -> list[str]:
         except DataError as error:
             found.append(str(error))
             phrases[record["id"]].add(Phrase((), (), True))  # a phrase whose span is unknown
-        own, box = boxes.get(composed(record.get("file_name"))), annotation.get("bbox")
-        if own is not None and not any(_is_close(box, other) for other in own):
+        place, box = places.get(composed(record.get("file_name"))), annotation.get("bbox")
+        if place is None:
+            continue
+        if is_box(box) and any(is_near(box, own["bbox"]) for own in boxes[place]):
+            continue
+        read = [box, as_trained(annotation, size_of(instances["images"][place]))] if is_box(box) else []
+        if not any(is_near(one, own) for one, own in product(read, forms(place))):
             found.append(
                 f"record {record['id']} of {path} speaks of the box {shown(box)}, which is not among the image's boxes"
             )
@@ -198,6 +212,17 @@ def id_fault(records: Sequence[Mapping[str, Any]], path: Path) -> str | None:
     return f"{path} has {what}; give each caption's record an id of its own"
 
 
+def image_fault(records: Sequence[Mapping[str, Any]], images: Sequence[str], path: Path) -> str:
+    """The error about a file with no caption of any of the `images`."""
+    if not records:
+        return f"{path} has no captions; give a file with a record for each caption, or none"
+    named, image = records[0].get("file_name"), next(iter(images), None)
+    return (
+        f"no caption of {path} is about an image of the split: its first record has the file_name {shown(named)}, the "
+        f"split's first image is {shown(image)}; correct the file names, or give the captions of these images"
+    )
+
+
 def record_of(annotation: Mapping[str, Any], records: Mapping[Any, dict[str, Any]]) -> dict[str, Any] | None:
     number = annotation.get("image_id")
     return records.get(number) if is_whole(number) else None
@@ -217,15 +242,6 @@ def absent_phrases(record: Mapping[str, Any], path: Path) -> list[Phrase]:
     if not isinstance(absent, list | None) or not all(isinstance(entry, dict) for entry in absent or ()):
         raise DataError(f"{where}: absent is {shown(absent)}; it must be a list of {{spans: [[begin, end]]}}")
     return [Phrase(checked_spans(record, a.get("spans"), path), (), is_asked(a, where)) for a in absent or ()]
-
-
-def composed(name: Any) -> str:
-    """A file name with composed accents, so that names in records and on disk compare equal."""
-    return unicodedata.normalize("NFC", name) if isinstance(name, str) else ""
-
-
-def _is_close(box: Any, other: Sequence[float | int]) -> bool:
-    return is_box(box) and is_near(box, other)
 
 
 def _word_around(caption: str, begin: int, end: int) -> tuple[int, int]:
@@ -264,5 +280,18 @@ def check_phrases(record: Mapping[str, Any], phrases: Sequence[Phrase], path: Pa
                             "a word can name one of them only")  # fmt: skip
 
 
-def is_near(one: Sequence[float | int], other: Sequence[float | int]) -> bool:
-    return all(abs(a - b) <= CLOSE for a, b in zip(one, other, strict=True))
+def uninterrupted(phrases: Sequence[Phrase]) -> list[Phrase]:
+    """The phrases in another order. One is not asked for if another that is begins between its words.
+
+    Tags of tokens cannot tell such a phrase from the other one (`grounded.phrases_of`). They are ordinary in MDETR's
+    data: a box has the spans of every mention.
+    """
+    kept, begins = list[Phrase](), list[int]()
+    for phrase in sorted(phrases, key=lambda phrase: phrase.spans, reverse=True):
+        first, last = phrase.spans[0][0], phrase.spans[-1][0]
+        if phrase.asked and any(first < begin < last for begin in begins):
+            phrase = replace(phrase, asked=False)
+        if phrase.asked:
+            begins.append(first)
+        kept.append(phrase)
+    return kept

@@ -15,9 +15,11 @@ from typing import Any
 from detr_mini.captions.captions_of_split import objects_of
 from detr_mini.captions.mdetr_format import caption_records
 from detr_mini.captions.nouns import HEADS, OPEN, Noun, Nouns
+from detr_mini.captions.record_matching import composed, places_of
 from detr_mini.errors import DataError
 from detr_mini.formats.columns import any_json
 from detr_mini.formats.split import CocoSet
+from detr_mini.formats.values import as_whole
 from detr_mini.phrases import Caption, Phrase
 
 KIND = "photograph"
@@ -166,12 +168,14 @@ def read_sentences(path: str | Path) -> list[Sentence]:
     if not path.is_file():
         raise DataError(f"there is no captions file {path}; set captions to a COCO captions JSON, below root")
     content = any_json(path)
-    if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in ("images", "annotations")):
-        raise DataError(f"{path} holds no captions: a JSON object with 'images' and 'annotations' is expected")
-    name_of = {image.get("id"): image.get("file_name") for image in content["images"]}
+    lists = [content.get(key) if isinstance(content, dict) else None for key in ("images", "annotations")]
+    if not all(isinstance(own, list) and all(isinstance(record, dict) for record in own) for own in lists):
+        raise DataError(f"{path} holds no captions: a JSON object with lists of records 'images' and 'annotations' is "
+                        "expected; give a COCO captions file (captions_*.json)")  # fmt: skip
+    name_of = {_key(image["id"]): image.get("file_name") for image in content["images"] if "id" in image}
     found = []
     for number, annotation in enumerate(content["annotations"], start=1):
-        text, name = annotation.get("caption"), name_of.get(annotation.get("image_id"))
+        text, name = annotation.get("caption"), name_of.get(_key(annotation.get("image_id")))
         if not isinstance(text, str):
             raise DataError(f"annotation number {number} of {path} has no caption; give a COCO captions file "
                             "(captions_*.json), not one of instances")  # fmt: skip
@@ -184,6 +188,11 @@ def read_sentences(path: str | Path) -> list[Sentence]:
     return found
 
 
+def _key(number: Any) -> str:
+    """An id as a key: 7, 7.0 and "7" are the same. Any value of a file gives one, even a list."""
+    return repr(as_whole(number))
+
+
 def grounded(sentences: Sequence[Sentence], coco: CocoSet, nouns: Nouns) -> dict[str, Any]:
     """The content of a grounded file (see `mdetr_format`): the captions with at least one noun tied.
 
@@ -192,14 +201,11 @@ def grounded(sentences: Sequence[Sentence], coco: CocoSet, nouns: Nouns) -> dict
     `without_picture`. DataError if no noun could be tied.
     """
     images = objects_of(coco)
-    names = [own.record["file_name"] for own in images]
-    place_of = {name.rpartition("/")[2]: place for place, name in enumerate(names)}
-    place_of |= {name: place for place, name in enumerate(names)}  # the whole name, where the captions have it
+    place_of = places_of({s.file_name for s in sentences}, [own.record["file_name"] for own in images])
     made: list[list[Grounded]] = [[] for _ in images]
     left_out, lost = Counter[str](), 0
     for sentence in sentences:
-        name = sentence.file_name
-        place = place_of.get(name, place_of.get(name.rpartition("/")[2]))
+        place = place_of.get(composed(sentence.file_name))
         if place is None:
             lost += 1
             continue

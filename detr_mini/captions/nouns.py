@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from detr_mini.captions.templates.lexicon import plural
 from detr_mini.errors import ConfigError, nearest
@@ -160,7 +161,7 @@ class Noun:
 class Nouns:
     """Finds the nouns of a dataset's `categories` as whole words, the longest first."""
 
-    def __init__(self, table: Mapping[str, Sequence[str]], categories: Sequence[str]) -> None:
+    def __init__(self, table: Mapping[str, Any], categories: Sequence[str]) -> None:
         """`table`: see above. The name of a category is always one of its nouns.
 
         ConfigError for a table without any of the categories, and for entries that are not words.
@@ -172,7 +173,7 @@ class Nouns:
         found: dict[str, list[Noun]] = {}
         for category in (*categories, ""):
             entries = table.get(category, ())
-            if isinstance(entries, str) or not all(isinstance(entry, str) for entry in entries):
+            if not isinstance(entries, list | tuple) or not all(isinstance(entry, str) for entry in entries):
                 raise ConfigError(f"nouns.{category} is {entries!r}; it must be a list of words, as in [dog, puppy]")
             own = [category] if category and "/" not in category and not _lists(entries, category) else []
             for entry in (*own, *entries):

@@ -1,13 +1,17 @@
-"""Token targets of captions: what each token is, and which objects it refers to."""
+"""Captions as a batch, with token targets: what each token is, and which objects it refers to."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from detr_mini.data.collate import collate
 from detr_mini.phrases import Caption, Phrase
-from detr_mini.structures import TAGS, Captions
+from detr_mini.structures import TAGS, Batch, Captions, Target
 from detr_mini.text.tokenizers import AnyTokenizer, lowered, pad, tokens_of
 
 OTHER, BEGIN, INSIDE, ANCHOR = range(len(TAGS))
@@ -44,3 +48,21 @@ def collate_captions(tokenizer: AnyTokenizer, captions: Sequence[Sequence[Captio
     padded = torch.tensor([own + [-1] * (ids.shape[1] - len(own)) for own in tags], dtype=torch.long).view(ids.shape)
     return Captions(ids, padding, torch.tensor(image, dtype=torch.long), tuple(e.spans for e in encodings), tuple(flat),
                     refers, padded)  # fmt: skip
+
+
+def collate_samples(
+    samples: Sequence[tuple[Tensor, Target, list[Caption]]],
+    stride: int,
+    tokenizer: AnyTokenizer,
+    normalise: Callable[[Tensor], Tensor] | None,
+) -> Batch:
+    """Images, targets and captions as one batch. Without any caption it has images and boxes alone."""
+    images, targets, captions = zip(*samples, strict=True)
+    batch = collate(images, targets, stride, normalise)
+    if not any(captions):
+        return batch
+    block = collate_captions(tokenizer, captions, batch.packed.counts)
+    known = [target.attributes for target in targets if target.attributes is not None]
+    if len(known) == len(targets):
+        block = replace(block, attributes=pad_sequence(known, batch_first=True))
+    return replace(batch, captions=block)

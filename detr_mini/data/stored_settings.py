@@ -21,8 +21,9 @@ def data_settings(given: Any, trained: Mapping[str, Any] | None) -> dict[str, An
     """The data module's settings: those of training (`trained`), replaced where `given` has a value other than None.
 
     Where `given` names a kind of data (`_target_`), the settings of training do not count. Augmentation and what the
-    model decides are left out. `trained` may be a stranger's: images are made (`make`) only below this folder, caches
-    are the user's own, and nothing is fetched: DataError for data at an address, unless `given` has a root.
+    model decides are left out. `trained` may be a stranger's: images (`make`) and files of captions (`refer`) are made
+    only below this folder, such files also where `given` says, caches are the user's own, and nothing is fetched:
+    DataError for data at an address, unless `given` has a root.
     """
     chosen = {key: _without_none(value) for key, value in (given or {}).items()}
     chosen = {key: value for key, value in chosen.items() if value is not None}
@@ -45,7 +46,23 @@ def data_settings(given: Any, trained: Mapping[str, Any] | None) -> dict[str, An
                             "there, such as a copy of the shards)")  # fmt: skip
         if "root" in chosen or not _is_below_here(root):
             settings["make"] = None
+        if isinstance(settings.get("refer"), Mapping):
+            settings["refer"] = {**settings["refer"], "read_only": _read_only(settings, chosen)}
     return {key: value for key, value in settings.items() if key not in (*FROM_TRAINING, *OF_TRAINING)}
+
+
+def _read_only(settings: Mapping[str, Any], chosen: Mapping[str, Any]) -> list[str]:
+    """The splits with a file of captions that stored settings alone, not `chosen` ones, have outside this folder."""
+    refer, files = settings["refer"], settings.get("captions")
+    stored = [str(refer.get("folder") or settings.get("root"))]
+    if "folder" in (chosen.get("refer") or ()) or (not refer.get("folder") and "root" in chosen):
+        stored = []
+    outside = []
+    for split, file in files.items() if isinstance(files, Mapping) else ():
+        parts = [] if Path(str(file)).is_absolute() else stored
+        if not all(map(_is_below_here, parts if split in (chosen.get("captions") or ()) else [*parts, str(file)])):
+            outside.append(split)
+    return outside
 
 
 def _is_below_here(root: str) -> bool:

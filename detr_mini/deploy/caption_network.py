@@ -51,6 +51,6 @@ class CaptionNetwork(nn.Module):
         queries, pairs = self.model.queries_and_pairs(objects, object_boxes)
         hidden = torch.zeros_like(objects[..., 0], dtype=torch.bool)
         padding = attention_mask == 0
-        logits, tags = self.model.pair_logits(queries[pictures], pairs[pictures], hidden[pictures], token_ids, padding)
-        phrases = phrase_numbers(tags.argmax(-1)).masked_fill(padding, -1)
-        return logits[-1], tags, phrases
+        words, tags = self.model.words_and_tags(token_ids, padding)
+        logits = self.model.pair_logits(queries[pictures], pairs[pictures], hidden[pictures], words, padding)
+        return logits[-1], tags, phrase_numbers(tags.argmax(-1)).masked_fill(padding, -1)

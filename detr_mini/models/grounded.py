@@ -96,6 +96,8 @@ class GroundedDETR(MiniDETR):
             raise ConfigError("set either model.text or model.pretrained_text, and the other to null")
         layer = {"width": 32, "heads": 4, "pair_dim": 16, **joint}
         layers, self.likenesses = layer.pop("layers", 5), layer.pop("likenesses", 8)
+        if layers < 1:
+            raise ConfigError(f"model.joint.layers is {layers}; it must be at least 1")
         width, pair_dim, ordered = layer["width"], layer["pair_dim"], (text or {}).get("positions") != "none"
         self.text: TextEncoder | PretrainedTextEncoder
         if pretrained_text is None:
@@ -168,7 +170,8 @@ class GroundedDETR(MiniDETR):
             rows = group.to(captions.token_ids.device)
             ids, padding = captions.token_ids[rows, :t], captions.padding_mask[rows, :t]
             image = captions.caption_image[rows]
-            pair_logits, tag = self.pair_logits(queries[image], pairs[image], hidden[image], ids, padding)
+            words, tag = self._words_once(ids, padding)
+            pair_logits = self.pair_logits(queries[image], pairs[image], hidden[image], words, padding)
             logits.append([functional.pad(each, (0, longest - t)) for each in pair_logits])
             tags.append(functional.pad(tag, (0, 0, 0, longest - t)))
         back = torch.cat(groups).argsort().to(captions.token_ids.device)
@@ -186,27 +189,46 @@ class GroundedDETR(MiniDETR):
         pairs = (self.pairs(between) + self.pairs_straight(between)).transpose(2, 3)
         return vectors + self.place(sine_box_code(boxes, 2 * self.dim).to(vectors.dtype)), pairs
 
+    def words_and_tags(
+        self, ids: Int[Tensor, "c t"], padding_mask: Bool[Tensor, "c t"]
+    ) -> tuple[Float[Tensor, "c t d"], Float[Tensor, "c t g"]]:
+        """The vector of each word, and its tag logits. They depend on the caption alone."""
+        words, _ = self.text(ids, padding_mask)
+        tags = self.tag(words)
+        outside = tags.detach().float().log_softmax(-1)[..., 0]
+        alone = self.text.words(ids) if isinstance(self.text, PretrainedTextEncoder) else ids
+        return words + self.connectives(alone, outside, padding_mask), tags
+
+    def _words_once(
+        self, ids: Int[Tensor, "c t"], padding_mask: Bool[Tensor, "c t"]
+    ) -> tuple[Float[Tensor, "c t d"], Float[Tensor, "c t g"]]:
+        """`words_and_tags`, where several images share captions: each is encoded once. A GPU would have to wait for
+        the number of different captions, and training would add gradients in another order."""
+        if self.training or ids.device.type != "cpu":
+            return self.words_and_tags(ids, padding_mask)
+        different, place = torch.stack([ids, padding_mask.long()], 1).unique(dim=0, return_inverse=True)
+        if len(different) == len(ids):
+            return self.words_and_tags(ids, padding_mask)
+        words, tags = self.words_and_tags(different[:, 0], different[:, 1].bool())
+        return words[place], tags[place]
+
     def pair_logits(
         self,
         queries: Float[Tensor, "c q d"],
         pairs: Float[Tensor, "c q p k"],
         hidden: Bool[Tensor, "c q"],
-        ids: Int[Tensor, "c t"],
+        words: Float[Tensor, "c t d"],
         padding_mask: Bool[Tensor, "c t"],
-    ) -> tuple[list[Float[Tensor, "c q t"]], Float[Tensor, "c t g"]]:
-        """Logits that a word refers to a query's object, before the layers and after each; tag logits of the words."""
-        words, _ = self.text(ids, padding_mask)
-        tags = self.tag(words)
-        outside = tags.detach().float().log_softmax(-1)[..., 0]
-        alone = self.text.words(ids) if isinstance(self.text, PretrainedTextEncoder) else ids
-        words = (words + self.connectives(alone, outside, padding_mask)).to(queries.dtype)
+    ) -> list[Float[Tensor, "c q t"]]:
+        """Logits that a word refers to a query's object, before the layers and after each."""
+        words = words.to(queries.dtype)
         state = self.first(self.of_thing(queries)[:, :, None] * self.of_word(words)[:, None])
         logits = [self.speaks(self.norm(state))[..., 0]]
         inputs = word_inputs_of(cast(list[FusionLayer], list(self.joint)), words, padding_mask)
         for layer, own in zip(self.joint, inputs, strict=True):
             state = layer(state, logits[-1], own, queries, pairs, hidden)
             logits.append(self.speaks(self.norm(state))[..., 0])
-        return logits, tags
+        return logits
 
     def read(
         self, output: DetectorOutput, captions: Captions, sizes: Sequence[tuple[int, int]]
@@ -225,7 +247,8 @@ def read_phrases(
     logits, tags = output.grounding.logits[-1].float().cpu(), output.grounding.tags.argmax(-1).cpu()
     scale = torch.tensor([[w, h, w, h] for h, w in sizes], dtype=torch.float32)[:, None]
     boxes = cxcywh_to_xyxy(output.boxes.float().cpu()) * scale
-    boxes = torch.minimum(boxes.clamp(min=0), scale)
+    # of each image a tensor of its own: a view would take the whole batch along to other processes
+    own_boxes = [own.clone() for own in torch.minimum(boxes.clamp(min=0), scale)]
     found = []
     if output.query_visible is not None:  # a query that stands for padding answers nothing
         hidden = ~output.query_visible.cpu()[captions.caption_image.cpu()]
@@ -234,6 +257,6 @@ def read_phrases(
         phrases = []
         for tokens in phrases_of(tags[row, : len(spans)].tolist()):
             scores = logits[row][:, tokens].mean(1).sigmoid()
-            phrases.append(PhraseFound(merged([spans[token] for token in tokens]), boxes[image], scores))
+            phrases.append(PhraseFound(merged([spans[token] for token in tokens]), own_boxes[image], scores))
         found.append(tuple(phrases))
     return found

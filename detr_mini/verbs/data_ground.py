@@ -26,7 +26,7 @@ TITLE = "Nouns of captions and the boxes that they are linked to"
 def data_ground(config: DictConfig) -> Path:
     """Link the captions `config.captions` to the boxes of a split, and write them to `config.output`; the folder.
 
-    Captions that have spans and boxes already (MDETR's format) are checked, and written as they are.
+    Captions that have spans and boxes already (MDETR's format) are checked, and those of the images are written again.
     """
     root, output = Path(config.root).expanduser(), Path(config.output).expanduser()
     captions = root / config.captions
@@ -37,6 +37,7 @@ def data_ground(config: DictConfig) -> Path:
             coco = boxes_of_captions(captions, root / ((config.boxes or {}).get("images") or "."), output)
         content = checked_captions(captions, coco)
         rows = {"captions": len(content["images"]), "boxes they refer to": len(content["annotations"])}
+        rows |= content["info"]["left_out"]
     else:
         coco = boxes_of_split(root, config.split, config.boxes, config.format)
         nouns = nouns_for(config.nouns, coco.categories.names)

@@ -144,6 +144,27 @@ def test_a_training_caption_longer_than_the_model_takes_is_said_and_not_cut(
         made.limit_tokens(6)
 
 
+@pytest.mark.parametrize(("share", "lists"), [(0.9, 3), (0.1, 0)])
+def test_a_share_that_leaves_no_list_or_nothing_else_is_refused(
+    make_coco: Callable[..., tuple[Path, Path]], tmp_path: Path, share: float, lists: int
+) -> None:
+    make_coco(annotations=[{"bbox": [2, 2, 9, 9]}])
+    written(tmp_path, "a bolt on a desk")
+    how = {"captions": {"train": "captions.json", "val": None}, "captions_per_image": 3}
+    both = rf"data\.categories_share={share} makes {lists} of data\.captions_per_image=3 captions lists of categories"
+    with pytest.raises(ConfigError, match=both):
+        data(tmp_path, **how, categories_share=share)
+    assert data(tmp_path, **how, categories_share=0.4).sentences
+
+
+def test_the_vocabulary_has_a_name_as_captions_spell_it(
+    make_coco: Callable[..., tuple[Path, Path]], tmp_path: Path
+) -> None:
+    make_coco(annotations=[{"bbox": [2, 2, 9, 9]}], categories=[{"id": 1, "name": "\u0130stanbul"}])
+    made: Any = data(tmp_path)
+    assert set(made.tokenizer.words) == {".", "istanbul"}
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.0])
 def test_a_share_that_makes_no_sense_is_refused(tmp_path: Path, share: float) -> None:
     with pytest.raises(ConfigError, match=r"data\.categories_share is .*; it must be at least 0 and less than 1"):

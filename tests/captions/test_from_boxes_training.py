@@ -12,11 +12,12 @@ from omegaconf import OmegaConf
 from detr_mini.captions.datamodule import CaptionData
 from detr_mini.captions.training_sources import _pixels
 from detr_mini.config.compose import compose
-from detr_mini.data.augment import RandomHorizontalFlip, RandomQuarterTurn, RandomTranspose
+from detr_mini.data.augment import RandomHorizontalFlip, RandomInversion, RandomQuarterTurn, RandomTranspose
 from detr_mini.data.samplers import Key
-from detr_mini.errors import ConfigError
+from detr_mini.errors import ConfigError, DataError
 from detr_mini.phrases import Caption
 from detr_mini.structures import Batch, Target
+from detr_mini.text.tokenizers import lowered
 
 PETS = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}, {"id": 3, "name": "ant"}]
 BOXES = [
@@ -91,6 +92,45 @@ def test_the_file_of_val_is_made_on_the_first_run_and_kept(made: Callable[..., C
     assert any("made" in notice for notice in first.report.notices)
     assert any("are there already" in notice for notice in again.report.notices)
     assert next(len(batch.captions.records) for batch in again.val_dataloader()) > 4
+
+
+def test_a_file_of_a_read_only_split_is_used_and_never_made(made: Callable[..., CaptionData], tmp_path: Path) -> None:
+    refer = {**REFER, "folder": str(tmp_path / "captions"), "read_only": ["val"]}
+    why = r"there is no captions file .*; data\.captions\.val=.*/captions/val\.json makes it"
+    with pytest.raises(DataError, match=why):
+        made(refer=refer)
+    assert not (tmp_path / "captions").exists()
+    first = made()
+    before = (tmp_path / "captions" / "val.json").read_bytes()
+    again = made(refer={**refer, "each": 3})
+    assert (tmp_path / "captions" / "val.json").read_bytes() == before
+    assert sentences(again) == sentences(first)
+
+
+def sentences(data: CaptionData) -> list[str]:
+    return [caption.text for batch in data.val_dataloader() for caption in batch.captions.records]  # type: ignore[union-attr]
+
+
+def test_captions_that_are_too_long_are_left_out_of_the_file_that_is_made(made: Callable[..., CaptionData]) -> None:
+    data = made(tokenizer={"kind": "characters", "size": 400})
+    tokenizer, texts = data.tokenizer, sentences(data)
+    assert tokenizer is not None
+    most = sorted(len(tokenizer.encode(lowered(text)).framed().ids) for text in texts)[len(texts) // 2]
+    fitting = [text for text in texts if len(tokenizer.encode(lowered(text)).framed().ids) <= most]
+    assert len(fitting) < len(texts)
+    data.limit_tokens(most)
+    assert sentences(data) == fitting
+    what = f"{len(texts) - len(fitting)} of {len(texts)} captions have more than the {most} tokens"
+    assert any(what in notice and notice.endswith("are left out") for notice in data.report.notices)
+
+
+@pytest.mark.parametrize(("names", "kept"), [({"ant": "red ant"}, 2), ({}, 0)])
+def test_colours_that_a_noun_names_are_not_changed(
+    made: Callable[..., CaptionData], tmp_path: Path, names: dict[str, str], kept: int
+) -> None:
+    data = made(augment=[RandomInversion(1.0)], refer={**REFER, "names": names, "folder": str(tmp_path / "captions")})
+    said = [notice for notice in data.report.notices if "RandomInversion" in notice]
+    assert [f"it is left out for {kept} of 2 images" in notice for notice in said] == [True] * bool(kept)
 
 
 def test_the_tokeniser_knows_every_name(made: Callable[..., CaptionData]) -> None:

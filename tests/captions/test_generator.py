@@ -74,6 +74,20 @@ def test_one_is_said_in_the_singular_and_several_in_the_plural(scenes: list[list
                 assert bool(nouns) == (len(phrase.things) > 1), caption
 
 
+@pytest.mark.parametrize("kind", ["order", "chain", "list"])
+def test_captions_that_are_too_long_are_not_made_nor_one_of_a_pair(scenes: list[list[Item]], kind: str) -> None:
+    lengths = sorted(len(caption.text) for _, caption in made(scenes, kind))
+    most, rng = lengths[len(lengths) // 2], random.Random(kind)
+
+    def fits(text: str) -> bool:
+        return len(text) <= most
+
+    found = [Captioner(items, 64, rng, forbidden=UNSEEN, fits=fits).make(kind) for items in scenes]
+    assert {len(own) for own in found} <= {0, 2 if kind == "order" else 1}
+    assert sum(map(len, found)) > 5
+    assert all(fits(caption.text) for own in found for caption in own)
+
+
 def test_absent_captions_name_nothing_for_four_reasons_evenly(scenes: list[list[Item]]) -> None:
     captions = [pair for _ in range(3) for pair in made(scenes, "absent")]
     counts = Counter(caption.detail for _, caption in captions)

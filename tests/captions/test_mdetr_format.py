@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from detr_mini.captions.captions_of_split import read_captions
+from data_parts import edited
+from detr_mini.captions.captions_of_split import INTERRUPTED, MISSING, read_captions
 from detr_mini.captions.made_dataset import captions_of_all_kinds, ensure_captioned
 from detr_mini.captions.mdetr_format import caption_faults, caption_records, checked_spans
 from detr_mini.captions.scenes import SPLITS, draw_items
@@ -24,7 +26,7 @@ TEXT = "a dog beside the sofa"
 
 
 def instances(folder: Path) -> CocoSet:
-    (folder / "images").mkdir()
+    (folder / "images").mkdir(exist_ok=True)
     Image.new("RGB", (100, 80)).save(folder / "images" / "a.png")
     content = {
         "images": [{"id": 5, "file_name": "a.png", "width": 100, "height": 80}],
@@ -116,6 +118,80 @@ def test_records_that_cannot_be_used_are_refused(
 ) -> None:
     with pytest.raises(DataError, match=why):
         read_captions(grounded(tmp_path, *annotations, **record), instances(tmp_path))
+
+
+def with_boxes(folder: Path, *annotations: dict[str, Any]) -> tuple[CocoSet, dict[str, Any]]:
+    """An image with these boxes (dog is category 1, sofa 2): as training reads it, and as the file has it."""
+    instances(folder)
+    own = [{"id": k, "image_id": 5, "category_id": 1, **each} for k, each in enumerate(annotations, start=1)]
+    path = edited(folder / "all.json", lambda content: content.update(annotations=own))
+    return read_coco(path, folder / "images"), json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("name", ["/old/machine/a.png", "C:\\photos\\A.PNG", "photos/a.png"])
+def test_a_caption_finds_its_image_by_the_end_of_a_path(tmp_path: Path, name: str) -> None:
+    coco, path = instances(tmp_path), grounded(tmp_path, DOG, SOFA, file_name=name)
+    assert len(read_captions(path, coco)[5]) == 1
+    assert caption_faults(path, coco.truth) == []
+
+
+def test_a_file_about_other_images_is_refused_and_single_captions_are_counted(tmp_path: Path) -> None:
+    coco, path = instances(tmp_path), grounded(tmp_path, DOG, SOFA, file_name="b.png")
+    why = r"no caption of .* is about an image of the split: .* file_name 'b\.png', the split's first image is 'a\.png'"
+    with pytest.raises(DataError, match=why) as error:
+        read_captions(path, coco)
+    assert caption_faults(path, coco.truth) == [str(error.value)]
+    edited(path, lambda content: content["images"].append({**content["images"][0], "id": 2, "file_name": "a.png"}))
+    edited(path, lambda content: content["annotations"].append({**content["annotations"][0], "image_id": 2}))
+    left_out = Counter[str]()
+    assert len(read_captions(path, coco, left_out)[5]) == 1
+    assert left_out == {MISSING: 1}
+    edited(path, lambda content: content.update(images=[], annotations=[]))
+    with pytest.raises(DataError, match=r"captions\.json has no captions"):
+        read_captions(path, coco)
+
+
+PAST_EDGE = {"bbox": [-3, 10, 50, 40]}
+TURNED = {"bbox": [20, 20, 30, 10], "attributes": {"rotation": 90}}
+
+
+@pytest.mark.parametrize("box", [PAST_EDGE, TURNED], ids=["past the edge", "turned"])
+def test_a_box_that_training_reads_otherwise_is_found_by_either_form(tmp_path: Path, box: dict[str, Any]) -> None:
+    coco, written = with_boxes(tmp_path, {"bbox": [60, 60, 20, 20]}, box)
+    read = coco.boxes_xywh[1].tolist()
+    assert read != box["bbox"]
+    for given in (box, {"bbox": read}):
+        path = grounded(tmp_path, {**given, "tokens_positive": [[2, 5]]})
+        assert read_captions(path, coco)[5][0].phrases[0].things == (1,)
+        assert caption_faults(path, written) == caption_faults(path, coco.truth) == []
+
+
+def test_of_boxes_at_one_place_the_nearest_of_the_category_is_meant(tmp_path: Path) -> None:
+    near = [{"bbox": [1.25, 2, 30, 40]}, {"bbox": [1, 2, 30, 40]}, {"bbox": [1.125, 2, 30, 40], "category_id": 2}]
+    coco, _ = with_boxes(tmp_path, *near)
+
+    def meant(*phrases: dict[str, Any]) -> list[tuple[int, ...]]:
+        (caption,) = read_captions(grounded(tmp_path, *phrases), coco)[5]
+        return [phrase.things for phrase in caption.phrases]
+
+    sofa = {**DOG, "tokens_positive": [[17, 21]], "category_id": 2}
+    assert meant(DOG, sofa) == [(1,), (2,)]
+    assert meant(DOG, DOG) == [(1, 0)]  # two dogs, a box each
+    assert meant(DOG, DOG, DOG, DOG) == [(1, 0, 2)]
+    unnamed = edited(grounded(tmp_path, {**DOG, "bbox": [1.125, 2, 30, 40], "category_id": 2}),
+                     lambda content: content.update(categories=[{"id": 2, "name": "object"}]))  # fmt: skip
+    assert read_captions(unnamed, coco)[5][0].phrases[0].things == (2,)
+
+
+def test_a_phrase_with_another_one_between_its_words_is_no_longer_asked_for(tmp_path: Path) -> None:
+    around = {**DOG, "tokens_positive": [[2, 5], [17, 21]]}
+    inside = {**SOFA, "tokens_positive": [[6, 12]]}
+    left_out = Counter[str]()
+    for asked, expected in ((True, {"dog": False, "beside": True}), (False, {"dog": True, "beside": False})):
+        path = grounded(tmp_path, around, {**inside, "asked": asked})
+        (caption,) = read_captions(path, instances(tmp_path), left_out)[5]
+        assert {TEXT[slice(*phrase.spans[0])]: phrase.asked for phrase in caption.phrases} == expected
+    assert left_out == {INTERRUPTED: 1}
 
 
 def test_two_records_of_one_id_are_refused(tmp_path: Path) -> None:

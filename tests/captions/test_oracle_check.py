@@ -11,6 +11,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from detr_mini.phrases import Caption, Phrase
 from oracles.captions import check, grammar, meaning, parser
 from oracles.captions.check import faults, pair_faults
 from oracles.captions.grammar import MADE
+from training_parts import unchecked
 
 SIDE = 128
 Record = tuple[Caption, list[Item]]
@@ -54,12 +56,13 @@ def records() -> list[Record]:
 @pytest.mark.parametrize("split", SPLITS)
 def test_every_record_that_is_made_is_proven(split: str, scenes: int) -> None:
     counts = Counter[str]()
-    for items, captions in made(split, scenes):
-        for caption in captions:
-            assert faults(caption, items, SIDE) == [], (caption, items)
-            counts[caption.kind] += 1
-        for one, other in pairs(captions):
-            assert pair_faults(one, other, items, SIDE) == []
+    with unchecked() if scenes > 30 else nullcontext():
+        for items, captions in made(split, scenes):
+            for caption in captions:
+                assert faults(caption, items, SIDE) == [], (caption, items)
+                counts[caption.kind] += 1
+            for one, other in pairs(captions):
+                assert pair_faults(one, other, items, SIDE) == []
     assert set(counts) == ({"chain"} if split == "test_length" else set(KINDS))
 
 

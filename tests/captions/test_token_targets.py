@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from detr_mini.captions.mdetr_format import uninterrupted
 from detr_mini.captions.token_targets import ANCHOR, BEGIN, INSIDE, OTHER, collate_captions
+from detr_mini.models.grounded import phrases_of
 from detr_mini.phrases import Caption, Phrase
 from detr_mini.text.tokenizers import CharacterTokenizer, SubwordTokenizer, WordTokenizer
 
@@ -36,6 +40,22 @@ def test_words_are_marked_and_tied_to_their_things(kind: type) -> None:
             own = [phrase for phrase in caption.phrases if thing in phrase.things]
             text = "".join(caption.text[slice(*spans[token])] for token in tokens).replace(" ", "")
             assert text == "".join(caption.text[b:e] for p in own for b, e in p.spans).replace(" ", "")
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=9), st.lists(st.booleans(), min_size=3, max_size=3))
+def test_the_tags_of_words_give_back_the_phrases_that_ask(owners: list[int], asked: list[bool]) -> None:
+    """Word i belongs to phrase `owners[i]`, or to none for 3."""
+    text = " ".join(f"w{word}" for word in range(len(owners)))
+    spans = [[(3 * word, 3 * word + 2) for word, owner in enumerate(owners) if owner == n] for n in range(3)]
+    phrases = [Phrase(tuple(own), (), ask) for own, ask in zip(spans, asked, strict=True) if own]
+    kept = uninterrupted(phrases)
+    assert {phrase.spans for phrase in kept} == {phrase.spans for phrase in phrases}
+    assert any(phrase.asked for phrase in kept) == any(phrase.asked for phrase in phrases)
+    silent = {phrase.spans for phrase in phrases if not phrase.asked}
+    assert not any(phrase.asked for phrase in kept if phrase.spans in silent)
+    captions = collate_captions(WordTokenizer.train([text]), [[Caption(text, "", tuple(kept))]], [0])
+    found = [tuple(captions.spans[0][token] for token in own) for own in phrases_of(captions.tags[0].tolist())]
+    assert sorted(found) == sorted(phrase.spans for phrase in kept if phrase.asked)
 
 
 def test_an_image_without_captions_and_things_works() -> None:

@@ -13,7 +13,14 @@ from torchvision.transforms import v2
 from data_parts import write_coco
 from detr_mini.captions.datamodule import CaptionData
 from detr_mini.captions.directions import axes_moved, axes_of, cuts
-from detr_mini.data.augment import RandomHorizontalFlip, RandomInversion, RandomTranspose, RandomVerticalFlip
+from detr_mini.data.augment import (
+    RandomChannelPermutation,
+    RandomHorizontalFlip,
+    RandomInversion,
+    RandomTranspose,
+    RandomVerticalFlip,
+)
+from detr_mini.data.colour import RandomColourJitter
 from detr_mini.errors import ConfigError
 from detr_mini.text.tokenizers import CharacterTokenizer, SubwordTokenizer, WordTokenizer, lowered
 
@@ -31,15 +38,28 @@ class Mirrored(torch.nn.Module):
         (v2.RandomHorizontalFlip(0.01), "x"), (v2.RandomVerticalFlip(0.3), "y"), (Mirrored(), "x"),
         (RandomHorizontalFlip(), "x"), (RandomVerticalFlip(), "y"), (RandomTranspose(), "xy"),
         (v2.RandomApply([v2.RandomHorizontalFlip(0.02)], 0.02), "x"), (v2.Compose([v2.RandomVerticalFlip(0.02)]), "y"),
-        (v2.RandomRotation((180, 180)), ""), (v2.ColorJitter(0.3), ""), (RandomInversion(), ""),
-        (v2.RandomGrayscale(), ""),
+        (v2.RandomRotation((180, 180)), "xy"), (v2.ColorJitter(0.3), ""), (RandomInversion(), ["colour"]),
+        (v2.RandomGrayscale(), ["colour"]), (RandomChannelPermutation(), ["colour"]), (v2.Grayscale(3), ["colour"]),
+        (v2.ColorJitter(hue=0.5), ["colour"]),
+        (v2.RandomApply([v2.ColorJitter(saturation=(0, 0.05))], 0.01), ["colour"]),
+        (v2.Compose([v2.RandomHorizontalFlip(), v2.RandomSolarize(0)]), ["x", "colour"]),
     ],
-    ids=range(12),
+    ids=range(17),
 )  # fmt: skip
-def test_u07_a_transform_is_known_by_what_it_does_to_marked_points(transform: Any, moved: str) -> None:
-    if isinstance(transform, v2.RandomRotation):  # half a turn: both axes
-        moved = "xy"
+def test_u07_a_transform_is_known_by_what_it_does_to_marked_points(transform: Any, moved: str | list[str]) -> None:
     assert axes_moved(transform) == frozenset(moved)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        RandomColourJitter(1.0, 0.3, 0.3, 0.4), v2.RandomApply([v2.ColorJitter(0.2, 0.2, 0.2)], 0.5),
+        v2.ColorJitter(hue=0.05), v2.RandomZoomOut(p=1.0), v2.RandomAutocontrast(1.0), v2.GaussianBlur(9),
+    ],
+    ids=range(6),
+)  # fmt: skip
+def test_a_colour_keeps_its_name_under_small_changes(transform: Any) -> None:
+    assert "colour" not in axes_moved(transform)
 
 
 def test_u07_crops_of_torchvision_are_known_too() -> None:
@@ -55,6 +75,10 @@ def test_u07_sentences_speak_of_the_axes_that_they_name() -> None:
     assert axes_of("a cup under the lamp") == {"y"}
     assert axes_of("the top right cup") == {"x", "y"}
     assert axes_of("a bright, leafy plant beside the cup") == frozenset()
+    assert axes_of("blueberries on a blackboard in a greenhouse") == frozenset()
+    for text in ("the Reddish cup", "die rote Tasse", "la tasse verte", "la taza roja", "la tazza rossa",
+                 "a xícara vermelha", "红色的杯子", "a cup of the same colour"):  # fmt: skip
+        assert axes_of(text) == {"colour"}
 
 
 def captioned(folder: Path, caption: str, augment: list[Any]) -> CaptionData:
@@ -94,6 +118,20 @@ def test_u07_a_picture_whose_sentence_says_left_is_not_flipped_any_other_is(tmp_
     assert len(seen(captioned(tmp_path / "b", "the red cup", flip))) == 2
     with pytest.raises(ConfigError, match="holds RandomCrop, which adds or cuts off objects"):
         captioned(tmp_path / "a", "the left cup", [v2.RandomCrop(20)])
+
+
+def pixels(data: CaptionData) -> torch.Tensor:
+    image: torch.Tensor = data.dataset("train", training=True)[(0, 0)][0]
+    return image
+
+
+def test_a_picture_whose_caption_names_a_colour_keeps_its_colours_any_other_does_not(tmp_path: Path) -> None:
+    plain = pixels(captioned(tmp_path, "the red cup", []))
+    inverted = [RandomInversion(1.0)]
+    red = captioned(tmp_path, "the red cup", inverted)
+    assert pixels(red).equal(plain)
+    assert any("RandomInversion: it is left out for 1 of 2 images" in notice for notice in red.report.notices)
+    assert not pixels(captioned(tmp_path, "the left cup", inverted)).equal(plain)
 
 
 def test_u08_spans_are_of_the_text_as_typed() -> None:

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detr_mini.errors import ConfigError
 from detr_mini.models import grounded
 from detr_mini.models.grounded import GroundedDETR, merged, phrase_numbers, phrases_of
 from detr_mini.models.mini import MiniDETR
@@ -92,6 +93,49 @@ def test_one_length_bucket_and_four_give_the_same_logits_and_gradients(monkeypat
     torch.testing.assert_close(said(1), said(4))
 
 
+def test_captions_that_images_share_are_encoded_once_and_say_the_same(
+    model: GroundedDETR, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, encoded = captions([5, 3, 5, 3, 4], [0, 0, 1, 1, 1]), list[int]()
+
+    def run() -> list[torch.Tensor]:
+        encoded.clear()
+        with torch.no_grad():
+            found = model(images(2), captions=given).grounding
+        return [found.logits[-1], found.tags]
+
+    counted = model.text.register_forward_pre_hook(lambda module, inputs: encoded.append(len(inputs[0])))
+    try:
+        once = run()
+        assert sum(encoded) == 3
+        monkeypatch.setattr(model, "_words_once", model.words_and_tags)
+        each = run()
+        assert sum(encoded) == 5
+    finally:
+        counted.remove()
+    for one, other in zip(once, each, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_training_encodes_every_caption() -> None:
+    model, encoded = make().train(), list[int]()
+    model.text.register_forward_pre_hook(lambda module, inputs: encoded.append(len(inputs[0])))
+    model(images(2), captions=captions([3, 3], [0, 1]))
+    assert sum(encoded) == 2
+
+
+def test_a_phrase_takes_the_boxes_of_its_own_image_along_and_no_others(model: GroundedDETR) -> None:
+    given = captions([3, 3, 3], [0, 1, 1])
+    with torch.no_grad():
+        output = model(images(2), captions=given)
+    tags = torch.nn.functional.one_hot(torch.tensor([[1, 0, 1]] * 3), 4).float()
+    asked = replace(output, grounding=GroundingOutput(output.grounding.logits, tags))
+    for found in model.read(asked, given, [(100, 200), (50, 60)]):
+        assert len(found) == 2
+        for phrase in found:
+            assert phrase.boxes.untyped_storage().nbytes() == phrase.boxes.nbytes
+
+
 def test_an_image_padded_in_a_batch_says_the_same_of_its_caption(model: GroundedDETR) -> None:
     small = torch.randn(1, 3, 48, 64, generator=torch.Generator().manual_seed(3))
     padded = torch.zeros(2, 3, 96, 80)
@@ -153,6 +197,11 @@ def test_with_attributes_a_head_tells_them_in_training_only() -> None:
     )  # fmt: skip
     assert model.train()(images(2), captions=captions([3], [1])).grounding.attributes.shape == (2, 8, 5)
     assert model.eval()(images(2), captions=captions([3], [1])).grounding.attributes is None
+
+
+def test_fusion_without_layers_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model\.joint\.layers is 0; it must be at least 1"):
+        GroundedDETR(backbone=backbone(), vocabulary=30, text={"heads": 2, "layers": 1}, joint={"layers": 0}, **SIZES)
 
 
 def test_phrases_begin_where_a_word_says_so_and_go_on_over_gaps() -> None:

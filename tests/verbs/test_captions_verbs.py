@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from detr_mini.captions.captions_of_split import read_captions
+from detr_mini.captions.from_boxes import WEIGHTS
 from detr_mini.cli import main
 from detr_mini.formats.coco import read_coco
 
@@ -73,10 +75,30 @@ def test_a_file_that_has_boxes_already_is_written_as_it_is(pets: Path) -> None:
     assert [a["tokens_positive"] for a in one["annotations"]] == [a["tokens_positive"] for a in other["annotations"]]
 
 
+def test_captions_of_missing_images_are_counted_whatever_their_format(
+    pets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ground(pets, f"output={pets / 'out'}") == 0
+    assert "captions of missing images" not in capsys.readouterr().out
+    content = json.loads((pets / "out/captions.json").read_text())
+    content["images"].append({**content["images"][0], "id": 99, "file_name": "gone.png"})
+    content["annotations"].append({**content["annotations"][0], "id": 99, "image_id": 99})
+    (pets / "mdetr.json").write_text(json.dumps(content))
+    for boxes in ("{images: val}", "{images: val, annotations: annotations/val.json}"):
+        words = [f"root={pets}", "captions=mdetr.json", f"boxes={boxes}", f"output={pets / 'again'}"]
+        assert main(["data", "ground", *words]) == 0
+        assert re.search(r"captions of missing images\D+1\D", capsys.readouterr().out)
+        assert json.loads((pets / "again/captions.json").read_text())["info"]["left_out"] == {
+            "captions of missing images": 1
+        }
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [
         (["captions=none.json"], "there is no captions file"),
+        (["nouns={dog: null}"], "nouns.dog is None; it must be a list of words"),
+        (["nouns={dog: 3}"], "nouns.dog is 3; it must be a list of words"),
         (["nouns={dgo: [dog]}"], "nouns has 'dgo', which is none of the data's categories; did you mean 'dog'?"),
         (["nouns=my.yaml"], "nouns=my.yaml does not exist"),
         (["split=test"], "has no split test"),
@@ -110,6 +132,11 @@ def test_captions_are_made_from_boxes(pets: Path, capsys: pytest.CaptureFixture[
     [
         ([], "complete is None; name the categories whose objects all have a box"),
         (["complete=some"], "complete is 'some'"),
+        (["complete=true"], "complete is True; name the categories"),
+        (["complete=all", "names={dog: null}"], "names.dog is None; give a noun"),
+        (["complete=all", "kinds={chain: null}"], "kinds.chain is None; it must be a number of at least 0"),
+        (["complete=all", "kinds={chain: often}"], "kinds.chain is 'often'"),
+        (["complete=all", f"kinds={{{', '.join(f'{kind}: 0' for kind in WEIGHTS)}}}"], "kinds leaves every kind"),
         (["complete=all", "names={god: hound}"], "names has 'god', which is none of the data's categories"),
         (["complete=all", "names=[dog]"], "names is ['dog']; it must be a section"),
         (["complete=all", "kinds={same: 1}"], "kinds.same is no kind that boxes decide"),

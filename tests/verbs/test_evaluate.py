@@ -189,7 +189,7 @@ def test_code_in_a_data_config_is_not_run(run: Path, config: Config, tmp_path: P
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"split": "train"}, {"checkpoint": None}, {"detection_limit": 0}, {"resamples": -1}, {"subset": {"share": 2.0}},
+    [{"split": "train"}, {"detection_limit": 0}, {"resamples": -1}, {"subset": {"share": 2.0}},
      {"subset": {"ids": [-5]}}, {"subset": {"categories": ["teapot"]}}, {"data": {"test": None}, "split": "test"}],
 )  # fmt: skip
 def test_impossible_settings_are_refused(config: Config, tmp_path: Path, wrong: dict) -> None:
@@ -219,6 +219,38 @@ def test_stored_settings_write_nowhere_else(root: str) -> None:
     given = {"annotation_cache": "/mine"}
     assert data_settings(given, trained)["annotation_cache"] == "/mine"
     assert data_settings(None, {**trained, "annotation_cache": None})["annotation_cache"] is None
+
+
+@pytest.mark.parametrize(
+    ("root", "folder", "file"),
+    [
+        ("here", "/elsewhere", "val.json"), ("here", "../elsewhere", "val.json"), ("here", "~/elsewhere", "val.json"),
+        ("here", "there", "/elsewhere/val.json"), ("here", "there", "../../val.json"), ("here", None, "../../val.json"),
+        ("/elsewhere", None, "val.json"),
+    ],
+)  # fmt: skip
+def test_stored_settings_make_captions_nowhere_else(root: str, folder: str | None, file: str) -> None:
+    trained = {"_target_": "x", "root": root, "captions": {"val": file}}
+
+    def read_only(given: Any, **refer: Any) -> list[str]:
+        settings = data_settings(given, {**trained, "refer": {"complete": "all", "folder": folder, **refer}})
+        return list(settings["refer"]["read_only"])
+
+    assert read_only(None) == ["val"]
+    assert read_only(None, read_only=[]) == ["val"]
+    assert read_only({"captions": {"val": None}}) == ["val"]
+    assert read_only({"captions": {"val": "/mine/val.json"}}) == []
+    mine = {"refer": {"folder": "/mine"}} if folder or root == "here" else {"root": "/mine"}
+    assert read_only(mine) == ([] if file == "val.json" else ["val"])
+    assert read_only({**mine, "captions": {"val": "mine.json"}}) == []
+
+
+def test_stored_captions_below_this_folder_may_be_made() -> None:
+    trained = {"_target_": "x", "root": "data", "captions": {"train": "made", "val": "val.json", "test": None}}
+    for folder in (None, "captions"):
+        refer = {"complete": "all", "folder": folder, "read_only": 5}
+        assert data_settings(None, {**trained, "refer": refer})["refer"] == {**refer, "read_only": []}
+    assert data_settings(None, {**trained, "refer": None})["refer"] is None
 
 
 def test_a_stored_address_counts_only_where_the_command_names_it() -> None:

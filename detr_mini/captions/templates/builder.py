@@ -52,14 +52,15 @@ class CaptionBuilder:
         lexicon: Lexicon = MADE,
         complete: frozenset[str] | None = None,
         hidden: frozenset[str] = frozenset(),
+        fits: Callable[[str], bool] | None = None,
     ) -> None:
         """`canvas`: its side in pixels. `unseen`: only captions with a wording that training never shows. No caption
         names a `forbidden` (color, shape) pair; each caption asks for an object of a `required` one. `longest_chain`: 2
         or 3 relations. `complete`: the shapes whose objects all have a box, None for all; captions name the other
-        shapes in the plural only. `hidden` shapes are never named.
+        shapes in the plural only. `hidden` shapes are never named. `fits`: whether a text is short enough.
         """
         self.relations, self.rng, self.unseen = Relations(items, canvas), rng, unseen
-        self.lexicon, self.complete = lexicon, complete
+        self.lexicon, self.complete, self.fits = lexicon, complete, fits
         everything: Sequence[int] = range(len(items))
         self.groups, self.possible_anchors = [everything], everything
         if complete is not None:  # shapes are equally likely, however many objects they have

@@ -114,6 +114,8 @@ def order(builder: CaptionBuilder) -> Sequence[Caption] | None:
 
 def _swapped_attributes(builder: CaptionBuilder) -> Sequence[Caption] | None:
     """The red star left of the blue circle; the blue star left of the red circle."""
+    if len(builder.relations.items) < 2:
+        return None
     for _ in range(8):
         a, b = builder.rng.sample(builder.relations.items, 2)
         attribute = builder.rng.choice(("color", "color", "size", "texture"))

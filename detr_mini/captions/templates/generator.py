@@ -5,12 +5,15 @@ It draws captions at random and rejects those that are false or unclear. The bit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
+from typing import Any
 
 from detr_mini.captions.templates import absent, comparative, unary
 from detr_mini.captions.templates.builder import CaptionBuilder
 from detr_mini.captions.templates.lexicon import Lexicon
+from detr_mini.errors import ConfigError
+from detr_mini.formats.values import is_number
 from detr_mini.phrases import Caption
 
 MAKERS: dict[str, Callable[[CaptionBuilder], Sequence[Caption] | None]] = {
@@ -21,6 +24,17 @@ MAKERS: dict[str, Callable[[CaptionBuilder], Sequence[Caption] | None]] = {
 TRIES = 40
 PLAIN = ("attribute", "relation", "chain", "compare")
 """Kinds that may ask for several objects without a number."""
+
+
+def weights_of(kinds: Mapping[str, Any] | None, usual: Mapping[str, float]) -> dict[str, float | int]:
+    """How often each kind is drawn: as `usual`, or as a config says. ConfigError for a value that is no weight."""
+    for kind, weight in (kinds or {}).items():
+        if not is_number(weight) or weight < 0:
+            raise ConfigError(f"kinds.{kind} is {weight!r}; it must be a number of at least 0 (0 leaves the kind out)")
+    weights = {**usual, **(kinds or {})}
+    if not any(weights.values()):
+        raise ConfigError("kinds leaves every kind of caption out; give one of them a weight above 0")
+    return weights
 
 
 def decided(caption: Caption, lexicon: Lexicon, complete: frozenset[str]) -> bool:
@@ -55,12 +69,16 @@ class Captioner(CaptionBuilder):
     """Makes captions of one scene."""
 
     def make(self, kind: str) -> Sequence[Caption]:
-        """One caption of the kind, two of `order`, none where no try succeeds."""
+        """One caption of the kind, two of `order`, none where no try succeeds or the scene is empty."""
+        if not self.relations.items:
+            return ()
         self.roll = self.rng.random()  # once, not per try: otherwise rarely possible variants would be rarer still
         for _ in range(TRIES):
             self.begin()
             made = MAKERS[kind](self)
-            if made and (self.wording.novel or not self.unseen) and self._as_required(made) and self._decided(made):
+            if not made or (self.unseen and not self.wording.novel):
+                continue
+            if self._as_required(made) and self._decided(made) and self._fit(made):
                 return made
         return ()
 
@@ -69,6 +87,9 @@ class Captioner(CaptionBuilder):
         return complete is None or all(
             decided(c, self.lexicon, complete) and number_is_clear(c, self.lexicon) and says_something(c) for c in made
         )
+
+    def _fit(self, made: Sequence[Caption]) -> bool:
+        return self.fits is None or all(self.fits(caption.text) for caption in made)
 
     def _as_required(self, made: Sequence[Caption]) -> bool:
         if not self.required:
