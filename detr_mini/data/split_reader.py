@@ -26,7 +26,7 @@ from detr_mini.formats.tree import Tree
 from detr_mini.images.tiling import check_tiles
 from detr_mini.structures import Categories
 
-CHECKS = (None, "stop", "fix", "mend")
+CHECKS = (None, "stop", "headers", "fix", "mend")
 
 
 class SplitReader:
@@ -160,18 +160,20 @@ class SplitReader:
     def look_at_all(self, names: Sequence[str]) -> None:
         """Where the settings ask for it, look at every file of these splits once, before one is read.
 
-        Prints the table of faults, and stops, or keeps what a fixed copy would have.
+        Prints the table of faults, and stops, or keeps what a fixed copy would have. "headers" is "stop" for data that
+        have passed it before: no image is decoded.
         """
         if self.check is None or self._fixed:
             return
         if self.format == "litdata":
             raise ConfigError(f"{self.root} holds shards, which were checked when they were written: set "
                               "data.check=null; 'detr-mini data check' compares their checksums")  # fmt: skip
-        checked = check(self._source({name: split for name, split in self._found.splits.items() if name in names}))
+        splits = {name: split for name, split in self._found.splits.items() if name in names}
+        checked = check(self._source(splits), pixels=self.check != "headers")
         if checked.faults and rank() == 0:
             checked.print()
         left = [f for f in checked.faults if f.kind in FATAL or f.refused or (f.fix and f.kind not in LOSSLESS)]
-        if left and self.check == "stop":
+        if left and self.check != "fix":
             raise DataError(f"{len(left)} faults of {len({f.kind for f in left})} kinds in {self.root} (the table); "
                             "data.check=fix goes on as a fixed copy would")  # fmt: skip
         self._fixed = checked.fixed()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,11 +56,15 @@ def draw_caption(card: CaptionCard) -> Image.Image:
     return canvas
 
 
-def draw_captions(cards: Sequence[CaptionCard], path: str | Path, title: str, columns: int = 4) -> None:
-    """Write one PNG of all cards, each under the shortest column. ValueError for an empty list."""
-    if not cards:
+def draw_captions(cards: Iterable[CaptionCard], path: str | Path, title: str, columns: int = 4) -> None:
+    """Write one PNG of all cards, each under the shortest column. ValueError where there is none.
+
+    Each card is drawn before the next one is asked for, so that only one image at full size need be in memory.
+    """
+    drawn = [draw_caption(card) for card in cards]
+    if not drawn:
         raise ValueError("there is no caption to draw")
-    sheet = sheet_of([draw_caption(card) for card in cards], min(columns, len(cards)), HEADER)
+    sheet = sheet_of(drawn, min(columns, len(drawn)), HEADER)
     pen = ImageDraw.Draw(sheet)
     pen.text((GAP + 2, HEADER // 2), shortened(title, font(20), sheet.width - 2 * GAP), INK, font(20), "lm")
     sheet.save(path, format="PNG", compress_level=PNG_LEVEL)

@@ -32,7 +32,8 @@ CAVEAT = (
 def compare_two(runs: Sequence[Run], truth: Truth, folder: Path, *, rounds: int, seed: int, level: float) -> Group:
     """Every number of two runs, and which differences are real; the table.
 
-    `rounds` permutations with `seed` make the paired test; `level` is its error rate over all numbers together (Holm).
+    `rounds` permutations with `seed` make the paired test; `level` is its error rate over all numbers together
+    (step-down minP, see `paired_test`).
     """
     first, second = (run.matches(truth) for run in runs)
     rows = paired_test(first, second, truth.subset.categories.names, rounds, seed, level)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from detr_mini.drawing import caption_cards
 from detr_mini.drawing.boxes import colour_of
 from detr_mini.drawing.caption_cards import WIDTH, CaptionCard, draw_caption, draw_captions
 from detr_mini.phrases import Caption, Phrase
@@ -53,3 +55,20 @@ def test_a_sheet_holds_every_card(tmp_path: Path) -> None:
         assert sheet.width > 4 * WIDTH and sheet.height > 2 * draw_caption(a_card("a dog")).height
     with pytest.raises(ValueError, match="no caption"):
         draw_captions([], tmp_path / "none.png", "None")
+
+
+def test_a_card_is_drawn_before_the_next_one_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = list[str]()
+
+    def cards() -> Iterator[CaptionCard]:
+        for _ in range(3):
+            order.append("made")
+            yield a_card("a dog")
+
+    def drawn(card: CaptionCard) -> Image.Image:
+        order.append("drawn")
+        return draw_caption(card)
+
+    monkeypatch.setattr(caption_cards, "draw_caption", drawn)
+    draw_captions(cards(), tmp_path / "sheet.png", "Three")
+    assert order == ["made", "drawn"] * 3

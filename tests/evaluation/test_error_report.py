@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +14,18 @@ from PIL import Image
 
 from detr_mini.evaluation.metrics.coco import evaluate
 from detr_mini.evaluation.metrics.errors_by_type import TYPES, errors_by_type
+from detr_mini.evaluation.metrics.grounding import Answer, Asked
 from detr_mini.evaluation.metrics.matching import match
 from detr_mini.evaluation.metrics.subset import Subset
+from detr_mini.evaluation.report import measure
 from detr_mini.evaluation.report.error_report import WORST, worst_images, write_error_report
-from detr_mini.evaluation.report.measure import Measured, evaluate_subset
+from detr_mini.evaluation.report.measure import SHOWN, Measured, evaluate_subset, pair_of
 from detr_mini.formats.coco import read_coco
+from detr_mini.formats.split import ImageRecord
 from detr_mini.structures import Detections
 from made_detections import CATEGORIES, made
 
+MakeCoco = Callable[..., tuple[Path, Path]]
 FILES = ("precision_recall.png", "confusion.png", "errors.png", "worst.png")
 
 
@@ -80,3 +86,40 @@ def test_a_detector_without_detections_has_a_report_too(measured: Measured, tmp_
     report = write_error_report(tmp_path, silent, "silent")
     assert report["AP50"] == 0
     assert np.array(report["confusion"]["counts"])[:, :-1].sum() == 0
+
+
+def test_no_picture_of_a_gallery_is_kept_at_full_size(make_coco: MakeCoco) -> None:
+    path, folder = make_coco("val", images=[{"id": 1}], annotations=[{"bbox": [300, 30, 600, 60]}], size=(120, 2400))
+    truth = read_coco(path, folder, split="val")
+    boxes = torch.tensor([[300.0, 30, 900, 90]])
+    one = Detections(boxes, torch.tensor([0.9]), torch.tensor([0]), truth.categories, image_size=(120, 2400))
+    part = Subset(truth.image_ids, truth.categories)
+    scores, matches = evaluate_subset(truth.truth, [], part, resamples=0)
+    pair = pair_of(Measured(scores, [], {1: one}, truth, 1.0, part, matches), truth.records.of_id(1))
+    height, width = pair.image.shape[1:]
+    assert (height, width) == (round(120 * SHOWN / 2400), SHOWN)
+    shares = pair.detections.boxes / torch.tensor([width, height, width, height])
+    torch.testing.assert_close(shares, torch.tensor([[0.125, 0.25, 0.375, 0.75]]))
+    torch.testing.assert_close(pair.target.boxes, torch.tensor([[0.25, 0.5, 0.25, 0.5]]))
+
+
+def test_each_answer_is_drawn_before_the_next_image_is_read(
+    measured: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, pixels = list[int](), ImageRecord.pixels
+
+    def counted(record: ImageRecord) -> torch.Tensor:
+        read.append(record.image_id)
+        return pixels(record)
+
+    def drawn(cards: Iterable[object], *_: object) -> None:
+        for count, _card in enumerate(cards, start=1):
+            assert len(read) == count
+
+    monkeypatch.setattr(ImageRecord, "pixels", counted)
+    monkeypatch.setattr(measure, "draw_captions", drawn)
+    asked = (Asked(((4, 8),), torch.zeros(0, 4)),)
+    answers = tuple(Answer("list", asked, (), (64, 64), "the cats", image_id) for image_id in measured.truth.image_ids)
+    measured.scores.metrics["grounding/accuracy"] = 1.0
+    measure._draw_answers(tmp_path / "captions.png", replace(measured, answers=answers), 4, "made")
+    assert len(read) == 4

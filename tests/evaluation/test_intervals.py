@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from detr_mini.evaluation.comparison.intervals import draws, interval, intervals
+from detr_mini.evaluation.comparison.intervals import _least_mean, draws, interval, intervals
 from detr_mini.evaluation.metrics.average_precision import WeightedAP
 from detr_mini.evaluation.metrics.coco import evaluate
 from detr_mini.evaluation.metrics.headline import headline_metrics
 from detr_mini.evaluation.metrics.matching import Matches, match
 from made_detections import CATEGORIES, made
+from training_parts import unchecked
 
 NAMES = CATEGORIES.names
 POPULATION = 12_000
@@ -37,14 +40,24 @@ def covered(population: Matches, images: int, samples: int, resamples: int) -> d
 
 
 def test_intervals_contain_the_true_value_at_72_images() -> None:
-    for share in covered(matched(2000), 72, 150, 150).values():
+    with unchecked():
+        shares = covered(matched(2000), 72, 150, 150)
+    for share in shares.values():
         assert 0.90 <= share <= 0.99  # 95 %, within the uncertainty of 150 samples
+
+
+@pytest.fixture(scope="module")
+def population() -> Matches:
+    with unchecked():
+        return matched(POPULATION, seed=4, objects=1.5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("images", [72, 300, 1000])
-def test_95_percent_intervals_cover_93_to_97_percent(images: int) -> None:
-    for share in covered(matched(POPULATION, seed=4, objects=1.5), images, 1000, 200).values():
+def test_95_percent_intervals_cover_93_to_97_percent(population: Matches, images: int) -> None:
+    with unchecked():
+        shares = covered(population, images, 1000, 200)
+    for share in shares.values():
         assert 0.93 <= share <= 0.97
 
 
@@ -74,6 +87,51 @@ def test_undefined_metrics_have_no_interval() -> None:
     found = intervals(match(truth, records, CATEGORIES.ids, range(1, 21)), NAMES, 50)
     assert "AP/washer" not in found
     assert "AP/bolt" in found
+
+
+def in_images(*objects: int, found: bool, others: int = 0) -> Matches:
+    """One object of each of these categories (by index) in an image of its own, all found or none; `others`: images."""
+    ids = [CATEGORIES.ids[k] for k in objects]
+    truth = {"annotations": [{"image_id": i, "category_id": k, "bbox": [0, 0, 50, 50]} for i, k in enumerate(ids)]}
+    records = [{**annotation, "score": 0.9} for annotation in truth["annotations"]] if found else []
+    return match(truth, records, CATEGORIES.ids, range(len(ids) + others), areas=1)
+
+
+@pytest.mark.parametrize("others", [0, 90])
+def test_where_all_or_nothing_is_found_the_interval_has_the_exact_binomial_end(others: int) -> None:
+    limit = 0.025 ** (1 / 10)  # ten images without a fault: at least 69 % of all images are like them
+    found = intervals(in_images(*[0] * 10, found=True, others=others), NAMES, 100)
+    for name in ("AP", "AP50", "AP/bolt"):
+        assert found[name] == pytest.approx((limit, 1))
+    found = intervals(in_images(*[0] * 10, found=False, others=others), NAMES, 100)
+    for name in ("AP", "AP50", "AP/bolt"):
+        assert found[name] == pytest.approx((0, 1 - limit))
+
+
+def test_a_category_in_one_image_leaves_its_share_of_ap_open() -> None:
+    found = intervals(in_images(*[0] * 500, *[1] * 500, 2, found=True), NAMES, 100)
+    assert found["AP/washer"][0] == pytest.approx(0.025)
+    assert 0.99 < found["AP/bolt"][0] < 1
+    assert found["AP"][0] == pytest.approx((2 + 0.025) / 3, abs=0.01)
+
+
+@pytest.mark.parametrize("others", [0, 50])
+def test_one_image_with_objects_says_next_to_nothing(others: int) -> None:
+    truth = {"annotations": [{"image_id": 0, "category_id": 2, "bbox": [60 * k, 0, 50, 50]} for k in range(4)]}
+    boxes = [[0, 0, 50, 50], [0, 90, 50, 50], [60, 0, 50, 50]]  # right, wrong, right
+    records = [{"image_id": 0, "category_id": 2, "bbox": box, "score": 0.9 - k / 10} for k, box in enumerate(boxes)]
+    found = intervals(match(truth, records, CATEGORIES.ids, range(1 + others), areas=1), NAMES, 100)
+    low, high = found["AP/bolt"]
+    assert low < 0.02 and high > 0.97
+
+
+@given(st.lists(st.integers(1, 1000), min_size=1, max_size=30))
+def test_images_that_count_unequally_say_less_than_as_many_that_count_alike(counts: list[int]) -> None:
+    shares = np.array(counts) / sum(counts)
+    least, largest = _least_mean(shares, 0.95), shares.max()
+    assert 0.025 - 1e-9 <= least <= 0.025 ** (1 / len(counts)) + 1e-9
+    assert least <= 1 - 0.975 * largest + 1e-9, "the image that counts most may be an exception"
+    assert least == pytest.approx(_least_mean(np.append(shares, 0.0), 0.95))
 
 
 def test_every_resample_draws_as_many_images_as_there_are() -> None:

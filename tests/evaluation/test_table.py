@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,10 @@ from detr_mini.evaluation.report.table import stored, table
 from detr_mini.structures import Categories
 
 
-def shown(categories: Categories, results: list[dict]) -> str:
-    truth = {
-        "images": [{"id": 1}],
-        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "area": 100, "iscrowd": 0}],
-    }
+def shown(categories: Categories, results: list[dict], scored: int = 1) -> str:
+    """The table for one image with an object of each of the first `scored` categories."""
+    box = {"image_id": 1, "bbox": [0, 0, 10, 10], "area": 100, "iscrowd": 0}
+    truth = {"images": [{"id": 1}], "annotations": [{"id": k, "category_id": k, **box} for k in range(1, scored + 1)]}
     console = Console(file=io.StringIO(), width=100)
     table(score(truth, results, categories), "val", console)
     return console.file.getvalue()  # type: ignore[attr-defined]
@@ -31,9 +31,31 @@ def test_an_undefined_metric_is_shown_as_not_available() -> None:
     assert "means over 1 of 2 categories" in text
 
 
+def numbered(count: int) -> Categories:
+    return Categories(tuple(range(1, count + 1)), tuple(f"kind {i}." for i in range(1, count + 1)))
+
+
 def test_thousands_of_categories_fit_on_a_screen() -> None:
-    many = Categories(tuple(range(1, 1001)), tuple(f"kind {i}" for i in range(1, 1001)))
-    assert len(shown(many, []).splitlines()) < 60
+    assert len(shown(numbered(1000), []).splitlines()) < 60
+
+
+@pytest.mark.parametrize(
+    ("scored", "rows", "sentence"),
+    [(1, 1, "Only categories with objects are shown."), (12, 12, "Only categories with objects are shown."),
+     (20, 20, "Only categories with objects are shown."), (21, 20, "The 10 best and 10 worst of 21 categories"),
+     (300, 20, "The 10 best and 10 worst of 300 categories")],
+)  # fmt: skip
+def test_no_category_is_shown_twice_and_a_sentence_names_those_shown(scored: int, rows: int, sentence: str) -> None:
+    text = shown(numbered(300), [], scored)
+    names = re.findall(r"kind \d+\.", text)
+    assert len(names) == len(set(names)) == rows
+    assert sentence in " ".join(text.split())
+
+
+def test_a_table_of_a_hundred_categories_is_whole() -> None:
+    text = shown(numbered(100), [], 50)
+    assert len(re.findall(r"kind \d+\.", text)) == 100
+    assert "are shown" not in text
 
 
 def test_caption_metrics_are_shown_where_there_are_any() -> None:

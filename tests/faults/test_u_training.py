@@ -11,7 +11,7 @@ import torch
 from data_parts import write_coco
 from detector_parts import CATEGORIES, IMAGE, untrained
 from detr_mini import progress
-from detr_mini.evaluation.report.same_predictions import predictions_hardly_differ, same_predictions_warning
+from detr_mini.evaluation.report.same_predictions import MOST, predictions_hardly_differ, same_predictions_warning
 from detr_mini.formats.coco import read_coco
 from detr_mini.inference.detector import Detector
 from detr_mini.structures import Detections
@@ -80,3 +80,12 @@ def test_u15_detections_that_hardly_differ_between_pictures_are_a_warning() -> N
     assert same_predictions_warning(other) is None
     assert same_predictions_warning(same[:3]) is None
     assert same_predictions_warning([found([[1.0, 1, 2, 2]])[:0]] * 8) is None
+
+
+@pytest.mark.parametrize("count", [MOST, MOST + 1, 1000])
+def test_u15_the_warning_speaks_of_the_images_that_were_compared_only(count: int) -> None:
+    warning = same_predictions_warning([found([[10.0, 10, 50, 50]])] * count)  # predict gives MOST of any number
+    assert warning is not None
+    assert f"nearly the same in the first {MOST} images." in warning
+    few = same_predictions_warning([found([[10.0, 10, 50, 50]])] * (MOST - 1))
+    assert few is not None and f"nearly the same in all {MOST - 1} images." in few

@@ -10,15 +10,19 @@ import numpy as np
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from data_parts import write_coco
+from detr_mini.checking import pixels
 from detr_mini.cli import main
 from detr_mini.errors import DataError, UserError
 from detr_mini.evaluation.comparison.runs import Run, labels, read_runs, short_names
+from detr_mini.evaluation.comparison.runs import data_of as module_of
 from detr_mini.formats import annotation_cache
+from detr_mini.models.build import build_part
 from detr_mini.scenes.rendering import SHAPES
 from detr_mini.shards import remote
 from detr_mini.verbs import compare as verb
 from detr_mini.verbs.compare import compare
-from run_parts import write_run
+from run_parts import data_of, write_run
 
 
 @pytest.fixture(scope="module")
@@ -83,15 +87,31 @@ def test_runs_of_different_data_are_refused_in_a_sentence(
     assert error.count("\n") == 1
 
 
-def test_runs_that_give_categories_other_ids_are_not_compared(runs: Path, scenes_root: Path, tmp_path: Path) -> None:
-    folders = []
-    for name, ids in (("here", range(1, 7)), ("there", range(6, 0, -1))):
-        folders.append(write_run(tmp_path / name, scenes_root, 0.1))
-        said = OmegaConf.load(folders[-1] / "config.yaml")
-        said.categories = {"ids": list(ids), "names": list(SHAPES)}
-        OmegaConf.save(said, folders[-1] / "config.yaml")
-    with pytest.raises(DataError, match="other categories"):
-        compare(config(folders, tmp_path / "out"))
+def test_runs_that_give_categories_other_ids_are_compared_by_name(scenes_root: Path, tmp_path: Path) -> None:
+    shutil.copytree(scenes_root, there := tmp_path / "scenes")
+    for file in (there / "annotations").glob("*.json"):
+        content = json.loads(file.read_text())
+        for record in (*content["categories"], *content["annotations"]):
+            key = "id" if "name" in record else "category_id"
+            record[key] = len(SHAPES) + 2 - record[key]  # most are ids of other categories here
+        file.write_text(json.dumps(content))
+    first, second = (write_run(tmp_path / name, root, 0.1) for name, root in (("a", scenes_root), ("b", there)))
+    for runs in ([first, second], [second, first]):
+        folder = compare(config(runs, tmp_path / f"of-{runs[0].name}"))
+        metrics = json.loads((first / "metrics.json").read_text())
+        numbers = json.loads((folder / "compare.json").read_text())["numbers"]
+        assert {f"AP/{name}" for name in SHAPES if metrics[f"AP/{name}"] is not None} < {row["name"] for row in numbers}
+        for row in numbers:
+            assert (row["first"], row["second"]) == pytest.approx([metrics[row["name"]]] * 2)
+
+
+def test_runs_of_other_categories_are_refused_with_a_command(runs: Path, scenes_root: Path, tmp_path: Path) -> None:
+    other = write_run(tmp_path / "other", scenes_root, 0.1)
+    content = OmegaConf.load(other / "config.yaml")
+    content.subset = {"categories": list(SHAPES)[:5]}
+    OmegaConf.save(content, other / "config.yaml")
+    with pytest.raises(DataError, match=r"other categories: 6 and 5, 5 in common.*'subset\.categories=\[\.\.\.\]'"):
+        compare(config([runs / "good0", other], tmp_path / "out"))
 
 
 def test_the_same_images_with_other_boxes_are_different_data(runs: Path, scenes_root: Path, tmp_path: Path) -> None:
@@ -218,6 +238,17 @@ def test_a_strangers_run_writes_nowhere(
     assert not made.exists()
 
 
+def test_no_captions_are_read_or_made_to_compare_runs(scenes_root: Path, runs: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    words = {"names": {}, "complete": "all", "folder": str(elsewhere)}
+    captions = {"train": "made", "val": "val.json", "test": "none.json"}
+    run = changed(write_run(tmp_path / "run", scenes_root, 0.1), _target_="detr_mini.captions.CaptionData",
+                  captions=captions, refer=words, tokenizer={"kind": "words", "size": 500},
+                  categories_share=0.1, kinds={"chain": 0})  # fmt: skip
+    assert compare(config([run, runs / "good0"], tmp_path / "out")).is_dir()
+    assert not elsewhere.exists() and not (scenes_root / "val.json").exists()
+
+
 def test_a_strangers_run_fetches_nothing(
     scenes_root: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,3 +277,31 @@ def test_a_detector_is_measured_on_a_runs_data_without_its_folders(
     (settings,) = seen
     assert settings.data.root == str(scenes_root) and settings.data.make is None
     assert "annotation_cache" not in settings.data
+
+
+def test_a_run_that_has_checked_its_images_is_read_without_decoding_them(
+    scenes_root: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("an image is decoded")
+
+    monkeypatch.setattr(pixels, "decoded", refuse)
+    run = changed(write_run(tmp_path / "run", scenes_root, 0.02, seed=5), check="stop")
+    assert compare(config([run, runs / "good0"], tmp_path / "out")).is_dir()
+    with pytest.raises(AssertionError, match="an image is decoded"):
+        compare(config([changed(run, check="fix"), runs / "good0"], tmp_path / "out2"))
+
+
+@pytest.mark.parametrize("how", ["stop", "fix", None])
+def test_a_split_with_an_image_listed_twice_is_read_as_its_run_has_read_it(how: str | None, tmp_path: Path) -> None:
+    box = {"bbox": [2, 3, 20, 30]}
+    twice = [{"id": 11}, {"id": 12}, {"id": 13, "file_name": "11.png"}]
+    write_coco(tmp_path, "train", annotations=[{**box, "image_id": k} for k in (1, 2)])
+    write_coco(tmp_path, "val", images=twice, annotations=[{**box, "image_id": k} for k in (11, 12)])
+    settings = {**data_of(tmp_path), "test": None, "check": how}
+    in_training = build_part("data", {**settings, "mean": [0.0] * 3, "std": [1.0] * 3, "stride": 1, "seed": 0})
+    again = module_of(settings)
+    for data in (in_training, again):
+        data.setup("validate")
+    assert again.val_set.truth == in_training.val_set.truth
+    assert again.val_set.image_ids == ((11, 12) if how else (11, 12, 13))

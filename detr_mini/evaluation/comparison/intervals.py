@@ -6,6 +6,10 @@ bootstrap hardly detects this bias, so textbook 95 % intervals contain the true 
 Therefore the unbiased form of AP is resampled (`average_precision._unbiased`), and the interval lies around that form's
 value. It is computed on the logit scale, since a value near 1 (or 0) has more room on one side. docs/log/trust.md has
 the measured coverage.
+
+Where every object or none is found, or only one image has objects, the resamples are nearly equal. An interval is
+therefore never narrower than the images themselves allow: n images without a fault are compatible with a fault in up to
+1 - 0.025^(1/n) of all images, the exact binomial limit (Clopper and Pearson 1934).
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from jaxtyping import Float, Int
 
 from detr_mini.evaluation.metrics.average_precision import WeightedAP
 from detr_mini.evaluation.metrics.headline import headline_metrics
-from detr_mini.evaluation.metrics.matching import Matches
+from detr_mini.evaluation.metrics.matching import IOUS, Matches
 from detr_mini.progress import track
 
 AT_ONCE = 100
@@ -40,6 +44,7 @@ def intervals(
     images = len(matches.image_ids)
     weighted, once = WeightedAP(matches), np.ones((1, images), np.int64)
     measured, unbiased = headline_metrics(weighted(once), names), headline_metrics(weighted.unbiased(once), names)
+    shares = _image_shares(matches, names)
     rng = np.random.default_rng(seed)
     starts: Iterable[int] = range(0, resamples, AT_ONCE)
     if sum(ranking.state.size for ranges in matches.rankings for ranking in ranges) * resamples > LONG:
@@ -49,9 +54,10 @@ def intervals(
     found = {}
     for name, (value,) in measured.items():
         if not np.isnan(value):
-            drawn = np.concatenate([part[name] for part in parts])
-            low, high = interval(float(unbiased[name][0]), drawn, images, level)
-            found[name] = (min(low, float(value)), max(high, float(value)))
+            drawn, centre = np.concatenate([part[name] for part in parts]), float(unbiased[name][0])
+            low, high = interval(centre, drawn, images, level)
+            least = _least_mean(shares[name], level)
+            found[name] = min(low, centre * least, float(value)), max(high, 1 - (1 - centre) * least, float(value))
     return found
 
 
@@ -74,6 +80,26 @@ def interval(value: float, resampled: Float[np.ndarray, " b"], images: int, leve
     reach = NormalDist().inv_cdf((1 + level) / 2) * spread
     centre = float(_logit(np.array([value]))[0])
     return _share(centre - reach), _share(centre + reach)
+
+
+def _image_shares(matches: Matches, names: Sequence[str]) -> dict[str, Float[np.ndarray, " i"]]:
+    """How much each image counts in each headline metric, where the images of a category count alike; the sum is 1."""
+    present = np.array([[ranking.truths > 0 for ranking in ranges] for ranges in matches.rankings])
+    with np.errstate(invalid="ignore"):
+        shares = (present / present.sum(2, keepdims=True)).transpose(2, 0, 1)[..., None]
+    return headline_metrics(np.broadcast_to(shares, (*shares.shape[:3], len(IOUS))), names)
+
+
+def _least_mean(shares: Float[np.ndarray, " i"], level: float) -> float:
+    """The exact lower limit of a mean over images that is 1 in each image measured; image i counts `shares[i]`.
+
+    It is the least sum of shares[i] * p[i] where the p[i] have the product (1 - level) / 2, the chance that all images
+    are 1. There p[i] is the smaller of 1 and c / shares[i]. If k images have a p[i] below 1, they are those that count
+    most, and their product gives c; the right k is the one with the largest c.
+    """
+    counted = np.sort(shares[shares > 0])[::-1]
+    logs = (math.log((1 - level) / 2) + np.log(counted).cumsum()) / np.arange(1, len(counted) + 1)
+    return float(np.minimum(counted, math.exp(logs.max())).sum())
 
 
 def _logit(share: Float[np.ndarray, " b"]) -> Float[np.ndarray, " b"]:

@@ -10,7 +10,7 @@ detectors, at most 5 % of all comparisons report any difference at all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,8 @@ from detr_mini.evaluation.metrics.matching import Matches, side_by_side
 
 HEADLINE = "AP"
 """The metric that most comparisons are about. It gets half of the significance level, all others share the rest."""
+AT_ONCE = 4_000_000
+"""Images times rounds that are computed together; they take about 200 MB."""
 SAME = 1e-12
 """Differences this close are equal: they come from sums of floats in another order."""
 
@@ -63,12 +65,12 @@ def paired_test(
     side, paired in order, the means are compared, and an image's detections are swapped in all pairs at once.
     """
     mine, theirs = ([side] if isinstance(side, Matches) else list(side) for side in (first, second))
-    images = len(mine[0].image_ids)
-    rng = np.random.default_rng(seed)
     weighted = [WeightedAP(side_by_side(a, b)) for a, b in zip(mine, theirs, strict=True)]
-    keep = np.ones((1, images), np.int64)
-    swapped = np.concatenate([keep, rng.integers(0, 2, (rounds, images))])
-    a, b = (_mean([headline_metrics(ap(_half(half)), names) for ap in weighted]) for half in (swapped, 1 - swapped))
+    parts = [
+        [_mean([headline_metrics(ap(_half(half)), names) for ap in weighted]) for half in (swapped, 1 - swapped)]
+        for swapped in _swaps(len(mine[0].image_ids), rounds, seed)
+    ]
+    a, b = ({name: np.concatenate([part[i][name] for part in parts]) for name in parts[0][i]} for i in (0, 1))
     rows = [name for name in a if not np.isnan(a[name][0])]
     if not rows:
         return ()
@@ -80,6 +82,14 @@ def paired_test(
                    float(adjusted[i]), bool(adjusted[i] <= level))
         for i, name in enumerate(rows)
     )  # fmt: skip
+
+
+def _swaps(images: int, rounds: int, seed: int) -> Iterator[Int[np.ndarray, "b i"]]:
+    """0 for an image whose detections are swapped, else 1: a row that swaps none, then one a round, some at a time."""
+    rng, most = np.random.default_rng(seed), max(1, AT_ONCE // images)
+    for begin in range(0, rounds, most):
+        swapped = rng.integers(0, 2, (min(most, rounds - begin), images))
+        yield swapped if begin else np.concatenate([np.ones((1, images), np.int64), swapped])
 
 
 def _mean(values: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,18 +35,23 @@ class Truth:
 
     content: dict[str, Any]
     subset: Subset
+    ids: dict[Path, dict[int, int]] = field(default_factory=dict)
+    """Of runs (by folder) that give the same categories other ids: each of theirs, and the id here."""
 
     def differs(self, other: Truth) -> str | None:
-        """How `other` differs, in words; None where it is the same."""
-        if self.subset.categories != other.subset.categories:
-            return f"other categories: {len(self.subset.categories)} and {len(other.subset.categories)}"
+        """How `other` differs, in words; None where it is the same. Categories are compared by name."""
+        mine, theirs = (set(truth.subset.categories.names) for truth in (self, other))
+        if mine != theirs:
+            return f"other categories: {len(mine)} and {len(theirs)}, {len(mine & theirs)} in common"
         if list(self.subset.image_ids) != list(other.subset.image_ids):
             return f"other images: {len(self.subset.image_ids)} and {len(other.subset.image_ids)}"
         return None if self._boxes() == other._boxes() else "other boxes in the same images"
 
     def _boxes(self) -> list[tuple[Any, ...]]:
+        categories = self.subset.categories
+        name = dict(zip(categories.ids, categories.names, strict=True))
         annotations = self.subset.select(self.content, [])[0]["annotations"]
-        return sorted((a["image_id"], a["category_id"], *a["bbox"], a.get("iscrowd", 0)) for a in annotations)
+        return sorted((a["image_id"], name[a["category_id"]], *a["bbox"], a.get("iscrowd", 0)) for a in annotations)
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,10 @@ class Run:
 
     def matches(self, truth: Truth, areas: int = 4) -> Matches:
         """Its detections matched to the ground truth, for the first `areas` area ranges."""
-        selected, found = truth.subset.select(truth.content, self.records)
+        records, ids = self.records, truth.ids.get(self.folder)
+        if ids is not None:
+            records = [{**r, "category_id": ids[r["category_id"]]} for r in records if r["category_id"] in ids]
+        selected, found = truth.subset.select(truth.content, records)
         return match(selected, found, truth.subset.categories.ids, truth.subset.image_ids, self.limit, areas)
 
     def truth(self) -> Truth:
@@ -89,6 +97,10 @@ class Run:
 def data_of(settings: Mapping[str, Any]) -> Any:
     """The data module of a config's data section, for its annotations only. Nothing is read yet."""
     kept = {key: value for key, value in settings.items() if key not in OF_TRAINING}
+    if "captions" in kept:  # they are not read, and none are made
+        kept |= {"captions": {}, "refer": None}
+    if kept.get("check") == "stop":  # the run has decoded every image; here only records can change what is read
+        kept["check"] = "headers"
     known = {"mean": [0.0] * 3, "std": [1.0] * 3, "stride": 1, "seed": 0}
     return build_part("data", {**kept, **known})
 
@@ -146,15 +158,20 @@ def common_truth(runs: Sequence[Run]) -> Truth:
                 "each image and category; measure both with the same: detr-mini evaluate checkpoint=... "
                 f"detection_limit={max(run.limit, runs[0].limit)}"
             )
-    first = runs[0].truth()
-    for run in runs[1:]:
-        how = None if source(run) == source(runs[0]) else first.differs(run.truth())
-        if how:
+    first, renumbered = runs[0].truth(), dict[Path, dict[int, int]]()
+    ours = first.subset.categories
+    ids = dict(zip(ours.names, ours.ids, strict=True))
+    for run in (run for run in runs[1:] if source(run) != source(runs[0])):
+        own = run.truth()
+        if how := first.differs(own):
             raise DataError(
-                f"{runs[0].folder} and {run.folder} were measured on different data ({how}); "
-                "measure both on the same: detr-mini evaluate checkpoint=... data.root=..."
+                f"{runs[0].folder} and {run.folder} were measured on different data ({how}); measure both on the same: "
+                "detr-mini evaluate checkpoint=... data.root=... 'subset.categories=[...]'"
             )
-    return first
+        theirs = own.subset.categories
+        if theirs != ours:
+            renumbered[run.folder] = {i: ids[name] for i, name in zip(theirs.ids, theirs.names, strict=True)}
+    return replace(first, ids=renumbered)
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:

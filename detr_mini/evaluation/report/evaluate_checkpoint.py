@@ -176,6 +176,13 @@ def opened(config: Any) -> tuple[Detector | ExportedDetector, Mapping[str, Any],
                 f"{key}={config[key]} does not work with {config.checkpoint}: an exported file keeps its image size "
                 "and takes no captions where its checkpoint takes none; leave it out or evaluate the checkpoint"
             )
+    most, wanted = loaded.most, config.detection_limit
+    if wanted > most and loaded.reader is None and config.tiles is None:  # captions and tiles give more
+        raise ConfigError(
+            f"detection_limit is {wanted}, and {config.checkpoint} gives {most} detections of an image at most; "
+            f"evaluate it (and what it is compared with) with detection_limit={most}, or export it again with "
+            f"limit={wanted}"
+        )
     described = loaded.description
     about_training = {"config": {}, "image": loaded.image, "recipe": described.recipe}
     return loaded, about_training, Path(config.checkpoint).expanduser()

@@ -24,6 +24,7 @@ from detr_mini.evaluation.metrics.subset import Subset, evenly_spread
 from detr_mini.evaluation.report.answer_cards import card, spread
 from detr_mini.evaluation.report.table import number
 from detr_mini.formats.split import CocoSet, ImageRecord
+from detr_mini.images.model_input import resized
 from detr_mini.inference.batches import detect_batches, tf32
 from detr_mini.inference.detections import to_coco_records
 from detr_mini.inference.requests import DetectorLike
@@ -31,8 +32,8 @@ from detr_mini.models.protocol import EvaluatedModel
 from detr_mini.progress import track
 from detr_mini.structures import Batch, Categories, Detections, DetectorOutput, OperatingPoint
 
-SHOWN = 2048
-"""Pixels of the longer side, about, at which pictures are drawn that are too large to be decoded."""
+SHOWN = 1024
+"""The most pixels of the longer side of a picture that is kept until a gallery is drawn, at less than half of that."""
 FAINT = 0.01
 """The least score that counts where images are looked at by tiles: hundreds of windows have very many below."""
 
@@ -202,7 +203,8 @@ def write_measured(
 
 def _draw_answers(path: Path, measured: Measured, count: int, name: str) -> None:
     answers, records = spread(measured.answers, count), measured.truth.records
-    cards = [card(answer, measured.threshold, records.of_id(answer.image_id).pixels()) for answer in answers]
+    # one after the other: each is drawn before the next image is read
+    cards = (card(answer, measured.threshold, records.of_id(answer.image_id).pixels()) for answer in answers)
     exact = number(measured.scores.metrics["grounding/accuracy"])
     draw_captions(cards, path, f"{name} · {exact} of the captions answered exactly")
 
@@ -217,4 +219,6 @@ def pair_of(measured: Measured, record: ImageRecord, note: str = "") -> Pair:
     """The detections in one image and its ground truth, titled with its file name and a `note`."""
     found, target = measured.found[record.image_id], measured.truth.target(record.image_id)
     pixels = record.reduced(SHOWN)
+    if max(pixels.shape) > SHOWN:
+        pixels = resized(pixels, SHOWN, None)
     return Pair(pixels, found.resized((pixels.shape[1], pixels.shape[2])), target, record.file_name + note)

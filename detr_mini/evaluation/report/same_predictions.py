@@ -39,8 +39,9 @@ def same_predictions_warning(found: Sequence[Detections]) -> str | None:
     """A warning if the detections hardly differ between images, else None."""
     if not predictions_hardly_differ(found):
         return None
+    images = f"all {len(found)} images" if len(found) < MOST else f"the first {MOST} images"
     return (
-        f"warning: the best detections are nearly the same in all {len(found)} images. Unless the images look alike, "
+        f"warning: the best detections are nearly the same in {images}. Unless the images look alike, "
         "the detector only knows where objects usually are: train longer, or start with experiment=finetune or "
         "init=CHECKPOINT"
     )

@@ -24,8 +24,8 @@ CAPTION_ROWS = {
     "grounding/absent_rejected": "absent and left unfound",
     "grounding/agnostic_AP": "AP of what is asked for",
 }
-MANY = 100
-"""Of more categories than this, only the ten best and the ten worst are shown."""
+MANY, ENDS = 100, 10
+"""Of more than MANY categories, only the ENDS best and the ENDS worst are shown."""
 
 
 def table(scores: Scores, title: str = "", console: Console | None = None) -> None:
@@ -53,10 +53,7 @@ def render(scores: Scores, title: str = "") -> Group:
     classes = Table("category", "images", "objects", "detections", "AP", "AP50")
     for column in classes.columns[1:]:
         column.justify = "right"
-    rows = scores.classes
-    if len(rows) > MANY:
-        scored = sorted((r for r in rows if r.AP is not None), key=lambda r: -(r.AP or 0.0))
-        rows = tuple(scored[:10] + scored[-10:])
+    rows, left_out = _shown(scores)
     for row in rows:
         classes.add_row(
             escape(row.name),
@@ -66,7 +63,18 @@ def render(scores: Scores, title: str = "") -> Group:
             with_interval(metrics, f"AP/{row.name}"),
             number(row.AP50),
         )
-    return Group(classes, numbers, *_captions(metrics), Text(summary(scores)))
+    return Group(classes, numbers, *_captions(metrics), Text(summary(scores) + left_out))
+
+
+def _shown(scores: Scores) -> tuple[Sequence[Any], str]:
+    """The `ClassRow`s of the table, and a sentence about those that it leaves out."""
+    if len(scores.classes) <= MANY:
+        return scores.classes, ""
+    scored = sorted((row for row in scores.classes if row.AP is not None), key=lambda row: -(row.AP or 0.0))
+    if len(scored) <= 2 * ENDS:
+        return scored, " Only categories with objects are shown."
+    ends = [*scored[:ENDS], *scored[-ENDS:]]
+    return ends, f" The {ENDS} best and {ENDS} worst of {len(scored)} categories with objects are shown."
 
 
 def _captions(metrics: Mapping[str, Any]) -> Iterator[Table]:
