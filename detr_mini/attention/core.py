@@ -69,8 +69,13 @@ def similarities(
 ) -> Float[Tensor, "*batch m n"]:
     """The similarity of each query and key, in float32 at least, since half precision overflows."""
     precise = torch.promote_types(query.dtype, torch.float32)
-    query, key = similarity(query.to(precise), key.to(precise))
-    return query @ key.transpose(-1, -2)
+    return products(*similarity(query.to(precise), key.to(precise)))
+
+
+def products(query: Float[Tensor, "*batch m c"], key: Float[Tensor, "*batch n c"]) -> Float[Tensor, "*batch m n"]:
+    """q k of each query and key, in their own precision: autocast would round both to half precision."""
+    with torch.autocast(query.device.type, enabled=False):
+        return query @ key.transpose(-1, -2)
 
 
 def attention_weights(
@@ -111,8 +116,9 @@ def attend(
 ) -> Float[Tensor, "*batch m d"]:
     """`attend_plain` through torch's fused kernel, which keeps no m x n matrix (but see `attend_small`).
 
-    `blocked` is True where a query must not look. A query that may look nowhere gets zeros, not NaN. `dropout` is the
-    probability that a weight is set to zero; the others are scaled up to compensate.
+    `blocked` is True where a query must not look; a mask of the keys alone is not expanded to m x n. A query that may
+    look nowhere gets zeros, not NaN. `dropout` is the probability that a weight is set to zero; the others are scaled
+    up to compensate.
     """
     _check(query, key, value)
     if is_zero(key.shape[-2]):
@@ -127,7 +133,8 @@ def attend(
     fused = partial(functional.scaled_dot_product_attention, dropout_p=dropout, scale=scale)
     if blocked is None:
         return fused(query, key, value)
-    blocked = blocked.expand(*query.shape[:-1], key.shape[-2])
+    while blocked.dim() < query.dim():  # the fast kernels broadcast a mask only if it has the query's dimensions
+        blocked = blocked[None]
     # The softmax of a row of -inf is NaN. Such a query looks everywhere instead, and its result is zeroed afterwards.
     nowhere = blocked.all(-1, keepdim=True)
     return fused(query, key, value, attn_mask=~blocked | nowhere).masked_fill(nowhere, 0.0)

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from detr_mini.attention.core import Similarity, attend, dot, is_zero, scaled_dot
+from detr_mini.attention.core import Similarity, attend, dot, is_zero, products, scaled_dot
+from detr_mini.errors import ConfigError
 
 
 def windowed_blocked(
@@ -148,10 +149,13 @@ class Linformer(nn.Module):
         size: tuple[int, ...] | None = None,
         similarity: Similarity = scaled_dot,
     ) -> Float[Tensor, "b h m d"]:
-        """`size`: (h, w) if the elements are the cells of a map, row by row. ValueError if it exceeds the layer's."""
+        """`size`: (h, w) if the elements are the cells of a map, row by row. ConfigError if it exceeds the layer's."""
         size, largest = size or (key.shape[-2],), self.key_projection.shape[1:]
         if len(size) != len(largest) or any(side > most for side, most in zip(size, largest, strict=True)):
-            raise ValueError(f"an input of size {size} exceeds this Linformer's largest size {tuple(largest)}")
+            raise ConfigError(
+                f"an input of size {size} exceeds this Linformer's largest size {tuple(largest)}; use smaller images, "
+                "or train with a larger model.encoder.size"
+            )
         keys = self._mixed(self.key_projection, key, padding_mask, size)
         values = self._mixed(self.value_projection, value, padding_mask, size)
         return attend(query, keys, values, similarity=similarity)
@@ -246,7 +250,7 @@ def _some_queries(query: Tensor, key: Tensor, value: Tensor, blocked: Tensor | N
     total, answer = torch.zeros_like(largest), query.new_zeros(*query.shape[:-1], value.shape[-1])
     for start in range(0, key.shape[-2], chunk):
         keys, values = (x[..., start : start + chunk, :] for x in (key, value))
-        similarity = query @ keys.transpose(-1, -2)
+        similarity = products(query, keys)
         if blocked is not None:
             similarity = similarity.masked_fill(blocked[..., start : start + chunk], -torch.inf)
         former, largest = largest, torch.maximum(largest, similarity.detach().amax(-1, keepdim=True))

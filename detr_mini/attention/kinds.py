@@ -113,6 +113,8 @@ class Windowed(nn.Module):
 
     def __init__(self, similarity: Similarity, *, window: int = 4) -> None:
         super().__init__()
+        if window < 1:
+            raise ConfigError(f"model.encoder.window is {window}; it must be at least 1")
         self.similarity, self.window = similarity, window
 
     def forward(
@@ -133,6 +135,9 @@ class LowRank(nn.Module):
 
     def __init__(self, similarity: Similarity, *, size: Sequence[int] = (64, 64), rank: int = 64) -> None:
         super().__init__()
+        if not 1 <= len(size) <= 2:
+            raise ConfigError(f"model.encoder.size is {list(size)}; it must be two numbers, [height, width] in cells "
+                              "(one, where the elements form no map)")  # fmt: skip
         self.similarity, self.linformer = similarity, Linformer(size, rank)
 
     def forward(

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from detr_mini.errors import ConfigError
+
 HIDDEN = 6.0
 """The initial cost of a direction in which a head does not look."""
 
@@ -22,6 +24,12 @@ def sine_code(coordinate: Float[Tensor, "*n"], dim: int, temperature: float = 10
     index = torch.arange(dim // 2, device=coordinate.device, dtype=precise)
     angle = coordinate[..., None] / temperature ** (2 * index / dim)
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)
+
+
+def check_sine_width(dim: int) -> None:
+    """ConfigError where `dim` channels cannot be shared by sine and cosine of two coordinates."""
+    if dim % 4:
+        raise ConfigError(f"model.dim is {dim}; it must be a multiple of 4, for sine and cosine of x and y")
 
 
 def sine_positions_1d(

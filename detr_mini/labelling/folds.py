@@ -156,5 +156,5 @@ def _joined(several: Sequence[Boxes]) -> Boxes:
     boxes, scores = torch.cat([one.xyxy for one in several]), torch.cat([one.scores for one in several])
     numbers = {name: k for k, name in enumerate(sorted(set(names)))}
     labels = torch.tensor([numbers[name] for name in names], dtype=torch.long)
-    kept = batched_nms(boxes, scores, labels, SUPPRESS)
+    kept = batched_nms(boxes.double(), scores.double(), labels, SUPPRESS)  # see `heads.suppress`
     return Boxes(boxes[kept], tuple(names[row] for row in kept.tolist()), scores[kept])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from detr_mini.attention.multihead import blocked_by_padding
-from detr_mini.attention.positions import sine_positions_2d
+from detr_mini.attention.positions import check_sine_width, sine_positions_2d
 from detr_mini.errors import ConfigError, nearest
 from detr_mini.models.detr_transformer import BoxMLP, Transformer
 from detr_mini.models.heads import softmax_detections
@@ -50,13 +50,15 @@ class DETR(ModelDefaults, nn.Module):
 
         `padding`: "published", as in the code of 2020: the backbone sees padding as zeros of the image, and its border
         changes what an image gives. "hidden" (also where an older checkpoint does not say): an image gives the same in
-        any batch. Both are one for images of one size. ConfigError for another word.
+        any batch. Both are one for images of one size. ConfigError for another word, and for a `dim` that 4 does not
+        divide.
         """
         super().__init__()
         if padding not in PADDINGS:
             raise ConfigError(
                 f"model.padding is '{padding}'{nearest(padding, PADDINGS)}; choose {' or '.join(PADDINGS)}"
             )
+        check_sine_width(dim)
         strides, channels = backbone.strides, backbone.channels
         self.num_classes, self.dim, self.queries = num_classes, dim, queries
         self.hides_padding = padding == "hidden"
@@ -110,7 +112,7 @@ class DETR(ModelDefaults, nn.Module):
         if self.hides_padding or padding_mask is None:
             top = self.backbone(images, padding_mask)[-1]
             return self.input_proj(top.tensor), top.padding_mask
-        x = self.input_proj(self.backbone(images)[-1].tensor)
+        x = self.input_proj(self.backbone(images, None)[-1].tensor)
         cells = functional.interpolate(padding_mask[:, None].float(), size=x.shape[-2:], mode="nearest")
         return x, cells[:, 0].bool()
 

@@ -61,7 +61,9 @@ def suppress(found: Detections, iou: float | int | None) -> Detections:
     """
     if iou is None or len(found) < 2:
         return found
-    return found[batched_nms(found.boxes, found.scores, found.labels, iou).sort().values]
+    # torchvision moves each category to a place of its own; in float64, that costs no precision
+    kept = batched_nms(found.boxes.double(), found.scores.double(), found.labels, iou)
+    return found[kept.sort().values]
 
 
 def _hide(scores: Float[Tensor, "b q k"], visible: Bool[Tensor, "b q"] | None) -> Float[Tensor, "b q k"]:

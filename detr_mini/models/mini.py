@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from detr_mini.attention.encoder import EncoderLayer
 from detr_mini.attention.kinds import attention_named
 from detr_mini.attention.multihead import MultiHeadAttention, blocked_by_padding, join_blocked
-from detr_mini.attention.positions import sine_box_code, sine_code
+from detr_mini.attention.positions import check_sine_width, sine_box_code, sine_code
+from detr_mini.errors import ConfigError
 from detr_mini.models.box_attention import BoxAttention
 from detr_mini.models.cross_attention import Memory, cross_attention_named
 from detr_mini.models.denoising import DenoisingQueries, make_denoising
@@ -101,8 +102,8 @@ class DecoderLayer(nn.Module):
 
 
 class MiniDETR(ModelDefaults, nn.Module):
-    """See the module's docstring. The backbone's strides run fine to coarse, two at least: samples come from the
-    first, the memory stands at the last but one, the encoder works at the last."""
+    """See the module's docstring. The backbone's strides run fine to coarse: samples come from the first, the memory is
+    at the last but one, the encoder works at the last. Of a single stride, all three use the same map."""
 
     def __init__(
         self,
@@ -126,11 +127,15 @@ class MiniDETR(ModelDefaults, nn.Module):
         """`encoder`: its `layers`, and `attention` with that kind's settings (`attention_named`); `decoder`: its
         `layers` and `cross_attention` (`cross_attention_named`); `similarity`: of all attention (`SIMILARITIES`).
         `distinct_iou`: see `select`. `box_noise`, `label_noise`: of the denoising queries, see `make_denoising`.
+        ConfigError for a `dim` that 4 does not divide, and for a decoder without layers.
         """
         super().__init__()
         encoder_kind: dict[str, Any] = {"attention": "dense", **(encoder or {})}
         decoder_kind: dict[str, Any] = {"cross_attention": "dense", **(decoder or {})}
         encoder_layers, decoder_layers = encoder_kind.pop("layers", 1), decoder_kind.pop("layers", 2)
+        if decoder_layers < 1:
+            raise ConfigError(f"model.decoder.layers is {decoder_layers}; it must be at least 1")
+        check_sine_width(dim)
         attention, cross_attention = encoder_kind.pop("attention"), decoder_kind.pop("cross_attention")
         common: dict[str, Any] = {"dim": dim, "heads": heads, "similarity": similarity}
         strides, channels = backbone.strides, backbone.channels
@@ -181,7 +186,7 @@ class MiniDETR(ModelDefaults, nn.Module):
         """
         visible = visible_size(images, padding_mask)
         levels = self.backbone(images, padding_mask)
-        middle = levels[-2]
+        middle = levels[-2:][0]  # the last but one, or the only one
         memory_map = self.top_down(self._encode(levels[-1], visible), levels[-2:-1])
         size = (memory_map.shape[2], memory_map.shape[3])
         tokens = self.memory_norm(memory_map.flatten(2).transpose(1, 2))

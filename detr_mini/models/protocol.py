@@ -33,7 +33,7 @@ class Backbone(Protocol):
 
     @property
     def __call__(self) -> Callable[..., list[Features]]:
-        """`backbone(images, padding_mask)`: the feature maps."""
+        """`backbone(images, padding_mask)`: the feature maps. The mask is None where no padding is to be hidden."""
 
 
 @runtime_checkable

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from detr_mini.attention.core import attention_weights
+from detr_mini.attention.core import attention_weights, products
 from detr_mini.attention.positions import DistanceBias
 
 RIVALS = 4
@@ -128,7 +128,7 @@ class FusionLayer(nn.Module):
         """The layer's `WordInputs`. `word_inputs_of` computes the same for several layers at once."""
         c, t, _ = words.shape
         query, key = self.query_key(words).view(c, t, 2, self.heads, self.key).permute(2, 0, 3, 1, 4).float()
-        similarity = query @ key.transpose(-1, -2) * self.key**-0.5
+        similarity = products(query, key) * self.key**-0.5
         if self.distance is not None:
             similarity = similarity + self.distance(t)
         attention = attention_weights(similarity, padding_mask[:, None, None])
@@ -152,7 +152,7 @@ def word_inputs_of(
     parts = functional.linear(words, weight, bias).split([part.out_features for part in maps], -1)
     heads, key = layers[0].heads, layers[0].key
     query_key = torch.stack(parts[::4], 2).view(c, t, len(layers), 2, heads, key).permute(3, 0, 2, 4, 1, 5).float()
-    similarity = query_key[0] @ query_key[1].transpose(-1, -2) * key**-0.5
+    similarity = products(query_key[0], query_key[1]) * key**-0.5
     tables = [layer.distance(t) for layer in layers if layer.distance is not None]
     if tables:
         similarity = similarity + torch.stack(tables)

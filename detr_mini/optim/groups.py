@@ -13,6 +13,7 @@ def is_matrix(name: str, parameter: Tensor, smallest_side: int = 12) -> bool:
     """Whether Muon updates it: a linear or convolution weight whose smaller side is at least `smallest_side`.
 
     AdamW updates embeddings, which are tables and not linear maps, and class heads with fewer categories than that.
+    Embeddings are recognised by name, so the learned positions of a text encoder (`positions.table`) are a matrix here.
     """
     if parameter.ndim < 2 or "embedding" in name or "query_embed" in name:
         return False
@@ -28,7 +29,10 @@ def parameter_groups(
     text_scale: float = 1.0,
     weight_decay: float = 1e-4,
 ) -> list[dict[str, Any]]:
-    """Groups for `Muon` (`matrices`) or for AdamW. Biases, gains and embeddings are not decayed.
+    """Groups for `Muon` (`matrices`) or for AdamW. Biases, gains and `nn.Embedding` tables are not decayed. Parameters
+    with two axes or more are: weights, learned positions, biases by distance, and the temperatures of `cosine`.
+
+    `resume=` needs the groups that a run began with, so runs of earlier versions depend on these rules.
 
     The learning rate of the parameters under `backbone.`, at any depth, is multiplied by `backbone_scale`, that of a
     pretrained text encoder's by `text_scale`, that of other tables by `embedding_scale`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -29,12 +30,19 @@ def orthogonalise(matrices: Float[Tensor, "n rows columns"], steps: int = 4) -> 
     """
     wide = matrices.shape[-2] <= matrices.shape[-1]
     x = matrices if wide else matrices.mT
-    if x.device.type != "cpu" or fast_bfloat16():
+    emulated = x.device.type == "cuda" and not gpu_has_bfloat16()
+    if not emulated and (x.device.type != "cpu" or fast_bfloat16()):
         x = x.bfloat16()
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     by_gram = x.dtype != torch.bfloat16 and x.shape[-1] >= GRAM_RATIO * x.shape[-2]
     x = (iterate_by_gram if by_gram else iterate)(x, steps)
     return (x if wide else x.mT).to(matrices.dtype)
+
+
+@cache
+def gpu_has_bfloat16() -> bool:
+    """Whether the GPU multiplies in bfloat16. Those before Ampere (V100, T4) only emulate it."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def orthogonalise_together(

@@ -45,7 +45,8 @@ class HouseBackbone(BackboneMixin, PreTrainedModel):
     def forward(self, pixel_values: Float[Tensor, "b 3 h w"], **kwargs: Any) -> BackboneOutput:  # type: ignore[override]  # narrower than the library's
         """The backbone's features. Padding is not passed on to it, as the library does not to its own."""
         assert self.backbone is not None
-        maps: Any = tuple(level.tensor for level in self.backbone(pixel_values))  # the library's type says one map
+        # Any: the library's type says one map
+        maps: Any = tuple(level.tensor for level in self.backbone(pixel_values, None))
         return BackboneOutput(feature_maps=maps)
 
 

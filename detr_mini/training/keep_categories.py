@@ -137,7 +137,7 @@ def once_each(
     What was found twice counts once, and an unsure box on a sure one not at all: as a region of which nobody knows, it
     would take the loss away from the guesses of that very object.
     """
-    rows = batched_nms(boxes_xyxy.float(), scores.float(), labels, SAME_FIND)
+    rows = batched_nms(boxes_xyxy.double(), scores.double(), labels, SAME_FIND)  # see `heads.suppress`
     sure = scores[rows] >= threshold
     certain = boxes_xyxy[rows[sure]]
     apart = sure | (box_iou(boxes_xyxy[rows], certain).amax(1) <= SAME_OBJECT if len(certain) else ~sure)

@@ -98,7 +98,9 @@ class ConvNet(nn.Module):
             self.blocks.append(nn.ModuleList(ResidualBlock(width) for _ in range(depth)))
             inputs = width
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], padding_mask: Bool[Tensor, "b h w"] | None) -> list[Features]:
+    def forward(
+        self, images: Float[Tensor, "b 3 h w"], padding_mask: Bool[Tensor, "b h w"] | None = None
+    ) -> list[Features]:
         """Height and width are multiples of the largest stride; `images` is zero on padding."""
         x = functional.pixel_unshuffle(images, 2)
         features: list[Features] = []

@@ -184,6 +184,36 @@ def test_similarities_are_computed_in_float32_at_least() -> None:
     assert similarities(*sets(0, 2, 3)[:2]).dtype == torch.float64
 
 
+@KINDS
+def test_autocast_rounds_no_similarity(kind: str) -> None:
+    query, key = (x.float() for x in sets(0, 5, 7)[:2])
+    exact = similarities(query, key, SIMILARITIES[kind])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = similarities(query, key, SIMILARITIES[kind])
+    torch.testing.assert_close(found, exact, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(7,), (1, 7), (2, 1, 1, 7), (1, 3, 1, 7), (2, 3, 5, 7)])
+def test_a_mask_reaches_the_kernel_in_the_size_in_which_it_is_given(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Expanded to every query and head, a padding mask would be as large as the weights."""
+    masks, kernel = [], torch.nn.functional.scaled_dot_product_attention
+
+    def watched(*args: Tensor, attn_mask: Tensor, **how: float) -> Tensor:
+        masks.append(attn_mask)
+        return kernel(*args, attn_mask=attn_mask, **how)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    query, key, value = sets(0, 5, 7)
+    blocked = some_blocked(0, *shape)
+    answer = attend(query, key, value, blocked)
+    torch.testing.assert_close(answer, attend_plain(query, key, value, blocked), rtol=1e-10, atol=1e-10)
+    (mask,) = masks
+    assert mask.dim() == query.dim()  # the kernels without an m x n matrix ask for that
+    assert mask.numel() == blocked.numel()
+
+
 @QUICK
 @given(SEEDS, COUNTS, COUNTS)
 def test_each_similarity_equals_its_formula(seed: int, m: int, n: int) -> None:

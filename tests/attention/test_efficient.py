@@ -19,6 +19,7 @@ from detr_mini.attention.efficient import (
     windowed,
     windowed_blocked,
 )
+from detr_mini.errors import ConfigError
 
 QUICK = settings(deadline=None, max_examples=40)
 SEEDS = st.integers(0, 2**31)
@@ -78,10 +79,8 @@ def test_windows_that_do_not_fit_the_map_are_refused() -> None:
 
 
 @QUICK
-@given(SEEDS, st.integers(1, 20), st.sampled_from(sorted(SIMILARITIES)), st.booleans())
-def test_linformer_with_identity_projections_equals_dense_attention(
-    seed: int, n: int, similarity: str, padded: bool
-) -> None:
+@given(SEEDS, st.integers(1, 20), st.sampled_from(sorted(SIMILARITIES)))
+def test_linformer_with_identity_projections_equals_dense_attention(seed: int, n: int, similarity: str) -> None:
     query, key, value = heads(seed, n)
     layer = Linformer((n,), n).double()
     with torch.no_grad():
@@ -108,7 +107,7 @@ def test_padding_of_a_map_does_not_change_linformer(seed: int, h: int, w: int, m
 
 def test_an_input_larger_than_the_linformer_is_refused() -> None:
     query, key, value = heads(0, 12)
-    with pytest.raises(ValueError, match=r"size \(12,\) exceeds this Linformer's largest size \(9,\)"):
+    with pytest.raises(ConfigError, match=r"size \(12,\) exceeds this Linformer's largest size \(9,\)"):
         Linformer((9,), 4).double()(query, key, value)
 
 
@@ -175,3 +174,12 @@ def test_chunked_attention_equals_dense_attention_and_its_gradient(
         gradients = [torch.autograd.grad(x.square().sum(), inputs) for x in (whole, pieces)]
         for exact, own in zip(*gradients, strict=True):
             torch.testing.assert_close(own, exact, rtol=1e-9, atol=1e-9)
+
+
+def test_autocast_rounds_no_similarity_of_chunked_attention() -> None:
+    """Long queries and keys of nearly one direction: in half precision, the differences between keys are lost."""
+    query, key = (10 + scale * x.float() for scale, x in zip((1.0, 0.05), heads(0, 6)[:2], strict=True))
+    value = torch.eye(6).expand(2, 3, 6, 6)  # so that the answer is the weights
+    exact = chunked(query, key, value, chunk=4)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(chunked(query, key, value, chunk=4), exact, rtol=0.02, atol=0.002, check_dtype=False)

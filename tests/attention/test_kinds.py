@@ -104,6 +104,19 @@ def test_a_setting_that_no_kind_has_is_refused() -> None:
         attention_named("dense", dim=16, heads=2, windw=3)
 
 
+def test_sizes_that_no_map_could_have_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model\.encoder\.window is 0; it must be at least 1"):
+        attention_named("windowed", dim=16, heads=2, window=0)
+    for size in ([], [9, 9, 9]):
+        with pytest.raises(ConfigError, match=r"model\.encoder\.size is \[.*\]; it must be two numbers"):
+            attention_named("linformer", dim=16, heads=2, size=size)
+
+
+def test_a_map_beyond_linformers_largest_names_the_setting() -> None:
+    with pytest.raises(ConfigError, match=r"size \(13, 4\) exceeds .* \(12, 12\); .* a larger model\.encoder\.size"):
+        layer("linformer")(torch.randn(1, 52, 16).double(), None, None, (13, 4))
+
+
 def test_every_setting_of_a_kind_is_in_the_config_with_the_same_default() -> None:
     encoder = yaml.safe_load((ROOT / "configs/model/mini.yaml").read_text(encoding="utf-8"))["model"]["encoder"]
     defaults = {name: default for kind in KINDS for name, default in settings_of(kind).items()}

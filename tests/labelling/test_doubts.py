@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from detr_mini.formats.tree import Tree
 from detr_mini.labelling.doubt_task import doubted, record_of, task_tree
 from detr_mini.labelling.doubts import Boxes, Kind, doubts
+from detr_mini.labelling.folds import _joined
 
 RIGHT = [[10.0, 10, 30, 30], [50.0, 10, 70, 30], [10.0, 50, 40, 80], [60.0, 60, 90, 90]]
 NAMES = ["bolt", "nut", "bolt", "nut"]
@@ -117,3 +118,10 @@ def test_scores_are_shares_in_order_and_no_label_is_doubted_twice(pictures: list
     assert len(labels) == len(set(labels))
     missing = [(doubt.image, doubt.detection) for doubt in found if doubt.kind is Kind.MISSING]
     assert len(missing) == len(set(missing))
+
+
+def test_what_two_detectors_find_in_a_large_picture_counts_once_in_every_category() -> None:
+    names = [f"{number:02}" for number in range(80)]
+    one = boxes([*[[39_990.0, 39_990, 40_000, 40_000]] * 79, [100.12, 100, 101.12, 101]], names, [0.9] * 80)
+    other = boxes([[100.13, 100, 101.13, 101]], names[-1:], [0.8])
+    assert sorted(_joined([one, other]).names) == names

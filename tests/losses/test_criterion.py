@@ -304,7 +304,16 @@ def test_detr_of_2020_has_its_own_losses() -> None:
         cost_class=1.0,
         weight_giou=2.0,
     )
-    assert detr(given, packed).total.isfinite()
+    losses = detr(given, packed)
+    assert losses.match is not None
+    labels = losses.match.at_queries(packed.labels.gather(1, losses.match.truth), 6, fill=CLASSES)
+    weight = torch.tensor([1.0, 1.0, 1.0, 0.1])
+    entropy = functional.cross_entropy(given.logits.transpose(1, 2), labels, weight, reduction="sum")
+    torch.testing.assert_close(losses.terms["class"], entropy)
+    weights = {"class": 1.0, "l1": 5.0, "giou": 2.0}
+    assert set(losses.terms) == set(weights)
+    weighted = torch.stack([weights[name] * term for name, term in losses.terms.items()])
+    torch.testing.assert_close(losses.total, weighted.sum())
 
 
 def test_a_guess_that_is_no_number_names_its_image_whatever_the_layer() -> None:

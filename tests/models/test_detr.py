@@ -14,12 +14,15 @@ from torch import nn
 
 from detr_mini.attention.multihead import MultiHeadAttention
 from detr_mini.config.compose import compose
+from detr_mini.errors import ConfigError
 from detr_mini.models.build import build_model
 from detr_mini.models.denoising import DenoisingQueries
 from detr_mini.models.detr import DETR
 from detr_mini.models.detr_transformer import DecoderLayer, EncoderLayer
 from detr_mini.structures import Categories
 from detr_mini.vision.backbone import Backbone, resnet
+from detr_mini.vision.convnet import ConvNet
+from detr_mini.vision.features import Features
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -173,6 +176,34 @@ def test_padding_changes_nothing() -> None:
     with torch.no_grad():
         masked = model(whole, torch.zeros(1, 64, 64, dtype=torch.bool))
         torch.testing.assert_close(model(whole).logits, masked.logits, rtol=0, atol=1e-4)
+
+
+class OwnNetwork(ConvNet):
+    """A user's backbone: both arguments are required."""
+
+    def forward(self, images: torch.Tensor, padding_mask: torch.Tensor | None) -> list[Features]:  # type: ignore[override]  # no default
+        return super().forward(images, padding_mask)
+
+
+@pytest.mark.parametrize("kind", [ConvNet, OwnNetwork])
+@pytest.mark.parametrize("padding", ["published", "hidden"])
+def test_both_paddings_go_with_any_backbone(kind: type[ConvNet], padding: str) -> None:
+    torch.manual_seed(0)
+    sizes = {"dim": 16, "heads": 2, "feedforward": 8, "encoder_layers": 1, "decoder_layers": 1, "queries": 5}
+    backbone = kind(channels=(4, 8, 16, 32), blocks=(0, 1, 1, 1))
+    model = DETR(backbone=backbone, num_classes=3, padding=padding, **sizes).eval()
+    mask = torch.zeros(2, 64, 96, dtype=torch.bool)
+    mask[1, 40:] = True
+    images = torch.randn(2, 3, 64, 96).masked_fill(mask[:, None], 0)
+    with torch.no_grad():
+        together, alone = model(images, mask), model(images[:1])
+    torch.testing.assert_close(together.logits[:1], alone.logits, rtol=0, atol=1e-4)
+    assert together.boxes.isfinite().all()
+
+
+def test_a_width_that_positions_cannot_share_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model\.dim is 90; it must be a multiple of 4"):
+        DETR(backbone=ConvNet(), num_classes=3, dim=90, heads=3)
 
 
 def test_permuting_object_queries_permutes_the_outputs() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from detr_mini.boxes import cxcywh_to_xyxy
-from detr_mini.models.heads import sigmoid_detections, softmax_detections
-from detr_mini.structures import Categories, DetectorOutput
+from detr_mini.models.heads import sigmoid_detections, softmax_detections, suppress
+from detr_mini.structures import Categories, Detections, DetectorOutput
 
 CATEGORIES = Categories((2, 5, 11), ("a", "b", "c"))
 
@@ -66,3 +66,27 @@ def test_an_image_whose_queries_all_stand_for_nothing_has_no_detections() -> Non
     out = output(0)
     hidden = DetectorOutput(out.logits, out.boxes, query_visible=torch.zeros(2, 7, dtype=torch.bool))
     assert [len(found) for found in sigmoid_detections(hidden, [(8, 8), (8, 8)], CATEGORIES)] == [0, 0]
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 1000), st.integers(1, 79))
+@example(0, 79)
+def test_which_doubles_go_does_not_depend_on_the_number_of_their_category(seed: int, label: int) -> None:
+    """Boxes of a few pixels in a corner of a picture of 40,000: there, a rounded pixel decides what overlaps."""
+    generator = torch.Generator().manual_seed(seed)
+    corner = 39_980 + 10 * torch.rand(30, 2, generator=generator)
+    boxes = torch.cat([corner, corner + 1 + 3 * torch.rand(30, 2, generator=generator)], 1)
+    many = Categories(tuple(range(80)), tuple(map(str, range(80))))
+
+    def kept(number: int) -> list[float]:
+        found = Detections(boxes, torch.linspace(0.9, 0.1, 30), torch.full((30,), number), many)
+        return suppress(found, 0.5).scores.tolist()
+
+    assert kept(label) == kept(0)
+
+
+def test_two_boxes_of_nearly_one_place_are_doubles_in_the_last_category_of_a_large_picture() -> None:
+    boxes = torch.tensor([[100.12, 100, 101.12, 101], [100.13, 100, 101.13, 101], [39_990, 39_990, 40_000, 40_000]])
+    many = Categories(tuple(range(80)), tuple(map(str, range(80))))
+    found = Detections(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([79, 79, 0]), many)
+    assert suppress(found, 0.7).labels.tolist() == [79, 0]

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from detr_mini.attention.kinds import KINDS
+from detr_mini.config.compose import compose
 from detr_mini.data.collate import collate
 from detr_mini.errors import ConfigError
 from detr_mini.losses.criterion import DetectionCriterion, matchability_loss
 from detr_mini.losses.matcher import focal_cost
+from detr_mini.models.build import build_model
 from detr_mini.models.denoising import DenoisingQueries
 from detr_mini.models.mini import MiniDETR
 from detr_mini.structures import Batch, Categories, Target, pack_targets
 from detr_mini.vision.convnet import ConvNet
 
 CATEGORIES = Categories((1, 2, 5), ("a", "b", "c"))
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.fixture(scope="module")
@@ -29,19 +34,11 @@ def model() -> MiniDETR:
     return make()
 
 
-def make(classes: int = 3, queries: int = 8, **kinds: Any) -> MiniDETR:
+def make(classes: int = 3, queries: int = 8, **more: Any) -> MiniDETR:
     torch.manual_seed(0)
-    backbone = ConvNet(channels=(4, 8, 16, 32), blocks=(0, 1, 1, 1))
-    model = MiniDETR(
-        backbone=backbone,
-        num_classes=classes,
-        dim=32,
-        heads=2,
-        feedforward=48,
-        queries=queries,
-        sample_channels=8,
-        **kinds,
-    )
+    usual = {"backbone": ConvNet(channels=(4, 8, 16, 32), blocks=(0, 1, 1, 1)), "dim": 32, "heads": 2,
+             "feedforward": 48, "sample_channels": 8}  # fmt: skip
+    model = MiniDETR(num_classes=classes, queries=queries, **{**usual, **more})
     with torch.no_grad():  # an untrained model says nearly the same of everything
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -344,6 +341,57 @@ def test_every_kind_of_attention_keeps_padding_out_learns_and_says_where_it_look
         if not name.endswith("k_proj.bias"):
             assert parameter.grad is not None, name
             assert parameter.grad.any(), name
+
+
+def test_with_a_backbone_of_one_stride_padding_is_kept_out_and_the_loss_is_finite() -> None:
+    model = make(backbone=ConvNet(channels=(8,), blocks=(1,)))
+    sizes = [(16, 32), (32, 12)]
+    whole = batch(sizes, [2, 1])
+    with torch.no_grad():
+        together = model(whole.images, whole.mask(), need_attention=True)
+        for i, (h, w) in enumerate(sizes):
+            one = collate([whole.images[i, :, :h, :w]], [target(0, 0, (h, w))], 16)
+            alone = model(one.images, one.mask())
+            torch.testing.assert_close(
+                together.logits[i].sigmoid().sort(0).values, alone.logits[0].sigmoid().sort(0).values, rtol=0, atol=1e-4
+            )
+    assert together.attention is not None
+    assert together.attention.size == (16, 16)
+    noised = model.noised_truths(whole.packed, whole.image_ids, seed=0, step=0)
+    total = criterion()(model.train()(whole.images, whole.mask(), denoising=noised), whole.packed).total
+    total.backward()
+    assert total.isfinite()
+
+
+@pytest.mark.parametrize("config", sorted({path.stem for path in (CONFIGS / "backbone").glob("*.yaml")} - {"own"}))
+def test_mini_is_built_from_configs_on_every_backbone(config: str) -> None:
+    backbone = compose("train", [f"backbone={config}"]).backbone
+    if "weights" in backbone:
+        backbone.weights = "none"
+    if "lite0" in config:
+        pytest.importorskip("timm", reason="the extra 'timm' is not installed")
+    model = build_model(OmegaConf.load(CONFIGS / "model" / "mini.yaml").model, backbone, 5).eval()
+    images, mask = torch.randn(2, 3, model.stride * 2, model.stride), torch.zeros(2, model.stride * 2, model.stride)
+    mask[1, model.stride :] = 1
+    with torch.no_grad():
+        output = model(images.masked_fill(mask[:, None] == 1, 0), mask == 1)
+    assert output.logits.shape[::2] == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"decoder": {"layers": 0}}, r"model\.decoder\.layers is 0; it must be at least 1"),
+        ({"dim": 90, "heads": 3}, r"model\.dim is 90; it must be a multiple of 4"),
+        ({"encoder": {"attention": "windowed", "window": 0}}, r"model\.encoder\.window is 0; it must be at least 1"),
+        ({"encoder": {"attention": "linformer", "size": [9]}}, r"model\.encoder\.size is \[9\]; it must be two"),
+    ],
+)
+def test_settings_that_no_image_could_pass_are_refused_when_the_model_is_built(
+    wrong: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        make(**wrong)
 
 
 def test_kinds_that_do_not_exist_are_refused() -> None:

@@ -72,6 +72,17 @@ def test_padding_and_hidden_queries_might_as_well_not_be_there() -> None:
     torch.testing.assert_close(run(made, given)[:, :2, :3], run(made, short), rtol=1e-6, atol=1e-6)
 
 
+def test_autocast_rounds_no_similarity_of_words() -> None:
+    made, given = layer(ordered=False).float(), inputs()
+    words, padding = given["words"].float(), given["padding_mask"]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        query, key = made.query_key(words).view(C, T, 2, 2, 16).permute(2, 0, 3, 1, 4).float()
+        alone, (several,) = made.word_inputs(words, padding).attention, word_inputs_of([made], words, padding)
+    exact = (query @ key.transpose(-1, -2) / 4).softmax(-1)
+    torch.testing.assert_close(alone, exact)
+    assert several.attention.dtype == torch.float32
+
+
 @pytest.mark.parametrize("ordered", [False, True])
 def test_several_layers_read_at_once_what_each_reads_alone(ordered: bool) -> None:
     layers, given = [layer(ordered=ordered), layer(ordered=ordered)], inputs()

