@@ -32,11 +32,17 @@ def check_pictures(done: Checked, pictures: Mapping[str, Mapping[int, Picture]])
         split: Owned(tree.content, {i for name, i in alike if name == split})
         for split, tree in done.trees.items()
     }  # fmt: skip
-    gone: dict[str, set[int]] = {split: set() for split in pictures}
+    kept: dict[int, int] = {}  # of a copy that is left out, the other one
+    looked_at: set[tuple[int, int]] = set()
     for first, second, how, crowded in pairs:
-        (one_split, one, _), (two_split, two, _) = everything[first], everything[second]
-        if one in gone[one_split] or two in gone[two_split]:
+        if how != LIKE:  # what is a copy of one that is left out is a copy of the one that is kept
+            first, second = sorted((_end_of(kept, first), _end_of(kept, second)))
+            if first == second or (first, second) in looked_at:
+                continue
+            looked_at.add((first, second))
+        elif first in kept or second in kept:
             continue
+        (one_split, one, _), (two_split, two, _) = everything[first], everything[second]
         if crowded and owned[one_split].differs_from(owned[two_split], one, two):
             continue  # one camera, another scene
         one_name, two_name = owned[one_split].names[one], owned[two_split].names[two]
@@ -49,16 +55,21 @@ def check_pictures(done: Checked, pictures: Mapping[str, Mapping[int, Picture]])
             if not owned[one_split].has_all_of(one, two):
                 done.faults.append(Fault(kind, f"{text}, with other boxes", two_name))
                 continue
-            one, two, two_name = two, one, one_name
+            first, second, two, two_name = second, first, one, one_name
         boxes = len(owned[two_split].boxes[two])
         done.faults.append(Fault(kind, text, two_name, Fix.LEFT_OUT, f"of {two_split}", boxes))
-        gone[two_split].add(two)
-    for split, ids in gone.items():
-        if not ids:
-            continue
+        kept[second] = first
+    for split in {everything[place][0] for place in kept}:
+        ids = {everything[place][1] for place in kept if everything[place][0] == split}
         content = done.trees[split].content
         content["images"] = [image for image in content["images"] if image["id"] not in ids]
         content["annotations"] = [a for a in content["annotations"] if a["image_id"] not in ids]
+
+
+def _end_of(kept: Mapping[int, int], place: int) -> int:
+    while place in kept:
+        place = kept[place]
+    return place
 
 
 def _same_pictures(pictures: Sequence[Picture], splits: Sequence[str]) -> list[tuple[int, int, str, bool]]:

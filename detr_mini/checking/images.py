@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -24,7 +23,7 @@ from detr_mini.checking.frames import (
     scaled,
     turned,
 )
-from detr_mini.checking.pictures import KEPT, Picture
+from detr_mini.checking.pictures import KEPT, Picture, digest_of_file
 from detr_mini.errors import DataError
 from detr_mini.formats.faults import Fault, Fix, Kind
 from detr_mini.formats.tree import Tree
@@ -46,7 +45,7 @@ def look_at(path: Path, pixels: bool, keep: bool = True) -> Picture:
         return decoded(path, keep)
     size, _ = image_size(path)
     refuse_cut(path)
-    return Picture(size, orientation_of(path), hashlib.blake2b(path.read_bytes(), digest_size=16).digest(), path)
+    return Picture(size, orientation_of(path), digest_of_file(path), path)
 
 
 @dataclass

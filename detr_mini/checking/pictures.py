@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from detr_mini.images.encoded import ImageFile
+from detr_mini.images.encoded import ImageFile, binary
 
 KEPT = 2048
 """Small copies of this many pictures are kept; further ones are made again when two must be compared."""
@@ -23,12 +24,21 @@ class Picture:
     """(height, width) upright."""
     orientation: int
     digest: bytes
-    """Of the pixels (of the file's bytes where pixels are not looked at)."""
+    """Of the pixels; of the file's bytes where pixels are not looked at, or are too many to be decoded at once."""
     path: ImageFile
     mark: np.ndarray | None = None
     """See `duplicates.mark_of`; None where pixels are not looked at."""
     small: np.ndarray | None = None
     """A small grey copy; None where it is not kept."""
+
+
+def digest_of_file(path: ImageFile) -> bytes:
+    """The digest of a file's bytes, which are read a part at a time."""
+    digest = hashlib.blake2b(digest_size=16)
+    with binary(path) as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.digest()
 
 
 def same_digests(digests: Sequence[bytes]) -> list[tuple[int, int, str, bool]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,30 +16,52 @@ from PIL import Image
 from torch import Tensor
 
 from detr_mini.checking import duplicates
-from detr_mini.checking.pictures import KEPT, LIKE, Picture
+from detr_mini.checking.pictures import KEPT, LIKE, Picture, digest_of_file
 from detr_mini.checking.scene_names import scenes
 from detr_mini.errors import DataError
+from detr_mini.images import decoding
 from detr_mini.images.decoding import room_for
 from detr_mini.images.encoded import ImageFile
-from detr_mini.images.header import orientation_of
+from detr_mini.images.header import is_huge, opened, orientation_of
 from detr_mini.images.load import load_image, needed_for
+from detr_mini.images.windows import open_windows, reduced
 
 WHOLE, RUNS = 5, 20
 """A video or a large picture of a fifth of all images is kept together; a longer one in runs of a twentieth."""
+REDUCED = 2048
+"""Pixels of the longer side, about, to which a TIFF is reduced that is too large to be decoded at once."""
 
 
 def decoded(path: Path, keep: bool) -> Picture:
     """What the pixels of a file say; DataError where it is no image, or cut off. `keep`: the small grey copy, too."""
-    with room_for(needed_for(path), path):  # until the picture is gone: eight threads look at eight of them
-        return _picture(path, load_image(path), orientation_of(path), keep)
+    needed = decoding.BUDGET if _needs_windows(path) else needed_for(path)
+    with room_for(needed, path):  # until the picture is gone: eight threads look at eight of them
+        return replace(_picture(path, keep), orientation=orientation_of(path))
 
 
-def _picture(path: ImageFile, image: UInt8[Tensor, "3 h w"], orientation: int, keep: bool) -> Picture:
+def _picture(path: ImageFile, keep: bool) -> Picture:
+    size, digest, small = _seen(path)
+    return Picture(size, 1, digest, path, duplicates.mark_of(small), small if keep else None)
+
+
+def _seen(path: ImageFile) -> tuple[tuple[int, int], bytes, UInt8[np.ndarray, "s s"]]:
+    """(height, width), digest and small grey copy of an image. A TIFF of any size is usable: tiles are read by windows.
+
+    DataError where it cannot be decoded.
+    """
+    if _needs_windows(path):
+        with room_for(decoding.BUDGET, path), open_windows(path) as windows:
+            return windows.size, digest_of_file(path), small_grey(reduced(windows, REDUCED))
+    image = load_image(path)
     digest = hashlib.blake2b(image.numpy().data, digest_size=16)
     digest.update(repr(tuple(image.shape)).encode())
-    small = small_grey(image)
-    size = (image.shape[1], image.shape[2])
-    return Picture(size, orientation, digest.digest(), path, duplicates.mark_of(small), small if keep else None)
+    return (image.shape[1], image.shape[2]), digest.digest(), small_grey(image)
+
+
+def _needs_windows(path: ImageFile) -> bool:
+    """Whether a file is a TIFF that is too large to be decoded at once. DataError where it is no image."""
+    with opened(path, any_tiff=True) as image:
+        return image.format == "TIFF" and (is_huge(image.size) or needed_for(path) > decoding.BUDGET)
 
 
 def small_grey(image: UInt8[Tensor, "3 h w"]) -> UInt8[np.ndarray, "s s"]:
@@ -59,7 +82,7 @@ def same_pictures(pictures: Sequence[Picture], splits: Sequence[str] | None = No
 
 
 def _grey(picture: Picture) -> np.ndarray:
-    return small_grey(load_image(picture.path)) if picture.small is None else picture.small
+    return _seen(picture.path)[2] if picture.small is None else picture.small
 
 
 def alike(
@@ -73,7 +96,7 @@ def alike(
     ids, pictures = list[int](), list[Picture]()
     for image_id, path in files:
         try:
-            pictures.append(_picture(path, load_image(path), 1, len(pictures) < KEPT))
+            pictures.append(_picture(path, len(pictures) < KEPT))
             ids.append(image_id)
         except DataError:
             if not skip_broken:

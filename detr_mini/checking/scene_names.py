@@ -5,11 +5,17 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
+
+from detr_mini.formats.path_words import SPLIT_WORDS, parts_of
 
 _VIDEO = r"mov|mp4|m4v|avi|mkv|webm|wmv|mpe?g|video|vid|clip|frames?|frm|seq|sequence"
 _EXPORT = re.compile(r"[_.](?:jpe?g|png|bmp|tiff?|webp)(?:\.rf\.[0-9a-f]+)?$", re.IGNORECASE)
 _FRAME = re.compile(rf"^(?P<key>.*?(?<![a-z])(?:{_VIDEO})(?![a-z]).*?)[-_ .]*(?P<number>\d+)$", re.IGNORECASE)
+_ONLY_VIDEO = re.compile(rf"(?:(?:{_VIDEO})[-_ .]*)+", re.IGNORECASE)
+_USUAL_WORDS = "|".join([*chain(*SPLIT_WORDS.values()), "images?", "imgs?", "jpe?g", "png", "photos?", "pictures?"])
+_USUAL_FOLDER = re.compile(rf"(?:(?:{_USUAL_WORDS})[-_ ]*)+(?:(?:19|20)\d\d)?", re.IGNORECASE)
 _TILES = (
     re.compile(r"^(?P<key>.+?)__\d+(?:\.\d+)?__-?\d+___?-?\d+$"),
     re.compile(r"^(?P<key>.+?)[-_ ](?:x|r|row)[-_]?\d+[-_](?:y|c|col|column)[-_]?\d+$", re.IGNORECASE),
@@ -19,7 +25,11 @@ _CORNERS = re.compile(r"^(?P<key>.+?)_(\d+)_(\d+)_(\d+)_(\d+)$")
 
 
 def scene_of(name: str) -> tuple[str, int] | None:
-    """The video or the large picture that an image is a frame or a tile of, by its name, and its number in it."""
+    """The video or the large picture that an image is a frame or a tile of, by its name, and its number in it.
+
+    A name that says nothing but "frame" or the like is one of its folder. Folders of splits and of images do not count,
+    since one video may have frames in two splits.
+    """
     path = Path(name)
     stem = path.stem
     while _EXPORT.search(stem):
@@ -32,7 +42,10 @@ def scene_of(name: str) -> tuple[str, int] | None:
         if right > left and bottom > top and right >= 100 and bottom >= 100:
             return found["key"], top * 10**6 + left
     if (found := _FRAME.match(stem)) and not found["key"].isdecimal():
-        return found["key"].rstrip("-_ ."), int(found["number"][:15])
+        key = found["key"].rstrip("-_ .")
+        if _ONLY_VIDEO.fullmatch(key):
+            key = "/".join([*(part for part in parts_of(name)[:-1] if not _USUAL_FOLDER.fullmatch(part)), key])
+        return key, int(found["number"][:15])
     return None
 
 

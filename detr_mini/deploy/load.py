@@ -20,7 +20,7 @@ def load(
 
     `device`: of a checkpoint; exported files run on the CPU. `modules`: your own, whose classes a checkpoint's config
     may name. CheckpointError where it cannot be read; UserError where a package that reads it is missing. Nothing is
-    downloaded.
+    downloaded, but for a published detector of the hub, by its name.
     """
     if not is_exported(path):
         return detector.load(path, device, modules)

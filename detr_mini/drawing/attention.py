@@ -12,6 +12,8 @@ from detr_mini.structures import Detections
 
 MOST = 8
 """The most detections in one picture."""
+MAP_SIDE = 640
+"""Pixels of a map's longer side that are enough for a column; larger maps are only reduced."""
 GAP, TITLE = 8, 26
 LETTERS = (220, 220, 220)
 DIMMED = 0.5
@@ -21,16 +23,16 @@ DIMMED = 0.5
 def draw_attention(
     image: UInt8[Tensor, "3 h w"],
     detections: Detections,
-    maps: Float[Tensor, "n layers h w"],
+    maps: Float[Tensor, "n layers map_h map_w"],
     side: int = 320,
     samples: Float[Tensor, "n layers p 2"] | None = None,
-    influence: Float[Tensor, "m h w"] | None = None,
+    influence: Float[Tensor, "m map_h map_w"] | None = None,
 ) -> Image.Image:
     """A row for each of the `MOST` best detections: its box, then one column per layer, lit where its query looked.
 
-    Each map runs from 0 (dimmed) to its own largest weight (bright). `samples`: dots on the layers' columns, in pixels
-    of the image. `influence`: one more column, how much each pixel changes the box. A legend below explains them.
-    `side`: the longer side of a column, in pixels.
+    Each map covers the image, in any number of pixels, and runs from 0 (dimmed) to its own largest weight (bright).
+    `samples`: dots on the layers' columns, in pixels of the image. `influence`: one more column, how much each pixel
+    changes the box. A legend below explains them. `side`: the longer side of a column, in pixels.
     """
     height, width = image.shape[1:]
     scale = side / max(height, width)

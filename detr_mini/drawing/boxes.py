@@ -5,7 +5,8 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 
-from jaxtyping import Float, UInt8
+import numpy as np
+from jaxtyping import Float, Int32, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -88,9 +89,9 @@ def draw_boxes(
     order = range(len(corners) - 1, -1, -1)
     for i in order:
         _frame(pen, corners[i], colour_of(labels[i]), line)
-    taken: list[Place] = []
+    covered = np.zeros((picture.height, picture.width), np.int32)
     for i, box in enumerate(corners):  # the best first: later texts avoid it
-        _label(pen, box, texts[i], colour_of(labels[i]), letters, line, taken)
+        _label(pen, box, texts[i], colour_of(labels[i]), letters, line, covered)
     return picture
 
 
@@ -114,24 +115,27 @@ def _label(
     colour: Colour,
     letters: ImageFont.FreeTypeFont,
     line: int,
-    taken: list[Place],
+    covered: Int32[np.ndarray, "h w"],
 ) -> None:
     pad = max(2, round(letters.size / 5))
     text = shortened(text, letters, pen.im.size[0] - 2 * pad)
     if not text:
         return
     width, height = round(letters.getlength(text)) + 2 * pad, round(1.25 * letters.size) + pad
-    place = _free_place(_inside(box, pen.im.size), (width, height), line, pen.im.size, taken)
-    taken.append(place)
+    place = _free_place(_inside(box, pen.im.size), (width, height), line, covered)
+    covered[_pixels(place)] += 1
     pen.rectangle(place, fill=colour)
     dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 125
     middle = (place[0] + pad, (place[1] + place[3]) / 2)
     pen.text(middle, text, fill=(15, 15, 15) if dark else (255, 255, 255), font=letters, anchor="lm")
 
 
-def _free_place(box: Place, size: tuple[int, int], line: int, picture: tuple[int, int], taken: list[Place]) -> Place:
-    """Where a text of `size` covers least of the earlier texts: outside the corners of its box first, then inside."""
-    (x1, y1, x2, y2), (width, height) = box, size
+def _free_place(box: Place, size: tuple[int, int], line: int, covered: Int32[np.ndarray, "h w"]) -> Place:
+    """Where a text of `size` covers least of the earlier texts: outside the corners of its box first, then inside.
+
+    `covered`: of each pixel of the picture the number of texts on it, so that the work does not grow with their number.
+    """
+    (x1, y1, x2, y2), (width, height), picture = box, size, covered.shape[::-1]
     above, below = y1 - height, y2 + 1
     spots = [
         (x1, above), (x2 - width + 1, above), (x1, below), (x2 - width + 1, below),
@@ -144,16 +148,12 @@ def _free_place(box: Place, size: tuple[int, int], line: int, picture: tuple[int
         top = min(max(y, 0), max(0, picture[1] - height))
         place = (left, top, min(left + width, picture[0]) - 1, min(top + height, picture[1]) - 1)
         moved = abs(top - y) > line  # the border of the picture pushed it away from its corner
-        cost = (
-            sum(_common(place, other) for other in taken) + rank * 0.01 * width * height + moved * 0.3 * width * height
-        )
+        cost = int(covered[_pixels(place)].sum()) + rank * 0.01 * width * height + moved * 0.3 * width * height
         if cost < least:
             best, least = place, cost
     assert best is not None
     return best
 
 
-def _common(a: Place, b: Place) -> int:
-    width = min(a[2], b[2]) - max(a[0], b[0]) + 1
-    height = min(a[3], b[3]) - max(a[1], b[1]) + 1
-    return width * height if width > 0 and height > 0 else 0
+def _pixels(place: Place) -> tuple[slice, slice]:
+    return slice(place[1], place[3] + 1), slice(place[0], place[2] + 1)

@@ -39,7 +39,7 @@ def image_size(path: ImageFile) -> tuple[tuple[int, int], bool]:
 
 def orientation_of(path: ImageFile) -> int:
     """The EXIF orientation of a file, 1 (upright) to 8. DataError if it is not an image."""
-    with opened(path) as image:
+    with opened(path, any_tiff=True) as image:
         return exif_orientation(image)
 
 

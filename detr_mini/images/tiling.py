@@ -19,7 +19,7 @@ class BoxSizes:
     """How large the images and boxes of a training set are, in pixels of the files."""
 
     image: float
-    """The median of the images' longer sides; of tiles, where the training cut images into tiles."""
+    """The median of the images' longer sides, each once for every box; of tiles, where the training cut images."""
     small: float
     """A tenth of the boxes have a smaller shorter side, every category counting the same."""
     large: float
@@ -30,8 +30,9 @@ class BoxSizes:
     def tile_side(self, size: int) -> int:
         """The side of windows for a model with images of `size`, in pictures of the same kind as the training images.
 
-        Nine of ten boxes have at least SMALL_SIDE pixels in the model, and are at most half as long as a window. It is
-        the side of the training images at most, since the model knows objects at that scale, and half of it at least.
+        The largest at which nine of ten boxes have SMALL_SIDE pixels in the model. But it is never less than twice the
+        length of nine of ten boxes, and between half and all of the side of the training images, since the model knows
+        objects at that scale. Small boxes may then have fewer pixels: 6.4 of 640, if they have 30 in images of 6,000.
         """
         wanted = max(self.small * size / SMALL_SIDE, 2 * self.large, self.image / 2, SMALLEST)
         return round(min(wanted, max(self.image, SMALLEST)))

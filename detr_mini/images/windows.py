@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
@@ -13,13 +14,17 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from detr_mini.errors import DataError
-from detr_mini.images.encoded import ImageFile
+from detr_mini.images.encoded import Encoded, ImageFile
 from detr_mini.images.header import TURNED, is_tiff, opened
-from detr_mini.images.load import load_image, on_white, stretched, turned_upright
+from detr_mini.images.load import load_image, on_white, stretched, turned_upright, value_range
 from detr_mini.images.tiff_segments import TiffSegments
 
 BAND = 512
 """Rows that are read at a time where the whole image is wanted in a smaller size."""
+RANGES = 4096
+"""Files whose range of values is kept."""
+_ranges: dict[tuple[str, int, int], tuple[float, float]] = {}
+"""By path, time of the last change and number of bytes: training opens a file again for each of its windows."""
 
 
 @runtime_checkable
@@ -69,21 +74,31 @@ class TiffWindows:
         if values.dtype == np.uint8 and values.ndim == 3:
             return np.array(values)
         if self._ends is None:
-            self._ends = self._smallest_and_largest()
+            self._ends = _range_of(self._segments)
         if values.ndim == 2:
             return np.repeat(stretched(values, *self._ends)[..., None], 3, 2)
         return on_white(values.transpose(2, 0, 1), *self._ends).permute(1, 2, 0).numpy()
 
-    def _smallest_and_largest(self) -> tuple[float, float]:
-        """Of the colours in the whole file, which is read once for it."""
-        height, width = self._segments.layout.size
-        ends: list[float] = []
-        for top in range(0, height, BAND):
-            for _, _, values in self._segments.read(top, 0, min(BAND, height - top), width):
-                colours = values[..., :-1] if values.ndim == 3 and values.shape[2] in (2, 4) else values
-                ends += [float(np.nanmin(colours)), float(np.nanmax(colours))]
-            ends = [min(ends), max(ends)]
-        return ends[0], ends[1]
+
+def _range_of(segments: TiffSegments) -> tuple[float, float]:
+    """The smallest and the largest value of the colours in a file, which is read as a whole for them, but only once."""
+    key = None
+    if not isinstance(segments.path, Encoded):
+        state = os.stat(segments.path)
+        key = (str(segments.path), state.st_mtime_ns, state.st_size)
+        if (known := _ranges.get(key)) is not None:
+            return known
+    height, width = segments.layout.size
+    found = value_range(
+        values[..., :-1] if values.ndim == 3 and values.shape[2] in (2, 4) else values
+        for top in range(0, height, BAND)
+        for _, _, values in segments.read(top, 0, min(BAND, height - top), width)
+    )
+    if key is not None:
+        if len(_ranges) >= RANGES:
+            _ranges.clear()
+        _ranges[key] = found
+    return found
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -64,7 +65,8 @@ def detect_tiled(
     in_window: int = IN_WINDOW,
     watch: Callable[[str], object] | None = None,
 ) -> Any:
-    """`Detector.detect` by windows: of an image, or a list. `in_window`: detections of one window, at most.
+    """`Detector.detect` by windows: of an image, or a list. `in_window`: detections of one window, at most; a warning
+    where a window has as many, and so may have more.
 
     `watch` is called with "window" for each window that is done.
     """
@@ -77,11 +79,10 @@ def detect_tiled(
     found = []
     for image in given:
         with opened_windows(image, channels) as pixels:
-            joined = _of_image(
+            kept = _of_image(
                 detector, pixels, tile_side(detector, tiles), tile_shape(detector, tiles), overlap, caption,
-                detector.least_score(threshold, caption), batch_size, in_window, watch,
+                detector.least_score(threshold, caption), limit, batch_size, in_window, watch,
             )  # fmt: skip
-        kept = joined if limit is None else joined[:limit]
         found.append(Detections.of(kept, image, channels))
     return found[0] if one else found
 
@@ -101,6 +102,7 @@ def _of_image(
     overlap: float | int,
     caption: str | Sequence[str] | None,
     least: float | int,
+    limit: int | None,
     batch_size: int,
     in_window: int,
     watch: Callable[[str], object] | None,
@@ -113,6 +115,10 @@ def _of_image(
         found += zip(batch, detector.detect(pixels, **request), strict=True)
         if watch is not None:
             watch("window")
+    if (limit is None or limit > in_window) and any(len(one) >= in_window for _, one in found):
+        exported = "" if detector.most is None else ", or a file that is exported with a larger limit,"
+        warnings.warn(f"a window has {in_window} detections with a score of at least {least:g}, the most that are "
+                      f"given of one window; smaller tiles{exported} find more", stacklevel=4)  # fmt: skip
     categories = detector.categories_of(caption)
     if len(windows) > 1:
         small = reduced(image, int(detector.image["size"]))
@@ -120,4 +126,4 @@ def _of_image(
         found.append((Window(0, 0, *image.size, is_view=True), seen.resized(image.size)))
     joined = suppress(join_windows(found, image.size, categories), detector.operating_point.suppress_iou)
     return PlainDetections(joined.boxes, joined.scores, joined.labels, categories,
-                           None if caption is None else joined.names, image.size)  # fmt: skip
+                           None if caption is None else joined.names, image.size)[:limit]  # fmt: skip

@@ -265,9 +265,9 @@ class Detector:
 
 
 def usable_device(device: str | torch.device) -> torch.device:
-    """`device`, or a UserError where this machine has no such device."""
+    """`device` ("gpu" is "cuda"), or a UserError where this machine has no such device."""
     try:
-        wanted = torch.device(device)
+        wanted = torch.device("cuda" if device == "gpu" else device)
         torch.empty(1, device=wanted)
     except Exception as error:  # torch raises RuntimeError, AssertionError, NotImplementedError
         raise UserError(f"the device '{device}' cannot be used on this machine; use cpu") from error

@@ -27,13 +27,13 @@ SMOOTH = 7
 
 @dataclass(frozen=True)
 class Explained:
-    """The image's detections, best first, and what each of them comes from, on the image's own pixels."""
+    """The image's detections, best first, and what each of them comes from."""
 
     detections: Detections
     maps: Float[Tensor, "n layers h w"]
-    """Cross-attention's weights over the memory, mean over heads."""
+    """Cross-attention's weights over the memory, mean over heads, over the whole image."""
     samples: Float[Tensor, "n layers p 2"] | None
-    """x, y of the places inside the box where features were read; None for a model that reads none."""
+    """x, y, in pixels of the image, of the places inside the box where features were read; None: it reads none."""
     influence: Float[Tensor, "m h w"]
     """How much each pixel moves the box (gradient), for the best `most`: attention, samples and all else together."""
 
@@ -100,8 +100,19 @@ def explain(
     return detections.Detections.of(explained.detections, image), explained.maps
 
 
-def explain_all(detector: Detector, image: ImageLike, threshold: float | int = 0.5, most: int = 8) -> Explained:
-    """As `explain`, with the samples inside each box and, for the `most` best, the pixels that move the box."""
+def explain_all(
+    detector: Detector,
+    image: ImageLike,
+    threshold: float | int = 0.5,
+    most: int = 8,
+    rows: int | None = None,
+    longest: int | None = None,
+) -> Explained:
+    """As `explain`, with the samples inside each box and, for the `most` best, the pixels that move the box.
+
+    `rows`: how many of the best detections are explained; None: all. `longest`: the most pixels of a map's longer side;
+    None: as many as the image has. All detections of a photograph, on its own pixels, take gigabytes.
+    """
     pixels = as_tensor(image)
     (batch,) = detector.batches([pixels], 1)
     batch = batch.to(detector.device)
@@ -110,7 +121,7 @@ def explain_all(detector: Detector, image: ImageLike, threshold: float | int = 0
         (found,) = detector.model.postprocess(output, [batch.targets[0].original_size], detector.categories)
     if output.attention is None or found.queries is None:
         raise UserError(NO_ATTENTION)
-    found = suppress(found, detector.operating_point.suppress_iou).above(float(threshold))
+    found = suppress(found, detector.operating_point.suppress_iou).above(float(threshold))[:rows]
     queries = found.queries
     assert queries is not None
     layers = torch.stack([layer[0].float().cpu()[queries] for layer in output.attention.cross], 1)
@@ -122,14 +133,16 @@ def explain_all(detector: Detector, image: ImageLike, threshold: float | int = 0
         else maps.new_zeros(0, maps.shape[1], height, width)
     )
     size = (pixels.shape[1], pixels.shape[2])
-    own = _on_the_image(whole, batch, size) if len(found) else _visible(whole, batch)
+    shrunk = 1.0 if longest is None else min(1.0, longest / max(size))
+    shown = (max(1, round(size[0] * shrunk)), max(1, round(size[1] * shrunk)))
+    own = _on_the_image(whole, batch, shown) if len(found) else _visible(whole, batch)
     samples = None
     if output.attention.samples:
         scale = torch.tensor([size[1], size[0]])
         samples = torch.stack([layer[0].float().cpu()[queries] for layer in output.attention.samples], 1) * scale
     influence = own.new_zeros(0, *own.shape[-2:])
     if most and len(found):
-        influence = _on_the_image(_influence(detector.model, batch, queries[:most])[:, None], batch, size)[:, 0]
+        influence = _on_the_image(_influence(detector.model, batch, queries[:most])[:, None], batch, shown)[:, 0]
     return Explained(found, own, samples, influence)
 
 
@@ -152,5 +165,5 @@ def _visible(maps: Float[Tensor, "n l h w"], batch: Batch) -> Float[Tensor, "n l
 
 
 def _on_the_image(maps: Float[Tensor, "n l h w"], batch: Batch, size: tuple[int, int]) -> Float[Tensor, "n l h2 w2"]:
-    """Maps of the padded input on the image's own pixels."""
+    """Maps of the padded input over the image alone, `size` pixels high and wide."""
     return interpolate(_visible(maps, batch), size=size, mode="bilinear")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -33,7 +34,7 @@ def as_tensor(image: ImageLike | None, channels: str = "rgb") -> UInt8[Tensor, "
     if channels not in ORDERS:
         raise ConfigError(f"channels is {channels!r}; it must be 'rgb' or 'bgr' (OpenCV's order)")
     if isinstance(image, str | Path):
-        return load_image(image)
+        return load_image(os.path.expanduser(image))
     if isinstance(image, Image.Image):
         try:
             return upright_rgb(image)

@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from detr_mini.drawing.attention import draw_attention
+from detr_mini.drawing.attention import MAP_SIDE, MOST, draw_attention
 from detr_mini.drawing.boxes import draw_detections
 from detr_mini.drawing.contact_sheet import PNG_LEVEL
 from detr_mini.errors import DataError, UserError
@@ -191,7 +191,7 @@ def _detect_all(
                 _save(drawn, work / "drawn" / _drawn_name(source.name))
             if request.explain and len(detections):
                 assert isinstance(detector, Detector)  # others are refused before
-                why = explain_all(detector, pixels, least)
+                why = explain_all(detector, pixels, least, most=MOST, rows=MOST, longest=MAP_SIDE)
                 sheet = draw_attention(pixels, why.detections, why.maps, samples=why.samples, influence=why.influence)
                 _save(sheet, work / "explained" / _drawn_name(source.name))
     return found

@@ -7,7 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from detr_mini.drawing.boxes import draw_detections
-from detr_mini.errors import UserError
+from detr_mini.errors import DataError, UserError
 from detr_mini.inference.detections import to_coco_records
 from detr_mini.inference.prediction_folder import IMAGES, OURS, WRITER, Request
 from detr_mini.inference.requests import DetectorLike, in_batches
@@ -49,6 +49,11 @@ def write_video(
         run = _Run(detector, request, least, tracker)
         batches = run.detected(video)
         first = list(islice(batches, 1))  # a source or a request that cannot be used fails here
+        if not first:
+            wanted = ", ".join(f"{key}={value}" for key, value in asdict(cut).items() if value is not None)
+            length = "" if video.seconds is None else f", and it takes {video.seconds:.1f} s"
+            why = video.ended_early or f"{source} has no frame for {wanted}{length}"
+            raise DataError(f"{why}; choose another start, end or every. Nothing in {output} was changed")
         try:
             _clear(output)
             _describe(output, detector, request, source, video)

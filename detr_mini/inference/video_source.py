@@ -82,7 +82,13 @@ def is_video(source: object, video: bool) -> bool:
     """Whether a source is a video, a camera's number or an address; `video`: a folder or pattern of frames is one."""
     if not isinstance(source, str):
         return False
-    return video or source.isdigit() or "://" in source or Path(source).suffix.lower() in SUFFIXES
+    is_file = Path(source).suffix.lower() in SUFFIXES and not Path(source).expanduser().is_dir()
+    return video or _is_camera(source) or "://" in source or is_file
+
+
+def _is_camera(source: str) -> bool:
+    """Whether a source is a camera's number, and not a file or folder that is called by a number."""
+    return source.isdigit() and not Path(source).exists()
 
 
 def refuse_misplaced(settings: Mapping[str, Any], source: object, is_a_video: bool) -> None:
@@ -106,7 +112,7 @@ class VideoSource:
         self.name, self.cut = source, cut
         self.ended_early: str | None = None
         """Why the video ended before its end, once it was read."""
-        self.is_live = source.isdigit() or "://" in source
+        self.is_live = _is_camera(source) or "://" in source
         self.container: Any = None
         self.images: Sequence[Source] = ()
         self.seconds: float | None = None
@@ -220,7 +226,7 @@ def _opened(source: str) -> Any:
                         f"({', '.join(STREAMS[:2])}...): a video of a page is downloaded first")  # fmt: skip
     av = video_library()
     try:
-        if source.isdigit():
+        if _is_camera(source):
             return _camera(av, int(source))
         if "://" in source:
             options = {"rtsp_transport": "tcp"} if source.lower().startswith("rtsp") else {}
@@ -228,7 +234,7 @@ def _opened(source: str) -> Any:
         return av.open(str(Path(source).expanduser()))
     except (av.error.FFmpegError, OSError, ValueError) as error:
         why = first_line(error)[:200]
-        if source.isdigit():
+        if _is_camera(source):
             raise UserError(f"there is no camera {source} that can be opened ({why}); the first camera is 0") from error
         if "://" in source:
             raise UserError(f"no stream can be read from {source} ({why}); check the address") from error

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from detr_mini.deploy.load import load
-from detr_mini.drawing.attention import draw_attention
+from detr_mini.drawing.attention import MAP_SIDE, draw_attention
 from detr_mini.errors import UserError
 from detr_mini.inference.detector import Detector
 from detr_mini.inference.explain import explain_all
@@ -43,9 +43,8 @@ def attention(detector: Any, judged: Judged) -> list[Attention]:
     for image_id in [i for i in sure if len(judged.found[i])][:IMAGES]:
         record = judged.truth.records.of_id(image_id)
         image = record.pixels()
-        own = explain_all(detector, image, 0.0, most=0)
-        samples = None if own.samples is None else own.samples[:EACH]
-        sheet = draw_attention(image, own.detections[:EACH], own.maps[:EACH], 240, samples)
+        own = explain_all(detector, image, 0.0, most=0, rows=EACH, longest=MAP_SIDE)
+        sheet = draw_attention(image, own.detections, own.maps, 240, own.samples)
         shown.append(Attention(record.file_name, sheet))
     if not shown:
         raise UserError("the run found nothing in any image, so there is no detection to explain")

@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from data_parts import AUTO, voc_text, write_voc, write_yolo
-from detr_mini.checking import frames
+from data_parts import AUTO, voc_text, write_plates, write_voc, write_yolo
+from detr_mini.checking import copies, frames
 from detr_mini.checking.check import check
+from detr_mini.checking.pictures import AGAIN
 from detr_mini.checking.report import Checked, write_fixed_copy
 from detr_mini.errors import DataError
 from detr_mini.formats.discover import Source
 from detr_mini.formats.faults import Kind
+from detr_mini.images import header
 from detr_mini.verbs.data_check import data_check
 
 SIZE = (80, 120)
@@ -484,6 +486,48 @@ def test_boxes_follow_an_image_that_was_made_smaller(coco: CocoFolder) -> None:
     done = look(coco.write())
     assert dict(done.counts) == {"size differs from the record": 1}
     assert done.trees["train"].content["annotations"][0]["bbox"] == [10.5, 6, 21, 30]
+
+
+@pytest.mark.parametrize("pixels", [True, False])
+def test_a_tiff_that_is_too_large_to_be_decoded_at_once_is_as_usable_as_a_small_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pixels: bool
+) -> None:
+    root = write_plates(tmp_path / "set")
+    splits = {split: {"images": split, "annotations": f"{split}.json"} for split in ("train", "val")}
+    plates = Source.of({"root": root, "format": "coco", **splits})
+    usual = check(plates, pixels=pixels)
+    assert {split: len(tree.content["images"]) for split, tree in usual.trees.items()} == {"train": 1, "val": 1}
+    monkeypatch.setattr(header, "MAX_PIXELS", 50_000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50_000)
+    done = check(plates, pixels=pixels)
+    assert done.faults == usual.faults
+    assert done.trees == usual.trees
+    shutil.copy(root / "train" / "a.tif", root / "val" / "a.tif")
+    assert check(plates, pixels=pixels).counts["picture shared by two splits"] == 1
+
+
+@pytest.mark.parametrize("boxed", [(5,), (8,), (9,), (5, 8), (5, 9), (8, 9), (5, 8, 9)])
+def test_of_three_copies_one_with_the_boxes_is_kept(coco: CocoFolder, boxed: tuple[int, ...]) -> None:
+    for image_id in (8, 9):
+        shutil.copy(coco.image("train", 5), coco.image("train", image_id))
+        listed(coco, f"{image_id}.png", image_id)
+    for image_id in boxed:
+        extra(coco, image_id=image_id)
+    done = look(coco.write())
+    assert done.counts["same picture twice"] == 2
+    content = done.trees["train"].content
+    (kept,) = (image["id"] for image in content["images"] if image["id"] in (5, 8, 9))
+    assert kept in boxed
+    assert sum(a["image_id"] == kept for a in content["annotations"]) == 1
+
+
+def test_a_copy_of_a_copy_that_is_left_out_is_left_out_too(coco: CocoFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [(0, 2, AGAIN, False), (2, 3, AGAIN, False)]  # val 6 and train 1, train 1 and train 2
+    monkeypatch.setattr(copies, "_same_pictures", lambda *_: pairs)
+    done = look(coco.write())
+    assert done.counts["picture shared by two splits"] == 2
+    assert [image["id"] for image in done.trees["train"].content["images"]] == [3, 4, 5]
+    assert [image["id"] for image in done.trees["val"].content["images"]] == [6, 7]
 
 
 def test_many_images_without_a_box_are_pointed_out(coco: CocoFolder) -> None:

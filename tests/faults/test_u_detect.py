@@ -69,6 +69,18 @@ def test_u03_what_is_no_picture_is_told_apart(image: Any, said: str) -> None:
     assert said in str(caught.value)
 
 
+def test_u03_a_path_may_begin_with_the_home_folder(
+    detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    assert torch.equal(as_tensor("~/a.png"), WANTED) and torch.equal(as_tensor(Path("~/a.png")), WANTED)
+    found = detector.detect("~/a.png", threshold=0)
+    assert torch.equal(found.boxes, detector.detect(RGB, threshold=0).boxes)
+    assert found.draw().size == (30, 20)
+
+
 def test_u03_detect_says_which_channel_is_red(detector: Detector) -> None:
     rgb, bgr = detector.detect(RGB, threshold=0), detector.detect(RGB[:, :, ::-1], threshold=0, channels="bgr")
     assert torch.equal(rgb.boxes, bgr.boxes)

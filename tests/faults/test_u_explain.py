@@ -5,14 +5,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from PIL import Image
 
 from detector_parts import CATEGORIES, IMAGE, untrained
-from detr_mini.drawing.attention import draw_attention
+from detr_mini.drawing.attention import MAP_SIDE, MOST, draw_attention
+from detr_mini.inference import prediction_folder
 from detr_mini.inference.detector import Detector
 from detr_mini.inference.explain import explain_all
+from detr_mini.inference.prediction_folder import Request, write_predictions
+from detr_mini.inference.sources import Source
 from detr_mini.structures import Detections
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
@@ -33,6 +40,37 @@ def test_u16_samples_lie_around_the_box_and_pixels_that_move_it_are_found() -> N
     y, x = divmod(int(why.influence[0].argmax()), 60)
     changed[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3] ^= 255
     assert not torch.equal(detector.detect(changed, threshold=0).boxes[:1], why.detections.boxes[:1])
+
+
+def test_u16_the_number_and_the_size_of_maps_can_be_bounded_and_nothing_else_changes() -> None:
+    detector = Detector(untrained(), CATEGORIES, IMAGE)
+    every = explain_all(detector, PICTURE, threshold=0.0, most=3)
+    few = explain_all(detector, PICTURE, threshold=0.0, most=3, rows=2, longest=30)
+    assert few.maps.shape == (2, every.maps.shape[1], 20, 30)
+    assert few.influence.shape == (2, 20, 30)
+    assert torch.equal(few.detections.boxes, every.detections.boxes[:2])
+    assert every.samples is not None and few.samples is not None
+    assert torch.equal(few.samples, every.samples[:2])
+
+
+def test_u16_predict_makes_maps_for_the_rows_of_its_sheet_alone_and_no_larger_than_they_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = []
+
+    def drawn(image: Any, found: Any, maps: torch.Tensor, **parts: Any) -> Image.Image:
+        shapes.append(tuple(maps.shape))
+        return draw_attention(image, found, maps, **parts)
+
+    monkeypatch.setattr(prediction_folder, "draw_attention", drawn)
+    Image.fromarray(np.tile(PICTURE, (20, 20, 1))).save(tmp_path / "a.png")
+    detector = Detector(untrained(), CATEGORIES, IMAGE)
+    request = Request(threshold=0.0, draw=False, explain=True)
+    found = write_predictions(detector, [Source(tmp_path / "a.png", "a.png")], tmp_path / "out", request)
+    assert len(found.records) > MOST
+    ((rows, _, height, width),) = shapes
+    assert (rows, height, width) == (MOST, 427, MAP_SIDE)
+    assert (tmp_path / "out" / "explained" / "a.png").is_file()
 
 
 def test_u16_the_sheet_is_bright_and_has_dots_a_column_and_a_legend() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from detr_mini.errors import DataError
-from detr_mini.images import header, tiff_segments
-from detr_mini.images.load import load_image
+from detr_mini.images import header, tiff_segments, windows
+from detr_mini.images.load import load_image, value_range
 from detr_mini.images.windows import TiffWindows, open_windows, reduced
 
 
@@ -92,6 +95,46 @@ def test_colours_of_sixteen_bits_are_stretched_by_the_whole_file(tmp_path: Path)
     values = picture(dtype=np.uint16) * np.uint16(40)
     tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb", tile=(64, 64))
     assert_windows_equal_the_whole(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("empty", [np.s_[:64, :64], np.s_[64:128, 128:192], np.s_[:, :]])
+def test_tiles_without_a_single_number_are_black_and_leave_the_range_to_the_others(
+    tmp_path: Path, empty: tuple[slice, slice]
+) -> None:
+    values = picture(channels=1, dtype=np.float32)
+    values[empty] = np.nan
+    tifffile.imwrite(tmp_path / "a.tif", values, tile=(64, 64))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        assert_windows_equal_the_whole(tmp_path / "a.tif")
+    with open_windows(tmp_path / "a.tif") as image:
+        pixels = image.window(0, 0, *image.size)[0]
+    assert not pixels[empty].any()
+    assert int(pixels.max()) == (0 if np.isnan(values).all() else 255)
+
+
+def test_the_range_of_a_file_is_read_once_until_the_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    def counted(parts: Iterable[np.ndarray]) -> tuple[float, float]:
+        read.append(1)
+        return value_range(parts)
+
+    monkeypatch.setattr(windows, "value_range", counted)
+    values = picture(channels=1, dtype=np.uint16) * np.uint16(17)
+    for factor in (1, 2):
+        tifffile.imwrite(tmp_path / "a.tif", values // factor + factor, tile=(64, 64))
+        os.utime(tmp_path / "a.tif", (factor, factor))
+        for _ in range(3):
+            assert_windows_equal_the_whole(tmp_path / "a.tif")
+        assert len(read) == factor
+    monkeypatch.setattr(windows, "RANGES", 1)
+    for name in "bcb":
+        tifffile.imwrite(tmp_path / f"{name}.tif", values, tile=(64, 64))
+        assert_windows_equal_the_whole(tmp_path / f"{name}.tif")
+        assert len(windows._ranges) == 1
 
 
 def test_a_picture_in_a_smaller_size_is_near_the_whole_resized(tmp_path: Path) -> None:

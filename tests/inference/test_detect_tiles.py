@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -119,6 +120,28 @@ def test_wrong_requests_are_one_sentence(detector: Detector, tmp_path: Path) -> 
         detector.detect(tmp_path / "none.tif", tiles=64)
     with pytest.raises(UserError, match="a sentence speaks of the whole image"):
         detect_tiled(Squares(), image, 64, 0.2, caption="the nut left of the bolt")
+
+
+class Limited(Squares):
+    """A file that was exported with `limit=4`."""
+
+    most = 4
+
+    def detect(self, images: Any, limit: int | None = None, **_: Any) -> list[Detections]:
+        return [found[:limit] for found in super().detect(images)]
+
+
+def test_a_window_with_as_many_detections_as_are_given_is_warned_of() -> None:
+    picture, boxes = squares(300)
+    usual = r"a window has 4 detections with a score of at least 0\.5, .*; smaller tiles"
+    with pytest.warns(UserWarning, match=f"{usual}, or a file that is exported with a larger limit, find more"):
+        assert len(detect_tiled(Limited(), picture, 128, 0.25, in_window=4)) < len(boxes)
+    with pytest.warns(UserWarning, match=f"{usual} find more"):
+        detect_tiled(Squares(), np.ascontiguousarray(picture[:70, :70]), 128, 0.25, in_window=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert len(detect_tiled(Limited(), picture, 128, 0.25, in_window=100)) >= len(boxes)
+        assert len(detect_tiled(Limited(), picture, 128, 0.25, in_window=4, limit=4)) == 4
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -199,6 +200,21 @@ def test_a_folder_of_frames_is_a_video_where_that_is_said(tmp_path: Path) -> Non
     assert [len(line["detections"]) for line in lines] == [3] * 7
 
 
+def test_a_file_or_folder_with_the_name_of_a_camera_or_a_video_is_what_it_is(
+    short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("2024", "frames.mp4"):
+        assert is_video(name, False)
+        (tmp_path / name).mkdir()
+        assert is_video(name, True) and not is_video(name, False)
+        for number in range(3):
+            Image.fromarray(frame_of(number)[0]).save(tmp_path / name / f"{number}.png")
+        assert len(detect(name, tmp_path / "out")[1]) == 3
+    shutil.copy(short, "97")
+    assert len(detect("97", tmp_path / "out")[1]) == 60
+
+
 def test_frames_of_a_folder_follow_the_numbers_in_their_names(tmp_path: Path) -> None:
     (tmp_path / "frames").mkdir()
     for number in range(1, 12):
@@ -226,6 +242,25 @@ def test_a_run_that_fails_before_its_first_frame_leaves_the_earlier_results(
     with pytest.raises(UserError, match="no captions"):
         detect(short, tmp_path / "out")
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+@pytest.mark.parametrize("cut", [Cut(start=100), Cut(every=1000, start=1.0)])
+def test_a_cut_without_frames_is_an_error_that_leaves_the_earlier_results(
+    cut: Cut, short: Path, tmp_path: Path
+) -> None:
+    detect(short, tmp_path / "out", draw=True)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    (tmp_path / "frames").mkdir()
+    for number in range(3):
+        Image.fromarray(frame_of(number)[0]).save(tmp_path / "frames" / f"{number}.png")
+    with pytest.raises(DataError, match=rf"frames has no frame for every={cut.every}, start={cut.start}, .* 0\.1 s"):
+        detect(tmp_path / "frames", tmp_path / "out", cut)
+    with pytest.raises(DataError, match=r"clip\.mp4 .*Nothing in .*out was changed"):
+        detect(short, tmp_path / "out", cut)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    with pytest.raises(DataError, match="has no frame"):
+        detect(tmp_path / "frames", tmp_path / "new", cut)
+    assert not (tmp_path / "new").exists()
 
 
 def test_sound_that_goes_on_after_the_last_picture_is_no_sign_of_a_cut(tmp_path: Path) -> None:
