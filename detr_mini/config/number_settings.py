@@ -39,7 +39,7 @@ NULL = frozenset((
     "limit_val", "threads", "max_epochs", "max_steps", "max_minutes", "minutes", "validate_every_epochs",
     "validations", "eval_batch_size", "train", "val", "test", "make", "refer", "captions", "subset",
     "operating_point", "text", "pretrained_text", "tokenizer", "more", "kinds", "names", "config", "augment",
-    "augment_strong", "splits", "categories", "ids", "sets", "overrides",
+    "augment_strong", "splits", "categories", "ids", "sets", "overrides", "annotation_cache", "labelled",
 ))  # fmt: skip
 """Settings that may be null although their default is not."""
 FREE = ("augment", "augment_strong", "more", "config", "kinds", "names", "nouns", "coarse_scale", "coarse_until")
@@ -94,6 +94,8 @@ def percent_hint(value: int | float) -> str:
 
 
 def _refuse_null(known: Any, path: str) -> None:
+    if known == "auto":
+        raise ConfigError(f"{path} is null; leave it out for auto")
     if isinstance(known, bool):
         raise ConfigError(f"{path} is null; it must be true or false")
     if isinstance(known, int | float):

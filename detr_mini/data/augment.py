@@ -67,13 +67,15 @@ class Augment:
         if not transforms:
             return image, target, 0
         boxes = cxcywh_to_xyxy(target.boxes) * _corners(image)
-        truths, kept = [target], torch.arange(len(boxes))
+        truths, kept, sides_before = [target], torch.arange(len(boxes)), [_sides(boxes)]
 
         def another() -> Sample:
             assert draw is not None
             other, truth = draw()
             truths.append(truth)
-            return other, cxcywh_to_xyxy(truth.boxes) * _corners(other)
+            drawn = cxcywh_to_xyxy(truth.boxes) * _corners(other)
+            sides_before.append(_sides(drawn))
+            return other, drawn
 
         with seeded(image_seed(self.seed, epoch, target.image_id)):
             for transform in transforms:
@@ -89,10 +91,10 @@ class Augment:
                         kept = torch.cat([kept, torch.arange(before, sum(len(truth.labels) for truth in truths))])
         limit = _corners(image)
         boxes = boxes.clamp(min=0).minimum(limit)
-        sides = boxes[:, 2:] - boxes[:, :2]
+        sides = _sides(boxes)
         inside = (sides >= LEAST_SIDE).all(1)
         if not bool(inside.all()):
-            least = torch.cat([_sides(truth) for truth in truths])[kept].amin(1) - ROUNDING
+            least = torch.cat(sides_before)[kept].amin(1) - ROUNDING
             inside |= (sides >= least.clamp(min=ROUNDING)[:, None]).all(1)
         if not bool(inside.all()):
             boxes, kept = boxes[inside], kept[inside]
@@ -127,10 +129,9 @@ def _corners(image: Tensor) -> Float[Tensor, "4"]:
     return torch.tensor([width, height, width, height], dtype=torch.float32)
 
 
-def _sides(target: Target) -> Float[Tensor, "n 2"]:
-    """Width and height of its boxes, in pixels of its image."""
-    height, width = target.original_size
-    return target.boxes[:, 2:] * torch.tensor([width, height], dtype=torch.float32)
+def _sides(boxes_xyxy: Float[Tensor, "n 4"]) -> Float[Tensor, "n 2"]:
+    """Width and height."""
+    return boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
 
 
 def chance(p: float | int) -> bool:

@@ -32,16 +32,20 @@ def choose_size(coco: CocoSet) -> Chosen:
     """The longest side of images in the model, from the boxes of the training set.
 
     The smallest multiple of STEP, from SMALLEST to LARGEST, at which all but SMALL_SHARE of the boxes have a shorter
-    side of SMALL_SIDE pixels. Every category counts the same, as in AP: a rare small thing is not outvoted. Never more
-    than the images themselves have (the median of their longest sides).
+    side of SMALL_SIDE pixels. No box asks for more pixels than its image has: enlarging shows nothing new. Every
+    category counts the same, as in AP: a rare small object is not outvoted.
     """
     longest = coco.records.sizes.amax(1).double()
-    own = max(STEP, int(longest.quantile(0.5)) // STEP * STEP)
-    small = _small_side(coco, coco.boxes_xywh[:, 2:].amin(1) / longest[coco.owner])
+    own = (longest / STEP).floor().clamp(min=1) * STEP
+    shares = coco.boxes_xywh[:, 2:].amin(1) / longest[coco.owner]
+    small = _small_side(coco, shares)
     if small is None:
-        return Chosen(min(SMALLEST, own), "there is no box to go by")
+        return Chosen(min(SMALLEST, int(own.median())), "there is no box to go by")
+    asked = (SMALL_SIDE / shares / STEP).ceil().clamp(min=SMALLEST / STEP) * STEP
+    most = _small_side(coco, -asked.minimum(own[coco.owner]))  # negative: the largest come first
+    assert most is not None
+    size = min(int(-most), LARGEST)
     needed = max(SMALLEST, math.ceil(SMALL_SIDE / small / STEP) * STEP)
-    size = min(needed, LARGEST, own)
     because = (
         f"nine of ten boxes (each category counting the same) are then at least {small * size:.0f} pixels wide and high"
     )
@@ -58,8 +62,9 @@ def sizes_of(coco: CocoSet) -> BoxSizes | None:
         return None
     longer = coco.boxes_xywh[~coco.is_crowd, 2:].amax(1)
     sizes = coco.records.sizes.double()
+    image = sizes.amax(1)[coco.owner[~coco.is_crowd]].median()
     large = float(longer.kthvalue(math.ceil((1 - SMALL_SHARE) * len(longer))).values)
-    return BoxSizes(float(sizes.amax(1).quantile(0.5)), small, large, _shape(sizes))
+    return BoxSizes(float(image), small, large, _shape(sizes))
 
 
 def _shape(sizes: Float[Tensor, "n 2"]) -> float:
@@ -104,13 +109,14 @@ def choose_queries(coco: CocoSet) -> Chosen:
 
 
 def check_counts(**counts: int | float | str | None) -> None:
-    """ConfigError for a count of the data config that is too small; None, and AUTO where it is possible, are right."""
+    """ConfigError for a count of the data config that is too small; None and AUTO are right where they are choices."""
     for name, value in counts.items():
         least = 0 if name in ("workers", "cache_megabytes") else 1
-        if value is None or (value == AUTO and name in ("size", "batch_size", "workers")):
+        may_be_null = name in ("eval_batch_size", "limit_train", "limit_val")
+        if (value is None and may_be_null) or (value == AUTO and name in ("size", "batch_size", "workers")):
             continue
-        if isinstance(value, str) or value < least:
-            raise ConfigError(f"data.{name} is {value}; it must be at least {least}")
+        if value is None or isinstance(value, str) or value < least:
+            raise ConfigError(f"data.{name} is {'null' if value is None else value}; it must be at least {least}")
 
 
 def check_shares(*, strong_until: int | float, hold_out: int | float | None) -> None:

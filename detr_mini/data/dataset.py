@@ -155,7 +155,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         record = self.coco.records[index]
         target = self.coco.target(record.image_id)
         try:
-            return self._reduced(self.decoded(index), scale), target
+            image = self.decoded(index)
+            return self._reduced(image, self._kept_size((image.shape[1], image.shape[2]), scale)), target
         except DataError as error:
             if self.on_bad_image == "refuse":
                 raise
@@ -170,10 +171,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         sides = self._sides if scale == 1 else {name: _scaled(side, scale) for name, side in self._sides.items()}
         return self._input(image, **sides)
 
-    def _reduced(self, image: UInt8[Tensor, "3 h w"], scale: float = 1.0) -> UInt8[Tensor, "3 h2 w2"]:
-        size = (image.shape[1], image.shape[2])
-        kept = self._kept_size(size, scale)
-        return image if kept == size else F.resize(image, list(kept), antialias=True)
+    def _reduced(self, image: UInt8[Tensor, "3 h w"], kept: tuple[int, int]) -> UInt8[Tensor, "3 h2 w2"]:
+        return image if tuple(image.shape[1:]) == kept else F.resize(image, list(kept), antialias=True)
 
     def decoded(self, index: int) -> UInt8[Tensor, "3 h w"]:
         """The upright image of a record, at most `oversampling` times the model's size.
@@ -185,16 +184,19 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             record = self.coco.records[index]
             if record.window is not None and self.cache.holds(index):
                 return self._cache_windows(index, record)
-            image = self._kept(record, record.pixels())
+            image = self._kept(record, *record.reduced_pixels(self._most))
             self.cache.put(index, image)
         return image
 
-    def _kept(self, record: ImageRecord, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h2 w2"]:
-        if tuple(image.shape[1:]) != record.size:
-            raise DataError(f"{record.path} is {image.shape[2]} x {image.shape[1]} pixels when decoded, but its "
+    def _kept(
+        self, record: ImageRecord, image: UInt8[Tensor, "3 h w"], whole: tuple[int, ...]
+    ) -> UInt8[Tensor, "3 h2 w2"]:
+        """`image`, which may be a reduced form of one of `whole` (height, width), as it is augmented and cached."""
+        if tuple(whole) != record.size:
+            raise DataError(f"{record.path} is {whole[1]} x {whole[0]} pixels when decoded, but its "
                             f"header says {record.size[1]} x {record.size[0]}, or did when the set was checked; save "
                             "the image again, or, if the file is another one now, its annotations")  # fmt: skip
-        return self._reduced(image)
+        return self._reduced(image, self._kept_size(record.size))
 
     def _cache_windows(self, index: int, record: ImageRecord) -> UInt8[Tensor, "3 h w"]:
         """An image that is a window of a file. The file's others go to the cache too: it is decoded once."""
@@ -203,7 +205,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             for place in _same_file(self.coco.records, index, self.cache.holds):
                 one = self.coco.records[place]
                 if place == index or self.cache.get(place) is None:
-                    image = self._kept(one, one.cut_from(whole))
+                    cut = one.cut_from(whole)
+                    image = self._kept(one, cut, cut.shape[1:])
                     self.cache.put(place, image)
                     wanted = image if place == index else wanted
         assert wanted is not None

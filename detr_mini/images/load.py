@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -30,6 +30,13 @@ def load_image(path: ImageFile) -> UInt8[Tensor, "3 h w"]:
     the file's name if it is missing, not an image, cut off, larger than MAX_PIXELS, or would need more than
     `decoding.BUDGET` bytes to decode.
     """
+    return load_reduced(path, None)[0]
+
+
+def load_reduced(path: ImageFile, most: int | None) -> tuple[UInt8[Tensor, "3 h w"], tuple[int, ...]]:
+    """As `load_image`, and the file's (height, width), upright: a JPEG comes at 1/2, 1/4 or 1/8 of it where its longer
+    side then still has `most` pixels. Decoding takes a fraction of the time, since no pixel of full size is computed.
+    """
     with opened(path) as image:
         refuse_huge(path, image.size)
         decode_deep = _deep_decoder() if _is_deep_colour(image) else None
@@ -38,17 +45,30 @@ def load_image(path: ImageFile) -> UInt8[Tensor, "3 h w"]:
             with room_for(bytes_needed(image, _deep_channels(image)), path):
                 if decode_deep is not None:
                     values = decode_deep(path, image.size).numpy()
-                    return turned_upright(on_white(values), exif_orientation(image))
+                    rgb = turned_upright(on_white(values), exif_orientation(image))
+                    return rgb, rgb.shape[1:]
                 if other:
-                    return upright_rgb(image)
+                    rgb = upright_rgb(image)
+                    return rgb, rgb.shape[1:]
+                whole = _reduce(image, most)
                 image.load()
                 refuse_huge(path, image.size)  # a frame may be larger than the header states
-                return upright_rgb(image, close=True)
+                rgb = upright_rgb(image, close=True)
+                return rgb, whole or rgb.shape[1:]
         except DataError:
             raise
         except Exception as error:  # on broken files, decoders raise nearly any exception
             raise DataError(f"{path} cannot be decoded ({why_unreadable(error)}); the file may be cut off: "
                             "replace it or remove it from the dataset") from error  # fmt: skip
+
+
+def _reduce(image: Image.Image, most: int | None) -> tuple[int, int] | None:
+    """Have a JPEG decoded as `load_reduced` says: its (height, width) before, upright. None for what stays whole."""
+    (width, height), longer = image.size, max(image.size)
+    if most is None or longer < 2 * most or image.format not in ("JPEG", "MPO"):
+        return None
+    image.draft(None, (max(1, round(width * most / longer)), max(1, round(height * most / longer))))
+    return (width, height) if exif_orientation(image) in TURNED else (height, width)
 
 
 def upright_rgb(image: Image.Image, close: bool = False) -> UInt8[Tensor, "3 h w"]:
@@ -83,7 +103,13 @@ def stretch(values: np.ndarray) -> np.ndarray:
 
     Cameras of 10, 12 or 14 bits store their values in 16 bits. Taking the upper 8 bits would leave them nearly uniform.
     """
-    return stretched(values, float(np.nanmin(values)), float(np.nanmax(values)))
+    return stretched(values, *value_range([values]))
+
+
+def value_range(parts: Iterable[np.ndarray]) -> tuple[float, float]:
+    """The smallest and the largest value of an image that comes in parts, NaN left out; parts may hold nothing else."""
+    ends = [(np.fmin.reduce(part, axis=None), np.fmax.reduce(part, axis=None)) for part in parts]
+    return float(np.fmin.reduce([low for low, _ in ends])), float(np.fmax.reduce([high for _, high in ends]))
 
 
 def stretched(values: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -97,8 +123,7 @@ def _to_rgb_tensor(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
     (width, height), orientation = image.size, exif_orientation(image)
     to_rgb: Callable[[Image.Image], np.ndarray] = rgb_on_white
     if image.mode.startswith(("I", "F")):
-        ends = [(np.nanmin(v), np.nanmax(v)) for v in (np.asarray(image.crop(box)) for box in _bands(width, height))]
-        low, high = float(np.nanmin([e[0] for e in ends])), float(np.nanmax([e[1] for e in ends]))
+        low, high = value_range(np.asarray(image.crop(box)) for box in _bands(width, height))
 
         def to_rgb(band: Image.Image) -> np.ndarray:
             return stretched(np.asarray(band), low, high)[..., None]

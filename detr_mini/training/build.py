@@ -74,6 +74,9 @@ def build(config: DictConfig, last: Mapping[str, Any] | None = None, ranks: Rank
     backbone = _backbone(settings, start)
     begun += [] if body is None else [body.put_in(backbone)]
     device = find_device(options)
+    if options.device_type == "cuda" and device.kind != "cuda":
+        raise ConfigError(f"trainer.accelerator={options.accelerator} cannot be used on this machine: torch finds no "
+                          "GPU; use trainer=cpu, or install a torch that is built for CUDA")  # fmt: skip
     used = choices(options, settings["data"], device)
     data = _data(settings, used, backbone, config.seed, last.get("tokeniser"))
     labelled = sources_of(data.root, image_files(data.train_set))
@@ -83,6 +86,7 @@ def build(config: DictConfig, last: Mapping[str, Any] | None = None, ranks: Rank
     kept = _keep(settings, options, data, start, last.get("kept"), ranks)
     _choose_queries(settings, data)
     model, start = _model(settings, options, used, backbone, data, start)
+    data.stride = model.stride  # not always the backbone's: DETR with padding=published takes images of any size
     criterion = build_part("criterion", settings["criterion"])
     optim = settings["optim"]
 

@@ -107,7 +107,7 @@ def pace(images: int, seconds: float, waited: float) -> str:
 
 
 class Checkpoints(pl.Callback):
-    """Writes last.ckpt after each epoch and every `minutes` inside a long one, and best.ckpt if it is the best so far.
+    """Writes last.ckpt after each evaluation, `minutes` after the last save, and at the end; and the best as best.ckpt.
 
     The best has the highest AP on val, or the highest exact accuracy for data with captions; without val it is the
     last. last.ckpt is written first and names the step of the best, so `resume.repair` can finish for a killed process.
@@ -121,7 +121,8 @@ class Checkpoints(pl.Callback):
         self.folder, self.seconds, self.forget = folder, minutes * 60, forget
         self._requests = Requests()
         self._saved = time.monotonic()
-        self._better = False
+        self._better = self._measured = False
+        """Since the last save."""
         self._former: dict[int, Any] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -156,6 +157,7 @@ class Checkpoints(pl.Callback):
         assert isinstance(pl_module, DetectionTask)
         if trainer.sanity_checking or pl_module.validation is None:
             return
+        self._measured = True
         score, best = pl_module.headline, pl_module.best["score"]
         if best is None or (score is not None and score >= best):
             pl_module.best = {"score": score, "epoch": trainer.current_epoch, "step": trainer.global_step}
@@ -176,8 +178,10 @@ class Checkpoints(pl.Callback):
             self._stop_if_asked()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.save(trainer)
-        self._stop_if_asked()
+        # equal in all processes: they evaluate and end together, and have agreed on the requests at the last step
+        if self._measured or trainer.should_stop or self._requests.saves:
+            self.save(trainer)
+            self._stop_if_asked()
 
     def save(self, trainer: pl.Trainer) -> None:
         """Write last.ckpt, and best.ckpt if it is the best so far."""
@@ -186,7 +190,7 @@ class Checkpoints(pl.Callback):
                 self._write(trainer)
         else:
             trainer.save_checkpoint(self.folder / "last.ckpt")  # writes nothing, but takes part in the collectives
-        self._better = False
+        self._better = self._measured = False
         self._saved = time.monotonic()
 
     def _write(self, trainer: pl.Trainer) -> None:

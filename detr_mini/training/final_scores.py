@@ -98,11 +98,13 @@ def _about(best: dict[str, Any], parts: Parts, config: DictConfig, world_size: i
 
 
 def _git_commit() -> str | None:
-    """The commit of the code, if it lies in a git checkout."""
-    here = Path(__file__).resolve().parent
+    """The commit of the code, if it lies in its own git checkout: an installed package may lie in anybody's."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists() or not (root / "pyproject.toml").is_file():
+        return None
     try:
         answer = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None

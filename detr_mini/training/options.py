@@ -8,7 +8,7 @@ from typing import Any
 
 from detr_mini.errors import ConfigError, nearest
 
-PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "64-true")
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class TrainerOptions:
     validations: int | None = None
     """A number of evaluations, spread evenly over the training, at ends of epochs; replaces `validate_every_epochs`."""
     save_every_minutes: float | int = 10.0
-    """How often last.ckpt is written inside a long epoch; it is always written after an epoch."""
+    """After which last.ckpt is written again; it is also written after each evaluation and at the end."""
     accelerator: str = "cpu"
     devices: int = 1
     num_nodes: int = 1

@@ -91,18 +91,20 @@ def plan(
     train_images: int,
     growth: ImageGrowth,
     fixed: Mapping[str, Any] | None = None,
+    accumulate: int = 1,
 ) -> Plan:
     """The plan for a training of `seconds`.
 
     `wanted` is the size that suits the boxes; it is never exceeded. `shape` is the images' shorter side divided by the
-    longer. `fixed` holds what the user set (`size`, `batch_size`).
+    longer. `fixed` holds what the user set (`size`, `batch_size`); a step has `accumulate` batches.
     """
     fixed = fixed or {}
 
     def rate(size: int, batch: int) -> float:
-        steps = [speed.seconds(batch, (size * growth.scale_at((i + 0.5) / 20)) ** 2 * shape) for i in range(20)]
+        each = batch * accumulate
+        steps = [speed.seconds(each, (size * growth.scale_at((i + 0.5) / 20)) ** 2 * shape) for i in range(20)]
         # a mean over time, not over steps, because images grow with the share of the time that is over
-        return sum(batch / step for step in steps) / len(steps)
+        return sum(each / step for step in steps) / len(steps)
 
     smallest = min(SMALLEST, wanted)
     size = fixed.get("size")
@@ -115,10 +117,11 @@ def plan(
     batch = fixed.get("batch_size")
     if batch is None:
         large = BATCHES[1]
-        batch = large if rate(size, large) * seconds / large >= ENOUGH_STEPS else BATCHES[0]
+        batch = large if rate(size, large) * seconds / (large * accumulate) >= ENOUGH_STEPS else BATCHES[0]
     per_second = rate(size, batch)
     images = per_second * seconds
-    return Plan(size, batch, *rhythm(images / batch), strong_share(images / train_images), images, per_second)
+    steps = images / (batch * accumulate)
+    return Plan(size, batch, *rhythm(steps), strong_share(images / train_images), images, per_second)
 
 
 def rhythm(steps: float | int) -> tuple[int, float]:
@@ -236,13 +239,15 @@ def fit_to_time(
         sides = probe_sides(wanted, shape, growth, data.stride)
         speed = measure_speed(trainable, len(data.categories or ()), torch.device(options.device_type), dtype, sides)
         chosen = plan(
-            speed, options.max_minutes * 60, wanted=wanted, shape=shape, train_images=images, growth=growth, fixed=fixed
-        )
-        because = _because(chosen, wanted, images, options.max_minutes)
+            speed, options.max_minutes * 60, wanted=wanted, shape=shape, train_images=images, growth=growth,
+            fixed=fixed, accumulate=options.accumulate,
+        )  # fmt: skip
+        because = _because(chosen, wanted, images, options.max_minutes, options.accumulate)
     else:
         length = options.steps(images, data.batch_size)
-        steps = USUAL_EPOCHS * options.epoch_steps(images, data.batch_size) if length is None else length
-        seen = float(steps * data.batch_size * options.devices * options.num_nodes)
+        epoch = options.epoch_steps(images, data.batch_size)
+        steps = USUAL_EPOCHS * epoch if length is None else length
+        seen = images * steps / epoch
         chosen = Plan(wanted, data.batch_size, *rhythm(steps), strong_share(seen / images), seen, 0.0)
         because = dict.fromkeys(("size", "batch_size"), f"the usual value, because {_unmeasured(options)}")
         paced_for = f"for {steps:,.0f} steps of training"
@@ -277,11 +282,11 @@ def _unmeasured(options: TrainerOptions) -> str:
     return "the speed of several processes is not measured"
 
 
-def _because(chosen: Plan, wanted: int, train_images: int, minutes: float | int) -> dict[str, str]:
+def _because(chosen: Plan, wanted: int, train_images: int, minutes: float | int, accumulate: int) -> dict[str, str]:
     """The reason for each choice."""
     rate = f"{minutes:g} minutes are enough for {chosen.images:,.0f} images ({chosen.images_per_second:.1f} a second)"
     passes = f"{chosen.images / train_images:.1f} passes over {train_images:,} training images"
-    steps = f"for about {chosen.images / chosen.batch_size:,.0f} steps"
+    steps = f"for about {chosen.images / (chosen.batch_size * accumulate):,.0f} steps"
     return {
         "size": f"{rate}; the size {wanted}, which suits the boxes, leaves time for fewer than {ENOUGH_IMAGES:,}",
         "batch_size": f"{rate}",

@@ -25,7 +25,7 @@ from detr_mini.data.protocol import Data
 from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.pretrained.checkpoints import check_categories, read_checkpoint
 from detr_mini.structures import Categories
-from detr_mini.training.task import DetectionTask, own_images
+from detr_mini.training.task import DetectionTask, open_epoch, own_images
 
 AUTO = "auto"
 LATE = 60.0
@@ -219,6 +219,7 @@ def _step_of(file: Path) -> int | None:
 def move_to(checkpoint: Mapping[str, Any], task: DetectionTask, data: Data, processes: int) -> None:
     """Set the data to the epoch and batch after `checkpoint`; Lightning restores the rest."""
     loop = checkpoint["loops"]["fit_loop"]
+    open_epoch(loop)
     epoch = loop["epoch_progress"]["current"]
     inside = epoch["processed"] < epoch["started"]
     data.resume_at(epoch["processed"], loop["epoch_loop.batch_progress"]["current"]["ready"] if inside else 0)

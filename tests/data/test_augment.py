@@ -158,19 +158,46 @@ def test_what_is_no_transform_is_refused() -> None:
         T.RandomScaleCrop(2, 1)
 
 
-@pytest.mark.parametrize("side", [0.3, 0.9999, 1.0])
-def test_a_box_that_was_as_small_in_its_file_stays(side: float) -> None:
+def with_a_narrow_box(side: float) -> tuple[torch.Tensor, Target]:
+    """`sample` with one box that is `side` pixels wide."""
     image, target = sample()
     boxes = torch.tensor([[17.0, 9.0, 17.0 + side, 30.0]]) / torch.tensor([SIZE[1], SIZE[0], SIZE[1], SIZE[0]])
-    small = replace(
+    return image, replace(
         target,
         boxes=xyxy_to_cxcywh(boxes),
         labels=torch.zeros(1, dtype=torch.long),
         is_crowd=torch.zeros(1, dtype=torch.bool),
         area=torch.ones(1),
     )
+
+
+@pytest.mark.parametrize("side", [0.3, 0.9999, 1.0])
+def test_a_box_that_was_as_small_in_its_file_stays(side: float) -> None:
+    image, small = with_a_narrow_box(side)
     _, out, lost = T.Augment([T.RandomHorizontalFlip(1.0), T.RandomTranspose(1.0)], 0)(image, small, 0)
     assert (len(out.boxes), lost) == (1, 0)
+
+
+class Beside:
+    """Another image's boxes, on this image."""
+
+    draws = True
+
+    def __call__(self, image: torch.Tensor, boxes: torch.Tensor, draw: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return image, torch.cat([boxes, draw()[1]])
+
+
+def test_a_box_that_is_small_because_its_photograph_was_reduced_stays_unless_augmentation_makes_it_smaller() -> None:
+    image, small = with_a_narrow_box(0.96)
+    small = replace(small, original_size=(3 * SIZE[0], 3 * SIZE[1]))  # 2.88 pixels in the file
+    for transforms, stays, goes in (
+        ([T.RandomHorizontalFlip(1.0)], 1, 0),
+        ([Beside(), T.RandomHorizontalFlip(1.0)], 2, 0),
+        ([v2.Resize((20, 30))], 0, 1),
+        ([Beside(), v2.Resize((20, 30))], 0, 2),
+    ):
+        _, out, lost = T.Augment(transforms, 0)(image, small, 0, draw=lambda: (image, small))
+        assert (len(out.boxes), lost) == (stays, goes)
 
 
 def test_all_images_of_an_epoch_are_transposed_or_none() -> None:

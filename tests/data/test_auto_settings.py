@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from detr_mini.data.auto_settings import FEWEST, LARGEST, MOST, SMALL_SIDE, SMALLEST, STEP, choose_queries, choose_size
+from detr_mini.data.auto_settings import (
+    FEWEST,
+    LARGEST,
+    MOST,
+    SMALL_SIDE,
+    SMALLEST,
+    STEP,
+    check_counts,
+    choose_queries,
+    choose_size,
+    sizes_of,
+)
+from detr_mini.data.tiles import choose_tiles
+from detr_mini.errors import ConfigError
 from detr_mini.formats.load_report import LoadReport, SplitReport
 from detr_mini.formats.split import CocoSet, ImageRecords
 from detr_mini.structures import Categories
@@ -34,6 +50,23 @@ def boxes_of(
         is_crowd=torch.tensor(crowd if crowd is not None else [False] * len(flat), dtype=torch.bool),
         area=torch.tensor([w * h for w, h, _ in flat]),
     )
+
+
+def of_sizes(coco: CocoSet, sizes: Sequence[tuple[int, int]]) -> CocoSet:
+    """The set with images of these sizes (height, width)."""
+    ids = range(1, len(sizes) + 1)
+    return replace(coco, records=ImageRecords.of(Path("none"), ids, [f"{i}.png" for i in ids], sizes))
+
+
+def size_for_one_kind_of_images(coco: CocoSet) -> int:
+    """What `choose_size` says of images of one size: what a small box needs, within the bounds and what they have."""
+    longest = int(coco.records.sizes.max())
+    shares, order = (coco.boxes_xywh[:, 2:].amin(1) / longest).sort()
+    weight = 1 / torch.bincount(coco.labels).double()[coco.labels[order]]
+    reached = weight.cumsum(0) / weight.sum()
+    assume(bool(((reached - 0.1).abs() > 1e-9).all()))  # where it is 0.1, rounding decides
+    needed = math.ceil(SMALL_SIDE / float(shares[reached >= 0.1][0]) / STEP) * STEP
+    return min(max(SMALLEST, needed), LARGEST, max(STEP, longest // STEP * STEP))
 
 
 sides = st.floats(3, 900)
@@ -66,6 +99,35 @@ def test_nine_of_ten_boxes_are_large_enough_and_a_smaller_size_would_not_do(imag
         assert share_too_small(1 + 1e-9) <= 0.1 + 1e-9
     if chosen > SMALLEST:
         assert share_too_small((chosen - STEP) / chosen - 1e-9) >= 0.1 - 1e-9
+
+
+@settings(deadline=None)
+@given(images_of_boxes.filter(any), st.tuples(st.integers(20, 2000), st.integers(20, 2000)))
+def test_images_of_one_size_have_what_a_small_box_needs(images: list[list[Box]], size: tuple[int, int]) -> None:
+    coco = boxes_of(images, size)
+    assert choose_size(coco).value == size_for_one_kind_of_images(coco)
+
+
+def test_thumbnails_do_not_hide_the_boxes_of_photographs() -> None:
+    thumbnail, photograph = [(80.0, 60.0, 0)], [(100.0, 100.0, 0)]
+    for thumbnails, photographs, size in ((60, 40, LARGEST), (95, 5, 96), (0, 5, LARGEST), (5, 0, 96)):
+        coco = boxes_of([thumbnail] * thumbnails + [photograph] * photographs)
+        assert choose_size(of_sizes(coco, [(75, 100)] * thumbnails + [(3000, 4000)] * photographs)).value == size
+
+
+def test_images_with_few_boxes_do_not_decide_whether_there_are_tiles() -> None:
+    coco = boxes_of([[(80.0, 60.0, 0)]] * 60 + [[(30.0, 30.0, 0)] * 5] * 40)
+    coco = of_sizes(coco, [(75, 100)] * 60 + [(3000, 4000)] * 40)
+    seen = sizes_of(coco)
+    assert seen is not None and seen.image == 4000
+    assert choose_tiles(coco, 640).value == 1184  # boxes of 30 pixels have 16 of 640
+
+
+@pytest.mark.parametrize("name", ["size", "batch_size", "workers", "cache_megabytes"])
+def test_null_is_a_count_only_where_it_means_all(name: str) -> None:
+    check_counts(eval_batch_size=None, limit_train=None, limit_val=None)
+    with pytest.raises(ConfigError, match=rf"data\.{name} is null; it must be at least \d"):
+        check_counts(**{name: None})
 
 
 def test_a_rare_small_category_is_not_outvoted() -> None:

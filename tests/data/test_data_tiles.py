@@ -156,6 +156,21 @@ def test_windows_have_at_most_the_side_of_the_training_images(
 
 
 @pytest.mark.parametrize(
+    ("image", "small", "large", "side"),
+    [
+        (2000, 30, 100, 1200),  # small boxes have SMALL_SIDE pixels in the model
+        (6000, 30, 100, 3000),  # half the side of the training images: small boxes have 6.4 pixels
+        (2000, 30, 900, 1800),  # twice as long as large boxes
+        (1000, 60, 100, 1000),  # the training images
+    ],
+)
+def test_bounds_of_the_side_of_windows_count_for_more_than_the_pixels_of_small_boxes(
+    image: float, small: float, large: float, side: int
+) -> None:
+    assert BoxSizes(float(image), float(small), float(large)).tile_side(640) == side
+
+
+@pytest.mark.parametrize(
     ("sizes", "shape"),
     [
         ([(686, 1024)] * 10, 0.67),

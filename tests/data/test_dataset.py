@@ -4,9 +4,12 @@ import json
 import pickle
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from data_parts import write_images
 from detr_mini.data.augment import Augment, RandomHorizontalFlip, RandomInversion, RandomScaleCrop
@@ -14,6 +17,7 @@ from detr_mini.data.dataset import BatchLoader, DetectionDataset, ImageCache, co
 from detr_mini.data.mosaic import Mosaic
 from detr_mini.data.samplers import EvaluationBatches, Key, TrainBatches
 from detr_mini.errors import DataError
+from detr_mini.formats import split
 from detr_mini.formats.coco import read_coco
 from detr_mini.formats.split import CocoSet
 from detr_mini.structures import Batch
@@ -173,3 +177,41 @@ def test_large_photographs_are_decoded_to_what_training_needs_so_that_the_cache_
         assert image.shape == other.shape
         assert torch.equal(target.boxes, same.boxes)
         assert target.original_size == same.original_size
+
+
+def photograph(path: Path, width: int, height: int, kind: str = "JPEG") -> None:
+    """A file without fine detail."""
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path, kind)
+
+
+def test_a_photograph_is_decoded_at_about_the_size_that_training_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photograph(tmp_path / "a.jpg", 700, 525)
+    image = {"id": 1, "file_name": "a.jpg", "width": 700, "height": 525}
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [100, 60, 200, 120], "area": 1, "iscrowd": 0}
+    file = tmp_path / "train.json"
+    file.write_text(json.dumps({"images": [image], "annotations": [box], "categories": [{"id": 1, "name": "a"}]}))
+    coco = read_coco(file, tmp_path)
+    shapes: list[tuple[int, ...]] = []
+    load = split.load_reduced
+
+    def noted(*words: Any) -> Any:
+        found = load(*words)
+        shapes.append(tuple(found[0].shape[1:]))
+        return found
+
+    monkeypatch.setattr(split, "load_reduced", noted)
+    how = {**INPUT, "size": 100}
+    whole, kept = (DetectionDataset(coco, **how, oversampling=o) for o in (None, 2))  # type: ignore[arg-type]
+    (expected, truth), (pixels, target) = whole[0, 0], kept[0, 0]
+    assert shapes == [(525, 700), (263, 350)]
+    assert kept.decoded(0).shape == (3, 150, 200)
+    assert (pixels - expected).abs().mean() < 2 / 255 / 0.25
+    assert torch.equal(target.boxes, truth.boxes)
+    assert target.original_size == truth.original_size == (525, 700)
+    for kind, width, height in (("JPEG", 350, 263), ("JPEG", 1400, 1050), ("PNG", 350, 263)):
+        photograph(tmp_path / "a.jpg", width, height, kind)
+        with pytest.raises(DataError, match=rf"is {width} x {height} pixels when decoded.* 700 x 525, or did"):
+            kept.decoded(0)

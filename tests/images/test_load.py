@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import struct
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageOps
+from torchvision.transforms.v2 import functional as F
 
 from detr_mini.errors import DataError
+from detr_mini.images.encoded import Encoded
 from detr_mini.images.header import image_size
-from detr_mini.images.load import load_image, stretch
+from detr_mini.images.load import load_image, load_reduced, stretch
 from detr_mini.images.model_input import target_size, to_model_input
 
 RED = np.zeros((4, 6, 3), np.uint8)
@@ -266,6 +269,65 @@ def test_every_supported_format_gives_the_same_image(
         assert shown[:, 40:].mean() > shown[:, :8].mean() + 100
     else:
         assert np.abs(shown - ramp).max() < (12 if mode == "CMYK" else 8)
+
+
+def soft(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    """A picture without fine detail."""
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+
+
+def stored(image: Image.Image, kind: str = "JPEG", **how: Any) -> Encoded:
+    stream = io.BytesIO()
+    image.save(stream, kind, **how)
+    return Encoded(lambda: f"a.{kind}", stream.getvalue)
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 200), st.integers(1, 8))
+def test_a_jpeg_is_never_reduced_below_what_is_needed(width: int, height: int, most: int, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    file = stored(soft(width, height), exif=exif)
+    whole = load_image(file)
+    reduced, size = load_reduced(file, most)
+    assert tuple(size) == tuple(whole.shape[1:])
+    assert any(tuple(reduced.shape[1:]) == (-(-size[0] // f), -(-size[1] // f)) for f in (1, 2, 4, 8))
+    if max(size) < 2 * most:
+        assert torch.equal(reduced, whole)
+    else:
+        needed = target_size((size[0], size[1]), most)
+        assert all(side >= least for side, least in zip(reduced.shape[1:], needed, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "how"),
+    [
+        ("JPEG", "RGB", {}),
+        ("JPEG", "RGB", {"progressive": True}),
+        ("JPEG", "L", {}),
+        ("JPEG", "CMYK", {}),
+        ("MPO", "RGB", {"save_all": True, "append_images": [soft(800, 600)]}),
+    ],
+)
+@pytest.mark.parametrize(
+    ("most", "shape"),
+    [(401, (600, 800)), (399, (300, 400)), (200, (150, 200)), (100, (75, 100)), (10, (75, 100))],
+)
+def test_a_reduced_jpeg_shows_the_same(
+    kind: str, mode: str, how: dict[str, Any], most: int, shape: tuple[int, int]
+) -> None:
+    file = stored(soft(800, 600, mode), kind, **how)
+    reduced, _ = load_reduced(file, most)
+    assert tuple(reduced.shape[1:]) == shape
+    expected = F.resize(load_image(file), list(shape), antialias=True)
+    assert (reduced.float() - expected.float()).abs().mean() < 2
+
+
+def test_other_files_are_decoded_whole() -> None:
+    file = stored(soft(64, 48), "PNG")
+    reduced, size = load_reduced(file, 8)
+    assert torch.equal(reduced, load_image(file))
+    assert tuple(size) == (48, 64)
 
 
 def test_all_image_names_of_a_set_are_those_that_pillow_opens() -> None:

@@ -27,6 +27,7 @@ from detr_mini.errors import CheckpointError
 from detr_mini.pretrained.checkpoints import read_checkpoint
 from detr_mini.pretrained.coco_categories import COCO
 from detr_mini.pretrained.detr_keys import from_library, to_published
+from detr_mini.training.build import build
 from detr_mini.training.run import train
 from detr_mini.verbs.evaluate import evaluate
 from detr_mini.verbs.predict import predict
@@ -85,6 +86,15 @@ def test_a_published_folder_is_trained_on_with_the_settings_of_its_weights(
     assert f"set as the weights of {folders[name]} say: data.size={image['size']}" in checkpoint["said"]
     assert "80 of 80 categories go on with its rows" in checkpoint["said"]
     assert len(load(tmp_path / "run").detect(Image.new("RGB", (90, 60)), threshold=0.0)) > 0
+
+
+@pytest.mark.parametrize("name", ["rt_detr_v2", "yolos", "detr"])
+def test_a_training_from_published_weights_pads_images_as_evaluation_does(
+    name: str, folders: dict[str, Path], scenes_root: Path
+) -> None:
+    words = ("experiment=finetune", f"init={folders[name]}", f"data.root={scenes_root}", *SHORT)
+    parts = build(compose("train", words))
+    assert parts.data.stride == parts.task.model.stride == 1
 
 
 @pytest.mark.slow

@@ -60,6 +60,14 @@ def test_a_folder_without_checkpoints_is_refused(tmp_path: Path) -> None:
     assert "neither best.ckpt nor last.ckpt" in refusal(tmp_path)
 
 
+def test_an_exported_program_is_named_as_one(tmp_path: Path) -> None:
+    for name in ("x.onnx", "x.pt2", "folder/model.xml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"program")
+        path = tmp_path / name
+        assert "is an exported program" in refusal(path if path.suffix != ".xml" else path.parent)
+
+
 @pytest.mark.parametrize("share", [0.2, 0.9, 0.99])
 def test_a_file_that_is_cut_off_is_refused(file: Path, share: float) -> None:
     whole = file.read_bytes()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ import torch
 
 from detr_mini.errors import NonFiniteError, UserError
 from detr_mini.pretrained.checkpoints import read_checkpoint
+from detr_mini.training import callbacks
 from detr_mini.training.run import train
 from detr_mini.training.task import DetectionTask
 from training_parts import small_config, weights
@@ -31,6 +34,55 @@ def test_best_and_last_hold_the_same_keys_and_all_that_resuming_needs(scenes_roo
     assert last["averaged"]["updates"] == last["global_step"] == 8
     assert last["categories"]["names"][:2] == ["circle", "square"]
     assert best["best"]["score"] == last["best"]["score"]
+
+
+def saved_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps after which a training saves, as it goes on."""
+    steps: list[int] = []
+    save = callbacks.Checkpoints.save
+
+    def watched(self: callbacks.Checkpoints, trainer: pl.Trainer) -> None:
+        steps.append(trainer.global_step)
+        save(self, trainer)
+
+    monkeypatch.setattr(callbacks.Checkpoints, "save", watched)
+    return steps
+
+
+def test_a_training_saves_where_it_was_measured(
+    scenes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = saved_at(monkeypatch)
+    words = ("trainer.max_epochs=6", "trainer.validations=2", "data.test=null", f"run_folder={tmp_path / 'run'}")
+    train(small_config(scenes_root, *words))  # epochs of 4 steps
+    assert steps == [12, 24]
+
+
+@pytest.mark.parametrize(("minutes", "saves"), [(2.5, [3, 6, 7]), (100, [7])])
+@pytest.mark.parametrize("batch_size", [4, 16])
+def test_a_training_without_val_saves_as_often_as_asked_for_and_at_its_end(
+    scenes_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    batch_size: int,
+    minutes: float,
+    saves: list[int],
+) -> None:
+    step, done = DetectionTask.training_step, 0
+
+    def counted(self: DetectionTask, batch: Any, batch_idx: int) -> Any:
+        nonlocal done
+        done += 1
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(DetectionTask, "training_step", counted)
+    a_minute_a_step = SimpleNamespace(monotonic=lambda: 60.0 * done, perf_counter=time.perf_counter)
+    monkeypatch.setattr(callbacks, "time", a_minute_a_step)
+    steps = saved_at(monkeypatch)
+    words = ("data.val=null", "data.test=null", "trainer.max_steps=7", f"data.batch_size={batch_size}")
+    words += (f"trainer.save_every_minutes={minutes}", f"run_folder={tmp_path / 'run'}")
+    train(small_config(scenes_root, *words))  # epochs of 4 steps, or of one
+    assert steps == saves
 
 
 def test_a_full_disk_is_a_sentence_and_the_last_checkpoint_stays_whole(

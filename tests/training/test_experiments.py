@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from detr_mini.config.compose import compose
 from detr_mini.data.module import DetectionData
 from detr_mini.models.build import build_part
+from detr_mini.training.options import TrainerOptions
 
 
 def data_of(experiment: str, root: Path) -> tuple[Any, DetectionData]:
@@ -48,6 +49,13 @@ def test_blood_cells_keep_the_official_split(
     if experiment == "bccd_100":
         assert sets["train"] == {f"{stem}.jpg" for stem in listed[:100]}
     assert max(int(found.first.diff().max()) for found in data.sets.values()) * 1.5 < config.model.queries
+
+
+def test_detr_of_2020_trains_without_warm_up_averaged_weights_and_half_precision() -> None:
+    config = compose("train", ["experiment=detr_r50_coco", "trainer=ddp", "trainer.devices=8"])
+    assert (config.optim.warmup_steps, config.optim.average) == (0, 0)
+    options = TrainerOptions.of(config.trainer)
+    assert (options.devices, options.max_epochs, options.precision, options.tf32) == (8, 500, "32-true", False)
 
 
 def test_coco128_is_read_in_yolos_form(shared_data: Callable[[str], Path]) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -105,6 +107,42 @@ def test_a_training_resumed_inside_an_epoch_augments_the_rest_of_it_as_it_was(
     train(compose("train", [f"resume={run}"]))
     assert {(key.epoch, key.strong) for key in asked.keys} == {(1, False)}
     assert len(asked.keys) == 4
+
+
+def test_a_training_that_ended_inside_an_epoch_goes_on_with_the_images_that_are_left(
+    scenes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, run = Asked(monkeypatch), tmp_path / "run"  # epochs of 4 steps
+    train(small_config(scenes_root, "trainer.max_steps=6", "data.test=null", f"run_folder={run}"))
+    train(compose("train", [f"resume={run}", "trainer.max_steps=7"]))
+    train(compose("train", [f"resume={run}", "trainer.max_steps=9"]))
+    seen = Counter((key.epoch, key.index) for key in asked.keys if key.epoch < 2)
+    assert seen == Counter((epoch, index) for epoch in range(2) for index in range(16))
+    assert len(asked.keys) == 36
+    assert measured_at(run)[-3:] == [7, 8, 9]
+
+
+def test_the_first_epoch_of_a_longer_training_is_augmented_and_measured_by_the_new_length(
+    scenes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (*STRONG, "trainer.validations=5", "trainer.max_epochs=2", "data.test=null", f"run_folder={tmp_path / 'r'}")
+    run = train(small_config(scenes_root, *words))
+    asked = Asked(monkeypatch)
+    train(compose("train", [f"resume={run}", "trainer.max_epochs=5"]))
+    assert {(key.epoch, key.strong) for key in asked.keys} == {(2, True), (3, False), (4, False)}  # 0.4; 0.6, 0.8
+    assert measured_at(run) == [4, 8, 12, 16, 20]
+
+
+def test_the_share_at_which_an_epoch_began_follows_the_length(scenes_root: Path, tmp_path: Path) -> None:
+    words = ("trainer.max_steps=4", "data.test=null", f"run_folder={tmp_path / 'run'}")
+    last = read_checkpoint(train(small_config(scenes_root, *words)) / "last.ckpt")  # after one epoch
+    last["progress"]["epoch_began"] = 0.5
+    for ended, steps, began in ((True, 40, 0.1), (True, 5, 0.8), (False, 40, 0.1), (False, 5, 0.5)):
+        last["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = ended
+        task = build(small_config(scenes_root, f"trainer.max_steps={steps}")).task
+        task.trainer = SimpleNamespace(world_size=1, is_global_zero=True)  # type: ignore[assignment]
+        task.on_load_checkpoint(last)
+        assert task.epoch_began == began
 
 
 def test_numbers_that_the_data_choose_stand_in_the_run_folder(scenes_root: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from detr_mini.config.compose import compose
 from detr_mini.data.augment import Augment
 from detr_mini.data.dataset import DetectionDataset
 from detr_mini.data.mosaic import Mosaic
@@ -43,7 +44,17 @@ def test_images_are_small_up_to_their_share_of_the_training(
     sides = sides_of(monkeypatch)
     words = ("trainer.max_epochs=2", "data.test=null", f"run_folder={tmp_path / 'run'}")
     train(small_config(scenes_root, *GROWING, *words))
-    assert sides == [32] * (len(sides) // 2) + [64] * (len(sides) // 2)
+    assert sides == [32] * 4 + [64] * 4
+
+
+def test_images_grow_by_the_step_after_a_training_that_ended_inside_an_epoch(
+    scenes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides, run = sides_of(monkeypatch), tmp_path / "run"
+    train(small_config(scenes_root, *GROWING, "trainer.max_steps=6", "data.test=null", f"run_folder={run}"))
+    assert sides == [32] * 3 + [64] * 3
+    train(compose("train", [f"resume={run}", "trainer.max_steps=16"]))  # small up to step 8
+    assert sides[6:] == [32] * 2 + [64] * 8
 
 
 def test_accumulated_batches_of_one_step_have_one_size(

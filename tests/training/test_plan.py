@@ -68,6 +68,30 @@ def test_what_the_user_gives_stays() -> None:
     assert (chosen.size, chosen.batch_size) == (480, 4)  # type: ignore[attr-defined]
 
 
+def test_accumulated_batches_are_planned_as_one_large_batch(scenes_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detr_mini.training.plan.measure_speed", lambda *_: SPEED)
+    found = []
+    for batch, accumulate in ((16, 1), (4, 4)):
+        words = ["trainer.max_minutes=0.5", "optim.warmup_steps=auto", "optim.average=auto"]
+        words += [f"data.batch_size={batch}", f"trainer.accumulate={accumulate}"]
+        parts = build(small_config(scenes_root, *words))
+        optim = parts.task.metadata["config"]["optim"]
+        reasons = [notice for notice in parts.data.report.notices if "optim." in notice]
+        found.append((optim["warmup_steps"], optim["average"], reasons))
+    assert found[0] == found[1]
+    assert len(found[0][2]) == 2
+
+
+@pytest.mark.parametrize(("epochs", "accumulate"), [(14, 1), (14, 3), (3, 4)])
+def test_images_that_are_seen_are_those_of_all_accumulated_batches(
+    scenes_root: Path, epochs: int, accumulate: int
+) -> None:
+    words = (f"trainer.max_epochs={epochs}", f"trainer.accumulate={accumulate}", "data.strong_until=auto")
+    data = build(small_config(scenes_root, *words)).data
+    assert data.strong_until == strong_share(epochs)
+    assert "less than one pass" not in " ".join(data.report.notices)
+
+
 def test_growing_images_leave_time_for_more_of_them() -> None:
     same = planned(10, fixed={"size": 320, "batch_size": 8}, growth=ImageGrowth())
     growing = planned(10, fixed={"size": 320, "batch_size": 8})

@@ -211,3 +211,9 @@ def test_what_is_found_twice_counts_once_and_an_unsure_double_does_not_hide_the_
     assert sorted(zip(rows.tolist(), sure.tolist(), strict=True)) == [(0, True), (3, False)]
     rows, sure = once_each(boxes[:0], labels[:0], scores[:0], 0.5)
     assert not len(rows) and not len(sure)
+
+
+def test_what_is_found_twice_in_a_large_picture_counts_once_in_every_category() -> None:
+    boxes = torch.tensor([[100.12, 100, 101.12, 101], [100.13, 100, 101.13, 101], [39_990, 39_990, 40_000, 40_000]])
+    rows, _ = once_each(boxes, torch.tensor([79, 79, 0]), torch.tensor([0.9, 0.8, 0.7]), 0.5)
+    assert rows.tolist() == [0, 2]

@@ -16,9 +16,13 @@ from detr_mini.config.compose import compose
 from detr_mini.data.collate import collate
 from detr_mini.errors import NonFiniteError
 from detr_mini.structures import Batch
+from detr_mini.torch_seeding import mix_numbers
 from detr_mini.training.build import Parts, build
 from detr_mini.training.diagnosis import explain
-from training_parts import small_config
+from training_parts import SMALL, overrides, small_config
+
+DETR = ("model=detr", "backbone=resnet18", "backbone.weights=none", "model.dim=32", "model.heads=2",
+        "model.feedforward=32", "model.queries=8")  # fmt: skip
 
 
 class Gradients(pl.Callback):
@@ -53,6 +57,20 @@ def images_of(parts: Parts, indices: list[int]) -> Batch:
     return collate([image for image, _ in pairs], [target for _, target in pairs], parts.data.stride)
 
 
+@pytest.mark.parametrize(
+    ("words", "stride", "side"),
+    [(SMALL, 16, 64), ((*DETR, "model.padding=hidden"), 32, 64), ((*DETR, "model.padding=published"), 1, 50)],
+)
+def test_training_pads_images_to_the_stride_with_which_the_model_is_evaluated(
+    words: tuple[str, ...], stride: int, side: int, scenes_root: Path
+) -> None:
+    given = [word for word in overrides(scenes_root, "trainer.max_steps=1") if word not in SMALL]
+    parts = build(compose("train", [*given, *words, "data.size=50"]))
+    assert parts.data.stride == parts.task.model.stride == stride
+    for loader in (parts.data.train_dataloader(), parts.data.evaluation_loader("val")):
+        assert next(iter(loader)).images.shape[-2:] == (side, side)
+
+
 def test_T_01_accumulation_and_one_big_batch_give_the_same_gradient(scenes_root: Path) -> None:
     config = small_config(scenes_root, "trainer.max_steps=1", "optim.clip=1e9")
     parts = build(config)
@@ -65,6 +83,27 @@ def test_T_01_accumulation_and_one_big_batch_give_the_same_gradient(scenes_root:
     assert whole.keys() == split.keys()
     for name in whole:
         torch.testing.assert_close(split[name], whole[name], rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_depends_on_seed_and_step_and_no_step_seeds_every_kind_of_device(
+    scenes_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = build(small_config(scenes_root, "trainer.max_steps=2"))
+    drawn: list[float] = []
+    parts.task.model.register_forward_pre_hook(lambda *_: drawn.append(float(torch.rand(()))))
+    batches = [images_of(parts, [0, 1])] * 2
+
+    def slow(seed: int) -> None:
+        raise AssertionError("torch.manual_seed formats the whole stack for each kind of device that is not used")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "manual_seed", slow)
+        steps(parts, batches, 2)
+    expected = []
+    for step in range(2):
+        torch.manual_seed(mix_numbers(parts.task.seed, step, step, 0))
+        expected.append(float(torch.rand(())))
+    assert drawn == expected
 
 
 def test_gradient_is_clipped_to_the_norm_asked_for(scenes_root: Path) -> None:
