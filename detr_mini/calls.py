@@ -7,12 +7,17 @@ given as it is: `**{"data.root": "photos"}`. Mistakes are exceptions (`detr_mini
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detr_mini.config.compose import compose
+from detr_mini.config.required import check_required
 from detr_mini.config.words import words_of
 from detr_mini.errors import ConfigError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def train(**settings: Any) -> Path:
@@ -38,7 +43,7 @@ def evaluate(**settings: Any) -> Path:
     """
     from detr_mini.verbs.evaluate import evaluate as verb
 
-    return verb(compose("evaluate", words_of(settings)))
+    return verb(_config("evaluate", settings))
 
 
 def export(**settings: Any) -> Path:
@@ -48,4 +53,10 @@ def export(**settings: Any) -> Path:
     """
     from detr_mini.verbs.export import export as verb
 
-    return verb(compose("export", words_of(settings)))
+    return verb(_config("export", settings))
+
+
+def _config(name: str, settings: Mapping[str, Any]) -> DictConfig:
+    config = compose(name, words_of(settings))
+    check_required(config, name, name)
+    return config

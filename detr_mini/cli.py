@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from detr_mini import __version__
 from detr_mini.config.compose import compose, sweep
+from detr_mini.config.required import check_required
 from detr_mini.config.run_folder import rank
 from detr_mini.environment import command_line, drawable, one_thread_for_numpy, printable, quiet_end
 from detr_mini.errors import ConfigError, UserError, install, nearest
@@ -100,6 +101,7 @@ def _run(words: list[str]) -> int:
 
 def _call(name: str, overrides: Sequence[str]) -> None:
     config = compose(VERBS[name].config, overrides)
+    check_required(config, VERBS[name].config, name)
     _function(name)(config)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from detr_mini.config.files import config_folder, groups, options
+from detr_mini.config.files import config_folder, options
 from detr_mini.errors import ConfigError, nearest
-from detr_mini.help_texts import VERBS
+from detr_mini.help_texts import VERBS, groups_of
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -61,8 +61,12 @@ def script(shell: str) -> str:
 def _words(verb: str) -> list[str]:
     """`key=` for the settings of a verb's own file, and `group=option` for the files that it may choose."""
     text = (config_folder() / f"{VERBS[verb].config}.yaml").read_text(encoding="utf-8")
-    chosen = [group for group in groups() if re.search(rf"^  - (override /)?{group}: ", text, re.MULTILINE)]
-    keys = [key for key in re.findall(r"^(\w+):", text, re.MULTILINE) if key not in ("defaults", "hydra", *chosen)]
+    chosen, hidden = groups_of(VERBS[verb].config), ["defaults", "hydra", "explicit"]
+    if re.search(r"^  - train$", text, re.MULTILINE):  # it takes the settings of a training, in folders of its own
+        text += (config_folder() / "train.yaml").read_text(encoding="utf-8")
+        hidden += ["run_folder", "resume", "name"]
+    keys = [*dict.fromkeys(re.findall(r"^(\w+):", text, re.MULTILINE))]
+    keys = [key for key in keys if key not in (*hidden, *chosen)]
     return [f"{key}=" for key in keys] + [f"{group}={option}" for group in chosen for option in options(group)]
 
 

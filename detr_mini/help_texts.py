@@ -22,7 +22,7 @@ class Verb:
     """The settings that most people use, one a line. If it is empty, help shows every setting of the file."""
 
 
-TRAIN_KEYS = """\
+RECIPE_KEYS = """\
   experiment=NAME           a complete recipe; 'finetune' is the one for your own images
   data.root=FOLDER          your images and annotations: COCO, Pascal VOC, YOLO and other formats
   trainer.max_minutes=30    how long to train; or trainer.max_epochs, trainer.max_steps
@@ -33,9 +33,12 @@ TRAIN_KEYS = """\
   pseudo=FOLDER             images without labels: detections of init= with a high score are used as labels
   augment=NAME              how images may be flipped and rotated
   backbone=NAME model=NAME optim=NAME
-  seed=0  name=NAME         runs are written to outputs/NAME/<date and time>, or to run_folder=FOLDER
-  resume=RUN                continue an interrupted run; resume=auto: continue run_folder if it has begun
-  debug=fast|overfit        a complete run in seconds; training on eight images"""
+  debug=fast|overfit        a complete run in seconds; training on eight images
+  seed=0"""
+
+TRAIN_KEYS = f"""{RECIPE_KEYS}
+  name=NAME                 runs are written to outputs/NAME/<date and time>, or to run_folder=FOLDER
+  resume=RUN                continue an interrupted run; resume=auto: continue run_folder if it has begun"""
 
 SWEEP_KEYS = """
 
@@ -176,7 +179,7 @@ VERBS: Mapping[str, Verb] = {
         "  checkpoint=CHECKPOINT     a detector (or a list) to use instead; it was trained without the split\n"
         "  split=train               the labels to check; another split needs checkpoint=...\n"
         "  format=label_studio       format of the task: label_studio, cvat, coco, yolo or voc\n"
-        "  shown=200                 number of doubts that are written, most certain first\n" + TRAIN_KEYS,
+        "  shown=200                 number of doubts that are written, most certain first\n" + RECIPE_KEYS,
     ),
     "data shapes": Verb(
         "draw synthetic scenes of coloured shapes, with COCO annotations", "data_shapes",
@@ -206,13 +209,13 @@ VERBS: Mapping[str, Verb] = {
         ("detr-mini benchmark learning_curve experiment=finetune data.root=my_photos shares=[0.1,0.3,1]",),
         "  shares=[0.1,0.2,0.5,1.0]  shares of the training images\n"
         "  output=FOLDER             where to write the chart and the runs; an unfinished curve is continued\n"
-        "                            (run_folder and resume are not used)\n" + TRAIN_KEYS,
+        + RECIPE_KEYS,
     ),
     "benchmark step": Verb(
         "time each part of a training step", "benchmark_step",
         ("detr-mini benchmark step", "detr-mini benchmark step experiment=finetune data.root=my_photos steps=10"),
         "  steps=30 warmup=5         steps that are timed, and steps before them that are not\n"
-        "  matrix=2048               side of the matrix product that the step's speed is compared with\n" + TRAIN_KEYS,
+        "  matrix=2048               side of the matrix product that the step's speed is compared with\n" + RECIPE_KEYS,
     ),
     "benchmark latency": Verb(
         "time a detector in torch, ONNX Runtime and OpenVINO, in float32, bfloat16 and int8", "benchmark_latency",
@@ -260,18 +263,18 @@ def help_for(name: str) -> str:
     lines = [f"detr-mini {name}: {verb.summary}", "", *(f"  {example}" for example in verb.examples), ""]
     if verb.keys:
         lines += ["settings:", verb.keys, "", "choices:"]
-        lines += [f"  {group}={'|'.join(options(group))}" for group in _groups_of(verb.config)]
+        lines += [f"  {group}={'|'.join(options(group))}" for group in groups_of(verb.config)]
     else:
         lines += ["settings and their defaults:", *_settings(config_folder() / f"{verb.config}.yaml")]
     many = "" if name == "train" else "; -m seed=0,1,2 runs it once for each value"
     return "\n".join([*lines, "", f"--config prints every setting instead of running{many}."])
 
 
-def _groups_of(config: str) -> list[str]:
+def groups_of(config: str) -> list[str]:
     """The folders of configs/ that a verb's file chooses from, in alphabetical order."""
     text = (config_folder() / f"{config}.yaml").read_text(encoding="utf-8")
     if config != "train" and re.search(r"^  - train$", text, re.MULTILINE):
-        return [group for group in _groups_of("train") if group != "sweep"]
+        return [group for group in groups_of("train") if group != "sweep"]
     chosen = {*re.findall(r"^  - (\w+): ", text, re.MULTILINE), *(["sweep"] if config == "train" else [])}
     return sorted(chosen.intersection(groups()))
 

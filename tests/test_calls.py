@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 import detr_mini
 from detector_parts import MODEL
@@ -38,6 +39,12 @@ def test_a_mapping_is_taken_where_the_configs_have_null() -> None:
     assert made.optim.optimizer.lr == 0.5 and made.optim.optimizer._target_
     with pytest.raises(ConfigError, match=r"optim\.optimizer\.lrr does not exist"):
         compose("train", words_of({"optim": {"optimizer": {"lrr": 0.5}}}))
+
+
+def test_mappings_from_words_to_words_are_values() -> None:
+    names = {"white blood cell": "white cell", "RBC": "red cell"}
+    (word,) = words_of({"data": {"refer": {"names": names}}})
+    assert OmegaConf.to_container(compose("data_refer", [word.removeprefix("++data.refer.")]).names) == names
 
 
 def test_a_wrong_key_or_value_is_an_exception(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -158,3 +159,17 @@ def test_each_script_calls_its_verb(script: Path) -> None:
 
 def test_the_module_runs_like_the_command() -> None:
     assert run("--version").stdout == f"detr-mini {cli.__version__}\n"
+
+
+FILES = {name: (config_folder() / f"{verb.config}.yaml").read_text() for name, verb in VERBS.items()}
+REQUIRED = [(name, key) for name, text in FILES.items() for key in re.findall(r"^(\w+): \?\?\?", text, re.MULTILINE)]
+
+
+@pytest.mark.parametrize(("name", "key"), REQUIRED)
+@pytest.mark.parametrize("null", [False, True])
+def test_a_required_setting_that_is_missing_is_a_sentence(
+    name: str, key: str, null: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = [f"{other}=coco" for verb, other in REQUIRED if verb == name and other != key]
+    assert cli.main([*name.split(), *others, *([f"{key}=null"] if null else [])]) == 2
+    assert f"{key} is not set; add {key}=... (see 'detr-mini {name} --help')" in capsys.readouterr().err

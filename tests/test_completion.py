@@ -38,6 +38,9 @@ def test_bash_completes_verbs_settings_and_choices() -> None:
         "backbone=resnet18",
     ]
     assert "fix=" in completed("detr-mini data check ")
+    assert completed("detr-mini benchmark step experiment=finetune_") == ["experiment=finetune_detr"]
+    assert completed("detr-mini data doubt res") == [], "the folds have folders of their own"
+    assert completed("detr-mini data doubt see") == ["seed="]
     assert completed("detr-mini nonsense") == []
 
 

@@ -25,6 +25,7 @@ from detr_mini.cpu_runtime import keep_freed_memory
 from detr_mini.drawing.plotting import new_figure, write
 from detr_mini.errors import ConfigError, nearest
 from detr_mini.evaluation.report.table import markdown
+from detr_mini.inference.detector import usable_device
 from detr_mini.progress import track
 
 Kind = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -37,7 +38,8 @@ def benchmark_attention(config: DictConfig) -> Path:
     A row is one call on (1, heads, n, width): the median time, and the peak memory in bytes beyond the inputs. The
     exponent is the slope of log time (or bytes) over log n, fitted to the larger half of the sizes.
     """
-    makers = _makers(config)
+    device = usable_device(config.device)
+    makers = _makers(config, device)
     kinds = [*makers] if config.kinds is None else [*config.kinds]
     for kind in kinds:
         if kind not in makers:
@@ -51,7 +53,7 @@ def benchmark_attention(config: DictConfig) -> Path:
     jobs = [(kind, n) for n in config.sizes for kind in kinds]
     for kind, n in track(jobs, "measuring"):
         torch.manual_seed(config.seed)
-        inputs = [torch.randn(1, config.heads, n, config.width, device=config.device) for _ in range(3)]
+        inputs = [torch.randn(1, config.heads, n, config.width, device=device) for _ in range(3)]
         rows[kind].append({"n": n, **_measure(makers[kind](n), inputs, config)})
     slopes = {kind: exponents(measured) for kind, measured in rows.items()}
     result = {
@@ -74,12 +76,12 @@ def exponents(measured: Sequence[Mapping[str, int | float]]) -> dict[str, float]
     return slopes
 
 
-def _makers(config: DictConfig) -> dict[str, Callable[[int], Kind]]:
+def _makers(config: DictConfig, device: torch.device) -> dict[str, Callable[[int], Kind]]:
     def named(kind: str, n: int) -> Kind:
         settings = {name: config[name] for name in settings_of(kind) if name in config}
         settings |= {"size": (n,)} if "size" in settings_of(kind) else {}
         module = attention_named(kind, dim=config.heads * config.width, heads=config.heads, **settings)
-        return module.to(config.device).eval()
+        return module.to(device).eval()
 
     def deformable(n: int) -> Kind:
         height = next(side for side in range(math.isqrt(n), 0, -1) if n % side == 0)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from detr_mini.config import parts
 from detr_mini.config.changed_settings import refuse_changes
 from detr_mini.config.check import check_config, dotted_keys
+from detr_mini.config.files import groups
 from detr_mini.config.number_settings import check_numbers
 from detr_mini.config.path_settings import is_text, plain
 from detr_mini.config.plain import plain_dict
@@ -49,6 +50,9 @@ def resumed_config(run: str, overrides: Sequence[str]) -> DictConfig:
             key, _, value = word.partition("=")
             if not re.fullmatch(r"[\w.]+", key) or key not in dotted_keys(config):
                 raise ConfigError(f"{key} does not exist in {file}{suggest(key, dotted_keys(config))}")
+            if key in groups() and key in config and OmegaConf.is_dict(config[key]):
+                raise ConfigError(f"{key}={value} chooses a file of configs/; resume= takes single settings of a run, "
+                                  f"{key}.NAME=VALUE")  # fmt: skip
             given = plain(word) if is_text(key) and value not in ("null", "[]") else parsed_value(value)
             OmegaConf.update(config, key, OmegaConf.create([given])[0])
     except OmegaConfBaseException as error:

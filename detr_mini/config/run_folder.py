@@ -223,14 +223,19 @@ class FolderLock:
         if _own.get(self._key) != os.getpid():
             return
         self._released.set()
+        if fcntl is None:  # Windows does not remove a file that is open
+            self._close()
         with suppress(OSError):
             self.path.unlink()
         self._forget()
 
-    def _forget(self) -> None:
+    def _close(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+    def _forget(self) -> None:
+        self._close()
         with _guard:
             _own.pop(self._key, None)
 

@@ -42,7 +42,7 @@ def _words(settings: Mapping[str, Any], prefix: str, adding: str) -> Iterator[st
     """`adding`: what comes before keys inside a section, so that settings that are null in configs/ take mappings."""
     for key, value in settings.items():
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping) and value and all(re.fullmatch(r"[A-Za-z_][\w.]*", str(each)) for each in value):
             yield from _words(value, f"{name}.", adding)
         elif name in groups() and isinstance(value, str) and re.fullmatch(r"[\w-]+", value):
             yield f"{name}={value}"

@@ -117,8 +117,6 @@ def data_sets(root: Path, wanted: Sequence[str] | None) -> tuple[list[str], dict
 
 
 def _check(config: DictConfig) -> None:
-    if not config.get("root"):
-        raise ConfigError("root is not set; root=FOLDER takes a folder of datasets, each in a folder of its own")
     if config.split not in STAGES:
         raise ConfigError(f"split is '{config.split}'; choose one of {', '.join(STAGES)}")
     if not config.seeds or not all(type(seed) is int for seed in config.seeds):

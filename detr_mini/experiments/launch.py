@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from detr_mini.config.compose import sweep
+from detr_mini.config.compose import compose, sweep
 from detr_mini.drawing.evaluation_plots import spreads
 from detr_mini.errors import ConfigError
 from detr_mini.experiments.leaderboard import board, print_result
@@ -23,7 +24,7 @@ Attempt = Callable[[Sequence[str]], Outcome]
 
 @dataclass(frozen=True)
 class Serial:
-    """One run after the other, in this process.
+    """One run after the other, in this process; a run of several processes begins in one of its own.
 
     `folder` is the sweep's; None makes a new one. `measure` is the key of metrics.json that orders the choices; None is
     AP on val if there is a val, else AP. All launchers have both.
@@ -41,7 +42,7 @@ class Serial:
         runs = left(self.plan(words), record)
         for number, run in enumerate(runs, 1):
             print(f"[{number}/{len(runs)}] {record.title(run)}", flush=True)
-            outcome = attempt(record.begin(run))
+            outcome = _train_alone(record, run) if _has_processes(run.words) else attempt(record.begin(run))
             record.end(run, outcome)
             if outcome[0] == 130:
                 raise KeyboardInterrupt
@@ -97,6 +98,22 @@ def check_jobs(jobs: int) -> None:
 
     if jobs < 1:
         raise ConfigError(f"sweep.jobs is {jobs}; it must be at least 1")
+
+
+def _has_processes(words: Sequence[str]) -> bool:
+    """Whether a run starts further processes: if one of them is lost, the first one ends at once."""
+    try:
+        trainer = compose("train", words).trainer
+    except ConfigError:
+        return False  # the run reports it
+    return "RANK" not in os.environ and trainer.devices * trainer.num_nodes > 1
+
+
+def _train_alone(record: Record, run: Run) -> Outcome:
+    words, log = record.begin(run), record.log(run)
+    print(f"several processes; their output is in {log}", flush=True)
+    with Processes(None) as processes:
+        return processes.train(words, log)
 
 
 def _train(record: Record, processes: Processes, console: Console, run: Run) -> None:

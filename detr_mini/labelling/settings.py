@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from detr_mini.errors import ConfigError, UserError
 from detr_mini.labelling.prelabels import check_form
 
 
-def check_given(config: DictConfig, verb: str, *keys: str) -> None:
-    """ConfigError where one of `keys` has no value, or a number is impossible; UserError where the output is there."""
-    for key in keys:
-        if OmegaConf.is_missing(config, key) or config[key] is None:
-            raise ConfigError(f"{key} is not set; add {key}=... (see 'detr-mini data {verb} --help')")
+def check_new_labels(config: DictConfig) -> None:
+    """ConfigError where a number is impossible; UserError where the output is there."""
     if config.get("batch_size") is not None and config.batch_size < 1:
         raise ConfigError(f"batch_size is {config.batch_size}; it must be at least 1")
-    if "output" in keys and Path(config.output).expanduser().exists():
+    if Path(config.output).expanduser().exists():
         raise UserError(f"the output {config.output} exists already; choose a new folder")
 
 

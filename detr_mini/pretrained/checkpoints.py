@@ -23,6 +23,8 @@ from detr_mini.tensor_files import load_weights
 
 REQUIRED = ("state_dict", "categories", "image", "config")
 """Keys without which a checkpoint cannot be used. DESIGN's others are there for resuming."""
+PROGRAM = ("{} is an exported program, whose weights cannot be trained or read out; give the run or the checkpoint "
+           "that it was made from, or a .safetensors file")  # fmt: skip
 PREFIX = "model."
 _LISTED = 10
 
@@ -30,11 +32,14 @@ _LISTED = 10
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The content of a checkpoint file of ours, or of a run folder's best.ckpt (last.ckpt where there is no best).
 
-    Also of an exported file, and of weights that come with the package, by name (`box`); and of a published detector
-    (`published`): a file, a folder, or a name of the hub, from which it is downloaded. Tensors are on the CPU.
+    Also of a .safetensors file of `detr-mini export`, and of weights that come with the package, by name (`box`); and
+    of a published detector (`published`): a file, a folder, or a name of the hub, from which it is downloaded. Tensors
+    are on the CPU.
     CheckpointError where nothing is there, where the file is cut off, and where it holds no detector.
     """
     file = checkpoint_file(path)
+    if file.suffix in (".onnx", ".pt2", ".xml"):
+        raise CheckpointError(PROGRAM.format(file))
     if not file.exists():
         folder, revision = hub.fetch(str(path))
         return checked(published.read_folder(folder, str(path), revision), file)
@@ -155,6 +160,8 @@ def checkpoint_file(path: str | Path) -> Path:
                 return path / name
         if published.is_folder(path):
             return path
+        if (path / "model.xml").is_file():
+            raise CheckpointError(PROGRAM.format(path))
         raise CheckpointError(f"the folder {path} holds neither best.ckpt nor last.ckpt; give a run folder or a file "
                               "(or a folder of transformers, with config.json and model.safetensors)")  # fmt: skip
     if hub.is_name(str(given)):

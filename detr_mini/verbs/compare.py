@@ -46,8 +46,8 @@ def compare(config: DictConfig) -> Path:
 
 
 def _check(config: DictConfig) -> None:
-    if not config.get("runs"):
-        raise ConfigError("runs is not set; add runs=[outputs/a,outputs/b] (see 'detr-mini compare --help')")
+    if not config.runs:
+        raise ConfigError("runs is empty; add runs=[outputs/a,outputs/b] (see 'detr-mini compare --help')")
     if config.rounds < 1:
         raise ConfigError(f"rounds is {config.rounds}; it must be at least 1")
     if not 0 < config.level < 1:

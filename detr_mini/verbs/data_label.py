@@ -9,12 +9,12 @@ from omegaconf import DictConfig, ListConfig
 from detr_mini.deploy.load import load
 from detr_mini.inference.sources import find_pictures
 from detr_mini.labelling.prelabels import check_form, find_in, summary, write_prelabels
-from detr_mini.labelling.settings import check_given
+from detr_mini.labelling.settings import check_new_labels
 
 
 def data_label(config: DictConfig) -> Path:
     """Detect in the pictures of `config.source` and write them with their boxes into the new `config.output`."""
-    check_given(config, "label", "checkpoint", "source", "output")
+    check_new_labels(config)
     check_form(config.format, config.images)
     output = Path(config.output).expanduser()
     wanted = list(config.source) if isinstance(config.source, ListConfig) else str(config.source)

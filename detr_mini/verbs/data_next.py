@@ -12,13 +12,13 @@ from detr_mini.inference.detector import from_checkpoint
 from detr_mini.inference.sources import find_pictures
 from detr_mini.labelling.next_pictures import next_pictures, training_pictures, write_next
 from detr_mini.labelling.prelabels import check_form
-from detr_mini.labelling.settings import check_given
+from detr_mini.labelling.settings import check_new_labels
 from detr_mini.pretrained.checkpoints import checkpoint_file, read_checkpoint
 
 
 def data_next(config: DictConfig) -> Path:
     """Choose `config.count` pictures of `config.source`; write them, pre-labelled, into the new `config.output`."""
-    check_given(config, "next", "checkpoint", "source", "output")
+    check_new_labels(config)
     check_form(config.format, config.images)
     if config.count < 1:
         raise ConfigError(f"count is {config.count}; it must be at least 1")

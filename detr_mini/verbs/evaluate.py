@@ -66,8 +66,6 @@ def evaluate(config: DictConfig) -> Path:
 
 
 def _check(config: DictConfig) -> None:
-    if OmegaConf.is_missing(config, "checkpoint") or config.checkpoint is None:
-        raise ConfigError("checkpoint is not set; add checkpoint=outputs/RUN (see 'detr-mini evaluate --help')")
     for key, choices in (("split", tuple(STAGES)), ("by", ("classes", "names")), ("words", WORDS)):
         if config[key] not in choices:
             raise ConfigError(f"{key} is '{config[key]}'; choose one of {', '.join(choices)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 
 from detr_mini.deploy.calibration import calibration_pictures
 from detr_mini.deploy.description import INPUTS, PRECISIONS
@@ -23,9 +23,6 @@ ENDINGS = {"onnx": ".onnx", "torch": ".pt2", "safetensors": SUFFIX, "detr": ".pt
 
 def export(config: DictConfig) -> Path:
     """Write `config.checkpoint` to `config.output` in `config.format`; the path that was written."""
-    for key in ("checkpoint", "output"):
-        if OmegaConf.is_missing(config, key) or config[key] is None:
-            raise ConfigError(f"{key} is not set; add {key}=... (see 'detr-mini export --help')")
     output = Path(config.output).expanduser()
     usual = {SUFFIX: "safetensors", ".pth": "detr", ".pt2": "torch"}.get(output.suffix, "onnx")
     kind = config.format or usual

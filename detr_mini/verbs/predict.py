@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 
 from detr_mini.deploy.detector import is_exported
@@ -55,9 +55,6 @@ def predict(config: DictConfig) -> Path:
 
 def _check(config: DictConfig) -> tuple[str | list[str], bool]:
     """What to detect in, and whether it is a video. ConfigError for settings that make no sense."""
-    for key in ("checkpoint", "source"):
-        if OmegaConf.is_missing(config, key) or config[key] is None:
-            raise ConfigError(f"{key} is not set; add {key}=... (see 'detr-mini predict --help')")
     if config.threshold is not None and not 0 <= config.threshold <= 1:
         raise ConfigError(f"threshold is {config.threshold}; it must be a score from 0 to 1")
     check_overlap("suppress_iou", config.suppress_iou)

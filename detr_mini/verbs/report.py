@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 
 from detr_mini.errors import ConfigError
 from detr_mini.pages.report import find_runs, write_report
@@ -12,8 +12,8 @@ from detr_mini.pages.report import find_runs, write_report
 
 def report(config: DictConfig) -> Path:
     """Write the report of `config.run` to `config.output`; the file. It opens from disk and loads nothing."""
-    if OmegaConf.is_missing(config, "run") or not config.run:
-        raise ConfigError("run is not set; add run=outputs/RUN (see 'detr-mini report --help')")
+    if not config.run:
+        raise ConfigError("run is empty; add run=outputs/RUN (see 'detr-mini report --help')")
     output = Path(config.output).expanduser()
     if output.is_dir() or output.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"output is {output}; it must be a file that ends in .html")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from detr_mini.attention.kinds import KINDS
 from detr_mini.benchmarks.attention import benchmark_attention, exponents, peak_bytes
-from detr_mini.errors import ConfigError
+from detr_mini.errors import ConfigError, UserError
 
 CONFIG = Path(__file__).parents[2] / "configs" / "benchmark_attention.yaml"
 
@@ -70,3 +70,9 @@ def test_settings_that_make_no_sense_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="give two or more numbers in rising order"):
             benchmark_attention(config(tmp_path, sizes=sizes))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_missing_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'gpu' cannot be used on this machine"):
+        benchmark_attention(config(tmp_path / "out", device="gpu"))

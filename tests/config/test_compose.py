@@ -100,6 +100,20 @@ def test_a_setting_that_defaults_to_null_has_a_type(verb: str, word: str, said: 
     assert compose("data_refer", ["boxes={images: a, annotations: b}"]).boxes.images == "a"
 
 
+@pytest.mark.parametrize(
+    "key", ["data.workers", "data.pin_memory", "trainer.tf32", "trainer.precision", "trainer.channels_last"]
+)
+def test_null_is_refused_where_auto_chooses(key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose("train", ["data=coco", f"{key}=null"])
+    assert str(caught.value) == f"{key} is null; leave it out for auto"
+
+
+def test_null_stays_possible_where_it_means_none() -> None:
+    assert compose("train", ["data=coco", "data.annotation_cache=null"]).data.annotation_cache is None
+    assert compose("data_next", ["labelled=null"]).labelled is None
+
+
 def test_a_typing_error_in_an_experiment_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = tmp_path / "configs"
     for path in config_folder().rglob("*.yaml"):
@@ -137,6 +151,8 @@ def test_resuming_takes_the_runs_own_config_with_overrides_on_top(tmp_path: Path
     assert (config.seed, config.trainer.max_epochs, config.resume) == (7, 5, str(tmp_path))
     with pytest.raises(ConfigError, match=r"trainer\.max_epoch does not exist.*did you mean 'trainer\.max_epochs'"):
         compose("train", [f"resume={tmp_path}", "trainer.max_epoch=5"])
+    with pytest.raises(ConfigError, match=r"trainer=gpu chooses a file of configs/; .* trainer\.NAME=VALUE"):
+        compose("train", [f"resume={tmp_path}", "trainer=gpu"])
     with pytest.raises(CheckpointError, match="resume=RUN takes the folder of a run"):
         compose("train", [f"resume={tmp_path / 'none'}"])
 
@@ -158,6 +174,11 @@ def test_sweeps_use_hydras_syntax() -> None:
 def test_a_share_of_the_training_must_be_from_0_to_1(key: str, value: str, least: str) -> None:
     with pytest.raises(ConfigError, match=rf"trainer\.{key} is .* must be a number from {least} to 1"):
         TrainerOptions.of(compose("train", ["trainer.max_steps=1", f"trainer.{key}={value}"]).trainer)
+
+
+def test_double_precision_which_no_training_supports_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.precision is '64-true'; choose one of auto, 32-true, bf16-mixed"):
+        TrainerOptions.of(compose("train", ["trainer.max_steps=1", "trainer.precision=64-true"]).trainer)
 
 
 @pytest.mark.parametrize(("verb", "word"), [("predict", "trainer=gpu"), ("export", "backbone=resnet50"),

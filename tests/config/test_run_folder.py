@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from detr_mini.config.run_folder import new_run_folder
+from detr_mini.config import run_folder
+from detr_mini.config.run_folder import FolderLock, new_run_folder
 from detr_mini.errors import UserError
 
 
@@ -34,3 +35,17 @@ def test_a_run_folder_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot make the run folder .*run_folder="):
         new_run_folder(tmp_path / "file", "x")
+
+
+def test_a_lock_is_removed_where_a_file_that_is_open_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_folder, "fcntl", None)  # as on Windows
+    lock, unlink = FolderLock(tmp_path).acquire(), Path.unlink
+
+    def refuse_open(path: Path, missing_ok: bool = False) -> None:
+        if lock._descriptor >= 0:
+            raise PermissionError(path)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse_open)
+    lock.release()
+    assert not any(tmp_path.iterdir())

@@ -240,7 +240,7 @@ def test_names_that_are_numbers_one_name_and_a_seed_given_twice_are_what_they_se
 
 def test_a_root_that_is_not_given_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["benchmark", "datasets"]) == 2
-    assert "root is not set; root=FOLDER takes a folder of datasets" in capsys.readouterr().err
+    assert "root is not set; add root=... (see 'detr-mini benchmark datasets --help')" in capsys.readouterr().err
 
 
 @pytest.mark.slow

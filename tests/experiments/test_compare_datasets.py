@@ -17,6 +17,7 @@ from detr_mini.scenes.shapes import ensure_scenes
 from detr_mini.verbs.compare import compare
 from made_detections import CATEGORIES, made
 from run_parts import write_run
+from training_parts import unchecked
 
 SETS = ("apples", "lemons", "pears")
 
@@ -144,8 +145,10 @@ def test_of_equal_recipes_few_intervals_miss_zero() -> None:
     for trial in range(trials):
         rows = []
         for dataset in range(3):
-            pair = detectors(10 * trial + dataset)
-            rows += [row for row in _on_one("one", [pair], CATEGORIES.names, 60, trial, 0.05) if row.measure == "AP"]
+            with unchecked():
+                pair = detectors(10 * trial + dataset)
+                found = _on_one("one", [pair], CATEGORIES.names, 60, trial, 0.05)
+            rows += [row for row in found if row.measure == "AP"]
         for row in _together(rows, 0.05):
             missed[row.name] += (abs(row.difference) > row.half) / (3 if row.name == "one" else 1)
     # at a level of 0.05 more than 6 of 40 have a probability of 0.4 %

@@ -97,3 +97,15 @@ def test_nothing_starts_once_it_is_stopping(tmp_path: Path) -> None:
     processes.stopping = True
     assert processes.train([f"run_folder={tmp_path / 'x'}"], tmp_path / "x.log")[0] == 130
     assert not (tmp_path / "x").exists()
+
+
+def test_a_run_of_several_processes_that_is_lost_does_not_end_the_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("RANK", raising=False)
+    folder = tmp_path / "sweep"
+    words = [f"sweep.folder={folder}", "seed=7,3", "trainer.devices=2", "trainer.max_steps=3"]
+    assert cli.main(["train", "-m", *words]) == 1
+    runs = {run["words"][0]: run for run in sweep_json(folder)["runs"]}
+    assert runs["seed=3"]["state"] == "done" and "SIGKILL" in runs["seed=7"]["sentence"]

@@ -184,14 +184,16 @@ def test_l01_a_file_is_whole_or_the_one_before(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_l02_two_processes_write_into_the_folder_that_the_first_has_chosen(scenes_root: Path, tmp_path: Path) -> None:
-    words = overrides(scenes_root, "data.test=null", "trainer=ddp", "trainer.devices=2", "trainer.max_steps=2")
+    words = overrides(scenes_root, "trainer=ddp", "trainer.devices=2", "trainer.max_steps=2")
     done = subprocess.run(
         [sys.executable, "-m", "detr_mini", "train", *words], cwd=tmp_path, capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     (run,) = (tmp_path / "outputs" / "train").iterdir()
-    assert (run / "metrics.json").is_file() and step_of(run, "last") == 2
+    assert step_of(run, "last") == 2
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert (metrics["split"], metrics["images"]) == ("test", 6), "the first measures every image at the end"
 
 
 def test_l02_a_process_that_is_not_the_first_makes_no_folder_and_no_lock(
@@ -407,9 +409,11 @@ def test_l05_a_trainer_that_cannot_be_used_leaves_no_folder(
         capsys, f"resume={run}", "trainer.accelerator=gpu", "trainer.max_steps=6"
     )
     assert content(run) == before
-    words = overrides(scenes_root, "trainer.accelerator=gpu", "trainer.max_steps=1", f"run_folder={tmp_path / 'new'}")
-    assert "cannot be used on this machine" in complaint(capsys, *words)
-    assert not (tmp_path / "new").exists()
+    for length in ("trainer.max_steps=1", "trainer.max_minutes=1"):  # by minutes, its speed is measured first
+        words = overrides(scenes_root, "trainer.accelerator=gpu", length, f"run_folder={tmp_path / 'new'}")
+        words += ["data.size=auto", "optim.warmup_steps=auto"] if "minutes" in length else []
+        assert "cannot be used on this machine" in complaint(capsys, *words)
+        assert not (tmp_path / "new").exists()
 
 
 def test_l05_a_setting_that_another_version_has_is_no_change() -> None:

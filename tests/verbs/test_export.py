@@ -14,9 +14,10 @@ from detector_parts import checkpoint_of, untrained
 from detr_mini import load
 from detr_mini.boxes import box_iou
 from detr_mini.cli import main
-from detr_mini.errors import CheckpointError
+from detr_mini.errors import CheckpointError, UserError
 from detr_mini.pretrained import packaged as box
 from detr_mini.pretrained.checkpoints import read_checkpoint
+from detr_mini.pretrained.published_detr import write_published
 
 
 @pytest.fixture
@@ -40,19 +41,30 @@ def test_an_exported_file_is_half_the_size_and_detects_as_its_checkpoint(saved: 
     assert set(read_checkpoint(small)["config"]) == {"model", "backbone"}  # nothing of where it was trained
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "model.pth"])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("model.safetensors", "there already"), ("model.pth", "format=detr holds a DETR on a ResNet")],
+)
 def test_weights_of_others_are_not_replaced(
-    saved: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+    saved: Path, tmp_path: Path, name: str, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_file({"weight": torch.ones(3)}, tmp_path / name)
     before = (tmp_path / name).read_bytes()
     assert main(["export", f"checkpoint={saved}", f"output={tmp_path / name}"]) == 2
-    assert "there already" in capsys.readouterr().err or name.endswith(".pth")  # no DETR of 2020
+    assert reason in capsys.readouterr().err
     assert (tmp_path / name).read_bytes() == before
     own = tmp_path / "own.safetensors"
     for _ in range(2):  # an earlier export is replaced
         assert main(["export", f"checkpoint={saved}", f"output={own}"]) == 0
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_detr_of_others_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "detr.pth").write_bytes(b"of others")
+    parts = {"model": {"_target_": "detr_mini.models.DETR"}, "backbone": {"_target_": "detr_mini.vision.resnet"}}
+    with pytest.raises(UserError, match=r"detr\.pth is there already; choose another output"):
+        write_published({"config": parts}, {}, tmp_path / "detr.pth")
+    assert (tmp_path / "detr.pth").read_bytes() == b"of others"
 
 
 def test_packaged_weights_load_by_name_unless_a_file_has_that_name(

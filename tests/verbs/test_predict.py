@@ -180,7 +180,6 @@ def test_a_failed_run_leaves_the_earlier_results(
         ({"threshold": 1.5}, ConfigError),
         ({"batch_size": 0}, ConfigError),
         ({"checkpoint": "no/such.ckpt"}, CheckpointError),
-        ({"source": None}, ConfigError),
         ({"device": "toaster"}, UserError),
         ({"track": True}, ConfigError),
         ({"every": 2}, ConfigError),
