@@ -3,19 +3,23 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
+# a thread a worker, which does not spin while it waits for the other's
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --durations=40
 
-.PHONY: quickstart test test-slow docs format lint clean
+.PHONY: quickstart test test-slow test-all docs format lint clean
 
 quickstart: .venv/installed
 	@if [ -f outputs/quickstart/metrics.json ]; then $(BIN)/python -m detr_mini.evaluation.report.table outputs/quickstart; \
-	else $(BIN)/detr-mini train experiment=quickstart; fi
+	else $(BIN)/detr-mini train experiment=quickstart resume=auto; fi
 
 test: .venv/installed-dev
-	@# a thread a worker, which does not spin while it waits for the other's
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: .venv/installed-dev
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "slow"
+	$(PYTEST) -m "slow"
+
+test-all: .venv/installed-dev
+	$(PYTEST)
 
 docs: .venv/installed-dev
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/python -m mkdocs build --strict

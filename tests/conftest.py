@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
 import torch
 from hypothesis import settings
+from omegaconf import OmegaConf
 
 from data_parts import write_coco
 from detector_parts import CATEGORIES, IMAGE, checkpoint_of, untrained
+from detr_mini.config.files import config_folder
+from detr_mini.evaluation.comparison.intervals import intervals
+from detr_mini.evaluation.report import measure
 from detr_mini.formats import annotation_cache
 from detr_mini.inference.detector import Detector
 from detr_mini.scenes.shapes import ensure_scenes
@@ -21,6 +27,72 @@ settings.register_profile("unhurried", deadline=None)  # a busy machine is no mi
 settings.load_profile("unhurried")
 
 MakeCoco = Callable[..., tuple[Path, Path]]
+LONG = (
+    "training/test_keep_categories.py", "deploy/test_quantise.py", "captions/test_from_boxes.py",
+    "end_to_end/test_captions.py", "end_to_end/test_killed.py", "evaluation/test_paired_test.py",
+    "evaluation/test_intervals.py", "faults/test_d_splits.py", "end_to_end/test_site.py", "faults/test_g_processes.py",
+    "end_to_end/test_learning.py", "faults/test_g_slurm.py", "formats/test_coco_fast.py", "end_to_end/test_resume.py",
+    "deploy/test_exported_peers.py", "faults/test_u_settings.py", "end_to_end/test_wheel.py",
+    "end_to_end/test_sweeps.py", "end_to_end/test_pretrained_text.py", "captions/test_oracle_check.py",
+    "end_to_end/test_several_processes.py", "faults/test_d_fixes.py",
+)  # fmt: skip
+"""Files by the seconds of their longest test, the longest first (`make test-all` prints them)."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In a worker of xdist, whole files in another order: each worker's share begins with long ones.
+
+    `--dist worksteal` gives each worker an equal number of tests, in order; later one without work takes from the end
+    of another's. A long test that came last would leave the other workers idle.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0"))
+    if not workers:
+        return
+    ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONG)}
+    first: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    for item in sorted((item for item in items if item.path in ranks), key=lambda item: ranks[item.path]):
+        first[ranks[item.path] % workers].append(item)
+    rest = [item for item in items if item.path not in ranks]
+    count = len(items)
+    items.clear()
+    for worker, own in enumerate(first, 1):
+        items += own
+        room = max(0, count * worker // workers - len(items))
+        items += rest[:room]
+        del rest[:room]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def configs_are_parsed_once() -> Iterator[None]:
+    """OmegaConf parses each file of configs/, and of Hydra's own, once: that is most of the work of composing."""
+    load, parsed = OmegaConf.load, dict[tuple[str, int], Any]()
+    folders = f"{config_folder()}{os.sep}", f"{Path(hydra.__file__).parent / 'conf'}{os.sep}"
+
+    def load_once(file: Any) -> Any:
+        path = file if isinstance(file, str | Path) else getattr(file, "name", None)  # Hydra gives an open file
+        if not isinstance(path, str | Path) or not os.path.abspath(path).startswith(folders):
+            return load(file)
+        key = os.path.abspath(path), os.stat(path).st_mtime_ns
+        if key not in parsed:
+            parsed[key] = load(file)
+        return copy.deepcopy(parsed[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OmegaConf, "load", staticmethod(load_once))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_resamples() -> Iterator[None]:
+    """Intervals of what a test trains or evaluates take 20 resamples at most, not 1,000."""
+
+    def few(matches: Any, names: Any, resamples: int) -> Any:
+        return intervals(matches, names, min(resamples, 20))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "intervals", few)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from detr_mini.data.collate import collate
+from detr_mini.deploy import onnx_file
 from detr_mini.deploy.network import Network
 from detr_mini.inference.detector import _no_truth
 
@@ -18,6 +22,21 @@ BOXES = {"image": 640.0, "small": 20.0, "large": 150.0}
 """How large its training images and their boxes were."""
 Export = Callable[..., Path]
 """`export("a.onnx", "precision=fp16")`: what the command line wrote with these settings."""
+
+
+@contextmanager
+def traced_once() -> Iterator[None]:
+    """Inside, torch traces one detector's network once for each size of images; further files take a copy."""
+    real, made = onnx_file._traced, dict[Any, Any]()
+
+    def traced(network: Any, exact: tuple[int, ...] | None = None) -> Any:
+        if exact not in made:
+            made[exact] = real(network, exact)
+        return copy.deepcopy(made[exact])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_file, "_traced", traced)
+        yield
 
 
 def assert_needs_no_padding(model: Any, network: Network, sizes: Sequence[tuple[int, int]]) -> None:

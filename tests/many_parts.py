@@ -6,6 +6,7 @@ python tests/many_parts.py FOLDER [IMAGES BOXES] prints the processor seconds an
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -88,29 +89,60 @@ def cost(words: list[str]) -> tuple[int, float, float]:
     return status, seconds, memory
 
 
-def calls(words: list[str]) -> tuple[int, int]:
-    """(exit status, calls and returns of functions, Python's and built-in ones) of one command, its start included.
+def forked(first: list[list[str]], commands: list[list[str]], counted: bool) -> list[tuple[int, int, float]]:
+    """(exit status, calls and returns of functions, MiB) of each command, in a fork of a process that ran `first`.
 
-    The same number on each machine, however busy.
+    What `first` imports is not measured. Calls, of Python's and built-in functions, are counted only if `counted`:
+    they are the same on each machine, however busy.
     """
-    counted = subprocess.run(
-        [sys.executable, "-c", _CALLS, "data", *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    return counted.returncode, int((counted.stdout.splitlines() or ["0"])[-1])
+    measured = subprocess.run(
+        [sys.executable, "-c", _FORKED], input=json.dumps([first, commands, counted]), stdout=subprocess.PIPE,
+        text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"},  # threads do not survive a fork
+    )  # fmt: skip
+    return [tuple(json.loads(line)) for line in measured.stdout.splitlines()]
 
 
-_CALLS = """
-import itertools, sys, threading
+_FORKED = """
+import itertools, json, os, sys, threading, traceback
 from detr_mini.cli import main
-count = itertools.count()
-def event(*_):
-    next(count)
-threading.setprofile(event)
-sys.setprofile(event)
-status = main()
-sys.setprofile(None)
-print(next(count))
-sys.exit(status)
+
+first, commands, counted = json.load(sys.stdin)
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+for words in first:
+    assert main(["data", *words]) == 0, words
+
+
+def measure(words, writer):
+    count, status = itertools.count(), 1
+
+    def event(*_):
+        next(count)
+
+    try:
+        if counted:
+            threading.setprofile(event)
+            sys.setprofile(event)
+        status = main(["data", *words])
+        sys.setprofile(None)
+        os.write(writer, str(next(count)).encode())
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+for words in commands:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        measure(words, writer)
+    os.close(writer)
+    calls = os.read(reader, 100)
+    os.close(reader)
+    _, status, usage = os.wait4(child, 0)
+    answer = os.waitstatus_to_exitcode(status), int(calls or 0), usage.ru_maxrss / 1024
+    print(json.dumps(answer), file=answers, flush=True)
 """
 
 _COST = """

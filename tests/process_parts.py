@@ -18,6 +18,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import fork_server
+
 HERE = Path(__file__).resolve()
 
 
@@ -32,12 +34,9 @@ def environment(**more: str) -> dict[str, str]:
 
 def start(
     words: Sequence[str], faults: Mapping[int, Mapping[str, Any]] | None = None, **more: str
-) -> subprocess.Popen[str]:
+) -> fork_server.Process:
     """Start `detr-mini train WORDS`; its standard output and error come together."""
-    return subprocess.Popen(
-        [sys.executable, str(HERE), "train", *words], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL, env=environment(FAULTS=json.dumps(faults or {}), **more),
-    )  # fmt: skip
+    return fork_server.start([str(HERE), "train", *words], environment(FAULTS=json.dumps(faults or {}), **more))
 
 
 def launcher(kind: str, world: int, port: int) -> list[dict[str, str]]:
@@ -61,7 +60,9 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def results(processes: Sequence[subprocess.Popen[str]], seconds: float = 120) -> list[tuple[int, str]]:
+def results(
+    processes: Sequence[fork_server.Process | subprocess.Popen[str]], seconds: float = 120
+) -> list[tuple[int, str]]:
     """Exit status and output of each process; all are killed where one takes longer than `seconds`."""
     deadline, found = time.monotonic() + seconds, []
     try:

@@ -1,4 +1,4 @@
-"""The house rules can be broken, and are met."""
+"""The house rules can be broken. That this checkout keeps them is checked by `make lint`."""
 
 from __future__ import annotations
 
@@ -35,10 +35,6 @@ def test_a_folder_over_its_budget_and_a_second_reader_of_pickles_are_named(house
     write(tmp_path, "docs/x.md", "look in /" + "home/someone\n")
     found = list(house.complaints(tmp_path))
     assert [line.split()[0] for line in found] == ["models", "detr_mini/b.py", "docs/x.md"]
-
-
-def test_this_checkout_keeps_the_rules(house: ModuleType) -> None:
-    assert list(house.complaints(ROOT)) == []
 
 
 def planted(house: ModuleType, root: Path, page: str = "", code: str = "", config: str = "") -> list[str]:

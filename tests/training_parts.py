@@ -49,11 +49,12 @@ def unchecked() -> Iterator[None]:
     In hundreds of steps that takes longer than the steps themselves, and while torch traces, sizes are symbols, where
     the checker asks for numbers.
     """
+    before = jaxtyping.config.jaxtyping_disable  # true inside another of these, or where the environment asks for it
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
         yield
     finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
+        jaxtyping.config.update("jaxtyping_disable", before)
 
 
 def weights(checkpoint: dict, names: Sequence[str] = ("state_dict", "averaged")) -> dict:

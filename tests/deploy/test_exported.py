@@ -29,6 +29,7 @@ from detr_mini.errors import CheckpointError, ConfigError, UserError
 from detr_mini.images.tiling import BoxSizes
 from detr_mini.inference.detect_tiles import tile_side
 from detr_mini.inference.detector import Detector
+from run_parts import write_run
 from training_parts import unchecked
 
 FORMS = {
@@ -319,6 +320,24 @@ def test_predict_and_evaluate_take_a_file_as_a_checkpoint(
         assert says in capsys.readouterr().err
     assert main(["predict", f"checkpoint={path}", f"source={scenes_root / 'val'}", "explain=true"]) == 2
     assert "explain=true needs a checkpoint" in capsys.readouterr().err
+
+
+def test_a_limit_above_that_of_a_file_is_refused_with_settings_of_evaluate_and_export(
+    export: Export, scenes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = export(*FORMS["onnx"])
+    run = write_run(tmp_path / "run", scenes_root, 0.1)
+    metrics = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps({**metrics, "detection_limit": 300}))
+    says = f"detection_limit is 300, and {path} gives 100 detections of an image at most; evaluate it (and what it is "
+    says += "compared with) with detection_limit=100, or export it again with limit=300"
+    for words in (["evaluate", f"checkpoint={path}", "detection_limit=300"], ["compare", f"runs=[{run},{path}]"]):
+        assert main([*words, f"output={tmp_path / 'out'}"]) == 2
+        assert says in " ".join(capsys.readouterr().err.split())
+    data = ["data=coco", f"data.root={scenes_root}", "data.val.images=val", "data.val.annotations=annotations/val.json"]
+    words = [f"checkpoint={path}", *data, "tiles=64", "detection_limit=300", "resamples=0", "gallery=0"]
+    assert main(["evaluate", *words, f"output={tmp_path / 'tiles'}"]) == 0
+    assert json.loads((tmp_path / "tiles" / "metrics.json").read_text())["detection_limit"] == 300
 
 
 def test_the_example_needs_no_torch(export: Export, own: Detector, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deploy_parts import traced_once
 from detr_mini.cli import main
 from detr_mini.deploy import export as export_module
 from detr_mini.deploy.agreement import TOLERANCES, compare
@@ -99,6 +100,26 @@ def test_calibration_takes_the_same_few_training_pictures_each_time(tmp_path: Pa
     assert len(calibration_pictures(made_set(tmp_path / "small", 3))) == 3
 
 
+def test_calibration_leaves_out_pictures_that_cannot_be_read(tmp_path: Path) -> None:
+    data, folder = made_set(tmp_path / "set", 6), tmp_path / "set" / "train"
+    (folder / "000.png").unlink()
+    (folder / "001.png").write_bytes((folder / "001.png").read_bytes()[:40])
+    assert {path.name for path in calibration_pictures(data)} == {f"00{k}.png" for k in (2, 3, 4, 5)}
+    for path in folder.iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.raises(ConfigError, match=r"none of the 6 in .* can be read; add pictures=FOLDER"):
+        calibration_pictures(data)
+
+
+def test_others_are_calibrated_on_in_the_place_of_missing_pictures(tmp_path: Path) -> None:
+    data = made_set(tmp_path / "set", COUNT + 5)
+    missing = calibration_pictures(data)[:3]
+    for path in missing:
+        path.unlink()
+    chosen = calibration_pictures(data)
+    assert len(set(chosen)) == COUNT and not set(chosen) & set(missing)
+
+
 @pytest.mark.parametrize("data", [None, {"root": "gone", "format": "auto", "train": "auto"}])
 def test_without_the_training_pictures_the_setting_that_names_others_is_said(data: dict[str, Any] | None) -> None:
     with pytest.raises(ConfigError, match="add pictures=FOLDER"):
@@ -116,10 +137,10 @@ def test_the_training_pictures_of_a_strangers_checkpoint_are_not_fetched(monkeyp
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that has learned to find shapes, in half a minute."""
+    """A run that has learned to find shapes."""
     folder = tmp_path_factory.mktemp("trained")
-    words = ["experiment=quickstart", f"data.root={folder / 'shapes'}", "data.make.train=600", "data.make.val=60",
-             "data.make.test=60", "trainer.max_minutes=null", "trainer.max_steps=150", "data.batch_size=16",
+    words = ["experiment=quickstart", f"data.root={folder / 'shapes'}", "data.make.train=200", "data.make.val=60",
+             "data.make.test=60", "trainer.max_minutes=null", "trainer.max_steps=150", "data.batch_size=8",
              "optim.warmup_steps=20", "data.test=null", f"run_folder={folder / 'run'}"]  # fmt: skip
     with unchecked():
         assert main(["train", *words]) == 0
@@ -128,10 +149,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_int8_finds_shapes_as_float_does_in_less_than_half_of_the_bytes(trained: Path, tmp_path: Path) -> None:
-    for form, runtime in (("onnx", "onnxruntime"), ("openvino", "openvino")):  # one test, so that one process trains
-        pytest.importorskip(runtime)
-        (tmp_path / form).mkdir()
-        finds_as_float_does(load_checkpoint(trained), form, tmp_path / form)
+    with traced_once():
+        for form, runtime in (("onnx", "onnxruntime"), ("openvino", "openvino")):  # one test: one process trains
+            pytest.importorskip(runtime)
+            (tmp_path / form).mkdir()
+            finds_as_float_does(load_checkpoint(trained), form, tmp_path / form)
 
 
 def finds_as_float_does(detector: Detector, form: str, folder: Path) -> None:

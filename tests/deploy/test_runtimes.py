@@ -129,38 +129,42 @@ import multiprocessing, sys, torch
 from detr_mini import load
 
 torch.set_num_threads(2)
-detector, image = load(sys.argv[1]), torch.arange(3 * 90 * 120).remainder(251).byte().view(3, 90, 120)
-before = [detector.detect([image] * 2, threshold=0.0) for _ in range(2)]
+image = torch.arange(3 * 90 * 120).remainder(251).byte().view(3, 90, 120)
 
 
-def again():
+def again(detector, before):
     for _ in range(2):
-        for found, wanted in zip(detector.detect([image] * 2, threshold=0.0), before[0], strict=True):
+        for found, wanted in zip(detector.detect([image] * 2, threshold=0.0), before, strict=True):
             assert len(found) > 0
             torch.testing.assert_close(found.scores, wanted.scores, atol=1e-3, rtol=0)
 
 
-child = multiprocessing.get_context("fork").Process(target=again)
-child.start()
-child.join()
-detector.detect(image)
-sys.exit(child.exitcode)
+for path in sys.argv[1:]:
+    print(path, flush=True)
+    detector = load(path)
+    before = [detector.detect([image] * 2, threshold=0.0) for _ in range(2)]
+    child = multiprocessing.get_context("fork").Process(target=again, args=(detector, before[0]))
+    child.start()
+    child.join()
+    detector.detect(image)
+    assert child.exitcode == 0, path
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@pytest.mark.parametrize("form", ["checkpoint", "onnx", "openvino", "torch"])
+@pytest.mark.parametrize("forms", [("checkpoint", "onnx", "openvino"), ("torch",)], ids=", ".join)
 def test_a_detector_that_was_used_before_a_fork_is_used_in_the_child(
-    export: Export, checkpoint: Path, form: str
+    export: Export, checkpoint: Path, forms: tuple[str, ...]
 ) -> None:
-    path = {
+    write = {
         "checkpoint": lambda: checkpoint,
         "onnx": lambda: export("a.onnx"),
         "openvino": lambda: export("a_openvino", "format=openvino"),
-        "torch": lambda: export("a.pt2"),
-    }[form]()
+        "torch": lambda: export("a.pt2"),  # skips the test where torch is too old
+    }
+    paths = [str(write[form]()) for form in forms]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
-    process = subprocess.Popen([sys.executable, "-c", FORKED, str(path)], env=environment, start_new_session=True)
+    process = subprocess.Popen([sys.executable, "-c", FORKED, *paths], env=environment, start_new_session=True)
     try:
         assert process.wait(timeout=120) == 0
     finally:

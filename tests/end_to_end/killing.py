@@ -1,4 +1,4 @@
-"""Trainings that are killed: `python killing.py LOG` forks them from a process in which everything is imported.
+"""Trainings that are killed: `python killing.py LOG`, started by `fork_server`, forks them with everything imported.
 
 It reads requests and writes answers, a line of JSON each. A request has `words` (of `detr-mini train`), `folder` (the
 run's), and `event`, the number of the write at which the training is killed, or `seconds` until then, or neither.
@@ -24,6 +24,8 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import fork_server
 
 
 def watch_writes(folder: str, kill_at: int | None, events: int) -> None:
@@ -80,11 +82,10 @@ def train(request: dict[str, Any], log: str, events: int) -> None:
     watch_writes(request["folder"], request.get("event"), events)
     from detr_mini.cli import main
 
-    if request.get("plain"):
-        make_plain(request["words"])
-
     status = 1
     try:
+        if request.get("plain"):
+            make_plain(request["words"])
         status = main(sys.argv[1:])
     except BaseException:
         import traceback
@@ -97,14 +98,28 @@ def train(request: dict[str, Any], log: str, events: int) -> None:
 
 
 def make_plain(words: list[str]) -> None:
+    """In the child: pictures become empty files, so that a training still writes as often, and intervals are left out.
+
+    AttributeError where the package no longer has one of these names.
+    """
     from detr_mini import cli
     from detr_mini.evaluation.report import measure
-    from detr_mini.training import run
+    from detr_mini.training import final_scores
 
-    run.curves = measure.gallery = lambda *_: None  # type: ignore[assignment]
-    run.measure = partial(measure.measure, resamples=0)
+    changes: list[tuple[Any, str, Any]] = [(final_scores, "curves", _empty), (measure, "gallery", _empty)]
+    changes += [(measure, "draw_captions", _empty)]
+    changes += [(final_scores, name, partial(getattr(final_scores, name), resamples=0))
+                for name in ("measure", "score_found")]  # fmt: skip
     if tuple(words) in _configs:
-        cli.compose = lambda *_: _configs[tuple(words)]
+        changes += [(cli, "compose", lambda *_: _configs[tuple(words)])]
+    for module, name, value in changes:
+        getattr(module, name)
+        setattr(module, name, value)
+
+
+def _empty(_: Any, path: Path, *__: Any) -> None:
+    """In place of what draws a picture into `path`."""
+    Path(path).write_bytes(b"")
 
 
 _configs: dict[tuple[str, ...], Any] = {}
@@ -166,10 +181,8 @@ class Trainings:
     def __enter__(self) -> Trainings:
         tests = Path(__file__).parents[1]
         paths = os.pathsep.join([str(tests.parent), str(tests), os.environ.get("PYTHONPATH", "")])
-        self._server = subprocess.Popen(
-            [sys.executable, __file__, str(self.log)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
-        )  # fmt: skip
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+        self._server = fork_server.start([__file__, str(self.log)], env, stdin=subprocess.PIPE, stderr=None)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -179,7 +192,7 @@ class Trainings:
 
     def ask(self, words: list[str], folder: Path, **more: Any) -> dict[str, Any]:
         """Train; how it ended."""
-        assert self._server.stdin is not None and self._server.stdout is not None
+        assert self._server.stdin is not None
         self._server.stdin.write(json.dumps({"words": words, "folder": str(folder), **more}) + "\n")
         self._server.stdin.flush()
         reply = json.loads(self._server.stdout.readline())
@@ -201,13 +214,14 @@ class Trainings:
         killed = 0
         for _ in range(kills):
             victim = chance.choice(victims)
-            reply = self.ask(go_on(words, folder), folder, seconds=chance.uniform(0, seconds), victim=victim)
+            moment = chance.uniform(0, seconds)
+            reply = self.ask(go_on(words, folder), folder, seconds=moment, victim=victim, plain=True)
             assert reply["status"] in (0, -signal.SIGKILL, 2 if victim == "second" else 0), self.log.read_text()[-3000:]
             self.kills += reply["status"] == 2  # the first process ended by itself when the second one was killed
             killed += reply["status"] != 0
             seconds *= 1 if reply["status"] else 0.7
         if killed:
-            self.finish(words, folder)
+            self.finish(words, folder, plain=True)
         else:
             shutil.rmtree(folder)
             self.killed_at_random(words, folder, chance, seconds, kills, victims)
@@ -218,9 +232,5 @@ if __name__ == "__main__":
         from detr_mini.cli import main
 
         sys.exit(main(sys.argv[1:]))
-    import detr_mini.captions.datamodule
-    import detr_mini.data.mosaic
-    import detr_mini.training.run  # noqa: F401
-
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line), sys.argv[1])), flush=True)

@@ -6,8 +6,6 @@ import csv
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,20 +13,17 @@ from pathlib import Path
 import pytest
 import torch
 
+import fork_server
 from detr_mini.pretrained.checkpoints import read_checkpoint
 from training_parts import overrides, weights
 
-COMMAND = [sys.executable, "-m", "detr_mini", "train"]
+
+def start(arguments: list[str], folder: Path) -> fork_server.Process:
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    return fork_server.start(["-m", "detr_mini", "train", *arguments], env, folder)
 
 
-def start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*COMMAND, *arguments], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
-    )  # fmt: skip
-
-
-def finish(process: subprocess.Popen[str]) -> str:
+def finish(process: fork_server.Process) -> str:
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     return output
@@ -59,7 +54,7 @@ def steps_done(run: Path) -> int:
         return 0
 
 
-def kill_when(process: subprocess.Popen[str], run: Path, far_enough: Callable[[int], bool]) -> None:
+def kill_when(process: fork_server.Process, run: Path, far_enough: Callable[[int], bool]) -> None:
     """SIGKILL, once so many steps are done; the run must not be over before."""
     deadline = time.monotonic() + 120
     while not far_enough(steps_done(run)) and process.poll() is None:

@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from training_parts import overrides
-
 SCRIPT = """
 import sys, json, torch, pytorch_lightning as pl
 from pathlib import Path
@@ -76,17 +74,3 @@ def test_several_processes_give_the_gradient_and_the_numbers_of_one(
     for name, value in metrics.items():
         assert their_metrics[name] == pytest.approx(value, abs=1e-9), name
     assert their_loss == pytest.approx(loss, rel=1e-6)
-
-
-@pytest.mark.slow
-def test_a_training_of_two_processes_measures_every_image_at_its_end(scenes_root: Path, tmp_path: Path) -> None:
-    tests, run = Path(__file__).parents[1], tmp_path / "run"
-    more = ("trainer=ddp", "trainer.devices=2", "trainer.max_steps=2", "trainer.threads=1", f"run_folder={run}")
-    done = subprocess.run(
-        [sys.executable, "-m", "detr_mini", "train", *overrides(scenes_root, *more)],
-        env={"PYTHONPATH": f"{tests}:{tests.parent}", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
-        cwd=tmp_path, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    metrics = json.loads((run / "metrics.json").read_text())
-    assert (metrics["split"], metrics["images"]) == ("test", 6)

@@ -20,13 +20,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import Popen, TimeoutExpired
+from subprocess import TimeoutExpired
 
 import psutil
 import torch
 
 from detr_mini.pretrained.checkpoints import read_checkpoint
 from detr_mini.scenes.shapes import ensure_scenes
+from fork_server import Process
 from process_parts import start
 from training_parts import overrides, weights
 
@@ -68,7 +69,7 @@ class Fault:
         return f"{self.kind} to {who} at {self.moment:.2f}" + (", clocks apart" if self.fast_clock else "")
 
 
-def processes_of(first: Popen[str]) -> dict[int, psutil.Process]:
+def processes_of(first: Process) -> dict[int, psutil.Process]:
     """The first process, and the second where it is there."""
     found = {0: psutil.Process(first.pid)}
     for child in found[0].children():
@@ -83,7 +84,7 @@ def workers_of(process: psutil.Process) -> list[psutil.Process]:
     return [child for child in process.children() if child.environ().get("LOCAL_RANK") == rank]
 
 
-def do(fault: Fault, first: Popen[str], seconds: float) -> bool:
+def do(fault: Fault, first: Process, seconds: float) -> bool:
     """Let it happen; False where the training was over before."""
     if fault.kind == "full disk":
         return True
@@ -106,7 +107,7 @@ def do(fault: Fault, first: Popen[str], seconds: float) -> bool:
 
 
 def left_over(run: Path) -> Iterator[psutil.Process]:
-    """Processes of the training in `run` that are still there."""
+    """Processes of the training in `run` that are still there, beside the first, whose command is not its own."""
     for process in psutil.process_iter():
         try:
             if f"run_folder={run}" in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
@@ -115,7 +116,7 @@ def left_over(run: Path) -> Iterator[psutil.Process]:
             continue
 
 
-def ended(first: Popen[str], run: Path) -> tuple[float, str]:
+def ended(first: Process, run: Path) -> tuple[float, str]:
     """Seconds until all processes had ended, and their output. Those that hang are killed."""
     begun = time.monotonic()
     output = ""
@@ -128,6 +129,7 @@ def ended(first: Popen[str], run: Path) -> tuple[float, str]:
             break
         time.sleep(0.1)
     seconds = time.monotonic() - begun
+    first.kill()
     for process in left_over(run):
         process.kill()
     return seconds, output
@@ -175,8 +177,8 @@ def main(count: int, seed: int) -> None:
         def words(run: Path) -> list[str]:
             return overrides(scenes, *SETTINGS, f"run_folder={run}")
 
-        begun = time.monotonic()
         first = start(words(folder / "whole"))
+        begun = time.monotonic()
         _, output = ended(first, folder / "whole")
         seconds = time.monotonic() - begun
         if first.returncode:

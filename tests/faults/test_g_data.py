@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import fork_server
 from data_parts import write_plates
 from detr_mini.data import dataset
 from detr_mini.data.dataset import ImageCache
@@ -221,11 +221,9 @@ seen = None if found.collected is None else sorted(found.collected.answers)
 
 
 def test_g06_the_first_of_three_processes_scores_for_all(tmp_path: Path) -> None:
-    processes = [
-        subprocess.Popen([sys.executable, "-c", PROCESS, str(rank), "3", str(tmp_path)], env=environment(), text=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        for rank in range(3)
-    ]  # fmt: skip
+    script = tmp_path / "process.py"
+    script.write_text(PROCESS)
+    processes = [fork_server.start([str(script), str(rank), "3", str(tmp_path)], environment()) for rank in range(3)]
     for status, output in results(processes):
         assert status == 0, output
     first, *others = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3))

@@ -16,7 +16,7 @@ from detr_mini.structures import Batch
 from detr_mini.training.build import Parts, build
 from detr_mini.training.canvases import Canvases, canvases_for, on_canvas
 from process_parts import environment
-from training_parts import overrides
+from training_parts import SMALL, overrides
 
 
 def batches(parts: Parts) -> list[Batch]:
@@ -53,6 +53,16 @@ def test_g17_canvases_are_two_or_one() -> None:
     assert canvases_for(640, None, 32, 93) == Canvases(((480, 640), (640, 640)), 96)
     assert canvases_for(1333, 800, 32, 20) == Canvases(((800, 1344), (1344, 1344)), 24)
     assert canvases_for(16, None, 16, 0) == Canvases(((16, 16),), 8)
+
+
+def test_g17_batches_of_a_model_for_images_of_any_size_fit_their_canvases(scenes_root: Path) -> None:
+    words = [word for word in overrides(scenes_root, "trainer.max_steps=2") if word not in SMALL]
+    words += ["trainer.compile=true", "model=detr", "backbone=resnet18", "backbone.weights=none", "model.dim=32",
+              "model.queries=8", "data.size=50"]  # fmt: skip
+    parts = build(compose("train", words))
+    batch = next(iter(parts.data.train_dataloader()))
+    assert parts.task.canvases is not None
+    assert on_canvas(batch, parts.task.canvases).images.shape[-2:] in parts.task.canvases.sizes
 
 
 COUNT = """

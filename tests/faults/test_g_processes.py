@@ -27,21 +27,20 @@ ENDS = 60.0
 """Seconds within which all processes end after one has failed."""
 
 
-@pytest.mark.parametrize(("devices", "minutes"), [(2, 0.4), (3, 1.0)])
 def test_g01_g21_clocks_that_differ_neither_hang_a_training_nor_part_its_weights(
-    scenes_root: Path, tmp_path: Path, devices: int, minutes: float
+    scenes_root: Path, tmp_path: Path
 ) -> None:
     # one process is slow and its clock runs a thousand times too fast; time decides on rate, saving and the end
-    words = overrides(scenes_root, *TWO, f"trainer.devices={devices}", f"trainer.max_minutes={minutes}",
+    words = overrides(scenes_root, *TWO, "trainer.devices=3", "trainer.max_minutes=0.3",
                       "trainer.save_every_minutes=0.02", "optim.warmup_steps=2", "data.batch_size=2",
                       f"run_folder={tmp_path / 'run'}", "data.val=null")  # fmt: skip
     odd = {"all": {"weights": str(tmp_path)}, "1": {"clock": 1000, "sleep": 0.05}}
     ((status, output),) = results([start(words, odd)])
     assert status == 0, output
-    first, *others = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(devices))
+    first, *others = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(3))
     assert all(torch.equal(value, other[name]) for other in others for name, value in first.items())
     rates = [row["lr"] for row in History(tmp_path / "run" / "history.csv").rows()]
-    assert len(rates) >= 50
+    assert len(rates) >= 25
     assert len(set(rates)) > 2, "the rate went by the time"
 
 
@@ -209,7 +208,9 @@ def test_g08_a_run_of_two_processes_goes_on_with_one_where_it_stood(scenes_root:
     assert "resumed with data.batch_size=4 (it was 2)" in (tmp_path / "run" / "run.log").read_text()
 
 
-def test_g24_images_without_captions_stop_no_process(scenes_root: Path, tmp_path: Path) -> None:
+def test_g24_g26_images_without_captions_stop_no_process_and_none_asks_for_signals_before_a_batch(
+    scenes_root: Path, tmp_path: Path
+) -> None:
     # the processes have batches of two images, and half of the images have no caption: some batches of one have none
     content = json.loads((scenes_root / "annotations" / "train.json").read_text())
     images = [{**image, "original_id": image["id"], "id": number, "caption": "a circle"}
@@ -227,7 +228,7 @@ def test_g24_images_without_captions_stop_no_process(scenes_root: Path, tmp_path
         "data.augment=[]", "model.joint={layers: 1, width: 8, heads: 2, pair_dim: 4}", "model.text.layers=1",
         f"run_folder={tmp_path / 'run'}",
     ]  # fmt: skip
-    ((status, output),) = results([start(words, {"all": {"weights": str(tmp_path)}})])
+    ((status, output),) = results([start(words, {"all": {"weights": str(tmp_path), "sigterm": True}})])
     assert status == 0, output
     assert read_checkpoint(tmp_path / "run" / "last.ckpt")["global_step"] == 12
     one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
@@ -249,17 +250,3 @@ def test_g25_processes_that_have_read_other_images_are_refused_with_their_host(
     said = " ".join(found[0][1].split())
     assert f"(on {socket.gethostname()}) has read another train split (15 images, not 16) from {other}" in said
     assert not (tmp_path / "run").exists()
-
-
-def test_g25_val_that_processes_cannot_share_is_refused_before_the_training(scenes_root: Path, tmp_path: Path) -> None:
-    words = overrides(scenes_root, *TWO, *LONG, "data.limit_val=1", f"run_folder={tmp_path / 'run'}")
-    ((status, output),) = results([start(words)])
-    assert status == 2, output
-    assert "1 evaluation images cannot be shared by 2 processes" in output
-    assert not (tmp_path / "run").exists()
-
-
-def test_g26_processes_ask_each_other_for_no_signal_before_a_batch(scenes_root: Path, tmp_path: Path) -> None:
-    words = overrides(scenes_root, *TWO, "trainer.max_steps=2", "data.val=null", f"run_folder={tmp_path / 'run'}")
-    ((status, output),) = results([start(words, {"all": {"sigterm": True}})])
-    assert status == 0, output

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -97,18 +98,27 @@ def page_script(run: Path, words: list[str]) -> str:
     return script
 
 
+def words_of(scenes_root: Path) -> list[str]:
+    return overrides(scenes_root, "trainer=ddp", "trainer.threads=1", "trainer.log_every_steps=1",
+                     "trainer.max_steps=10", "trainer.save_every_minutes=1e-9", "data.batch_size=2", "data.val=null",
+                     "data.test=null")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(scenes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The last checkpoint of a job to which nothing happens."""
+    folder = tmp_path_factory.mktemp("whole")
+    (output,) = job(folder, words_of(scenes_root), [None])
+    checkpoint = read_checkpoint(folder / "run" / "last.ckpt")
+    assert checkpoint["global_step"] == 10, output
+    return checkpoint
+
+
 @pytest.mark.parametrize("event", ["time", "machine"])
 def test_g05_the_job_of_the_page_goes_on_to_the_same_bits_when_its_time_is_over_or_a_machine_is_lost(
-    scenes_root: Path, tmp_path: Path, event: str
+    scenes_root: Path, tmp_path: Path, whole: dict[str, Any], event: str
 ) -> None:
-    words = overrides(scenes_root, "trainer=ddp", "trainer.threads=1", "trainer.log_every_steps=1",
-                      "trainer.max_steps=10", "trainer.save_every_minutes=1e-9", "data.batch_size=2", "data.val=null",
-                      "data.test=null")  # fmt: skip
-    (output,) = job(tmp_path / "whole", words, [None])
-    whole = read_checkpoint(tmp_path / "whole" / "run" / "last.ckpt")
-    assert whole["global_step"] == 10, output
-
-    starts = job(tmp_path / "broken", words, [event, None])
+    starts = job(tmp_path / "broken", words_of(scenes_root), [event, None])
     output, last = next(starts), tmp_path / "broken" / "run" / "last.ckpt"
     assert ("detr-mini: stopped" if event == "time" else "process 1 of this training") in output
     assert "Traceback" not in output

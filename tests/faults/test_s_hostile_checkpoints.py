@@ -48,7 +48,10 @@ class Watch:
             self.seen.append(f"{event} {str(arguments)[:200]}")
 
 
-WATCH = Watch()
+@pytest.fixture(scope="module")
+def watch() -> Watch:
+    """The one watch of this process: a hook cannot be taken away again, so only a process that needs it has one."""
+    return Watch()
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,9 @@ def sound() -> Content:
 
 
 @pytest.fixture
-def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[], Any]], str]]:
+def watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watch: Watch
+) -> Iterator[Callable[[Callable[[], Any]], str]]:
     """Runs something that must be refused: its sentence. It took a moment, and nothing happened."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -75,17 +80,17 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     def run(refused: Callable[[], Any]) -> str:
         before = {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")}
         memory, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-        WATCH.seen, WATCH.on = [], True
+        watch.seen, watch.on = [], True
         gc.freeze()  # the collector would look through all that earlier tests have left
         try:
             with pytest.raises(UserError) as caught:
                 refused()
         finally:
-            WATCH.on = False
+            watch.on = False
             gc.unfreeze()
         took = time.process_time() - began
         more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory) / 1024
-        assert not WATCH.seen
+        assert not watch.seen
         assert SPOIL not in sys.modules
         assert {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")} == before
         assert took < SECONDS, took
