@@ -50,6 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not workers:
         return
     ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONG)}
+    assert all(path.is_file() for path in ranks), "LONG names a file that does not exist"
     first: list[list[pytest.Item]] = [[] for _ in range(workers)]
     for item in sorted((item for item in items if item.path in ranks), key=lambda item: ranks[item.path]):
         first[ranks[item.path] % workers].append(item)

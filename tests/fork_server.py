@@ -26,6 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from multiprocessing import connection
@@ -115,6 +116,7 @@ class Server:
     """The process that forks, as this process sees it."""
 
     def __init__(self) -> None:
+        self._asked = 0
         self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         paths = [str(HERE.parent), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
         one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -128,15 +130,18 @@ class Server:
 
     def ask(self, request: dict[str, Any], descriptors: Sequence[int] = ()) -> Any:
         """The answer of `serve` to a request."""
+        self._asked += 1
+        number, result = 0, None
         try:
-            socket.send_fds(self._connection, [json.dumps(request).encode()], descriptors)
-            answer = self._connection.recv(LONGEST)
-        except ConnectionError:
-            answer = b""
-        if not answer:
+            text = json.dumps({**request, "number": self._asked}).encode()
+            socket.send_fds(self._connection, [text], descriptors)
+            while number != self._asked:  # a request that was interrupted has left its answer behind
+                number, result = json.loads(self._connection.recv(LONGEST))
+        except (ConnectionError, ValueError):  # where it has ended, it sends nothing
             status = self._process.wait(60)
-            raise RuntimeError(f"{HERE.name}: the server ended with status {status}; its standard error says why")
-        return json.loads(answer)
+            why = f"{HERE.name}: the server ended with status {status}; its standard error says why"
+            raise RuntimeError(why) from None
+        return result
 
     def close(self) -> None:
         self._connection.shutdown(socket.SHUT_RDWR)  # forked processes of this one may hold it open
@@ -157,7 +162,10 @@ def serve(client: socket.socket) -> dict[str, Any] | None:
     """
     running: set[int] = set()
     while True:
-        text, given, *_ = socket.recv_fds(client, LONGEST, 3)
+        try:
+            text, given, *_ = socket.recv_fds(client, LONGEST, 3)
+        except ConnectionError:  # the other side was killed before it had read an answer
+            break
         if not text:
             break
         request: dict[str, Any] = json.loads(text)
@@ -177,7 +185,8 @@ def serve(client: socket.socket) -> dict[str, Any] | None:
             if answer == 0:
                 return request
             running.add(answer)
-        client.send(json.dumps(answer).encode())
+        with suppress(ConnectionError):  # the next request is the end
+            client.send(json.dumps([request["number"], answer]).encode())
     for pid in running:
         os.kill(pid, signal.SIGKILL)
     return None

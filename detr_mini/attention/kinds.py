@@ -135,9 +135,8 @@ class LowRank(nn.Module):
 
     def __init__(self, similarity: Similarity, *, size: Sequence[int] = (64, 64), rank: int = 64) -> None:
         super().__init__()
-        if not 1 <= len(size) <= 2:
-            raise ConfigError(f"model.encoder.size is {list(size)}; it must be two numbers, [height, width] in cells "
-                              "(one, where the elements form no map)")  # fmt: skip
+        if len(size) != 2:
+            raise ConfigError(f"model.encoder.size is {list(size)}; it must be two numbers, [height, width] in cells")
         self.similarity, self.linformer = similarity, Linformer(size, rank)
 
     def forward(

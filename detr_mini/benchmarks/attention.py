@@ -78,10 +78,10 @@ def exponents(measured: Sequence[Mapping[str, int | float]]) -> dict[str, float]
 
 def _makers(config: DictConfig, device: torch.device) -> dict[str, Callable[[int], Kind]]:
     def named(kind: str, n: int) -> Kind:
-        settings = {name: config[name] for name in settings_of(kind) if name in config}
-        settings |= {"size": (n,)} if "size" in settings_of(kind) else {}
-        module = attention_named(kind, dim=config.heads * config.width, heads=config.heads, **settings)
-        return module.to(device).eval()
+        settings = {name: config[name] for name in settings_of(kind) if name in config and name != "size"}
+        column: dict[str, Any] = {"size": (n, 1)} if "size" in settings_of(kind) else {}  # the elements as a map
+        module = attention_named(kind, dim=config.heads * config.width, heads=config.heads, **settings, **column)
+        return partial(module.to(device).eval(), **column)
 
     def deformable(n: int) -> Kind:
         height = next(side for side in range(math.isqrt(n), 0, -1) if n % side == 0)

@@ -62,13 +62,14 @@ def objects_of(coco: CocoSet) -> list[ImageObjects]:
 
 
 def read_captions(
-    path: str | Path, instances: CocoSet, left_out: Counter[str] | None = None
+    path: str | Path, instances: CocoSet, left_out: Counter[str] | None = None, may_be_empty: bool = False
 ) -> dict[int, list[Caption]]:
     """The captions of each image of `instances`, by image id. The `things` of a phrase index the image's boxes.
 
     `left_out` gets the number of captions of images that `instances` lack (MISSING), and of phrases that are not asked
     for (INTERRUPTED, see `uninterrupted`). DataError for a span outside its caption or inside a word, overlapping
-    phrases, an empty caption or one without phrases, a box that is not among the instances, and no caption at all.
+    phrases, an empty caption or one without phrases, a box that is not among the instances, and, unless it
+    `may_be_empty`, no caption at all.
     """
     path = Path(path)
     left_out = Counter() if left_out is None else left_out
@@ -77,7 +78,7 @@ def read_captions(
         raise DataError(fault)
     names = [record.file_name for record in instances.records]
     place_of = places_of((record.get("file_name") for record in content["images"]), names)
-    if not place_of:
+    if not place_of and not may_be_empty:
         raise DataError(image_fault(content["images"], names, path))
     records = {image["id"]: image for image in content["images"]}
     categories = {c["id"]: c.get("name") for c in content["categories"] if is_whole(c.get("id"))}

@@ -165,6 +165,11 @@ class CaptionData(DetectionData):
             except DataError as error:
                 raise DataError(f"test: {error}; data.captions.test=null trains without these captions") from None
 
+    @property
+    def _is_trained(self) -> bool:
+        """Whether the words are a trained detector's: it is measured, or its training goes on."""
+        return self.tokenizer is not None
+
     def _set(self, name: str) -> CocoSet:
         """A split that was read; test is ready before the training, and in `sets` after it."""
         return self.sets[name] if name in self.sets else self._ready[name]
@@ -176,11 +181,13 @@ class CaptionData(DetectionData):
         if count is None or not self.categories_share:
             return self._about(name, count)
         lists = round(self.categories_share * count)
-        if not 0 < lists < count:
+        if not 0 < lists < count and not self._is_trained:
             raise ConfigError(f"data.categories_share={self.categories_share:g} makes {lists} of "
                               f"data.captions_per_image={count} captions lists of categories; change one of the two, "
                               "so that there is a list and another caption")  # fmt: skip
-        return Together(self._about(name, count - lists), CategoryCaptions(names, self.seed, lists))
+        if not lists:  # as runs of earlier versions have it
+            return self._about(name, count)
+        return Together(self._about(name, count - lists or count), CategoryCaptions(names, self.seed, lists))
 
     def _about(self, name: str, count: int | None) -> CaptionsOf:
         """Captions of a file, or made ones, `count` per image."""
@@ -200,7 +207,7 @@ class CaptionData(DetectionData):
             elif not path.is_file():
                 raise DataError(f"there is no captions file {path}, and stored settings make none outside the current "
                                 f"folder; data.captions.{name}={path.absolute()} makes it")  # fmt: skip
-        return FileCaptions.read(path, coco, self.seed, count, words is not None, notices)
+        return FileCaptions.read(path, coco, self.seed, count, words is not None, notices, self._is_trained)
 
     def _warn_of_moves(self, sentences: CaptionsOf) -> None:
         """Report the transforms that are left out for training images whose captions they would make false."""

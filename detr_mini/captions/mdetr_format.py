@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from itertools import pairwise, product
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -159,10 +159,8 @@ def caption_faults(path: Path, instances: Mapping[str, Any]) -> list[str]:
             boxes[number_of[annotation["image_id"]]].append(annotation)
 
     @cache
-    def forms(place: int) -> list[list[float | int]]:
-        """The boxes of an image as they are written, and as training reads them."""
-        size = size_of(instances["images"][place])
-        return [form for own in boxes[place] for form in (own["bbox"], as_trained(own, size))]
+    def trained(place: int) -> list[list[float]]:
+        return [as_trained(own, size_of(instances["images"][place])) for own in boxes[place]]
 
     records = {image["id"]: image for image in content["images"] if is_whole(image.get("id"))}
     places = places_of((record.get("file_name") for record in content["images"]), names)
@@ -183,10 +181,8 @@ def caption_faults(path: Path, instances: Mapping[str, Any]) -> list[str]:
         place, box = places.get(composed(record.get("file_name"))), annotation.get("bbox")
         if place is None:
             continue
-        if is_box(box) and any(is_near(box, own["bbox"]) for own in boxes[place]):
-            continue
         read = [box, as_trained(annotation, size_of(instances["images"][place]))] if is_box(box) else []
-        if not any(is_near(one, own) for one, own in product(read, forms(place))):
+        if not any(is_near(one, own) for one in read for own in trained(place)):
             found.append(
                 f"record {record['id']} of {path} speaks of the box {shown(box)}, which is not among the image's boxes"
             )

@@ -129,11 +129,14 @@ class FileCaptions:
 
     @classmethod
     def read(
-        cls, path: Path, coco: CocoSet, seed: int, count: int | None, made: bool, notices: list[str]
+        cls, path: Path, coco: CocoSet, seed: int, count: int | None, made: bool, notices: list[str], trained: bool
     ) -> FileCaptions:
-        """The captions of a file about the images of a split. What is left out is added to `notices`."""
+        """The captions of a file about the images of a split. What is left out is added to `notices`.
+
+        `trained`: by a run before this one, or a detector that is measured; then none need be about these images.
+        """
         left_out = Counter[str]()
-        found = read_captions(path, coco, left_out)
+        found = read_captions(path, coco, left_out, may_be_empty=trained)
         if lost := left_out[MISSING]:
             total = lost + sum(map(len, found.values()))
             notices.append(f"{lost} of {total} captions in {path} are about images that {coco.report.split} lacks")

@@ -34,9 +34,7 @@ REDUCED = 2048
 
 def decoded(path: Path, keep: bool) -> Picture:
     """What the pixels of a file say; DataError where it is no image, or cut off. `keep`: the small grey copy, too."""
-    needed = decoding.BUDGET if _needs_windows(path) else needed_for(path)
-    with room_for(needed, path):  # until the picture is gone: eight threads look at eight of them
-        return replace(_picture(path, keep), orientation=orientation_of(path))
+    return replace(_picture(path, keep), orientation=orientation_of(path))
 
 
 def _picture(path: ImageFile, keep: bool) -> Picture:
@@ -49,13 +47,16 @@ def _seen(path: ImageFile) -> tuple[tuple[int, int], bytes, UInt8[np.ndarray, "s
 
     DataError where it cannot be decoded.
     """
-    if _needs_windows(path):
-        with room_for(decoding.BUDGET, path), open_windows(path) as windows:
-            return windows.size, digest_of_file(path), small_grey(reduced(windows, REDUCED))
-    image = load_image(path)
-    digest = hashlib.blake2b(image.numpy().data, digest_size=16)
-    digest.update(repr(tuple(image.shape)).encode())
-    return (image.shape[1], image.shape[2]), digest.digest(), small_grey(image)
+    large = _needs_windows(path)
+    # until the picture is gone: eight threads look at eight of them
+    with room_for(decoding.BUDGET if large else needed_for(path), path):
+        if large:
+            with open_windows(path) as windows:
+                return windows.size, digest_of_file(path), small_grey(reduced(windows, REDUCED))
+        image = load_image(path)
+        digest = hashlib.blake2b(image.numpy().data, digest_size=16)
+        digest.update(repr(tuple(image.shape)).encode())
+        return (image.shape[1], image.shape[2]), digest.digest(), small_grey(image)
 
 
 def _needs_windows(path: ImageFile) -> bool:

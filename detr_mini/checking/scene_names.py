@@ -14,7 +14,8 @@ _VIDEO = r"mov|mp4|m4v|avi|mkv|webm|wmv|mpe?g|video|vid|clip|frames?|frm|seq|seq
 _EXPORT = re.compile(r"[_.](?:jpe?g|png|bmp|tiff?|webp)(?:\.rf\.[0-9a-f]+)?$", re.IGNORECASE)
 _FRAME = re.compile(rf"^(?P<key>.*?(?<![a-z])(?:{_VIDEO})(?![a-z]).*?)[-_ .]*(?P<number>\d+)$", re.IGNORECASE)
 _ONLY_VIDEO = re.compile(rf"(?:(?:{_VIDEO})[-_ .]*)+", re.IGNORECASE)
-_USUAL_WORDS = "|".join([*chain(*SPLIT_WORDS.values()), "images?", "imgs?", "jpe?g", "png", "photos?", "pictures?"])
+_USUAL_WORDS = "|".join([*chain(*SPLIT_WORDS.values()), "images?", "imgs?", "jpe?g", "png", "photos?", "pictures?",
+                         "obj", "data(?:set)?s?", "sets?"])  # fmt: skip
 _USUAL_FOLDER = re.compile(rf"(?:(?:{_USUAL_WORDS})[-_ ]*)+(?:(?:19|20)\d\d)?", re.IGNORECASE)
 _TILES = (
     re.compile(r"^(?P<key>.+?)__\d+(?:\.\d+)?__-?\d+___?-?\d+$"),

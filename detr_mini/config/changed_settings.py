@@ -17,7 +17,8 @@ CHANGEABLE = (
         "coarse_scale", "coarse_until", "coarse_grow",
     )),
     *(f"data.{name}" for name in (
-        "root", "test", "workers", "cache_megabytes", "annotation_cache", "pin_memory", "uint8", "eval_batch_size",
+        "root", "test", "captions.test", "workers", "cache_megabytes", "annotation_cache", "pin_memory", "uint8",
+        "eval_batch_size",
         "on_bad_image", "shard_cache", "augment", "augment_strong", "strong_until", "make.processes",
     )),
 )  # fmt: skip
@@ -27,8 +28,9 @@ HARMLESS = (
     "resume", "modules", "logger", "explicit",
     "trainer.progress", "trainer.log_every_steps", "trainer.save_every_minutes", "trainer.threads",
     "trainer.timeout_minutes",
-    "data.root", "data.test", "data.workers", "data.cache_megabytes", "data.annotation_cache", "data.pin_memory",
-    "data.uint8", "data.eval_batch_size", "data.on_bad_image", "data.shard_cache", "data.make.processes",
+    "data.root", "data.test", "data.captions.test", "data.workers", "data.cache_megabytes", "data.annotation_cache",
+    "data.pin_memory", "data.uint8", "data.eval_batch_size", "data.on_bad_image", "data.shard_cache",
+    "data.make.processes",
 )  # fmt: skip
 """Those that may differ even for a run that has finished training."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from detr_mini.errors import ConfigError
 from detr_mini.experiments.leaderboard import board, print_result
 from detr_mini.experiments.process import Processes, shared_threads
 from detr_mini.experiments.record import Outcome, Record, Run
+from detr_mini.training.launch import find_launch
 
 Attempt = Callable[[Sequence[str]], Outcome]
 """Trains with some words in this process, and gives how that ended."""
@@ -104,9 +104,10 @@ def _has_processes(words: Sequence[str]) -> bool:
     """Whether a run starts further processes: if one of them is lost, the first one ends at once."""
     try:
         trainer = compose("train", words).trainer
+        place = find_launch(trainer.devices, trainer.num_nodes)
     except ConfigError:
         return False  # the run reports it
-    return "RANK" not in os.environ and trainer.devices * trainer.num_nodes > 1
+    return place.by is None and place.world > 1
 
 
 def _train_alone(record: Record, run: Run) -> Outcome:

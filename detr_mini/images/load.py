@@ -67,7 +67,7 @@ def _reduce(image: Image.Image, most: int | None) -> tuple[int, int] | None:
     (width, height), longer = image.size, max(image.size)
     if most is None or longer < 2 * most or image.format not in ("JPEG", "MPO"):
         return None
-    image.draft(None, (max(1, round(width * most / longer)), max(1, round(height * most / longer))))
+    image.draft(None, (max(1, width * most // longer), max(1, height * most // longer)))
     return (width, height) if exif_orientation(image) in TURNED else (height, width)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from torchvision.ops import batched_nms
 
 from detr_mini.checking.pixels import alike
 from detr_mini.config.run_folder import write_text
@@ -27,7 +26,7 @@ from detr_mini.inference.sources import Source
 from detr_mini.labelling.doubts import Boxes
 from detr_mini.labelling.prelabels import find_in
 from detr_mini.models.build import build_part
-from detr_mini.models.heads import suppress
+from detr_mini.models.heads import nms, suppress
 from detr_mini.pretrained.checkpoints import check_knows, read_checkpoint
 from detr_mini.progress import BAR_FROM, track
 from detr_mini.training.run import train
@@ -156,5 +155,5 @@ def _joined(several: Sequence[Boxes]) -> Boxes:
     boxes, scores = torch.cat([one.xyxy for one in several]), torch.cat([one.scores for one in several])
     numbers = {name: k for k, name in enumerate(sorted(set(names)))}
     labels = torch.tensor([numbers[name] for name in names], dtype=torch.long)
-    kept = batched_nms(boxes.double(), scores.double(), labels, SUPPRESS)  # see `heads.suppress`
+    kept = nms(boxes, scores, labels, SUPPRESS)
     return Boxes(boxes[kept], tuple(names[row] for row in kept.tolist()), scores[kept])

@@ -55,7 +55,8 @@ def training_pictures(checkpoint: Mapping[str, Any], labelled: str | Sequence[st
         if settings is None:
             raise DataError("the checkpoint does not say what it was trained on")
         image = {key: checkpoint["image"][key] for key in IMAGE_KEYS if key in checkpoint["image"]}
-        data = build_part("data", data_settings({"make": None}, settings) | {"make": None}, **image, stride=1, seed=0)
+        own = data_settings({"make": None}, settings) | {"make": None, "test": None}
+        data = build_part("data", own, **image, stride=1, seed=0)
         data.setup("fit")
         paths = list(dict.fromkeys(data.train_set.records.paths))  # of tiles, the image once
     except UserError as error:

@@ -61,9 +61,17 @@ def suppress(found: Detections, iou: float | int | None) -> Detections:
     """
     if iou is None or len(found) < 2:
         return found
-    # torchvision moves each category to a place of its own; in float64, that costs no precision
-    kept = batched_nms(found.boxes.double(), found.scores.double(), found.labels, iou)
-    return found[kept.sort().values]
+    return found[nms(found.boxes, found.scores, found.labels, iou).sort().values]
+
+
+def nms(
+    boxes_xyxy: Float[Tensor, "n 4"], scores: Float[Tensor, " n"], labels: Int[Tensor, " n"], iou: float | int
+) -> Int[Tensor, " k"]:
+    """The rows that remain where of two boxes of one category with an IoU above `iou` the weaker goes; best first.
+
+    torchvision moves each category to a place of its own. In float64, that costs no precision.
+    """
+    return batched_nms(boxes_xyxy.double(), scores.double(), labels, iou)
 
 
 def _hide(scores: Float[Tensor, "b q k"], visible: Bool[Tensor, "b q"] | None) -> Float[Tensor, "b q k"]:

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from detr_mini.boxes import box_iou, xywh_to_xyxy, xyxy_to_xywh
 from detr_mini.data.protocol import Data
@@ -23,6 +22,7 @@ from detr_mini.errors import ConfigError
 from detr_mini.formats.split import CocoSet, ImageRecord
 from detr_mini.inference.detector import Detector, from_checkpoint
 from detr_mini.inference.requests import found_in_each, ignored
+from detr_mini.models.heads import nms
 from detr_mini.pretrained.coco_categories import is_nothing
 from detr_mini.pretrained.transfer import THING
 from detr_mini.progress import track
@@ -137,7 +137,7 @@ def once_each(
     What was found twice counts once, and an unsure box on a sure one not at all: as a region of which nobody knows, it
     would take the loss away from the guesses of that very object.
     """
-    rows = batched_nms(boxes_xyxy.double(), scores.double(), labels, SAME_FIND)  # see `heads.suppress`
+    rows = nms(boxes_xyxy, scores, labels, SAME_FIND)
     sure = scores[rows] >= threshold
     certain = boxes_xyxy[rows[sure]]
     apart = sure | (box_iou(boxes_xyxy[rows], certain).amax(1) <= SAME_OBJECT if len(certain) else ~sure)

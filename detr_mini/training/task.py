@@ -111,8 +111,8 @@ class DetectionTask(pl.LightningModule):
             batch = on_canvas(batch, self.canvases)
         seed = mix_numbers(self.seed, self.global_step, batch_idx, self.global_rank)
         torch.default_generator.manual_seed(seed)  # dropout; torch.manual_seed takes a millisecond more
-        if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+        if self.device.type != "cpu":
+            getattr(torch, self.device.type).manual_seed(seed)
         with self._explaining("a matching cost", self.model, batch):
             losses = self.losses(batch, self.global_step)
         self._count(batch, losses)

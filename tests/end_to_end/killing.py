@@ -98,7 +98,8 @@ def train(request: dict[str, Any], log: str, events: int) -> None:
 
 
 def make_plain(words: list[str]) -> None:
-    """In the child: pictures become empty files, so that a training still writes as often, and intervals are left out.
+    """In the child: pictures become empty files, so that a training still writes as often, and intervals take
+    20 resamples.
 
     AttributeError where the package no longer has one of these names.
     """
@@ -108,7 +109,7 @@ def make_plain(words: list[str]) -> None:
 
     changes: list[tuple[Any, str, Any]] = [(final_scores, "curves", _empty), (measure, "gallery", _empty)]
     changes += [(measure, "draw_captions", _empty)]
-    changes += [(final_scores, name, partial(getattr(final_scores, name), resamples=0))
+    changes += [(final_scores, name, partial(getattr(final_scores, name), resamples=20))
                 for name in ("measure", "score_found")]  # fmt: skip
     if tuple(words) in _configs:
         changes += [(cli, "compose", lambda *_: _configs[tuple(words)])]

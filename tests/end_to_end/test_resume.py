@@ -6,6 +6,8 @@ import csv
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +23,12 @@ from training_parts import overrides, weights
 def start(arguments: list[str], folder: Path) -> fork_server.Process:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     return fork_server.start(["-m", "detr_mini", "train", *arguments], env, folder)
+
+
+def start_cold(arguments: list[str], folder: Path) -> None:
+    """As `start`, and to its end, in a process of its own from the beginning: its hashes have another seed."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, "-m", "detr_mini", "train", *arguments], cwd=folder, env=env, check=True)
 
 
 def finish(process: fork_server.Process) -> str:
@@ -106,7 +114,7 @@ def test_ctrl_c_writes_the_state_inside_an_epoch_and_resuming_ends_in_the_same_b
     assert "Traceback" not in output
     step = read_checkpoint(stopped / "last.ckpt")["global_step"]
     assert 6 <= step < 24
-    finish(start([f"resume={stopped}"], tmp_path))
+    start_cold([f"resume={stopped}"], tmp_path)
     assert_same_run(tmp_path / "whole", stopped)
 
 

@@ -141,6 +141,8 @@ def test_d33_tiffs_that_are_too_large_to_be_decoded_at_once_are_compared(
         ("ship_0_0_640_640.png", "ship"),
         ("frame_0001.jpg", "frame"),
         ("A/frame_0001.jpg", "A/frame"),
+        ("obj_train_data/frame_000001.png", "frame"),
+        ("val_set/frame_000001.png", "frame"),
         ("cam1/2019/video_frame_7.png", "cam1/2019/video_frame"),
         ("images/train/A/frame_0001.jpg", "A/frame"),
         ("A/val_images/frame_0002.jpg", "A/frame"),

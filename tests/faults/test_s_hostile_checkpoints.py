@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from detr_mini.config.compose import compose
 from detr_mini.config.parts import OLDER, TABLE, find
 from detr_mini.errors import ConfigError, UserError
 from detr_mini.training.build import build
+from memory_parts import growth
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "quickstart.ckpt"
 SECONDS = 2.0
@@ -79,7 +79,7 @@ def watched(
 
     def run(refused: Callable[[], Any]) -> str:
         before = {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")}
-        memory, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+        grown, began = growth(), time.process_time()
         watch.seen, watch.on = [], True
         gc.freeze()  # the collector would look through all that earlier tests have left
         try:
@@ -89,7 +89,7 @@ def watched(
             watch.on = False
             gc.unfreeze()
         took = time.process_time() - began
-        more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory) / 1024
+        more = grown()
         assert not watch.seen
         assert SPOIL not in sys.modules
         assert {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")} == before

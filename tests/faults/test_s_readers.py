@@ -33,9 +33,9 @@ ESCAPES = ["../../secret.png", "sub/../../../secret.png", "..\\..\\secret.png", 
 
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    begin = time.monotonic()
+    begin = time.process_time()  # other tests take the processor, too
     yield
-    assert time.monotonic() - begin < seconds
+    assert time.process_time() - begin < seconds
 
 
 def sentence(work: Callable[[], object]) -> str:

@@ -18,6 +18,7 @@ from detr_mini.images import header
 from detr_mini.inference.detect_tiles import detect_tiled
 from detr_mini.inference.detector import Detector
 from detr_mini.structures import Categories, Detections, OperatingPoint
+from memory_parts import growth
 
 LOW = 0.01
 """Below the scores of an untrained detector."""
@@ -146,15 +147,12 @@ def test_a_window_with_as_many_detections_as_are_given_is_warned_of() -> None:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_picture(tmp_path: Path) -> None:
-    import resource
-
     side, tile = 20_000, 512
     picture, boxes = squares(tile)
     data = (picture for _ in range((-(-side // tile)) ** 2))
     tifffile.imwrite(tmp_path / "a.tif", data, shape=(side, side, 3), dtype=np.uint8, tile=(tile, tile),
                      photometric="rgb", compression="zlib")  # fmt: skip
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    grown = growth()
     found = detect_tiled(Squares(), tmp_path / "a.tif", 1024, 0.1)
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    assert grown() < 1000, f"{grown():.0f} MB"
     assert len(found) >= len(boxes) * (side // tile) ** 2
-    assert grown < 1000, f"{grown:.0f} MB"
