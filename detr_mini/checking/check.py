@@ -65,7 +65,8 @@ def check(source: Source, *, pixels: bool = True) -> Checked:
         if tree is not None:
             known |= {c["name"]: c["id"] for c in tree.content["categories"] if source.format != "coco"}
             done.annotations[name] = len(tree.content["annotations"]) + sum(done.faults[k].boxes for k in own)
-            uncertain = {done.faults[k].image: k for k in reversed(own) if done.faults[k].kind in LABELS}
+            left_out = [k for k in own if done.faults[k].kind in LABELS and done.faults[k].fix is Fix.LEFT_OUT]
+            uncertain = {done.faults[k].image: k for k in reversed(left_out)}
             pictures[name] = _check_split(tree, name, done, pixels, uncertain)
         done.faults[before:] = [replace(fault, split=name) for fault in done.faults[before:]]
     _check_names(source, done)
@@ -119,7 +120,7 @@ def _check_split(
     categories, merged = checked_categories(tree, used, done.faults)
     images = checked_records(tree, done.faults)
     for image_id, record in images.records.items():
-        if record["file_name"] in uncertain and done.faults[uncertain[record["file_name"]]].fix is Fix.LEFT_OUT:
+        if record["file_name"] in uncertain:
             images.out[image_id] = uncertain[record["file_name"]]
     checked_files(tree, name, images, lambda: usable_boxes(tree), done.faults, pixels)
     done.images += len(tree.content["images"])

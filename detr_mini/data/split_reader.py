@@ -27,6 +27,7 @@ from detr_mini.images.tiling import check_tiles
 from detr_mini.structures import Categories
 
 CHECKS = (None, "stop", "headers", "fix", "mend")
+"""Of them, "headers" is no setting for people: `compare` and `report` give it for runs with "stop"."""
 
 
 class SplitReader:
@@ -56,7 +57,7 @@ class SplitReader:
         if not isinstance(annotation_cache, str | None):
             raise ConfigError(f"data.annotation_cache is {annotation_cache!r}; it must be auto, null or a folder")
         if check not in CHECKS:
-            raise ConfigError(f"data.check is {check!r}; it must be null, 'stop', 'headers' or 'fix'")
+            raise ConfigError(f"data.check is {check!r}; it must be null, 'stop' or 'fix'")
         check_tiles(tiles, tile_overlap, ("data.tiles", "data.tile_overlap"))
         self.root, self.report = root, report
         self.check = "fix" if check == "mend" else check  # its older word

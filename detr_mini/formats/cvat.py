@@ -17,13 +17,13 @@ from xml.etree import ElementTree as ET
 from detr_mini.categories import Categories
 from detr_mini.errors import DataError
 from detr_mini.formats.box_list import BoxList
-from detr_mini.formats.box_rules import ellipse_edges
+from detr_mini.formats.box_rules import ellipse_edges, rotation_of
 from detr_mini.formats.format import Format
 from detr_mini.formats.layout import Layout, by_subset, layout_of_files
 from detr_mini.formats.listing import NAMES, Listing, read_start
 from detr_mini.formats.path_words import stem_of
 from detr_mini.formats.tree import EXACT, Tree, with_one_list
-from detr_mini.formats.values import is_number
+from detr_mini.formats.values import as_flag, is_number
 from detr_mini.formats.writing import left_out, owned_by, place_images, plain_names, without_crowds
 from detr_mini.safe_files import read_bytes, reason, shown
 
@@ -121,7 +121,8 @@ def _add(found: BoxList, image: str, shape: ET.Element, label: str, where: str) 
             angle = float(shape.get("rotation") or 0)
             if not is_number(angle):
                 raise ValueError
-            extra = {"attributes": {"rotation": angle}} if angle else {}
+            extra: dict[str, Any] = {"attributes": {"rotation": angle}} if angle else {}
+            extra |= {"occluded": 1} if shape.get("occluded") == "1" else {}
             found.box(image, label, _xywh(edges), where, **extra)
         else:
             found.outline(image, label, *_corners(shape), where)
@@ -191,10 +192,11 @@ def _add_label(labels: ET.Element, name: str) -> None:
 def _add_box(entry: ET.Element, box: Mapping[str, Any], label: str) -> None:
     x, y, w, h = (Decimal(repr(float(v))) for v in box["bbox"])
     edges = (x, y, EXACT.add(x, w), EXACT.add(y, h))
-    said = {"label": label, "source": "auto" if "score" in box else "manual", "occluded": "0"}
+    said = {"label": label, "source": "auto" if "score" in box else "manual",
+            "occluded": str(int(as_flag(box.get("occluded")) == 1))}  # fmt: skip
     said |= {key: format(edge, "f") for key, edge in zip(EDGES, edges, strict=True)} | {"z_order": "0"}
     attributes = box.get("attributes")
-    angle = attributes.get("rotation") if isinstance(attributes, Mapping) else None
+    angle = attributes.get("rotation") if isinstance(attributes, Mapping) and rotation_of(box) else None
     shape = ET.SubElement(entry, "box", said | ({"rotation": str(angle)} if angle else {}))
     for key in ATTRIBUTES:
         if key in box:

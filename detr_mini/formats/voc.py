@@ -202,6 +202,9 @@ def _listed(listing: Path, known: Container[str]) -> list[str]:
     flagged = all(re.search(r"\s-?[01]$", line) for line in lines)
     stems = []
     for line in lines:
+        if line in known:  # a stem may end like a file name: frame.png of frame.png.jpg
+            stems.append(line)
+            continue
         name, flagless = _without_ending(line), _without_ending(re.sub(r"\s+-?[01]$", "", line))
         stems.append(flagless if name not in known and (flagless in known or flagged) else name)
     return stems

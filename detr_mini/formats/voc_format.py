@@ -23,7 +23,14 @@ from detr_mini.formats.path_words import (
 )
 from detr_mini.formats.tree import Tree, with_one_list
 from detr_mini.formats.voc import CATEGORIES, read_voc, voc_xml
-from detr_mini.formats.writing import left_out, owned_by_file, place_images, unlabelled, written_names
+from detr_mini.formats.writing import (
+    left_out,
+    one_of_each_file,
+    owned_by_file,
+    place_images,
+    unlabelled,
+    written_names,
+)
 from detr_mini.safe_files import MOST_LABELS, read_bytes
 
 PEEKED = 5
@@ -190,7 +197,7 @@ def write_voc(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str]
         owned = owned_by_file(tree)
         files = written_names(tree, "voc", taken)
         bare = unlabelled(tree)
-        for image in tree.content["images"]:
+        for image in one_of_each_file(tree):
             file = files[image["file_name"]]
             if image["file_name"] in bare and not owned[image["file_name"]]:
                 continue

@@ -53,7 +53,7 @@ def written_names(tree: Tree, form: str, taken: dict[str, int] | None = None) ->
     `taken`: see `free_name`.
     """
     taken = {} if taken is None else taken
-    place = {"voc": flat_name, "yolo": free_name}.get(form)
+    place = {"voc": flat_name, "yolo": labelled_name}.get(form)
     return {old: plain if place is None else place(plain, taken) for old, plain in plain_names(tree).items()}
 
 
@@ -61,6 +61,13 @@ def flat_name(name: str, taken: dict[str, int]) -> str:
     """A file name with an unused stem: VOC keeps all images in one folder."""
     path = PurePosixPath(name)
     return free_name(path.name if path.stem not in taken else "_".join(path.parts), taken)
+
+
+def labelled_name(name: str, taken: dict[str, int]) -> str:
+    """A file name with an unused stem, and no folder called images: readers of YOLO look for an image's labels where
+    the last folder of that name is called labels."""
+    *folders, file = PurePosixPath(name).parts
+    return free_name("/".join([*(folder for folder in folders if folder != "images"), file]), taken)
 
 
 def free_name(name: str, taken: dict[str, int]) -> str:
@@ -93,6 +100,11 @@ def owned_by_file(tree: Tree) -> dict[str, list[dict[str, Any]]]:
     for image in tree.content["images"]:
         found[image["file_name"]] += owned[image["id"]]
     return found
+
+
+def one_of_each_file(tree: Tree) -> list[dict[str, Any]]:
+    """A record of each image file, see `owned_by_file`."""
+    return list({image["file_name"]: image for image in tree.content["images"]}.values())
 
 
 def without_crowds(annotations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -177,6 +189,7 @@ def free_place(output: str | Path) -> Path:
 def new_folder(output: str | Path) -> Iterator[Path]:
     """A folder that appears under its name only when it is whole; UserError where it is there already."""
     output = free_place(output)
+    output = Path(os.path.realpath(output.parent)) / output.name  # without "..", which no file inside may have
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:

@@ -6,12 +6,15 @@ import json
 import os
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from detr_mini.errors import DataError
-from detr_mini.formats.box_rules import rotation_of, upright
+from detr_mini.formats.box_rules import SLACK, BoxFault, clip_boxes, rotation_of, upright
 from detr_mini.formats.format import Format
 from detr_mini.formats.layout import Layout, by_split
 from detr_mini.formats.listing import Listing, is_image_name, read_lines
@@ -24,7 +27,14 @@ from detr_mini.formats.path_words import (
     stem_of,
 )
 from detr_mini.formats.tree import Tree, with_one_list
-from detr_mini.formats.writing import left_out, owned_by_file, place_images, unlabelled, written_names
+from detr_mini.formats.writing import (
+    left_out,
+    one_of_each_file,
+    owned_by_file,
+    place_images,
+    unlabelled,
+    written_names,
+)
 from detr_mini.formats.yolo import fractions, read_yolo
 from detr_mini.formats.yolo_files import label_files
 from detr_mini.formats.yolo_names import (
@@ -306,34 +316,41 @@ def _relative(path: Path, found: Listing) -> str:
 
 
 def write_yolo(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str]:
+    """YOLO's numbers are shares of the image, so a box that sticks far out is cut at the edge."""
     trees = with_one_list(trees)
     categories = {c["id"]: c["name"] for tree in trees.values() for c in tree.content["categories"]}
     index = {category_id: rank for rank, category_id in enumerate(sorted(categories))}
     notes = left_out(trees, {"segmentation": "outlines", "area": "areas of outlines"})
     for name, tree in trees.items():
         owned = owned_by_file(tree)
-        crowd = turned = 0
+        counts = Counter[str]()
         files = written_names(tree, "yolo")
         bare = unlabelled(tree)
-        for image in tree.content["images"]:
+        for image in one_of_each_file(tree):
             rows = []
             if image["file_name"] in bare and not owned[image["file_name"]]:
                 continue
             for annotation in owned[image["file_name"]]:
                 if annotation.get("iscrowd"):
-                    crowd += 1
+                    counts["crowd regions are left out; YOLO has no place for them"] += 1
                     continue
-                turned += bool(rotation_of(annotation) % 180)
-                texts = fractions(upright(annotation), image["width"], image["height"])
+                box, size = upright(annotation), (image["width"], image["height"])
+                if not _is_near(box, size):
+                    clipped, (fault,) = clip_boxes(np.array([box]), np.array([size[::-1]]))
+                    if fault is not BoxFault.PAST_EDGE:
+                        counts["boxes outside their images or without size are left out"] += 1
+                        continue
+                    counts["boxes that stick out of their images are cut at the edge"] += 1
+                    box = clipped[0].tolist()
+                if rotation_of(annotation) % 180:
+                    counts["turned boxes became the upright boxes around them; YOLO has no angle"] += 1
+                texts = fractions(box, *size)
                 rows.append(f"{index[annotation['category_id']]} {' '.join(texts)}\n")
             label = (folder / "labels" / name / files[image["file_name"]]).with_suffix(".txt")
             label.parent.mkdir(parents=True, exist_ok=True)
             label.write_text("".join(rows), encoding="utf-8")
         place_images(tree, {old: folder / "images" / name / new for old, new in files.items()}, images)
-        if crowd:
-            notes.append(f"{name}: {crowd} crowd regions are left out; YOLO has no place for them")
-        if turned:
-            notes.append(f"{name}: {turned} turned boxes became the upright boxes around them; YOLO has no angle")
+        notes += [f"{name}: {count} {what}" for what, count in counts.items()]
     # no "path": without it, Ultralytics looks beside this file; a relative one it takes from where it was started
     lines = [*(f"{name}: images/{name}" for name in trees), "names:"]
     lines += [f"  {rank}: {json.dumps(categories[i], ensure_ascii=False)}" for i, rank in index.items()]
@@ -341,6 +358,12 @@ def write_yolo(folder: Path, trees: Mapping[str, Tree], images: str) -> list[str
         lines += ["category_ids:  # in the set that this was made from", *(f"  {r}: {i}" for i, r in index.items())]
     (folder / "data.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return notes
+
+
+def _is_near(box: Sequence[float], size: tuple[int, int]) -> bool:
+    """Whether a reader of YOLO takes a box (left, top, width, height) of an image (width, height)."""
+    shares = [share for k in (0, 1) for share in ((box[k] + box[k + 2] / 2) / size[k], box[k + 2] / size[k])]
+    return all(-SLACK <= share <= 1 + SLACK for share in shares)
 
 
 YOLO = Format(

@@ -75,7 +75,7 @@ class Index:
 
     def again(self, folder: Path | str) -> str:
         """How to write the folder again."""
-        return f"'detr-mini data shard data.root={self.source} output={folder}' writes it again"
+        return f"remove {folder}: 'detr-mini data shard data.root={self.source} output={folder}' writes it again"
 
     def no_files(self, folder: Path | str) -> str:
         """The sentence for a task that needs the images as files."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from detr_mini.data.choice import several
 from detr_mini.formats.discover import Source
 from detr_mini.formats.sharding import shard
 from detr_mini.formats.writing import free_place
@@ -16,7 +17,7 @@ def data_shard(config: Mapping[str, Any]) -> Path:
     output = free_place(config["output"])
     source = Source.of(config["data"])
     source.print_notes()
-    done = shard(source, output, megabytes=config["shard_megabytes"], splits=config["split"])
+    done = shard(source, output, megabytes=config["shard_megabytes"], splits=several(config["split"]))
     for notice in done.notices:
         print(notice)
     for name, images in done.images.items():

@@ -342,6 +342,17 @@ def test_d28_an_image_whose_labels_cannot_be_read_does_not_become_background(tmp
     assert [f.fix for f in done.faults] == [Fix.LEFT_OUT]
 
 
+def test_d28_an_image_with_two_label_files_of_which_one_cannot_be_read_does_not_become_background(
+    tmp_path: Path,
+) -> None:
+    root = write_yolo(tmp_path / "set", {"train": {k: [f"{c} 0.{c + 3} 0.5 0.{k} 0.2" for c in (0, 1)] for k in "234"}})
+    (root / "images" / "train" / "3.txt").write_text("a caption\n")
+    (root / "labels" / "train" / "3.txt").write_bytes(b"\xff\xfe\x00")
+    write_fixed_copy(look(root), tmp_path / "fixed")
+    again = look(tmp_path / "fixed")
+    assert (again.images, again.boxes) == (2, 4)
+
+
 @pytest.mark.parametrize("form", ["voc", "yolo"])
 def test_d28_an_image_without_labels_stays_so(tmp_path: Path, form: str) -> None:
     root = tmp_path / "set"

@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from data_parts import AUTO, write_coco, write_voc, write_yolo
+from detr_mini.data.tree_parts import write_splits
 from detr_mini.errors import ConfigError, DataError, UserError
 from detr_mini.evaluation.metrics.coco import score
 from detr_mini.formats.convert import WRITTEN, convert
@@ -242,3 +243,71 @@ def test_a_coco_file_written_in_pieces_is_the_text_of_one_json(
         content = json.loads(text)
         assert text == json.dumps(content)
         assert len(content["annotations"]) == boxes
+
+
+@pytest.mark.parametrize("form", WRITTEN)
+def test_an_output_beside_the_current_folder_is_written(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tree_of("voc" if form == "yolo" else "yolo", tmp_path / "set")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    convert(source(root), Path("../out"), form)
+    assert sum(path.suffix == ".png" for path in (tmp_path / "out").rglob("*")) == 3
+
+
+def test_labels_of_yolo_are_where_readers_look_for_them(tmp_path: Path) -> None:
+    names = ["cam1/images/a.png", "cam2/images/a.png", "images/b.png", "c.png"]
+    images = [{"id": i, "file_name": name, "height": 40, "width": 60} for i, name in enumerate(names, 1)]
+    for name in names:
+        (tmp_path / "set" / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+    write_coco(
+        tmp_path / "set", images=images, annotations=[{"bbox": [2, 3, 20, 12], "image_id": i} for i in range(1, 5)]
+    )
+    convert(source(tmp_path / "set"), tmp_path / "out", "yolo")
+    written = [path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out" / "images").rglob("*.png")]
+    assert len(written) == 4
+    for name in written:
+        before, _, after = f"/{name}".rpartition("/images/")  # as Ultralytics does
+        assert (tmp_path / "out" / f".{before}/labels/{after}").with_suffix(".txt").read_text()
+
+
+def test_boxes_that_yolo_cannot_hold_are_cut_or_left_out_and_counted(tmp_path: Path) -> None:
+    boxes = [[-40, 10, 50, 20], [-5, -5, 70, 50], [-30, 5, 20, 9], [10, 10, 20, 20]]
+    write_coco(tmp_path / "set", annotations=[{"bbox": box} for box in boxes])
+    notes = " ".join(convert(source(tmp_path / "set"), tmp_path / "out", "yolo"))
+    assert "2 boxes that stick out of their images are cut at the edge" in notes
+    assert "1 boxes outside their images or without size are left out" in notes
+    (found,) = things(tmp_path / "out").values()
+    height, width = source(tmp_path / "set").trees()["train"].content["images"][0]["height"], 60
+    kept = sorted(box for _, _, box in found)
+    assert kept == sorted([(0.0, 10.0, 10.0, 20.0), (0.0, 0.0, float(width), float(height)), (10.0, 10.0, 20.0, 20.0)])
+
+
+def test_a_file_that_is_listed_once_for_each_box_is_counted_once(tmp_path: Path) -> None:
+    images = [{"id": i, "file_name": "a.png", "height": 40, "width": 60} for i in (1, 2, 3)]
+    boxes = [{"bbox": [2, 3, 20, 12], "image_id": 1}, {"bbox": [5, 5, 9, 9], "image_id": 2},
+             {"bbox": [1, 1, 50, 30], "image_id": 3, "iscrowd": 1}]  # fmt: skip
+    write_coco(tmp_path / "set", images=images, annotations=boxes)
+    notes = convert(source(tmp_path / "set"), tmp_path / "out", "yolo")
+    assert [note for note in notes if "crowd" in note] == [
+        "train: 1 crowd regions are left out; YOLO has no place for them"
+    ]
+
+
+def test_boxes_stay_occluded_from_cvat_to_cvat_and_a_word_is_no_angle(tmp_path: Path) -> None:
+    boxes = [{"bbox": [2, 3, 20, 12], "occluded": 1}, {"bbox": [5, 5, 9, 9], "attributes": {"rotation": "left"}}]
+    write_coco(tmp_path / "set", annotations=boxes)
+    convert(source(tmp_path / "set"), tmp_path / "cvat", "cvat")
+    write_splits(tmp_path / "again", "cvat", source(tmp_path / "cvat").trees())  # as split, subset and fix do
+    for folder in ("cvat", "again"):
+        text = (tmp_path / folder / "train.xml").read_text()
+        assert text.count('occluded="1"') == 1 and text.count('occluded="0"') == 1
+    assert len(things(tmp_path / "again")["train"]) == 2
+
+
+def test_a_stem_of_voc_may_end_like_the_name_of_an_image(tmp_path: Path) -> None:
+    images = [{"id": i, "file_name": name, "height": 40, "width": 60} for i, name in ((1, "f.png.png"), (2, "f.png"))]
+    write_coco(tmp_path / "set", images=images, annotations=[{"bbox": [2, 3, 20, 12], "image_id": i} for i in (1, 2)])
+    convert(source(tmp_path / "set"), tmp_path / "voc", "voc")
+    assert [stem for stem, _, _ in things(tmp_path / "voc")["train"]] == ["f", "f.png"]
