@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from detr_mini.config.compose import compose
+from detr_mini.config.words import in_hydra
 from detr_mini.data.tree_parts import owned_names
 from detr_mini.drawing.evaluation_plots import learning_curve
 from detr_mini.formats.discover import Source
@@ -52,9 +53,8 @@ class Loop:
     def detector(self, names: Sequence[str], run: Path, seed: int) -> tuple[Detector, dict[str, Any]]:
         """Train on these pictures, or read the finished run; the detector and its metrics."""
         if not (run / "metrics.json").is_file():
-            quoted = ",".join(json.dumps(name) for name in sorted(names))
             words = ["experiment=finetune", f"data.root={self.root}", *self.words, f"run_folder={run}", "resume=auto",
-                     f"seed={seed}", f"data.subset={{ids: [{quoted}]}}"]  # fmt: skip
+                     f"seed={seed}", f"data.subset={{ids: {in_hydra(sorted(names))}}}"]  # fmt: skip
             train(compose("train", words))
         return load(run), json.loads((run / "metrics.json").read_text(encoding="utf-8"))
 
@@ -157,6 +157,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", default="0,1,2")
     given, words = parser.parse_known_args(argv)
     tree = Source.found(given.data).trees()["train"]
+    wanted, there = given.first + given.rounds * given.add, len(tree.content["images"])
+    if there < wanted:
+        parser.error(f"train of {given.data} has {there} pictures, and the loop needs {wanted} (--first and --rounds "
+                     "times --add); lower them, or give a larger dataset")  # fmt: skip
     loop = Loop(given.data.resolve(), given.output.resolve(), tree, tuple(words), given.add)
     given.output.mkdir(parents=True, exist_ok=True)
     rows = simulate(loop, given.first, given.rounds, [int(seed) for seed in given.seeds.split(",")])

@@ -201,6 +201,10 @@ def run(request: dict[str, Any], imported: Mapping[str, str]) -> None:
     os.environ.clear()
     os.environ.update({**imported, **request["env"]})
     os.chdir(request["cwd"])
+    # new ones: those of the server know whether its own files can be sought in
+    sys.stdin = open(0, encoding=sys.stdin.encoding, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", 1, sys.stderr.encoding, "backslashreplace", closefd=False)  # noqa: SIM115
     numpy.random.seed()  # noqa: NPY002  # chance that nobody seeds must differ from process to process
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
     rank_zero_only.rank = _get_rank() or 0

@@ -173,9 +173,10 @@ def _matched(before: Collection[str], after: Collection[str]) -> dict[str, str]:
     old, new = _by_tail(before), _by_tail(after)
     shared = len(PurePosixPath(shared_folder([*after])).parts)
     inside = {"/".join(PurePosixPath(name).parts[shared:]): name for name in after}
+    meant = {place: next((old[tail] for tail in _tails(place) if tail in old), []) for place in after}
     found: dict[str, str] = {}
     for name in before:
-        if name in after or name in inside:
+        if name in after or (name in inside and name in meant[inside[name]]):
             found[name] = name if name in after else inside[name]
             continue
         tail = next((tail for tail in _tails(name) if tail in new), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from detr_mini.errors import DataError, UserError
 from detr_mini.formats.box_rules import is_box, upright
 from detr_mini.formats.convert import write_set
 from detr_mini.formats.tree import Tree
-from detr_mini.formats.writing import new_folder, owned_by
+from detr_mini.formats.writing import free_place, new_folder, owned_by
 from detr_mini.images.header import image_size
 from detr_mini.images.load import load_image
 from detr_mini.labelling.cards import card, fitted, write_sheet
@@ -137,8 +138,13 @@ def write_doubts(found: Doubted, output: Path, form: str, images: str, shown: in
         yield from write_set(folder, form, {"train": task_tree(found, first, records, form)}, images)
 
 
-def _clear(output: Path) -> None:
-    """Remove the task of an earlier run."""
+def check_output(output: Path) -> None:
+    """To be called before long work. UserError where `output` cannot be written, or holds a task of someone else."""
+    if not output.exists():
+        free_place(output)
+        return
+    if not (output.is_dir() and os.access(output, os.W_OK)):
+        raise UserError(f"the output {output} is no folder that you may write to; choose another output")
     if not (output / TASK).exists():
         return
     try:
@@ -147,7 +153,13 @@ def _clear(output: Path) -> None:
         ours = False
     if not ours:
         raise UserError(f"{output / TASK} was not written by data doubt; choose another output")
-    shutil.rmtree(output / TASK)
+
+
+def _clear(output: Path) -> None:
+    """Remove the task of an earlier run."""
+    check_output(output)
+    if (output / TASK).exists():
+        shutil.rmtree(output / TASK)
 
 
 def task_tree(found: Doubted, first: Sequence[Doubt], records: Sequence[Mapping[str, Any]], form: str) -> Tree:

@@ -14,6 +14,7 @@ from detr_mini.errors import ConfigError
 from detr_mini.inference.detector import Detector
 from detr_mini.inference.sources import Source
 from detr_mini.labelling.prelabels import Found, find_in
+from detr_mini.peers.detector import HFDetector
 from detr_mini.vision.features import Features
 
 _SMALL = 1e-6
@@ -27,6 +28,8 @@ def find_with_features(
     ConfigError for a model that has no part called "backbone".
     """
     pooled: list[Tensor] = []
+    if isinstance(detector.model, HFDetector):  # it goes through a batch shape by shape, in another order
+        batch_size = 1
     with _watching(_backbone_of(detector), pooled):
         found = find_in(detector, sources, least, batch_size)
     return found, torch.cat(pooled)
@@ -61,6 +64,8 @@ def _average(output: Any) -> Float[Tensor, "b c"]:
     if isinstance(output, Tensor) and output.dim() == 4:
         return output.float().mean((2, 3)).cpu()
     parts = [output[key] for key in output] if isinstance(output, dict) else list(output)
+    if len(parts) == 2 and all(isinstance(part, list) for part in parts):  # a library's maps, and their positions
+        parts = parts[0]
     for part in reversed(parts):  # the deepest map is the last one
         if isinstance(part, Features | Tensor | list | tuple) and len(found := _average_or_none(part)):
             return found

@@ -39,17 +39,19 @@ class Chosen:
     notices: list[str]
 
 
-def training_pictures(checkpoint: Mapping[str, Any], labelled: str | Sequence[str] | None) -> tuple[list[Path], str]:
-    """The pictures that are labelled already, and a sentence about them.
+def training_pictures(
+    checkpoint: Mapping[str, Any], labelled: str | Sequence[str] | None
+) -> tuple[list[Path], list[Path], str]:
+    """The pictures to compare with, others that are labelled as well (val), and a sentence about the former.
 
     `labelled`: folders or patterns; "auto": the training set that the checkpoint's config names, where it is still
     there; None: none.
     """
     if labelled is None:
-        return [], "no training set was given (labelled=null): pictures are compared among themselves"
+        return [], [], "no training set was given (labelled=null): pictures are compared among themselves"
     if labelled != "auto":
         paths = [source.path for source in find_pictures(labelled)]
-        return paths, f"{len(paths)} labelled pictures"
+        return paths, [], f"{len(paths)} labelled pictures"
     settings = checkpoint["config"].get("data")
     try:
         if settings is None:
@@ -59,20 +61,29 @@ def training_pictures(checkpoint: Mapping[str, Any], labelled: str | Sequence[st
         data = build_part("data", own, **image, stride=1, seed=0)
         data.setup("fit")
         paths = list(dict.fromkeys(data.train_set.records.paths))  # of tiles, the image once
+        others = list(dict.fromkeys(data.val_set.records.paths)) if "val" in data.sets else []
     except UserError as error:
-        return [], (f"the training set cannot be read ({error}); pictures are compared among themselves. "
-                    "labelled=FOLDER says where the labelled pictures are")  # fmt: skip
-    return paths, f"{len(paths)} pictures of the training set in {data.root}"
+        return [], [], (f"the training set cannot be read ({error}); pictures are compared among themselves. "
+                        "labelled=FOLDER says where the labelled pictures are")  # fmt: skip
+    return paths, others, f"{len(paths)} pictures of the training set in {data.root}"
 
 
 def next_pictures(
-    detector: Detector, sources: Sequence[Source], labelled: Sequence[Path], count: int, threshold: float, batch: int
+    detector: Detector,
+    sources: Sequence[Source],
+    labelled: Sequence[Path],
+    count: int,
+    threshold: float,
+    batch: int,
+    others: Sequence[Path] = (),
 ) -> Chosen:
     """`count` of `sources` to label next. Pictures that are labelled already are left out.
 
+    `labelled`: the pictures that distances are measured to. `others`: further labelled pictures.
+
     DataError where none is left or can be read.
     """
-    new, known = without_copies(sources, labelled)
+    new, known = without_copies(sources, [*labelled, *others])
     notices = [f"{known} of {len(sources)} pictures are labelled already and left out"] if known else []
     if not new:
         raise DataError(f"all {len(sources)} pictures of the source are labelled already; give a folder with new ones")

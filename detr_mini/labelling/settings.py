@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from omegaconf import DictConfig
 
-from detr_mini.errors import ConfigError, UserError
+from detr_mini.errors import ConfigError
+from detr_mini.formats.writing import free_place
 from detr_mini.labelling.prelabels import check_form
 
 
 def check_new_labels(config: DictConfig) -> None:
-    """ConfigError where a number is impossible; UserError where the output is there."""
+    """ConfigError where a number is impossible; UserError where the output is there, or cannot be written."""
     if config.get("batch_size") is not None and config.batch_size < 1:
         raise ConfigError(f"batch_size is {config.batch_size}; it must be at least 1")
-    if Path(config.output).expanduser().exists():
-        raise UserError(f"the output {config.output} exists already; choose a new folder")
+    free_place(config.output)
 
 
 def check_doubt(config: DictConfig) -> None:

@@ -22,6 +22,7 @@ from starlette.routing import Route
 from detr_mini.errors import DataError, UserError, printable
 from detr_mini.inference.detector import Detector
 from detr_mini.inference.explain import trace_query
+from detr_mini.inference.requests import MANY, at_most
 from detr_mini.pages.guard import Door, Guard
 from detr_mini.pages.labels import labels
 from detr_mini.pages.uploads import LARGEST_BYTES, decode, too_many_bytes
@@ -60,7 +61,7 @@ class Demo:
         with self._working, warnings.catch_warnings(record=True) as noticed:
             warnings.simplefilter("always")
             pixels = decode(content)
-            found = detector.detect(pixels, caption, threshold=LEAST_SCORE)
+            found = detector.detect(pixels, caption, threshold=LEAST_SCORE, limit=at_most(detector, MANY))
         queries = [None] * len(found) if found.queries is None else found.queries.tolist()
         rows = [
             {**record, "label": label, "query": query}

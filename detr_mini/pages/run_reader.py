@@ -16,6 +16,7 @@ from detr_mini.config.run_config import read_config
 from detr_mini.drawing.curves import read_history
 from detr_mini.errors import UserError, first_line
 from detr_mini.pages.charts import Chart, line_chart
+from detr_mini.pretrained.packaged import boxed
 from detr_mini.structures import Categories, Detections
 
 LARGEST_JSON = 400_000_000
@@ -128,9 +129,14 @@ class RunFolder:
         if any((self.folder / name).is_file() for name in ("best.ckpt", "last.ckpt")):
             return self.folder
         named = self.config.get("checkpoint")
-        if named and Path(named).expanduser().exists():
-            return Path(named).expanduser()
-        raise UserError("there is no checkpoint in the run folder (best.ckpt or last.ckpt)")
+        if not named:
+            raise UserError("there is no checkpoint in the run folder (best.ckpt or last.ckpt)")
+        given = Path(named).expanduser()
+        found = given if given.exists() else boxed(named)
+        if found is None:
+            raise UserError(f"the checkpoint that was evaluated, {named}, is not there; run report in the folder where "
+                            "evaluate was run, or put it back")  # fmt: skip
+        return found
 
 
 def detections_by_image(

@@ -15,7 +15,7 @@ from detr_mini.config.words import in_hydra
 
 GROUPS = ("data", "model", "backbone", "optim")
 """Sections that a file of configs/ chooses as a whole."""
-NOT_SET = ("recipe", "run_folder", "resume", "modules", "categories")
+NOT_SET = ("recipe", "run_folder", "resume", "modules", "categories", "explicit")
 """Settings that training itself writes, or that are new in each run."""
 
 
@@ -33,14 +33,18 @@ def command(config: Mapping[str, Any]) -> tuple[list[str], list[Changed]]:
     default = plain_dict(compose("train"))
     groups = [word for group in GROUPS if (word := _chosen(group, config, default))]
     base = plain_dict(compose("train", groups))
-    known, own = dict(settings_of(base)), dict(settings_of(config))
+    known, own, before = dict(settings_of(base)), dict(settings_of(config)), dict(settings_of(_short(base)))
+    sections = {key[:place] for key in known for place, sign in enumerate(key) if sign == "."}
     words = [*groups]
     rows = [Changed(group, option, "") for group, _, option in (word.partition("=") for word in groups)]
-    for key, (old, new) in changes(_short(base), _short(config)).items():
-        if key.split(".")[0] in NOT_SET or key.endswith(("_target_", "_convert_", "_partial_")) or key not in own:
+    for key, new in sorted(settings_of(_short(config)), key=lambda pair: pair[0]):
+        if key.split(".")[0] in NOT_SET or key.endswith(("_convert_", "_partial_")):
             continue
-        rows.append(Changed(key, _shown(new), _shown(old)))
-        words.append(f"{'' if key in known else '+'}{key}={in_hydra(own[key])}")
+        if key in sections or before.get(key) != new:  # null or a word in place of a whole section
+            rows.append(Changed(key, _shown(new), "" if key in sections else _shown(before.get(key))))
+            words.append(f"{'' if key in sections or key in known else '+'}{key}={in_hydra(own[key])}")
+    replaced = {row.key.removesuffix("_target_") for row in rows if row.key.endswith("._target_")}
+    words += [f"~{key}" for key in known if key not in own and f"{key.rpartition('.')[0]}." in replaced]
     return words, rows
 
 
@@ -52,9 +56,12 @@ def shell_line(words: list[str]) -> str:
 def _chosen(group: str, config: Mapping[str, Any], default: Mapping[str, Any]) -> str | None:
     """The option of a group whose section differs least from the run's; None where the default's own does."""
     section = config.get(group)
-    if not isinstance(section, Mapping) or _tail(section) == _tail(default[group]):
+    if not isinstance(section, Mapping):
         return None
-    fewest: tuple[int, str] | None = None
+    same = _tail(section) == _tail(default[group])
+    if same and group != "data":  # the files of data/ build the same class and differ in their settings
+        return None
+    fewest = (len(changes(_short(default[group]), _short(section))), "") if same else None
     for option in options(group):
         if not _may_build(group, option, _tail(section)):
             continue
@@ -62,7 +69,7 @@ def _chosen(group: str, config: Mapping[str, Any], default: Mapping[str, Any]) -
         count = len(changes(_short(made), _short(section)))
         if _tail(made) == _tail(section) and (fewest is None or count < fewest[0]):
             fewest = count, option
-    return None if fewest is None else f"{group}={fewest[1]}"
+    return f"{group}={fewest[1]}" if fewest and fewest[1] else None
 
 
 def _may_build(group: str, option: str, tail: str) -> bool:

@@ -10,7 +10,7 @@ from detr_mini.config.plain import plain_dict
 from detr_mini.errors import ConfigError
 from detr_mini.formats.columns import columns_of
 from detr_mini.formats.discover import Source
-from detr_mini.labelling.doubt_task import doubted, write_doubts
+from detr_mini.labelling.doubt_task import check_output, doubted, write_doubts
 from detr_mini.labelling.folds import find_by_checkpoints, find_by_folds, read_as_trained_on
 from detr_mini.labelling.settings import check_doubt
 
@@ -20,6 +20,8 @@ OWN = ("folds", "checkpoint", "split", "output", "format", "images", "shown")
 def data_doubt(config: DictConfig) -> Path:
     """Rank the labels of `config.split` by how likely they are wrong; the folder with the list and a task."""
     check_doubt(config)
+    output = Path(config.output).expanduser()
+    check_output(output)
     settings = plain_dict(config, resolve=True)
     source = Source.of(settings["data"])
     source.print_notes()
@@ -28,7 +30,6 @@ def data_doubt(config: DictConfig) -> Path:
     tree = source.trees()[config.split]
     columns_of(tree.content, tree.path)
     tree = read_as_trained_on(settings["data"], source, config.split, tree)
-    output = Path(config.output).expanduser()
     given = config.checkpoint
     if given is None:
         training = {key: value for key, value in settings.items() if key not in OWN}

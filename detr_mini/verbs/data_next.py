@@ -29,9 +29,10 @@ def data_next(config: DictConfig) -> Path:
     checkpoint = read_checkpoint(config.checkpoint)
     detector = from_checkpoint(checkpoint, str(checkpoint_file(config.checkpoint)), config.device)
     least = detector.least_score(config.threshold)
-    labelled, said = training_pictures(checkpoint, None if config.labelled is None else _listed(config.labelled))
-    print(said)
-    chosen = next_pictures(detector, sources, labelled, config.count, least, config.batch_size)
+    given = None if config.labelled is None else _listed(config.labelled)
+    labelled, others, note = training_pictures(checkpoint, given)
+    print(note)
+    chosen = next_pictures(detector, sources, labelled, config.count, least, config.batch_size, others)
     about = {"checkpoint": str(config.checkpoint), "threshold": least}
     lost = write_next(chosen, output, config.format, config.images, about, least)
     for line in (*chosen.notices, *lost, *chosen.found.failures()):

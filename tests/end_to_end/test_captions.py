@@ -63,10 +63,10 @@ def test_a_training_with_captions_fills_the_run_folder_answers_sentences_and_res
 @pytest.mark.slow
 def test_a_few_scenes_and_their_captions_are_memorised(tmp_path: Path) -> None:
     words = [
-        "experiment=shapes_captions", "data.make={train: 1, val: 4, test: 0, size: 64, seed: 0}", "data.size=64",
+        "experiment=shapes_captions", "data.make={train: 1, val: 6, test: 0, size: 64, seed: 0}", "data.size=64",
         f"data.root={tmp_path / 'made'}", "data.train=${data.val}", "data.test=null",
         "data.captions={train: annotations/val_captions.json, val: annotations/val_captions.json}", "data.augment=[]",
-        "data.batch_size=4", "data.captions_per_image=12", "trainer.max_minutes=null", "trainer.max_steps=150",
+        "data.batch_size=6", "data.captions_per_image=12", "trainer.max_minutes=null", "trainer.max_steps=200",
         "trainer.validate_every_epochs=100", "trainer.progress=false", "logger=csv", "optim.average=0.97",
         "model.joint.layers=3", f"run_folder={tmp_path / 'run'}",
     ]  # fmt: skip

@@ -181,6 +181,9 @@ def test_the_export_of_another_task_and_a_strange_record_are_refused(tmp_path: P
         (["a.jpg", "a.png"], ["a.jpg", "a.png"], [], []),
         (["a.jpg", "a.png", "b.jpg"], ["a.tif", "b.jpg"], ["a.jpg", "a.png"], ["a.tif"]),
         (["x/a.jpg", "b.jpg"], ["images/5f00aa11-a.png", "b.jpg"], [], []),
+        (["a.jpg", "x/a.jpg"], ["x/a.jpg"], ["a.jpg"], []),
+        (["a.jpg", "x/a.jpg"], ["train/x/a.jpg"], ["a.jpg"], []),
+        (["a.jpg", "x/a.jpg"], ["train/a.jpg", "train/x/a.jpg"], [], []),
     ],
 )
 def test_a_picture_is_compared_with_itself_or_with_none(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import DictConfig
 from PIL import Image
 
 from data_parts import source, write_coco
@@ -100,6 +103,42 @@ def test_folds_hold_each_image_once_keep_copies_together_and_stay_the_same(tmp_p
     assert sum({1, 11, 12} <= set(fold) for fold in folds) == 1
     assert all(3 <= len(fold) <= 5 for fold in folds)
     assert folds == folds_of(tree, 3)
+
+
+@pytest.fixture
+def loop(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script labelling_loop.py."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    return importlib.import_module("labelling_loop")
+
+
+def test_the_loop_trains_on_the_pictures_with_the_names_that_they_have(
+    loop: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["käse.jpg", "7", 'it\'s, [a] {b}: \\ "c".png', "日本/1.jpg"]
+    given: list[list[str]] = []
+
+    def train(config: DictConfig) -> None:
+        given.append(list(config.data.subset.ids))
+        Path(config.run_folder).mkdir()
+        (Path(config.run_folder) / "metrics.json").write_text("{}")
+
+    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(loop, "load", lambda run: None)
+    loop.Loop(tmp_path, tmp_path, None, (), 1).detector(names, tmp_path / "run", 0)
+    assert given == [sorted(names)]
+
+
+def test_the_loop_refuses_a_set_that_is_too_small_before_it_trains(
+    loop: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loop, "simulate", lambda *given: [])
+    monkeypatch.setattr(loop, "write", lambda *given: None)
+    words = [str(a_set(tmp_path / "set", images=10)), str(tmp_path / "out"), "--first", "4", "--add", "3"]
+    loop.main([*words, "--rounds", "2"])
+    with pytest.raises(SystemExit):
+        loop.main([*words, "--rounds", "3"])
+    assert "has 10 pictures, and the loop needs 13" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from data_parts import write_images
+from detector_parts import CATEGORIES, IMAGE, MODEL, untrained
 from detr_mini.config.compose import compose
 from detr_mini.errors import ConfigError, UserError
 from detr_mini.formats.discover import Source
@@ -90,6 +91,12 @@ def test_a_picture_is_answered_as_the_detector_answers(client: TestClient, detec
     assert [one["score"] for one in answer["detections"]] == [one["score"] for one in found.records()]
     assert [one["bbox"] for one in answer["detections"]] == [one["bbox"] for one in found.records()]
     assert len(found) > 0
+
+
+def test_a_crowded_picture_is_answered_with_more_than_a_hundred_objects_and_no_note() -> None:
+    crowded = Detector(untrained({**MODEL, "queries": 45}), CATEGORIES, IMAGE)
+    answer = Demo([("a", crowded)]).detect(picture(), 0, None)
+    assert len(answer["detections"]) > 100 and answer["notes"] == []
 
 
 def test_a_box_is_explained_layer_by_layer_and_ends_where_it_was_found(client: TestClient) -> None:

@@ -22,7 +22,9 @@ from detr_mini.pages import report as page
 from detr_mini.pages import tried
 from detr_mini.pages.charts import POINTS, line_chart
 from detr_mini.pages.report import find_runs, write_report
+from detr_mini.pages.run_reader import RunFolder
 from detr_mini.pages.settings import command, in_hydra
+from detr_mini.pretrained.packaged import boxed, names
 from detr_mini.structures import Categories
 from detr_mini.verbs.report import report
 from pages_parts import References
@@ -116,6 +118,20 @@ def test_a_part_that_is_missing_or_broken_is_named_and_the_others_stay(
     assert References(text).ids >= SECTIONS
 
 
+def test_the_checkpoint_of_an_evaluation_is_its_file_or_the_packaged_weights(tmp_path: Path) -> None:
+    def evaluated(checkpoint: str) -> RunFolder:
+        (tmp_path / "config.yaml").write_text(f"checkpoint: {json.dumps(checkpoint)}\n")
+        return RunFolder.at(tmp_path)
+
+    for name in names():
+        assert evaluated(name).checkpoint == boxed(name)
+    with pytest.raises(UserError, match=r"that was evaluated, .*gone\.ckpt, is not there; run report in the folder"):
+        _ = evaluated(str(tmp_path / "gone.ckpt")).checkpoint
+    (tmp_path / "here.safetensors").touch()
+    assert evaluated(str(tmp_path / "here.safetensors")).checkpoint == tmp_path / "here.safetensors"
+    assert names()
+
+
 def test_data_that_have_gone_are_said_and_the_numbers_stay(run: Path, tmp_path: Path) -> None:
     own = tmp_path / "run"
     shutil.copytree(run, own)
@@ -206,6 +222,20 @@ def test_the_command_of_a_report_composes_the_same_config(tmp_path: Path, more: 
     words, changed = command(config)
     assert plain_dict(compose("train", words)) == config
     assert {"seed"} & {row.key for row in changed} == ({"seed"} if "seed=3" in more else set())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("experiment=finetune", "data.root=photos", "data.test=null"), ("data=voc", "data.val=null"), ("data.make=null",),
+     ("data=folder", "data.train.images=a", "data.train.annotations=b"), ("optim=adamw", "data.size=96", "init=auto"),
+     ("criterion.class_cost._target_=detr_mini.losses.softmax_cost",),
+     ("criterion.class_loss._target_=detr_mini.losses.no_object_cross_entropy", "~criterion.class_loss.gamma")],
+)  # fmt: skip
+def test_the_command_of_a_report_keeps_other_data_nulls_and_other_parts(words: tuple[str, ...]) -> None:
+    config = plain_dict(compose("train", words))
+    again, changed = command(config)
+    assert {**plain_dict(compose("train", again)), "explicit": []} == {**config, "explicit": []}
+    assert "explicit" not in {row.key for row in changed}
 
 
 PLAIN = st.recursive(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -17,7 +18,11 @@ pytest.importorskip("transformers", "5.24", "transformers 5.24 is not installed:
 
 import transformers
 
+from detector_parts import IMAGE
 from detr_mini.errors import CheckpointError, ConfigError
+from detr_mini.inference.detector import Detector
+from detr_mini.inference.sources import Source
+from detr_mini.labelling.features import find_with_features
 from detr_mini.models.build import build_model
 from detr_mini.optim.groups import adamw
 from detr_mini.peers.detector import HFDetector
@@ -101,6 +106,28 @@ def test_an_image_alone_and_in_any_batch_gives_the_same(kind: str) -> None:
             torch.testing.assert_close(alone.logits[0], together.logits[row], atol=1e-5, rtol=0)
             torch.testing.assert_close(alone.boxes[0], together.boxes[row], atol=1e-5, rtol=0)
     assert together.logits.shape[:2] == (3, QUERIES)
+
+
+@pytest.mark.parametrize("kind", ["detr", "dab_detr", "rt_detr_v2", "table_transformer"])
+def test_the_features_of_pictures_of_several_shapes_are_those_of_each_picture(kind: str, tmp_path: Path) -> None:
+    sources = []
+    for k, size in enumerate([(64, 32), (32, 64), (64, 32), (64, 64)]):
+        path = tmp_path / f"{k}.png"
+        Image.effect_noise(size, 20 + 40 * k).convert("RGB").save(path)
+        sources.append(Source(path, path.name))
+    detector = Detector(peer(kind), CATEGORIES, IMAGE)
+    together = find_with_features(detector, sources, 1.0)[1]
+    alone = torch.cat([find_with_features(detector, [source], 1.0)[1] for source in sources])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    assert not torch.allclose(alone[0], alone[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["dab_detr", "table_transformer"])
+def test_features_are_the_librarys_maps_and_not_its_positions(kind: str, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
+    detector = Detector(peer(kind), CATEGORIES, IMAGE)
+    features = find_with_features(detector, [Source(tmp_path / "a.png", "a.png")], 1.0)[1]
+    assert features.shape == (1, 16)  # channels of the last stage; positions have 32
 
 
 PROCESSORS = {

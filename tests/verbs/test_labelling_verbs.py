@@ -113,6 +113,29 @@ def test_next_compares_with_the_training_set_of_the_checkpoint_or_says_that_it_i
     assert "the training set cannot be read" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("held_out", [True, False])
+def test_next_proposes_no_picture_of_val_and_compares_with_train_alone(
+    tmp_path: Path, held_out: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, ids = tmp_path / "old", range(1, 7)
+    boxes = [{"bbox": [1, 2, 30, 20], "image_id": k} for k in ids]
+    splits = {"train": ids} if held_out else {"train": ids[:4], "val": ids[4:]}
+    for split, own in splits.items():
+        write_coco(root, split, images=[{"id": k} for k in own], annotations=[boxes[k - 1] for k in own])
+    write_images(tmp_path / "new", [f"new/{k}.png" for k in range(3)], size=(30, 50))
+    for path in root.rglob("*.png"):
+        shutil.copy(path, tmp_path / "new" / f"copy_of_{path.name}")
+    data = {"_target_": "detr_mini.data.DetectionData", "_convert_": "all", "root": str(root), "format": "auto",
+            "train": "auto", "val": "auto", "hold_out": 0.34}  # fmt: skip
+    torch.save(checkpoint_of(untrained(), data=data), tmp_path / "best.ckpt")
+    words = [f"checkpoint={tmp_path / 'best.ckpt'}", f"source={tmp_path / 'new'}", "count=9"]
+    assert main(["data", "next", *words, f"output={tmp_path / 'out'}"]) == 0
+    out = capsys.readouterr().out
+    assert "4 pictures of the training set" in out and "6 of 9 pictures are labelled already" in out
+    listed = json.loads((tmp_path / "out" / "next.json").read_text())["pictures"]
+    assert sorted(row["file_name"] for row in listed) == [f"new/{k}.png" for k in range(3)]
+
+
 def found_by(checkpoint: Path, tmp_path: Path) -> Path:
     """A dataset of two categories."""
     write_coco(
@@ -245,6 +268,30 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "Traceback" not in said
     return said
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    checkpoint: Path, new_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def work(*given: object, **how: object) -> None:
+        raise AssertionError("the work has begun")
+
+    for name in ("label", "next", "doubt"):
+        monkeypatch.setattr(
+            f"detr_mini.verbs.data_{name}.find_{'by_checkpoints' if name == 'doubt' else 'pictures'}", work
+        )
+    (tmp_path / "file").touch()
+    given = [f"checkpoint={checkpoint}", f"output={tmp_path / 'file' / 'out'}"]
+    for verb in ("label", "next"):
+        assert "cannot be written" in refused(capsys, verb, *given, f"source={new_photos}")
+    doubt = ["doubt", f"data.root={found_by(checkpoint, tmp_path)}", f"checkpoint={checkpoint}"]
+    assert "cannot be written" in refused(capsys, *doubt, given[1])
+    assert "no folder that you may write to" in refused(capsys, *doubt, f"output={tmp_path / 'file'}")
+    task = tmp_path / "mine" / "task"
+    task.mkdir(parents=True)
+    assert "was not written by data doubt" in refused(capsys, *doubt, f"output={tmp_path / 'mine'}")
+    assert task.is_dir()
 
 
 def test_bad_input_is_one_sentence(

@@ -9,7 +9,8 @@ the measured coverage.
 
 Where every object or none is found, or only one image has objects, the resamples are nearly equal. An interval is
 therefore never narrower than the images themselves allow: n images without a fault are compatible with a fault in up to
-1 - 0.025^(1/n) of all images, the exact binomial limit (Clopper and Pearson 1934).
+1 - 0.05^(1/n) of all images. That is the mid-P limit of the binomial distribution (Lancaster 1961): the exact limit of
+Clopper and Pearson contains the true value more often than in 95 % of samples.
 """
 
 from __future__ import annotations
@@ -91,14 +92,14 @@ def _image_shares(matches: Matches, names: Sequence[str]) -> dict[str, Float[np.
 
 
 def _least_mean(shares: Float[np.ndarray, " i"], level: float) -> float:
-    """The exact lower limit of a mean over images that is 1 in each image measured; image i counts `shares[i]`.
+    """The mid-P lower limit of a mean over images that is 1 in each image measured; image i counts `shares[i]`.
 
-    It is the least sum of shares[i] * p[i] where the p[i] have the product (1 - level) / 2, the chance that all images
-    are 1. There p[i] is the smaller of 1 and c / shares[i]. If k images have a p[i] below 1, they are those that count
-    most, and their product gives c; the right k is the one with the largest c.
+    It is the least sum of shares[i] * p[i] where half the product of the p[i], the chance that all images are 1, is
+    (1 - level) / 2. There p[i] is the smaller of 1 and c / shares[i]. If k images have a p[i] below 1, they are those
+    that count most, and their product gives c; the right k is the one with the largest c.
     """
     counted = np.sort(shares[shares > 0])[::-1]
-    logs = (math.log((1 - level) / 2) + np.log(counted).cumsum()) / np.arange(1, len(counted) + 1)
+    logs = (math.log(1 - level) + np.log(counted).cumsum()) / np.arange(1, len(counted) + 1)
     return float(np.minimum(counted, math.exp(logs.max())).sum())
 
 
